@@ -1,0 +1,56 @@
+# perfmodel: `make demo` shows the main job, `make test` runs every test; both do their own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+ORACLE := .venv-oracle
+BIN := $(VENV)/bin
+KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt bench calibrate oracle-env clean
+
+help: ## what each target does
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.run-$(KEY) ## LongCat-Flash decoding on 128 H800, and an HTML timeline of it
+	$(BIN)/perfmodel step longcat-flash-h800 --html longcat-flash-h800.html
+	@echo "Timeline: open longcat-flash-h800.html in a browser"
+
+test: $(VENV)/.dev-$(KEY) oracle-env ## set up and run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+check: $(VENV)/.dev-$(KEY) ## format, lint, types, import directions
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+fmt: $(VENV)/.dev-$(KEY) ## format the code
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
+	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist --override-ini addopts= -q
+
+calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
+	$(BIN)/python -m calibrate.achievable
+
+oracle-env: $(ORACLE)/.done-$(KEY)
+
+clean: ## remove environments and caches
+	rm -rf $(VENV) $(ORACLE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.run-$(KEY):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --group dev
+	touch $@
+
+# Independent programs used as oracles. torch first and alone, so that pip takes a local CPU build where there is one.
+$(ORACLE)/.done-$(KEY):
+	test -x $(ORACLE)/bin/python || $(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --group oracle
+	touch $@

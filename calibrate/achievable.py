@@ -1,0 +1,359 @@
+"""Fits the achievable fractions of each kernel class. ``python -m calibrate.achievable`` rewrites both shipped tables.
+
+Only kernel timings are fitted, never the time of a step or of a server. Fitted, by class and architecture:
+compute_fraction, memory_fraction and latency of latency + max(flops / (fc x peak), bytes / (fm x HBM)).
+"""
+
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from calibrate import measured
+from calibrate.fit import Array, fit_log, root_mean_square, significant
+from calibrate.measured import AICONFIGURATOR, KernelSample
+from perfmodel.kernels.achievable import FOLDER, Achievable
+from perfmodel.spec import catalogue
+from perfmodel.units import US
+
+HOPPER = {"h800-sxm", "h100-sxm", "h200-sxm"}
+BLACKWELL = {"b200-sxm"}
+LATENCY_BOUNDS_US = (0.5, 20.0)
+"""A launch costs at least half a microsecond; a kernel class of two launches (split and combine) at most 20."""
+DEEPGEMM = "https://github.com/deepseek-ai/DeepGEMM/blob/55ab91f/README.md"
+STARTS = ((0.5, 0.7, 3.0), (0.7, 0.8, 8.0), (0.3, 0.5, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a fit found."""
+
+    compute_fraction: float
+    memory_fraction: float
+    latency_us: float
+    residuals: Array
+    """log(predicted / measured), one per sample."""
+
+
+def fit(samples: Sequence[KernelSample], ceiling: float, compute_fraction: float | None = None) -> Fit:
+    """Fit a class; a given ``compute_fraction`` is kept (rows that are all bound by memory can't tell it).
+
+    ``ceiling`` bounds the memory fraction: the highest that any timed kernel reached.
+    """
+    seconds = np.array([sample.seconds for sample in samples])
+
+    def predict(parameters: Array) -> Array:
+        fc = float(parameters[0]) if compute_fraction is None else compute_fraction
+        return predicted_seconds(samples, fc, float(parameters[1]), float(parameters[2]))
+
+    bounds = ((0.02, 1.0), (0.02, ceiling), LATENCY_BOUNDS_US)
+    best, residuals = fit_log(predict, seconds, STARTS, bounds)
+    fc = float(best[0]) if compute_fraction is None else compute_fraction
+    return Fit(fc, float(best[1]), float(best[2]), residuals)
+
+
+def predicted_seconds(
+    samples: Sequence[KernelSample], compute_fraction: float, memory_fraction: float, latency_us: float
+) -> Array:
+    """The cost model over samples: other kernels' time + sum of latency + max(compute, memory)."""
+    times = []
+    for sample in samples:
+        peak = compute_fraction * sample.gpu.peak_flops(sample.dtype)
+        bandwidth = memory_fraction * sample.gpu.hbm_bytes_per_s
+        kernels = sum(latency_us * US + max(f / peak, b / bandwidth) for f, b in sample.parts)
+        times.append(sample.fixed_s + kernels)
+    return np.array(times)
+
+
+def memory_ceiling() -> float:
+    """Highest share of peak HBM bandwidth among all single kernels timed (their whole time, launch included).
+
+    A bound for the fits: short kernels can't tell a slow memory from a long launch, and without it one of them
+    (FP8 GEMMs on Hopper) would claim all of the bandwidth.
+    """
+    everywhere = HOPPER | BLACKWELL
+    samples = [
+        *measured.gemm_samples(everywhere, "bf16"),
+        *measured.gemm_samples(everywhere, "fp8"),
+        *measured.mla_decode_samples(everywhere, "bf16"),
+        *measured.mla_decode_samples(BLACKWELL, "fp8"),
+    ]
+    return max(s.parts[0][1] / s.seconds / s.gpu.hbm_bytes_per_s for s in samples)
+
+
+def fitted_rows() -> list[Achievable]:
+    """Every row of achievable.csv, in order."""
+    ceiling = memory_ceiling()
+    rows = [*_hopper_rows(ceiling), *_blackwell_rows(ceiling)]
+    by_key = {(row.kernel, row.dtype, row.architecture): row for row in rows}
+    ampere = [
+        _derived(row, "ampere", row.dtype, "no timings on Ampere: Hopper's fractions")
+        for (_, dtype, architecture), row in by_key.items()
+        if architecture == "hopper" and dtype in ("bf16", "any")
+    ]
+    return rows + ampere
+
+
+def _hopper_rows(ceiling: float) -> list[Achievable]:
+    gemm = {dtype: measured.gemm_samples(HOPPER, dtype) for dtype in ("bf16", "fp8")}
+    mla = measured.mla_decode_samples({"h100-sxm", "h200-sxm"}, "bf16")
+    flash_mla, flash_mla_source = measured.quoted_tflops("mla decode dense", "h800-sxm", "bf16")
+    flash_fraction = flash_mla / catalogue.gpu("h800-sxm").peak_flops("bf16")
+    bf16 = _fitted(
+        "gemm", "bf16", "hopper", gemm["bf16"], ceiling, AICONFIGURATOR, "sglang torch linear, H100 and H200"
+    )
+    fp8 = _fitted(
+        "gemm",
+        "fp8",
+        "hopper",
+        gemm["fp8"],
+        ceiling,
+        f"{AICONFIGURATOR}; {DEEPGEMM}",
+        "DeepGEMM with 128 x 128 blocks: sglang's rows on H100 and H200, DeepGEMM's own on H800; "
+        "sglang's hold untuned shapes up to 3.6 x the rest",
+    )
+    grouped = _fitted(
+        "grouped_gemm",
+        "fp8",
+        "hopper",
+        measured.grouped_gemm_samples(),
+        ceiling,
+        DEEPGEMM,
+        "DeepGEMM on H800, 1 to 8 groups of 256 to 8192 rows, all groups full",
+    )
+    decode = _fitted(
+        "mla_decode",
+        "bf16",
+        "hopper",
+        mla,
+        ceiling,
+        f"{AICONFIGURATOR}; compute_fraction: {flash_mla_source}",
+        "FlashAttention-3, 64 heads, one query token, H100 and H200: all bound by memory; compute fraction is "
+        "FlashMLA's 660 TFLOPS on H800; latency at its bound: split-KV and its combine are two launches",
+        compute_fraction=flash_fraction,
+    )
+    return [
+        bf16,
+        fp8,
+        grouped,
+        _derived(bf16, "hopper", "bf16", "no timings of BF16 grouped GEMMs: dense GEMM's", "grouped_gemm"),
+        _derived(bf16, "hopper", "bf16", "no timings of batched GEMMs: dense GEMM's", "bmm"),
+        decode,
+        _derived(
+            decode,
+            "hopper",
+            "fp8",
+            "FlashAttention-3's FP8-cache rows are 4 to 5 x slower than BF16 and not used: BF16's fractions of the "
+            "FP8 peak and of the smaller bytes",
+        ),
+        _derived(decode, "hopper", "bf16", "no timings of GQA decode: MLA decode's", "gqa_decode"),
+        _derived(decode, "hopper", "fp8", "no timings of GQA decode: MLA decode's", "gqa_decode"),
+        *_prefill_rows("hopper", "attention fwd", "h100-sxm", {"bf16": "fp16", "fp8": "fp8"}, bf16),
+        _elementwise("hopper", bf16),
+    ]
+
+
+def _blackwell_rows(ceiling: float) -> list[Achievable]:
+    gemm = {dtype: measured.gemm_samples(BLACKWELL, dtype) for dtype in ("bf16", "fp8")}
+    mla = {dtype: measured.mla_decode_samples(BLACKWELL, dtype) for dtype in ("bf16", "fp8")}
+    flash_mla, flash_mla_source = measured.quoted_tflops("mla decode dense", "h800-sxm", "bf16")
+    flash_fraction = flash_mla / catalogue.gpu("h800-sxm").peak_flops("bf16")
+    bf16 = _fitted(
+        "gemm", "bf16", "blackwell", gemm["bf16"], ceiling, AICONFIGURATOR, "sglang torch linear, B200"
+    )
+    fp8 = _fitted(
+        "gemm", "fp8", "blackwell", gemm["fp8"], ceiling, AICONFIGURATOR, "DeepGEMM in sglang, B200"
+    )
+    experts = _fitted(
+        "grouped_gemm",
+        "fp4",
+        "blackwell",
+        measured.expert_samples(BLACKWELL, "fp4"),
+        ceiling,
+        AICONFIGURATOR,
+        "TensorRT-LLM's CUTLASS experts, B200, NVFP4, hidden 6144, EP 4 to 64; rank 0's load after EPLB is not in "
+        "the table and taken as balanced, so compute_fraction contains its imbalance",
+    )
+    decode = [
+        _fitted(
+            "mla_decode",
+            dtype,
+            "blackwell",
+            samples,
+            ceiling,
+            f"{AICONFIGURATOR}; compute_fraction: {flash_mla_source}",
+            "TensorRT-LLM MLA in sglang, 64 heads, one query token, B200: all bound by memory; compute fraction is "
+            "FlashMLA's on H800",
+            compute_fraction=flash_fraction,
+        )
+        for dtype, samples in mla.items()
+    ]
+    return [
+        bf16,
+        fp8,
+        _derived(fp8, "blackwell", "fp4", "no timings of dense FP4 GEMMs: FP8's fractions of the FP4 peak"),
+        experts,
+        _derived(fp8, "blackwell", "fp8", "no timings of FP8 grouped GEMMs: dense GEMM's", "grouped_gemm"),
+        _derived(bf16, "blackwell", "bf16", "no timings of BF16 grouped GEMMs: dense GEMM's", "grouped_gemm"),
+        _derived(bf16, "blackwell", "bf16", "no timings of batched GEMMs: dense GEMM's", "bmm"),
+        *decode,
+        *(
+            _derived(row, "blackwell", row.dtype, "no timings of GQA decode: MLA decode's", "gqa_decode")
+            for row in decode
+        ),
+        *_prefill_rows("blackwell", "mha prefill dense fwd", "b200-sxm", {"bf16": "bf16"}, bf16),
+        _elementwise("blackwell", bf16),
+    ]
+
+
+def _fitted(
+    kernel: str,
+    dtype: str,
+    architecture: str,
+    samples: Sequence[KernelSample],
+    ceiling: float,
+    source: str,
+    note: str,
+    compute_fraction: float | None = None,
+) -> Achievable:
+    """The row of a fit."""
+    found = fit(samples, ceiling, compute_fraction)
+    if found.memory_fraction > 0.999 * ceiling:
+        note += "; memory_fraction at its bound, the highest share that any timed kernel reached"
+    return Achievable(
+        kernel,
+        dtype,
+        architecture,
+        found.compute_fraction,
+        found.memory_fraction,
+        found.latency_us,
+        root_mean_square(found.residuals),
+        len(samples),
+        f"fitted: {source}",
+        note,
+    )
+
+
+def _derived(
+    row: Achievable, architecture: str, dtype: str, why: str, kernel: str | None = None
+) -> Achievable:
+    """A row that has no timings, with another row's figures."""
+    kernel = kernel or row.kernel
+    return replace(
+        row,
+        kernel=kernel,
+        dtype=dtype,
+        architecture=architecture,
+        num_rows=0,
+        source=f"derived: {row.kernel} {row.dtype} {row.architecture} ({row.source})",
+        note=why,
+        flag=f"{kernel} {dtype} on {architecture}: {why}",
+    )
+
+
+def _prefill_rows(
+    architecture: str, op: str, gpu: str, dtypes: dict[str, str], gemm: Achievable
+) -> list[Achievable]:
+    """Prefill attention from one quoted figure per dtype; what it can't tell is the dense GEMM's."""
+    rows = []
+    for dtype, spelled in dtypes.items():
+        flops, source = measured.quoted_tflops(op, gpu, spelled)
+        for kernel in ("mla_prefill", "gqa_prefill"):
+            rows.append(
+                replace(
+                    gemm,
+                    kernel=kernel,
+                    dtype=dtype,
+                    compute_fraction=flops / catalogue.gpu(gpu).peak_flops(dtype),
+                    num_rows=1,
+                    source=f"measured: {source}",
+                    note="one quoted figure, the best over shapes; memory fraction, latency and spread are the "
+                    "BF16 GEMM's",
+                    flag=f"{kernel} {dtype} on {architecture}: one quoted best-case figure ({op})",
+                )
+            )
+    if "fp8" not in dtypes:
+        why = "no timings of FP8 prefill: BF16's fraction of the FP8 peak"
+        rows += [_derived(row, architecture, "fp8", why) for row in list(rows)]
+    return rows
+
+
+def _elementwise(architecture: str, gemm: Achievable) -> Achievable:
+    """Memory-bound kernels, by aiconfigurator's convention."""
+    return Achievable(
+        "elementwise",
+        "any",
+        architecture,
+        1.0,
+        measured.ELEMENTWISE_MEMORY_FRACTION,
+        measured.ELEMENTWISE_LATENCY_US,
+        gemm.log_std,
+        0,
+        f"derived: {AICONFIGURATOR}, systems/*.yaml: mem_bw_empirical_scaling_factor 0.8, "
+        "mem_empirical_constant_latency 3e-6",
+        "a convention of that package, not timings; no FLOPs are counted; spread is the BF16 GEMM's",
+        "elementwise: 0.8 of HBM + 3 us by convention, not timed",
+    )
+
+
+FIELDS = (
+    "kernel",
+    "dtype",
+    "architecture",
+    "compute_fraction",
+    "memory_fraction",
+    "latency_us",
+    "log_std",
+    "num_rows",
+    "source",
+    "note",
+    "flag",
+)
+
+
+def records(rows: Sequence[object], fields: Sequence[str]) -> list[dict[str, str]]:
+    """Rows as text, floats with four significant digits."""
+    return [
+        {
+            name: significant(value) if isinstance(value := getattr(row, name), float) else str(value)
+            for name in fields
+        }
+        for row in rows
+    ]
+
+
+def write_csv(path: Path, rows: Sequence[object], fields: Sequence[str]) -> None:
+    """Write rows to a temporary name, then rename."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records(rows, fields))
+    os.replace(temporary, path)
+
+
+def main() -> int:
+    """Refit everything and rewrite achievable.csv and communication.csv."""
+    from calibrate import communication
+
+    kernels, collectives = fitted_rows(), communication.fitted_rows()
+    write_csv(FOLDER / "achievable.csv", kernels, FIELDS)
+    write_csv(FOLDER / "communication.csv", collectives, communication.FIELDS)
+    for row in kernels:
+        figures = (
+            f"fc {row.compute_fraction:.3f} fm {row.memory_fraction:.3f} latency {row.latency_us:.1f} us"
+        )
+        print(
+            f"{row.kernel:13} {row.dtype:5} {row.architecture:10} {figures} "
+            f"spread {row.log_std:.3f} rows {row.num_rows}"
+        )
+    print(communication.report(collectives))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,459 @@
+"""Fits the fixed cost and link fractions of each communication library. Rewritten by ``python -m calibrate.achievable``.
+
+Fitted: alpha + max(link bytes / (f_l x link), network bytes / (f_n x network)), where alpha is larger for groups that
+leave a link domain. Bytes are those on the wire (perfmodel.ops.communication); a bandwidth that a library quotes is
+first turned back into a time with that library's own byte count.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from calibrate.fit import Array, fit_log, root_mean_square
+from calibrate.measured import AICONFIGURATOR, GPU_NAMES
+from perfmodel.kernels.achievable import read_rows
+from perfmodel.kernels.communication import Collective
+from perfmodel.ops import communication as wire
+from perfmodel.ops.communication import Traffic
+from perfmodel.routing.destinations import Destinations, expected_distinct
+from perfmodel.spec import catalogue
+from perfmodel.spec.hardware import Cluster, Network, Node
+from perfmodel.units import GB, US
+
+CLUSTER_OF = {
+    "h800-sxm": "h800-ib",
+    "h100-sxm": "h100-ib",
+    "h200-sxm": "h200-ib",
+    "b200-sxm": "b200-ib",
+    "gb200-nvl72": "gb200-nvl72",
+}
+LEGACY = "https://github.com/deepseek-ai/DeepEP/blob/main/docs/legacy.md"
+BLOG18 = "TensorRT-LLM tech_blog/blog18_Optimizing_MoE_Communication_with_One_Sided_AlltoAll_Over_NVLink.md"
+NCCL_OPS = {
+    "all_gather": "all_gather",
+    "reduce_scatter": "reduce_scatter",
+    "all_reduce": "all_reduce",
+    "alltoall": "all_to_all",
+}
+NCCL_TRAFFIC: dict[str, Callable[[float, float, float], Traffic]] = {
+    "all_gather": wire.all_gather,
+    "reduce_scatter": wire.reduce_scatter,
+    "all_reduce": wire.all_reduce,
+    "alltoall": wire.all_to_all,
+}
+DEEPEP_NORMAL_SMS = 24
+"""What DeepEP's own tests give the normal kernels (tests/legacy/test_internode.py); sglang's rows have 20 and 24."""
+NCCL_SMS = 16
+"""NVIDIA: a ring all-gather or reduce-scatter takes 16 or more SMs (developer blog on NCCL 2.27)."""
+NVLS_SMS = 4
+"""Thread blocks of LongCat-Flash's NVLS kernels (report, arXiv 2509.01322)."""
+UNTUNED_RANKS = 64
+"""DeepEP normal on 8 nodes of H100 in aiconfigurator: three times slower than DeepSeek's own figure, combine's
+notify alone 8 ms. Read as untuned and left out."""
+ALPHA_BOUNDS_US = (0.5, 500.0)
+STARTS = ((10.0, 20.0, 0.5, 0.8), (20.0, 40.0, 0.7, 0.9), (5.0, 5.0, 0.3, 0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveSample:
+    """One measured collective and its bytes on the wire."""
+
+    backend: str
+    kernel: str
+    cluster: Cluster
+    traffic: Traffic
+    ranks: int
+    seconds: float
+    label: str
+
+
+def low_latency_samples() -> list[CollectiveSample]:
+    """DeepEP low-latency: DeepSeek's on H800, sglang's through aiconfigurator on H100, H200, B200 and GB200.
+
+    aiconfigurator lists H100's multi-node rows a second time under H200; those (hidden 7168) are left out.
+    """
+    samples = []
+    for row in _rows("DeepEP V1 low-latency"):
+        if row["gpu"] == "h200_sxm" and row["hidden"] == "7168":
+            continue
+        cluster = cluster_of(row["gpu"])
+        tokens, hidden, ranks, top_k = _shape(row)
+        message = (
+            wire.low_latency_dispatch_bytes(hidden, row["dtype"])
+            if row["op"] == "dispatch"
+            else wire.low_latency_combine_bytes(hidden, row["dtype"])
+        )
+        traffic = wire.deepep_low_latency(tokens, top_k, message, ranks, cluster.node.link_domain_gpus)
+        samples.append(_sample("deepep-low-latency", row, cluster, traffic, float(row["latency_us"]) * US))
+    return samples
+
+
+def normal_samples() -> list[CollectiveSample]:
+    """DeepEP normal: DeepSeek's on H800 (bandwidths, top-4 groups), sglang's on H100 (latency), B200 with 24 SMs.
+
+    H200's rows repeat H100's; EP64 on H100 is left out (untuned).
+    """
+    samples = []
+    for row in _rows("DeepEP V1 normal"):
+        ranks = int(row["ep_or_ranks"])
+        if row["gpu"] == "h200_sxm" or (row["gpu"] == "h100_sxm" and ranks == UNTUNED_RANKS):
+            continue
+        if row["gpu"] == "B200" and row["sms"] != str(DEEPEP_NORMAL_SMS):
+            continue
+        cluster = cluster_of(row["gpu"])
+        tokens, hidden, _, _ = _shape(row)
+        reached = _reached(row, cluster.node.num_gpus)
+        message = wire.payload_bytes(hidden, row["dtype"])
+        traffic = wire.deepep_normal(tokens, message, reached, ranks, cluster.node.num_gpus)
+        samples.append(
+            _sample("deepep-normal", row, cluster, traffic, _normal_seconds(row, reached, message))
+        )
+    return samples
+
+
+def nccl_samples() -> list[CollectiveSample]:
+    """NCCL 2.29.2 inside one node: message sizes in the table are bytes of the whole buffer (busbw agrees)."""
+    samples = []
+    for row in _rows("NCCL"):
+        name, size, _ = row["op"].split()
+        cluster, ranks = cluster_of(row["gpu"]), int(row["ep_or_ranks"])
+        traffic = NCCL_TRAFFIC[name](float(size), ranks, cluster.node.link_domain_gpus)
+        samples.append(
+            CollectiveSample(
+                "nccl",
+                NCCL_OPS[name],
+                cluster,
+                traffic,
+                ranks,
+                float(row["latency_us"]) * US,
+                f"{row['gpu']} {ranks} ranks {size} B",
+            )
+        )
+    return samples
+
+
+def one_sided_samples() -> list[CollectiveSample]:
+    """TensorRT-LLM's one-sided all-to-all over NVL72, EP8 to EP64; one of the rows is listed twice."""
+    samples, seen = [], set()
+    scale_bytes = {"mxfp8": 1.0 + 1.0 / 32.0, "nvfp4": 0.5 + 1.0 / 16.0}
+    for row in _rows("TRT-LLM NVLinkOneSided"):
+        key = tuple(row.values())
+        if key in seen:
+            continue
+        seen.add(key)
+        cluster = cluster_of(row["gpu"])
+        tokens, hidden, _, _ = _shape(row)
+        message = hidden * scale_bytes.get(row["dtype"], 2.0)
+        traffic = wire.one_sided_all_to_all(tokens, message, _reached(row, cluster.node.link_domain_gpus))
+        samples.append(_sample("trtllm-one-sided", row, cluster, traffic, float(row["latency_us"]) * US))
+    return samples
+
+
+def predicted_seconds(samples: Sequence[CollectiveSample], parameters: Array) -> Array:
+    """The cost model over samples; parameters: alpha us, network alpha us, link fraction, network fraction."""
+    alpha, network_alpha, link, network = (float(value) for value in parameters)
+    link_s = np.array([s.traffic.link_bytes / s.cluster.link_bytes_per_s for s in samples])
+    network_s = np.array([s.traffic.network_bytes / s.cluster.network_bytes_per_s() for s in samples])
+    fixed = np.where(network_s > 0, max(alpha, network_alpha), alpha) * US
+    return np.asarray(fixed + np.maximum(link_s / link, network_s / network), dtype=np.float64)
+
+
+def fit(samples: Sequence[CollectiveSample]) -> tuple[Array, Array]:
+    """Fitted parameters and log residuals."""
+    seconds = np.array([sample.seconds for sample in samples])
+    bounds = (ALPHA_BOUNDS_US, ALPHA_BOUNDS_US, (0.02, 1.0), (0.02, 1.0))
+    best, residuals = fit_log(lambda p: predicted_seconds(samples, p), seconds, STARTS, bounds)
+    best[1] = max(best[0], best[1])
+    return best, residuals
+
+
+def fitted_rows() -> list[Collective]:
+    """Every row of communication.csv, in order."""
+    hopper = _hopper_rows()
+    by_key = {(row.backend, row.kernel): row for row in hopper}
+    blackwell = _blackwell_rows(by_key)
+    ampere = [
+        _derived(row, "ampere", row.backend, row.kernel, "no timings on Ampere: Hopper's figures")
+        for row in hopper
+    ]
+    return [*hopper, *blackwell, *ampere]
+
+
+def _hopper_rows() -> list[Collective]:
+    low_latency = "DeepSeek's H800 rows EP8 to EP256 (128 tokens), sglang's H100 EP8 to EP64 and H200 EP8"
+    normal = "DeepSeek's H800 rows EP8 to EP64 (4096 tokens, top-4 groups), sglang's H100 EP8 to EP32; EP64 on H100 "
+    normal += "is untuned and left out"
+    rows = [
+        _fitted(
+            samples=[s for s in low_latency_samples() if _is(s, "hopper", kernel)],
+            source=f"{LEGACY}; {AICONFIGURATOR}",
+            note=low_latency + "; no SM is held between issue and receive hook",
+            sms=0,
+        )
+        for kernel in ("dispatch", "combine")
+    ]
+    rows += [
+        _fitted(
+            samples=[s for s in normal_samples() if _is(s, "hopper", kernel)],
+            source=f"{LEGACY}; {AICONFIGURATOR}",
+            note=normal,
+            sms=DEEPEP_NORMAL_SMS,
+        )
+        for kernel in ("dispatch", "combine")
+    ]
+    network = rows[0]
+    nccl = [
+        _borrow_network(
+            _fitted(
+                samples=[s for s in nccl_samples() if _is(s, "hopper", kernel)],
+                source=AICONFIGURATOR,
+                note="NCCL 2.29.2 on 8 H100 (450 GB/s link): the fraction is taken over to H800's 200 GB/s",
+                sms=NCCL_SMS,
+            ),
+            network,
+        )
+        for kernel in NCCL_OPS.values()
+    ]
+    return rows + nccl + _after_nccl(nccl, "hopper")
+
+
+def _blackwell_rows(hopper: dict[tuple[str, str], Collective]) -> list[Collective]:
+    rows = []
+    for kernel in ("dispatch", "combine"):
+        row = _fitted(
+            samples=[s for s in low_latency_samples() if _is(s, "blackwell", kernel)],
+            source=AICONFIGURATOR,
+            note="sglang's rows inside one node: B200 EP8 and GB200 EP4, hidden 6144",
+            sms=0,
+        )
+        rows.append(_borrow_network(row, hopper["deepep-low-latency", kernel]))
+    for kernel in ("dispatch", "combine"):
+        rows.append(_blackwell_normal(kernel, hopper["deepep-normal", kernel]))
+    nccl = [
+        _borrow_network(
+            _fitted(
+                samples=[s for s in nccl_samples() if _is(s, "blackwell", kernel)],
+                source=AICONFIGURATOR,
+                note="NCCL 2.29.2 on 8 B200 and on 4 GB200 of one tray",
+                sms=NCCL_SMS,
+            ),
+            hopper["deepep-low-latency", "dispatch"],
+        )
+        for kernel in NCCL_OPS.values()
+    ]
+    one_sided = [
+        _borrow_network(
+            _fitted(
+                samples=[s for s in one_sided_samples() if _is(s, "blackwell", kernel)],
+                source=BLOG18,
+                note="GB200 NVL72, EP8 to EP64; one copy per distinct rank; never leaves the rack",
+                sms=0,
+            ),
+            hopper["deepep-low-latency", kernel],
+            flag="SMs held are not published; taken as none",
+        )
+        for kernel in ("dispatch", "combine")
+    ]
+    return rows + nccl + _after_nccl(nccl, "blackwell") + one_sided
+
+
+def _blackwell_normal(kernel: str, hopper: Collective) -> Collective:
+    """DeepEP normal on B200: one message size, so only the link fraction is fitted and Hopper's alpha is kept."""
+    samples = [s for s in normal_samples() if _is(s, "blackwell", kernel)]
+    seconds = np.array([s.seconds for s in samples])
+
+    def predict(parameters: Array) -> Array:
+        return predicted_seconds(samples, np.array([hopper.alpha_us, hopper.alpha_us, parameters[0], 1.0]))
+
+    best, residuals = fit_log(predict, seconds, ((0.5,),), ((0.02, 1.0),))
+    return replace(
+        hopper,
+        architecture="blackwell",
+        link_fraction=float(best[0]),
+        log_std=root_mean_square(residuals),
+        num_rows=len(samples),
+        max_ranks_measured=max(s.ranks for s in samples),
+        source="fitted: HybridEP's README (deepseek-ai/DeepEP, branch hybrid-ep)",
+        note="B200 EP8, 4096 tokens, 24 SMs, FP8 and BF16, timed through PyTorch; alpha is Hopper's",
+        flag=f"deepep-normal {kernel} on blackwell: one message size and EP8 only",
+        network_flag=f"deepep-normal {kernel} on blackwell: multi-node not measured, Hopper's network fraction",
+    )
+
+
+def _after_nccl(nccl: list[Collective], architecture: str) -> list[Collective]:
+    """What has no timings of its own: NVLS kernels, and point-to-point."""
+    by_kernel = {row.kernel: row for row in nccl}
+    why = "LongCat's NVLS kernels have no public timings: NCCL's figures with 4 SMs"
+    rows = [
+        replace(_derived(by_kernel[k], architecture, "nvls", k, why), sms_held=NVLS_SMS)
+        for k in ("all_gather", "reduce_scatter", "all_reduce")
+    ]
+    why = "no timings of point-to-point: NCCL's all-to-all"
+    return [*rows, _derived(by_kernel["all_to_all"], architecture, "nccl", "send_recv", why)]
+
+
+def _fitted(samples: Sequence[CollectiveSample], source: str, note: str, sms: int) -> Collective:
+    """The row of a fit over samples of one kernel."""
+    best, residuals = fit(samples)
+    first = samples[0]
+    return Collective(
+        backend=first.backend,
+        kernel=first.kernel,
+        architecture=first.cluster.gpu.architecture,
+        alpha_us=float(best[0]),
+        network_alpha_us=float(best[1]),
+        link_fraction=float(best[2]),
+        network_fraction=float(best[3]),
+        sms_held=sms,
+        log_std=root_mean_square(residuals),
+        num_rows=len(samples),
+        max_ranks_measured=max(sample.ranks for sample in samples),
+        source=f"fitted: {source}",
+        note=note,
+        flag="",
+        network_flag="",
+    )
+
+
+def _borrow_network(row: Collective, donor: Collective, flag: str = "") -> Collective:
+    """The network figures of another row, where no multi-node rows exist."""
+    return replace(
+        row,
+        network_alpha_us=max(row.alpha_us, donor.network_alpha_us),
+        network_fraction=donor.network_fraction,
+        flag=flag,
+        network_flag=f"{row.backend} {row.kernel} on {row.architecture}: between link domains not measured; "
+        f"{donor.backend} {donor.kernel}'s network figures on {donor.architecture}",
+    )
+
+
+def _derived(row: Collective, architecture: str, backend: str, kernel: str, why: str) -> Collective:
+    """A row that has no timings, with another row's figures."""
+    return replace(
+        row,
+        backend=backend,
+        kernel=kernel,
+        architecture=architecture,
+        num_rows=0,
+        source=f"derived: {row.backend} {row.kernel} {row.architecture} ({row.source})",
+        note=why,
+        flag=f"{backend} {kernel} on {architecture}: {why}",
+    )
+
+
+def cluster_of(gpu: str) -> Cluster:
+    """The catalogue cluster on which a measured table's GPU sits."""
+    name = CLUSTER_OF[GPU_NAMES[gpu]]
+    entry = catalogue.entry("clusters", name)
+    return Cluster(
+        name=name,
+        gpu=catalogue.gpu(entry["gpu"]),
+        node=Node(**entry["node"]),
+        network=Network(**entry["network"]),
+    )
+
+
+def _rows(library: str) -> list[dict[str, str]]:
+    return [
+        row
+        for row in read_rows("measured_collectives.csv")
+        if row["library"].startswith(library) and row["gpu"] in GPU_NAMES
+    ]
+
+
+def _shape(row: dict[str, str]) -> tuple[int, int, int, int]:
+    names = ("tokens_per_rank", "hidden", "ep_or_ranks", "topk")
+    tokens, hidden, ranks, top_k = (int(row[name]) for name in names)
+    return tokens, hidden, ranks, top_k
+
+
+def _reached(row: dict[str, str], domain: int) -> Destinations:
+    """Distinct destinations in the row's benchmark: top-k of all experts, from at most four nodes for DeepSeek's."""
+    ranks, experts, top_k = int(row["ep_or_ranks"]), int(row["experts"]), int(row["topk"])
+    nodes = max(1, ranks // domain)
+    if nodes > 4 and "top-4" in row["bw_kind"]:
+        distinct_ranks, distinct_nodes = benchmark_destinations(experts, ranks, nodes, top_k)
+    else:
+        distinct_ranks, distinct_nodes = (expected_distinct(experts, p, top_k) for p in (ranks, nodes))
+    return Destinations(
+        distinct_ranks, distinct_ranks * (1 - 1 / ranks), distinct_nodes, distinct_nodes * (1 - 1 / nodes)
+    )
+
+
+@cache
+def benchmark_destinations(experts: int, ranks: int, nodes: int, top_k: int) -> tuple[float, float]:
+    """Distinct ranks and nodes per token in DeepEP's benchmark of normal kernels, by drawing 20,000 tokens.
+
+    Random scores; the four nodes with the best expert, then the best experts on them (tests/legacy/test_internode.py).
+    Standard error below 0.1 %.
+    """
+    rng = np.random.default_rng(0)
+    scores = rng.random((20_000, nodes, experts // nodes))
+    fourth = np.sort(scores.max(axis=2), axis=1)[:, -4]
+    open_scores = np.where(scores.max(axis=2)[..., None] >= fourth[:, None, None], scores, -1.0)
+    chosen = np.argsort(open_scores.reshape(len(scores), experts), axis=1)[:, -top_k:]
+    counts = []
+    for places in (ranks, nodes):
+        place = np.sort(chosen // (experts // places), axis=1)
+        counts.append(float(np.mean(1 + np.count_nonzero(np.diff(place, axis=1), axis=1))))
+    return counts[0], counts[1]
+
+
+def _normal_seconds(row: dict[str, str], reached: Destinations, message: float) -> float:
+    """Measured time of a DeepEP normal row; a quoted bandwidth counts all distinct ranks (NVLink) or nodes (RDMA)."""
+    if row["latency_us"]:
+        return float(row["latency_us"]) * US
+    copies = reached.nodes if row["bw_kind"].startswith("RDMA") else reached.ranks
+    return int(row["tokens_per_rank"]) * copies * message / (float(row["bandwidth_GBps"]) * GB)
+
+
+def _sample(
+    backend: str, row: dict[str, str], cluster: Cluster, traffic: Traffic, seconds: float
+) -> CollectiveSample:
+    label = (
+        f"{row['gpu']} EP{row['ep_or_ranks']} {row['tokens_per_rank']} tokens h{row['hidden']} {row['dtype']}"
+    )
+    label += f" {row['sms']} SMs" if row["sms"] else ""
+    return CollectiveSample(backend, row["op"], cluster, traffic, int(row["ep_or_ranks"]), seconds, label)
+
+
+def _is(sample: CollectiveSample, architecture: str, kernel: str) -> bool:
+    return sample.cluster.gpu.architecture == architecture and sample.kernel == kernel
+
+
+FIELDS = (
+    "backend",
+    "kernel",
+    "architecture",
+    "alpha_us",
+    "network_alpha_us",
+    "link_fraction",
+    "network_fraction",
+    "sms_held",
+    "log_std",
+    "num_rows",
+    "max_ranks_measured",
+    "source",
+    "note",
+    "flag",
+    "network_flag",
+)
+
+
+def samples() -> list[CollectiveSample]:
+    """Every measured collective that some row is fitted on."""
+    return [*low_latency_samples(), *normal_samples(), *nccl_samples(), *one_sided_samples()]
+
+
+def report(rows: Sequence[Collective]) -> str:
+    """The fitted rows as text."""
+    lines = []
+    for row in rows:
+        lines.append(
+            f"{row.backend:18} {row.kernel:14} {row.architecture:10} alpha {row.alpha_us:5.1f} / "
+            f"{row.network_alpha_us:5.1f} us link {row.link_fraction:.3f} network {row.network_fraction:.3f} "
+            f"SMs {row.sms_held:2} spread {row.log_std:.3f} rows {row.num_rows}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""Answers: what was simulated, with money, memory, warnings and provenance. The CLI and reports call only this."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import perfmodel
+from perfmodel.economics.rates import step_rates
+from perfmodel.kernels.cost import Timing
+from perfmodel.ops.memory import check_memory, max_batch_per_gpu, step_memory
+from perfmodel.ops.op import Op, OpClass
+from perfmodel.overlap.analysis import (
+    breakdown_s,
+    exposed_communication_s,
+    overlap_pct,
+    slowest_rank,
+    stage_seconds,
+)
+from perfmodel.spec.catalogue import DATA
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import Step, has_contention, simulate_step
+
+
+@dataclass(frozen=True, slots=True)
+class StepAnswer:
+    """One step's answer: the simulated step and what it means."""
+
+    step: Step
+    values: dict[str, Any]
+    """The keys of ``perfmodel step --json``, SI units; unknown is None."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was asked."""
+        return self.step.scenario
+
+
+def answer_step(scenario: Scenario) -> StepAnswer:
+    """Simulate one step and say what it means.
+
+    Raises:
+        InfeasibleError: the step does not fit in memory.
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    if scenario.costs != "report":
+        check_memory(scenario)
+    step = simulate_step(scenario)
+    timeline, deployment = step.timeline, scenario.deployment
+    rank = slowest_rank(timeline)
+    memory = step_memory(scenario)
+    values: dict[str, Any] = {
+        "scenario": scenario.name,
+        "model": scenario.model.name,
+        "cluster": scenario.cluster.name,
+        "gpu": scenario.cluster.gpu.name,
+        "phase": deployment.phase,
+        "overlap": deployment.overlap,
+        "num_gpus": deployment.num_gpus,
+        "batch_per_gpu": deployment.batch_per_gpu,
+        "context_tokens": deployment.context_tokens,
+        "step_time_s": step.step_time_s,
+        **asdict(step_rates(scenario, step.step_time_s)),
+        "memory_bytes": {name: int(value) for name, value in memory.as_dict().items()},
+        "max_batch_per_gpu": max_batch_per_gpu(scenario),
+        "mfu": utilisation(step, _peak_seconds),
+        "mbu": utilisation(step, _memory_seconds),
+        "breakdown_s": breakdown_s(timeline, rank),
+        "stages_s": _stages(step, rank),
+        "exposed_communication_s": exposed_communication_s(timeline, rank),
+        "overlap_pct": overlap_pct(timeline, rank),
+        "ops": op_rows(step),
+        "warnings": warnings(step),
+        "provenance": provenance(scenario),
+    }
+    return StepAnswer(step, {key: _plain(value) for key, value in values.items()})
+
+
+def op_rows(step: Step) -> list[dict[str, Any]]:
+    """One row per op of a layer (or of what surrounds the layers): counts, time alone, what bounds it, source.
+
+    ``count`` is how often the op runs in a step.
+    """
+    rows = []
+    for segment in step.segments:
+        for task, timing in zip(segment.tasks, segment.timings, strict=True):
+            op = task.op
+            rows.append(
+                {
+                    "name": op.name,
+                    "op_class": str(op.op_class),
+                    "stream": str(op.stream),
+                    "segment": segment.name,
+                    "stage": task.stage,
+                    "micro_batch": task.micro_batch,
+                    "count": segment.repeat,
+                    "flops": _mean(op.flops),
+                    "bytes": _mean(op.hbm_bytes),
+                    "link_bytes": _mean(op.link_bytes),
+                    "network_bytes": _mean(op.network_bytes),
+                    "dtype": op.dtype,
+                    "time_s": _mean(timing.seconds),
+                    "bound": timing.bound,
+                    "mfu": _share(_peak_seconds(op, timing, step.scenario), timing),
+                    "mbu": _share(_memory_seconds(op, timing, step.scenario), timing),
+                    "log_std": timing.log_std,
+                    "source": timing.source,
+                    "flag": timing.flag,
+                }
+            )
+    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+
+
+def utilisation(step: Step, ideal: Any) -> float:
+    """Ideal seconds of all ops (``ideal`` gives one op's) over the step time, averaged over ranks."""
+    total = sum(
+        segment.repeat * _mean(ideal(task.op, timing, step.scenario))
+        for segment in step.segments
+        for task, timing in zip(segment.tasks, segment.timings, strict=True)
+    )
+    return total / step.step_time_s
+
+
+def warnings(step: Step) -> list[str]:
+    """What makes the answer less certain, in words."""
+    scenario = step.scenario
+    found: dict[str, list[str]] = {}
+    for segment in step.segments:
+        for task, timing in zip(segment.tasks, segment.timings, strict=True):
+            if timing.flag:
+                found.setdefault(timing.flag, []).append(task.op.name)
+    texts = [f"{flag} (ops: {_listed(names)})" for flag, names in found.items()]
+    if scenario.costs == "report":
+        texts.append("costs: report counts what the report's Table 7 counts, not what a real step takes")
+        memory, device = step_memory(scenario).total, scenario.cluster.gpu.memory_bytes
+        if memory > device:
+            texts.append(f"needs {memory:.4g} bytes per GPU, the device has {device:.4g}: it could not run")
+        return texts
+    if has_contention(scenario) and any(s.name.startswith("layers") for s in step.segments):
+        texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
+    if scenario.deployment.host_gap_us == 0:
+        texts.append("deployment.host_gap_us = 0: the engine's host time per step is not calibrated and not counted")
+    if scenario.model.moe and scenario.routing.rank_loads is None:
+        texts.append("routing.rank_loads is not given: expert load is taken as balanced over ranks")
+    return texts
+
+
+def provenance(scenario: Scenario) -> dict[str, Any]:
+    """What reproduces an answer: version, scenario hash, calibration, seed."""
+    return {
+        "perfmodel": perfmodel.__version__,
+        "scenario_hash": scenario.hash,
+        "calibration": f"roofline-{calibration_id()}" if scenario.costs == "roofline" else "report",
+        "seed": scenario.seed,
+        "price": scenario.prices.name or None,
+        "price_source": scenario.prices.source or None,
+    }
+
+
+@cache
+def calibration_id() -> str:
+    """Identifies the shipped tables of achievable fractions and communication."""
+    digest = hashlib.sha256()
+    for name in ("achievable.csv", "communication.csv"):
+        digest.update((DATA / "kernels" / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _stages(step: Step, rank: int) -> list[dict[str, Any]]:
+    """Critical-path seconds by part of the schedule."""
+    return [
+        {"segment": step.segments[number].name, "stage": stage, "seconds": seconds}
+        for (number, stage), seconds in stage_seconds(step.timeline, rank).items()
+    ]
+
+
+def _peak_seconds(op: Op, timing: Timing, scenario: Scenario) -> Any:
+    if op.op_class == OpClass.HOST or op.is_communication:
+        return 0.0
+    return op.flops / scenario.cluster.gpu.peak_flops(op.dtype)
+
+
+def _memory_seconds(op: Op, timing: Timing, scenario: Scenario) -> Any:
+    return op.hbm_bytes / scenario.cluster.gpu.hbm_bytes_per_s
+
+
+def _share(ideal_s: Any, timing: Timing) -> float | None:
+    seconds = _mean(timing.seconds)
+    return _mean(ideal_s) / seconds if seconds > 0 else None
+
+
+def _mean(value: Any) -> float:
+    return float(np.mean(value))
+
+
+def _listed(names: Iterable[str], most: int = 4) -> str:
+    unique = list(dict.fromkeys(names))
+    more = len(unique) - most
+    return ", ".join(unique[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: numpy scalars become Python's, an infinite or undefined number None."""
+    if isinstance(value, (np.floating, float)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

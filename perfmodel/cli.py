@@ -1,0 +1,134 @@
+"""The command line. Each command loads a scenario, asks :mod:`perfmodel.answer`, and hands the answer to an output.
+
+Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``validate --check`` above its ceiling, 2 bad
+input, 3 a scenario that can't run. Heavy imports happen inside the commands, so that ``--help`` is quick.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="How fast a mixture-of-experts model runs on a cluster, what it costs, and how sure that is.",
+)
+
+ScenarioName = Annotated[str, typer.Argument(help="A catalogue name (perfmodel show scenarios) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Options that come before a command."""
+    if version:
+        import perfmodel
+
+        typer.echo(f"perfmodel {perfmodel.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def step(
+    scenario: ScenarioName,
+    set_: Overrides = None,
+    json: AsJson = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write a Chrome/Perfetto trace (Kineto dialect): a file (.gz allowed) or a folder, one file per rank."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML timeline that opens offline.")] = None,
+    ops: Annotated[bool, typer.Option("--ops", help="List every op with what bounds it.")] = False,
+) -> None:
+    """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
+    from perfmodel.answer import answer_step
+    from perfmodel.spec.load import load_scenario
+
+    answer = answer_step(load_scenario(scenario, set_ or ()))
+    if trace is not None:
+        from perfmodel.output.trace import write_trace
+
+        write_trace(answer.step, trace)
+    if html is not None:
+        from perfmodel.output.html import write_step_html
+
+        write_step_html(answer, html)
+    if json:
+        _print_json(answer.values)
+    else:
+        from perfmodel.output.tables import print_step
+
+        print_step(answer, ops=ops)
+    for path in (trace, html):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help="models, gpus, clusters, prices or scenarios")],
+    name: Annotated[str | None, typer.Argument(help="One entry; without it, all of them.")] = None,
+    json: AsJson = False,
+) -> None:
+    """The catalogue, with counts, sources and dates."""
+    from perfmodel.output.catalogue import entry_values, list_values, print_entry, print_list
+
+    if name is None:
+        rows = list_values(kind)
+        _print_json({kind: rows}) if json else print_list(kind, rows)
+    else:
+        values = entry_values(kind, name)
+        _print_json(values) if json else print_entry(values)
+
+
+@app.command()
+def validate(
+    suite: Annotated[str | None, typer.Option(help="One suite; without it, all of them. Suites: longcat-theory.")] = None,
+    json: AsJson = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if an error exceeds its recorded ceiling.")] = False,
+) -> None:
+    """Published figures against predictions: how wrong perfmodel is."""
+    from perfmodel.validation.suites import run_suites
+
+    result = run_suites(suite)
+    if json:
+        _print_json(result.values)
+    else:
+        from perfmodel.output.tables import print_validation
+
+        print_validation(result)
+    if check and result.above_ceiling:
+        for text in result.above_ceiling:
+            typer.echo(f"above its ceiling: {text}", err=True)
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one or two lines on stderr."""
+    from perfmodel.errors import PerfModelError
+
+    try:
+        app(standalone_mode=True)
+    except PerfModelError as error:
+        typer.echo(f"perfmodel: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe went away: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _print_json(values: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(values, allow_nan=False, indent=1))

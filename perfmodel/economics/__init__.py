@@ -1,0 +1,1 @@
+"""What seconds mean: rates, utilisation and money."""

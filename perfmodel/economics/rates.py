@@ -1,0 +1,70 @@
+"""Rates, utilisation and money of one step. Every argument may be an array; see :mod:`perfmodel.numeric`."""
+
+from dataclasses import dataclass
+
+from perfmodel.numeric import Num
+from perfmodel.ops.work import step_work, tokens_per_step
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import HOUR, MEGA
+
+
+@dataclass(frozen=True, slots=True)
+class StepRates:
+    """What a step time means for users, GPUs and money; None where the phase has no such quantity."""
+
+    tokens_per_step: Num | None
+    """Output tokens per request and step."""
+    tpot_s: Num | None
+    """Time per output token of one request: step time over tokens per step."""
+    itl_s: Num | None
+    """Gap between chunks of output: the whole step."""
+    ttft_s: Num | None
+    """Time to first token of a request that is prefilled in this step, queueing left out."""
+    tokens_per_s_per_user: Num | None
+    """1 / tpot_s."""
+    output_tokens_per_s_per_gpu: Num | None
+    """Output tokens per second and GPU, all GPUs counted."""
+    input_tokens_per_s_per_gpu: Num | None
+    """Prompt tokens per second and GPU, all GPUs counted."""
+    usd_per_million_output_tokens: Num | None
+    """GPU cost of a million output tokens; in a mixed step the whole cost is charged to the output."""
+    usd_per_million_input_tokens: Num | None
+    """GPU cost of a million prompt tokens; prefill only."""
+
+
+def step_rates(scenario: Scenario, step_time_s: Num) -> StepRates:
+    """Rates of a step that takes ``step_time_s``.
+
+    A pipeline of p stages holds p micro-batches of batch_per_gpu x (GPUs of a stage) requests, each of which advances
+    once per rotation; per GPU that is batch_per_gpu requests per step time, as without a pipeline.
+    """
+    deployment = scenario.deployment
+    decodes, prefills = deployment.phase != "prefill", deployment.phase != "decode"
+    per_step = tokens_per_step(deployment) if decodes else None
+    tpot = step_time_s / per_step if per_step is not None else None
+    output = deployment.batch_per_gpu / tpot if tpot is not None else None
+    prompt = _prefilled_tokens(scenario) / step_time_s if prefills else None
+    price = scenario.prices.usd_per_gpu_hour
+    return StepRates(
+        tokens_per_step=per_step,
+        tpot_s=tpot,
+        itl_s=step_time_s if decodes else None,
+        ttft_s=step_time_s if prefills else None,
+        tokens_per_s_per_user=1.0 / tpot if tpot is not None else None,
+        output_tokens_per_s_per_gpu=output,
+        input_tokens_per_s_per_gpu=prompt,
+        usd_per_million_output_tokens=usd_per_million(price, output) if output is not None else None,
+        usd_per_million_input_tokens=(
+            usd_per_million(price, prompt) if prompt is not None and not decodes else None
+        ),
+    )
+
+
+def usd_per_million(usd_per_gpu_hour: Num, tokens_per_s_per_gpu: Num) -> Num:
+    """USD per million tokens: price per GPU second over tokens per GPU second."""
+    return usd_per_gpu_hour / HOUR / tokens_per_s_per_gpu * MEGA
+
+
+def _prefilled_tokens(scenario: Scenario) -> Num:
+    """New prompt tokens per GPU in one step."""
+    return next(g.tokens for g in step_work(scenario.deployment).groups if g.kind == "prefill")

@@ -1,0 +1,153 @@
+"""How long a collective takes alone: a fixed cost, and bytes over what a library achieves of each link.
+
+Rows of ``data/kernels/communication.csv`` were fitted on measured collectives by ``python -m calibrate.achievable``.
+Bytes come from :mod:`perfmodel.ops.communication`: what the wires carry, not what a library's benchmark divides by
+its time.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from perfmodel.errors import DataError
+from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
+from perfmodel.numeric import Num, maximum, where
+from perfmodel.ops.communication import Traffic
+from perfmodel.spec.hardware import Cluster
+from perfmodel.units import US
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One kernel of one communication library on one architecture."""
+
+    backend: str
+    """deepep-low-latency, deepep-normal, nccl, nvls or trtllm-one-sided."""
+    kernel: str
+    """dispatch, combine, all_gather, reduce_scatter, all_reduce, all_to_all or send_recv."""
+    architecture: str
+    """ampere, hopper or blackwell."""
+    alpha_us: float
+    """Fixed cost inside one link domain, us."""
+    network_alpha_us: float
+    """Fixed cost when the group spans domains, us; never less than ``alpha_us``."""
+    link_fraction: float
+    """Of the link's bandwidth per GPU and direction."""
+    network_fraction: float
+    """Of the network's bandwidth per GPU and direction."""
+    sms_held: int
+    """Streaming multiprocessors it occupies while it runs."""
+    log_std: float
+    """Spread: root mean square of log(predicted / measured) over the rows of the fit."""
+    num_rows: int
+    """Measured rows behind it; 0: derived."""
+    max_ranks_measured: int
+    """Largest group among those rows."""
+    source: str
+    """fitted:... or derived:..."""
+    note: str
+    """What the rows are, and their limits."""
+    flag: str
+    """Why to trust it less; empty: measured."""
+    network_flag: str
+    """Why to trust the network part less; empty: measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveTime:
+    """The parts of a collective's time; link and network are used at once, so the longer counts."""
+
+    alpha_s: Num
+    """Fixed cost, s."""
+    link_s: Num
+    """Link bytes over achieved link bandwidth, s."""
+    network_s: Num
+    """Network bytes over achieved network bandwidth, s."""
+    flag: str = ""
+    """Why to trust it less; empty: inside what was measured."""
+
+    @property
+    def seconds(self) -> Num:
+        """Time alone, s."""
+        return self.alpha_s + maximum(self.link_s, self.network_s)
+
+
+def collective_seconds(
+    traffic: Traffic,
+    row: Collective,
+    cluster: Cluster,
+    *,
+    ranks: Num | None = None,
+    same_rail: bool = False,
+) -> CollectiveTime:
+    """Parts of the time of ``traffic``: alpha + max(link / (f_l x link_bw), network / (f_n x network_bw)).
+
+    ``same_rail``: whether network bytes go between equal-numbered GPUs only (DeepEP normal, hierarchical NCCL).
+    ``ranks`` adds a flag where the group is larger than any that was measured.
+    """
+    network_bw = cluster.network_bytes_per_s(same_rail=same_rail)
+    crosses = traffic.network_bytes > 0
+    return CollectiveTime(
+        alpha_s=where(crosses, row.network_alpha_us, row.alpha_us) * US,
+        link_s=traffic.link_bytes / (row.link_fraction * cluster.link_bytes_per_s),
+        network_s=traffic.network_bytes / (row.network_fraction * network_bw),
+        flag=_flags(row, bool(np.any(crosses)), ranks),
+    )
+
+
+def _flags(row: Collective, crosses: bool, ranks: Num | None) -> str:
+    """Everything that makes this use of the row less trustworthy."""
+    name = f"{row.backend} {row.kernel}"
+    flags = [row.flag, row.network_flag if crosses else ""]
+    if row.num_rows and ranks is not None and np.any(np.asarray(ranks) > row.max_ranks_measured):
+        flags.append(
+            f"{name}: {int(np.max(ranks))} ranks, measured up to {row.max_ranks_measured} on {row.architecture}"
+        )
+    return "; ".join(flag for flag in flags if flag)
+
+
+@cache
+def lookup_collective(backend: str, kernel: str, architecture: str) -> Collective:
+    """The row of a library's kernel; Hopper's, flagged, for an architecture that has none.
+
+    Raises:
+        DataError: no row for this backend and kernel.
+    """
+    rows = collectives()
+    for place in (architecture, REFERENCE_ARCHITECTURE, "blackwell"):
+        row = rows.get((backend, kernel, place))
+        if row is None:
+            continue
+        if place == architecture:
+            return row
+        flag = f"{backend} {kernel} on {architecture}: no timings; uses {place}'s fractions"
+        return replace(row, flag="; ".join(filter(None, (flag, row.flag))))
+    known = sorted({f"{key[0]} {key[1]}" for key in rows})
+    raise DataError(f"collective {backend} {kernel}: no figures; known: {', '.join(known)}")
+
+
+@cache
+def collectives() -> dict[tuple[str, str, str], Collective]:
+    """All rows, by (backend, kernel, architecture)."""
+    rows = {}
+    for record in read_rows("communication.csv"):
+        row = Collective(
+            backend=record["backend"],
+            kernel=record["kernel"],
+            architecture=record["architecture"],
+            alpha_us=float(record["alpha_us"]),
+            network_alpha_us=float(record["network_alpha_us"]),
+            link_fraction=float(record["link_fraction"]),
+            network_fraction=float(record["network_fraction"]),
+            sms_held=int(record["sms_held"]),
+            log_std=float(record["log_std"]),
+            num_rows=int(record["num_rows"]),
+            max_ranks_measured=int(record["max_ranks_measured"]),
+            source=record["source"],
+            note=record["note"],
+            flag=record["flag"],
+            network_flag=record["network_flag"],
+        )
+        rows[row.backend, row.kernel, row.architecture] = row
+    return rows

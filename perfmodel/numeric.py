@@ -1,0 +1,38 @@
+"""Arithmetic that works on one scenario and on a hundred thousand alike."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Num: TypeAlias = float
+"""A float, or a numpy array with one value per scenario (or per rank): formulas work element by element.
+
+Typed as float because that is how every formula reads; :func:`maximum` and friends accept both at run time.
+"""
+
+
+def maximum(first: Num, *others: Num) -> Num:
+    """Element-wise maximum of floats or arrays; a float stays a float (numpy scalars are slow)."""
+    if not isinstance(first, np.ndarray) and not any(isinstance(o, np.ndarray) for o in others):
+        return max(first, *others)
+    result: Any = first
+    for other in others:
+        result = np.maximum(result, other)
+    return result  # type: ignore[no-any-return]
+
+
+def minimum(first: Num, *others: Num) -> Num:
+    """Element-wise minimum of floats or arrays."""
+    return -maximum(-first, *(-other for other in others))
+
+
+def where(condition: Any, yes: Num, no: Num) -> Num:
+    """``yes`` where ``condition`` holds, else ``no``; a plain bool stays a plain choice."""
+    if isinstance(condition, (bool, np.bool_)):
+        return yes if condition else no
+    return np.where(condition, yes, no)  # type: ignore[return-value]
+
+
+def ceil_div(a: Num, b: Num) -> Num:
+    """Smallest whole number not below a / b."""
+    return -(-a // b)

@@ -1,0 +1,213 @@
+"""Attention: projections, the core, and what tensor parallelism adds. Counts per GPU.
+
+Every attention is cut in two, as LongCat's overlap needs it: ``pre`` (norm, projections, rotary embedding, cache
+write) and ``core`` (the core itself and the output projection).
+"""
+
+from dataclasses import dataclass
+
+from perfmodel.numeric import Num, maximum
+from perfmodel.ops.build import ACTIVATION_BYTES, bmm, elementwise, gemm, norm
+from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
+from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.ops.work import Group, Work
+from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment, Precision
+from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.model import Gqa, Mla
+
+ATTENTION = OpClass.ATTENTION
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOps:
+    """One attention's ops, in order."""
+
+    pre: tuple[Op, ...]
+    """Norm, projections, rotary embedding and cache write (the report's Attn0)."""
+    core: tuple[Op, ...]
+    """Attention core and output projection (the report's Attn1)."""
+
+
+def attention_ops(
+    attention: Mla | Gqa,
+    work: Work,
+    deployment: Deployment,
+    cluster: Cluster,
+    *,
+    hidden: int,
+    prefix: str = "attention",
+) -> AttentionOps:
+    """Ops of one attention over all groups of a step.
+
+    With attention TP of t, the t GPUs of a group hold each other's requests: m = t x (tokens per GPU) rows meet
+    1/t of the heads. Where data parallelism scatters tokens, they are gathered before and reduce-scattered after;
+    on a replicated layout an all-reduce follows.
+    """
+    tp = deployment.attention_tp
+    own_tokens = work.tokens * (tp if deployment.replicated else 1)
+    pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden)]
+    if tp > 1 and not deployment.replicated:
+        pre.append(all_gather(f"{prefix}.gather", work.tokens * tp, hidden, deployment, cluster, tp))
+    build = _mla if isinstance(attention, Mla) else _gqa
+    project, core = build(attention, work, tp, deployment.precision, hidden, prefix)  # type: ignore[arg-type]
+    if tp > 1:
+        collective = all_reduce if deployment.replicated else reduce_scatter
+        core.append(collective(f"{prefix}.reduce", work.tokens * tp, hidden, deployment, cluster, tp))
+    return AttentionOps(tuple(pre) + tuple(project), tuple(core))
+
+
+def _mla(
+    mla: Mla, work: Work, tp: int, precision: Precision, hidden: int, prefix: str
+) -> tuple[list[Op], list[Op]]:
+    """Multi-head latent attention: weight-absorbed for decode groups, expanded for prefill groups."""
+    heads = mla.num_heads // tp
+    rows = work.tokens * tp
+    linear = precision.linear
+    latent = mla.kv_lora_rank + mla.qk_rope_head_dim
+    query_in, fused = (mla.q_lora_rank, mla.q_lora_rank + latent) if mla.q_lora_rank else (hidden, latent)
+    pre = [
+        gemm(f"{prefix}.qkv_a", ATTENTION, m=rows, n=fused, k=hidden, dtype=linear),
+        elementwise(
+            f"{prefix}.latent_norm", ATTENTION, hbm_bytes=2.0 * ACTIVATION_BYTES * rows * fused
+        ),
+        gemm(
+            f"{prefix}.q_b", ATTENTION, m=rows, n=heads * mla.qk_head_dim, k=query_in, dtype=linear
+        ),
+        elementwise(
+            f"{prefix}.rope_cache",
+            ATTENTION,
+            hbm_bytes=rows
+            * (
+                2.0 * ACTIVATION_BYTES * heads * mla.qk_rope_head_dim
+                + ACTIVATION_BYTES * latent
+                + mla_cache_bytes(mla, precision)
+            ),
+        ),
+    ]
+    core: list[Op] = []
+    for group in work.groups:
+        if group.kind == "decode":
+            pre.append(_absorb(f"{prefix}.absorb_q", heads, group.tokens * tp, mla.kv_lora_rank, mla.qk_nope_head_dim))
+            core.append(_mla_decode(mla, group, tp, heads, precision, prefix))
+            core.append(_absorb(f"{prefix}.absorb_v", heads, group.tokens * tp, mla.v_head_dim, mla.kv_lora_rank))
+        else:
+            keys = group.requests * tp * group.keys_per_request()
+            width = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+            pre.append(gemm(f"{prefix}.kv_b", ATTENTION, m=keys, n=width, k=mla.kv_lora_rank, dtype=linear))
+            core.append(_mla_prefill(mla, group, tp, heads, precision, prefix))
+    core.append(
+        gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * mla.v_head_dim, dtype=linear)
+    )
+    return pre, core
+
+
+def mla_cache_bytes(mla: Mla, precision: Precision) -> float:
+    """Bytes per token of one MLA cache: latent in the cache's type, RoPE part always BF16 (as SnapMLA stores it)."""
+    return (
+        BYTES_PER_ELEMENT[precision.kv_cache] * mla.kv_lora_rank + ACTIVATION_BYTES * mla.qk_rope_head_dim
+    )
+
+
+def gqa_cache_bytes(gqa: Gqa, precision: Precision, tp: int = 1) -> float:
+    """Bytes per token of one GQA cache on one of ``tp`` GPUs; heads are replicated once tp exceeds them."""
+    return 2.0 * max(gqa.num_kv_heads // tp, 1) * gqa.head_dim * BYTES_PER_ELEMENT[precision.kv_cache]
+
+
+def _absorb(name: str, heads: int, rows: Num, n: int, k: int) -> Op:
+    return bmm(name, ATTENTION, groups=heads, m=rows, n=n, k=k)
+
+
+def _mla_decode(mla: Mla, group: Group, tp: int, heads: int, precision: Precision, prefix: str) -> Op:
+    """Absorbed core: every head attends to the same latent; scores over latent + RoPE, values over the latent."""
+    latent = mla.kv_lora_rank + mla.qk_rope_head_dim
+    pairs = group.attended_pairs() * tp
+    requests = group.requests * tp
+    return Op(
+        f"{prefix}.core",
+        ATTENTION,
+        "mla_decode",
+        Stream.COMPUTE,
+        flops=2.0 * pairs * heads * (latent + mla.kv_lora_rank),
+        hbm_bytes=requests * group.keys_per_request() * mla_cache_bytes(mla, precision)
+        + ACTIVATION_BYTES * group.tokens * tp * heads * (latent + mla.kv_lora_rank),
+        dtype=precision.attention,
+        shape={
+            "requests": requests,
+            "new_tokens": group.new_tokens,
+            "context": group.keys_per_request(),
+            "heads": heads,
+        },
+    )
+
+
+def _mla_prefill(mla: Mla, group: Group, tp: int, heads: int, precision: Precision, prefix: str) -> Op:
+    """Expanded core: multi-head attention with query and key width nope + rope and its own value width."""
+    pairs = group.attended_pairs() * tp
+    keys = group.requests * tp * group.keys_per_request()
+    per_query = mla.qk_head_dim + mla.v_head_dim
+    return Op(
+        f"{prefix}.prefill_core",
+        ATTENTION,
+        "mla_prefill",
+        Stream.COMPUTE,
+        flops=2.0 * pairs * heads * per_query,
+        hbm_bytes=ACTIVATION_BYTES * heads * per_query * (group.tokens * tp + keys),
+        dtype=precision.attention,
+        shape={
+            "requests": group.requests * tp,
+            "new_tokens": group.new_tokens,
+            "context": group.keys_per_request(),
+            "heads": heads,
+        },
+    )
+
+
+def _gqa(
+    gqa: Gqa, work: Work, tp: int, precision: Precision, hidden: int, prefix: str
+) -> tuple[list[Op], list[Op]]:
+    """Grouped-query attention, with or without a sliding window."""
+    heads = gqa.num_heads // tp
+    kv_heads = max(gqa.num_kv_heads // tp, 1)
+    rows = work.tokens * tp
+    width = (heads + 2 * kv_heads) * gqa.head_dim
+    pre = [
+        gemm(f"{prefix}.qkv", ATTENTION, m=rows, n=width, k=hidden, dtype=precision.linear),
+        elementwise(
+            f"{prefix}.rope_cache",
+            ATTENTION,
+            hbm_bytes=rows
+            * (2.0 * ACTIVATION_BYTES * width + gqa_cache_bytes(gqa, precision, tp)),
+        ),
+    ]
+    core = [_gqa_core(gqa, group, tp, heads, kv_heads, precision, prefix) for group in work.groups]
+    core.append(
+        gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * gqa.head_dim, dtype=precision.linear)
+    )
+    return pre, core
+
+
+def _gqa_core(
+    gqa: Gqa, group: Group, tp: int, heads: int, kv_heads: int, precision: Precision, prefix: str
+) -> Op:
+    """Scores and values over the attended pairs; reads each request's keys and values once."""
+    decode = group.kind == "decode"
+    requests = group.requests * tp
+    keys = maximum(group.keys_per_request(gqa.sliding_window), group.new_tokens)
+    return Op(
+        f"{prefix}.core" if decode else f"{prefix}.prefill_core",
+        ATTENTION,
+        "gqa_decode" if decode else "gqa_prefill",
+        Stream.COMPUTE,
+        flops=4.0 * group.attended_pairs(gqa.sliding_window) * tp * heads * gqa.head_dim,
+        hbm_bytes=requests * keys * gqa_cache_bytes(gqa, precision, tp)
+        + 2.0 * ACTIVATION_BYTES * group.tokens * tp * heads * gqa.head_dim,
+        dtype=precision.attention,
+        shape={
+            "requests": requests,
+            "new_tokens": group.new_tokens,
+            "context": keys,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_dim": gqa.head_dim,
+        },
+    )

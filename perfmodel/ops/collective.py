@@ -1,0 +1,164 @@
+"""Communication ops: tensor parallelism's collectives, dispatch and combine, pipeline sends. Counts per GPU."""
+
+from perfmodel.numeric import Num
+from perfmodel.ops import communication
+from perfmodel.ops.communication import Traffic
+from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.routing.destinations import destinations
+from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment
+from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.model import Moe
+from perfmodel.spec.scenario import Scenario
+
+ACTIVATION_BYTES = 2.0
+"""Tensor parallelism exchanges BF16 activations."""
+
+
+def all_gather(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
+    """Every rank ends up with ``rows`` rows of hidden width."""
+    traffic = communication.all_gather(rows * hidden * ACTIVATION_BYTES, ranks, _domain(cluster))
+    return _tensor_parallel(name, "all_gather", traffic, deployment, ranks)
+
+
+def reduce_scatter(
+    name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int
+) -> Op:
+    """Partial sums of ``rows`` rows on every rank become sums, divided over the ranks."""
+    traffic = communication.reduce_scatter(rows * hidden * ACTIVATION_BYTES, ranks, _domain(cluster))
+    return _tensor_parallel(name, "reduce_scatter", traffic, deployment, ranks)
+
+
+def all_reduce(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
+    """Partial sums of ``rows`` rows on every rank become sums on every rank."""
+    traffic = communication.all_reduce(rows * hidden * ACTIVATION_BYTES, ranks, _domain(cluster))
+    return _tensor_parallel(name, "all_reduce", traffic, deployment, ranks)
+
+
+def send_receive(name: str, tokens: Num, hidden: int, scenario: Scenario) -> Op:
+    """A stage hands its activations to the next, GPU to GPU; stages are whole groups, so it crosses domains
+    unless all stages share one."""
+    deployment = scenario.deployment
+    inside = deployment.num_gpus <= scenario.cluster.node.link_domain_gpus
+    traffic = communication.send_recv(tokens * hidden * ACTIVATION_BYTES, same_domain=inside)
+    return _op(name, OpClass.PIPELINE, "send_recv", "nccl", Stream.NETWORK, traffic, ranks=2)
+
+
+def dispatch_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
+    """Tokens go to the ranks of their real experts; nothing where one GPU, or every GPU, has all tokens."""
+    return _exchange("dispatch", moe, tokens, load, scenario)
+
+
+def combine_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
+    """Experts' outputs go back and are summed; on a replicated layout an all-reduce."""
+    deployment = scenario.deployment
+    if deployment.replicated and deployment.stage_gpus > 1:
+        rows = tokens * deployment.stage_gpus
+        size = rows * scenario.model.hidden_size * ACTIVATION_BYTES
+        traffic = communication.all_reduce(size, deployment.stage_gpus, _domain(scenario.cluster))
+        backend = deployment.tp_collectives
+        return (
+            _op(
+                "combine.all_reduce",
+                OpClass.COMBINE,
+                "all_reduce",
+                backend,
+                Stream.NETWORK,
+                traffic,
+                ranks=deployment.stage_gpus,
+                barrier=True,
+            ),
+        )
+    return _exchange("combine", moe, tokens, load, scenario)
+
+
+def _exchange(kernel: str, moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
+    """Dispatch or combine by the deployment's backend."""
+    deployment = scenario.deployment
+    if deployment.replicated or deployment.stage_gpus == 1:
+        return ()
+    dispatch = kernel == "dispatch"
+    dtype = deployment.precision.dispatch if dispatch else deployment.precision.combine
+    backend, library_kernel = deployment.backend, kernel
+    if backend == "all-gather":
+        backend, library_kernel = "nccl", "all_gather" if dispatch else "reduce_scatter"
+    op = _op(
+        kernel,
+        OpClass.DISPATCH if dispatch else OpClass.COMBINE,
+        library_kernel,
+        backend,
+        Stream.NETWORK,
+        _exchange_traffic(kernel, moe, tokens, load, scenario, dtype),
+        ranks=deployment.stage_gpus,
+        dtype=dtype,
+        barrier=True,
+    )
+    return (op,)
+
+
+def _exchange_traffic(
+    kernel: str, moe: Moe, tokens: Num, load: Num, scenario: Scenario, dtype: str
+) -> Traffic:
+    """Bytes of dispatch or combine, by backend."""
+    deployment, hidden = scenario.deployment, scenario.model.hidden_size
+    ranks, domain = deployment.stage_gpus, _domain(scenario.cluster)
+    mean = scenario.mean_real_experts
+    if scenario.costs == "report":
+        return communication.report_all_to_all(tokens, mean, hidden, BYTES_PER_ELEMENT[dtype])
+    if deployment.backend == "all-gather":
+        return communication.all_gather_dispatch(tokens, hidden, BYTES_PER_ELEMENT[dtype], ranks, domain)
+    if deployment.backend == "deepep-low-latency":
+        message = (
+            communication.low_latency_dispatch_bytes(hidden, dtype)
+            if kernel == "dispatch"
+            else communication.low_latency_combine_bytes(hidden, dtype)
+        )
+        return communication.deepep_low_latency(tokens, mean, message, ranks, domain, load=load)
+    reached = destinations(moe, ranks, domain, mean_real_experts=mean)
+    message = communication.payload_bytes(hidden, dtype)
+    if deployment.backend == "deepep-normal":
+        return communication.deepep_normal(tokens, message, reached, ranks, domain, load=load)
+    return communication.one_sided_all_to_all(tokens, message, reached, load=load)
+
+
+def _tensor_parallel(name: str, kernel: str, traffic: Traffic, deployment: Deployment, ranks: int) -> Op:
+    return _op(
+        name,
+        OpClass.TP_COMMUNICATION,
+        kernel,
+        deployment.tp_collectives,
+        Stream.LINK,
+        traffic,
+        ranks=ranks,
+    )
+
+
+def _op(
+    name: str,
+    op_class: OpClass,
+    kernel: str,
+    backend: str,
+    stream: Stream,
+    traffic: Traffic,
+    *,
+    ranks: int,
+    dtype: str = "bf16",
+    barrier: bool = False,
+) -> Op:
+    """A communication op; what it sends it reads from memory, and what it receives it writes."""
+    return Op(
+        name,
+        op_class,
+        kernel,
+        stream,
+        hbm_bytes=2.0 * (traffic.link_bytes + traffic.network_bytes),
+        link_bytes=traffic.link_bytes,
+        network_bytes=traffic.network_bytes,
+        dtype=dtype,
+        backend=backend,
+        shape={"ranks": ranks},
+        barrier=barrier,
+    )
+
+
+def _domain(cluster: Cluster) -> int:
+    return cluster.node.link_domain_gpus

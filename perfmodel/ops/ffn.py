@@ -1,0 +1,52 @@
+"""Dense feed-forward networks (SwiGLU), tensor-parallel or not. Counts per GPU."""
+
+from perfmodel.numeric import Num
+from perfmodel.ops.build import gemm, swiglu
+from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
+from perfmodel.ops.op import Op, OpClass
+from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.hardware import Cluster
+
+
+def swiglu_ops(
+    prefix: str, op_class: OpClass, *, tokens: Num, hidden: int, width: float, dtype: str
+) -> tuple[Op, ...]:
+    """Gate and up projection (fused), activation, down projection."""
+    return (
+        gemm(f"{prefix}.gate_up", op_class, m=tokens, n=2 * width, k=hidden, dtype=dtype),
+        swiglu(f"{prefix}.act", op_class, tokens=tokens, width=width),
+        gemm(f"{prefix}.down", op_class, m=tokens, n=hidden, k=width, dtype=dtype),
+    )
+
+
+def dense_ffn_ops(
+    size: int,
+    tokens: Num,
+    deployment: Deployment,
+    cluster: Cluster,
+    *,
+    hidden: int,
+    prefix: str = "ffn",
+) -> tuple[Op, ...]:
+    """A dense FFN of intermediate width ``size`` over ``tokens`` new tokens per GPU.
+
+    With TP of d the d GPUs gather each other's tokens, compute 1/d of the width and reduce-scatter the sums: the
+    same FLOPs per GPU as without, but 1/d of the weights to read and to store. On a replicated layout every GPU has
+    all tokens already and an all-reduce sums.
+    """
+    tp = deployment.dense_tp
+    rows = tokens * (deployment.attention_tp if deployment.replicated else tp)
+    ops = swiglu_ops(
+        prefix,
+        OpClass.DENSE_FFN,
+        tokens=rows,
+        hidden=hidden,
+        width=size / tp,
+        dtype=deployment.precision.linear,
+    )
+    if tp == 1:
+        return ops
+    if deployment.replicated:
+        return (*ops, all_reduce(f"{prefix}.reduce", rows, hidden, deployment, cluster, tp))
+    gather = all_gather(f"{prefix}.gather", rows, hidden, deployment, cluster, tp)
+    return (gather, *ops, reduce_scatter(f"{prefix}.scatter", rows, hidden, deployment, cluster, tp))

@@ -1,0 +1,254 @@
+"""Device memory of one GPU, by class, and the largest batch that fits.
+
+Where a pipeline's stages differ, the figures are an even share of the layers plus the embedding or the head,
+whichever is larger: the first or the last stage, which is where memory runs out first.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from perfmodel.errors import InfeasibleError
+from perfmodel.numeric import Num, maximum
+from perfmodel.ops.attention import gqa_cache_bytes, mla_cache_bytes
+from perfmodel.ops.build import ACTIVATION_BYTES
+from perfmodel.ops.communication import low_latency_buffer_bytes
+from perfmodel.ops.ends import LOGIT_BYTES
+from perfmodel.ops.parameters import (
+    attention_parameters,
+    expert_parameters,
+    ffn_parameters,
+    indexer_parameters,
+    index_bytes_per_token,
+    ngram_parameters,
+    router_parameters,
+    shared_parameters,
+)
+from perfmodel.ops.work import Work, step_work
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment
+from perfmodel.spec.model import Attention, Layer, Mla, Model
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB
+
+BF16 = BYTES_PER_ELEMENT["bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one GPU; values may be arrays."""
+
+    weights: Num
+    """Weights of the layers, embedding and head, and of the draft layer where drafts are used."""
+    kv_cache: Num
+    """KV cache at the step's end."""
+    activations: Num
+    """Largest set of intermediate results that live together."""
+    communication_buffers: Num
+    """Receive and send buffers of the all-to-all."""
+
+    @property
+    def total(self) -> Num:
+        """All classes together."""
+        return self.weights + self.kv_cache + self.activations + self.communication_buffers
+
+    def as_dict(self) -> dict[str, Num]:
+        """Bytes by class."""
+        return asdict(self)
+
+
+def step_memory(scenario: Scenario) -> Memory:
+    """Memory of one GPU during a step of ``scenario``."""
+    work = step_work(scenario.deployment)
+    return Memory(
+        weights=weight_bytes(scenario.model, scenario.deployment),
+        kv_cache=cache_bytes(scenario, work),
+        activations=activation_bytes(scenario, work),
+        communication_buffers=buffer_bytes(scenario, work),
+    )
+
+
+def usable_bytes(scenario: Scenario) -> Num:
+    """Bytes that may be used: memory_utilization of the device; the rest is the runtime's (context, graphs)."""
+    return scenario.cluster.gpu.memory_bytes * scenario.deployment.memory_utilization
+
+
+def max_batch_per_gpu(scenario: Scenario) -> int:
+    """Largest number of decoding requests per GPU that fits; 0 if none does. (Prefill: prefilling requests.)
+
+    Memory is piecewise linear in the batch, so the largest is found by bisection.
+    """
+    phase = scenario.deployment.phase
+    path = f"deployment.{'prefill_requests_per_gpu' if phase == 'prefill' else 'batch_per_gpu'}"
+    low, high = 0, 1
+    while _fits(scenario, path, high) and high < 2**20:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(scenario, path, middle) else (low, middle)
+    return low
+
+
+def check_memory(scenario: Scenario) -> None:
+    """Refuse a step that does not fit.
+
+    Raises:
+        InfeasibleError: more bytes than usable, or more tokens than low-latency's buffers are sized for.
+    """
+    memory, usable = step_memory(scenario), usable_bytes(scenario)
+    if memory.total > usable:
+        parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in memory.as_dict().items())
+        raise InfeasibleError(
+            f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
+            f"{scenario.cluster.gpu.memory_bytes / GB:.1f}; largest batch that fits: {max_batch_per_gpu(scenario)} "
+            f"requests per GPU. Lower the batch or context, or spread weights over more GPUs"
+        )
+    deployment = scenario.deployment
+    tokens = step_work(deployment).tokens
+    if deployment.backend == "deepep-low-latency" and tokens > deployment.low_latency_max_tokens_per_gpu:
+        raise InfeasibleError(
+            f"{tokens:g} tokens per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
+            f"{deployment.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for: raise it "
+            f"(buffers grow) or set deployment.all_to_all=deepep-normal"
+        )
+
+
+def weight_bytes(model: Model, deployment: Deployment) -> float:
+    """Bytes of weights on one GPU.
+
+    MLA's down-projections are replicated over attention TP and its up-projection of keys and values is kept in BF16, as
+    engines do for the absorbed product. Experts are divided over EP and expert TP; shared experts and routers are
+    replicated where tokens are dispatched to experts, and divided like experts otherwise.
+    """
+    hidden, precision = model.hidden_size, deployment.precision
+    layers = sum(run.count * _layer_bytes(run, model, deployment) for run in model.layers)
+    if model.mtp and deployment.mtp.draft_tokens:
+        join = 2 * hidden * hidden * BYTES_PER_ELEMENT[precision.linear]
+        layers += _layer_bytes(model.mtp.layer, model, deployment) + join
+    layers += indexer_parameters(model) * BF16
+    tp = deployment.attention_tp
+    table = BYTES_PER_ELEMENT[precision.embedding] * model.vocab_size * hidden / tp
+    ngram = BF16 * sum(ngram_parameters(model)) / deployment.stage_gpus
+    ends = table + ngram
+    if not model.tied_embeddings:
+        ends = ends + table if deployment.pp == 1 else maximum(ends, table)
+    return layers / deployment.pp + ends
+
+
+def cache_bytes_per_token(attention: Attention, deployment: Deployment) -> float:
+    """Bytes per token of one attention's cache on one GPU of its group; MLA's latent is replicated over TP."""
+    if isinstance(attention, Mla):
+        return mla_cache_bytes(attention, deployment.precision)
+    return gqa_cache_bytes(attention, deployment.precision, deployment.attention_tp)
+
+
+def cache_bytes(scenario: Scenario, work: Work) -> Num:
+    """Bytes of KV cache on one GPU; a sliding window keeps only its own tokens."""
+    model, deployment = scenario.model, scenario.deployment
+    runs = list(model.layers)
+    if model.mtp and deployment.mtp.draft_tokens and deployment.phase != "prefill":
+        runs.append(model.mtp.layer)
+    total: Num = 0.0
+    for group in work.groups:
+        requests = group.requests * deployment.attention_tp
+        tokens = group.cached_tokens + group.new_tokens
+        total = total + requests * tokens * index_bytes_per_token(model, deployment.precision.kv_cache)
+        for run in runs:
+            window = getattr(run.attention, "sliding_window", None)
+            kept = group.keys_per_request(window) if window else tokens
+            per_token = cache_bytes_per_token(run.attention, deployment)
+            total = total + run.count * run.num_attentions * requests * kept * per_token
+    return total
+
+
+def activation_bytes(scenario: Scenario, work: Work) -> Num:
+    """Bytes of the largest set of intermediate results.
+
+    Residual and normed input, plus the largest of: queries, keys and attention output; gate and up product with its
+    activation in a dense FFN or in the experts (with their dispatched input); FP32 logits. An estimate from the ops'
+    inputs and outputs: engines' allocators keep somewhat more.
+    """
+    model, deployment = scenario.model, scenario.deployment
+    tokens = work.tokens
+    rows = tokens * deployment.attention_tp
+    widest: Num = LOGIT_BYTES * work.logit_rows * model.vocab_size
+    for run in model.layers:
+        heads = run.attention.num_heads / deployment.attention_tp
+        attention = run.attention
+        width = (
+            attention.qk_head_dim + attention.kv_lora_rank + attention.v_head_dim
+            if isinstance(attention, Mla)
+            else 3 * attention.head_dim
+        )
+        widest = maximum(widest, ACTIVATION_BYTES * rows * heads * width)
+        if run.dense_ffn_size:
+            gathered = tokens * (deployment.attention_tp if deployment.replicated else deployment.dense_tp)
+            widest = maximum(
+                widest, ACTIVATION_BYTES * gathered * 3 * run.dense_ffn_size / deployment.dense_tp
+            )
+        if run.moe:
+            pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
+            per_pair = 2 * model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
+            widest = maximum(widest, ACTIVATION_BYTES * pairs * per_pair)
+    return 2.0 * ACTIVATION_BYTES * rows * model.hidden_size + widest
+
+
+def buffer_bytes(scenario: Scenario, work: Work) -> Num:
+    """Bytes of the all-to-all's buffers.
+
+    DeepEP low-latency reserves room for every expert's tokens from every rank (its own size hint). The normal kernels
+    and plain collectives receive what is sent: tokens x mean real experts x hidden in BF16, in and out.
+    """
+    moe, deployment = scenario.model.moe, scenario.deployment
+    if moe is None or deployment.ep == 1 or deployment.backend == "none":
+        return 0.0
+    if deployment.backend == "deepep-low-latency":
+        experts = moe.num_experts + deployment.redundant_experts
+        return low_latency_buffer_bytes(
+            deployment.low_latency_max_tokens_per_gpu, scenario.model.hidden_size, deployment.ep, experts
+        )
+    pairs = work.tokens * scenario.mean_real_experts
+    return 2.0 * ACTIVATION_BYTES * pairs * scenario.model.hidden_size
+
+
+def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
+    """Bytes of one layer's weights on one GPU."""
+    hidden, precision = model.hidden_size, deployment.precision
+    total = layer.num_attentions * _attention_bytes(layer.attention, hidden, deployment)
+    total += (
+        layer.num_dense_ffns
+        * ffn_parameters(hidden, layer.dense_ffn_size)
+        * BYTES_PER_ELEMENT[precision.linear]
+        / deployment.dense_tp
+    )
+    moe = layer.moe
+    if moe is None:
+        return total
+    expert = BYTES_PER_ELEMENT[precision.experts]
+    slots = (moe.num_experts + deployment.redundant_experts) / deployment.ep
+    total += slots * expert_parameters(moe, hidden) * expert / deployment.moe_tp
+    dispatched = deployment.dispatches
+    total += shared_parameters(moe, hidden) * expert / (1 if dispatched else deployment.stage_gpus)
+    return total + router_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.router]
+
+
+def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) -> float:
+    linear = BYTES_PER_ELEMENT[deployment.precision.linear]
+    tp = deployment.attention_tp
+    whole = attention_parameters(attention, hidden)
+    if not isinstance(attention, Mla):
+        return whole * linear / tp
+    expand = (
+        attention.kv_lora_rank
+        * attention.num_heads
+        * (attention.qk_nope_head_dim + attention.v_head_dim)
+    )
+    down = hidden * (
+        attention.kv_lora_rank + attention.qk_rope_head_dim + (attention.q_lora_rank or 0)
+    )
+    return down * linear + ((whole - down - expand) * linear + expand * BF16) / tp
+
+
+def _fits(scenario: Scenario, path: str, batch: int) -> bool:
+    sized = with_arrays(scenario, {path: np.array([float(batch)])})
+    return bool(np.all(step_memory(sized).total <= usable_bytes(sized)))

@@ -1,0 +1,83 @@
+"""An op: what one kernel asks of a GPU, counted once and costed by anyone.
+
+Counts are per GPU. Each may be a numpy array (one value per scenario, or per rank): see :mod:`perfmodel.numeric`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from perfmodel.numeric import Num
+
+
+class Stream(StrEnum):
+    """Where an op queues; ops on one stream run in a fixed order, ops on different streams may overlap."""
+
+    COMPUTE = "compute"
+    EXPERTS = "experts"
+    """A second compute stream, used by schedules that run the experts beside the dense path."""
+    LINK = "link"
+    """Intra-node link or rack-scale domain (NVLink)."""
+    NETWORK = "network"
+    """Network between nodes or racks (RDMA)."""
+    HOST = "host"
+
+
+COMPUTE_STREAMS = (Stream.COMPUTE, Stream.EXPERTS)
+COMMUNICATION_STREAMS = (Stream.LINK, Stream.NETWORK)
+
+
+class OpClass(StrEnum):
+    """What a result's breakdown is made of."""
+
+    ATTENTION = "attention"
+    DENSE_FFN = "dense_ffn"
+    ROUTER = "router"
+    EXPERTS = "experts"
+    DISPATCH = "dispatch"
+    COMBINE = "combine"
+    TP_COMMUNICATION = "tp_communication"
+    """All-gather, reduce-scatter and all-reduce of tensor parallelism."""
+    PIPELINE = "pipeline_communication"
+    NORM = "norm"
+    EMBEDDING = "embedding"
+    HEAD = "head"
+    DRAFT = "draft"
+    """The multi-token prediction layer and its head."""
+    HOST = "host"
+    WAITING = "waiting"
+    """Time on the critical path in which a rank runs nothing: it waits for slower ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """The work of one kernel launch on one GPU."""
+
+    name: str
+    """Path-like and unique within a layer: ``attention0.q_b``."""
+    op_class: OpClass
+    kernel: str
+    """Which curve costs it: gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill,
+    elementwise, dispatch, combine, all_gather, reduce_scatter, all_reduce, send_recv, host."""
+    stream: Stream
+    flops: Num = 0.0
+    """Floating-point operations; a multiply-add is two."""
+    hbm_bytes: Num = 0.0
+    """Bytes read from and written to device memory."""
+    link_bytes: Num = 0.0
+    """Bytes that the busier direction of this GPU's intra-node link carries."""
+    network_bytes: Num = 0.0
+    """Bytes that the busier direction of this GPU's share of the network carries."""
+    dtype: str = "bf16"
+    """Type of the multiply: bf16, fp8, fp4; for memory-bound ops the type of the data."""
+    backend: str = ""
+    """Communication library for collectives: deepep-low-latency, deepep-normal, nccl, nvls."""
+    shape: Mapping[str, Num] = field(default_factory=dict)
+    """What a measured curve is looked up by: m, n, k, groups, requests, context, ranks, ..."""
+    barrier: bool = False
+    """Whether no rank can finish it before every rank of the group has started it."""
+
+    @property
+    def is_communication(self) -> bool:
+        """Whether it occupies a link rather than the compute units."""
+        return self.stream in COMMUNICATION_STREAMS

@@ -1,0 +1,118 @@
+"""The work of one step: groups of requests, each with new tokens and tokens already cached.
+
+Decode, verification of draft tokens, prefill and chunked prefill beside decode are all groups; nothing downstream
+asks which phase a step is in, only how each group's attention is computed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from perfmodel.numeric import Num, maximum, minimum
+from perfmodel.spec.deployment import Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Equal requests in one step. Counts are per GPU and may be arrays."""
+
+    kind: Literal["decode", "prefill"]
+    """How attention runs: decode reads the cache with few queries, prefill has many queries per request."""
+    requests: Num
+    """Requests per GPU."""
+    new_tokens: Num
+    """Tokens that each request adds in this step."""
+    cached_tokens: Num
+    """Tokens of each request that are in the cache before the step."""
+
+    @property
+    def tokens(self) -> Num:
+        """New tokens per GPU."""
+        return self.requests * self.new_tokens
+
+    @property
+    def logit_rows(self) -> Num:
+        """Rows that need logits, per GPU: every token in decode (drafts are verified), the last one in prefill."""
+        return self.tokens if self.kind == "decode" else self.requests
+
+    def attended_pairs(self, window: int | None = None) -> Num:
+        """Query-key pairs per GPU under a causal mask: sum over new tokens i of min(cached + i, window)."""
+        new, cached = self.new_tokens, self.cached_tokens
+        if window is None:
+            return self.requests * (new * cached + new * (new + 1.0) / 2.0)
+        growing = maximum(0.0, minimum(new, window - cached))
+        inside = growing * cached + growing * (growing + 1.0) / 2.0
+        return self.requests * (inside + (new - growing) * window)
+
+    def keys_per_request(self, window: int | None = None) -> Num:
+        """Distinct keys that one request's queries read."""
+        total = self.cached_tokens + self.new_tokens
+        return total if window is None else minimum(total, window + self.new_tokens - 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The groups of one step."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def tokens(self) -> Num:
+        """New tokens per GPU."""
+        return self._total(lambda group: group.tokens)
+
+    @property
+    def logit_rows(self) -> Num:
+        """Rows that need logits, per GPU."""
+        return self._total(lambda group: group.logit_rows)
+
+    def scaled(self, share: float) -> "Work":
+        """The same step with ``share`` of the requests: one micro-batch."""
+        return Work(tuple(replace(group, requests=group.requests * share) for group in self.groups))
+
+    def _total(self, count: Callable[[Group], Num]) -> Num:
+        total = count(self.groups[0])
+        for group in self.groups[1:]:
+            total = total + count(group)
+        return total
+
+
+def step_work(deployment: Deployment) -> Work:
+    """The work that a deployment's phase describes."""
+    decode = Group(
+        "decode",
+        requests=deployment.batch_per_gpu,
+        new_tokens=1.0 + deployment.mtp.draft_tokens,
+        cached_tokens=deployment.context_tokens,
+    )
+    prefill = Group(
+        "prefill",
+        requests=deployment.prefill_requests_per_gpu,
+        new_tokens=deployment.prefill_tokens,
+        cached_tokens=deployment.prefill_cached_tokens,
+    )
+    return Work({"decode": (decode,), "prefill": (prefill,), "mixed": (decode, prefill)}[deployment.phase])
+
+
+def draft_work(deployment: Deployment, draft_pass: int) -> Work:
+    """The work of one pass of the draft layer (0 is the first).
+
+    The first pass also brings the draft layer's cache up to date, so it takes every verified position of the step
+    (draft_tokens + 1, padded, as in a captured graph); later passes take one token per request.
+    """
+    new_tokens = 1.0 + deployment.mtp.draft_tokens if draft_pass == 0 else 1.0
+    return Work((Group("decode", deployment.batch_per_gpu, new_tokens, deployment.context_tokens),))
+
+
+def tokens_per_step(deployment: Deployment) -> Num:
+    """Expected output tokens per request and step: sum of acceptance^i for i = 0 .. draft_tokens.
+
+    Equals (1 - a^(k+1)) / (1 - a): each draft token counts only if those before it were accepted.
+    """
+    acceptance = deployment.mtp.acceptance
+    total: Num = 1.0 + 0.0 * acceptance
+    power: Num = 1.0
+    for _ in range(deployment.mtp.draft_tokens):
+        power = power * acceptance
+        total = total + power
+    return total

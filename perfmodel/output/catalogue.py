@@ -1,0 +1,156 @@
+"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from perfmodel.errors import SpecError
+from perfmodel.ops.parameters import (
+    active_by_real_experts,
+    index_bytes_per_token,
+    kv_bytes_per_token,
+    parameter_counts,
+)
+from perfmodel.output.tables import console, number
+from perfmodel.spec import catalogue
+from perfmodel.spec.load import load_scenario
+from perfmodel.units import GIGA, TERA
+
+KINDS = ("models", "gpus", "clusters", "prices", "scenarios")
+
+
+def list_values(kind: str) -> list[dict[str, Any]]:
+    """One short row per entry.
+
+    Raises:
+        SpecError: no such kind.
+    """
+    _check(kind)
+    return [_SUMMARIES[kind](name) for name in catalogue.names(kind)]
+
+
+def entry_values(kind: str, name: str) -> dict[str, Any]:
+    """Everything that the catalogue knows of one entry.
+
+    Raises:
+        SpecError: no such kind or name.
+    """
+    _check(kind)
+    if kind == "models":
+        return model_values(name)
+    if kind == "scenarios":
+        scenario = load_scenario(name)
+        return {"name": name, "scenario_hash": scenario.hash, **scenario.model_dump(mode="json", exclude={"name"})}
+    return {"name": name, **catalogue.entry(kind, name)}
+
+
+def model_values(name: str) -> dict[str, Any]:
+    """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
+    model, card = catalogue.model(name), catalogue.entry("models", name)
+    counts = parameter_counts(model)
+    return {
+        "name": name,
+        "title": card.get("title", name),
+        "parameters_total": counts.total,
+        "parameters_active": active_by_real_experts(model),
+        "parameters_active_with_embedding": active_by_real_experts(model, with_embedding=True),
+        "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
+        "kv_bytes_per_token": kv_bytes_per_token(model),
+        "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
+        "index_bytes_per_token": index_bytes_per_token(model),
+        "num_layers": model.num_layers,
+        "step_modelled": model.unmodelled is None,
+        "card": card.get("card"),
+        "source": card["source"],
+        "retrieved": str(card["retrieved"]),
+    }
+
+
+def print_list(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the entries of one kind as a table."""
+    from rich.table import Table
+
+    table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, overflow="fold", justify="right" if isinstance(rows[0][column], float) else "left")
+    for row in rows:
+        table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
+    console().print(table)
+
+
+def print_entry(values: Mapping[str, Any], indent: int = 0) -> None:
+    """Print one entry, key by key."""
+    out = console()
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out.print(" " * indent + f"[bold]{key}[/]")
+            print_entry(value, indent + 2)
+        else:
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            out.print(" " * indent + f"[bold]{key}[/]: {shown}", soft_wrap=True)
+
+
+def _check(kind: str) -> None:
+    if kind not in KINDS:
+        raise SpecError(f"show {kind}: unknown kind; allowed: {', '.join(KINDS)}")
+
+
+def _model_row(name: str) -> dict[str, Any]:
+    values = model_values(name)
+    active = values["parameters_active"]
+    return {
+        "name": name,
+        "total (B)": values["parameters_total"] / GIGA,
+        "active (B), by real experts": ", ".join(f"{key}: {value / GIGA:.3g}" for key, value in active.items()),
+        "KV bytes/token": float(values["kv_bytes_per_token"]),
+        "step": "yes" if values["step_modelled"] else "counts only",
+        "retrieved": values["retrieved"],
+    }
+
+
+def _gpu_row(name: str) -> dict[str, Any]:
+    gpu = catalogue.gpu(name)
+    return {
+        "name": name,
+        "BF16 TFLOP/s": gpu.bf16_tflops,
+        "FP8 TFLOP/s": gpu.peak_flops("fp8") / TERA if gpu.fp8_tflops else 0.0,
+        "HBM GB/s": gpu.hbm_gb_per_s,
+        "memory GB": gpu.memory_bytes / GIGA,
+        "date": gpu.date,
+    }
+
+
+def _cluster_row(name: str) -> dict[str, Any]:
+    entry = catalogue.entry("clusters", name)
+    node, network = entry["node"], entry["network"]
+    return {
+        "name": name,
+        "gpu": entry["gpu"],
+        "link GB/s": float(node["link_gb_per_s"]),
+        "link domain": str(node["link_domain_gpus"]),
+        "network GB/s": float(network["gb_per_s_per_gpu"]),
+        "date": str(entry["date"]),
+    }
+
+
+def _price_row(name: str) -> dict[str, Any]:
+    entry = catalogue.entry("prices", name)
+    return {
+        "name": name,
+        "USD per GPU hour": float(entry["usd_per_gpu_hour"]),
+        "term": entry["term"],
+        "date": str(entry["date"]),
+    }
+
+
+def _scenario_row(name: str) -> dict[str, Any]:
+    entry = catalogue.entry("scenarios", name)
+    return {"name": name, "title": entry["title"]}
+
+
+_SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    "models": _model_row,
+    "gpus": _gpu_row,
+    "clusters": _cluster_row,
+    "prices": _price_row,
+    "scenarios": _scenario_row,
+}

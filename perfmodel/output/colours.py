@@ -1,0 +1,60 @@
+"""Colours of op classes and memory classes, told apart with any kind of colour vision, on light and on dark.
+
+From Okabe and Ito's palette (https://jfly.uni-koeln.de/color/) and, for the rarer classes, Paul Tol's "muted" one
+(https://personal.sron.nl/~pault/). Charts never rely on colour alone: rows, labels and hover text say the same.
+"""
+
+from perfmodel.ops.op import OpClass
+
+OP_CLASS_COLOURS: dict[str, str] = {
+    OpClass.ATTENTION: "#0072B2",
+    OpClass.DENSE_FFN: "#56B4E9",
+    OpClass.ROUTER: "#F0E442",
+    OpClass.EXPERTS: "#E69F00",
+    OpClass.DISPATCH: "#009E73",
+    OpClass.COMBINE: "#CC79A7",
+    OpClass.TP_COMMUNICATION: "#999933",
+    OpClass.PIPELINE: "#8C564B",
+    OpClass.NORM: "#9A9A9A",
+    OpClass.EMBEDDING: "#DDCC77",
+    OpClass.HEAD: "#AA4499",
+    OpClass.DRAFT: "#7A6FD0",
+    OpClass.HOST: "#6E6E6E",
+    OpClass.WAITING: "#C8C8C8",
+}
+"""Op class -> colour."""
+
+EXPOSED = "#D55E00"
+"""Signal colour: communication that nothing hides."""
+
+OP_CLASS_NAMES: dict[str, str] = {
+    OpClass.DENSE_FFN: "dense FFN",
+    OpClass.TP_COMMUNICATION: "TP communication",
+    OpClass.PIPELINE: "pipeline communication",
+    OpClass.NORM: "norm",
+}
+"""Op class -> name for people, where it differs from the class's own."""
+
+MEMORY_COLOURS: dict[str, str] = {
+    "weights": "#0072B2",
+    "kv_cache": "#E69F00",
+    "activations": "#009E73",
+    "communication_buffers": "#CC79A7",
+}
+"""Memory class -> colour."""
+
+MEMORY_NAMES: dict[str, str] = {"kv_cache": "KV cache", "communication_buffers": "communication buffers"}
+"""Memory class -> name for people, where it differs from the class's own."""
+
+STRIP = "#6B7280"
+"""Bars that carry a label (stages, layers): grey, readable with white text on both themes."""
+
+
+def op_class_name(op_class: str) -> str:
+    """An op class for people."""
+    return OP_CLASS_NAMES.get(op_class, op_class.replace("_", " "))
+
+
+def memory_name(memory_class: str) -> str:
+    """A memory class for people."""
+    return MEMORY_NAMES.get(memory_class, memory_class.replace("_", " "))

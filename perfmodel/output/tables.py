@@ -1,0 +1,191 @@
+"""Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from perfmodel.answer import StepAnswer
+from perfmodel.ops.memory import usable_bytes
+from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
+from perfmodel.validation.suites import Validation
+
+BAR_CELLS = 24
+MIN_WIDTH = 60
+PIPE_WIDTH = 118
+"""Columns where stdout is not a terminal."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console for stdout or stderr; a pipe gets a fixed width and no colours."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
+    """Print one step's answer: results, where the time goes, communication, memory; with ``ops`` every op."""
+    out = console()
+    scenario, values = answer.scenario, answer.values
+    out.print(Text(scenario.title or scenario.name, style="bold"))
+    out.print(_subtitle(answer))
+    out.print(_results(values))
+    out.print(_breakdown(values))
+    out.print(_stages(answer))
+    out.print(_memory(answer))
+    if ops:
+        out.print(_ops(values["ops"]))
+    else:
+        out.print("[dim]--ops lists every op; --html FILE draws the timeline; --json gives everything in SI units[/]")
+    print_warnings(values["warnings"])
+
+
+def print_warnings(texts: Sequence[str]) -> None:
+    """Print warnings to stderr."""
+    err = console(stderr=True)
+    for text in texts:
+        err.print(Text(f"warning: {text}", style="yellow"))
+
+
+def print_validation(result: Validation) -> None:
+    """Print each row of a validation, then the summary."""
+    out = console()
+    table = _table("Published against predicted", "row", "quantity", "published", "predicted", "error", "as printed", "role")
+    for row in result.rows:
+        scale, unit = (US, "us") if row.unit == "s" and row.measured < MS else (MS, "ms") if row.unit == "s" else (1.0, row.unit)
+        printed = {None: "", True: "yes", False: "NO"}[row.matches_printed]
+        predicted = row.reason if row.predicted is None else f"{row.predicted / scale:.4g} {unit}"
+        error = "" if row.error_pct is None else f"{row.error_pct:+.1f} %"
+        table.add_row(row.id, row.quantity, f"{row.measured / scale:.4g} {unit}", predicted, error, printed, row.role)
+    out.print(table)
+    summary = _table("Errors", "suite", "quantity", "role", "rows", "answered", "median |error|", "mean |error|", "bias")
+    for line in result.values["summary"]:
+        errors = ("" if line[key] is None else f"{line[key]:.2f} %" for key in ("median_abs_pct", "mean_abs_pct", "bias_pct"))
+        summary.add_row(line["suite"], line["quantity"], line["role"], str(line["n"]), str(line["answered"]), *errors)
+    out.print(summary)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with about ``digits`` significant digits and thousands separators."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def _subtitle(answer: StepAnswer) -> str:
+    scenario, d = answer.scenario, answer.scenario.deployment
+    layout = f"attention DP{d.attention_dp} TP{d.attention_tp}, dense TP{d.dense_tp}, EP{d.ep}"
+    layout += f" x TP{d.moe_tp}" if d.moe_tp > 1 else ""
+    layout += f", PP{d.pp}" if d.pp > 1 else ""
+    work = [f"batch {d.batch_per_gpu:g} per GPU, context {d.context_tokens:,.0f}"] if d.phase != "prefill" else []
+    if d.phase != "decode":
+        work.append(f"{d.prefill_requests_per_gpu:g} x {d.prefill_tokens:,.0f} prompt tokens per GPU")
+    drafts = d.mtp.draft_tokens
+    if drafts and d.phase != "prefill":
+        work.append(f"{drafts} draft token{'s' if drafts > 1 else ''} accepted with {d.mtp.acceptance:.0%}")
+    return (
+        f"{scenario.model.name} | {d.phase} on {d.num_gpus} x {scenario.cluster.gpu.name} | {layout} | "
+        f"{d.overlap} | {'; '.join(work)} | ${scenario.prices.usd_per_gpu_hour:g} per GPU hour"
+    )
+
+
+def _results(values: dict[str, Any]) -> Table:
+    table = _table("Result", "quantity", "value", "")
+    rows = [
+        ("tokens/s per user", values["tokens_per_s_per_user"], 1.0, "1 / TPOT"),
+        ("output tokens/s per GPU", values["output_tokens_per_s_per_gpu"], 1.0, ""),
+        ("input tokens/s per GPU", values["input_tokens_per_s_per_gpu"], 1.0, ""),
+        ("$ per million output tokens", values["usd_per_million_output_tokens"], 1.0, ""),
+        ("$ per million input tokens", values["usd_per_million_input_tokens"], 1.0, ""),
+        ("step time (ms)", values["step_time_s"], MS, ""),
+        ("TPOT (ms)", values["tpot_s"], MS, "step time / tokens per step"),
+        ("TTFT without queueing (ms)", values["ttft_s"], MS, ""),
+        ("tokens per step and request", values["tokens_per_step"], 1.0, ""),
+        ("exposed communication (ms)", values["exposed_communication_s"], MS, "nothing computes meanwhile"),
+        ("communication hidden (%)", values["overlap_pct"], 1.0, "of communication time"),
+        ("MFU, MBU (%)", None, 1.0, ""),
+    ]
+    for name, value, scale, note in rows:
+        if name.startswith("MFU"):
+            shares = f"{PERCENT * values['mfu']:.1f}, {PERCENT * values['mbu']:.1f}"
+            table.add_row(name, shares, "of peak FLOP/s by number format, of peak HBM bandwidth")
+        elif value is not None:
+            table.add_row(name, number(value / scale), note)
+    return table
+
+
+def _breakdown(values: dict[str, Any]) -> Table:
+    table = _table("Where the step's time goes (critical path)", "class", "ms", "share", "")
+    total = values["step_time_s"]
+    for name, seconds in values["breakdown_s"].items():
+        share = seconds / total
+        table.add_row(name.replace("_", " "), number(seconds / MS), f"{PERCENT * share:.1f} %", _bar(share))
+    table.add_row("step", number(total / MS), "100 %", "")
+    return table
+
+
+def _stages(answer: StepAnswer) -> Table:
+    table = _table("Parts of the schedule (critical path)", "part", "us per layer", "layers", "ms per step")
+    repeats = {segment.name: segment.repeat for segment in answer.step.segments}
+    for row in answer.values["stages_s"]:
+        repeat = repeats[row["segment"]]
+        name = row["stage"] if row["stage"] == row["segment"] else f"{row['segment']}: {row['stage']}"
+        per_layer = number(row["seconds"] / repeat / US) if row["segment"].startswith("layers") else ""
+        layers = str(repeat) if per_layer else ""
+        table.add_row(name, per_layer, layers, number(row["seconds"] / MS))
+    return table
+
+
+def _memory(answer: StepAnswer) -> Table:
+    scenario, values = answer.scenario, answer.values
+    device = float(scenario.cluster.gpu.memory_bytes)
+    table = _table("Memory per GPU", "class", "GB", "of device", "")
+    classes = values["memory_bytes"]
+    for name, size in classes.items():
+        table.add_row(name.replace("_", " "), number(size / GB), f"{PERCENT * size / device:.1f} %", _bar(size / device))
+    total = sum(classes.values())
+    table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
+    usable = float(usable_bytes(scenario))
+    note = f"largest batch that fits: {values['max_batch_per_gpu']:,} requests per GPU"
+    table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
+    return table
+
+
+def _ops(rows: Sequence[dict[str, Any]]) -> Table:
+    table = _table("Ops, each alone", "op", "stream", "runs", "us", "GFLOP", "MB HBM", "MB sent", "bound by", "MFU", "MBU", "source")
+    for row in rows:
+        sent = row["link_bytes"] + row["network_bytes"]
+        table.add_row(
+            row["name"],
+            row["stream"],
+            str(row["count"]),
+            number(row["time_s"] / US),
+            number(row["flops"] / GIGA),
+            number(row["bytes"] / MEGA),
+            number(sent / MEGA),
+            row["bound"],
+            "" if not row["mfu"] else f"{PERCENT * row['mfu']:.0f} %",
+            "" if row["mbu"] is None else f"{PERCENT * row['mbu']:.0f} %",
+            row["source"].split(":")[0] + ("*" if row["flag"] else ""),
+        )
+    table.caption = "* see the warnings"
+    return table
+
+
+def _bar(share: float) -> str:
+    cells = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    return "█" * cells
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    texts = ("op", "class", "part", "quantity", "stream", "bound by", "source", "row", "suite", "role", "as printed", "")
+    for column in columns:
+        table.add_column(column, justify="left" if column in texts else "right", overflow="fold")
+    return table

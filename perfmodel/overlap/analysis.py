@@ -1,0 +1,195 @@
+"""What a timeline says: critical path, exposed communication, overlap, busy time of each stream."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass, Stream
+from perfmodel.overlap.timeline import Span, Timeline
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PathItem:
+    """A stretch of the critical path: an op (or part of it), or waiting (no span)."""
+
+    span: Span | None
+    start_s: float
+    end_s: float
+
+
+def op_of(timeline: Timeline, span: Span) -> Op:
+    """The op that a span ran."""
+    return timeline.segments[span.segment].tasks[span.task].op
+
+
+def rank_spans(timeline: Timeline, rank: int = 0) -> tuple[Span, ...]:
+    """Spans of one rank, in the order in which they ended."""
+    if timeline.num_ranks == 1:
+        return timeline.spans
+    return tuple(span for span in timeline.spans if span.rank == rank)
+
+
+def slowest_rank(timeline: Timeline) -> int:
+    """The rank whose last op ends last."""
+    return max(timeline.spans, key=lambda span: (span.end_s, -span.rank)).rank
+
+
+def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
+    """The chain of ops on one rank, back from its last, each of which the next one waited for.
+
+    Before an op comes whichever of these ended last: what it depends on, its predecessor on its stream, or (for the first
+    of an iteration that does not carry over) everything before the iteration. A gap between is waiting for other ranks.
+    The stretches join without holes, so their times add up to the step time.
+    """
+    spans = rank_spans(timeline, rank)
+    by_key = {(s.segment, s.iteration, s.task): s for s in spans}
+    previous_on_stream = _previous_on_stream(timeline, spans)
+    last_before = _last_of_iterations(spans)
+    path: list[PathItem] = []
+    current: Span | None = max(spans, key=lambda s: s.end_s)
+    until = timeline.step_time_s
+    if current is not None and current.end_s < until:
+        path.append(PathItem(None, current.end_s, until))
+    while current is not None:
+        path.append(PathItem(current, current.start_s, current.end_s))
+        before = _predecessors(timeline, current, by_key, previous_on_stream, last_before)
+        latest = max(before, key=lambda s: s.end_s, default=None)
+        reached = latest.end_s if latest else 0.0
+        if reached < current.start_s:
+            path.append(PathItem(None, reached, current.start_s))
+        current = latest
+    return tuple(reversed(path))
+
+
+def breakdown_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
+    """Seconds of the critical path by op class, waiting included; sums to the step time."""
+    totals: dict[str, float] = {}
+    for item in critical_path(timeline, rank):
+        name = OpClass.WAITING if item.span is None else op_of(timeline, item.span).op_class
+        seconds = item.end_s - item.start_s
+        if seconds > 0.0:
+            totals[str(name)] = totals.get(str(name), 0.0) + seconds
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def stage_seconds(timeline: Timeline, rank: int = 0) -> dict[tuple[int, str], float]:
+    """Seconds of the critical path by (segment, stage of the schedule), in order of appearance."""
+    totals: dict[tuple[int, str], float] = {}
+    for item in critical_path(timeline, rank):
+        if item.span is None:
+            continue
+        task = timeline.segments[item.span.segment].tasks[item.span.task]
+        key = (item.span.segment, task.stage)
+        totals[key] = totals.get(key, 0.0) + item.end_s - item.start_s
+    return totals
+
+
+def exposed_communication_s(timeline: Timeline, rank: int = 0) -> float:
+    """Seconds in which something communicates and nothing computes."""
+    compute, communication = _compute_and_communication(timeline, rank)
+    return _length(communication) - _overlap(compute, communication)
+
+
+def overlap_pct(timeline: Timeline, rank: int = 0) -> float:
+    """Communication hidden behind compute, percent of communication time (Holistic Trace Analysis's definition).
+
+    Kernels of one kind that run together count once. 0 where nothing communicates.
+    """
+    compute, communication = _compute_and_communication(timeline, rank)
+    total = _length(communication)
+    return 100.0 * _overlap(compute, communication) / total if total > 0.0 else 0.0
+
+
+def stream_busy_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
+    """Seconds in which each stream runs something."""
+    intervals: dict[Stream, list[Interval]] = {}
+    for span in rank_spans(timeline, rank):
+        intervals.setdefault(op_of(timeline, span).stream, []).append((span.start_s, span.end_s))
+    return {str(stream): _length(_merge(own)) for stream, own in intervals.items()}
+
+
+def _compute_and_communication(
+    timeline: Timeline, rank: int
+) -> tuple[list[Interval], list[Interval]]:
+    compute: list[Interval] = []
+    communication: list[Interval] = []
+    for span in rank_spans(timeline, rank):
+        op = op_of(timeline, span)
+        if op.is_communication:
+            communication.append((span.start_s, span.end_s))
+        elif op.stream in COMPUTE_STREAMS:
+            compute.append((span.start_s, span.end_s))
+    return _merge(compute), _merge(communication)
+
+
+def _merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """Disjoint intervals that cover the same times, in order."""
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _length(intervals: Sequence[Interval]) -> float:
+    return sum(end - start for start, end in intervals)
+
+
+def _overlap(first: Sequence[Interval], second: Sequence[Interval]) -> float:
+    """Length of the intersection of two lists of disjoint, ordered intervals."""
+    total, i, j = 0.0, 0, 0
+    while i < len(first) and j < len(second):
+        total += max(0.0, min(first[i][1], second[j][1]) - max(first[i][0], second[j][0]))
+        if first[i][1] < second[j][1]:
+            i += 1
+        else:
+            j += 1
+    return total
+
+
+def _previous_on_stream(timeline: Timeline, spans: Sequence[Span]) -> dict[int, Span]:
+    """By id of a span, the span before it on its stream."""
+    last: dict[Stream, Span] = {}
+    previous: dict[int, Span] = {}
+    for span in spans:
+        stream = op_of(timeline, span).stream
+        if stream in last:
+            previous[id(span)] = last[stream]
+        last[stream] = span
+    return previous
+
+
+def _last_of_iterations(spans: Sequence[Span]) -> dict[tuple[int, int], Span]:
+    """By (segment, iteration), the span that ends last in it."""
+    last: dict[tuple[int, int], Span] = {}
+    for span in spans:
+        key = (span.segment, span.iteration)
+        if key not in last or span.end_s >= last[key].end_s:
+            last[key] = span
+    return last
+
+
+def _predecessors(
+    timeline: Timeline,
+    span: Span,
+    by_key: dict[tuple[int, int, int], Span],
+    previous_on_stream: dict[int, Span],
+    last_before: dict[tuple[int, int], Span],
+) -> list[Span]:
+    """Spans that had to be over before this one could start."""
+    segment = timeline.segments[span.segment]
+    task = segment.tasks[span.task]
+    found = [by_key[span.segment, span.iteration, other] for other in task.after]
+    if span.iteration and task.after_previous:
+        found += [by_key[span.segment, span.iteration - 1, other] for other in task.after_previous]
+    if id(span) in previous_on_stream:
+        found.append(previous_on_stream[id(span)])
+    if span.iteration and not segment.carries:
+        found.append(last_before[span.segment, span.iteration - 1])
+    if span.iteration == 0 and span.segment:
+        before = timeline.segments[span.segment - 1]
+        found.append(last_before[span.segment - 1, before.repeat - 1])
+    return found

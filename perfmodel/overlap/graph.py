@@ -1,0 +1,65 @@
+"""Tasks with dependencies, and segments: what schedules produce and simulators run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from perfmodel.kernels.cost import Timing
+from perfmodel.ops.op import Op, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One op in a schedule. It starts when it is first in its stream and everything it depends on is done."""
+
+    op: Op
+    after: tuple[int, ...]
+    """Tasks of the same iteration that must be done first; indices smaller than its own."""
+    after_previous: tuple[int, ...] = ()
+    """Tasks of the previous iteration that must be done first (segments that carry over)."""
+    stage: str = ""
+    """Named part of the schedule, for people."""
+    micro_batch: int = 0
+    """Which micro-batch it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tasks that repeat: a run of equal layers, or what comes before and after them."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    timings: tuple[Timing, ...]
+    """Time alone of each task."""
+    repeat: int = 1
+    """Iterations."""
+    carries: bool = False
+    """True: an iteration may start before the previous one is over. False: everything joins in between."""
+
+    def __post_init__(self) -> None:
+        for index, task in enumerate(self.tasks):
+            assert all(0 <= other < index for other in task.after), f"{self.name}: task {index} is not in order"
+        assert len(self.tasks) == len(self.timings)
+
+
+@dataclass(slots=True)
+class Graph:
+    """Collects tasks; the order of adding is the order within each stream."""
+
+    tasks: list[Task] = field(default_factory=list)
+
+    def add(self, op: Op, *, after: Iterable[int] = (), stage: str = "") -> int:
+        """Add one op and return its index."""
+        self.tasks.append(Task(op, tuple(sorted(set(after))), stage=stage))
+        return len(self.tasks) - 1
+
+    def chain(self, ops: Sequence[Op], *, after: Iterable[int] = (), stage: str = "") -> tuple[int, ...]:
+        """Add ops that follow each other; returns the indices that a successor must wait for."""
+        last = tuple(after)
+        for op in ops:
+            last = (self.add(op, after=last, stage=stage),)
+        return last
+
+
+def on_stream(ops: Sequence[Op], stream: Stream) -> tuple[Op, ...]:
+    """The same ops, queued on another stream."""
+    return tuple(replace(op, stream=stream) for op in ops)

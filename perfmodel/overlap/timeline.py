@@ -1,0 +1,264 @@
+"""The timeline: a discrete-event simulation of one step on one rank, or on all ranks of a group.
+
+Each stream of each rank is a simpy process that takes its tasks in order: wait for their inputs, wait for the
+other ranks at a barrier (dispatch and combine), run, say so. What runs on one rank shares that rank's chip; when an op
+starts or ends, everybody's rate there changes and the next end is planned anew. Events at equal time run in the
+order of their creation.
+
+A simpy process per stream rather than per op gives the same order (a stream is a queue of one) at a third of the
+events.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simpy
+
+from perfmodel.kernels.cost import Timing
+from perfmodel.ops.op import Stream
+from perfmodel.overlap.contention import Demand, shared_seconds
+from perfmodel.overlap.graph import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One op that ran: what a trace shows."""
+
+    rank: int
+    segment: int
+    iteration: int
+    task: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Everything that ran, and when it was over."""
+
+    segments: tuple[Segment, ...]
+    spans: tuple[Span, ...]
+    """In the order in which they ended."""
+    step_time_s: float
+    num_ranks: int
+
+
+class _Chip:
+    """What one rank's running ops share. Plans the next end; an op that starts or ends voids the plan."""
+
+    __slots__ = ("env", "last_s", "plan", "rates", "running")
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self.env = env
+        self.running: list[list[Any]] = []  # [demand, remaining share, event]
+        self.rates: list[float] = []  # seconds that each op takes as things stand
+        self.last_s = 0.0
+        self.plan = 0
+
+    def run(self, demand: Demand) -> simpy.Event:
+        """Start an op; the event fires when it is done."""
+        done = self.env.event()
+        self._advance()
+        self.running.append([demand, 1.0, done])
+        self._replan()
+        return done
+
+    def _advance(self) -> None:
+        now = self.env.now
+        if now > self.last_s:
+            elapsed = now - self.last_s
+            for item, seconds in zip(self.running, self.rates, strict=True):
+                item[1] -= elapsed / seconds
+        self.last_s = now
+
+    def _replan(self) -> None:
+        self.plan += 1
+        if not self.running:
+            self.rates = []
+            return
+        self.rates = shared_seconds([item[0] for item in self.running])
+        delay, first = min(
+            (item[1] * seconds, index)
+            for index, (item, seconds) in enumerate(zip(self.running, self.rates, strict=True))
+        )
+        plan = self.plan
+        timeout = self.env.timeout(max(delay, 0.0))
+        timeout.callbacks.append(lambda _: self._finish(plan, first))  # type: ignore[union-attr]
+
+    def _finish(self, plan: int, first: int) -> None:
+        if plan != self.plan:
+            return
+        self._advance()
+        _, _, done = self.running.pop(first)
+        self.rates.pop(first)
+        self._replan()
+        done.succeed()
+
+
+class _Barrier:
+    """Opens once every rank has arrived; the next use starts afresh."""
+
+    __slots__ = ("arrived", "env", "event", "num_ranks")
+
+    def __init__(self, env: simpy.Environment, num_ranks: int) -> None:
+        self.env, self.num_ranks, self.arrived, self.event = env, num_ranks, 0, env.event()
+
+    def arrive(self) -> simpy.Event:
+        event = self.event
+        self.arrived += 1
+        if self.arrived == self.num_ranks:
+            self.arrived, self.event = 0, self.env.event()
+            event.succeed()
+        return event
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A segment prepared for one rank: who waits for whom across streams."""
+
+    segment: Segment
+    streams: dict[Stream, list[int]]
+    waits: list[tuple[int, ...]]
+    carried: list[tuple[int, ...]]
+    announces: list[bool]
+    demands: list[Demand]
+
+
+class _Iteration:
+    """One iteration of a segment on one rank while it runs."""
+
+    __slots__ = ("done", "remaining", "started")
+
+    def __init__(self, env: simpy.Environment, plan: _Plan) -> None:
+        self.started = env.event()
+        self.remaining = len(plan.streams)
+        self.done = [env.event() if announced else None for announced in plan.announces]
+
+
+def simulate(
+    segments: Sequence[Segment], *, num_ranks: int = 1, contention: bool = True
+) -> Timeline:
+    """Run the segments one after another and record every op.
+
+    With ``num_ranks`` > 1 timings may be arrays over ranks; every rank starts a barrier op together. With
+    ``contention`` off each op takes its time alone.
+    """
+    env = simpy.Environment()
+    spans: list[Span] = []
+    barriers: dict[tuple[int, int], _Barrier] = {}
+    ends = [
+        _Rank(env, segments, rank, num_ranks, barriers, spans, contention).finished
+        for rank in range(num_ranks)
+    ]
+    env.run(until=env.all_of(ends))
+    return Timeline(tuple(segments), tuple(spans), float(env.now), num_ranks)
+
+
+class _Rank:
+    """The processes of one rank."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        segments: Sequence[Segment],
+        rank: int,
+        num_ranks: int,
+        barriers: dict[tuple[int, int], _Barrier],
+        spans: list[Span],
+        contention: bool,
+    ) -> None:
+        self.env, self.rank, self.num_ranks = env, rank, num_ranks
+        self.barriers, self.spans = barriers, spans
+        self.chip = _Chip(env) if contention else None
+        self.finished = env.process(self._segments([_plan(segment, rank) for segment in segments]))
+
+    def _segments(self, plans: Sequence[_Plan]) -> Generator[simpy.Event, None, None]:
+        for number, plan in enumerate(plans):
+            iterations = [_Iteration(self.env, plan) for _ in range(plan.segment.repeat)]
+            iterations[0].started.succeed()
+            processes = [
+                self.env.process(self._stream(plan, number, indices, iterations))
+                for indices in plan.streams.values()
+            ]
+            for process in processes:
+                if not process.processed:
+                    yield process
+
+    def _stream(
+        self, plan: _Plan, number: int, indices: Sequence[int], iterations: Sequence[_Iteration]
+    ) -> Generator[simpy.Event, None, None]:
+        env, segment, carries = self.env, plan.segment, plan.segment.carries
+        tasks, demands, chip, rank = segment.tasks, plan.demands, self.chip, self.rank
+        previous: _Iteration | None = None
+        for count, iteration in enumerate(iterations):
+            if not (carries or iteration.started.processed):
+                yield iteration.started
+            for index in indices:
+                for other in plan.waits[index]:
+                    done = iteration.done[other]
+                    if done is not None and not done.processed:
+                        yield done
+                if previous is not None:
+                    for other in plan.carried[index]:
+                        done = previous.done[other]
+                        if done is not None and not done.processed:
+                            yield done
+                if self.num_ranks > 1 and tasks[index].op.barrier:
+                    yield self._barrier(number, index).arrive()
+                start = env.now
+                demand = demands[index]
+                if demand.seconds > 0.0:
+                    yield env.timeout(demand.seconds) if chip is None else chip.run(demand)
+                self.spans.append(Span(rank, number, count, index, start, env.now))
+                announced = iteration.done[index]
+                if announced is not None:
+                    announced.succeed()
+            iteration.remaining -= 1
+            if iteration.remaining == 0 and not carries and count + 1 < len(iterations):
+                iterations[count + 1].started.succeed()
+            previous = iteration
+
+    def _barrier(self, number: int, index: int) -> _Barrier:
+        key = (number, index)
+        if key not in self.barriers:
+            self.barriers[key] = _Barrier(self.env, self.num_ranks)
+        return self.barriers[key]
+
+
+def _plan(segment: Segment, rank: int) -> _Plan:
+    """Who runs where, and which ends others wait for; waiting within a stream is implied by its order."""
+    streams: dict[Stream, list[int]] = {}
+    for index, task in enumerate(segment.tasks):
+        streams.setdefault(task.op.stream, []).append(index)
+
+    def elsewhere(index: int, others: Sequence[int]) -> tuple[int, ...]:
+        own = segment.tasks[index].op.stream
+        return tuple(other for other in others if segment.tasks[other].op.stream != own)
+
+    waits = [elsewhere(i, task.after) for i, task in enumerate(segment.tasks)]
+    carried = [elsewhere(i, task.after_previous) for i, task in enumerate(segment.tasks)]
+    awaited = {other for group in (*waits, *carried) for other in group}
+    announces = [i in awaited for i in range(len(segment.tasks))]
+    demands = [demand(timing, rank) for timing in segment.timings]
+    return _Plan(segment, streams, waits, carried, announces, demands)
+
+
+def demand(timing: Timing, rank: int = 0) -> Demand:
+    """A timing as plain floats; parts that are arrays over ranks give the rank's own value."""
+
+    def own(value: Any) -> float:
+        return float(value[rank]) if isinstance(value, np.ndarray) and value.ndim else float(value)
+
+    latency, compute, memory = own(timing.latency_s), own(timing.compute_s), own(timing.memory_s)
+    link, network = own(timing.link_s), own(timing.network_s)
+    return Demand(
+        latency + max(compute, memory, link, network),
+        latency,
+        compute,
+        memory,
+        link,
+        network,
+        timing.held_sms,
+    )

@@ -1,0 +1,71 @@
+"""The catalogue: named models, GPUs, clusters, prices and scenarios that ship as data files."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import SpecError
+from perfmodel.spec.documents import read_document
+from perfmodel.spec.hardware import Gpu
+from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.model import Model
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+"""Folder of everything that ships as data."""
+
+
+@cache
+def _table(kind: str) -> Mapping[str, Any]:
+    """The entries of one kind, by name."""
+    if kind == "scenarios":
+        return {path.stem: path for path in sorted((DATA / "scenarios").glob("*.yaml"))}
+    if kind == "models":
+        return read_document(DATA / "models" / "index.yaml")
+    return read_document(DATA / f"{kind}.yaml")
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Names in the catalogue of ``kind``: models, gpus, clusters, prices or scenarios."""
+    return tuple(_table(kind))
+
+
+def entry(kind: str, name: str) -> dict[str, Any]:
+    """The document behind a catalogue name.
+
+    Raises:
+        SpecError: no such name; the message proposes the nearest ones.
+    """
+    table = _table(kind)
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=3) or list(table)[:6]
+        hint = f"did you mean {' or '.join(near)}?" if near else ""
+        raise SpecError(f"{kind}: {name!r} is not in the catalogue; {hint} (perfmodel show {kind})")
+    value = table[name]
+    return read_document(value) if isinstance(value, Path) else dict(value)
+
+
+def gpu(name: str) -> Gpu:
+    """A GPU of the catalogue."""
+    return Gpu(name=name, **entry("gpus", name))
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The Hugging Face config of a catalogue model."""
+    return read_document(DATA / "models" / entry("models", name)["file"])
+
+
+def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
+    """A model of the catalogue, with some keys of its config replaced.
+
+    Raises:
+        SpecError: unknown name, or an override that makes the config inconsistent.
+        UnsupportedError: an override selects a kind of layer that is not modelled.
+    """
+    card = entry("models", name)
+    config = model_config(name) | dict(overrides or {})
+    expected = card.get("expected_real_experts")
+    if overrides and {"moe_topk", "n_routed_experts", "zero_expert_num"} & set(overrides):
+        expected = None  # K_e was trained for the published experts; other counts fall back to uniform routing
+    return model_from_config(config, name=name, expected_real_experts=expected)

@@ -1,0 +1,166 @@
+"""How a model is laid out over GPUs and what one step processes."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
+
+Dtype = Literal["bf16", "fp8", "fp4"]
+Schedule = Literal["sequential", "tbo", "sbo", "sbo-engine", "tbo-report"]
+AllToAll = Literal["auto", "deepep-low-latency", "deepep-normal", "trtllm-one-sided", "all-gather"]
+
+BYTES_PER_ELEMENT = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 16}
+"""Storage per element. FP4 (NVFP4) has an FP8 scale for each 16 elements; the FP32 scale of an FP8 128 x 128 block
+adds 0.02 % and is left out."""
+
+
+class Precision(Spec):
+    """Number formats, by what they are used for."""
+
+    linear: Dtype = "fp8"
+    """Attention projections and dense FFNs (weights and multiply)."""
+    experts: Dtype = "fp8"
+    """Routed and shared experts."""
+    attention: Literal["bf16", "fp8"] = "bf16"
+    """The attention core's multiply."""
+    kv_cache: Literal["bf16", "fp8"] = "bf16"
+    """KV cache. FP8 with MLA stores the latent part in FP8 and the RoPE part in BF16."""
+    router: Literal["bf16"] = "bf16"
+    """The router is never quantised; its logits are FP32."""
+    embedding: Literal["bf16"] = "bf16"
+    """Embedding and head."""
+    dispatch: Literal["bf16", "fp8"] = "fp8"
+    """Payload of the dispatch."""
+    combine: Literal["bf16", "fp8"] = "bf16"
+    """Payload of the combine."""
+
+
+class MtpDeployment(Spec):
+    """Speculative decoding with the model's own multi-token prediction layer."""
+
+    draft_tokens: CountOrZero = 0
+    """Draft tokens per step and request; 0: off."""
+    acceptance: Fraction = 0.0
+    """Probability that a draft token is accepted, given that those before it were."""
+
+    @model_validator(mode="after")
+    def _draft_is_bounded(self) -> "MtpDeployment":
+        if self.draft_tokens > 64:
+            msg = f"draft_tokens = {self.draft_tokens} must be at most 64"
+            raise ValueError(msg)
+        return self
+
+
+class Deployment(Spec):
+    """Parallelism, precision, schedule and the work of one step.
+
+    Attention runs on ``attention_dp`` groups of ``attention_tp`` GPUs, experts on ``ep`` groups of ``moe_tp`` GPUs:
+    the same GPUs, so moe_tp x ep = attention_tp x attention_dp. The whole is repeated for each pipeline stage.
+    """
+
+    phase: Literal["decode", "prefill", "mixed"] = "decode"
+    """What a step does: decode, prefill, or both in one batch (chunked prefill beside decode)."""
+    attention_dp: Count = 1
+    """Data-parallel attention groups."""
+    attention_tp: Count = 1
+    """Tensor parallelism of attention."""
+    dense_tp: Count = 1
+    """Tensor parallelism of dense FFNs and of shared experts that are not replicated."""
+    ep: Count = 1
+    """Expert parallelism: groups among which routed experts are divided."""
+    moe_tp: Count = 1
+    """Tensor parallelism inside each expert."""
+    redundant_experts: CountOrZero = 0
+    """Copies of hot experts, in addition to the routed ones."""
+    pp: Count = 1
+    """Pipeline stages."""
+    precision: Precision = Precision()
+    """Number formats."""
+    overlap: Schedule = "sequential"
+    """How communication hides behind compute."""
+    all_to_all: AllToAll = "auto"
+    """How tokens reach experts. auto: DeepEP low-latency in decode, DeepEP normal else; all-gather with expert TP.
+    trtllm-one-sided: one message per distinct rank inside one link domain (GB200 NVL72)."""
+    tp_collectives: Literal["nccl", "nvls"] = "nccl"
+    """Library of tensor parallelism's collectives: NCCL, or kernels that reduce in the NVLink switch (LongCat's)."""
+    contention: bool = True
+    """Whether ops that run together slow each other; False: each takes its solo time."""
+    ranks: Literal["representative", "all"] = "representative"
+    """Simulate one rank with the largest load, or every rank of the expert-parallel group with its own."""
+    mtp: MtpDeployment = MtpDeployment()
+    """Speculative decoding."""
+    batch_per_gpu: NonNegative = 1
+    """Decoding requests per GPU (both micro-batches together)."""
+    context_tokens: NonNegative = 4096
+    """Average tokens in a decoding request's KV cache."""
+    prefill_requests_per_gpu: NonNegative = 1
+    """Prefilling requests per GPU (phases prefill and mixed)."""
+    prefill_tokens: Positive = 2048
+    """New tokens per prefilling request in this step: the prompt, or a chunk of it."""
+    prefill_cached_tokens: NonNegative = 0
+    """Tokens of a prefilling request that are already in the KV cache (earlier chunks, cached prefix)."""
+    memory_utilization: PositiveFraction = 0.9
+    """Share of device memory that may be used (vLLM's gpu_memory_utilization, default 0.9)."""
+    low_latency_max_tokens_per_gpu: Count = 256
+    """Tokens per GPU for which DeepEP low-latency's buffers are sized."""
+    host_gap_us: NonNegative = 0.0
+    """Host time per step that the GPU waits for; 0 until it is calibrated for a framework."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Deployment":
+        problem = self._problem()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _problem(self) -> str | None:
+        group = self.attention_dp * self.attention_tp
+        if self.moe_tp * self.ep != group:
+            return (
+                f"moe_tp x ep = {self.moe_tp} x {self.ep} = {self.moe_tp * self.ep} must equal attention_tp x "
+                f"attention_dp = {self.attention_tp} x {self.attention_dp} = {group}: experts and attention share GPUs"
+            )
+        if group % self.dense_tp:
+            return f"dense_tp = {self.dense_tp} must divide attention_tp x attention_dp = {group}"
+        if self.moe_tp > 1 and self.all_to_all not in ("auto", "all-gather"):
+            return f"all_to_all = {self.all_to_all} needs moe_tp = 1, not {self.moe_tp}: use all-gather"
+        if self.phase != "prefill" and self.batch_per_gpu == 0:
+            return f"batch_per_gpu = 0 must be greater than 0 in phase {self.phase}"
+        if self.phase != "decode" and self.prefill_requests_per_gpu == 0:
+            return f"prefill_requests_per_gpu = 0 must be greater than 0 in phase {self.phase}"
+        return None
+
+    @property
+    def stage_gpus(self) -> int:
+        """GPUs of one pipeline stage."""
+        return self.attention_dp * self.attention_tp
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.stage_gpus * self.pp
+
+    @property
+    def backend(self) -> str:
+        """How tokens reach experts: ``all_to_all`` with auto resolved, or ``none`` on a replicated layout."""
+        if self.replicated:
+            return "none"
+        if self.all_to_all != "auto":
+            return self.all_to_all
+        if self.moe_tp > 1:
+            return "all-gather"
+        return "deepep-low-latency" if self.phase == "decode" else "deepep-normal"
+
+    @property
+    def dispatches(self) -> bool:
+        """Whether tokens are sent to the ranks of their experts, rather than to all ranks."""
+        return self.backend not in ("none", "all-gather")
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every GPU of the group holds every token: no data parallelism, one tensor-parallel group.
+
+        Engines then all-reduce after attention and after each FFN, and experts need no dispatch.
+        """
+        return bool(self.attention_dp == 1)

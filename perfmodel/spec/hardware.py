@@ -1,0 +1,119 @@
+"""GPUs, nodes, networks and clusters. Field names carry the unit of the datasheet; properties are SI."""
+
+from pydantic import model_validator
+
+from perfmodel.spec.base import Bytes, Count, Positive, Spec
+from perfmodel.units import GB, TERA
+
+
+class Gpu(Spec):
+    """One accelerator."""
+
+    name: str
+    """Catalogue name."""
+    architecture: str
+    """ampere, hopper or blackwell: selects the kernels' achievable fractions."""
+    memory_bytes: Bytes
+    """Device memory in bytes, as the device reports it."""
+    hbm_gb_per_s: Positive
+    """Peak memory bandwidth, GB/s (1e9)."""
+    bf16_tflops: Positive
+    """Peak dense BF16 tensor throughput, TFLOP/s."""
+    fp8_tflops: Positive | None = None
+    """Peak dense FP8 tensor throughput; None: the device has none."""
+    fp4_tflops: Positive | None = None
+    """Peak dense FP4 tensor throughput; None: the device has none."""
+    num_sms: Count
+    """Streaming multiprocessors."""
+    tdp_w: Positive | None = None
+    """Board power limit, W."""
+    source: str = ""
+    """Where the figures come from."""
+    date: str = ""
+    """When they were read there (ISO date)."""
+
+    @property
+    def hbm_bytes_per_s(self) -> float:
+        """Peak memory bandwidth, bytes/s."""
+        return self.hbm_gb_per_s * GB
+
+    def peak_flops(self, dtype: str) -> float:
+        """Peak dense throughput for a multiply in ``dtype``, FLOP/s.
+
+        A type that the device lacks runs as the next wider one it has: the values are converted on load.
+        """
+        if dtype == "fp4" and self.fp4_tflops is not None:
+            return self.fp4_tflops * TERA
+        if dtype in ("fp4", "fp8") and self.fp8_tflops is not None:
+            return self.fp8_tflops * TERA
+        return self.bf16_tflops * TERA
+
+
+class Node(Spec):
+    """GPUs that share a host, and the link domain they belong to."""
+
+    num_gpus: Count = 8
+    """GPUs per node."""
+    link_gb_per_s: Positive
+    """Intra-node link (NVLink) bandwidth per GPU in one direction, GB/s."""
+    link_domain_gpus: Count = 8
+    """GPUs that reach each other over the link: the node, or a rack (72 in an NVL72)."""
+
+    @model_validator(mode="after")
+    def _domain_holds_node(self) -> "Node":
+        if self.link_domain_gpus % self.num_gpus:
+            msg = (
+                f"link_domain_gpus = {self.link_domain_gpus} must be a multiple of "
+                f"num_gpus = {self.num_gpus} (a link domain is made of whole nodes)"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class Network(Spec):
+    """The network between link domains."""
+
+    gb_per_s_per_gpu: Positive
+    """Bandwidth per GPU in one direction, GB/s: a 400 Gbit/s NIC for each GPU is 50."""
+    rail_optimized: bool = True
+    """Whether equal-numbered GPUs of all nodes share a leaf switch, so that same-rail traffic skips the spine."""
+    spine_oversubscription: Positive = 1.0
+    """Leaf downlink over uplink bandwidth; 1: non-blocking."""
+
+
+class Cluster(Spec):
+    """GPUs, how they are wired, and how many there are."""
+
+    name: str = ""
+    """Catalogue name."""
+    gpu: Gpu
+    """The accelerator."""
+    node: Node
+    """The node and its link."""
+    network: Network
+    """The network between link domains."""
+    num_gpus: Count | None = None
+    """GPUs that may be used; None: as many as the deployment asks for."""
+    source: str = ""
+    """Where the figures come from."""
+    date: str = ""
+    """When they were read there."""
+
+    @property
+    def link_bytes_per_s(self) -> float:
+        """Link bandwidth per GPU in one direction, bytes/s."""
+        return self.node.link_gb_per_s * GB
+
+    def network_bytes_per_s(self, *, same_rail: bool = False) -> float:
+        """Network bandwidth per GPU in one direction, bytes/s, after the spine's oversubscription.
+
+        Traffic between equal-numbered GPUs stays below the spine of a rail-optimised network. Other traffic
+        crosses it in the share (g - 1)/g of its bytes, g GPUs per node (destinations uniform over rails); on a
+        network that is not rail-optimised everything crosses it.
+        """
+        net = self.network
+        crossing = 1.0
+        if net.rail_optimized:
+            crossing = 0.0 if same_rail else 1.0 - 1.0 / self.node.num_gpus
+        slow_down = 1.0 + crossing * (net.spine_oversubscription - 1.0)
+        return net.gb_per_s_per_gpu * GB / slow_down

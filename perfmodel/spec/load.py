@@ -1,0 +1,200 @@
+"""From a catalogue name or a YAML file, plus ``key.path=value`` overrides, to a :class:`Scenario`.
+
+A section (model, cluster, cluster.gpu, prices) is a catalogue name, or a mapping whose ``base`` names one and whose
+other keys replace fields of it. A scenario may have a ``base`` too. ``model`` may also be the path of a Hugging Face
+config.json; its other keys then replace keys of that config.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from perfmodel.errors import DataError, PerfModelError, SpecError
+from perfmodel.spec import catalogue
+from perfmodel.spec.documents import parse_yaml, read_document
+from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.model import Model
+from perfmodel.spec.scenario import Scenario
+
+SECTIONS = tuple(Scenario.model_fields)
+MAX_BASES = 10
+
+
+def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+    """The scenario of a catalogue name or YAML file, with ``key.path=value`` overrides applied.
+
+    Raises:
+        SpecError: an unknown name, key or value; the message names the field.
+        DataError: a file that can't be read.
+        UnsupportedError: a model that is not modelled.
+    """
+    document, folder = _document(str(name))
+    for text in overrides:
+        document = apply_override(document, text)
+    return build_scenario(document, folder=folder)
+
+
+def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Scenario:
+    """The scenario of a document; relative paths are taken from ``folder``.
+
+    Raises:
+        SpecError: unknown key, missing section or bad value.
+    """
+    unknown = [key for key in document if key not in SECTIONS]
+    if unknown:
+        raise SpecError(
+            f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}"
+        )
+    fields = dict(document)
+    for section in ("model", "cluster", "prices"):
+        if section not in fields:
+            raise SpecError(f"{section}: missing; give a catalogue name (perfmodel show) or a mapping")
+    fields["model"] = _model(fields["model"], folder)
+    fields["cluster"] = _section("clusters", fields["cluster"], "cluster")
+    fields["prices"] = _section("prices", fields["prices"], "prices")
+    try:
+        return Scenario.model_validate(fields)
+    except ValidationError as error:
+        raise SpecError(describe(error)) from error
+
+
+def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
+    """A copy of the document with ``key.path=value`` applied; the value is read as YAML.
+
+    Raises:
+        SpecError: not of that form, or the path leads into something that is not a mapping.
+    """
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"--set {text!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
+    value = parse_yaml(raw, f"--set {path.strip()}")
+    return _replaced(document, keys, value, path.strip())
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error in one line per problem: field, value, what is allowed."""
+    lines = []
+    for problem in error.errors(include_url=False)[:3]:
+        field = ".".join(str(part) for part in problem["loc"] if part not in ("mla", "gqa"))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "value_error":
+            lines.append(f"{field}: {message}" if field and not message.startswith(field) else message)
+        elif problem["type"] == "extra_forbidden":
+            lines.append(f"{field}: unknown key (value {_show(problem['input'])}); see docs/scenarios.md")
+        elif problem["type"] == "missing":
+            lines.append(f"{field}: missing, and has no default")
+        else:
+            lines.append(f"{field} = {_show(problem['input'])}: {message[:1].lower()}{message[1:]}")
+    more = error.error_count() - len(lines)
+    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
+
+
+def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
+    """The document of a name or path with its bases merged in, and the folder that its paths are relative to."""
+    if depth > MAX_BASES:
+        raise SpecError(f"base = {name}: more than {MAX_BASES} bases; is there a cycle?")
+    if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
+        path = Path(name)
+        document, folder = read_document(path), path.parent
+        document.setdefault("name", path.stem)
+    else:
+        document, folder = catalogue.entry("scenarios", name), Path()
+        document.setdefault("name", name)
+    base = document.pop("base", None)
+    if base is None:
+        return document, folder
+    if not isinstance(base, str):
+        raise SpecError(f"base = {_show(base)}: must be the name or path of a scenario")
+    is_path = base.endswith((".yaml", ".yml", ".json"))
+    parent, parent_folder = _document(str(folder / base) if is_path else base, depth + 1)
+    merged = _merged(parent, document)
+    return merged, folder if "model" in document else parent_folder
+
+
+def _model(value: Any, folder: Path) -> Model:
+    if isinstance(value, str):
+        value = {"base": value}
+    if not isinstance(value, Mapping):
+        raise SpecError(f"model = {_show(value)}: must be a catalogue name, a config.json or a mapping")
+    keys = dict(value)
+    base = keys.pop("base", None)
+    if base is None:
+        return model_from_config(keys, name="model")
+    if not isinstance(base, str):
+        raise SpecError(f"model.base = {_show(base)}: must be a catalogue name or the path of a config.json")
+    if not (base.endswith(".json") or "/" in base):
+        return catalogue.model(base, keys)
+    path = folder / base
+    if path.is_dir():
+        path = path / "config.json"
+    name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
+    config = read_document(path) | keys
+    try:
+        return model_from_config(config, name=name)
+    except PerfModelError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _section(kind: str, value: Any, field: str) -> dict[str, Any]:
+    """A section as a mapping of its own fields, with its base (and its GPU's) expanded."""
+    if isinstance(value, str):
+        value = {"base": value}
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{field} = {_show(value)}: must be a catalogue name or a mapping")
+    keys = dict(value)
+    base = keys.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise SpecError(f"{field}.base = {_show(base)}: must be a catalogue name")
+        parent: dict[str, Any] = {**catalogue.entry(kind, base), "name": base}
+        if kind == "clusters":
+            parent["gpu"] = _section("gpus", parent["gpu"], "cluster.gpu")
+            if isinstance(keys.get("gpu"), str):
+                parent.pop("gpu")
+        keys = _merged(parent, keys)
+    if kind == "clusters" and "gpu" in keys and not isinstance(keys["gpu"], Mapping):
+        keys["gpu"] = _section("gpus", keys["gpu"], "cluster.gpu")
+    elif kind == "clusters" and "base" in keys.get("gpu", {}):
+        keys["gpu"] = _section("gpus", {"base": keys["gpu"]["base"]} | keys["gpu"], "cluster.gpu")
+    return keys
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` over ``base``, mapping by mapping; a name replaces a mapping, and a mapping refines a name."""
+    result = dict(base)
+    for key, value in top.items():
+        under = result.get(key)
+        if isinstance(value, Mapping) and "base" not in value:
+            if isinstance(under, str) and key in ("model", "cluster", "prices", "gpu"):
+                under = {"base": under}
+            if isinstance(under, Mapping):
+                result[key] = _merged(under, value)
+                continue
+        result[key] = value
+    return result
+
+
+def _replaced(document: Mapping[str, Any], keys: list[str], value: Any, path: str) -> dict[str, Any]:
+    head, *rest = keys
+    result = dict(document)
+    if not rest:
+        result[head] = value
+        return result
+    child = result.get(head, {})
+    if isinstance(child, str) and head in ("model", "cluster", "prices", "gpu"):
+        child = {"base": child}
+    if not isinstance(child, Mapping):
+        raise SpecError(f"--set {path}: {head} is {_show(child)}, which has no field {rest[0]}")
+    result[head] = _replaced(child, rest, value, path)
+    return result
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+__all__ = ["DataError", "apply_override", "build_scenario", "describe", "load_scenario"]

@@ -1,0 +1,126 @@
+"""A scenario: a model on a cluster in a deployment, at a price. What every command takes."""
+
+import hashlib
+from typing import Literal
+
+from pydantic import model_validator
+
+from perfmodel.spec.base import CountOrZero, Positive, Spec
+from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.model import Model
+from perfmodel.spec.prices import Prices
+from perfmodel.spec.routing import Routing
+
+
+class Given(Spec):
+    """Times taken from elsewhere instead of being predicted."""
+
+    attention_us: Positive | None = None
+    """Time of one whole attention (projections and core), microseconds."""
+
+
+class Scenario(Spec):
+    """Everything that a prediction depends on."""
+
+    name: str = "scenario"
+    """Catalogue name or file stem."""
+    title: str = ""
+    """One line for people."""
+    source: str = ""
+    """Where the settings come from."""
+    model: Model
+    """The model."""
+    cluster: Cluster
+    """The hardware."""
+    deployment: Deployment = Deployment()
+    """Layout and work of one step."""
+    routing: Routing = Routing()
+    """Expert activation."""
+    prices: Prices
+    """What a GPU costs."""
+    costs: Literal["roofline", "report"] = "roofline"
+    """How ops are costed: achievable fractions of the peaks, or as the report's Table 7 counts (fractions of 1)."""
+    given: Given = Given()
+    """Times taken from elsewhere."""
+    seed: CountOrZero = 0
+    """Seed of every random stream."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scenario":
+        for problem in (_layout_problem(self), _capability_problem(self)):
+            if problem:
+                raise ValueError(problem)
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Identifies what the prediction depends on (name and title left out)."""
+        text = self.model_dump_json(exclude={"name", "title", "source"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def mean_real_experts(self) -> float:
+        """Real experts per token: the scenario's own figure, or the model's."""
+        if self.routing.mean_real_experts is not None:
+            return self.routing.mean_real_experts
+        return self.model.moe.mean_real_experts if self.model.moe else 0.0
+
+
+def _layout_problem(s: Scenario) -> str | None:
+    """What does not divide, or None."""
+    d, moe = s.deployment, s.model.moe
+    for layer in s.model.layers:
+        if layer.attention.num_heads % d.attention_tp:
+            return (
+                f"deployment.attention_tp = {d.attention_tp} must divide the model's "
+                f"{layer.attention.num_heads} attention heads"
+            )
+    if moe and (moe.num_experts + d.redundant_experts) % d.ep:
+        return (
+            f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
+            f"experts: change deployment.ep or deployment.redundant_experts"
+        )
+    if moe and moe.ffn_size % d.moe_tp:
+        return f"deployment.moe_tp = {d.moe_tp} must divide the experts' ffn_size = {moe.ffn_size}"
+    if not moe and d.redundant_experts:
+        return f"deployment.redundant_experts = {d.redundant_experts}: model {s.model.name} has no experts"
+    for layer in s.model.layers:
+        if layer.dense_ffn_size % d.dense_tp:
+            return f"deployment.dense_tp = {d.dense_tp} must divide the dense FFN's size = {layer.dense_ffn_size}"
+    if d.all_to_all == "trtllm-one-sided" and d.ep > s.cluster.node.link_domain_gpus:
+        return (
+            f"deployment.all_to_all = trtllm-one-sided stays inside one link domain: deployment.ep = {d.ep} exceeds "
+            f"cluster.node.link_domain_gpus = {s.cluster.node.link_domain_gpus}"
+        )
+    if d.pp > s.model.num_layers:
+        return f"deployment.pp = {d.pp} exceeds the model's {s.model.num_layers} layers"
+    available = s.cluster.num_gpus
+    if available is not None and d.num_gpus > available:
+        return f"the deployment needs {d.num_gpus} GPUs, cluster.num_gpus = {available}"
+    loads = s.routing.rank_loads
+    if loads is not None and len(loads) != d.ep:
+        return f"routing.rank_loads has {len(loads)} values, deployment.ep = {d.ep} ranks need one each"
+    return None
+
+
+def _capability_problem(s: Scenario) -> str | None:
+    """What the model or the schedule does not have, or None."""
+    d = s.deployment
+    if d.overlap in ("sbo", "sbo-engine") and not s.model.has_shortcut:
+        return (
+            f"deployment.overlap = {d.overlap} needs a shortcut-connected MoE (LongCat); model {s.model.name} has none: "
+            "use tbo or sequential (SGLang's \"SBO\" for DeepSeek is another overlap, see docs/glossary.md)"
+        )
+    if d.overlap == "tbo-report" and s.costs != "report":
+        return "deployment.overlap = tbo-report exists for costs: report alone (the report's Table 7): use tbo"
+    if d.mtp.draft_tokens and s.model.mtp is None and s.costs != "report":
+        return f"deployment.mtp.draft_tokens = {d.mtp.draft_tokens}: model {s.model.name} has no MTP layer, use 0"
+    top_k = s.model.moe.top_k if s.model.moe else 0
+    if s.routing.mean_real_experts is not None and s.routing.mean_real_experts > top_k:
+        return (
+            f"routing.mean_real_experts = {s.routing.mean_real_experts} exceeds the model's top_k = {top_k}"
+        )
+    if d.ranks == "all" and not s.model.moe:
+        return f"deployment.ranks = all: model {s.model.name} has no experts, so all ranks are alike"
+    return None

@@ -1,0 +1,192 @@
+"""One step of a batch: ops, their costs and their schedule, run on the timeline or on its vectorised twin."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from perfmodel.errors import UnsupportedError
+from perfmodel.kernels.cost import Timing, cost
+from perfmodel.numeric import Num, ceil_div
+from perfmodel.ops.collective import send_receive
+from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops, host_op
+from perfmodel.ops.layer import LayerOps, layer_ops
+from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
+from perfmodel.ops.report import report_layer
+from perfmodel.ops.work import Work, draft_work, step_work, tokens_per_step
+from perfmodel.overlap.graph import Graph, Segment, Task
+from perfmodel.overlap.schedules import carries_over, num_micro_batches, schedule_layer
+from perfmodel.overlap.timeline import Timeline, simulate
+from perfmodel.overlap.twin import StepTimes, step_times
+from perfmodel.spec.model import Layer
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import US
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that was simulated on the timeline."""
+
+    scenario: Scenario
+    segments: tuple[Segment, ...]
+    timeline: Timeline
+
+    @property
+    def step_time_s(self) -> float:
+        """Time of the step, s."""
+        return self.timeline.step_time_s
+
+
+def simulate_step(scenario: Scenario) -> Step:
+    """Simulate one step on the timeline, every op of every layer.
+
+    Raises:
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    all_ranks = scenario.deployment.ranks == "all"
+    segments = step_segments(scenario)
+    timeline = simulate(
+        segments,
+        num_ranks=scenario.deployment.ep if all_ranks else 1,
+        contention=has_contention(scenario),
+    )
+    return Step(scenario, segments, timeline)
+
+
+def predict_steps(scenario: Scenario) -> StepTimes:
+    """Step times of a scenario whose leaves may be arrays (:func:`perfmodel.spec.arrays.with_arrays`), by the twin."""
+    return step_times(step_segments(scenario), contention=has_contention(scenario))
+
+
+def has_contention(scenario: Scenario) -> bool:
+    """Whether ops that run together slow each other; never under ``costs: report``."""
+    return scenario.deployment.contention and scenario.costs != "report"
+
+
+def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
+    """A step as segments: what comes before the layers, runs of equal layers, head, drafts.
+
+    Raises:
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    if scenario.model.unmodelled:
+        raise UnsupportedError(
+            f"model {scenario.model.name}: {scenario.model.unmodelled} is not modelled in time; its counts and "
+            f"memory are in `perfmodel show models {scenario.model.name}`"
+        )
+    work = step_work(scenario.deployment)
+    layers = [
+        _layer_segment(f"layers {number}" if number else "layers", layer, work, scenario, count)
+        for number, (layer, count) in enumerate(_layer_counts(scenario))
+    ]
+    if scenario.costs == "report":
+        return tuple(layers)
+    before = _chain("before the layers", (host_op(scenario), *embedding_ops(work, scenario)), scenario)
+    after = _chain("head", head_ops(work, scenario), scenario)
+    return (before, *layers, *_pipeline(work, scenario), after, *_drafts(scenario))
+
+
+def _layer_counts(scenario: Scenario) -> list[tuple[Layer, int]]:
+    """Runs of layers with the count that sets the pace.
+
+    Pipeline stages take turns with as many micro-batches as there are stages, so a token passes the pipeline in
+    stages x (time of the slowest stage). Where stages do not divide the layers the slowest has one more: the last
+    run is lengthened to stages x ceil(layers / stages).
+    """
+    pp = scenario.deployment.pp
+    counts = [(layer, layer.count) for layer in scenario.model.layers]
+    missing = int(ceil_div(scenario.model.num_layers, pp)) * pp - scenario.model.num_layers
+    last, count = counts[-1]
+    return [*counts[:-1], (last, count + missing)]
+
+
+def _layer_segment(
+    name: str, layer: Layer, work: Work, scenario: Scenario, count: int
+) -> Segment:
+    """Equal layers under the deployment's schedule."""
+    overlap = scenario.deployment.overlap
+    parts = num_micro_batches(overlap)
+    batch = [layer_ops(layer, work.scaled(1 / parts), scenario) for _ in range(parts)]
+    if scenario.costs == "report":
+        batch = [report_layer(one) for one in batch]
+    tasks = schedule_layer(overlap, batch)
+    timings = _timings(tasks, scenario, share=1 / parts)
+    return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap))
+
+
+def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[Timing, ...]:
+    """Time alone of each task; a given attention time is spread over attention's ops as they would share it."""
+    timings = [cost(task.op, scenario.cluster, scenario.costs) for task in tasks]
+    given_us = scenario.given.attention_us
+    if given_us is None:
+        return tuple(timings)
+    for prefix in sorted({task.op.name.split(".")[0] for task in tasks if _is_attention(task.op)}):
+        for micro_batch in {task.micro_batch for task in tasks}:
+            own = [
+                i
+                for i, task in enumerate(tasks)
+                if _is_attention(task.op)
+                and task.op.name.startswith(f"{prefix}.")
+                and task.micro_batch == micro_batch
+            ]
+            total: Num = sum(timings[i].seconds for i in own)
+            for i in own:
+                timings[i] = timings[i].scaled(given_us * US * share / total, source="given")
+    return tuple(timings)
+
+
+def _is_attention(op: Op) -> bool:
+    return op.op_class == OpClass.ATTENTION
+
+
+def _chain(name: str, ops: Sequence[Op], scenario: Scenario, repeat: int = 1) -> Segment:
+    """Ops in sequence as a segment."""
+    graph = Graph()
+    graph.chain(ops, stage=name)
+    timings = tuple(cost(op, scenario.cluster, scenario.costs) for op in ops)
+    return Segment(name, tuple(graph.tasks), timings, repeat=repeat)
+
+
+def _pipeline(work: Work, scenario: Scenario) -> tuple[Segment, ...]:
+    """Activations handed from stage to stage: once per stage, the last one's back to the first."""
+    pp = scenario.deployment.pp
+    if pp == 1:
+        return ()
+    op = send_receive("pipeline.send", work.tokens, scenario.model.hidden_size, scenario)
+    return (_chain("pipeline", (op,), scenario, repeat=pp),)
+
+
+def _drafts(scenario: Scenario) -> tuple[Segment, ...]:
+    """The draft layer, run once per draft token; its ops are classed as draft."""
+    deployment, mtp = scenario.deployment, scenario.model.mtp
+    if not deployment.mtp.draft_tokens or mtp is None or deployment.phase == "prefill":
+        return ()
+    return tuple(
+        _draft_segment(mtp.layer, draft_work(deployment, number), scenario, number)
+        for number in range(deployment.mtp.draft_tokens)
+    )
+
+
+def _draft_segment(layer: Layer, work: Work, scenario: Scenario, number: int) -> Segment:
+    body = [
+        task.op for task in schedule_layer("sequential", [layer_ops(layer, work, scenario)])
+    ]
+    before, after = draft_ops(work, scenario)
+    ops = [
+        replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in (*before, *body, *after)
+    ]
+    return _chain(f"draft {number}", ops, scenario)
+
+
+def _draft_class(op: Op) -> OpClass:
+    """Compute of the draft layer is one class of its own; its communication keeps its class."""
+    return OpClass.DRAFT if op.stream in COMPUTE_STREAMS else op.op_class
+
+
+__all__ = [
+    "LayerOps",
+    "Step",
+    "has_contention",
+    "predict_steps",
+    "simulate_step",
+    "step_segments",
+    "tokens_per_step",
+]

@@ -1,0 +1,1 @@
+"""How wrong perfmodel is: published figures against predictions."""

@@ -1,0 +1,82 @@
+"""Rows of a validation and their summary, the same for every suite."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from perfmodel.units import PERCENT
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One published figure and what perfmodel says instead. SI units."""
+
+    suite: str
+    id: str
+    model: str
+    quantity: str
+    """The key of ``step --json`` or ``serve --json``."""
+    unit: str
+    measured: float
+    """The published figure."""
+    predicted: float | None
+    """None where perfmodel has no answer; ``reason`` says why."""
+    role: str
+    """fit, test, theory (a published calculation), comparison (beside a row, not against it) or user."""
+    source: str
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+    matches_printed: bool | None = None
+    """Whether the prediction rounds to the figure as printed; None where no printed cell is meant."""
+    peer_predicted: float | None = None
+    """What another tool predicts for the row."""
+
+    @property
+    def error_pct(self) -> float | None:
+        """Signed error in percent of the published figure."""
+        if self.predicted is None:
+            return None
+        return PERCENT * (self.predicted - self.measured) / self.measured
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row with the contract's keys."""
+        return {**asdict(self), "error_pct": self.error_pct}
+
+
+def matches_printed(predicted: float, printed: str) -> bool:
+    """Whether ``predicted`` rounds (half up) to ``printed`` at the decimals that were printed."""
+    cell = Decimal(printed)
+    return Decimal(repr(predicted)).quantize(cell, rounding=ROUND_HALF_UP) == cell
+
+
+def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Errors per suite, quantity and role."""
+    keys = list(dict.fromkeys((row.suite, row.quantity, row.role) for row in rows))
+    return [
+        _summary(key, [row for row in rows if (row.suite, row.quantity, row.role) == key])
+        for key in keys
+    ]
+
+
+def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> dict[str, Any]:
+    suite, quantity, role = key
+    errors = [row.error_pct for row in rows if row.error_pct is not None]
+    bounded = [row for row in rows if row.low is not None and row.high is not None]
+    inside = [row for row in bounded if row.low <= row.measured <= row.high]  # type: ignore[operator]
+    widths = [(row.high - row.low) / row.predicted for row in bounded if row.predicted]  # type: ignore[operator]
+    absolute = [abs(error) for error in errors]
+    return {
+        "suite": suite,
+        "quantity": quantity,
+        "role": role,
+        "n": len(rows),
+        "answered": len(errors),
+        "median_abs_pct": statistics.median(absolute) if errors else None,
+        "mean_abs_pct": statistics.fmean(absolute) if errors else None,
+        "bias_pct": statistics.fmean(errors) if errors else None,
+        "coverage_pct": PERCENT * len(inside) / len(bounded) if bounded else None,
+        "mean_interval_width_pct": PERCENT * statistics.fmean(widths) if widths else None,
+    }
