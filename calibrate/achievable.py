@@ -1,4 +1,4 @@
-"""Fits the achievable fractions of each kernel class. ``python -m calibrate.achievable`` rewrites both shipped tables.
+"""Fits the achievable fractions of each kernel class; run as a module it rewrites both shipped tables.
 
 Only kernel timings are fitted, never the time of a step or of a server. Fitted, by class and architecture:
 compute_fraction, memory_fraction and latency of latency + max(flops / (fc x peak), bytes / (fm x HBM)).
@@ -23,7 +23,8 @@ from perfmodel.units import US
 HOPPER = {"h800-sxm", "h100-sxm", "h200-sxm"}
 BLACKWELL = {"b200-sxm"}
 LATENCY_BOUNDS_US = (0.5, 20.0)
-"""A launch costs at least half a microsecond; a kernel class of two launches (split and combine) at most 20."""
+"""A launch costs at least half a microsecond; a kernel class of two launches (split and combine) at most
+20."""
 DEEPGEMM = "https://github.com/deepseek-ai/DeepGEMM/blob/55ab91f/README.md"
 STARTS = ((0.5, 0.7, 3.0), (0.7, 0.8, 8.0), (0.3, 0.5, 1.0))
 
@@ -72,8 +73,8 @@ def predicted_seconds(
 def memory_ceiling() -> float:
     """Highest share of peak HBM bandwidth among all single kernels timed (their whole time, launch included).
 
-    A bound for the fits: short kernels can't tell a slow memory from a long launch, and without it one of them
-    (FP8 GEMMs on Hopper) would claim all of the bandwidth.
+    A bound for the fits: short kernels can't tell a slow memory from a long launch, and without it one of
+    them (FP8 GEMMs on Hopper) would claim all of the bandwidth.
     """
     everywhere = HOPPER | BLACKWELL
     samples = [
@@ -132,8 +133,8 @@ def _hopper_rows(ceiling: float) -> list[Achievable]:
         mla,
         ceiling,
         f"{AICONFIGURATOR}; compute_fraction: {flash_mla_source}",
-        "FlashAttention-3, 64 heads, one query token, H100 and H200: all bound by memory; compute fraction is "
-        "FlashMLA's 660 TFLOPS on H800; latency at its bound: split-KV and its combine are two launches",
+        "FlashAttention-3, 64 heads, one query token, H100 and H200: all bound by memory; compute fraction "
+        "is FlashMLA's 660 TFLOPS on H800; latency at its bound: split-KV and its combine are two launches",
         compute_fraction=flash_fraction,
     )
     return [
@@ -147,8 +148,8 @@ def _hopper_rows(ceiling: float) -> list[Achievable]:
             decode,
             "hopper",
             "fp8",
-            "FlashAttention-3's FP8-cache rows are 4 to 5 x slower than BF16 and not used: BF16's fractions of the "
-            "FP8 peak and of the smaller bytes",
+            "FlashAttention-3's FP8-cache rows are 4 to 5 x slower than BF16 and not used: BF16's fractions "
+            "of the FP8 peak and of the smaller bytes",
         ),
         _derived(decode, "hopper", "bf16", "no timings of GQA decode: MLA decode's", "gqa_decode"),
         _derived(decode, "hopper", "fp8", "no timings of GQA decode: MLA decode's", "gqa_decode"),
@@ -175,8 +176,8 @@ def _blackwell_rows(ceiling: float) -> list[Achievable]:
         measured.expert_samples(BLACKWELL, "fp4"),
         ceiling,
         AICONFIGURATOR,
-        "TensorRT-LLM's CUTLASS experts, B200, NVFP4, hidden 6144, EP 4 to 64; rank 0's load after EPLB is not in "
-        "the table and taken as balanced, so compute_fraction contains its imbalance",
+        "TensorRT-LLM's CUTLASS experts, B200, NVFP4, hidden 6144, EP 4 to 64; rank 0's load after EPLB is "
+        "not in the table and taken as balanced, so compute_fraction contains its imbalance",
     )
     decode = [
         _fitted(
@@ -186,8 +187,8 @@ def _blackwell_rows(ceiling: float) -> list[Achievable]:
             samples,
             ceiling,
             f"{AICONFIGURATOR}; compute_fraction: {flash_mla_source}",
-            "TensorRT-LLM MLA in sglang, 64 heads, one query token, B200: all bound by memory; compute fraction is "
-            "FlashMLA's on H800",
+            "TensorRT-LLM MLA in sglang, 64 heads, one query token, B200: all bound by memory; compute "
+            "fraction is FlashMLA's on H800",
             compute_fraction=flash_fraction,
         )
         for dtype, samples in mla.items()
@@ -259,23 +260,23 @@ def _prefill_rows(
     architecture: str, op: str, gpu: str, dtypes: dict[str, str], gemm: Achievable
 ) -> list[Achievable]:
     """Prefill attention from one quoted figure per dtype; what it can't tell is the dense GEMM's."""
-    rows = []
+    rows: list[Achievable] = []
     for dtype, spelled in dtypes.items():
         flops, source = measured.quoted_tflops(op, gpu, spelled)
-        for kernel in ("mla_prefill", "gqa_prefill"):
-            rows.append(
-                replace(
-                    gemm,
-                    kernel=kernel,
-                    dtype=dtype,
-                    compute_fraction=flops / catalogue.gpu(gpu).peak_flops(dtype),
-                    num_rows=1,
-                    source=f"measured: {source}",
-                    note="one quoted figure, the best over shapes; memory fraction, latency and spread are the "
-                    "BF16 GEMM's",
-                    flag=f"{kernel} {dtype} on {architecture}: one quoted best-case figure ({op})",
-                )
+        rows += [
+            replace(
+                gemm,
+                kernel=kernel,
+                dtype=dtype,
+                compute_fraction=flops / catalogue.gpu(gpu).peak_flops(dtype),
+                num_rows=1,
+                source=f"measured: {source}",
+                note="one quoted figure, the best over shapes; memory fraction, latency and spread are the "
+                "BF16 GEMM's",
+                flag=f"{kernel} {dtype} on {architecture}: one quoted best-case figure ({op})",
             )
+            for kernel in ("mla_prefill", "gqa_prefill")
+        ]
     if "fp8" not in dtypes:
         why = "no timings of FP8 prefill: BF16's fraction of the FP8 peak"
         rows += [_derived(row, architecture, "fp8", why) for row in list(rows)]

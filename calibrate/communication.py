@@ -1,8 +1,8 @@
-"""Fits the fixed cost and link fractions of each communication library. Rewritten by ``python -m calibrate.achievable``.
+"""Fits the fixed cost and link fractions of each communication library.
 
-Fitted: alpha + max(link bytes / (f_l x link), network bytes / (f_n x network)), where alpha is larger for groups that
-leave a link domain. Bytes are those on the wire (perfmodel.ops.communication); a bandwidth that a library quotes is
-first turned back into a time with that library's own byte count.
+Fitted: alpha + max(link bytes / (f_l x link), network bytes / (f_n x network)), where alpha is larger for
+groups that leave a link domain. Bytes are those on the wire (perfmodel.ops.communication); a bandwidth that a
+library quotes is first turned back into a time with that library's own byte count.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,14 +44,16 @@ NCCL_TRAFFIC: dict[str, Callable[[float, float, float], Traffic]] = {
     "alltoall": wire.all_to_all,
 }
 DEEPEP_NORMAL_SMS = 24
-"""What DeepEP's own tests give the normal kernels (tests/legacy/test_internode.py); sglang's rows have 20 and 24."""
+"""What DeepEP's own tests give the normal kernels (tests/legacy/test_internode.py); sglang's rows have 20 and
+24."""
 NCCL_SMS = 16
-"""NVIDIA: a ring all-gather or reduce-scatter takes 16 or more SMs (developer blog on NCCL 2.27)."""
+"""Ring all-gather and reduce-scatter take 16 or more SMs [NVIDIA developer blog, "Enabling Fast Inference and
+Resilient Training with NCCL 2.27"]; a DGX with 8 NICs uses 16 [github.com/NVIDIA/nccl/issues/689]."""
 NVLS_SMS = 4
 """Thread blocks of LongCat-Flash's NVLS kernels (report, arXiv 2509.01322)."""
 UNTUNED_RANKS = 64
-"""DeepEP normal on 8 nodes of H100 in aiconfigurator: three times slower than DeepSeek's own figure, combine's
-notify alone 8 ms. Read as untuned and left out."""
+"""DeepEP normal on 8 nodes of H100 in aiconfigurator: three times slower than DeepSeek's own figure,
+combine's notify alone 8 ms. Read as untuned and left out."""
 ALPHA_BOUNDS_US = (0.5, 500.0)
 STARTS = ((10.0, 20.0, 0.5, 0.8), (20.0, 40.0, 0.7, 0.9), (5.0, 5.0, 0.3, 0.5))
 
@@ -91,7 +93,7 @@ def low_latency_samples() -> list[CollectiveSample]:
 
 
 def normal_samples() -> list[CollectiveSample]:
-    """DeepEP normal: DeepSeek's on H800 (bandwidths, top-4 groups), sglang's on H100 (latency), B200 with 24 SMs.
+    """DeepEP normal: DeepSeek's on H800 (bandwidths), sglang's on H100 (latency), B200 with 24 SMs.
 
     H200's rows repeat H100's; EP64 on H100 is left out (untuned).
     """
@@ -114,7 +116,7 @@ def normal_samples() -> list[CollectiveSample]:
 
 
 def nccl_samples() -> list[CollectiveSample]:
-    """NCCL 2.29.2 inside one node: message sizes in the table are bytes of the whole buffer (busbw agrees)."""
+    """NCCL 2.29.2 inside one node; sizes are bytes of the whole buffer (the quoted busbw agrees)."""
     samples = []
     for row in _rows("NCCL"):
         name, size, _ = row["op"].split()
@@ -152,7 +154,7 @@ def one_sided_samples() -> list[CollectiveSample]:
 
 
 def predicted_seconds(samples: Sequence[CollectiveSample], parameters: Array) -> Array:
-    """The cost model over samples; parameters: alpha us, network alpha us, link fraction, network fraction."""
+    """The cost model over samples; alpha and network alpha in us, link and network fraction."""
     alpha, network_alpha, link, network = (float(value) for value in parameters)
     link_s = np.array([s.traffic.link_bytes / s.cluster.link_bytes_per_s for s in samples])
     network_s = np.array([s.traffic.network_bytes / s.cluster.network_bytes_per_s() for s in samples])
@@ -183,8 +185,8 @@ def fitted_rows() -> list[Collective]:
 
 def _hopper_rows() -> list[Collective]:
     low_latency = "DeepSeek's H800 rows EP8 to EP256 (128 tokens), sglang's H100 EP8 to EP64 and H200 EP8"
-    normal = "DeepSeek's H800 rows EP8 to EP64 (4096 tokens, top-4 groups), sglang's H100 EP8 to EP32; EP64 on H100 "
-    normal += "is untuned and left out"
+    normal = "DeepSeek's H800 rows EP8 to EP64 (4096 tokens, top-4 groups), sglang's H100 EP8 to EP32; "
+    normal += "EP64 on H100 is untuned and left out"
     rows = [
         _fitted(
             samples=[s for s in low_latency_samples() if _is(s, "hopper", kernel)],
@@ -229,8 +231,7 @@ def _blackwell_rows(hopper: dict[tuple[str, str], Collective]) -> list[Collectiv
             sms=0,
         )
         rows.append(_borrow_network(row, hopper["deepep-low-latency", kernel]))
-    for kernel in ("dispatch", "combine"):
-        rows.append(_blackwell_normal(kernel, hopper["deepep-normal", kernel]))
+    rows += [_blackwell_normal(kernel, hopper["deepep-normal", kernel]) for kernel in ("dispatch", "combine")]
     nccl = [
         _borrow_network(
             _fitted(
@@ -260,7 +261,7 @@ def _blackwell_rows(hopper: dict[tuple[str, str], Collective]) -> list[Collectiv
 
 
 def _blackwell_normal(kernel: str, hopper: Collective) -> Collective:
-    """DeepEP normal on B200: one message size, so only the link fraction is fitted and Hopper's alpha is kept."""
+    """DeepEP normal on B200: one message size, so only the link fraction is fitted."""
     samples = [s for s in normal_samples() if _is(s, "blackwell", kernel)]
     seconds = np.array([s.seconds for s in samples])
 
@@ -272,13 +273,13 @@ def _blackwell_normal(kernel: str, hopper: Collective) -> Collective:
         hopper,
         architecture="blackwell",
         link_fraction=float(best[0]),
-        log_std=root_mean_square(residuals),
+        log_std=max(hopper.log_std, root_mean_square(residuals)),  # one or two rows can't show their spread
         num_rows=len(samples),
         max_ranks_measured=max(s.ranks for s in samples),
         source="fitted: HybridEP's README (deepseek-ai/DeepEP, branch hybrid-ep)",
-        note="B200 EP8, 4096 tokens, 24 SMs, FP8 and BF16, timed through PyTorch; alpha is Hopper's",
+        note="B200 EP8, 4096 tokens, 24 SMs, timed through PyTorch; alpha and the least spread are Hopper's",
         flag=f"deepep-normal {kernel} on blackwell: one message size and EP8 only",
-        network_flag=f"deepep-normal {kernel} on blackwell: multi-node not measured, Hopper's network fraction",
+        network_flag=f"deepep-normal {kernel} on blackwell: no multi-node rows, Hopper's network figures",
     )
 
 
@@ -370,7 +371,7 @@ def _shape(row: dict[str, str]) -> tuple[int, int, int, int]:
 
 
 def _reached(row: dict[str, str], domain: int) -> Destinations:
-    """Distinct destinations in the row's benchmark: top-k of all experts, from at most four nodes for DeepSeek's."""
+    """Distinct destinations in the row's benchmark: top-k of all experts, or from four nodes."""
     ranks, experts, top_k = int(row["ep_or_ranks"]), int(row["experts"]), int(row["topk"])
     nodes = max(1, ranks // domain)
     if nodes > 4 and "top-4" in row["bw_kind"]:
@@ -386,8 +387,8 @@ def _reached(row: dict[str, str], domain: int) -> Destinations:
 def benchmark_destinations(experts: int, ranks: int, nodes: int, top_k: int) -> tuple[float, float]:
     """Distinct ranks and nodes per token in DeepEP's benchmark of normal kernels, by drawing 20,000 tokens.
 
-    Random scores; the four nodes with the best expert, then the best experts on them (tests/legacy/test_internode.py).
-    Standard error below 0.1 %.
+    Random scores; the four nodes with the best expert, then the best experts on them
+    (tests/legacy/test_internode.py). Standard error below 0.1 %.
     """
     rng = np.random.default_rng(0)
     scores = rng.random((20_000, nodes, experts // nodes))
@@ -402,7 +403,7 @@ def benchmark_destinations(experts: int, ranks: int, nodes: int, top_k: int) -> 
 
 
 def _normal_seconds(row: dict[str, str], reached: Destinations, message: float) -> float:
-    """Measured time of a DeepEP normal row; a quoted bandwidth counts all distinct ranks (NVLink) or nodes (RDMA)."""
+    """Measured time, s; a quoted bandwidth counts all distinct ranks (NVLink) or nodes (RDMA)."""
     if row["latency_us"]:
         return float(row["latency_us"]) * US
     copies = reached.nodes if row["bw_kind"].startswith("RDMA") else reached.ranks
@@ -449,11 +450,9 @@ def samples() -> list[CollectiveSample]:
 
 def report(rows: Sequence[Collective]) -> str:
     """The fitted rows as text."""
-    lines = []
-    for row in rows:
-        lines.append(
-            f"{row.backend:18} {row.kernel:14} {row.architecture:10} alpha {row.alpha_us:5.1f} / "
-            f"{row.network_alpha_us:5.1f} us link {row.link_fraction:.3f} network {row.network_fraction:.3f} "
-            f"SMs {row.sms_held:2} spread {row.log_std:.3f} rows {row.num_rows}"
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        f"{row.backend:18} {row.kernel:14} {row.architecture:10} alpha {row.alpha_us:5.1f} / "
+        f"{row.network_alpha_us:5.1f} us link {row.link_fraction:.3f} network {row.network_fraction:.3f} "
+        f"SMs {row.sms_held:2} spread {row.log_std:.3f} rows {row.num_rows}"
+        for row in rows
+    )

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 F_SCALE = 0.2
-"""Residuals beyond about 20 % weigh linearly, not quadratically (soft L1): a few untuned shapes must not move a fit."""
+"""Residuals beyond about 20 % weigh linearly, not quadratically (soft L1): a few untuned shapes must not move
+a fit."""
 
 
 def fit_log(
@@ -20,7 +21,8 @@ def fit_log(
 ) -> tuple[Array, Array]:
     """Parameters that minimise soft-L1 of log(predict(p) / measured), and the log residuals at them.
 
-    Parameters are positive and searched in logarithms, from several starts because the model has a maximum in it.
+    Parameters are positive and searched in logarithms, from several starts because the model has a maximum in
+    it.
     """
     from scipy.optimize import least_squares  # deferred: slow to import, and only fits need it
 

@@ -40,8 +40,9 @@ MLA_HEADS, MLA_LATENT, MLA_ROPE = 64, 512, 64
 MOE_HIDDEN, MOE_FFN, MOE_EXPERTS, MOE_TOP_K = 6144, 2048, 256, 8
 """Shape of the measured expert-compute rows."""
 MOE_SMALL_KERNELS = 4
-"""Kernels besides the two GEMMs in the measured expert compute: sort by expert, expand and quantise, activate and
-quantise, sum up. What a timed run of TensorRT-LLM's module launches is not in the table: an assumption."""
+"""Kernels besides the two GEMMs in the measured expert compute: sort by expert, expand and quantise, activate
+and quantise, sum up. What a timed run of TensorRT-LLM's module launches is not in the table: an
+assumption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class KernelSample:
 
 
 def gemm_samples(gpus: set[str], dtype: str) -> list[KernelSample]:
-    """Dense GEMMs: sglang's rows (latency in ms) and DeepGEMM's (TFLOPS, turned into time by flops / tflops)."""
+    """Dense GEMMs: sglang's rows (ms) and DeepGEMM's (TFLOPS; time is flops / tflops)."""
     samples = []
     for row in _rows("dense gemm", gpus):
         if DTYPES[row["dtype"]] != dtype:
@@ -111,10 +112,11 @@ def expert_samples(gpus: set[str], dtype: str) -> list[KernelSample]:
 
 
 def mla_decode_samples(gpus: set[str], dtype: str) -> list[KernelSample]:
-    """MLA decode cores with 64 heads and one query token per request; ``dtype`` is that of cache and multiply.
+    """MLA decode cores, 64 heads, one query token per request; ``dtype`` is of cache and multiply.
 
-    H100's rows are listed twice; the first of each shape counts. FP8 rows of FlashAttention-3 (H100, H200) are four
-    to five times slower than BF16 ones: another code path, and not what a decode engine runs. Do not ask for them.
+    H100's rows are listed twice; the first of each shape counts. FP8 rows of FlashAttention-3 (H100, H200)
+    are four to five times slower than BF16 ones: another code path, and not what a decode engine runs. Do not
+    ask for them.
     """
     samples, seen = [], set()
     for row in _rows("mla decode (absorbed", gpus):
@@ -144,7 +146,7 @@ def quoted_tflops(op: str, gpu: str, dtype: str) -> tuple[float, str]:
 
 
 def gemm_work(m: float, n: float, k: float, dtype: str, groups: float = 1.0) -> tuple[float, float]:
-    """FLOPs and HBM bytes of [m, k] x [k, n] in each of ``groups``, as perfmodel.ops.build.gemm counts them."""
+    """FLOPs and HBM bytes of [m, k] x [k, n] per group, counted as in perfmodel.ops.build.gemm."""
     width = BYTES_PER_ELEMENT[dtype]
     return 2.0 * m * n * k * groups, groups * (width * n * k + width * m * k + 2.0 * m * n)
 
@@ -195,7 +197,7 @@ def _sample(
 
 
 def bandwidth_check() -> list[tuple[str, float, float]]:
-    """(label, GB/s from our bytes and DeepGEMM's TFLOPS, GB/s that DeepGEMM prints): the byte count's own check."""
+    """(label, GB/s by our bytes and DeepGEMM's TFLOPS, GB/s that it prints): checks the byte count."""
     printed = {
         _shape(row): float(row["value"])
         for row in read_rows("measured_kernels.csv")

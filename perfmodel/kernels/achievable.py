@@ -1,9 +1,10 @@
-"""What a kernel achieves of the device: a fraction of the peak, a fraction of the bandwidth, and a fixed cost.
+"""What a kernel achieves of the device: fractions of peak and bandwidth, and a fixed cost.
 
-The time of an op alone is latency + max(flops / (compute_fraction x peak), bytes / (memory_fraction x bandwidth)).
-Fractions and latency belong to a kernel class, a number format and an architecture; they were fitted on measured
-kernel timings by ``python -m calibrate.achievable`` and are read from ``data/kernels/achievable.csv``, where every
-row names its source. What no row covers is answered by the nearest row, and says so in ``flag``.
+The time of an op alone is latency + max(flops / (compute_fraction x peak), bytes / (memory_fraction x
+bandwidth)). Fractions and latency belong to a kernel class, a number format and an architecture; they were
+fitted on measured kernel timings by ``python -m calibrate.achievable`` and are read from
+``data/kernels/achievable.csv``, where every row names its source. What no row covers is answered by the
+nearest row, and says so in ``flag``.
 """
 
 import csv
@@ -60,7 +61,8 @@ class Achievable:
 def lookup(kernel: str, dtype: str, architecture: str) -> Achievable:
     """The row for a kernel class; the nearest row, flagged, where there is none.
 
-    A missing format is answered by the next wider one on the same architecture, a missing architecture by Hopper.
+    A missing format is answered by the next wider one on the same architecture, a missing architecture by
+    Hopper.
 
     Raises:
         DataError: no row of any format for this kernel class.

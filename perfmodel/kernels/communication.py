@@ -1,8 +1,8 @@
 """How long a collective takes alone: a fixed cost, and bytes over what a library achieves of each link.
 
-Rows of ``data/kernels/communication.csv`` were fitted on measured collectives by ``python -m calibrate.achievable``.
-Bytes come from :mod:`perfmodel.ops.communication`: what the wires carry, not what a library's benchmark divides by
-its time.
+Rows of ``data/kernels/communication.csv`` were fitted on measured collectives by ``python -m
+calibrate.achievable``. Bytes come from :mod:`perfmodel.ops.communication`: what the wires carry, not what a
+library's benchmark divides by its time.
 """
 
 from dataclasses import dataclass, replace
@@ -83,8 +83,8 @@ def collective_seconds(
 ) -> CollectiveTime:
     """Parts of the time of ``traffic``: alpha + max(link / (f_l x link_bw), network / (f_n x network_bw)).
 
-    ``same_rail``: whether network bytes go between equal-numbered GPUs only (DeepEP normal, hierarchical NCCL).
-    ``ranks`` adds a flag where the group is larger than any that was measured.
+    ``same_rail``: whether network bytes go between equal-numbered GPUs only (DeepEP normal, hierarchical
+    NCCL). ``ranks`` adds a flag where the group is larger than any that was measured.
     """
     network_bw = cluster.network_bytes_per_s(same_rail=same_rail)
     crosses = traffic.network_bytes > 0
@@ -101,9 +101,8 @@ def _flags(row: Collective, crosses: bool, ranks: Num | None) -> str:
     name = f"{row.backend} {row.kernel}"
     flags = [row.flag, row.network_flag if crosses else ""]
     if row.num_rows and ranks is not None and np.any(np.asarray(ranks) > row.max_ranks_measured):
-        flags.append(
-            f"{name}: {int(np.max(ranks))} ranks, measured up to {row.max_ranks_measured} on {row.architecture}"
-        )
+        limit = f"measured up to {row.max_ranks_measured} on {row.architecture}"
+        flags.append(f"{name}: {int(np.max(ranks))} ranks, {limit}")
     return "; ".join(flag for flag in flags if flag)
 
 

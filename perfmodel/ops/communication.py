@@ -1,13 +1,13 @@
 """Bytes that communication puts on one GPU's link and on its share of the network.
 
-Every function returns what the *busier direction* carries. Links are full duplex: a GPU whose experts are popular
-receives more than it sends, so the functions of expert parallelism take ``load``, the tokens this rank's experts
-receive relative to the mean over ranks, and return max(1, load) times the balanced figure (dispatch: ingress is
-load x the mean, egress 1 x; combine: the reverse). All arguments may be arrays.
+Every function returns what the *busier direction* carries. Links are full duplex: a GPU whose experts are
+popular receives more than it sends, so the functions of expert parallelism take ``load``, the tokens this
+rank's experts receive relative to the mean over ranks, and return max(1, load) times the balanced figure
+(dispatch: ingress is load x the mean, egress 1 x; combine: the reverse). All arguments may be arrays.
 
-A *domain* is the set of GPUs that reach each other over the link: a node, or a rack. A group of ``ranks`` GPUs
-covers min(ranks, domain) GPUs of each domain; where ranks is not a multiple of domain the split is that of full
-domains.
+A *domain* is the set of GPUs that reach each other over the link: a node, or a rack. A group of ``ranks``
+GPUs covers min(ranks, domain) GPUs of each domain; where ranks is not a multiple of domain the split is that
+of full domains.
 """
 
 from dataclasses import dataclass
@@ -41,25 +41,26 @@ class Traffic:
         return Traffic(self.link_bytes * factor, self.network_bytes * factor)
 
 
-# --- expert parallelism: DeepEP -----------------------------------------------------------------------------------
+# --- expert parallelism: DeepEP -------------------------------------------------------------------------
 
 
 def payload_bytes(hidden: Num, dtype: str) -> Num:
-    """Bytes of one token's hidden vector: 2 x hidden in BF16; hidden + 4 x hidden / 128 in FP8 with its scales."""
+    """Bytes of one token's hidden vector: 2 x hidden in BF16, hidden + 4 x hidden / 128 in FP8."""
     scales = SCALE_BYTES * hidden / SCALE_BLOCK if dtype == "fp8" else 0.0 * hidden
     return BYTES_PER_ELEMENT[dtype] * hidden + scales
 
 
 def low_latency_dispatch_bytes(hidden: Num, dtype: str) -> Num:
-    """Bytes of one DeepEP low-latency dispatch message: payload + 16 (deepseek-ai/DeepEP csrc/legacy/config.hpp).
+    """Bytes of one DeepEP low-latency dispatch message: payload + 16.
 
-    DeepEP's own test counts the FP8 message so, and leaves the 16 out of a BF16 one (0.1 %).
+    [deepseek-ai/DeepEP csrc/legacy/config.hpp at dd758ca.] DeepEP's own test counts the FP8 message so, and
+    leaves the 16 out of a BF16 one (0.1 %).
     """
     return payload_bytes(hidden, dtype) + LOW_LATENCY_HEADER_BYTES
 
 
 def low_latency_combine_bytes(hidden: Num, dtype: str) -> Num:
-    """Bytes of one DeepEP low-latency combine message: the payload, no header (as DeepEP's test counts BF16)."""
+    """Bytes of one DeepEP low-latency combine message: the payload, as DeepEP's test counts it."""
     return payload_bytes(hidden, dtype)
 
 
@@ -72,8 +73,9 @@ def deepep_low_latency(
         own rank          1 / ranks            no wire (a copy in device memory)
         own domain        (d - 1) / ranks      link
         other domains     (ranks - d) / ranks  network
-    DeepEP's quoted "RDMA bandwidth" divides *all* messages, own rank and own node included, by the time: 98 GB/s at
-    EP8 is no network figure at all. Zero-computation experts send nothing: pass the mean of real experts.
+    DeepEP's quoted "RDMA bandwidth" divides *all* messages, own rank and own node included, by the time: 98
+    GB/s at EP8 is no network figure at all. Zero-computation experts send nothing: pass the mean of real
+    experts.
     """
     messages = tokens * experts_per_token * message_bytes * maximum(1.0, load)
     near = minimum(domain, ranks)
@@ -88,15 +90,15 @@ def deepep_normal(
     """Dispatch or combine of DeepEP normal: once per remote node on the network, then over the link per rank.
 
     network = tokens x distinct remote nodes x message. On arrival the GPU with the sender's index in its node
-    forwards the token to each chosen rank of the node; in the sender's own node copies go over the link at once.
-    Of the distinct-rank copies 1/d need no wire (d = min(domain, ranks); they are for the forwarder, or the sender,
-    itself), so link = tokens x distinct ranks x message x (d - 1) / d, which is also what the average forwarder
-    sends. Combine mirrors it: the forwarder sums its node's copies and sends one back.
+    forwards the token to each chosen rank of the node; in the sender's own node copies go over the link at
+    once. Of the distinct-rank copies 1/d need no wire (d = min(domain, ranks); they are for the forwarder, or
+    the sender, itself), so link = tokens x distinct ranks x message x (d - 1) / d, which is also what the
+    average forwarder sends. Combine mirrors it: the forwarder sums its node's copies and sends one back.
 
-    DeepEP's quoted bandwidths count more: *all* distinct nodes (own included) as RDMA, *all* distinct ranks as NVLink.
-    The token's routing metadata (8 + 12 bytes per expert, about 1 %) is left out; fitted fractions contain it.
-    ``load`` multiplies the link, whose hot rank is in one node; forwarding spreads a hot rank's network bytes over
-    its node's NICs, so the network carries the balanced figure.
+    DeepEP's quoted bandwidths count more: *all* distinct nodes (own included) as RDMA, *all* distinct ranks
+    as NVLink. The token's routing metadata (8 + 12 bytes per expert, about 1 %) is left out; fitted fractions
+    contain it. ``load`` multiplies the link, whose hot rank is in one node; forwarding spreads a hot rank's
+    network bytes over its node's NICs, so the network carries the balanced figure.
     """
     near = minimum(domain, ranks)
     return Traffic(
@@ -108,7 +110,7 @@ def deepep_normal(
 def one_sided_all_to_all(
     tokens: Num, message_bytes: Num, reached: Destinations, *, load: Num = 1.0
 ) -> Traffic:
-    """All-to-all inside one link domain that sends a token once per distinct remote rank (TRT-LLM one-sided)."""
+    """All-to-all in one link domain, a token once per distinct remote rank (TRT-LLM's one-sided)."""
     return Traffic(tokens * reached.remote_ranks * message_bytes * maximum(1.0, load), 0.0 * tokens)
 
 
@@ -119,9 +121,10 @@ def low_latency_buffer_bytes(max_tokens_per_rank: Num, hidden: Num, num_ranks: N
     csrc/legacy/config.hpp at dd758ca]: with
         dispatch message  16 + max(2 hidden, hidden + 4 hidden/128)
         combine message   2 hidden + 4 hidden/128   (room for per-block minimum and maximum)
-    send = max(tokens x dispatch, experts x tokens x combine), receive = experts x tokens x the larger message,
-    signals = 4 bytes per expert rounded up to 128; twice their sum, then up to the next multiple of 128. It does
-    not depend on the number of ranks, because every rank keeps a slot for every expert of the group.
+    send = max(tokens x dispatch, experts x tokens x combine), receive = experts x tokens x the larger
+    message, signals = 4 bytes per expert rounded up to 128; twice their sum, then up to the next multiple of
+    128. It does not depend on the number of ranks, because every rank keeps a slot for every expert of the
+    group.
     """
     scales = SCALE_BYTES * hidden / SCALE_BLOCK
     dispatch = LOW_LATENCY_HEADER_BYTES + maximum(2.0 * hidden, hidden + scales)
@@ -134,7 +137,7 @@ def low_latency_buffer_bytes(max_tokens_per_rank: Num, hidden: Num, num_ranks: N
     return (total // 128.0 + 1.0) * 128.0
 
 
-# --- expert parallelism without all-to-all ------------------------------------------------------------------------
+# --- expert parallelism without all-to-all ----------------------------------------------------------------
 
 
 def all_gather_dispatch(
@@ -154,15 +157,15 @@ def reduce_scatter_combine(
     return reduce_scatter(tokens * ranks * hidden * bytes_per_element, ranks, domain)
 
 
-# --- collectives on a hierarchical network ------------------------------------------------------------------------
+# --- collectives on a hierarchical network --------------------------------------------------------------
 
 
 def all_gather(total_bytes: Num, ranks: Num, domain: Num) -> Traffic:
     """All-gather whose *result* has ``total_bytes`` on every rank, S.
 
-    With d = min(domain, ranks) GPUs in each of m = ranks / d domains: same-index GPUs exchange their shards between
-    domains, (m - 1) x S / ranks on the network, then each domain gathers, S (d - 1) / d on the link. In one domain
-    that is the ring's S (n - 1) / n.
+    With d = min(domain, ranks) GPUs in each of m = ranks / d domains: same-index GPUs exchange their shards
+    between domains, (m - 1) x S / ranks on the network, then each domain gathers, S (d - 1) / d on the link.
+    In one domain that is the ring's S (n - 1) / n.
     """
     near = minimum(domain, ranks)
     domains = ranks / near
@@ -180,8 +183,8 @@ def reduce_scatter(total_bytes: Num, ranks: Num, domain: Num) -> Traffic:
 def all_reduce(total_bytes: Num, ranks: Num, domain: Num) -> Traffic:
     """All-reduce of ``total_bytes``: reduce-scatter + all-gather, 2 S (n - 1) / n in one domain.
 
-    Reduction in the switch (NVLS) puts fewer bytes on the wire; NCCL's rows are fitted against this figure ("bus
-    bandwidth"), so its fraction contains that gain.
+    Reduction in the switch (NVLS) puts fewer bytes on the wire; NCCL's rows are fitted against this figure
+    ("bus bandwidth"), so its fraction contains that gain.
     """
     return all_gather(total_bytes, ranks, domain).scaled(2.0)
 
@@ -198,7 +201,7 @@ def send_recv(num_bytes: Num, *, same_domain: bool) -> Traffic:
     return Traffic(0.0 * num_bytes, num_bytes)
 
 
-# --- the report ---------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------------
 
 
 def report_all_to_all(tokens: Num, experts_per_token: Num, hidden: Num, bytes_per_element: float) -> Traffic:

@@ -58,3 +58,11 @@ def op_class_name(op_class: str) -> str:
 def memory_name(memory_class: str) -> str:
     """A memory class for people."""
     return MEMORY_NAMES.get(memory_class, memory_class.replace("_", " "))
+
+
+def text_on(colour: str) -> str:
+    """Black or white, whichever contrasts more with ``#RRGGBB`` (relative luminance of WCAG 2.1)."""
+    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#FFFFFF"

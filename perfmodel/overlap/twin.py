@@ -9,20 +9,26 @@ end all of it. Tests hold the two together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.kernels.cost import Timing
-from perfmodel.ops.op import COMPUTE_STREAMS, Stream
+from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
 from perfmodel.overlap.graph import Segment
 
-FIRST_UNROLLED = 8
-"""Iterations of a carrying segment that are simulated before asking whether it has settled; doubled where not."""
+FIRST_UNROLLED = 4
+"""Iterations of a carrying segment that are simulated before asking whether it has settled; doubled where not. At least
+four, because a period of two is seen in four."""
 
 SETTLED = 1e-7
 """Share of an iteration's time within which two iterations count as equal."""
+
+PIECE = 1000
+"""Scenarios that are advanced together."""
+
+SECONDS, LATENCY, PARTS, SHARES_AND_HELD = 0, 1, slice(2, 6), slice(6, 11)
+"""Rows of a state's table."""
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -41,15 +47,17 @@ class StepTimes:
 def step_times(segments: Sequence[Segment], *, contention: bool = True) -> StepTimes:
     """Step time and exposed communication for every scenario that the segments' timings hold.
 
-    Timings may be floats or arrays of one length. A large set is best given in pieces of some 5,000, which stay in the
-    processor's caches.
+    Timings may be floats or arrays of one length; they are taken in pieces that stay in the processor's caches.
     """
     size = max(_size(timing) for segment in segments for timing in segment.timings)
     total, exposed = np.zeros(size), np.zeros(size)
-    for segment in segments:
-        time_s, exposed_s = _segment_times(segment, size, contention)
-        total += time_s
-        exposed += exposed_s
+    for start in range(0, size, PIECE):
+        piece = np.arange(start, min(start + PIECE, size))
+        for segment in segments:
+            part = _selected(segment, piece, size)
+            time_s, exposed_s = _segment_times(part, piece.size, contention)
+            total[piece] += time_s
+            exposed[piece] += exposed_s
     return StepTimes(total, exposed)
 
 
@@ -80,14 +88,14 @@ def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, NDArr
     missing = repeat - run.iterations
     if missing == 0:
         return run.iteration_ends[last], run.iteration_exposed[last], np.ones(run.size, dtype=bool)
-    ends = run.task_ends.reshape(run.iterations, run.per_iteration, run.size)
+    ends = run.task_ends[:-1].reshape(run.iterations, run.per_iteration, run.size)
     relative = ends - ends.max(axis=1, keepdims=True)
     tolerance = SETTLED * (run.iteration_ends[last] - run.iteration_ends[last - 1])
     one = (np.abs(relative[last] - relative[last - 1]) <= tolerance).all(axis=0)
     two = (np.abs(relative[last] - relative[last - 2]) <= tolerance).all(axis=0)
     two &= (np.abs(relative[last - 1] - relative[last - 3]) <= tolerance).all(axis=0)
 
-    def extend(values: Sequence[FloatArray]) -> FloatArray:
+    def extend(values: FloatArray) -> FloatArray:
         by_one = values[last] + missing * (values[last] - values[last - 1])
         odd = missing % 2
         by_two = values[last - odd] + (missing + odd) // 2 * (values[last - odd] - values[last - odd - 2])
@@ -117,132 +125,151 @@ def _run(segment: Segment, size: int, iterations: int, contention: bool) -> "_St
 
 
 class _State:
-    """Where every scenario stands. Arrays are [streams, scenarios] unless said otherwise."""
+    """Where every scenario stands. Arrays are [streams, scenarios] unless said otherwise.
+
+    What each stream's next task is and needs is kept beside it and renewed only where a task ended.
+    """
 
     def __init__(self, segment: Segment, size: int, iterations: int, contention: bool) -> None:
-        tasks, count = segment.tasks, len(segment.tasks)
-        self.streams = sorted({task.op.stream for task in tasks}, key=list(Stream).index)
+        self.per_iteration, self.iterations = len(segment.tasks), iterations
+        self.total_tasks = self.per_iteration * iterations
+        self.streams = sorted({task.op.stream for task in segment.tasks}, key=list(Stream).index)
         self.contention, self.size = contention, size
-        self.total_tasks = count * iterations
-        self.per_iteration, self.iterations = count, iterations
-        self.parts = _parts(segment.timings, size)  # [5, tasks, size]
-        self.seconds = self.parts[0] + self.parts[1:].max(axis=0)
-        self.held = np.array([timing.held_sms for timing in segment.timings])
-        self.queues, self.lengths = _queues(segment, self.streams, iterations)
-        self.needs = _needs(segment, iterations)  # [tasks, most needs], padded with a task that is always done
-        self.done = np.zeros((self.total_tasks + 2, size), dtype=bool)
-        self.done[self.total_tasks] = True  # what a task without needs waits for; the last row is never done
-        self.heads = np.zeros((len(self.streams), size), dtype=np.int64)
-        self.remaining = np.ones((len(self.streams), size))
+        self.table = _table(segment.timings, size)
+        self.queues = _queues(segment, self.streams, iterations)
+        self.missing, self.dependents = _dependencies(segment, iterations, size)
+        shape = (len(self.streams), size)
+        self.heads = np.zeros(shape, dtype=np.int64)
+        self.task = np.zeros(shape, dtype=np.int64)
+        self.remaining = np.ones(shape)
+        self.current = np.zeros((len(self.table), *shape))  # the table's rows for each stream's next task
         self.columns = np.arange(size)
-        self.rows = np.arange(len(self.streams))[:, None]
-        self.now = np.zeros(size)
-        self.exposed = np.zeros(size)
-        self.left = np.full((iterations, size), count)
-        self.task_ends = np.zeros((self.total_tasks, size))
-        self.iteration_ends = [np.zeros(size) for _ in range(iterations)]
-        self.iteration_exposed = [np.zeros(size) for _ in range(iterations)]
-        self.computes = np.array([stream in COMPUTE_STREAMS for stream in self.streams])[:, None]
-        self.communicates = np.array(
-            [stream not in (*COMPUTE_STREAMS, Stream.HOST) for stream in self.streams]
-        )[:, None]
+        self.now, self.exposed = np.zeros(size), np.zeros(size)
+        self.task_ends = np.zeros((self.total_tasks + 1, size))
+        self.task_exposed = np.zeros((self.total_tasks + 1, size))
+        self.computes = [row for row, s in enumerate(self.streams) if s in COMPUTE_STREAMS]
+        self.communicates = [row for row, s in enumerate(self.streams) if s in COMMUNICATION_STREAMS]
+        for row in range(len(self.streams)):
+            self._next(row, self.columns)
+
+    @property
+    def iteration_ends(self) -> FloatArray:
+        """When all tasks of each iteration are done: [iterations, scenarios]."""
+        ends: FloatArray = self._by_iteration(self.task_ends)
+        return ends
+
+    @property
+    def iteration_exposed(self) -> FloatArray:
+        """Exposed communication up to the end of each iteration: [iterations, scenarios]."""
+        return self._by_iteration(self.task_exposed)
+
+    def _by_iteration(self, values: FloatArray) -> FloatArray:
+        shape = (self.iterations, self.per_iteration, self.size)
+        latest: FloatArray = values[:-1].reshape(shape).max(axis=1)
+        return latest
 
     def advance(self) -> bool:
         """Move every scenario to its next end; False once all are over."""
-        task = self.queues[self.rows, np.minimum(self.heads, self.lengths[:, None])]
-        running = self.done[self.needs[task].transpose(2, 0, 1), self.columns].all(axis=0)
-        running &= task < self.total_tasks
+        running = self.missing[self.task, self.columns] == 0
         if not running.any():
             return False
-        kind = np.where(running, task, 0) % self.per_iteration
-        seconds = self._shared_seconds(kind, running)
+        seconds = self._shared_seconds(running)
         wait = np.where(running, self.remaining * seconds, np.inf)
         step = wait.min(axis=0)
-        step[~np.isfinite(step)] = 0.0
+        step[np.isinf(step)] = 0.0
         self.now += step
-        exposed = (running & self.communicates).any(axis=0) & ~(running & self.computes).any(axis=0)
-        self.exposed += np.where(exposed, step, 0.0)
-        self._finish(task, running, wait <= step * (1.0 + 1e-12), step, seconds)
-        return True
-
-    def _finish(
-        self,
-        task: IntArray,
-        running: NDArray[np.bool_],
-        over: NDArray[np.bool_],
-        step: FloatArray,
-        seconds: FloatArray,
-    ) -> None:
-        """Take the elapsed share off what runs; mark what is over and move its stream on."""
-        ended = running & over
+        self._count_exposed(running, step)
+        ended = running & (wait <= step * (1.0 + 1e-12))
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(seconds > 0.0, step / seconds, 1.0)
-        self.remaining = np.where(running, np.maximum(self.remaining - share, 0.0), self.remaining)
-        self.remaining[ended] = 1.0
-        self.heads += ended
-        stream, scenario = np.nonzero(ended)
-        self.done[task[stream, scenario], scenario] = True
-        self.task_ends[task[stream, scenario], scenario] = self.now[scenario]
-        iteration = task[stream, scenario] // self.per_iteration
-        np.subtract.at(self.left, (iteration, scenario), 1)
-        for number in np.unique(iteration):
-            over_now = (self.left[number] == 0) & (self.iteration_ends[number] == 0.0)
-            self.iteration_ends[number][over_now] = self.now[over_now]
-            self.iteration_exposed[number][over_now] = self.exposed[over_now]
+        self.remaining -= np.where(running, share, 0.0)
+        np.maximum(self.remaining, 0.0, out=self.remaining)
+        for row in range(len(self.streams)):
+            scenarios = np.flatnonzero(ended[row])
+            if scenarios.size:
+                self._end(row, scenarios)
+        return True
 
-    def _shared_seconds(self, kind: IntArray, running: NDArray[np.bool_]) -> FloatArray:
+    def _end(self, row: int, scenarios: IntArray) -> None:
+        """The running task of one stream is over in these scenarios: tell who waits, and take the next one."""
+        task = self.task[row, scenarios]
+        self.task_ends[task, scenarios] = self.now[scenarios]
+        self.task_exposed[task, scenarios] = self.exposed[scenarios]
+        for waiting in self.dependents[task].T:
+            self.missing[waiting, scenarios] -= 1
+        self.heads[row, scenarios] += 1
+        self._next(row, scenarios)
+
+    def _next(self, row: int, scenarios: IntArray) -> None:
+        """Renew what is kept of a stream's next task."""
+        task = self.queues[row, self.heads[row, scenarios]]
+        kind = np.where(task < self.total_tasks, task % self.per_iteration, self.per_iteration)
+        self.task[row, scenarios] = task
+        self.remaining[row, scenarios] = 1.0
+        self.current[:, row, scenarios] = self.table[:, kind, scenarios]
+
+    def _count_exposed(self, running: NDArray[np.bool_], step: FloatArray) -> None:
+        """Add the time to the next end where something communicates and nothing computes."""
+        exposed = running[self.communicates].any(axis=0)
+        exposed &= ~running[self.computes].any(axis=0)
+        self.exposed += np.where(exposed, step, 0.0)
+
+    def _shared_seconds(self, running: NDArray[np.bool_]) -> FloatArray:
         """The same formula as :func:`perfmodel.overlap.contention.shared_seconds`, for all scenarios."""
-        alone = self.seconds[kind, self.columns]
         if not self.contention:
-            return alone
-        parts = self.parts[:, kind, self.columns]  # [5, streams, scenarios]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares = np.where(running & (alone > 0.0), parts[1:] / alone, 0.0)
-        together = shares.sum(axis=1)  # [4, scenarios]
-        held = np.where(running, self.held[kind], 0.0).sum(axis=0)
-        together[0] /= 1.0 - held
-        stretched = parts[1:] * np.maximum(1.0, together)[:, None, :]
-        shared: FloatArray = parts[0] + stretched.max(axis=0)
+            return self.current[SECONDS]
+        together = (self.current[SHARES_AND_HELD] * running).sum(axis=1)  # [5, scenarios]
+        together[0] /= 1.0 - together[4]
+        np.maximum(together, 1.0, out=together)
+        stretched = (self.current[PARTS] * together[:4, None, :]).max(axis=0)
+        shared: FloatArray = self.current[LATENCY] + stretched
         return shared
 
 
-def _parts(timings: Sequence[Timing], size: int) -> FloatArray:
-    """Latency, compute, memory, link and network seconds: [5, tasks, scenarios]."""
-    parts: Any = [
-        [
-            np.broadcast_to(np.asarray(part, dtype=float), (size,))
-            for part in (t.latency_s, t.compute_s, t.memory_s, t.link_s, t.network_s)
-        ]
-        for t in timings
-    ]
-    return np.array(parts).transpose(1, 0, 2)
+def _table(timings: Sequence[Timing], size: int) -> FloatArray:
+    """Figures of each task, [11, tasks + 1, scenarios]: time alone, latency, the parts on the four resources, the
+    shares of the time alone on them, held SMs. The last task is the one that never runs."""
+    table = np.zeros((11, len(timings) + 1, size))
+    for index, t in enumerate(timings):
+        parts = (t.latency_s, t.compute_s, t.memory_s, t.link_s, t.network_s)
+        for row, part in enumerate(parts, start=LATENCY):
+            table[row, index] = part
+        table[10, index] = t.held_sms
+    seconds, parts = table[SECONDS], table[PARTS]
+    seconds[:] = table[LATENCY] + parts.max(axis=0)
+    np.divide(parts, seconds, out=table[6:10], where=seconds > 0.0)
+    return table
 
 
-def _queues(
-    segment: Segment, streams: Sequence[Stream], iterations: int
-) -> tuple[IntArray, IntArray]:
-    """Task numbers in each stream's order, padded with a number that never runs; and how many there are."""
+def _queues(segment: Segment, streams: Sequence[Stream], iterations: int) -> IntArray:
+    """Task numbers in each stream's order, padded with the number of the task that never runs."""
     count = len(segment.tasks)
     orders = [[i for i, task in enumerate(segment.tasks) if task.op.stream == s] for s in streams]
-    lengths = np.array([len(order) * iterations for order in orders])
-    queues = np.full((len(streams), int(lengths.max()) + 1), count * iterations + 1, dtype=np.int64)
+    longest = max(len(order) for order in orders) * iterations
+    queues = np.full((len(streams), longest + 1), count * iterations, dtype=np.int64)
     for row, order in enumerate(orders):
         numbers = [i + count * turn for turn in range(iterations) for i in order]
         queues[row, : len(numbers)] = numbers
-    return queues, lengths
+    return queues
 
 
-def _needs(segment: Segment, iterations: int) -> IntArray:
-    """What each task waits for, padded with a task that is always done. Order within a stream is not repeated."""
-    count = len(segment.tasks)
-    always, never = count * iterations, count * iterations + 1
-    needs: list[list[int]] = []
+def _dependencies(
+    segment: Segment, iterations: int, size: int
+) -> tuple[NDArray[np.int16], IntArray]:
+    """How many tasks of other streams each task still waits for [tasks + 2, scenarios], and who waits for each task
+    [tasks, most]. Row ``tasks`` never runs; row ``tasks + 1`` takes the padding. Order within a stream is implied."""
+    count, total = len(segment.tasks), len(segment.tasks) * iterations
+    waiting: list[list[int]] = [[] for _ in range(total)]
+    missing = np.zeros((total + 2, size), dtype=np.int16)
+    missing[total] = 1
     for turn in range(iterations):
-        for task in segment.tasks:
-            own = [other + count * turn for other in task.after]
-            if turn:
-                own += [other + count * (turn - 1) for other in task.after_previous]
-            needs.append(own)
-    needs += [[always], [never]]
-    width = max(1, *(len(own) for own in needs))
-    return np.array([own + [always] * (width - len(own)) for own in needs], dtype=np.int64)
+        for index, task in enumerate(segment.tasks):
+            needs = [(other, turn) for other in task.after]
+            needs += [(other, turn - 1) for other in task.after_previous if turn]
+            for other, when in needs:
+                if segment.tasks[other].op.stream != task.op.stream:
+                    waiting[other + count * when].append(index + count * turn)
+                    missing[index + count * turn] += 1
+    most = max(len(own) for own in waiting)
+    padded = [own + [total + 1] * (most - len(own)) for own in waiting]
+    return missing, np.array(padded, dtype=np.int64).reshape(total, most)

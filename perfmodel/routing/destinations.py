@@ -1,8 +1,8 @@
 """How many different ranks and nodes a token is sent to.
 
-Experts lie evenly and contiguously on *places* (ranks, or nodes of ranks): N experts on P places give each place
-N / P. A token that wakes k experts is sent to every place that holds at least one of them, so what counts is the
-expected number of distinct places, P x P(a place is hit). Nothing here knows bytes or seconds.
+Experts lie evenly and contiguously on *places* (ranks, or nodes of ranks): N experts on P places give each
+place N / P. A token that wakes k experts is sent to every place that holds at least one of them, so what
+counts is the expected number of distinct places, P x P(a place is hit). Nothing here knows bytes or seconds.
 """
 
 import math
@@ -15,6 +15,9 @@ import numpy as np
 
 from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.spec.model import Moe
+
+TINY = 1e-9
+"""Rounding in counts of experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ def destinations(
     """Destinations of one token of ``moe`` on ``ranks`` ranks, ``domain`` of them to a node.
 
     The number of real experts has the distribution ``pmf`` (probability of 0, 1, .. top_k); by default
-    Binomial(top_k, mean / top_k), which for a model without zero-computation experts is top_k always. Experts are
-    chosen uniformly, inside uniformly chosen groups where routing is group-limited. The sender sits anywhere: it
-    owns one place in P, whatever the token chose, so 1 / P of the places reached are its own.
+    Binomial(top_k, mean / top_k), which for a model without zero-computation experts is top_k always. Experts
+    are chosen uniformly, inside uniformly chosen groups where routing is group-limited. The sender sits
+    anywhere: it owns one place in P, whatever the token chose, so 1 / P of the places reached are its own.
     """
     mean = moe.mean_real_experts if mean_real_experts is None else mean_real_experts
     weights = binomial_pmf(moe.top_k, mean) if pmf is None else pmf
@@ -82,9 +85,10 @@ def expected_distinct_group_limited(
 ) -> Num:
     """As :func:`expected_distinct`, if experts come from ``top_groups`` of ``num_groups`` equal groups.
 
-    Groups are chosen uniformly, then experts uniformly inside them (DeepSeek's n_group and topk_group). A router
-    picks groups by their best scores, so nearly every chosen group holds a chosen expert: 8 of 256 experts from
-    4 of 8 groups then reach 3.98 nodes, not 3.63; ranks differ by 1 % only (7.46 against 7.36 of 64).
+    Groups are chosen uniformly, then experts uniformly inside them (DeepSeek's n_group and topk_group). A
+    router picks groups by their best scores, so nearly every chosen group holds a chosen expert: 8 of 256
+    experts from 4 of 8 groups then reach 3.98 nodes, not 3.63; ranks differ by 1 % only (7.46 against 7.36 of
+    64).
     """
     hit = _group_limited_hits(num_experts, places, experts_per_token, num_groups, top_groups)
     return places * hit[experts_per_token]
@@ -122,8 +126,8 @@ def _group_limited_hits(
     if not isinstance(places, np.ndarray):
         return _hits_of_places(num_experts, float(places), most, num_groups, top_groups)
     values, index = np.unique(places, return_inverse=True)
-    table = [_hits_of_places(num_experts, float(v), most, num_groups, top_groups) for v in values]
-    chosen = np.array(table)[index.reshape(places.shape)]
+    table: Any = [_hits_of_places(num_experts, float(v), most, num_groups, top_groups) for v in values]
+    chosen: Any = np.array(table)[index.reshape(places.shape)]
     return tuple(chosen[..., k] for k in range(most + 1))
 
 
@@ -156,8 +160,8 @@ def _coverage(
     """
     start, end = place * held, min((place + 1) * held, num_groups * group)
     overlaps = [max(0.0, min(end, (g + 1) * group) - max(start, g * group)) for g in range(num_groups)]
-    whole = sum(1 for o in overlaps if o >= group - 1e-9)
-    parts = [o for o in overlaps if 1e-9 < o < group - 1e-9]
+    whole = sum(1 for o in overlaps if o >= group - TINY)
+    parts = [o for o in overlaps if TINY < o < group - TINY]
     ways = math.comb(num_groups, top_groups)
     pairs = []
     for subset in range(2 ** len(parts)):
@@ -171,18 +175,18 @@ def _coverage(
 
 
 def _miss(num_experts: Num, held: Num, experts_per_token: Num) -> Num:
-    """P(none of k experts is among the ``held``): C(N - s, k) / C(N, k), and 0 where k > N - s."""
+    """P(none of k experts is among the ``held``): C(N - s, k) / C(N, k), and 0 where k >= N - s + 1."""
     n, s, k = num_experts, held, experts_per_token
     left = n - s - k
-    inside = maximum(left, 0.0)  # keeps log-gamma in its domain where the answer is 0 anyway
+    inside = maximum(left, TINY - 1.0)  # keeps log-gamma in its domain where the answer is 0 anyway
     numerator = _log_gamma(n - s + 1.0) + _log_gamma(n - k + 1.0)
     miss: Num = _exp(numerator - _log_gamma(inside + 1.0) - _log_gamma(n + 1.0)) * _step(left)
     return minimum(miss, 1.0)
 
 
 def _step(left: Any) -> Any:
-    """1 where ``left`` >= 0 (up to rounding), else 0."""
-    return (left > -1e-9) * 1.0
+    """1 where ``left`` > -1 (up to rounding), else 0."""
+    return (left > TINY - 1.0) * 1.0
 
 
 def _log_gamma(x: Any) -> Any:

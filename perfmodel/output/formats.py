@@ -1,0 +1,60 @@
+"""Numbers for people: units, thousands separators, and no more digits than a prediction deserves."""
+
+import math
+
+from perfmodel.units import GIGA, KILO, MEGA, MS, PERCENT, TERA, US
+
+UNKNOWN = "–"
+"""What is written where there is no number."""
+
+_PREFIXES = ((TERA, "T"), (GIGA, "G"), (MEGA, "M"), (KILO, "k"))
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """``digits`` significant digits, and every digit before the point: 5,093; 35.8; 0.109."""
+    if value is None:
+        return UNKNOWN
+    if value == 0.0:
+        return "0"
+    places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    if places and abs(round(value, places)) >= 10.0 ** (digits - places):
+        places -= 1  # rounding made it a digit longer: 9.996 is 10.0
+    return f"{value:,.{places}f}"
+
+
+def count(value: float | None) -> str:
+    """A number that the user gave or that was counted: every digit before the point."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that reads best: 1.20 s, 35.8 ms, 4.76 µs."""
+    if seconds is None:
+        return UNKNOWN
+    if abs(seconds) >= 1.0:
+        return f"{significant(seconds)} s"
+    return f"{significant(seconds / MS)} ms" if abs(seconds) >= MS else f"{significant(seconds / US)} µs"
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """With a decimal prefix: 29.0 GFLOP, 30.7 MB."""
+    if value is None:
+        return UNKNOWN
+    for scale, prefix in _PREFIXES:
+        if abs(value) >= scale:
+            return f"{significant(value / scale)} {prefix}{unit}"
+    return f"{significant(value)} {unit}"
+
+
+def percent(share: float | None) -> str:
+    """A share of one as a percentage to a tenth: 66.4%, 8.1%, <0.1%."""
+    if share is None:
+        return UNKNOWN
+    return "<0.1%" if 0.0 < share < 0.0005 else f"{share * PERCENT:.1f}%"
+
+
+def usd(value: float | None) -> str:
+    """Dollars: $0.109, $12.3."""
+    return UNKNOWN if value is None else f"${significant(value)}"
