@@ -142,7 +142,9 @@ def warnings(step: Step) -> list[str]:
     if has_contention(scenario) and any(s.name.startswith("layers") for s in step.segments):
         texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
     if scenario.deployment.host_gap_us == 0:
-        texts.append("deployment.host_gap_us = 0: the engine's host time per step is not calibrated and not counted")
+        texts.append(
+            "deployment.host_gap_us = 0: the engine's host time per step is not calibrated and not counted"
+        )
     if scenario.model.moe and scenario.routing.rank_loads is None:
         texts.append("routing.rank_loads is not given: expert load is taken as balanced over ranks")
     return texts

@@ -19,10 +19,14 @@ app = typer.Typer(
     help="How fast a mixture-of-experts model runs on a cluster, what it costs, and how sure that is.",
 )
 
-ScenarioName = Annotated[str, typer.Argument(help="A catalogue name (perfmodel show scenarios) or a YAML file.")]
+ScenarioName = Annotated[
+    str, typer.Argument(help="A catalogue name (perfmodel show scenarios) or a YAML file.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")]
 
@@ -46,7 +50,9 @@ def step(
     json: AsJson = False,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Write a Chrome/Perfetto trace (Kineto dialect): a file (.gz allowed) or a folder, one file per rank."),
+        typer.Option(
+            help="Write a Chrome/Perfetto trace (Kineto dialect): a file (.gz allowed) or a folder, one file per rank."
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write an HTML timeline that opens offline.")] = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every op with what bounds it.")] = False,
@@ -94,9 +100,13 @@ def show(
 
 @app.command()
 def validate(
-    suite: Annotated[str | None, typer.Option(help="One suite; without it, all of them. Suites: longcat-theory.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="One suite; without it, all of them. Suites: longcat-theory.")
+    ] = None,
     json: AsJson = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if an error exceeds its recorded ceiling.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if an error exceeds its recorded ceiling.")
+    ] = False,
 ) -> None:
     """Published figures against predictions: how wrong perfmodel is."""
     from perfmodel.validation.suites import run_suites

@@ -1,5 +1,6 @@
 """Arithmetic that works on one scenario and on a hundred thousand alike."""
 
+import functools
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,12 +14,10 @@ Typed as float because that is how every formula reads; :func:`maximum` and frie
 
 def maximum(first: Num, *others: Num) -> Num:
     """Element-wise maximum of floats or arrays; a float stays a float (numpy scalars are slow)."""
-    if not isinstance(first, np.ndarray) and not any(isinstance(o, np.ndarray) for o in others):
+    values: tuple[Any, ...] = (first, *others)
+    if not any(isinstance(value, np.ndarray) for value in values):
         return max(first, *others)
-    result: Any = first
-    for other in others:
-        result = np.maximum(result, other)
-    return result  # type: ignore[no-any-return]
+    return functools.reduce(np.maximum, values)  # type: ignore[no-any-return]
 
 
 def minimum(first: Num, *others: Num) -> Num:

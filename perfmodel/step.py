@@ -98,9 +98,7 @@ def _layer_counts(scenario: Scenario) -> list[tuple[Layer, int]]:
     return [*counts[:-1], (last, count + missing)]
 
 
-def _layer_segment(
-    name: str, layer: Layer, work: Work, scenario: Scenario, count: int
-) -> Segment:
+def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:
     """Equal layers under the deployment's schedule."""
     overlap = scenario.deployment.overlap
     parts = num_micro_batches(overlap)
@@ -166,13 +164,9 @@ def _drafts(scenario: Scenario) -> tuple[Segment, ...]:
 
 
 def _draft_segment(layer: Layer, work: Work, scenario: Scenario, number: int) -> Segment:
-    body = [
-        task.op for task in schedule_layer("sequential", [layer_ops(layer, work, scenario)])
-    ]
+    body = [task.op for task in schedule_layer("sequential", [layer_ops(layer, work, scenario)])]
     before, after = draft_ops(work, scenario)
-    ops = [
-        replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in (*before, *body, *after)
-    ]
+    ops = [replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in (*before, *body, *after)]
     return _chain(f"draft {number}", ops, scenario)
 
 

@@ -137,7 +137,7 @@ def _communication_cost(op: Op, cluster: Cluster) -> Timing:
 
 
 def _report_cost(op: Op, cluster: Cluster) -> Timing:
-    """Time as the report's Table 7 counts: FLOPs over peaks and bytes over bandwidths; memory traffic is not counted."""
+    """Time as the report's Table 7 counts: FLOPs over peaks, bytes over bandwidths, no memory traffic."""
     return Timing(
         compute_s=op.flops / cluster.gpu.peak_flops(op.dtype),
         link_s=op.link_bytes / cluster.link_bytes_per_s,

@@ -67,12 +67,8 @@ def _mla(
     query_in, fused = (mla.q_lora_rank, mla.q_lora_rank + latent) if mla.q_lora_rank else (hidden, latent)
     pre = [
         gemm(f"{prefix}.qkv_a", ATTENTION, m=rows, n=fused, k=hidden, dtype=linear),
-        elementwise(
-            f"{prefix}.latent_norm", ATTENTION, hbm_bytes=2.0 * ACTIVATION_BYTES * rows * fused
-        ),
-        gemm(
-            f"{prefix}.q_b", ATTENTION, m=rows, n=heads * mla.qk_head_dim, k=query_in, dtype=linear
-        ),
+        elementwise(f"{prefix}.latent_norm", ATTENTION, hbm_bytes=2.0 * ACTIVATION_BYTES * rows * fused),
+        gemm(f"{prefix}.q_b", ATTENTION, m=rows, n=heads * mla.qk_head_dim, k=query_in, dtype=linear),
         elementwise(
             f"{prefix}.rope_cache",
             ATTENTION,
@@ -87,25 +83,27 @@ def _mla(
     core: list[Op] = []
     for group in work.groups:
         if group.kind == "decode":
-            pre.append(_absorb(f"{prefix}.absorb_q", heads, group.tokens * tp, mla.kv_lora_rank, mla.qk_nope_head_dim))
+            pre.append(
+                _absorb(
+                    f"{prefix}.absorb_q", heads, group.tokens * tp, mla.kv_lora_rank, mla.qk_nope_head_dim
+                )
+            )
             core.append(_mla_decode(mla, group, tp, heads, precision, prefix))
-            core.append(_absorb(f"{prefix}.absorb_v", heads, group.tokens * tp, mla.v_head_dim, mla.kv_lora_rank))
+            core.append(
+                _absorb(f"{prefix}.absorb_v", heads, group.tokens * tp, mla.v_head_dim, mla.kv_lora_rank)
+            )
         else:
             keys = group.requests * tp * group.keys_per_request()
             width = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
             pre.append(gemm(f"{prefix}.kv_b", ATTENTION, m=keys, n=width, k=mla.kv_lora_rank, dtype=linear))
             core.append(_mla_prefill(mla, group, tp, heads, precision, prefix))
-    core.append(
-        gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * mla.v_head_dim, dtype=linear)
-    )
+    core.append(gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * mla.v_head_dim, dtype=linear))
     return pre, core
 
 
 def mla_cache_bytes(mla: Mla, precision: Precision) -> float:
     """Bytes per token of one MLA cache: latent in the cache's type, RoPE part always BF16 (as SnapMLA stores it)."""
-    return (
-        BYTES_PER_ELEMENT[precision.kv_cache] * mla.kv_lora_rank + ACTIVATION_BYTES * mla.qk_rope_head_dim
-    )
+    return BYTES_PER_ELEMENT[precision.kv_cache] * mla.kv_lora_rank + ACTIVATION_BYTES * mla.qk_rope_head_dim
 
 
 def gqa_cache_bytes(gqa: Gqa, precision: Precision, tp: int = 1) -> float:
@@ -175,8 +173,7 @@ def _gqa(
         elementwise(
             f"{prefix}.rope_cache",
             ATTENTION,
-            hbm_bytes=rows
-            * (2.0 * ACTIVATION_BYTES * width + gqa_cache_bytes(gqa, precision, tp)),
+            hbm_bytes=rows * (2.0 * ACTIVATION_BYTES * width + gqa_cache_bytes(gqa, precision, tp)),
         ),
     ]
     core = [_gqa_core(gqa, group, tp, heads, kv_heads, precision, prefix) for group in work.groups]

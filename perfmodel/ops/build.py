@@ -47,13 +47,9 @@ def bmm(name: str, op_class: OpClass, *, groups: Num, m: Num, n: Num, k: Num) ->
     )
 
 
-def elementwise(
-    name: str, op_class: OpClass, *, hbm_bytes: Num, stream: Stream = Stream.COMPUTE
-) -> Op:
+def elementwise(name: str, op_class: OpClass, *, hbm_bytes: Num, stream: Stream = Stream.COMPUTE) -> Op:
     """A memory-bound kernel that moves ``hbm_bytes``."""
-    return Op(
-        name, op_class, "elementwise", stream, hbm_bytes=hbm_bytes, shape={"bytes": hbm_bytes}
-    )
+    return Op(name, op_class, "elementwise", stream, hbm_bytes=hbm_bytes, shape={"bytes": hbm_bytes})
 
 
 def norm(name: str, *, tokens: Num, width: Num, op_class: OpClass = OpClass.NORM) -> Op:
@@ -61,10 +57,6 @@ def norm(name: str, *, tokens: Num, width: Num, op_class: OpClass = OpClass.NORM
     return elementwise(name, op_class, hbm_bytes=4.0 * ACTIVATION_BYTES * tokens * width)
 
 
-def swiglu(
-    name: str, op_class: OpClass, *, tokens: Num, width: Num, stream: Stream = Stream.COMPUTE
-) -> Op:
+def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, stream: Stream = Stream.COMPUTE) -> Op:
     """silu(gate) * up: reads two values and writes one per element of the intermediate."""
-    return elementwise(
-        name, op_class, hbm_bytes=3.0 * ACTIVATION_BYTES * tokens * width, stream=stream
-    )
+    return elementwise(name, op_class, hbm_bytes=3.0 * ACTIVATION_BYTES * tokens * width, stream=stream)

@@ -36,7 +36,8 @@ def all_reduce(name: str, rows: Num, hidden: int, deployment: Deployment, cluste
 
 def send_receive(name: str, tokens: Num, hidden: int, scenario: Scenario) -> Op:
     """A stage hands its activations to the next, GPU to GPU; stages are whole groups, so it crosses domains
-    unless all stages share one."""
+    unless all stages share one.
+    """
     deployment = scenario.deployment
     inside = deployment.num_gpus <= scenario.cluster.node.link_domain_gpus
     traffic = communication.send_recv(tokens * hidden * ACTIVATION_BYTES, same_domain=inside)

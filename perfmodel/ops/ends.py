@@ -20,17 +20,13 @@ def host_op(scenario: Scenario) -> Op:
 def embedding_ops(work: Work, scenario: Scenario) -> tuple[Op, ...]:
     """Row gathers from the embedding, and from n-gram tables with their projections."""
     model = scenario.model
-    tokens = work.tokens * (
-        scenario.deployment.attention_tp if scenario.deployment.replicated else 1
-    )
+    tokens = work.tokens * (scenario.deployment.attention_tp if scenario.deployment.replicated else 1)
     row = 2.0 * ACTIVATION_BYTES * tokens
     ops = [elementwise("embedding.gather", OpClass.EMBEDDING, hbm_bytes=row * model.hidden_size)]
     ngram = model.ngram_embedding
     if ngram:
         tables, width = ngram.num_tables, ngram.table_width
-        ops.append(
-            elementwise("embedding.ngram_gather", OpClass.EMBEDDING, hbm_bytes=row * tables * width)
-        )
+        ops.append(elementwise("embedding.ngram_gather", OpClass.EMBEDDING, hbm_bytes=row * tables * width))
         ops.append(
             bmm(
                 "embedding.ngram_project",
@@ -68,9 +64,7 @@ def head_ops(work: Work, scenario: Scenario, prefix: str = "head") -> tuple[Op, 
             dtype=deployment.precision.embedding,
         )
     )
-    ops.append(
-        elementwise(f"{prefix}.sample", OpClass.HEAD, hbm_bytes=LOGIT_BYTES * rows * shard)
-    )
+    ops.append(elementwise(f"{prefix}.sample", OpClass.HEAD, hbm_bytes=LOGIT_BYTES * rows * shard))
     return tuple(ops)
 
 
@@ -83,9 +77,7 @@ def draft_ops(work: Work, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op,
     deployment = scenario.deployment
     tokens = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
     before = (
-        elementwise(
-            "embedding.gather", OpClass.DRAFT, hbm_bytes=2.0 * ACTIVATION_BYTES * tokens * hidden
-        ),
+        elementwise("embedding.gather", OpClass.DRAFT, hbm_bytes=2.0 * ACTIVATION_BYTES * tokens * hidden),
         norm("join.norm", tokens=2.0 * tokens, width=hidden),
         gemm(
             "join.project",
@@ -97,9 +89,6 @@ def draft_ops(work: Work, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op,
         ),
     )
     last = Work(
-        tuple(
-            type(group)(group.kind, group.requests, 1.0, group.cached_tokens)
-            for group in work.groups
-        )
+        tuple(type(group)(group.kind, group.requests, 1.0, group.cached_tokens) for group in work.groups)
     )
     return before, head_ops(last, scenario)

@@ -35,9 +35,7 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
     halves = range(layer.num_attentions)
     return LayerOps(
         attentions=tuple(
-            attention_ops(
-                layer.attention, work, deployment, cluster, hidden=hidden, prefix=f"attention{i}"
-            )
+            attention_ops(layer.attention, work, deployment, cluster, hidden=hidden, prefix=f"attention{i}")
             for i in halves
         ),
         post_norms=tuple(norm(f"post_norm{i}", tokens=own_tokens, width=hidden) for i in halves),

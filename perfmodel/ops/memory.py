@@ -18,8 +18,8 @@ from perfmodel.ops.parameters import (
     attention_parameters,
     expert_parameters,
     ffn_parameters,
-    indexer_parameters,
     index_bytes_per_token,
+    indexer_parameters,
     ngram_parameters,
     router_parameters,
     shared_parameters,
@@ -74,9 +74,9 @@ def usable_bytes(scenario: Scenario) -> Num:
 
 
 def max_batch_per_gpu(scenario: Scenario) -> int:
-    """Largest number of decoding requests per GPU that fits; 0 if none does. (Prefill: prefilling requests.)
+    """Largest number of decoding requests per GPU that fits; 0 if none does.
 
-    Memory is piecewise linear in the batch, so the largest is found by bisection.
+    In prefill it counts prefilling requests. Memory is piecewise linear in the batch, so the largest is found by bisection.
     """
     phase = scenario.deployment.phase
     path = f"deployment.{'prefill_requests_per_gpu' if phase == 'prefill' else 'batch_per_gpu'}"
@@ -239,13 +239,9 @@ def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) 
     if not isinstance(attention, Mla):
         return whole * linear / tp
     expand = (
-        attention.kv_lora_rank
-        * attention.num_heads
-        * (attention.qk_nope_head_dim + attention.v_head_dim)
+        attention.kv_lora_rank * attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
     )
-    down = hidden * (
-        attention.kv_lora_rank + attention.qk_rope_head_dim + (attention.q_lora_rank or 0)
-    )
+    down = hidden * (attention.kv_lora_rank + attention.qk_rope_head_dim + (attention.q_lora_rank or 0))
     return down * linear + ((whole - down - expand) * linear + expand * BF16) / tp
 
 

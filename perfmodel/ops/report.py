@@ -6,7 +6,7 @@ from dataclasses import replace
 from perfmodel.numeric import Num
 from perfmodel.ops.layer import LayerOps
 from perfmodel.ops.moe import MoeOps
-from perfmodel.ops.op import Op, OpClass
+from perfmodel.ops.op import OpClass
 
 
 def report_layer(layer: LayerOps) -> LayerOps:

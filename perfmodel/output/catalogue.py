@@ -39,7 +39,11 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
         return model_values(name)
     if kind == "scenarios":
         scenario = load_scenario(name)
-        return {"name": name, "scenario_hash": scenario.hash, **scenario.model_dump(mode="json", exclude={"name"})}
+        return {
+            "name": name,
+            "scenario_hash": scenario.hash,
+            **scenario.model_dump(mode="json", exclude={"name"}),
+        }
     return {"name": name, **catalogue.entry(kind, name)}
 
 
@@ -71,7 +75,9 @@ def print_list(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, overflow="fold", justify="right" if isinstance(rows[0][column], float) else "left")
+        table.add_column(
+            column, overflow="fold", justify="right" if isinstance(rows[0][column], float) else "left"
+        )
     for row in rows:
         table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
     console().print(table)
@@ -100,7 +106,9 @@ def _model_row(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "total (B)": values["parameters_total"] / GIGA,
-        "active (B), by real experts": ", ".join(f"{key}: {value / GIGA:.3g}" for key, value in active.items()),
+        "active (B), by real experts": ", ".join(
+            f"{key}: {value / GIGA:.3g}" for key, value in active.items()
+        ),
         "KV bytes/token": float(values["kv_bytes_per_token"]),
         "step": "yes" if values["step_modelled"] else "counts only",
         "retrieved": values["retrieved"],

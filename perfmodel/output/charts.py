@@ -43,7 +43,7 @@ def timeline_chart(
     bands: Sequence[Row] = (),
     slider: bool = False,
 ) -> Figure:
-    """Ops as bars on one lane per stream, from the top down.
+    """Ops as bars on one lane per stream, from the top down; a lane whose name ends in a space is not labelled.
 
     ``rows`` have lane, start, duration (in ``unit``), op_class, label, hover, and optionally micro_batch (hatched if
     odd) and faded. ``exposed`` rows (lane, start, duration, hover) are marked below their bars; ``strip`` rows (lane,
@@ -52,22 +52,27 @@ def timeline_chart(
     import plotly.graph_objects as go
 
     height = {lane: len(lanes) - 1 - number for number, lane in enumerate(lanes)}
-    figure = go.Figure(layout=_layout(PIXELS_PER_LANE * len(lanes) + (220 if slider else 150)))
-    figure.update_layout(margin={"l": 84, "b": 168 if slider else 128})
+    figure = go.Figure(layout=_layout(PIXELS_PER_LANE * len(lanes) + (190 if slider else 140)))
+    figure.update_layout(margin={"l": 84, "b": 60 if slider else 118})
     if strip:
         figure.add_trace(_strip(strip, height))
     crowded = len(rows) > CROWDED
     for op_class in OP_CLASS_COLOURS:
-        own = [row for row in rows if row["op_class"] == op_class]
+        own = sorted((row for row in rows if row["op_class"] == op_class), key=_plain_first)
         if own:
             figure.add_trace(_bars(own, height, op_class, crowded=crowded))
     if exposed:
         figure.add_trace(_marks(exposed, height))
     for number, band in enumerate(bands):
         _shade(figure, band, strong=number % 2 == 0)
-    ticks = {"tickvals": list(height.values()), "ticktext": list(height)}
-    figure.update_yaxes(range=[-0.55, len(lanes) - 0.45], fixedrange=True, zeroline=False, showgrid=False, **ticks)
-    figure.update_xaxes(title={"text": f"time, {unit}", "standoff": 6}, zeroline=False)
+    ticks = {
+        "tickvals": list(height.values()),
+        "ticktext": ["" if lane.endswith(" ") else lane for lane in lanes],
+    }
+    figure.update_yaxes(
+        range=[-0.55, len(lanes) - 0.45], fixedrange=True, zeroline=False, showgrid=False, **ticks
+    )
+    figure.update_xaxes(title=_title(f"time, {unit}"), zeroline=False)
     if slider:
         figure.update_xaxes(rangeslider={"visible": True, "thickness": 0.14})
     return figure
@@ -82,7 +87,7 @@ def share_chart(rows: Sequence[Row], *, unit: str) -> Figure:
     for row in rows:
         figure.add_trace(_part(row))
     figure.update_yaxes(visible=False, fixedrange=True)
-    figure.update_xaxes(title={"text": unit}, zeroline=False, fixedrange=True)
+    figure.update_xaxes(title=_title(unit), zeroline=False, fixedrange=True)
     return figure
 
 
@@ -101,7 +106,9 @@ def breakdown_chart(seconds: Mapping[str, float], *, unit: str, scale: float) ->
     return share_chart(rows, unit=f"time on the critical path, {unit}")
 
 
-def memory_chart(num_bytes: Mapping[str, float], *, usable: float, device: float, unit: str, scale: float) -> Figure:
+def memory_chart(
+    num_bytes: Mapping[str, float], *, usable: float, device: float, unit: str, scale: float
+) -> Figure:
     """Device memory by class against what may be used and what there is; ``scale`` is bytes per ``unit``."""
     rows = [
         {
@@ -113,11 +120,10 @@ def memory_chart(num_bytes: Mapping[str, float], *, usable: float, device: float
         for name, value in num_bytes.items()
     ]
     figure = share_chart(rows, unit=f"memory per GPU, {unit}")
-    figure.update_layout(height=150, margin={"t": 40})
-    right = max(device, sum(num_bytes.values())) / scale
-    figure.update_xaxes(range=[0, right * 1.16])
-    _limit(figure, usable / scale, f"usable: {usable / scale:.1f} {unit}", "dot", "right")
-    _limit(figure, device / scale, f"device: {device / scale:.1f} {unit}", "solid", "left")
+    figure.update_layout(height=160, margin={"t": 48})
+    figure.update_xaxes(range=[0, max(device, sum(num_bytes.values())) / scale * 1.02])
+    _limit(figure, usable / scale, f"usable: {usable / scale:.1f} {unit}", "dot", 0)
+    _limit(figure, device / scale, f"device: {device / scale:.1f} {unit}", "solid", 16)
     return figure
 
 
@@ -131,11 +137,27 @@ def _layout(height: int) -> dict[str, Any]:
         "plot_bgcolor": CLEAR,
         "modebar": {"bgcolor": CLEAR},
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "bgcolor": CLEAR},
+        "legend": {
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "bgcolor": CLEAR,
+        },
         "uniformtext": {"minsize": 10, "mode": "hide"},
         "hoverlabel": {"align": "left"},
         "dragmode": "zoom",
     }
+
+
+def _plain_first(row: Row) -> tuple[bool, bool]:
+    """Order within a class: the legend shows what its first bar looks like."""
+    return bool(row.get("faded")), bool(row.get("micro_batch", 0) % 2)
+
+
+def _title(text: str) -> dict[str, Any]:
+    return {"text": text, "standoff": 6, "font": {"size": 13}}
 
 
 def _bars(rows: Sequence[Row], height: Mapping[str, int], op_class: str, *, crowded: bool) -> Any:
@@ -149,7 +171,9 @@ def _bars(rows: Sequence[Row], height: Mapping[str, int], op_class: str, *, crow
     if any(row.get("faded") for row in rows):
         marker["opacity"] = [FADED if row.get("faded") else 1.0 for row in rows]
     if any(hatched):
-        marker["pattern"] = {"shape": ["/" if odd else "" for odd in hatched], "size": 7, "solidity": 0.25}
+        shapes = ["/" if odd else "" for odd in hatched]
+        lines = {"fillmode": "overlay", "fgcolor": "#FFFFFF", "fgopacity": 0.6, "size": 7, "solidity": 0.18}
+        marker["pattern"] = {"shape": shapes, **lines}
     return go.Bar(
         orientation="h",
         name=op_class_name(op_class),
@@ -231,8 +255,8 @@ def _part(row: Row) -> Any:
     )
 
 
-def _limit(figure: Figure, value: float, label: str, dash: str, anchor: str) -> None:
+def _limit(figure: Figure, value: float, label: str, dash: str, above: int) -> None:
+    """A vertical line with its label ``above`` pixels over the bar, left of the line."""
     figure.add_vline(x=value, line={"dash": dash, "width": 2, "color": "#8A8A8A"})
-    figure.add_annotation(
-        x=value, y=1, yref="paper", yanchor="bottom", xanchor=anchor, text=label, showarrow=False
-    )
+    place = {"x": value, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "right", "yshift": above}
+    figure.add_annotation(text=label, showarrow=False, **place)

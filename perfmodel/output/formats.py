@@ -4,7 +4,7 @@ import math
 
 from perfmodel.units import GIGA, KILO, MEGA, MS, PERCENT, TERA, US
 
-UNKNOWN = "–"
+UNKNOWN = "-"
 """What is written where there is no number."""
 
 _PREFIXES = ((TERA, "T"), (GIGA, "G"), (MEGA, "M"), (KILO, "k"))

@@ -1,5 +1,6 @@
 """One step as a single HTML page that opens offline: results, timelines, where the time goes, memory, ops."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def step_html(answer: StepAnswer) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["linked"] = linked
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(plotly_js=get_plotlyjs(), **page(answer))
 
@@ -92,6 +94,15 @@ def page(answer: StepAnswer) -> dict[str, Any]:
     }
 
 
+def linked(text: str) -> Any:
+    """Text as HTML in which addresses are links; a list's commas and semicolons are not part of them."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"(https?://[^\s;,)]+)", text)
+    anchor = Markup('<a href="{0}" rel="noopener noreferrer">{0}</a>')
+    return Markup("").join(anchor.format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+
+
 def question(scenario: Scenario) -> str:
     """What the page answers, in one sentence."""
     d = scenario.deployment
@@ -99,12 +110,16 @@ def question(scenario: Scenario) -> str:
     gpus = f"{count(d.num_gpus)} {scenario.cluster.gpu.name} GPU{'s' if d.num_gpus > 1 else ''}"
     work = []
     if d.phase != "prefill":
-        work.append(f"{count(d.batch_per_gpu)} requests per GPU and {count(d.context_tokens)} tokens of context each")
+        work.append(
+            f"{count(d.batch_per_gpu)} requests per GPU and {count(d.context_tokens)} tokens of context each"
+        )
     if d.phase != "decode":
         work.append(f"{count(d.prefill_requests_per_gpu)} x {count(d.prefill_tokens)} prompt tokens per GPU")
     drafts = d.mtp.draft_tokens if d.phase != "prefill" else 0
     if drafts:
-        work.append(f"{drafts} draft token{'s' if drafts > 1 else ''} accepted with probability {d.mtp.acceptance:g}")
+        work.append(
+            f"{drafts} draft token{'s' if drafts > 1 else ''} accepted with probability {d.mtp.acceptance:g}"
+        )
     return (
         f"How fast does {scenario.model.name} {verb} on {gpus} with {', '.join(work)}, under {SCHEDULES[d.overlap]}, "
         f"and what does it cost at {usd(scenario.prices.usd_per_gpu_hour)} per GPU hour?"
@@ -132,7 +147,9 @@ def headline(values: Mapping[str, Any]) -> list[Cell]:
 def facts(values: Mapping[str, Any]) -> list[Cell]:
     """Figures that explain the headline."""
     return [
-        _cell(values, "overlap_pct", "of communication hidden behind compute", lambda v: percent(v / PERCENT)),
+        _cell(
+            values, "overlap_pct", "of communication hidden behind compute", lambda v: percent(v / PERCENT)
+        ),
         _cell(values, "exposed_communication_s", "exposed communication per step", duration),
         _cell(values, "mfu", "MFU: FLOPs over peak, by number format", percent),
         _cell(values, "mbu", "MBU: HBM bytes over peak bandwidth", percent),
@@ -202,7 +219,9 @@ def _embed(figure: Any, name: str, *, buttons: Sequence[Sequence[str]] = ()) -> 
         "plotlyServerURL": "",
         "responsive": True,
     }
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config)
+    html: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
+    )
     return html
 
 
@@ -217,7 +236,9 @@ def _layer_text(answer: StepAnswer, runs: Sequence[OpRun], rank: int) -> Cell:
         "num_layers": answer.scenario.model.num_layers,
         "micro_batches": len({run.launch.micro_batch for run in window.runs}),
         "rank": f"Rank {rank}, the slowest of {count(num_ranks)}" if num_ranks > 1 else "",
-        "stages": [text for key, text in STAGES.items() if any(run.launch.stage == key for run in window.runs)],
+        "stages": [
+            text for key, text in STAGES.items() if any(run.launch.stage == key for run in window.runs)
+        ],
     }
 
 
@@ -272,8 +293,10 @@ def _memory_text(answer: StepAnswer) -> str:
     scenario = answer.scenario
     used = sum(answer.values["memory_bytes"].values())
     usable, device = float(usable_bytes(scenario)), float(scenario.cluster.gpu.memory_bytes)
-    fits = f"{scaled(used, 'B')} of {scaled(usable, 'B')} usable" if used <= usable else (
-        f"{scaled(used, 'B')} needed, {scaled(usable, 'B')} usable: this could not run"
+    fits = (
+        f"{scaled(used, 'B')} of {scaled(usable, 'B')} usable"
+        if used <= usable
+        else (f"{scaled(used, 'B')} needed, {scaled(usable, 'B')} usable: this could not run")
     )
     share = scenario.deployment.memory_utilization * PERCENT
     return f"{fits}; usable is {share:g}% of the device's {scaled(device, 'B')} (1 GB = 1e9 bytes)."

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from perfmodel.kernels.cost import Timing
-from perfmodel.numeric import Num
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, Stream
 from perfmodel.overlap.analysis import Interval, rank_spans
 from perfmodel.overlap.graph import Segment, Task
@@ -168,6 +168,6 @@ def _bound(op: Op, timing: Timing, rank: int) -> str:
     return own.bound
 
 
-def _own(value: Num, rank: int) -> float:
+def _own(value: Any, rank: int) -> float:
     """A rank's own value where there is one per rank."""
     return float(value[rank]) if isinstance(value, np.ndarray) and value.ndim else float(value)

@@ -38,7 +38,9 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     if ops:
         out.print(_ops(values["ops"]))
     else:
-        out.print("[dim]--ops lists every op; --html FILE draws the timeline; --json gives everything in SI units[/]")
+        out.print(
+            "[dim]--ops lists every op; --html FILE draws the timeline; --json gives everything in SI units[/]"
+        )
     print_warnings(values["warnings"])
 
 
@@ -52,18 +54,42 @@ def print_warnings(texts: Sequence[str]) -> None:
 def print_validation(result: Validation) -> None:
     """Print each row of a validation, then the summary."""
     out = console()
-    table = _table("Published against predicted", "row", "quantity", "published", "predicted", "error", "as printed", "role")
+    table = _table(
+        "Published against predicted",
+        "row",
+        "quantity",
+        "published",
+        "predicted",
+        "error",
+        "as printed",
+        "role",
+    )
     for row in result.rows:
-        scale, unit = (US, "us") if row.unit == "s" and row.measured < MS else (MS, "ms") if row.unit == "s" else (1.0, row.unit)
+        scale, unit = (
+            (US, "us")
+            if row.unit == "s" and row.measured < MS
+            else (MS, "ms")
+            if row.unit == "s"
+            else (1.0, row.unit)
+        )
         printed = {None: "", True: "yes", False: "NO"}[row.matches_printed]
         predicted = row.reason if row.predicted is None else f"{row.predicted / scale:.4g} {unit}"
         error = "" if row.error_pct is None else f"{row.error_pct:+.1f} %"
-        table.add_row(row.id, row.quantity, f"{row.measured / scale:.4g} {unit}", predicted, error, printed, row.role)
+        table.add_row(
+            row.id, row.quantity, f"{row.measured / scale:.4g} {unit}", predicted, error, printed, row.role
+        )
     out.print(table)
-    summary = _table("Errors", "suite", "quantity", "role", "rows", "answered", "median |error|", "mean |error|", "bias")
+    summary = _table(
+        "Errors", "suite", "quantity", "role", "rows", "answered", "median |error|", "mean |error|", "bias"
+    )
     for line in result.values["summary"]:
-        errors = ("" if line[key] is None else f"{line[key]:.2f} %" for key in ("median_abs_pct", "mean_abs_pct", "bias_pct"))
-        summary.add_row(line["suite"], line["quantity"], line["role"], str(line["n"]), str(line["answered"]), *errors)
+        errors = (
+            "" if line[key] is None else f"{line[key]:.2f} %"
+            for key in ("median_abs_pct", "mean_abs_pct", "bias_pct")
+        )
+        summary.add_row(
+            line["suite"], line["quantity"], line["role"], str(line["n"]), str(line["answered"]), *errors
+        )
     out.print(summary)
 
 
@@ -83,7 +109,11 @@ def _subtitle(answer: StepAnswer) -> str:
     layout = f"attention DP{d.attention_dp} TP{d.attention_tp}, dense TP{d.dense_tp}, EP{d.ep}"
     layout += f" x TP{d.moe_tp}" if d.moe_tp > 1 else ""
     layout += f", PP{d.pp}" if d.pp > 1 else ""
-    work = [f"batch {d.batch_per_gpu:g} per GPU, context {d.context_tokens:,.0f}"] if d.phase != "prefill" else []
+    work = (
+        [f"batch {d.batch_per_gpu:g} per GPU, context {d.context_tokens:,.0f}"]
+        if d.phase != "prefill"
+        else []
+    )
     if d.phase != "decode":
         work.append(f"{d.prefill_requests_per_gpu:g} x {d.prefill_tokens:,.0f} prompt tokens per GPU")
     drafts = d.mtp.draft_tokens
@@ -148,7 +178,9 @@ def _memory(answer: StepAnswer) -> Table:
     table = _table("Memory per GPU", "class", "GB", "of device", "")
     classes = values["memory_bytes"]
     for name, size in classes.items():
-        table.add_row(name.replace("_", " "), number(size / GB), f"{PERCENT * size / device:.1f} %", _bar(size / device))
+        table.add_row(
+            name.replace("_", " "), number(size / GB), f"{PERCENT * size / device:.1f} %", _bar(size / device)
+        )
     total = sum(classes.values())
     table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
     usable = float(usable_bytes(scenario))
@@ -158,7 +190,20 @@ def _memory(answer: StepAnswer) -> Table:
 
 
 def _ops(rows: Sequence[dict[str, Any]]) -> Table:
-    table = _table("Ops, each alone", "op", "stream", "runs", "us", "GFLOP", "MB HBM", "MB sent", "bound by", "MFU", "MBU", "source")
+    table = _table(
+        "Ops, each alone",
+        "op",
+        "stream",
+        "runs",
+        "us",
+        "GFLOP",
+        "MB HBM",
+        "MB sent",
+        "bound by",
+        "MFU",
+        "MBU",
+        "source",
+    )
     for row in rows:
         sent = row["link_bytes"] + row["network_bytes"]
         table.add_row(
@@ -184,8 +229,23 @@ def _bar(share: float) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    texts = ("op", "class", "part", "quantity", "stream", "bound by", "source", "row", "suite", "role", "as printed", "")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    texts = (
+        "op",
+        "class",
+        "part",
+        "quantity",
+        "stream",
+        "bound by",
+        "source",
+        "row",
+        "suite",
+        "role",
+        "as printed",
+        "",
+    )
     for column in columns:
         table.add_column(column, justify="left" if column in texts else "right", overflow="fold")
     return table

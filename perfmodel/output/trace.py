@@ -12,6 +12,7 @@ a few microseconds long, so its figures agree with perfmodel's only with that se
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def _write_rank(step: Step, rank: int, path: Path) -> None:
 def _prepare_folder(path: Path, num_ranks: int) -> None:
     """Make the folder; refuse one in which ranks of a larger trace would remain, as readers take all files."""
     if path.suffix and not path.is_dir():
-        raise DataError(f"{path}: a trace is a {' or '.join(SUFFIXES)} file, or a folder (a name without suffix)")
+        raise DataError(
+            f"{path}: a trace is a {' or '.join(SUFFIXES)} file, or a folder (a name without suffix)"
+        )
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: is a file; a trace is a {' or '.join(SUFFIXES)} file, or a folder")
     try:
@@ -229,8 +232,10 @@ def _flows(runs: Iterable[OpRun], rank: int) -> Iterator[Event]:
             if run.launch.op_class not in chain and not run.launch.name.startswith("shared"):
                 chain[run.launch.op_class] = run
     for number, chain in enumerate(chains.values()):
-        steps = [chain[name] for name in (OpClass.DISPATCH, OpClass.EXPERTS, OpClass.COMBINE) if name in chain]
-        for hop, (source, target) in enumerate(zip(steps, steps[1:], strict=False)):
+        steps = [
+            chain[name] for name in (OpClass.DISPATCH, OpClass.EXPERTS, OpClass.COMBINE) if name in chain
+        ]
+        for hop, (source, target) in enumerate(pairwise(steps)):
             arrow = {"cat": "moe", "name": "moe", "id": 2 * number + hop, "pid": rank}
             yield {"ph": "s"} | arrow | _at(source)
             yield {"ph": "f", "bp": "e"} | arrow | _at(target)

@@ -91,15 +91,14 @@ def op_rows(window: Window, unit_s: float, *, detailed: bool) -> list[Row]:
 def exposed_rows(window: Window, unit_s: float) -> list[Row]:
     """Marks under communication while nothing computes."""
     rows = []
+    communication = [run for run in window.runs if run.is_communication]
     for start_s, end_s in exposed_intervals(window.runs):
-        text = f"<b>exposed</b>: {duration(end_s - start_s)} in which only communication runs"
-        lanes = {
-            LANES[run.launch.stream]: None
-            for run in window.runs
-            if run.is_communication and run.start_s < end_s and run.end_s > start_s
-        }
-        for lane in lanes:
-            rows.append({"lane": lane, **_extent(start_s, end_s, window, unit_s), "hover": text})
+        text = f"<b>exposed</b>: for {duration(end_s - start_s)} only communication runs"
+        for run in communication:
+            first, last = max(start_s, run.start_s), min(end_s, run.end_s)
+            if first < last:
+                lane = LANES[run.launch.stream]
+                rows.append({"lane": lane, **_extent(first, last, window, unit_s), "hover": text})
     return rows
 
 
@@ -178,5 +177,3 @@ def _details(run: OpRun) -> list[str]:
     lines = [escape(op.stage), ", ".join(work), bound]
     source = wrap(f"source: {op.source}", HOVER_WIDTH)
     return [line for line in (*lines, *(escape(part) for part in source)) if line]
-
-

@@ -38,8 +38,9 @@ def slowest_rank(timeline: Timeline) -> int:
 def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
     """The chain of ops on one rank, back from its last, each of which the next one waited for.
 
-    Before an op comes whichever of these ended last: what it depends on, its predecessor on its stream, or (for the first
-    of an iteration that does not carry over) everything before the iteration. A gap between is waiting for other ranks.
+    Before an op comes whichever of these ended last: what it depends on, its predecessor on its stream, or (for the
+    first of an iteration
+    that does not carry over) everything before the iteration. A gap between is waiting for other ranks.
     The stretches join without holes, so their times add up to the step time.
     """
     spans = rank_spans(timeline, rank)
@@ -109,9 +110,7 @@ def stream_busy_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
     return {str(stream): _length(_merge(own)) for stream, own in intervals.items()}
 
 
-def _compute_and_communication(
-    timeline: Timeline, rank: int
-) -> tuple[list[Interval], list[Interval]]:
+def _compute_and_communication(timeline: Timeline, rank: int) -> tuple[list[Interval], list[Interval]]:
     compute: list[Interval] = []
     communication: list[Interval] = []
     for span in rank_spans(timeline, rank):

@@ -41,7 +41,6 @@ def shared_seconds(demands: Sequence[Demand]) -> list[float]:
     compute = max(1.0, compute / (1.0 - held))
     memory, link, network = max(1.0, memory), max(1.0, link), max(1.0, network)
     return [
-        d.latency_s
-        + max(d.compute_s * compute, d.memory_s * memory, d.link_s * link, d.network_s * network)
+        d.latency_s + max(d.compute_s * compute, d.memory_s * memory, d.link_s * link, d.network_s * network)
         for d in demands
     ]

@@ -37,7 +37,9 @@ class Segment:
 
     def __post_init__(self) -> None:
         for index, task in enumerate(self.tasks):
-            assert all(0 <= other < index for other in task.after), f"{self.name}: task {index} is not in order"
+            assert all(0 <= other < index for other in task.after), (
+                f"{self.name}: task {index} is not in order"
+            )
         assert len(self.tasks) == len(self.timings)
 
 

@@ -196,7 +196,7 @@ def _with_dependencies(layer: LayerOps) -> list[_Step]:
     for stage, ops in _in_sequence(layer):
         for op in ops:
             position = len(steps)
-            after = (position - 1,) if position else ()
+            after: tuple[int, ...] = (position - 1,) if position else ()
             if moe and moe.dispatch and moe.shared:
                 if op is moe.shared[0]:
                     sent = position - 1

@@ -85,7 +85,7 @@ class _Chip:
         )
         plan = self.plan
         timeout = self.env.timeout(max(delay, 0.0))
-        timeout.callbacks.append(lambda _: self._finish(plan, first))  # type: ignore[union-attr]
+        timeout.callbacks.append(lambda _: self._finish(plan, first))
 
     def _finish(self, plan: int, first: int) -> None:
         if plan != self.plan:
@@ -137,9 +137,7 @@ class _Iteration:
         self.done = [env.event() if announced else None for announced in plan.announces]
 
 
-def simulate(
-    segments: Sequence[Segment], *, num_ranks: int = 1, contention: bool = True
-) -> Timeline:
+def simulate(segments: Sequence[Segment], *, num_ranks: int = 1, contention: bool = True) -> Timeline:
     """Run the segments one after another and record every op.
 
     With ``num_ranks`` > 1 timings may be arrays over ranks; every rank starts a barrier op together. With

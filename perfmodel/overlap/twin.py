@@ -81,8 +81,8 @@ def _segment_times(segment: Segment, size: int, contention: bool) -> tuple[Float
 def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """Time and exposed communication after ``repeat`` iterations, and where they are certain.
 
-    An iteration whose tasks end at the same times, relative to its own end, as one or two iterations before has settled:
-    what follows repeats it. With every iteration simulated all is certain.
+    An iteration whose tasks end at the same times, relative to its own end, as one or two iterations before has
+    settled: what follows repeats it. With every iteration simulated all is certain.
     """
     last = run.iterations - 1
     missing = repeat - run.iterations
@@ -99,7 +99,8 @@ def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, NDArr
         by_one = values[last] + missing * (values[last] - values[last - 1])
         odd = missing % 2
         by_two = values[last - odd] + (missing + odd) // 2 * (values[last - odd] - values[last - odd - 2])
-        return np.where(one, by_one, by_two)
+        extended: FloatArray = np.where(one, by_one, by_two)
+        return extended
 
     return extend(run.iteration_ends), extend(run.iteration_exposed), one | two
 
@@ -155,8 +156,7 @@ class _State:
     @property
     def iteration_ends(self) -> FloatArray:
         """When all tasks of each iteration are done: [iterations, scenarios]."""
-        ends: FloatArray = self._by_iteration(self.task_ends)
-        return ends
+        return self._by_iteration(self.task_ends)
 
     @property
     def iteration_exposed(self) -> FloatArray:
@@ -217,7 +217,8 @@ class _State:
     def _shared_seconds(self, running: NDArray[np.bool_]) -> FloatArray:
         """The same formula as :func:`perfmodel.overlap.contention.shared_seconds`, for all scenarios."""
         if not self.contention:
-            return self.current[SECONDS]
+            alone: FloatArray = self.current[SECONDS]
+            return alone
         together = (self.current[SHARES_AND_HELD] * running).sum(axis=1)  # [5, scenarios]
         together[0] /= 1.0 - together[4]
         np.maximum(together, 1.0, out=together)
@@ -228,11 +229,12 @@ class _State:
 
 def _table(timings: Sequence[Timing], size: int) -> FloatArray:
     """Figures of each task, [11, tasks + 1, scenarios]: time alone, latency, the parts on the four resources, the
-    shares of the time alone on them, held SMs. The last task is the one that never runs."""
+    shares of the time alone on them, held SMs. The last task is the one that never runs.
+    """
     table = np.zeros((11, len(timings) + 1, size))
     for index, t in enumerate(timings):
-        parts = (t.latency_s, t.compute_s, t.memory_s, t.link_s, t.network_s)
-        for row, part in enumerate(parts, start=LATENCY):
+        own = (t.latency_s, t.compute_s, t.memory_s, t.link_s, t.network_s)
+        for row, part in enumerate(own, start=LATENCY):
             table[row, index] = part
         table[10, index] = t.held_sms
     seconds, parts = table[SECONDS], table[PARTS]
@@ -253,11 +255,10 @@ def _queues(segment: Segment, streams: Sequence[Stream], iterations: int) -> Int
     return queues
 
 
-def _dependencies(
-    segment: Segment, iterations: int, size: int
-) -> tuple[NDArray[np.int16], IntArray]:
+def _dependencies(segment: Segment, iterations: int, size: int) -> tuple[NDArray[np.int16], IntArray]:
     """How many tasks of other streams each task still waits for [tasks + 2, scenarios], and who waits for each task
-    [tasks, most]. Row ``tasks`` never runs; row ``tasks + 1`` takes the padding. Order within a stream is implied."""
+    [tasks, most]. Row ``tasks`` never runs; row ``tasks + 1`` takes the padding. Order within a stream is implied.
+    """
     count, total = len(segment.tasks), len(segment.tasks) * iterations
     waiting: list[list[int]] = [[] for _ in range(total)]
     missing = np.zeros((total + 2, size), dtype=np.int16)

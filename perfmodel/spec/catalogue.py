@@ -67,5 +67,7 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
     config = model_config(name) | dict(overrides or {})
     expected = card.get("expected_real_experts")
     if overrides and {"moe_topk", "n_routed_experts", "zero_expert_num"} & set(overrides):
-        expected = None  # K_e was trained for the published experts; other counts fall back to uniform routing
+        expected = (
+            None  # K_e was trained for the published experts; other counts fall back to uniform routing
+        )
     return model_from_config(config, name=name, expected_real_experts=expected)

@@ -93,7 +93,7 @@ def _refuse_event(event: Any, depth: int, name: str) -> int:
         line = event.start_mark.line + 1
         raise DataError(f"{name}: line {line}: anchors and aliases are not allowed; write the value out")
     tag = getattr(event, "tag", None)
-    if tag is not None and str(tag) not in ("", "!") and not getattr(event, "implicit", (True,)) is True:
+    if tag is not None and str(tag) not in ("", "!") and getattr(event, "implicit", (True,)) is not True:
         raise DataError(f"{name}: line {event.start_mark.line + 1}: tag {tag} is not allowed")
     if kind in ("MappingStartEvent", "SequenceStartEvent"):
         depth += 1

@@ -44,9 +44,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     """
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
-        raise SpecError(
-            f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}"
-        )
+        raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
     fields = dict(document)
     for section in ("model", "cluster", "prices"):
         if section not in fields:

@@ -59,9 +59,7 @@ class Gqa(Spec):
     @model_validator(mode="after")
     def _heads_divide(self) -> "Gqa":
         if self.num_heads % self.num_kv_heads:
-            msg = (
-                f"num_heads = {self.num_heads} must be a multiple of num_kv_heads = {self.num_kv_heads}"
-            )
+            msg = f"num_heads = {self.num_heads} must be a multiple of num_kv_heads = {self.num_kv_heads}"
             raise ValueError(msg)
         return self
 
@@ -100,7 +98,9 @@ class Moe(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> "Moe":
         if self.top_k > self.num_experts + self.num_zero_experts:
-            msg = f"top_k = {self.top_k} exceeds the {self.num_experts + self.num_zero_experts} routed experts"
+            msg = (
+                f"top_k = {self.top_k} exceeds the {self.num_experts + self.num_zero_experts} routed experts"
+            )
             raise ValueError(msg)
         if self.num_experts % self.num_groups:
             msg = f"num_experts = {self.num_experts} must be a multiple of num_groups = {self.num_groups}"

@@ -109,11 +109,14 @@ def _capability_problem(s: Scenario) -> str | None:
     d = s.deployment
     if d.overlap in ("sbo", "sbo-engine") and not s.model.has_shortcut:
         return (
-            f"deployment.overlap = {d.overlap} needs a shortcut-connected MoE (LongCat); model {s.model.name} has none: "
-            "use tbo or sequential (SGLang's \"SBO\" for DeepSeek is another overlap, see docs/glossary.md)"
+            f"deployment.overlap = {d.overlap} needs a shortcut-connected MoE (LongCat); model {s.model.name} has "
+            f"none: "
+            'use tbo or sequential (SGLang\'s "SBO" for DeepSeek is another overlap, see docs/glossary.md)'
         )
     if d.overlap == "tbo-report" and s.costs != "report":
-        return "deployment.overlap = tbo-report exists for costs: report alone (the report's Table 7): use tbo"
+        return (
+            "deployment.overlap = tbo-report exists for costs: report alone (the report's Table 7): use tbo"
+        )
     if d.mtp.draft_tokens and s.model.mtp is None and s.costs != "report":
         return f"deployment.mtp.draft_tokens = {d.mtp.draft_tokens}: model {s.model.name} has no MTP layer, use 0"
     top_k = s.model.moe.top_k if s.model.moe else 0

@@ -51,9 +51,7 @@ def _model_rows(published: dict[str, str]) -> list[Row]:
             "source": published["source"],
         }
         printed = matches_printed(own[quantity] / scale, published[column])
-        found.append(
-            Row(id=name, predicted=own[quantity], role="theory", matches_printed=printed, **common)
-        )
+        found.append(Row(id=name, predicted=own[quantity], role="theory", matches_printed=printed, **common))
         if quantity in ("tpot_s", "usd_per_million_output_tokens"):
             found.append(
                 Row(

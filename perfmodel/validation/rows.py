@@ -56,8 +56,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Errors per suite, quantity and role."""
     keys = list(dict.fromkeys((row.suite, row.quantity, row.role) for row in rows))
     return [
-        _summary(key, [row for row in rows if (row.suite, row.quantity, row.role) == key])
-        for key in keys
+        _summary(key, [row for row in rows if (row.suite, row.quantity, row.role) == key]) for key in keys
     ]
 
 
