@@ -21,6 +21,7 @@ from perfmodel.output.html import linked, step_html, write_step_html
 from perfmodel.output.reproduce import step_command
 from perfmodel.output.spans import op_runs
 from perfmodel.output.windows import exposed_rows, layer_window, op_rows, stage_rows
+from perfmodel.spec import catalogue
 from perfmodel.spec.load import load_scenario
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
@@ -267,20 +268,11 @@ def test_chromium_draws_it_without_an_error(schedule: str, tmp_path: Path) -> No
         pytest.skip("no chromium")
     path = tmp_path / "step.html"
     write_step_html(answer(f"deployment.overlap={schedule}"), path)
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--enable-logging=stderr",
-        "--v=0",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-    ]
+    quiet = ("background-networking", "component-update", "sync", "gpu")
+    flags = [f"--disable-{feature}" for feature in quiet]
+    flags += ["--headless", "--no-sandbox", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000"]
     done = subprocess.run(
-        [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
+        [chromium, *flags, "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
@@ -293,3 +285,10 @@ def test_chromium_draws_it_without_an_error(schedule: str, tmp_path: Path) -> No
         drawn = dom[dom.index(f'id="figure-{name}"') :][:2000]
         assert "main-svg" in drawn, name
     assert dom.count('class="point"') > 1000  # bars: every op of the step is drawn
+
+
+@pytest.mark.parametrize("name", catalogue.names("scenarios"))
+def test_every_scenario_of_the_catalogue_has_a_page(name: str) -> None:
+    asked = answer(name=name)
+    shown = {key: value for key, value, _ in Page(step_html(asked)).numbers if key}
+    assert shown["step_time_s"] == asked.values["step_time_s"]

@@ -76,7 +76,8 @@ def usable_bytes(scenario: Scenario) -> Num:
 def max_batch_per_gpu(scenario: Scenario) -> int:
     """Largest number of decoding requests per GPU that fits; 0 if none does.
 
-    In prefill it counts prefilling requests. Memory is piecewise linear in the batch, so the largest is found by bisection.
+    In prefill it counts prefilling requests. Memory is piecewise linear in the batch, so the largest is found by
+    bisection.
     """
     phase = scenario.deployment.phase
     path = f"deployment.{'prefill_requests_per_gpu' if phase == 'prefill' else 'batch_per_gpu'}"
