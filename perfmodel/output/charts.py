@@ -37,14 +37,16 @@ def timeline_chart(
     rows: Sequence[Row],
     *,
     lanes: Sequence[str],
+    end: float,
     unit: str,
     exposed: Sequence[Row] = (),
     strip: Sequence[Row] = (),
     bands: Sequence[Row] = (),
     slider: bool = False,
 ) -> Figure:
-    """Ops as bars on one lane per stream, from the top down; a lane whose name ends in a space is not labelled.
+    """Ops as bars on one lane per stream, from the top down, and from time 0 to ``end``.
 
+    A lane whose name ends in a space is not labelled.
     ``rows`` have lane, start, duration (in ``unit``), op_class, label, hover, and optionally micro_batch (hatched if
     odd) and faded. ``exposed`` rows (lane, start, duration, hover) are marked below their bars; ``strip`` rows (lane,
     start, duration, label, hover) are grey bars that name parts; ``bands`` (start, duration) shade the background.
@@ -70,9 +72,14 @@ def timeline_chart(
         "ticktext": ["" if lane.endswith(" ") else lane for lane in lanes],
     }
     figure.update_yaxes(
-        range=[-0.55, len(lanes) - 0.45], fixedrange=True, zeroline=False, showgrid=False, **ticks
+        range=[-0.55, len(lanes) - 0.45],
+        fixedrange=True,
+        zeroline=False,
+        showgrid=False,
+        ticklabelstandoff=8,
+        **ticks,
     )
-    figure.update_xaxes(title=_title(f"time, {unit}"), zeroline=False)
+    figure.update_xaxes(title=_title(f"time, {unit}"), range=[0, end], zeroline=False)
     if slider:
         figure.update_xaxes(rangeslider={"visible": True, "thickness": 0.14})
     return figure

@@ -42,6 +42,9 @@ SCHEDULES = {
 BUTTONS = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]]
 """What plotly offers above a timeline."""
 
+LONG_LAYER_S = 5 * MS
+"""From here on a layer is drawn in milliseconds."""
+
 Cell = dict[str, Any]
 
 
@@ -74,7 +77,7 @@ def page(answer: StepAnswer) -> dict[str, Any]:
     runs = op_runs(step, rank)
     command, is_exact = step_command(scenario)
     return {
-        "title": scenario.title or scenario.name,
+        "title": _title(scenario, is_changed="--set" in command),
         "question": question(scenario),
         "headline": headline(values),
         "facts": facts(values),
@@ -92,6 +95,14 @@ def page(answer: StepAnswer) -> dict[str, Any]:
         "is_exact": is_exact,
         "exposed_colour": EXPOSED,
     }
+
+
+def _title(scenario: Scenario, *, is_changed: bool) -> str:
+    """The scenario's own title, unless overrides may have made it untrue."""
+    if scenario.title and not is_changed:
+        return scenario.title
+    d = scenario.deployment
+    return f"{scenario.model.name}: {d.phase} on {count(d.num_gpus)} x {scenario.cluster.gpu.name}"
 
 
 def linked(text: str) -> Any:
@@ -185,13 +196,15 @@ def _figures(answer: StepAnswer, runs: Sequence[OpRun]) -> dict[str, str]:
 
 def layer_figure(window: Window) -> Any:
     """The timeline of one layer (or of two, where they carry over), with the schedule's stages."""
-    strips = stage_rows(window, US)
+    unit_s, unit = (US, "µs") if window.seconds < LONG_LAYER_S else (MS, "ms")
+    strips = stage_rows(window, unit_s)
     one_batch = len({run.launch.micro_batch for run in window.runs}) == 1
     return charts.timeline_chart(
-        op_rows(window, US, detailed=True),
+        op_rows(window, unit_s, detailed=True),
         lanes=lanes_of(window, strips),
-        unit="µs",
-        exposed=exposed_rows(window, US),
+        end=window.seconds / unit_s,
+        unit=unit,
+        exposed=exposed_rows(window, unit_s),
         strip=strips,
         bands=strips if one_batch else (),
     )
@@ -203,6 +216,7 @@ def step_figure(window: Window) -> Any:
     return charts.timeline_chart(
         op_rows(window, MS, detailed=False),
         lanes=lanes_of(window, strips),
+        end=window.seconds / MS,
         unit="ms",
         exposed=exposed_rows(window, MS),
         strip=strips,

@@ -36,6 +36,11 @@ class Window:
     shown: frozenset[tuple[int, int]]
     """The iterations (segment, iteration) that it is about; ops of others are neighbours that reach into it."""
 
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.end_s - self.start_s
+
     def neighbour(self, run: OpRun) -> bool:
         """Whether an op belongs to a layer that the window is not about."""
         return (run.segment, run.iteration) not in self.shown
