@@ -67,21 +67,7 @@ def timeline_chart(
         figure.add_trace(_marks(exposed, height))
     for number, band in enumerate(bands):
         _shade(figure, band, strong=number % 2 == 0)
-    ticks = {
-        "tickvals": list(height.values()),
-        "ticktext": ["" if lane.endswith(" ") else lane for lane in lanes],
-    }
-    figure.update_yaxes(
-        range=[-0.55, len(lanes) - 0.45],
-        fixedrange=True,
-        zeroline=False,
-        showgrid=False,
-        ticklabelstandoff=8,
-        **ticks,
-    )
-    figure.update_xaxes(title=_title(f"time, {unit}"), range=[0, end], zeroline=False)
-    if slider:
-        figure.update_xaxes(rangeslider={"visible": True, "thickness": 0.14})
+    _timeline_axes(figure, lanes, end=end, unit=unit, slider=slider)
     return figure
 
 
@@ -156,6 +142,16 @@ def _layout(height: int) -> dict[str, Any]:
         "hoverlabel": {"align": "left"},
         "dragmode": "zoom",
     }
+
+
+def _timeline_axes(figure: Figure, lanes: Sequence[str], *, end: float, unit: str, slider: bool) -> None:
+    labels = ["" if lane.endswith(" ") else lane for lane in lanes]
+    ticks = {"tickvals": list(range(len(lanes) - 1, -1, -1)), "ticktext": labels, "ticklabelstandoff": 8}
+    span = [-0.55, len(lanes) - 0.45]
+    figure.update_yaxes(range=span, fixedrange=True, zeroline=False, showgrid=False, **ticks)
+    figure.update_xaxes(title=_title(f"time, {unit}"), range=[0, end], zeroline=False)
+    if slider:
+        figure.update_xaxes(rangeslider={"visible": True, "thickness": 0.14, "range": [0, end]})
 
 
 def _plain_first(row: Row) -> tuple[bool, bool]:
