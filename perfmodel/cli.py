@@ -61,6 +61,10 @@ def step(
     from perfmodel.answer import answer_step
     from perfmodel.spec.load import load_scenario
 
+    if html is not None:  # before anything is written
+        from perfmodel.output.files import check_writable
+
+        check_writable(html)
     answer = answer_step(load_scenario(scenario, set_ or ()))
     if trace is not None:
         from perfmodel.output.trace import write_trace

@@ -252,3 +252,18 @@ def test_validate_checks():
     values = json.loads(done.stdout)
     assert len(values["rows"]) == 21
     assert {line["role"] for line in values["summary"]} == {"theory", "comparison"}
+
+
+def test_a_bad_output_path_leaves_nothing_half_done(tmp_path):
+    trace = tmp_path / "trace.json"
+    done = run("step", "longcat-flash-h800", "--trace", trace, "--html", tmp_path / "none" / "x.html")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+    assert not trace.exists()
+
+
+def test_the_title_follows_overrides():
+    assert "LongCat-Flash decoding on 128 H800" in run("step", "longcat-flash-h800").stdout
+    prefill = run("step", "longcat-flash-h800", "--set", "deployment.phase=prefill").stdout
+    assert "decoding" not in prefill
+    assert "longcat-flash: prefill on 128 x h800-sxm" in prefill

@@ -11,7 +11,7 @@ from perfmodel.output import charts
 from perfmodel.output.colours import EXPOSED, MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
-from perfmodel.output.reproduce import step_command
+from perfmodel.output.reproduce import scenario_title, step_command
 from perfmodel.output.spans import OpRun, op_runs
 from perfmodel.output.windows import (
     Window,
@@ -77,7 +77,7 @@ def page(answer: StepAnswer) -> dict[str, Any]:
     runs = op_runs(step, rank)
     command, is_exact = step_command(scenario)
     return {
-        "title": _title(scenario, is_changed="--set" in command),
+        "title": scenario_title(scenario),
         "question": question(scenario),
         "headline": headline(values),
         "facts": facts(values),
@@ -95,14 +95,6 @@ def page(answer: StepAnswer) -> dict[str, Any]:
         "is_exact": is_exact,
         "exposed_colour": EXPOSED,
     }
-
-
-def _title(scenario: Scenario, *, is_changed: bool) -> str:
-    """The scenario's own title, unless overrides may have made it untrue."""
-    if scenario.title and not is_changed:
-        return scenario.title
-    d = scenario.deployment
-    return f"{scenario.model.name}: {d.phase} on {count(d.num_gpus)} x {scenario.cluster.gpu.name}"
 
 
 def linked(text: str) -> Any:

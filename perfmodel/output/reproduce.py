@@ -33,6 +33,14 @@ def step_command(scenario: Scenario) -> tuple[str, bool]:
     return _command(scenario.name, sets), same
 
 
+def scenario_title(scenario: Scenario) -> str:
+    """The scenario's own title, unless overrides may have made it untrue."""
+    if scenario.title and "--set" not in step_command(scenario)[0]:
+        return scenario.title
+    d = scenario.deployment
+    return f"{scenario.model.name}: {d.phase} on {d.num_gpus:,} x {scenario.cluster.gpu.name}"
+
+
 def _named_sections(scenario: Scenario) -> list[str]:
     """Sections that another catalogue entry was chosen for."""
     base = load_scenario(scenario.name)

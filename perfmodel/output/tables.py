@@ -10,6 +10,7 @@ from rich.text import Text
 
 from perfmodel.answer import StepAnswer
 from perfmodel.ops.memory import usable_bytes
+from perfmodel.output.reproduce import scenario_title
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
 from perfmodel.validation.suites import Validation
 
@@ -29,7 +30,7 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     """Print one step's answer: results, where the time goes, communication, memory; with ``ops`` every op."""
     out = console()
     scenario, values = answer.scenario, answer.values
-    out.print(Text(scenario.title or scenario.name, style="bold"))
+    out.print(Text(scenario_title(scenario), style="bold"))
     out.print(_subtitle(answer))
     out.print(_results(values))
     out.print(_breakdown(values))
