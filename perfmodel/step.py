@@ -8,10 +8,10 @@ from perfmodel.kernels.cost import Timing, cost
 from perfmodel.numeric import Num, ceil_div
 from perfmodel.ops.collective import send_receive
 from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops, host_op
-from perfmodel.ops.layer import LayerOps, layer_ops
+from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
 from perfmodel.ops.report import report_layer
-from perfmodel.ops.work import Work, draft_work, step_work, tokens_per_step
+from perfmodel.ops.work import Work, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
 from perfmodel.overlap.schedules import carries_over, num_micro_batches, schedule_layer
 from perfmodel.overlap.timeline import Timeline, simulate
@@ -173,14 +173,3 @@ def _draft_segment(layer: Layer, work: Work, scenario: Scenario, number: int) ->
 def _draft_class(op: Op) -> OpClass:
     """Compute of the draft layer is one class of its own; its communication keeps its class."""
     return OpClass.DRAFT if op.stream in COMPUTE_STREAMS else op.op_class
-
-
-__all__ = [
-    "LayerOps",
-    "Step",
-    "has_contention",
-    "predict_steps",
-    "simulate_step",
-    "step_segments",
-    "tokens_per_step",
-]

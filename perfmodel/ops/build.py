@@ -5,7 +5,9 @@ from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.deployment import BYTES_PER_ELEMENT
 
 ACTIVATION_BYTES = 2.0
-"""Activations between kernels are BF16."""
+"""Activations between kernels, and what tensor parallelism exchanges, are BF16."""
+LOGIT_BYTES = 4.0
+"""Logits, of the router and of the head, are FP32."""
 
 
 def gemm(

@@ -2,6 +2,7 @@
 
 from perfmodel.numeric import Num
 from perfmodel.ops import communication
+from perfmodel.ops.build import ACTIVATION_BYTES
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.routing.destinations import destinations
@@ -9,9 +10,6 @@ from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
-
-ACTIVATION_BYTES = 2.0
-"""Tensor parallelism exchanges BF16 activations."""
 
 
 def all_gather(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from perfmodel.numeric import Num, ceil_div, maximum, minimum
 from perfmodel.routing.destinations import Destinations
+from perfmodel.spec.deployment import BYTES_PER_ELEMENT
 
 SCALE_BLOCK = 128
 """Channels that share one FP32 scale in an FP8 payload (DeepEP)."""
 SCALE_BYTES = 4.0
 LOW_LATENCY_HEADER_BYTES = 16.0
 """One int4 in front of each DeepEP low-latency dispatch message: the token's index at its source."""
-BYTES_PER_ELEMENT = {"bf16": 2.0, "fp8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,11 @@
 """What surrounds the layers: host gap, embedding, head, sampling and the draft layer's extra parts. Per GPU."""
 
-from perfmodel.ops.build import ACTIVATION_BYTES, bmm, elementwise, gemm, norm
+from perfmodel.ops.build import ACTIVATION_BYTES, LOGIT_BYTES, bmm, elementwise, gemm, norm
 from perfmodel.ops.collective import all_gather
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Work
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
-
-LOGIT_BYTES = 4.0
-"""Logits are FP32."""
 
 
 def host_op(scenario: Scenario) -> Op:

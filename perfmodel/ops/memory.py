@@ -11,9 +11,8 @@ import numpy as np
 from perfmodel.errors import InfeasibleError
 from perfmodel.numeric import Num, maximum
 from perfmodel.ops.attention import gqa_cache_bytes, mla_cache_bytes
-from perfmodel.ops.build import ACTIVATION_BYTES
+from perfmodel.ops.build import ACTIVATION_BYTES, LOGIT_BYTES
 from perfmodel.ops.communication import low_latency_buffer_bytes
-from perfmodel.ops.ends import LOGIT_BYTES
 from perfmodel.ops.parameters import (
     attention_parameters,
     expert_parameters,

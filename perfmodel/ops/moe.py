@@ -9,16 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.numeric import Num, minimum
-from perfmodel.ops.build import ACTIVATION_BYTES, elementwise, gemm, swiglu
+from perfmodel.ops.build import ACTIVATION_BYTES, LOGIT_BYTES, elementwise, gemm, swiglu
 from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import swiglu_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.deployment import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
-
-LOGIT_BYTES = 4.0
-"""Router logits are FP32."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap.timeline import Span, Timeline
+from perfmodel.units import PERCENT
 
 Interval = tuple[float, float]
 
@@ -99,7 +100,7 @@ def overlap_pct(timeline: Timeline, rank: int = 0) -> float:
     """
     compute, communication = _compute_and_communication(timeline, rank)
     total = _length(communication)
-    return 100.0 * _overlap(compute, communication) / total if total > 0.0 else 0.0
+    return PERCENT * _overlap(compute, communication) / total if total > 0.0 else 0.0
 
 
 def stream_busy_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from perfmodel.errors import DataError, PerfModelError, SpecError
+from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import parse_yaml, read_document
 from perfmodel.spec.hf_config import model_from_config
@@ -193,6 +193,3 @@ def _replaced(document: Mapping[str, Any], keys: list[str], value: Any, path: st
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-__all__ = ["DataError", "apply_override", "build_scenario", "describe", "load_scenario"]
