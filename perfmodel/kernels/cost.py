@@ -8,6 +8,7 @@ import numpy as np
 from perfmodel.kernels import achievable
 from perfmodel.kernels.communication import collective_seconds, lookup_collective
 from perfmodel.numeric import Num, maximum
+from perfmodel.ops.build import MEMORY_BOUND
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.spec.hardware import Cluster
@@ -99,7 +100,8 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline") -> Timing:
         return _report_cost(op, cluster)
     if op.is_communication:
         return _communication_cost(op, cluster)
-    row = achievable.lookup(op.kernel, op.dtype, cluster.gpu.architecture)
+    kernel = "elementwise" if op.kernel in MEMORY_BOUND else op.kernel
+    row = achievable.lookup(kernel, op.dtype, cluster.gpu.architecture)
     return Timing(
         latency_s=row.latency_s,
         compute_s=op.flops / (row.compute_fraction * cluster.gpu.peak_flops(op.dtype)),

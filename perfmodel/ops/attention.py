@@ -6,8 +6,8 @@ write) and ``core`` (the core itself and the output projection).
 
 from dataclasses import dataclass
 
-from perfmodel.numeric import Num, maximum
-from perfmodel.ops.build import ACTIVATION_BYTES, bmm, elementwise, gemm, norm
+from perfmodel.numeric import maximum
+from perfmodel.ops.build import bmm, gemm, memory_bound, norm
 from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Group, Work
@@ -45,7 +45,7 @@ def attention_ops(
     """
     tp = deployment.attention_tp
     own_tokens = work.tokens * (tp if deployment.replicated else 1)
-    pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden)]
+    pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden, dtype=deployment.precision.activations)]
     if tp > 1 and not deployment.replicated:
         pre.append(all_gather(f"{prefix}.gather", work.tokens * tp, hidden, deployment, cluster, tp))
     build = _mla if isinstance(attention, Mla) else _gqa
@@ -62,35 +62,69 @@ def _mla(
     """Multi-head latent attention: weight-absorbed for decode groups, expanded for prefill groups."""
     heads = mla.num_heads // tp
     rows = work.tokens * tp
-    linear = precision.linear
+    linear, dtype, element = precision.linear, precision.activations, precision.activation_bytes
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
     query_in, fused = (mla.q_lora_rank, mla.q_lora_rank + latent) if mla.q_lora_rank else (hidden, latent)
     pre = [
         gemm(f"{prefix}.qkv_a", ATTENTION, m=rows, n=fused, k=hidden, dtype=linear),
-        elementwise(f"{prefix}.latent_norm", ATTENTION, hbm_bytes=2.0 * ACTIVATION_BYTES * rows * fused),
+        memory_bound(
+            f"{prefix}.latent_norm",
+            ATTENTION,
+            "latent_norm",
+            hbm_bytes=2.0 * element * rows * fused,
+            dtype=dtype,
+            shape={
+                "rows": rows,
+                "width": fused,
+                "latent": mla.kv_lora_rank,
+                "rope": mla.qk_rope_head_dim,
+            },
+        ),
         gemm(f"{prefix}.q_b", ATTENTION, m=rows, n=heads * mla.qk_head_dim, k=query_in, dtype=linear),
-        elementwise(
+        memory_bound(
             f"{prefix}.rope_cache",
             ATTENTION,
+            "rope",
             hbm_bytes=rows
             * (
-                2.0 * ACTIVATION_BYTES * heads * mla.qk_rope_head_dim
-                + ACTIVATION_BYTES * latent
+                2.0 * element * heads * mla.qk_rope_head_dim
+                + element * latent
                 + mla_cache_bytes(mla, precision)
             ),
+            dtype=dtype,
+            shape={
+                "rows": rows,
+                "heads": heads,
+                "rope": mla.qk_rope_head_dim,
+                "latent": mla.kv_lora_rank,
+            },
         ),
     ]
     core: list[Op] = []
     for group in work.groups:
         if group.kind == "decode":
             pre.append(
-                _absorb(
-                    f"{prefix}.absorb_q", heads, group.tokens * tp, mla.kv_lora_rank, mla.qk_nope_head_dim
+                bmm(
+                    f"{prefix}.absorb_q",
+                    ATTENTION,
+                    groups=heads,
+                    m=group.tokens * tp,
+                    n=mla.kv_lora_rank,
+                    k=mla.qk_nope_head_dim,
+                    dtype=dtype,
                 )
             )
             core.append(_mla_decode(mla, group, tp, heads, precision, prefix))
             core.append(
-                _absorb(f"{prefix}.absorb_v", heads, group.tokens * tp, mla.v_head_dim, mla.kv_lora_rank)
+                bmm(
+                    f"{prefix}.absorb_v",
+                    ATTENTION,
+                    groups=heads,
+                    m=group.tokens * tp,
+                    n=mla.v_head_dim,
+                    k=mla.kv_lora_rank,
+                    dtype=dtype,
+                )
             )
         else:
             keys = group.requests * tp * group.keys_per_request()
@@ -102,17 +136,16 @@ def _mla(
 
 
 def mla_cache_bytes(mla: Mla, precision: Precision) -> float:
-    """Bytes per token of one MLA cache: latent in the cache's type, RoPE part always BF16 (as SnapMLA stores it)."""
-    return BYTES_PER_ELEMENT[precision.kv_cache] * mla.kv_lora_rank + ACTIVATION_BYTES * mla.qk_rope_head_dim
+    """Bytes per token of one MLA cache: latent in the cache's type, RoPE part in the activations'."""
+    return (
+        BYTES_PER_ELEMENT[precision.kv_cache] * mla.kv_lora_rank
+        + precision.activation_bytes * mla.qk_rope_head_dim
+    )
 
 
 def gqa_cache_bytes(gqa: Gqa, precision: Precision, tp: int = 1) -> float:
     """Bytes per token of one GQA cache on one of ``tp`` GPUs; heads are replicated once tp exceeds them."""
     return 2.0 * max(gqa.num_kv_heads // tp, 1) * gqa.head_dim * BYTES_PER_ELEMENT[precision.kv_cache]
-
-
-def _absorb(name: str, heads: int, rows: Num, n: int, k: int) -> Op:
-    return bmm(name, ATTENTION, groups=heads, m=rows, n=n, k=k)
 
 
 def _mla_decode(mla: Mla, group: Group, tp: int, heads: int, precision: Precision, prefix: str) -> Op:
@@ -127,13 +160,15 @@ def _mla_decode(mla: Mla, group: Group, tp: int, heads: int, precision: Precisio
         Stream.COMPUTE,
         flops=2.0 * pairs * heads * (latent + mla.kv_lora_rank),
         hbm_bytes=requests * group.keys_per_request() * mla_cache_bytes(mla, precision)
-        + ACTIVATION_BYTES * group.tokens * tp * heads * (latent + mla.kv_lora_rank),
+        + precision.activation_bytes * group.tokens * tp * heads * (latent + mla.kv_lora_rank),
         dtype=precision.attention,
         shape={
             "requests": requests,
             "new_tokens": group.new_tokens,
             "context": group.keys_per_request(),
             "heads": heads,
+            "latent": mla.kv_lora_rank,
+            "rope": mla.qk_rope_head_dim,
         },
     )
 
@@ -149,13 +184,16 @@ def _mla_prefill(mla: Mla, group: Group, tp: int, heads: int, precision: Precisi
         "mla_prefill",
         Stream.COMPUTE,
         flops=2.0 * pairs * heads * per_query,
-        hbm_bytes=ACTIVATION_BYTES * heads * per_query * (group.tokens * tp + keys),
+        hbm_bytes=precision.activation_bytes * heads * per_query * (group.tokens * tp + keys),
         dtype=precision.attention,
         shape={
             "requests": group.requests * tp,
             "new_tokens": group.new_tokens,
             "context": group.keys_per_request(),
             "heads": heads,
+            "nope": mla.qk_nope_head_dim,
+            "rope": mla.qk_rope_head_dim,
+            "value": mla.v_head_dim,
         },
     )
 
@@ -170,10 +208,13 @@ def _gqa(
     width = (heads + 2 * kv_heads) * gqa.head_dim
     pre = [
         gemm(f"{prefix}.qkv", ATTENTION, m=rows, n=width, k=hidden, dtype=precision.linear),
-        elementwise(
+        memory_bound(
             f"{prefix}.rope_cache",
             ATTENTION,
-            hbm_bytes=rows * (2.0 * ACTIVATION_BYTES * width + gqa_cache_bytes(gqa, precision, tp)),
+            "rope",
+            hbm_bytes=rows * (2.0 * precision.activation_bytes * width + gqa_cache_bytes(gqa, precision, tp)),
+            dtype=precision.activations,
+            shape={"rows": rows, "heads": heads + kv_heads, "rope": gqa.head_dim, "latent": 0},
         ),
     ]
     core = [_gqa_core(gqa, group, tp, heads, kv_heads, precision, prefix) for group in work.groups]
@@ -197,7 +238,7 @@ def _gqa_core(
         Stream.COMPUTE,
         flops=4.0 * group.attended_pairs(gqa.sliding_window) * tp * heads * gqa.head_dim,
         hbm_bytes=requests * keys * gqa_cache_bytes(gqa, precision, tp)
-        + 2.0 * ACTIVATION_BYTES * group.tokens * tp * heads * gqa.head_dim,
+        + 2.0 * precision.activation_bytes * group.tokens * tp * heads * gqa.head_dim,
         dtype=precision.attention,
         shape={
             "requests": requests,

@@ -1,11 +1,16 @@
 """Ops shared by all builders: GEMMs and element-wise kernels."""
 
+from collections.abc import Mapping
+
 from perfmodel.numeric import Num
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.deployment import BYTES_PER_ELEMENT
 
-ACTIVATION_BYTES = 2.0
-"""Activations between kernels, and what tensor parallelism exchanges, are BF16."""
+MEMORY_BOUND = frozenset(
+    {"norm", "latent_norm", "rope", "activation", "add", "gather", "select", "sample", "permute"}
+    | {"unpermute", "reorder"}
+)
+"""Kernel classes that move bytes and hardly compute; a calibration tells them apart, the fallback does not."""
 LOGIT_BYTES = 4.0
 """Logits, of the router and of the head, are FP32."""
 
@@ -20,7 +25,7 @@ def gemm(
     dtype: str,
     stream: Stream = Stream.COMPUTE,
 ) -> Op:
-    """One matrix product [m, k] x [k, n]: 2mnk FLOPs; weights and inputs in ``dtype``, output in BF16."""
+    """One matrix product [m, k] x [k, n]: 2mnk FLOPs; weights and inputs in ``dtype``, output in BF16 or wider."""
     weight = BYTES_PER_ELEMENT[dtype]
     return Op(
         name,
@@ -28,14 +33,19 @@ def gemm(
         "gemm",
         stream,
         flops=2.0 * m * n * k,
-        hbm_bytes=weight * n * k + weight * m * k + ACTIVATION_BYTES * m * n,
+        hbm_bytes=weight * n * k + weight * m * k + output_bytes(dtype) * m * n,
         dtype=dtype,
         shape={"m": m, "n": n, "k": k},
     )
 
 
-def bmm(name: str, op_class: OpClass, *, groups: Num, m: Num, n: Num, k: Num) -> Op:
-    """``groups`` independent products [m, k] x [k, n] in BF16 (MLA's absorption)."""
+def output_bytes(dtype: str) -> float:
+    """Bytes per element of a product's output: BF16, or FP32 where the multiply is."""
+    return BYTES_PER_ELEMENT["fp32" if dtype == "fp32" else "bf16"]
+
+
+def bmm(name: str, op_class: OpClass, *, groups: Num, m: Num, n: Num, k: Num, dtype: str) -> Op:
+    """``groups`` independent products [m, k] x [k, n] (MLA's absorption)."""
     elements = k * n + m * k + m * n
     return Op(
         name,
@@ -43,22 +53,49 @@ def bmm(name: str, op_class: OpClass, *, groups: Num, m: Num, n: Num, k: Num) ->
         "bmm",
         Stream.COMPUTE,
         flops=2.0 * groups * m * n * k,
-        hbm_bytes=ACTIVATION_BYTES * groups * elements,
-        dtype="bf16",
+        hbm_bytes=BYTES_PER_ELEMENT[dtype] * groups * elements,
+        dtype=dtype,
         shape={"groups": groups, "m": m, "n": n, "k": k},
     )
 
 
-def elementwise(name: str, op_class: OpClass, *, hbm_bytes: Num, stream: Stream = Stream.COMPUTE) -> Op:
-    """A memory-bound kernel that moves ``hbm_bytes``."""
-    return Op(name, op_class, "elementwise", stream, hbm_bytes=hbm_bytes, shape={"bytes": hbm_bytes})
+def memory_bound(
+    name: str, op_class: OpClass, kernel: str, *, hbm_bytes: Num, dtype: str, shape: Mapping[str, Num]
+) -> Op:
+    """A kernel that moves ``hbm_bytes`` and hardly computes; ``shape`` is what its curve is looked up by."""
+    assert kernel in MEMORY_BOUND, kernel
+    return Op(name, op_class, kernel, Stream.COMPUTE, hbm_bytes=hbm_bytes, dtype=dtype, shape=shape)
 
 
-def norm(name: str, *, tokens: Num, width: Num, op_class: OpClass = OpClass.NORM) -> Op:
+def norm(name: str, *, tokens: Num, width: Num, dtype: str, op_class: OpClass = OpClass.NORM) -> Op:
     """RMS norm fused with the residual addition: reads and writes both streams once."""
-    return elementwise(name, op_class, hbm_bytes=4.0 * ACTIVATION_BYTES * tokens * width)
+    moved = 4.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
+    return memory_bound(
+        name, op_class, "norm", hbm_bytes=moved, dtype=dtype, shape={"rows": tokens, "width": width}
+    )
 
 
-def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, stream: Stream = Stream.COMPUTE) -> Op:
+def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str) -> Op:
     """silu(gate) * up: reads two values and writes one per element of the intermediate."""
-    return elementwise(name, op_class, hbm_bytes=3.0 * ACTIVATION_BYTES * tokens * width, stream=stream)
+    moved = 3.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
+    return memory_bound(
+        name, op_class, "activation", hbm_bytes=moved, dtype=dtype, shape={"rows": tokens, "width": width}
+    )
+
+
+def rows_moved(
+    name: str, op_class: OpClass, kernel: str, *, read: Num, written: Num, width: Num, dtype: str
+) -> Op:
+    """Rows of ``width`` copied from one order into another: ``read`` in, ``written`` out.
+
+    ``permute`` (tokens -> a row per token and real expert), ``unpermute`` (back, as weighted sums) and ``reorder``.
+    """
+    pairs, tokens = (read, written) if kernel == "unpermute" else (written, read)
+    return memory_bound(
+        name,
+        op_class,
+        kernel,
+        hbm_bytes=BYTES_PER_ELEMENT[dtype] * width * (read + written),
+        dtype=dtype,
+        shape={"rows": pairs, "tokens": tokens, "width": width},
+    )

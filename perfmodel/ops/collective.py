@@ -2,7 +2,6 @@
 
 from perfmodel.numeric import Num
 from perfmodel.ops import communication
-from perfmodel.ops.build import ACTIVATION_BYTES
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.routing.destinations import destinations
@@ -14,7 +13,9 @@ from perfmodel.spec.scenario import Scenario
 
 def all_gather(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
     """Every rank ends up with ``rows`` rows of hidden width."""
-    traffic = communication.all_gather(rows * hidden * ACTIVATION_BYTES, ranks, _domain(cluster))
+    traffic = communication.all_gather(
+        rows * hidden * deployment.precision.activation_bytes, ranks, _domain(cluster)
+    )
     return _tensor_parallel(name, "all_gather", traffic, deployment, ranks)
 
 
@@ -22,13 +23,17 @@ def reduce_scatter(
     name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int
 ) -> Op:
     """Partial sums of ``rows`` rows on every rank become sums, divided over the ranks."""
-    traffic = communication.reduce_scatter(rows * hidden * ACTIVATION_BYTES, ranks, _domain(cluster))
+    traffic = communication.reduce_scatter(
+        rows * hidden * deployment.precision.activation_bytes, ranks, _domain(cluster)
+    )
     return _tensor_parallel(name, "reduce_scatter", traffic, deployment, ranks)
 
 
 def all_reduce(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
     """Partial sums of ``rows`` rows on every rank become sums on every rank."""
-    traffic = communication.all_reduce(rows * hidden * ACTIVATION_BYTES, ranks, _domain(cluster))
+    traffic = communication.all_reduce(
+        rows * hidden * deployment.precision.activation_bytes, ranks, _domain(cluster)
+    )
     return _tensor_parallel(name, "all_reduce", traffic, deployment, ranks)
 
 
@@ -38,7 +43,9 @@ def send_receive(name: str, tokens: Num, hidden: int, scenario: Scenario) -> Op:
     """
     deployment = scenario.deployment
     inside = deployment.num_gpus <= scenario.cluster.node.link_domain_gpus
-    traffic = communication.send_recv(tokens * hidden * ACTIVATION_BYTES, same_domain=inside)
+    traffic = communication.send_recv(
+        tokens * hidden * deployment.precision.activation_bytes, same_domain=inside
+    )
     return _op(name, OpClass.PIPELINE, "send_recv", "nccl", Stream.NETWORK, traffic, ranks=2)
 
 
@@ -52,7 +59,7 @@ def combine_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[O
     deployment = scenario.deployment
     if deployment.replicated and deployment.stage_gpus > 1:
         rows = tokens * deployment.stage_gpus
-        size = rows * scenario.model.hidden_size * ACTIVATION_BYTES
+        size = rows * scenario.model.hidden_size * deployment.precision.activation_bytes
         traffic = communication.all_reduce(size, deployment.stage_gpus, _domain(scenario.cluster))
         backend = deployment.tp_collectives
         return (
@@ -80,6 +87,8 @@ def _exchange(kernel: str, moe: Moe, tokens: Num, load: Num, scenario: Scenario)
     backend, library_kernel = deployment.backend, kernel
     if backend == "all-gather":
         backend, library_kernel = "nccl", "all_gather" if dispatch else "reduce_scatter"
+    elif backend == "all-to-all":
+        backend, library_kernel = "nccl", "all_to_all"
     op = _op(
         kernel,
         OpClass.DISPATCH if dispatch else OpClass.COMBINE,
@@ -112,6 +121,9 @@ def _exchange_traffic(
             else communication.low_latency_combine_bytes(hidden, dtype)
         )
         return communication.deepep_low_latency(tokens, mean, message, ranks, domain, load=load)
+    if deployment.backend == "all-to-all":  # rows without a header, otherwise low-latency's count
+        message = communication.payload_bytes(hidden, dtype)
+        return communication.deepep_low_latency(tokens, mean, message, ranks, domain, load=load)
     reached = destinations(moe, ranks, domain, mean_real_experts=mean)
     message = communication.payload_bytes(hidden, dtype)
     if deployment.backend == "deepep-normal":
@@ -128,6 +140,7 @@ def _tensor_parallel(name: str, kernel: str, traffic: Traffic, deployment: Deplo
         Stream.LINK,
         traffic,
         ranks=ranks,
+        dtype=deployment.precision.activations,
     )
 
 
@@ -154,7 +167,7 @@ def _op(
         network_bytes=traffic.network_bytes,
         dtype=dtype,
         backend=backend,
-        shape={"ranks": ranks},
+        shape={"ranks": ranks, "bytes": traffic.link_bytes + traffic.network_bytes},
         barrier=barrier,
     )
 

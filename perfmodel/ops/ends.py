@@ -1,9 +1,11 @@
 """What surrounds the layers: host gap, embedding, head, sampling and the draft layer's extra parts. Per GPU."""
 
-from perfmodel.ops.build import ACTIVATION_BYTES, LOGIT_BYTES, bmm, elementwise, gemm, norm
+from perfmodel.numeric import Num
+from perfmodel.ops.build import LOGIT_BYTES, bmm, gemm, memory_bound, norm
 from perfmodel.ops.collective import all_gather
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Work
+from perfmodel.spec.deployment import BYTES_PER_ELEMENT
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
 
@@ -18,12 +20,12 @@ def embedding_ops(work: Work, scenario: Scenario) -> tuple[Op, ...]:
     """Row gathers from the embedding, and from n-gram tables with their projections."""
     model = scenario.model
     tokens = work.tokens * (scenario.deployment.attention_tp if scenario.deployment.replicated else 1)
-    row = 2.0 * ACTIVATION_BYTES * tokens
-    ops = [elementwise("embedding.gather", OpClass.EMBEDDING, hbm_bytes=row * model.hidden_size)]
+    dtype = scenario.deployment.precision.activations
+    ops = [_gather("embedding.gather", OpClass.EMBEDDING, tokens, model.hidden_size, dtype)]
     ngram = model.ngram_embedding
     if ngram:
         tables, width = ngram.num_tables, ngram.table_width
-        ops.append(elementwise("embedding.ngram_gather", OpClass.EMBEDDING, hbm_bytes=row * tables * width))
+        ops.append(_gather("embedding.ngram_gather", OpClass.EMBEDDING, tokens * tables, width, dtype))
         ops.append(
             bmm(
                 "embedding.ngram_project",
@@ -32,6 +34,7 @@ def embedding_ops(work: Work, scenario: Scenario) -> tuple[Op, ...]:
                 m=tokens,
                 n=model.hidden_size,
                 k=width,
+                dtype=dtype,
             )
         )
     return tuple(ops)
@@ -48,7 +51,8 @@ def head_ops(work: Work, scenario: Scenario, prefix: str = "head") -> tuple[Op, 
     rows = work.logit_rows * tp
     own_rows = rows if deployment.replicated else work.logit_rows
     shard = model.vocab_size / tp
-    ops = [norm(f"{prefix}.norm", tokens=own_rows, width=model.hidden_size)]
+    dtype = deployment.precision.activations
+    ops = [norm(f"{prefix}.norm", tokens=own_rows, width=model.hidden_size, dtype=dtype)]
     if tp > 1 and not deployment.replicated:
         ops.append(all_gather(f"{prefix}.gather", rows, model.hidden_size, deployment, scenario.cluster, tp))
     ops.append(
@@ -61,7 +65,16 @@ def head_ops(work: Work, scenario: Scenario, prefix: str = "head") -> tuple[Op, 
             dtype=deployment.precision.embedding,
         )
     )
-    ops.append(elementwise(f"{prefix}.sample", OpClass.HEAD, hbm_bytes=LOGIT_BYTES * rows * shard))
+    ops.append(
+        memory_bound(
+            f"{prefix}.sample",
+            OpClass.HEAD,
+            "sample",
+            hbm_bytes=LOGIT_BYTES * rows * shard,
+            dtype=dtype,
+            shape={"rows": rows, "width": shard},
+        )
+    )
     return tuple(ops)
 
 
@@ -74,8 +87,8 @@ def draft_ops(work: Work, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op,
     deployment = scenario.deployment
     tokens = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
     before = (
-        elementwise("embedding.gather", OpClass.DRAFT, hbm_bytes=2.0 * ACTIVATION_BYTES * tokens * hidden),
-        norm("join.norm", tokens=2.0 * tokens, width=hidden),
+        _gather("embedding.gather", OpClass.DRAFT, tokens, hidden, deployment.precision.activations),
+        norm("join.norm", tokens=2.0 * tokens, width=hidden, dtype=deployment.precision.activations),
         gemm(
             "join.project",
             OpClass.DRAFT,
@@ -89,3 +102,11 @@ def draft_ops(work: Work, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op,
         tuple(type(group)(group.kind, group.requests, 1.0, group.cached_tokens) for group in work.groups)
     )
     return before, head_ops(last, scenario)
+
+
+def _gather(name: str, op_class: OpClass, rows: Num, width: Num, dtype: str) -> Op:
+    """Rows of a table, read and written once."""
+    moved = 2.0 * BYTES_PER_ELEMENT[dtype] * rows * width
+    return memory_bound(
+        name, op_class, "gather", hbm_bytes=moved, dtype=dtype, shape={"rows": rows, "width": width}
+    )

@@ -9,12 +9,12 @@ from perfmodel.spec.hardware import Cluster
 
 
 def swiglu_ops(
-    prefix: str, op_class: OpClass, *, tokens: Num, hidden: int, width: float, dtype: str
+    prefix: str, op_class: OpClass, *, tokens: Num, hidden: int, width: float, dtype: str, activations: str
 ) -> tuple[Op, ...]:
-    """Gate and up projection (fused), activation, down projection."""
+    """Gate and up projection (fused), activation, down projection; ``activations`` is the type between them."""
     return (
         gemm(f"{prefix}.gate_up", op_class, m=tokens, n=2 * width, k=hidden, dtype=dtype),
-        swiglu(f"{prefix}.act", op_class, tokens=tokens, width=width),
+        swiglu(f"{prefix}.act", op_class, tokens=tokens, width=width, dtype=activations),
         gemm(f"{prefix}.down", op_class, m=tokens, n=hidden, k=width, dtype=dtype),
     )
 
@@ -43,6 +43,7 @@ def dense_ffn_ops(
         hidden=hidden,
         width=size / tp,
         dtype=deployment.precision.linear,
+        activations=deployment.precision.activations,
     )
     if tp == 1:
         return ops

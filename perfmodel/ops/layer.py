@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from perfmodel.numeric import Num
 from perfmodel.ops.attention import AttentionOps, attention_ops
-from perfmodel.ops.build import norm
+from perfmodel.ops.build import memory_bound, norm
 from perfmodel.ops.ffn import dense_ffn_ops
 from perfmodel.ops.moe import MoeOps, moe_ops
-from perfmodel.ops.op import Op
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.work import Work
+from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 
@@ -24,21 +26,26 @@ class LayerOps:
     """Dense FFNs, with their gather and scatter."""
     moe: MoeOps | None
     """The mixture of experts."""
-    shortcut: bool
-    """Whether the experts' output joins only at the end of the layer (ScMoE)."""
+    join: tuple[Op, ...]
+    """Where the experts' output joins only at the end of the layer (ScMoE): the addition to the dense path."""
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether the experts run beside the dense path."""
+        return bool(self.join)
 
 
 def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
     """Ops of one layer for the work of a step (or of one micro-batch of it)."""
     deployment, cluster, hidden = scenario.deployment, scenario.cluster, scenario.model.hidden_size
     own_tokens = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
-    halves = range(layer.num_attentions)
+    halves, dtype = range(layer.num_attentions), deployment.precision.activations
     return LayerOps(
         attentions=tuple(
             attention_ops(layer.attention, work, deployment, cluster, hidden=hidden, prefix=f"attention{i}")
             for i in halves
         ),
-        post_norms=tuple(norm(f"post_norm{i}", tokens=own_tokens, width=hidden) for i in halves),
+        post_norms=tuple(norm(f"post_norm{i}", tokens=own_tokens, width=hidden, dtype=dtype) for i in halves),
         ffns=tuple(
             dense_ffn_ops(
                 layer.dense_ffn_size, work.tokens, deployment, cluster, hidden=hidden, prefix=f"ffn{i}"
@@ -46,5 +53,18 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
             for i in range(layer.num_dense_ffns)
         ),
         moe=moe_ops(layer.moe, work.tokens, scenario) if layer.moe else None,
-        shortcut=layer.shortcut,
+        join=(_join(own_tokens, hidden, deployment),) if layer.shortcut else (),
+    )
+
+
+def _join(tokens: Num, hidden: int, deployment: Deployment) -> Op:
+    """Adds the experts' output to the dense path's: two streams read, one written."""
+    moved = 3.0 * deployment.precision.activation_bytes * tokens * hidden
+    return memory_bound(
+        "join",
+        OpClass.NORM,
+        "add",
+        hbm_bytes=moved,
+        dtype=deployment.precision.activations,
+        shape={"rows": tokens, "width": hidden},
     )

@@ -11,7 +11,7 @@ import numpy as np
 from perfmodel.errors import InfeasibleError
 from perfmodel.numeric import Num, maximum
 from perfmodel.ops.attention import gqa_cache_bytes, mla_cache_bytes
-from perfmodel.ops.build import ACTIVATION_BYTES, LOGIT_BYTES
+from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.ops.communication import low_latency_buffer_bytes
 from perfmodel.ops.parameters import (
     attention_parameters,
@@ -29,8 +29,6 @@ from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment
 from perfmodel.spec.model import Attention, Layer, Mla, Model
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB
-
-BF16 = BYTES_PER_ELEMENT["bf16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +114,19 @@ def check_memory(scenario: Scenario) -> None:
 def weight_bytes(model: Model, deployment: Deployment) -> float:
     """Bytes of weights on one GPU.
 
-    MLA's down-projections are replicated over attention TP and its up-projection of keys and values is kept in BF16, as
-    engines do for the absorbed product. Experts are divided over EP and expert TP; shared experts and routers are
-    replicated where tokens are dispatched to experts, and divided like experts otherwise.
+    MLA's down-projections are replicated over attention TP and its up-projection of keys and values is kept in the
+    activations' type, as engines do for the absorbed product. Experts are divided over EP and expert TP; shared experts
+    and routers are replicated where tokens are dispatched to experts, and divided like experts otherwise.
     """
     hidden, precision = model.hidden_size, deployment.precision
     layers = sum(run.count * _layer_bytes(run, model, deployment) for run in model.layers)
     if model.mtp and deployment.mtp.draft_tokens:
         join = 2 * hidden * hidden * BYTES_PER_ELEMENT[precision.linear]
         layers += _layer_bytes(model.mtp.layer, model, deployment) + join
-    layers += indexer_parameters(model) * BF16
+    layers += indexer_parameters(model) * precision.activation_bytes
     tp = deployment.attention_tp
     table = BYTES_PER_ELEMENT[precision.embedding] * model.vocab_size * hidden / tp
-    ngram = BF16 * sum(ngram_parameters(model)) / deployment.stage_gpus
+    ngram = precision.activation_bytes * sum(ngram_parameters(model)) / deployment.stage_gpus
     ends = table + ngram
     if not model.tied_embeddings:
         ends = ends + table if deployment.pp == 1 else maximum(ends, table)
@@ -169,7 +167,7 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
     inputs and outputs: engines' allocators keep somewhat more.
     """
     model, deployment = scenario.model, scenario.deployment
-    tokens = work.tokens
+    tokens, element = work.tokens, deployment.precision.activation_bytes
     rows = tokens * deployment.attention_tp
     widest: Num = LOGIT_BYTES * work.logit_rows * model.vocab_size
     for run in model.layers:
@@ -180,24 +178,22 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
             if isinstance(attention, Mla)
             else 3 * attention.head_dim
         )
-        widest = maximum(widest, ACTIVATION_BYTES * rows * heads * width)
+        widest = maximum(widest, element * rows * heads * width)
         if run.dense_ffn_size:
             gathered = tokens * (deployment.attention_tp if deployment.replicated else deployment.dense_tp)
-            widest = maximum(
-                widest, ACTIVATION_BYTES * gathered * 3 * run.dense_ffn_size / deployment.dense_tp
-            )
+            widest = maximum(widest, element * gathered * 3 * run.dense_ffn_size / deployment.dense_tp)
         if run.moe:
             pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
             per_pair = 2 * model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
-            widest = maximum(widest, ACTIVATION_BYTES * pairs * per_pair)
-    return 2.0 * ACTIVATION_BYTES * rows * model.hidden_size + widest
+            widest = maximum(widest, element * pairs * per_pair)
+    return 2.0 * element * rows * model.hidden_size + widest
 
 
 def buffer_bytes(scenario: Scenario, work: Work) -> Num:
     """Bytes of the all-to-all's buffers.
 
     DeepEP low-latency reserves room for every expert's tokens from every rank (its own size hint). The normal kernels
-    and plain collectives receive what is sent: tokens x mean real experts x hidden in BF16, in and out.
+    and plain collectives receive what is sent: tokens x mean real experts x hidden as activations, in and out.
     """
     moe, deployment = scenario.model.moe, scenario.deployment
     if moe is None or deployment.ep == 1 or deployment.backend == "none":
@@ -208,7 +204,7 @@ def buffer_bytes(scenario: Scenario, work: Work) -> Num:
             deployment.low_latency_max_tokens_per_gpu, scenario.model.hidden_size, deployment.ep, experts
         )
     pairs = work.tokens * scenario.mean_real_experts
-    return 2.0 * ACTIVATION_BYTES * pairs * scenario.model.hidden_size
+    return 2.0 * deployment.precision.activation_bytes * pairs * scenario.model.hidden_size
 
 
 def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
@@ -242,7 +238,10 @@ def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) 
         attention.kv_lora_rank * attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
     )
     down = hidden * (attention.kv_lora_rank + attention.qk_rope_head_dim + (attention.q_lora_rank or 0))
-    return down * linear + ((whole - down - expand) * linear + expand * BF16) / tp
+    return (
+        down * linear
+        + ((whole - down - expand) * linear + expand * deployment.precision.activation_bytes) / tp
+    )
 
 
 def _fits(scenario: Scenario, path: str, batch: int) -> bool:

@@ -1,7 +1,13 @@
 """Mixture of experts: router, dispatch, experts, combine, shared experts. Counts per GPU.
 
 Zero-computation experts are dropped before dispatch: only real experts cost bytes and FLOPs. The identity term is
-added from local data inside the combine, as the released engine does, and costs nothing of its own.
+added from local data inside the combine (or the un-permutation), as the released engine does, and costs nothing of its
+own.
+
+Where rows are put in the order of their experts depends on who holds them. DeepEP low-latency writes them in that order
+and its combine sums, so nothing is added. Everywhere else the rank that computes the experts permutes its tokens into
+one row per token and real expert, and back; a plain all-to-all packs its rows before it sends, puts them in order where
+they arrive, and both again on the way back.
 """
 
 from dataclasses import dataclass
@@ -9,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.numeric import Num, minimum
-from perfmodel.ops.build import ACTIVATION_BYTES, LOGIT_BYTES, elementwise, gemm, swiglu
+from perfmodel.ops.build import LOGIT_BYTES, gemm, memory_bound, output_bytes, rows_moved, swiglu
 from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import swiglu_ops
 from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.routing.destinations import destinations
 from perfmodel.spec.deployment import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
@@ -23,6 +30,7 @@ class MoeOps:
     """The ops of one mixture of experts, in order."""
 
     router: tuple[Op, ...]
+    """Logits, selection, and packing for a plain all-to-all."""
     dispatch: tuple[Op, ...]
     """Empty where every GPU holds every token."""
     shared: tuple[Op, ...]
@@ -30,6 +38,8 @@ class MoeOps:
     combine: tuple[Op, ...]
     holds_sms: bool
     """Whether the all-to-all holds streaming multiprocessors while it runs (DeepEP normal, plain collectives)."""
+    unpack: tuple[Op, ...] = ()
+    """After a plain all-to-all's combine: the weighted sum per token."""
 
 
 def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
@@ -43,8 +53,9 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
     dispatched = deployment.dispatches
     shared_tokens = own_tokens if dispatched or replicated else tokens * deployment.stage_gpus
     shared_width = moe.shared_ffn_size / (1 if dispatched else deployment.stage_gpus)
+    pack, unpack = _packing_ops(tokens, scenario)
     return MoeOps(
-        router=_router_ops(moe, own_tokens, hidden),
+        router=(*_router_ops(moe, own_tokens, hidden, deployment.precision.router), *pack),
         dispatch=dispatch_ops(moe, tokens, rank_load(scenario), scenario),
         shared=(
             swiglu_ops(
@@ -54,6 +65,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
                 hidden=hidden,
                 width=shared_width,
                 dtype=deployment.precision.experts,
+                activations=deployment.precision.activations,
             )
             if moe.shared_ffn_size
             else ()
@@ -61,6 +73,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
         experts=expert_ops(moe, tokens, rank_load(scenario), scenario),
         combine=combine_ops(moe, tokens, rank_load(scenario), scenario),
         holds_sms=deployment.backend != "deepep-low-latency",
+        unpack=unpack,
     )
 
 
@@ -73,7 +86,7 @@ def rank_load(scenario: Scenario) -> Num:
 
 
 def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
-    """Grouped GEMMs of the routed experts on one rank.
+    """Grouped GEMMs of the routed experts on one rank, with what puts rows in order around them.
 
     The rank's share of pairs (token, real expert) is tokens x (GPUs / ep) x mean real experts x load. An expert's
     weights are read once if any token chose it: with T tokens in the group, each sent to a given copy of an expert with
@@ -87,12 +100,68 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     chosen = minimum(load * mean / (moe.num_experts + deployment.redundant_experts), 1.0)
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
     width = moe.ffn_size / deployment.moe_tp
-    dtype = deployment.precision.experts
-    return (
+    dtype, activations = deployment.precision.experts, deployment.precision.activations
+    gemms = (
         _grouped("experts.gate_up", hit, pairs, 2 * width, hidden, dtype),
-        swiglu("experts.act", OpClass.EXPERTS, tokens=pairs, width=width),
+        swiglu("experts.act", OpClass.EXPERTS, tokens=pairs, width=width, dtype=activations),
         _grouped("experts.down", hit, pairs, hidden, width, dtype),
     )
+    if deployment.backend == "deepep-low-latency" and deployment.stage_gpus > 1:
+        return gemms
+    arrived = _arrived_rows(moe, tokens, pairs, load, scenario)
+    names = ("reorder", "reorder") if _packs(scenario) else ("permute", "unpermute")
+    first, last = (
+        rows_moved(
+            f"experts.{kernel}" if kernel != "reorder" else f"experts.reorder_{direction}",
+            OpClass.EXPERTS,
+            kernel,
+            read=read,
+            written=written,
+            width=hidden,
+            dtype=activations,
+        )
+        for kernel, direction, read, written in zip(
+            names, ("in", "out"), (arrived, pairs), (pairs, arrived), strict=True
+        )
+    )
+    return (first, *gemms, last)
+
+
+def _packs(scenario: Scenario) -> bool:
+    """Whether a plain all-to-all carries the rows, so that both ends put them in order."""
+    return scenario.deployment.backend == "all-to-all" and scenario.deployment.stage_gpus > 1
+
+
+def _arrived_rows(moe: Moe, tokens: Num, pairs: Num, load: Num, scenario: Scenario) -> Num:
+    """Rows that the expert rank holds before it permutes: all tokens, one per distinct rank, or one per pair."""
+    deployment = scenario.deployment
+    group_tokens = tokens * deployment.stage_gpus
+    if not deployment.dispatches or deployment.stage_gpus == 1:
+        return group_tokens
+    if _packs(scenario):
+        return pairs
+    reached = destinations(
+        moe,
+        deployment.stage_gpus,
+        scenario.cluster.node.link_domain_gpus,
+        mean_real_experts=scenario.mean_real_experts,
+    )
+    return tokens * reached.ranks * load
+
+
+def _packing_ops(tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+    """What a plain all-to-all has before its dispatch and after its combine, on the token's own rank."""
+    if not _packs(scenario):
+        return (), ()
+    pairs = tokens * scenario.mean_real_experts
+    width, dtype = scenario.model.hidden_size, scenario.deployment.precision.activations
+    pack = rows_moved(
+        "dispatch.pack", OpClass.ROUTER, "permute", read=tokens, written=pairs, width=width, dtype=dtype
+    )
+    unpack = rows_moved(
+        "combine.unpack", OpClass.COMBINE, "unpermute", read=pairs, written=tokens, width=width, dtype=dtype
+    )
+    return (pack,), (unpack,)
 
 
 def _grouped(name: str, groups: Num, rows: Num, n: float, k: float, dtype: str) -> Op:
@@ -104,16 +173,23 @@ def _grouped(name: str, groups: Num, rows: Num, n: float, k: float, dtype: str) 
         "grouped_gemm",
         Stream.COMPUTE,
         flops=2.0 * rows * n * k,
-        hbm_bytes=element * (groups * n * k + rows * k) + ACTIVATION_BYTES * rows * n,
+        hbm_bytes=element * (groups * n * k + rows * k) + output_bytes(dtype) * rows * n,
         dtype=dtype,
         shape={"groups": groups, "rows": rows, "n": n, "k": k},
     )
 
 
-def _router_ops(moe: Moe, tokens: Num, hidden: int) -> tuple[Op, ...]:
+def _router_ops(moe: Moe, tokens: Num, hidden: int, dtype: str) -> tuple[Op, ...]:
     """Logits over real and zero-computation experts, then selection."""
     experts = moe.num_experts + moe.num_zero_experts
     return (
-        gemm("router.logits", OpClass.ROUTER, m=tokens, n=experts, k=hidden, dtype="bf16"),
-        elementwise("router.select", OpClass.ROUTER, hbm_bytes=2.0 * LOGIT_BYTES * tokens * experts),
+        gemm("router.logits", OpClass.ROUTER, m=tokens, n=experts, k=hidden, dtype=dtype),
+        memory_bound(
+            "router.select",
+            OpClass.ROUTER,
+            "select",
+            hbm_bytes=2.0 * LOGIT_BYTES * tokens * experts,
+            dtype="fp32",
+            shape={"rows": tokens, "width": experts, "top_k": moe.top_k},
+        ),
     )

@@ -57,8 +57,9 @@ class Op:
     """Path-like and unique within a layer: ``attention0.q_b``."""
     op_class: OpClass
     kernel: str
-    """Which curve costs it: gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill,
-    elementwise, dispatch, combine, all_gather, reduce_scatter, all_reduce, send_recv, host."""
+    """Which curve costs it: gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill; a
+    memory-bound one (perfmodel.ops.build.MEMORY_BOUND); dispatch, combine, all_to_all, all_gather, reduce_scatter,
+    all_reduce, send_recv; host."""
     stream: Stream
     flops: Num = 0.0
     """Floating-point operations; a multiply-add is two."""

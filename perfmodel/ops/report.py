@@ -20,8 +20,9 @@ def report_layer(layer: LayerOps) -> LayerOps:
     if moe is None:
         return replace(layer, ffns=())
     parts = (*moe.router, *moe.shared, *moe.experts)
+    gemm = next(op for op in moe.experts if op.flops)
     fused = replace(
-        moe.experts[0],
+        gemm,
         name="experts.moe",
         op_class=OpClass.EXPERTS,
         flops=_total([op.flops for op in parts]),

@@ -72,9 +72,10 @@ def single_batch_overlap(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     dense = graph.chain(layer.ffns[0], after=fork, stage="stage 2")
     queries = graph.chain(second.pre, after=dense, stage="stage 2")
     experts = graph.chain((*moe.shared, *moe.experts), after=sent, stage="stage 3")
-    graph.chain(moe.combine, after=experts, stage="stage 4")
+    combined = graph.chain(moe.combine, after=experts, stage="stage 4")
     attended = graph.chain(second.core, after=queries, stage="stage 4")
-    graph.chain((layer.post_norms[1], *layer.ffns[1]), after=attended, stage="stage 4")
+    dense = graph.chain((layer.post_norms[1], *layer.ffns[1]), after=attended, stage="stage 4")
+    graph.chain((*moe.unpack, *layer.join), after=(*combined, *dense), stage="stage 4")
     return tuple(graph.tasks)
 
 
@@ -98,12 +99,13 @@ def _engine_decode(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     queries = graph.chain((*layer.ffns[0], *second.pre), after=fork, stage="dispatch || FFN 0")
     experts = on_stream((*moe.shared, *moe.experts), Stream.EXPERTS)
     computed = graph.chain(experts, after=(*sent, *queries), stage="experts || attention 1, FFN 1")
-    graph.chain(moe.combine, after=computed, stage="combine")
-    graph.chain(
+    combined = graph.chain(moe.combine, after=computed, stage="combine")
+    dense = graph.chain(
         (*second.core, layer.post_norms[1], *layer.ffns[1]),
         after=queries,
         stage="experts || attention 1, FFN 1",
     )
+    graph.chain((*moe.unpack, *layer.join), after=(*combined, *dense), stage="combine")
     return tuple(graph.tasks)
 
 
@@ -123,8 +125,10 @@ def _engine_prefill(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     attended = graph.chain(
         (*scatter0, *second.pre, *second.core, layer.post_norms[1], *gather1), after=computed0, stage=stage
     )
-    graph.chain(moe.combine, after=(*computed, *attended), stage="combine || FFN 1")
-    graph.chain((*dense1, *scatter1), after=(*attended, *computed), stage="combine || FFN 1")
+    stage = "combine || FFN 1"
+    combined = graph.chain(moe.combine, after=(*computed, *attended), stage=stage)
+    computed1 = graph.chain((*dense1, *scatter1), after=(*attended, *computed), stage=stage)
+    graph.chain((*moe.unpack, *layer.join), after=(*combined, *computed1), stage=stage)
     return tuple(graph.tasks)
 
 
@@ -178,9 +182,11 @@ def _in_sequence(layer: LayerOps) -> list[tuple[str, tuple[Op, ...]]]:
         if i == 0 and layer.moe:
             moe = layer.moe
             parts += [("router", moe.router), ("dispatch", moe.dispatch)]
-            parts += [("experts", (*moe.shared, *moe.experts)), ("combine", moe.combine)]
+            parts += [("experts", (*moe.shared, *moe.experts)), ("combine", (*moe.combine, *moe.unpack))]
         if i < len(layer.ffns):
             parts.append((f"FFN {i}", layer.ffns[i]))
+    if layer.join:
+        parts.append(("join", layer.join))
     return parts
 
 

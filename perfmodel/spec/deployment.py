@@ -6,11 +6,13 @@ from pydantic import model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
 
-Dtype = Literal["bf16", "fp8", "fp4"]
+Dtype = Literal["fp32", "bf16", "fp8", "fp4"]
 Schedule = Literal["sequential", "tbo", "sbo", "sbo-engine", "tbo-report"]
-AllToAll = Literal["auto", "deepep-low-latency", "deepep-normal", "trtllm-one-sided", "all-gather"]
+AllToAll = Literal[
+    "auto", "deepep-low-latency", "deepep-normal", "trtllm-one-sided", "all-gather", "all-to-all"
+]
 
-BYTES_PER_ELEMENT = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 16}
+BYTES_PER_ELEMENT = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 16}
 """Storage per element. FP4 (NVFP4) has an FP8 scale for each 16 elements; the FP32 scale of an FP8 128 x 128 block
 adds 0.02 % and is left out."""
 
@@ -22,18 +24,25 @@ class Precision(Spec):
     """Attention projections and dense FFNs (weights and multiply)."""
     experts: Dtype = "fp8"
     """Routed and shared experts."""
-    attention: Literal["bf16", "fp8"] = "bf16"
+    attention: Literal["fp32", "bf16", "fp8"] = "bf16"
     """The attention core's multiply."""
-    kv_cache: Literal["bf16", "fp8"] = "bf16"
-    """KV cache. FP8 with MLA stores the latent part in FP8 and the RoPE part in BF16."""
-    router: Literal["bf16"] = "bf16"
+    kv_cache: Literal["fp32", "bf16", "fp8"] = "bf16"
+    """KV cache. FP8 with MLA stores the latent part in FP8 and the RoPE part in the activations' type."""
+    router: Literal["fp32", "bf16"] = "bf16"
     """The router is never quantised; its logits are FP32."""
-    embedding: Literal["bf16"] = "bf16"
+    embedding: Literal["fp32", "bf16"] = "bf16"
     """Embedding and head."""
-    dispatch: Literal["bf16", "fp8"] = "fp8"
+    activations: Literal["fp32", "bf16"] = "bf16"
+    """What kernels hand to each other, what MLA's absorbed products multiply and what tensor parallelism exchanges."""
+    dispatch: Literal["fp32", "bf16", "fp8"] = "fp8"
     """Payload of the dispatch."""
-    combine: Literal["bf16", "fp8"] = "bf16"
+    combine: Literal["fp32", "bf16", "fp8"] = "bf16"
     """Payload of the combine."""
+
+    @property
+    def activation_bytes(self) -> float:
+        """Bytes of one element of an activation."""
+        return BYTES_PER_ELEMENT[self.activations]
 
 
 class MtpDeployment(Spec):
@@ -81,7 +90,9 @@ class Deployment(Spec):
     """How communication hides behind compute."""
     all_to_all: AllToAll = "auto"
     """How tokens reach experts. auto: DeepEP low-latency in decode, DeepEP normal else; all-gather with expert TP.
-    trtllm-one-sided: one message per distinct rank inside one link domain (GB200 NVL72)."""
+    trtllm-one-sided: one message per distinct rank inside one link domain (GB200 NVL72). all-to-all:
+    torch.distributed's, a row per token and real expert, packed before and put in order after (the reference
+    model's)."""
     tp_collectives: Literal["nccl", "nvls"] = "nccl"
     """Library of tensor parallelism's collectives: NCCL, or kernels that reduce in the NVLink switch (LongCat's)."""
     contention: bool = True

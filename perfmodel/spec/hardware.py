@@ -12,13 +12,15 @@ class Gpu(Spec):
     name: str
     """Catalogue name."""
     architecture: str
-    """ampere, hopper or blackwell: selects the kernels' achievable fractions."""
+    """ampere, hopper, blackwell or cpu: selects the kernels' achievable fractions."""
     memory_bytes: Bytes
     """Device memory in bytes, as the device reports it."""
     hbm_gb_per_s: Positive
     """Peak memory bandwidth, GB/s (1e9)."""
-    bf16_tflops: Positive
-    """Peak dense BF16 tensor throughput, TFLOP/s."""
+    fp32_tflops: Positive | None = None
+    """Peak dense FP32 throughput, TFLOP/s; None: not stated."""
+    bf16_tflops: Positive | None = None
+    """Peak dense BF16 tensor throughput, TFLOP/s; None: the device has none."""
     fp8_tflops: Positive | None = None
     """Peak dense FP8 tensor throughput; None: the device has none."""
     fp4_tflops: Positive | None = None
@@ -32,6 +34,13 @@ class Gpu(Spec):
     date: str = ""
     """When they were read there (ISO date)."""
 
+    @model_validator(mode="after")
+    def _some_peak(self) -> "Gpu":
+        if self.bf16_tflops is None and self.fp32_tflops is None:
+            msg = "bf16_tflops: missing; a device without BF16 must state fp32_tflops"
+            raise ValueError(msg)
+        return self
+
     @property
     def hbm_bytes_per_s(self) -> float:
         """Peak memory bandwidth, bytes/s."""
@@ -40,13 +49,20 @@ class Gpu(Spec):
     def peak_flops(self, dtype: str) -> float:
         """Peak dense throughput for a multiply in ``dtype``, FLOP/s.
 
-        A type that the device lacks runs as the next wider one it has: the values are converted on load.
+        A type that the device lacks runs as the next wider one it has: the values are converted on load. FP32 on a
+        device that states no FP32 peak is taken as BF16's (a bound that is never reached).
         """
-        if dtype == "fp4" and self.fp4_tflops is not None:
-            return self.fp4_tflops * TERA
-        if dtype in ("fp4", "fp8") and self.fp8_tflops is not None:
-            return self.fp8_tflops * TERA
-        return self.bf16_tflops * TERA
+        stated = {
+            "fp4": self.fp4_tflops,
+            "fp8": self.fp8_tflops,
+            "bf16": self.bf16_tflops,
+            "fp32": self.fp32_tflops,
+        }
+        order = list(stated)
+        wider = [stated[name] for name in order[order.index(dtype if dtype in stated else "bf16") :]]
+        peak = next((value for value in (*wider, self.bf16_tflops) if value is not None), None)
+        assert peak is not None, "validated: bf16_tflops or fp32_tflops is given"
+        return peak * TERA
 
 
 class Node(Spec):

@@ -2,13 +2,13 @@
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import NonNegative, Positive, Spec
+from perfmodel.spec.base import NonNegative, Spec
 
 
 class Routing(Spec):
     """Which experts tokens wake, as far as a step's time needs it."""
 
-    mean_real_experts: Positive | None = None
+    mean_real_experts: NonNegative | None = None
     """Mean number of real experts per token; None: the model's own (K_e)."""
     rank_loads: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
     """Load of each expert-parallel rank relative to the mean (their mean is 1); None: balanced."""
