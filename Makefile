@@ -4,21 +4,23 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 ORACLE := .venv-oracle
+MINUTES ?= 5
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench calibrate oracle-env clean
+.PHONY: help demo test check fmt bench calibrate calibration-report overlap-experiment oracle-env clean
 
 help: ## what each target does
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.run-$(KEY) ## LongCat-Flash decoding on 128 H800, and an HTML timeline of it
 	$(BIN)/perfmodel step longcat-flash-h800 --html longcat-flash-h800.html
 	@echo "Timeline: open longcat-flash-h800.html in a browser"
 
 test: $(VENV)/.dev-$(KEY) oracle-env ## set up and run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -p no:xdist -m alone $(PYTEST_ARGS)
 
 check: $(VENV)/.dev-$(KEY) ## format, lint, types, import directions
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -32,6 +34,15 @@ bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
 	$(BIN)/python -m calibrate.achievable
 
+calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
+	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \
+		--ranks 2 --minutes $(MINUTES)
+	$(BIN)/calibrate fit build/calibration
+	$(BIN)/calibrate check build/calibration
+
+overlap-experiment: $(VENV)/.dev-$(KEY) ## two ranks over a slowed link: measured overlap against predicted (needs root)
+	$(BIN)/python -m calibrate.overlap --out build/overlap
+
 oracle-env: $(ORACLE)/.done-$(KEY)
 
 clean: ## remove environments and caches
@@ -44,10 +55,11 @@ $(VENV)/.run-$(KEY):
 
 $(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group dev
 	touch $@
 
-# Independent programs used as oracles. torch first and alone, so that pip takes a local CPU build where there is one.
+# torch first and alone, so that pip takes a local CPU build where there is one. Independent programs used as oracles:
 $(ORACLE)/.done-$(KEY):
 	test -x $(ORACLE)/bin/python || $(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'

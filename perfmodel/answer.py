@@ -10,7 +10,8 @@ import numpy as np
 
 import perfmodel
 from perfmodel.economics.rates import step_rates
-from perfmodel.kernels.cost import Timing
+from perfmodel.kernels.calibration import mismatches
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.memory import check_memory, max_batch_per_gpu, step_memory
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.overlap.analysis import (
@@ -23,6 +24,7 @@ from perfmodel.overlap.analysis import (
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention, simulate_step
+from perfmodel.uncertainty import step_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,10 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "stages_s": _stages(step, rank),
         "exposed_communication_s": exposed_communication_s(timeline, rank),
         "overlap_pct": overlap_pct(timeline, rank),
+        **_intervals(step),
         "ops": op_rows(step),
         "warnings": warnings(step),
-        "provenance": provenance(scenario),
+        "provenance": provenance(step),
     }
     return StepAnswer(step, {key: _plain(value) for key, value in values.items()})
 
@@ -133,6 +136,8 @@ def warnings(step: Step) -> list[str]:
             if timing.flag:
                 found.setdefault(timing.flag, []).append(task.op.name)
     texts = [f"{flag} (ops: {_listed(names)})" for flag, names in found.items()]
+    if step.calibration:
+        texts += [*mismatches(step.calibration, scenario.cluster, perfmodel.__version__), *_uncovered(step)]
     if scenario.costs == "report":
         texts.append("costs: report counts what the report's Table 7 counts, not what a real step takes")
         memory, device = step_memory(scenario).total, scenario.cluster.gpu.memory_bytes
@@ -150,16 +155,62 @@ def warnings(step: Step) -> list[str]:
     return texts
 
 
-def provenance(scenario: Scenario) -> dict[str, Any]:
-    """What reproduces an answer: version, scenario hash, calibration, seed."""
+def provenance(step: Step) -> dict[str, Any]:
+    """What reproduces an answer: version, scenario hash, calibration, seed.
+
+    ``calibration`` is NAME-ID of a calibration file with ``calibrated_ops`` of ``ops`` costed by it, or the shipped
+    tables' hash.
+    """
+    scenario, used = step.scenario, step.calibration
+    name = f"roofline-{calibration_id()}" if scenario.costs == "roofline" else "report"
+    covered, total = _coverage(step)
     return {
         "perfmodel": perfmodel.__version__,
         "scenario_hash": scenario.hash,
-        "calibration": f"roofline-{calibration_id()}" if scenario.costs == "roofline" else "report",
+        "calibration": f"{used.name}-{used.id}" if used else name,
+        "calibrated_ops": covered,
+        "ops": total,
         "seed": scenario.seed,
         "price": scenario.prices.name or None,
         "price_source": scenario.prices.source or None,
     }
+
+
+def _coverage(step: Step) -> tuple[int, int]:
+    """Ops that a calibration file costed, and all that a device runs, each counted once per segment."""
+    timings = [t for segment in step.segments for t in segment.timings if t.source != "given"]
+    return sum(bool(timing.spread_key) for timing in timings), len(timings)
+
+
+def _uncovered(step: Step) -> list[str]:
+    """Which ops the calibration does not cover, in words."""
+    names = [
+        task.op.name
+        for segment in step.segments
+        for task, timing in zip(segment.tasks, segment.timings, strict=True)
+        if not timing.spread_key and timing.source != "given"
+    ]
+    covered, total = _coverage(step)
+    assert step.calibration is not None
+    text = f"calibration {step.calibration.name} covers {covered} of {total} ops; the rest by roofline: "
+    return [text + _listed(names)] if names else []
+
+
+def _intervals(step: Step) -> dict[str, Any]:
+    """80 % intervals of the step time and of what follows from it, where every op's spread is known."""
+    found = (
+        step_interval(step.segments, step.calibration, contention=has_contention(step.scenario))
+        if step.calibration
+        else None
+    )
+    if found is None:
+        return {}
+    fast, slow = (asdict(step_rates(step.scenario, seconds)) for seconds in found)
+    intervals = {"step_time_s": list(found)}
+    for name, value in fast.items():
+        if value is not None and value != slow[name]:
+            intervals[name] = sorted((float(value), float(slow[name])))
+    return {"intervals": intervals}
 
 
 @cache

@@ -87,8 +87,10 @@ def step(
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(help="models, gpus, clusters, prices or scenarios")],
-    name: Annotated[str | None, typer.Argument(help="One entry; without it, all of them.")] = None,
+    kind: Annotated[str, typer.Argument(help="models, gpus, clusters, prices, scenarios or calibrations")],
+    name: Annotated[
+        str | None, typer.Argument(help="One entry (a calibration may be a path); without it, all of them.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from perfmodel.errors import UnsupportedError
-from perfmodel.kernels.cost import Timing, cost
+from perfmodel.kernels.calibration import Calibration, load_calibration
+from perfmodel.kernels.cost import cost
+from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
 from perfmodel.ops.collective import send_receive
 from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops, host_op
@@ -28,6 +30,8 @@ class Step:
     scenario: Scenario
     segments: tuple[Segment, ...]
     timeline: Timeline
+    calibration: Calibration | None = None
+    """What ops were costed by, where the scenario names one."""
 
     @property
     def step_time_s(self) -> float:
@@ -48,7 +52,7 @@ def simulate_step(scenario: Scenario) -> Step:
         num_ranks=scenario.deployment.ep if all_ranks else 1,
         contention=has_contention(scenario),
     )
-    return Step(scenario, segments, timeline)
+    return Step(scenario, segments, timeline, _calibration(scenario))
 
 
 def predict_steps(scenario: Scenario) -> StepTimes:
@@ -112,7 +116,7 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
 
 def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[Timing, ...]:
     """Time alone of each task; a given attention time is spread over attention's ops as they would share it."""
-    timings = [cost(task.op, scenario.cluster, scenario.costs) for task in tasks]
+    timings = list(_alone([task.op for task in tasks], scenario))
     given_us = scenario.given.attention_us
     if given_us is None:
         return tuple(timings)
@@ -131,6 +135,17 @@ def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[T
     return tuple(timings)
 
 
+def _alone(ops: Sequence[Op], scenario: Scenario) -> tuple[Timing, ...]:
+    """Time alone of each op, by the scenario's calibration where it has one."""
+    calibration = _calibration(scenario)
+    return tuple(cost(op, scenario.cluster, scenario.costs, calibration) for op in ops)
+
+
+def _calibration(scenario: Scenario) -> Calibration | None:
+    used = scenario.calibration and scenario.costs != "report"
+    return load_calibration(scenario.calibration) if used else None
+
+
 def _is_attention(op: Op) -> bool:
     return op.op_class == OpClass.ATTENTION
 
@@ -139,8 +154,7 @@ def _chain(name: str, ops: Sequence[Op], scenario: Scenario, repeat: int = 1) ->
     """Ops in sequence as a segment."""
     graph = Graph()
     graph.chain(ops, stage=name)
-    timings = tuple(cost(op, scenario.cluster, scenario.costs) for op in ops)
-    return Segment(name, tuple(graph.tasks), timings, repeat=repeat)
+    return Segment(name, tuple(graph.tasks), _alone(ops, scenario), repeat=repeat)
 
 
 def _pipeline(work: Work, scenario: Scenario) -> tuple[Segment, ...]:

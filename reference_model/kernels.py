@@ -90,7 +90,7 @@ def mla_decode(
     The new tokens are the last T of the S keys and see those before them.
     """
     batch, new, heads, latent = latent_query_BTAC.shape
-    query_BX = torch.cat((latent_query_BTAC, query_BTAR), dim=-1).view(batch, new * heads, -1)
+    query_BX = torch.cat((latent_query_BTAC, query_BTAR), dim=-1).flatten(1, 2)
     scores = torch.bmm(query_BX, cache_BSX.transpose(1, 2)) * softmax_scale
     if new > 1:
         keys = cache_BSX.shape[1]
@@ -128,7 +128,9 @@ def gqa(query_BTAD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor, softmax_scale:
     out = functional.scaled_dot_product_attention(
         query, key_BSGD.transpose(1, 2), value_BSGD.transpose(1, 2), attn_mask=mask, scale=softmax_scale
     )
-    return out.view(batch, groups, shared, new, width).permute(0, 3, 1, 2, 4).reshape(batch, new, heads, width)
+    return (
+        out.view(batch, groups, shared, new, width).permute(0, 3, 1, 2, 4).reshape(batch, new, heads, width)
+    )
 
 
 def causal_mask(new: int, keys: int, device: torch.device) -> Tensor:

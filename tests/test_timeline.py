@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perfmodel.kernels.cost import Timing
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, overlap_pct, stream_busy_s
 from perfmodel.overlap.graph import Segment, Task

@@ -18,8 +18,8 @@ from perfmodel.units import US
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "kernels"
 """Measured timings and what was fitted on them."""
 
-WIDER = {"fp4": "fp8", "fp8": "bf16"}
-"""The number format whose kernel stands in for a missing one."""
+STAND_IN = {"fp4": "fp8", "fp8": "bf16", "fp32": "bf16"}
+"""The number format whose kernel stands in for a missing one: the next wider, and for FP32 the next narrower."""
 REFERENCE_ARCHITECTURE = "hopper"
 """The architecture with the most rows; stands in for one that has none."""
 
@@ -61,7 +61,7 @@ class Achievable:
 def lookup(kernel: str, dtype: str, architecture: str) -> Achievable:
     """The row for a kernel class; the nearest row, flagged, where there is none.
 
-    A missing format is answered by the next wider one on the same architecture, a missing architecture by
+    A missing format is answered by its stand-in on the same architecture, a missing architecture by
     Hopper.
 
     Raises:
@@ -77,8 +77,8 @@ def lookup(kernel: str, dtype: str, architecture: str) -> Achievable:
             row = rows.get((kernel, stand_in, place)) or rows.get((kernel, "any", place))
             if row is not None:
                 return _flagged(row, dtype, architecture)
-            stand_in = WIDER.get(stand_in)
-    raise DataError(f"kernel {kernel!r} has no achievable fractions for {dtype!r}, nor for a wider format")
+            stand_in = STAND_IN.get(stand_in)
+    raise DataError(f"kernel {kernel!r} has no achievable fractions for {dtype!r}, nor for a format that could stand in")
 
 
 def _flagged(row: Achievable, dtype: str, architecture: str) -> Achievable:

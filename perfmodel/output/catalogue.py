@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perfmodel.errors import SpecError
+from perfmodel.kernels.calibration import load_calibration
 from perfmodel.ops.parameters import (
     active_by_real_experts,
     index_bytes_per_token,
@@ -12,10 +13,11 @@ from perfmodel.ops.parameters import (
 )
 from perfmodel.output.tables import console, number
 from perfmodel.spec import catalogue
+from perfmodel.spec.documents import read_document
 from perfmodel.spec.load import load_scenario
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "gpus", "clusters", "prices", "scenarios")
+KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations")
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -44,6 +46,8 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
             "scenario_hash": scenario.hash,
             **scenario.model_dump(mode="json", exclude={"name"}),
         }
+    if kind == "calibrations":
+        return calibration_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
 
 
@@ -69,10 +73,54 @@ def model_values(name: str) -> dict[str, Any]:
     }
 
 
+def calibration_values(name: str) -> dict[str, Any]:
+    """A calibration of the catalogue, or of a path: device, date, environment, and the error of each curve.
+
+    Raises:
+        SpecError: no such name.
+        DataError: unreadable or damaged.
+    """
+    calibration = load_calibration(name)
+    document = calibration.document
+    curves = {
+        f"{curve.kernel} {curve.dtype}": {
+            "rows": curve.num_rows,
+            "leave_out_median_pct": curve.median_error_pct,
+            "leave_out_p90_pct": curve.p90_error_pct,
+        }
+        for curve in calibration.curves.values()
+    }
+    kept = ("created", "perfmodel", "clock", "contention", "environment", "timings", "source")
+    return {
+        "name": calibration.name,
+        "id": calibration.id,
+        "device": calibration.gpu,
+        **{key: document[key] for key in kept if key in document},
+        "curves": curves,
+        "check": _check_result(name, calibration.id),
+    }
+
+
+def _check_result(name: str, calibration_id: str) -> dict[str, Any] | None:
+    """What ``calibrate check`` found for this very calibration, by kind; None: not checked."""
+    path = catalogue.calibration_path(name).with_name("check.json")
+    if not path.exists():
+        return None
+    found = read_document(path)
+    if found.get("calibration") != calibration_id:
+        return None
+    keys = ("n", "median_abs_pct", "p90_abs_pct", "repeat_median_pct", "coverage_pct")
+    lines = {line["kind"]: {key: line[key] for key in keys} for line in found["summary"]}
+    return {"date": found["date"], "failures": len(found["failures"]), **lines}
+
+
 def print_list(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the entries of one kind as a table."""
     from rich.table import Table
 
+    if not rows:
+        console().print(f"no {kind} in the catalogue")
+        return
     table = Table(title=kind, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in rows[0]:
         table.add_column(
@@ -119,7 +167,7 @@ def _gpu_row(name: str) -> dict[str, Any]:
     gpu = catalogue.gpu(name)
     return {
         "name": name,
-        "BF16 TFLOP/s": gpu.bf16_tflops,
+        "BF16 TFLOP/s": gpu.bf16_tflops or 0.0,
         "FP8 TFLOP/s": gpu.peak_flops("fp8") / TERA if gpu.fp8_tflops else 0.0,
         "HBM GB/s": gpu.hbm_gb_per_s,
         "memory GB": gpu.memory_bytes / GIGA,
@@ -155,10 +203,25 @@ def _scenario_row(name: str) -> dict[str, Any]:
     return {"name": name, "title": entry["title"]}
 
 
+def _calibration_row(name: str) -> dict[str, Any]:
+    calibration = load_calibration(name)
+    errors = sorted(curve.median_error_pct for curve in calibration.curves.values())
+    return {
+        "name": name,
+        "id": calibration.id,
+        "device": calibration.gpu,
+        "curves": str(len(calibration.curves)),
+        "timed shapes": f"{sum(curve.num_rows for curve in calibration.curves.values()):,}",
+        "median |error| of left-out shapes (%)": errors[len(errors) // 2],
+        "date": calibration.created[:10],
+    }
+
+
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "models": _model_row,
     "gpus": _gpu_row,
     "clusters": _cluster_row,
     "prices": _price_row,
     "scenarios": _scenario_row,
+    "calibrations": _calibration_row,
 }

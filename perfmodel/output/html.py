@@ -364,11 +364,16 @@ def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
         ("GPU", f"{cluster.gpu.name}: {cluster.gpu.source}" if cluster.gpu.source else cluster.gpu.name),
         ("cluster", f"{cluster.name}: {cluster.source}" if cluster.source else cluster.name),
         ("price", ", ".join(part for part in (price, prices.term, prices.date, prices.source) if part)),
-        ("calibration", found["calibration"]),
+        ("calibration", f"{found['calibration']}{_covered(found)}"),
         ("perfmodel", found["perfmodel"]),
         ("seed", str(found["seed"])),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _covered(found: dict[str, Any]) -> str:
+    covered = found["calibrated_ops"]
+    return f", kernels timed on the device for {covered} of {found['ops']} ops" if covered else ""
 
 
 def _layout(scenario: Scenario) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.kernels.cost import Timing
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, Stream
 from perfmodel.overlap.analysis import Interval, rank_spans
 from perfmodel.overlap.graph import Segment, Task

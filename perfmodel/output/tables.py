@@ -36,6 +36,7 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     out.print(_breakdown(values))
     out.print(_stages(answer))
     out.print(_memory(answer))
+    out.print(_basis(values["provenance"]))
     if ops:
         out.print(_ops(values["ops"]))
     else:
@@ -142,13 +143,32 @@ def _results(values: dict[str, Any]) -> Table:
         ("communication hidden (%)", values["overlap_pct"], 1.0, "of communication time"),
         ("MFU, MBU (%)", None, 1.0, ""),
     ]
+    intervals = values.get("intervals", {})
+    keys = {
+        "step time (ms)": "step_time_s",
+        "tokens/s per user": "tokens_per_s_per_user",
+        "TPOT (ms)": "tpot_s",
+    }
     for name, value, scale, note in rows:
+        if keys.get(name) in intervals:
+            low, high = (number(bound / scale) for bound in intervals[keys[name]])
+            note = f"{low} to {high} with 80 % probability" + (f"; {note}" if note else "")
         if name.startswith("MFU"):
             shares = f"{PERCENT * values['mfu']:.1f}, {PERCENT * values['mbu']:.1f}"
             table.add_row(name, shares, "of peak FLOP/s by number format, of peak HBM bandwidth")
         elif value is not None:
             table.add_row(name, number(value / scale), note)
     return table
+
+
+def _basis(found: dict[str, Any]) -> str:
+    """What the times rest on, in one line."""
+    if not found["calibrated_ops"]:
+        return "Times: achievable fractions of the peaks, fitted on public kernel timings (--ops names each source)"
+    return (
+        f"Times: calibration {found['calibration']}, kernels timed on the device, for {found['calibrated_ops']} of "
+        f"{found['ops']} ops"
+    )
 
 
 def _breakdown(values: dict[str, Any]) -> Table:

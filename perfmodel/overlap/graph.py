@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from perfmodel.kernels.cost import Timing
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Op, Stream
 
 

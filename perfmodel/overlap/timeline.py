@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from perfmodel.kernels.cost import Timing
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Stream
 from perfmodel.overlap.contention import Demand, shared_seconds
 from perfmodel.overlap.graph import Segment

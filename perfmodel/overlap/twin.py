@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.kernels.cost import Timing
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
 from perfmodel.overlap.graph import Segment
 

@@ -21,13 +21,15 @@ def _table(kind: str) -> Mapping[str, Any]:
     """The entries of one kind, by name."""
     if kind == "scenarios":
         return {path.stem: path for path in sorted((DATA / "scenarios").glob("*.yaml"))}
+    if kind == "calibrations":
+        return {path.parent.name: path for path in sorted((DATA / "calibrations").glob("*/calibration.json"))}
     if kind == "models":
         return read_document(DATA / "models" / "index.yaml")
     return read_document(DATA / f"{kind}.yaml")
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Names in the catalogue of ``kind``: models, gpus, clusters, prices or scenarios."""
+    """Names in the catalogue of ``kind``: models, gpus, clusters, prices, scenarios or calibrations."""
     return tuple(_table(kind))
 
 
@@ -44,6 +46,20 @@ def entry(kind: str, name: str) -> dict[str, Any]:
         raise SpecError(f"{kind}: {name!r} is not in the catalogue; {hint} (perfmodel show {kind})")
     value = table[name]
     return read_document(value) if isinstance(value, Path) else dict(value)
+
+
+def calibration_path(name: str) -> Path:
+    """The ``calibration.json`` of a catalogue name, of a folder, or of its own path.
+
+    Raises:
+        SpecError: neither a path (with a slash, or ending in .json) nor a name in the catalogue.
+    """
+    if name.endswith(".json"):
+        return Path(name)
+    if "/" in name or Path(name).is_dir():
+        return Path(name) / "calibration.json"
+    entry("calibrations", name)  # refuses an unknown name
+    return Path(_table("calibrations")[name])
 
 
 def gpu(name: str) -> Gpu:

@@ -20,6 +20,8 @@ from perfmodel.spec.scenario import Scenario
 
 SECTIONS = tuple(Scenario.model_fields)
 MAX_BASES = 10
+CALIBRATED = "calibrated"
+"""Cluster name that stands for the device of the scenario's calibration."""
 
 
 def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
@@ -33,6 +35,8 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     document, folder = _document(str(name))
     for text in overrides:
         document = apply_override(document, text)
+        if text.startswith("calibration=") and "/" in str(document["calibration"]):
+            document["calibration"] = str(Path(document["calibration"]).absolute())  # as the shell means it
     return build_scenario(document, folder=folder)
 
 
@@ -50,12 +54,38 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
         if section not in fields:
             raise SpecError(f"{section}: missing; give a catalogue name (perfmodel show) or a mapping")
     fields["model"] = _model(fields["model"], folder)
+    fields["calibration"] = _calibration(fields.get("calibration", ""), folder)
+    if _base(fields["cluster"]) == CALIBRATED:
+        fields["cluster"] = _calibrated_cluster(fields["cluster"], fields["calibration"])
     fields["cluster"] = _section("clusters", fields["cluster"], "cluster")
     fields["prices"] = _section("prices", fields["prices"], "prices")
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
         raise SpecError(describe(error)) from error
+
+
+def _calibration(value: Any, folder: Path) -> str:
+    """A calibration as a catalogue name or a path that does not depend on the scenario's folder."""
+    if not isinstance(value, str):
+        raise SpecError(f"calibration = {_show(value)}: must be a catalogue name or the path of a folder")
+    return str(folder / value) if "/" in value or value.endswith(".json") else value
+
+
+def _base(section: Any) -> Any:
+    return section.get("base") if isinstance(section, Mapping) else section
+
+
+def _calibrated_cluster(section: Any, calibration: str) -> dict[str, Any]:
+    """The device that a calibration was made on, with the section's other keys over it."""
+    if not calibration:
+        raise SpecError(f"cluster = {CALIBRATED}: needs a calibration, e.g. --set calibration=FOLDER")
+    described = read_document(catalogue.calibration_path(calibration)).get("cluster")
+    if not isinstance(described, Mapping):
+        raise SpecError(f"calibration {calibration}: has no cluster section")
+    keys = dict(section) if isinstance(section, Mapping) else {}
+    keys.pop("base", None)
+    return _merged(described, keys)
 
 
 def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class Scenario(Spec):
     """What a GPU costs."""
     costs: Literal["roofline", "report"] = "roofline"
     """How ops are costed: achievable fractions of the peaks, or as the report's Table 7 counts (fractions of 1)."""
+    calibration: str = ""
+    """Curves of timed kernels that cost every op they cover: a catalogue name, or the path of a calibration's folder.
+    Empty: none. What covers nothing falls back to ``costs``."""
     given: Given = Given()
     """Times taken from elsewhere."""
     seed: CountOrZero = 0
@@ -55,8 +58,11 @@ class Scenario(Spec):
 
     @property
     def hash(self) -> str:
-        """Identifies what the prediction depends on (name and title left out)."""
-        text = self.model_dump_json(exclude={"name", "title", "source"})
+        """Identifies what the prediction depends on.
+
+        Name and title are left out, and the calibration's place too: its id stands beside this hash in a result.
+        """
+        text = self.model_dump_json(exclude={"name", "title", "source", "calibration"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

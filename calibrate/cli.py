@@ -1,0 +1,159 @@
+"""The command line: times kernels on a device, and makes a calibration of the timings.
+
+Results go to files and stdout; progress, warnings and errors to stderr. Exit codes: 0 done or out of time, 1 a
+calibration that is worse than it claims, 2 bad input, 128 + n ended by signal n. Heavy imports happen inside the
+commands, so that ``--help`` is quick.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from calibrate.profile import Outcome
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Times the kernels of a model on a device, and turns the timings into a calibration for perfmodel.",
+)
+
+
+@app.callback()
+def top() -> None:
+    """Options that come before a command: none."""
+
+
+@app.command()
+def profile(
+    out: Annotated[
+        Path, typer.Option(help="Folder of the timings; a run that ended early goes on where it was.")
+    ],
+    minutes: Annotated[float, typer.Option(help="How long to time. Any time gives a usable set.")] = 10.0,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A catalogue name, a config.json, or a size of the reference model (small by default). Repeatable."
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a step.")] = 1024,
+    max_context: Annotated[int, typer.Option(min=1, help="Longest context of a request.")] = 4096,
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp32,bf16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads within an op, on a CPU.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes; from 2 on communication is timed too.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of shapes and the operands' values.")] = 0,
+) -> None:
+    """Time the kernels that the models need, over the shapes that they can have."""
+    from calibrate.cases import parse_dtypes
+    from calibrate.design import design_cases
+    from calibrate.profile import profile as run
+    from calibrate.timing import Bench
+
+    models, dtypes = model or ["small"], parse_dtypes(dtype)
+    asked = {"max_tokens": max_tokens, "max_context": max_context, "ranks": ranks, "seed": seed}
+    cases = design_cases(models, dtypes=dtypes, **asked)
+    requested = {"models": models, "dtypes": dtypes, **asked}
+    bench = Bench(device, threads, seed)
+    _report(run(cases, out, minutes=minutes, bench=bench, ranks=ranks, requested=requested), out)
+
+
+@app.command()
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Folder of timings, as calibrate profile --out made it.")],
+) -> None:
+    """Fit a monotone curve of time to each kernel class, and write calibration.json beside the timings."""
+    from calibrate.assemble import fit_folder
+    from calibrate.report import print_fit
+
+    print_fit(fit_folder(folder))
+    typer.echo(f"use it: perfmodel step SCENARIO --set calibration={folder.absolute()}", err=True)
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of a calibration, as calibrate fit made it.")],
+    shapes: Annotated[int, typer.Option(min=1, help="Held-out shapes of each kernel class.")] = 12,
+    steps: Annotated[int, typer.Option(min=0, help="Blocks and steps of the reference model.")] = 48,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the choice of shapes and steps; another draws others.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Measure shapes, blocks and steps that were not fitted, and compare with the calibration's predictions.
+
+    Exit code 1 if the calibration is worse than it claims.
+    """
+    from calibrate.check import RESULT, SEED
+    from calibrate.check import check as run
+    from calibrate.report import print_check, write_plot
+    from calibrate.timing import Bench
+    from perfmodel.kernels.calibration import load_calibration
+
+    environment = load_calibration(str(folder)).document["environment"]
+    bench = Bench(environment["device"], environment["threads"], seed=1)
+    with _progress() as show:
+        result = run(
+            folder,
+            bench=bench,
+            shapes_per_class=shapes,
+            steps=steps,
+            seed=SEED if seed is None else seed,
+            progress=show,
+        )
+    plot = write_plot(folder, result, f"Calibration {folder.name}: predicted against measured")
+    if json:
+        typer.echo((folder / RESULT).read_text())
+    else:
+        print_check(result)
+    typer.echo(f"wrote {folder / RESULT}, {plot}", err=True)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one or two lines on stderr."""
+    from perfmodel.errors import PerfModelError
+
+    try:
+        app(standalone_mode=True)
+    except PerfModelError as error:
+        typer.echo(f"calibrate: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """A bar on stderr, drawn between measurements only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(label: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=label)
+            bar.refresh()
+
+        yield show
+
+
+def _report(outcome: "Outcome", out: Path) -> None:
+    """What was done, on stderr, and the exit code of a run that a signal ended."""
+    import signal
+
+    for reason in outcome.skipped:
+        typer.echo(f"skipped: {reason}", err=True)
+    text = f"timed {outcome.timed} of {outcome.total} kernels ({outcome.before} were there); wrote {out}"
+    if outcome.left:
+        text += f"; {outcome.left} are left: run it again to go on"
+    typer.echo(text, err=True)
+    if outcome.stopped.startswith("SIG"):
+        raise typer.Exit(128 + signal.Signals[outcome.stopped])

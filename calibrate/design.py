@@ -1,0 +1,381 @@
+"""Which shapes are timed: a quasi-random design inside the ranges that the user's models need.
+
+perfmodel itself says what a model asks of each kernel: its ops are built for the corners of the work (one token to the
+most, short and long contexts, decode and prefill, no real expert to all). Within the box that those shapes span, and up
+to the largest FLOPs and bytes among them, points follow a Sobol sequence in logarithms. Half of a product's points take
+the widths of the models' own matrices, the other half any widths in between, so that the curve also serves a model that
+was not named. Few rows have kinks of their own (matrix-vector kernels), so they have their own grid.
+
+Classes take turns, so that any prefix of the list is a usable design: a run may be stopped whenever time is up.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from calibrate.cases import COMMUNICATION, SHAPES, Case
+from perfmodel.errors import DataError, SpecError
+from perfmodel.ops.op import Op
+from perfmodel.spec import catalogue
+from perfmodel.spec.deployment import Precision
+from perfmodel.spec.documents import read_document
+from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.load import describe
+from perfmodel.spec.model import Model
+from perfmodel.spec.scenario import Scenario
+
+SMALL_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Rows of a product with a grid of their own."""
+DENSITY = {"gemm": 6, "grouped_gemm": 4, "mla_decode": 3, "mla_prefill": 3, "bmm": 2, "norm": 2, "permute": 2}
+"""Points of a class in a round; 1 for the others."""
+ROUNDS = 220
+"""Rounds in a full design; a time limit ends it earlier."""
+MAX_CASE_BYTES = 2**30
+"""A kernel that moves more is not timed: it would take most of the time and memory."""
+MAX_EXPERTS_PER_TOKEN = 16
+"""Rows per token that a permutation is timed with, at most: no model selects more experts (DeepSeek 8, LongCat 12)."""
+EXCHANGE_BYTES = tuple(round(2 ** (10 + half / 2)) for half in range(27))
+"""Bytes that a rank sends, from 1 KiB to 8 MiB."""
+
+
+@dataclass(slots=True)
+class Ranges:
+    """What a set of models asks of one kernel class."""
+
+    low: dict[str, float] = field(default_factory=dict)
+    high: dict[str, float] = field(default_factory=dict)
+    max_flops: float = 0.0
+    max_bytes: float = 0.0
+    fixed: set[tuple[float, ...]] = field(default_factory=set)
+    """Combinations of the variables that the model fixes (widths, heads), in the order of :attr:`fixed_names`."""
+    fixed_names: tuple[str, ...] = ()
+
+    def add(self, op: Op, fixed_names: tuple[str, ...]) -> None:
+        """Widen the ranges by one op."""
+        values = {name: float(op.shape[name]) for name in SHAPES[op.kernel]}
+        for name, value in values.items():
+            self.low[name] = min(self.low.get(name, value), value)
+            self.high[name] = max(self.high.get(name, value), value)
+        self.max_flops = max(self.max_flops, float(op.flops))
+        self.max_bytes = max(self.max_bytes, float(op.hbm_bytes))
+        self.fixed_names = fixed_names
+        self.fixed.add(tuple(values[name] for name in fixed_names))
+
+
+ROWS = ("norm", "activation", "add", "gather", "reorder", "sample", "permute", "unpermute")
+FIXED: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("n", "k"),
+    "grouped_gemm": ("n", "k"),
+    "bmm": ("groups", "n", "k"),
+    "mla_decode": ("heads", "latent", "rope"),
+    "mla_prefill": ("heads", "nope", "rope", "value"),
+    "gqa_decode": ("heads", "kv_heads", "head_dim"),
+    "gqa_prefill": ("heads", "kv_heads", "head_dim"),
+    "latent_norm": ("width", "latent", "rope"),
+    "rope": ("heads", "rope", "latent"),
+    "select": ("width", "top_k"),
+    **dict.fromkeys(ROWS, ("width",)),
+}
+"""Variables that a model fixes; the others depend on the step's work."""
+FREE_WIDTHS = ("gemm", "grouped_gemm", *ROWS)
+"""Classes whose fixed variables are also varied freely: half of their points."""
+MARGIN = 1.1
+"""The box reaches a tenth beyond what the models need, or points would hardly come near its edges."""
+
+
+def design_cases(
+    models: Sequence[str],
+    *,
+    dtypes: Sequence[str],
+    max_tokens: int,
+    max_context: int,
+    ranks: int,
+    seed: int,
+) -> list[Case]:
+    """The cases to time, in an order of which any prefix is a design.
+
+    ``models`` are catalogue names, paths of a ``config.json`` or sizes of the reference model. ``max_tokens`` bounds
+    the new tokens of a step, ``max_context`` a request's keys.
+
+    Raises:
+        SpecError: an unknown model.
+        DataError: a limit below 1.
+    """
+    if max_tokens < 1 or max_context < 1:
+        raise DataError(f"max_tokens = {max_tokens} and max_context = {max_context} must be at least 1")
+    rounds = []
+    for dtype in dtypes:
+        ranges = needed_ranges([load_model(name) for name in models], dtype, max_tokens, max_context)
+        for kernel, own in ranges.items():
+            points = sample_points(kernel, own, dtype, ROUNDS * DENSITY.get(kernel, 1), seed)
+            rounds.append((DENSITY.get(kernel, 1), points))
+        if ranks > 1:
+            rounds.append((2, exchange_cases(dtype, ranks)))
+        rounds.append((1, iter([Case("launch", dtype, {})])))
+    return list(_unique(_take_turns(rounds)))
+
+
+def needed_ranges(
+    models: Sequence[Model], dtype: str, max_tokens: int, max_context: int
+) -> dict[str, Ranges]:
+    """What steps of these models ask of each kernel class, over the corners of the work."""
+    ranges: dict[str, Ranges] = {}
+    for model in models:
+        for changes in _corners(model, max_tokens, max_context):
+            for op in step_ops(model, dtype, **changes):
+                if op.kernel in SHAPES and not op.is_communication and op.hbm_bytes:
+                    ranges.setdefault(op.kernel, Ranges()).add(op, FIXED.get(op.kernel, ()))
+    return ranges
+
+
+def load_model(name: str) -> Model:
+    """A model by catalogue name, path of a ``config.json``, or size of the reference model.
+
+    Raises:
+        SpecError: none of those.
+    """
+    from reference_model.config import SIZES
+
+    if name in SIZES:
+        return model_from_config(SIZES[name].as_hugging_face(), name=f"reference-{name}")
+    if name.endswith(".json"):
+        return model_from_config(read_document(Path(name)), name=Path(name).stem)
+    try:
+        return catalogue.model(name)
+    except SpecError as error:
+        raise SpecError(f"{error}; sizes of the reference model: {', '.join(SIZES)}") from error
+
+
+def step_ops(model: Model, dtype: str, **sections: Any) -> list[Op]:
+    """All ops of one step of a model on one device, in ``dtype`` throughout."""
+    from perfmodel.step import step_segments
+
+    scenario = reference_scenario(model, dtype, **sections)
+    return [task.op for segment in step_segments(scenario) for task in segment.tasks]
+
+
+def reference_scenario(model: Model, dtype: str, deployment: Mapping[str, Any], **sections: Any) -> Scenario:
+    """A step as the reference model runs it: ``dtype`` throughout, the router in FP32.
+
+    On one device of unknown speed that costs nothing, unless ``sections`` say otherwise.
+
+    Raises:
+        SpecError: a value that is not allowed.
+    """
+    precision = dict.fromkeys(
+        [name for name in Precision.model_fields if name != "router"],
+        dtype,
+    )
+    fields = {
+        "name": model.name,
+        "model": model,
+        "cluster": PLACEHOLDER_CLUSTER,
+        "prices": {"usd_per_gpu_hour": 0},
+        "deployment": {"precision": precision | {"router": "fp32"}, **deployment},
+        **sections,
+    }
+    try:
+        return Scenario.model_validate(fields)
+    except ValidationError as error:
+        raise SpecError(describe(error)) from error
+
+
+PLACEHOLDER_CLUSTER = {
+    "name": "unknown",
+    "gpu": {
+        "name": "unknown",
+        "architecture": "cpu",
+        "memory_bytes": 10**15,
+        "hbm_gb_per_s": 1,
+        "fp32_tflops": 1,
+        "num_sms": 1,
+    },
+    "node": {"link_gb_per_s": 1, "num_gpus": 1, "link_domain_gpus": 1},
+    "network": {"gb_per_s_per_gpu": 1},
+}
+"""Counting ops needs some device; its speed does not matter."""
+
+
+def sample_points(kernel: str, ranges: Ranges, dtype: str, count: int, seed: int) -> Iterator[Case]:
+    """Cases of one class inside its ranges: Sobol points in logarithms, whole numbers, at most the largest op."""
+    from scipy.stats import qmc  # deferred: slow to import
+
+    names = SHAPES[kernel]
+    sequence = qmc.Sobol(len(names) + 1, scramble=True, rng=_seed(kernel, dtype, seed))
+    fixed = sorted(ranges.fixed)
+    made = tried = 0
+    while made < count and tried < 20 * count:
+        for point in sequence.random(256):
+            tried += 1
+            shape = _shape(kernel, ranges, fixed, point, made)
+            if shape is not None:
+                made += 1
+                yield Case(kernel, "fp32" if kernel == "select" else dtype, shape)
+            if made >= count:
+                return
+
+
+def exchange_cases(dtype: str, ranks: int) -> Iterator[Case]:
+    """Collectives over ``ranks``, small to large, the all-to-all most finely."""
+    for size in EXCHANGE_BYTES:
+        yield Case("all_to_all", dtype, {"ranks": ranks, "bytes": size})
+    for size in EXCHANGE_BYTES[::3]:
+        for kernel in COMMUNICATION[1:]:
+            yield Case(kernel, dtype, {"ranks": ranks, "bytes": size})
+
+
+def _shape(
+    kernel: str,
+    ranges: Ranges,
+    fixed: Sequence[tuple[float, ...]],
+    point: Any,
+    turn: int,
+) -> dict[str, float] | None:
+    """The shape at one point of the unit cube, or None where no model needs one that large."""
+    names = SHAPES[kernel]
+    low = {name: ranges.low[name] / MARGIN for name in names}
+    shape = {
+        name: max(round(low[name] * (MARGIN * ranges.high[name] / low[name]) ** point[i]), 1)
+        for i, name in enumerate(names)
+    }
+    free = kernel in FREE_WIDTHS and turn % 2
+    if fixed and ranges.fixed_names and not free:
+        chosen = fixed[min(int(point[-1] * len(fixed)), len(fixed) - 1)]
+        shape |= {name: round(value) for name, value in zip(ranges.fixed_names, chosen, strict=True)}
+    if kernel in ("gemm", "bmm") and turn % 3 == 2:
+        shape["m"] = SMALL_ROWS[turn // 3 % len(SMALL_ROWS)]
+    _make_consistent(kernel, shape)
+    flops, moved = work_of(kernel, shape)
+    limit = min(MARGIN**2 * ranges.max_bytes, MAX_CASE_BYTES)
+    return shape if flops <= MARGIN**2 * ranges.max_flops and moved <= limit else None
+
+
+def _make_consistent(kernel: str, shape: dict[str, float]) -> None:
+    """Variables that bound each other."""
+    if "context" in shape:
+        shape["context"] = max(shape["context"], shape["new_tokens"])
+    if kernel == "grouped_gemm":
+        shape["rows"] = max(shape["rows"], shape["groups"])
+    if kernel in ("permute", "unpermute"):
+        shape["rows"] = min(max(shape["rows"], 1), MAX_EXPERTS_PER_TOKEN * shape["tokens"])
+    if "rope" in shape:
+        shape["rope"] = max(2 * round(shape["rope"] / 2), 2)
+
+
+def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0) -> tuple[float, float]:
+    """FLOPs and bytes of a case, counted as perfmodel counts the op of that shape."""
+    s = shape
+    count: Callable[[], tuple[float, float]] = {
+        "gemm": lambda: _product(1, s["m"], s["n"], s["k"]),
+        "bmm": lambda: _product(s["groups"], s["m"], s["n"], s["k"]),
+        "grouped_gemm": lambda: (
+            2.0 * s["rows"] * s["n"] * s["k"],
+            s["groups"] * s["n"] * s["k"] + s["rows"] * (s["n"] + s["k"]),
+        ),
+        "mla_decode": lambda: _decode(s),
+        "mla_prefill": lambda: _prefill(s),
+        "gqa_decode": lambda: _gqa(s),
+        "gqa_prefill": lambda: _gqa(s),
+        "norm": lambda: (0.0, 4.0 * s["rows"] * s["width"]),
+        "latent_norm": lambda: (0.0, 2.0 * s["rows"] * s["width"]),
+        "rope": lambda: (0.0, s["rows"] * 2.0 * (s["heads"] * s["rope"] + s["latent"] + s["rope"])),
+        "activation": lambda: (0.0, 3.0 * s["rows"] * s["width"]),
+        "add": lambda: (0.0, 3.0 * s["rows"] * s["width"]),
+        "gather": lambda: (0.0, 2.0 * s["rows"] * s["width"]),
+        "select": lambda: (0.0, 2.0 * s["rows"] * s["width"]),
+        "permute": lambda: (0.0, (s["rows"] + s["tokens"]) * s["width"]),
+        "unpermute": lambda: (0.0, (s["rows"] + s["tokens"]) * s["width"]),
+        "reorder": lambda: (0.0, 2.0 * s["rows"] * s["width"]),
+        "sample": lambda: (0.0, s["rows"] * s["width"]),
+    }.get(kernel, lambda: (0.0, 0.0))
+    flops, elements = count()
+    return flops, element_bytes * elements
+
+
+def _product(groups: float, m: float, n: float, k: float) -> tuple[float, float]:
+    return 2.0 * groups * m * n * k, groups * (n * k + m * k + m * n)
+
+
+def _pairs(s: Mapping[str, float]) -> float:
+    """Attended pairs under a causal mask: new tokens x cached + the triangle."""
+    new, cached = s["new_tokens"], s["context"] - s["new_tokens"]
+    return s["requests"] * (new * cached + new * (new + 1.0) / 2.0)
+
+
+def _decode(s: Mapping[str, float]) -> tuple[float, float]:
+    width = s["latent"] + s["rope"]
+    rows = s["requests"] * s["new_tokens"] * s["heads"]
+    flops = 2.0 * _pairs(s) * s["heads"] * (width + s["latent"])
+    return flops, s["requests"] * s["context"] * width + rows * (width + s["latent"])
+
+
+def _prefill(s: Mapping[str, float]) -> tuple[float, float]:
+    per_query = s["nope"] + s["rope"] + s["value"]
+    rows = s["requests"] * (s["new_tokens"] + s["context"])
+    return 2.0 * _pairs(s) * s["heads"] * per_query, s["heads"] * per_query * rows
+
+
+def _gqa(s: Mapping[str, float]) -> tuple[float, float]:
+    rows = 2.0 * s["requests"] * s["new_tokens"] * s["heads"] * s["head_dim"]
+    cache = s["requests"] * s["context"] * 2.0 * s["kv_heads"] * s["head_dim"]
+    return 4.0 * _pairs(s) * s["heads"] * s["head_dim"], cache + rows
+
+
+def _corners(model: Model, max_tokens: int, max_context: int) -> Iterator[dict[str, Any]]:
+    """Deployments at the corners of the work: few and many tokens, short and long contexts, both kinds of attention."""
+    longest = max(max_context - 8, 1)
+    if model.moe:
+        few = {"routing": {"mean_real_experts": 1}}
+        yield {"deployment": {"phase": "decode", "batch_per_gpu": 1, "context_tokens": 1}, **few}
+        most = {"routing": {"mean_real_experts": model.moe.top_k}}
+        yield {"deployment": {"phase": "decode", "batch_per_gpu": max_tokens, "context_tokens": 1}, **most}
+    for batch, context in ((1, 1), (1, longest), (max_tokens, 1), (max(max_tokens // 8, 1), longest)):
+        yield {"deployment": {"phase": "decode", "batch_per_gpu": batch, "context_tokens": context}}
+    mtp = {"draft_tokens": 3, "acceptance": 0.5} if model.mtp else {}
+    drafts = {"batch_per_gpu": max(max_tokens // 4, 1), "context_tokens": min(64, longest), "mtp": mtp}
+    yield {"deployment": drafts}
+    new = min(max_tokens, max_context)
+    half = max(new // 2, 1)
+    for requests, tokens, cached in (
+        (1, min(16, new), 0),
+        (1, new, 0),
+        (max(max_tokens // 64, 1), min(64, new), 0),
+        (1, half, max(max_context - half, 0)),
+    ):
+        prefill = {
+            "prefill_requests_per_gpu": requests,
+            "prefill_tokens": tokens,
+            "prefill_cached_tokens": cached,
+        }
+        yield {"deployment": {"phase": "prefill", **prefill}}
+
+
+def _seed(kernel: str, dtype: str, seed: int) -> int:
+    """A stream of its own for every class, so that one class's points do not depend on the others."""
+    return int(np.random.SeedSequence([seed, *kernel.encode(), *dtype.encode()]).generate_state(1)[0])
+
+
+def _take_turns(rounds: Sequence[tuple[int, Iterator[Case]]]) -> Iterator[Case]:
+    """``density`` cases of each class in turn, until all are used up."""
+    left = [(density, iter(cases)) for density, cases in rounds]
+    while left:
+        going = []
+        for density, cases in left:
+            taken = list(itertools.islice(cases, density))
+            yield from taken
+            if len(taken) == density:
+                going.append((density, cases))
+        left = going
+
+
+def _unique(cases: Iterator[Case]) -> Iterator[Case]:
+    seen: set[str] = set()
+    for case in cases:
+        if case.key not in seen:
+            seen.add(case.key)
+            yield case

@@ -1,0 +1,188 @@
+"""What a fit and a check found: tables for a terminal and a plot that opens offline."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from calibrate.assemble import Fitted
+from calibrate.check import Checked, Row
+from perfmodel.output.files import atomic_write
+from perfmodel.output.tables import console, number
+from perfmodel.units import MS, PERCENT, US
+
+PLOT = "check.html"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#999933", "#AA4499")
+"""Okabe and Ito's colours and two of Tol's, as in perfmodel.output.colours."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+
+
+def print_fit(fitted: Fitted) -> None:
+    """Print every curve with its leave-out error, and what has no curve."""
+    table = _table("Curves, errors on left-out shapes", "kernel", "timed", "terms", "median %", "90th %")
+    for curve in fitted.curves:
+        table.add_row(
+            f"{curve.kernel} {curve.dtype}",
+            str(curve.num_rows),
+            str(len(curve.terms)),
+            number(curve.median_error_pct),
+            number(curve.p90_error_pct),
+        )
+    out = console()
+    out.print(table)
+    clock = fitted.document["clock"]
+    out.print(
+        f"noise: two timings of one shape differ by {PERCENT * clock['repeat_log_std']:.1f} % (standard deviation), "
+        f"other processes took {PERCENT * clock['foreign_load']:.0f} % of the machine",
+        soft_wrap=True,
+    )
+    for text in fitted.left_out:
+        out.print(f"no curve: {text}", soft_wrap=True)
+    out.print(f"calibration {fitted.document['id']}: {fitted.path}", soft_wrap=True)
+
+
+def print_check(result: Checked) -> None:
+    """Print the error table and the verdict."""
+    table = _table(
+        "Predicted against measured",
+        "kind",
+        "n",
+        "median |error| %",
+        "90th %",
+        "bias %",
+        "repeat floor %",
+        "claimed 90th %",
+        "in 80 % interval %",
+    )
+    for line in result.summary:
+        table.add_row(
+            line["kind"],
+            str(line["n"]),
+            *(number(line[key]) for key in ("median_abs_pct", "p90_abs_pct")),
+            f"{line['bias_pct']:+.1f}",
+            number(line["repeat_median_pct"]),
+            number(line["claim_p90_pct"]) if line["claim_p90_pct"] == line["claim_p90_pct"] else "",
+            number(line["coverage_pct"]),
+            end_section=line["kind"] == "step",
+        )
+    out = console()
+    out.print(table)
+    out.print("repeat floor: median difference between two passes over the same things, minutes apart")
+    for text in result.failures:
+        out.print(f"NOT KEPT: {text}", soft_wrap=True)
+    if not result.failures:
+        out.print("The calibration keeps what it claims.")
+
+
+def write_plot(folder: Path, result: Checked, title: str) -> Path:
+    """Write the predicted-against-measured plot as one HTML file."""
+    import plotly.io
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        subplot_titles=("Kernels: shapes that were not fitted", "Blocks and steps of the reference model"),
+        horizontal_spacing=0.1,
+    )
+    _scatter(figure, [row for row in result.rows if row.group == "kernels"], 1, US, "us")
+    _scatter(figure, [row for row in result.rows if row.group == "steps"], 2, MS, "ms")
+    figure.update_layout(
+        template="none", height=560, legend={"orientation": "h", "y": -0.18}, margin={"t": 60, "r": 20}
+    )
+    body = plotly.io.to_html(figure, include_plotlyjs=True, full_html=False, config={"displaylogo": False})
+    path = folder / PLOT
+    atomic_write(path, _PAGE.format(title=html.escape(title), body=body, table=_html_table(result.summary)))
+    return path
+
+
+def _scatter(figure: Any, rows: Sequence[Row], column: int, scale: float, unit: str) -> None:
+    """Error against measured time, a colour and symbol for each kind, the interval as a bar."""
+    import plotly.graph_objects as go
+
+    kinds = sorted({row.kind for row in rows})
+    for number_, kind in enumerate(kinds):
+        own = [row for row in rows if row.kind == kind]
+        figure.add_trace(
+            go.Scatter(
+                x=[row.measured_s / scale for row in own],
+                y=[row.error_pct for row in own],
+                mode="markers",
+                name=kind,
+                marker={
+                    "color": PALETTE[number_ % len(PALETTE)],
+                    "symbol": SYMBOLS[number_ // len(PALETTE) % len(SYMBOLS)],
+                    "size": 8,
+                    "opacity": 0.85,
+                },
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [PERCENT * (row.high_s - row.predicted_s) / row.measured_s for row in own],
+                    "arrayminus": [PERCENT * (row.predicted_s - row.low_s) / row.measured_s for row in own],
+                    "thickness": 0.7,
+                    "width": 0,
+                },
+                text=[
+                    f"{row.label}<br>measured {row.measured_s / scale:.3g} {unit} (passes "
+                    f"{row.first_s / scale:.3g}, {row.second_s / scale:.3g}), predicted "
+                    f"{row.predicted_s / scale:.3g} {unit}"
+                    for row in own
+                ],
+                hovertemplate="%{text}<br>error %{y:.1f} %<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+    figure.add_hline(y=0, line={"color": "#888", "width": 1}, row=1, col=column)
+    for level in (-10, 10):
+        figure.add_hline(y=level, line={"color": "#888", "width": 1, "dash": "dot"}, row=1, col=column)
+    figure.update_xaxes(type="log", title=f"measured ({unit})", row=1, col=column, gridcolor="#8883")
+    figure.update_yaxes(
+        title="predicted / measured - 1 (%)", row=1, col=column, gridcolor="#8883", zeroline=False
+    )
+
+
+def _html_table(summary: Sequence[Mapping[str, Any]]) -> str:
+    head = ("kind", "n", "median |error| %", "90th %", "bias %", "repeat floor %", "in 80 % interval %")
+    keys = ("median_abs_pct", "p90_abs_pct", "bias_pct", "repeat_median_pct", "coverage_pct")
+    cells = "".join(f"<th>{text}</th>" for text in head)
+    lines = [
+        f"<tr><td>{html.escape(line['kind'])}</td><td>{line['n']}</td>"
+        + "".join(f"<td>{line[key]:.1f}</td>" for key in keys)
+        + "</tr>"
+        for line in summary
+    ]
+    return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("kernel", "kind") else "right")
+    return table
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 24px auto; max-width: 1200px; padding: 0 16px; color: #1b1f24;
+       background: #fff; }}
+h1 {{ font-size: 20px; }}
+table {{ border-collapse: collapse; margin-top: 16px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 3px 14px 3px 0; text-align: right; border-bottom: 1px solid #8883; font-weight: normal; }}
+th {{ color: #57606a; }}
+td:first-child, th:first-child {{ text-align: left; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>Each point is one kernel shape, block or step: predicted from the calibration's curves through perfmodel's own
+timeline, and measured twice. Bars are 80 % intervals; dotted lines mark 10 %.</p>
+{body}
+{table}
+</body></html>
+"""

@@ -1,0 +1,322 @@
+"""How long a call takes on a device whose speed wanders.
+
+On a CPU one sample is a probe, some repeats of the call, and a probe; the probe is a small matrix product, always the
+same, so its time says how fast the machine is *now*. A sample is divided by the mean of its two probes and
+multiplied by the reference probe of the calibration: it is the time on a machine as fast as when the reference was
+taken. A GPU reports and holds its clock; there the factor is one, and calls are launched one by one, as the reference
+model does, so that a short kernel's time contains what launching it costs.
+"""
+
+import itertools
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibrate.environment import available_memory_bytes, keep_freed_memory, last_level_cache_bytes
+from perfmodel.errors import DataError
+from perfmodel.units import GIB, MS
+
+Array = NDArray[np.float64]
+Run = Callable[[], object]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PROBE_SHAPE = {"cpu": (64, 512, 512), "cuda": (4096, 4096, 4096)}
+"""Product whose time is the probe: M, N, K, FP32 on a CPU and BF16 on a GPU; operands stay in the cache."""
+REFERENCE_PROBES = 300
+MIN_POOL_BYTES = 128 * 2**20
+WARM_UPS = 2
+MAX_ROUNDS = 3
+"""How many times the wanted samples are taken at most to get as many that no other process disturbed."""
+MAX_REPEATS = 20_000
+MAX_VIEWS = 4096
+"""Views of the pool made beforehand, so that a call only takes the next; enough for all weights above 32 KiB."""
+GOLDEN_RATIO = 0.618034
+OUTLIER = 3.5
+"""Samples further than this many robust standard deviations from the median, in logarithms, are dropped."""
+MIN_DEVIATION = 0.005
+"""The robust standard deviation is taken as at least half a percent when outliers are judged: samples that
+agree by luck must not condemn the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What timing one call gave."""
+
+    seconds: float
+    """Median of the samples after normalisation by the probe: s per call."""
+    raw_seconds: float
+    """Median of the same samples as the clock showed them: s per call."""
+    spread: float
+    """Robust standard deviation of the logarithm of the samples: 1.4826 x median absolute deviation."""
+    samples: int
+    """Samples kept, outliers dropped."""
+    repeats: int
+    """Calls in each sample."""
+    probe_s: float
+    """Median probe time beside the samples, s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a call."""
+
+    seconds: float
+    """By the clock, s per call."""
+    probe_s: float
+    """Mean of the probes before and after, s."""
+    undisturbed: bool = True
+    """Whether no other process was given the core meanwhile."""
+
+
+def summarise(samples: Sequence[Sample], reference_s: float | None, repeats: int) -> Measurement:
+    """Median, spread and outlier rule over samples.
+
+    Samples are normalised to ``reference_s``, or not at all if it is None. One whose logarithm lies further than
+    :data:`OUTLIER` robust standard deviations from the median is dropped.
+    """
+    raw = np.array([sample.seconds for sample in samples])
+    probes = np.array([sample.probe_s for sample in samples])
+    normalised = raw if reference_s is None else raw * reference_s / probes
+    logs = np.log(normalised)
+    limit = OUTLIER * max(_deviation(logs), MIN_DEVIATION)
+    kept = np.abs(logs - np.median(logs)) <= limit
+    return Measurement(
+        seconds=float(np.median(normalised[kept])),
+        raw_seconds=float(np.median(raw[kept])),
+        spread=_deviation(logs[kept]),
+        samples=int(kept.sum()),
+        repeats=repeats,
+        probe_s=float(np.median(probes)),
+    )
+
+
+def _undisturbed(samples: Sequence[Sample], wanted: int) -> Sequence[Sample]:
+    """The samples that had their core to themselves, if at least half of those wanted did; otherwise all."""
+    good = [sample for sample in samples if sample.undisturbed]
+    return good if len(good) >= max(2, wanted / 2) else samples
+
+
+def _forced_switches() -> int:
+    """How often the kernel took a core from this process's threads to give it to others."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _deviation(values: Array) -> float:
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+class Bench:
+    """A device to time calls on, with its pool of cold operands, its probe and its clock.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: torch's threads within an op, for the whole process.
+        seed: of the random operands.
+        reference_probe_s: probe time that samples are normalised to, s; None: measured now. A resumed
+            calibration gives that of its journal.
+        clock: nanoseconds; only tests replace it.
+
+    Raises:
+        DataError: a device that torch does not have here, or no such number of threads.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int = 1,
+        seed: int = 0,
+        *,
+        reference_probe_s: float | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        _check_device(device, threads)
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        self.device, self.threads = device, threads
+        self._clock = clock
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._pools: dict[str, Tensor] = {}
+        self._num_cold = 0
+        rows, columns, inner = PROBE_SHAPE[device]
+        dtype = "fp32" if device == "cpu" else "bf16"
+        self._probe_x = self.warm(rows, inner, dtype=dtype)
+        self._probe_weight = self.warm(columns, inner, dtype=dtype)
+        self.reference_probe_s = reference_probe_s or float(
+            np.median([self.probe() for _ in range(REFERENCE_PROBES)])
+        )
+
+    # --- operands -------------------------------------------------------------------------------------------
+
+    def warm(self, *shape: int, dtype: str) -> Tensor:
+        """Standard normal values that stay where they are: an activation.
+
+        Raises:
+            DataError: more than half of the free memory.
+        """
+        nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+        if nbytes > free_bytes(self.device) / 2:
+            raise DataError(
+                f"a tensor of {nbytes / GIB:.1f} GiB does not fit beside others in the "
+                f"{free_bytes(self.device) / GIB:.1f} GiB that are free; lower --max-tokens or --max-context"
+            )
+        return torch.randn(shape, generator=self._generator, device=self.device, dtype=DTYPES[dtype])
+
+    def cold(self, *shape: int, dtype: str) -> Callable[[], Tensor]:
+        """A function whose every call returns another part of the pool as a tensor: a weight or a cache.
+
+        What is larger than the pool flushes the cache by itself and gets its own memory.
+        """
+        pool, size = self._pool(dtype), math.prod(shape)
+        if size > pool.numel():
+            own = self.warm(*shape, dtype=dtype)
+            return lambda: own
+        step = -(-size // 64) * 64  # starts on a cache line, as an allocation does
+        count = min((pool.numel() - size) // step + 1, MAX_VIEWS)
+        views = [pool[index * step : index * step + size].view(shape) for index in range(count)]
+        phase = int(count * (self._num_cold * GOLDEN_RATIO % 1.0))  # operands of one call must not meet
+        self._num_cold += 1
+        return itertools.cycle(views[phase:] + views[:phase]).__next__
+
+    def table(self, width: int, *, dtype: str) -> Tensor:
+        """The whole pool as rows of ``width``: [pool / width, width]."""
+        pool = self._pool(dtype)
+        return pool[: pool.numel() // width * width].view(-1, width)
+
+    def ids(self, values: NDArray[np.int64]) -> Tensor:
+        """Integers on the device."""
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+    def _pool(self, dtype: str) -> Tensor:
+        if dtype not in self._pools:
+            nbytes = min(pool_bytes(self.device), free_bytes(self.device) // 4)
+            self._pools[dtype] = self.warm(nbytes // DTYPES[dtype].itemsize, dtype=dtype)
+        return self._pools[dtype]
+
+    # --- timing ---------------------------------------------------------------------------------------------
+
+    def copy_bytes_per_s(self) -> float:
+        """Bytes read and written per second by the fastest of some copies from one half of the pool to the other."""
+        pool = self._pool("fp32")
+        half = pool.numel() // 2
+        seconds = [self._time(lambda: pool[:half].copy_(pool[half : 2 * half]), 1) for _ in range(10)]
+        return 2.0 * half * pool.itemsize / min(seconds)
+
+    def probe(self) -> float:
+        """Seconds of one probe; taken again, twice at most, if the core was taken away meanwhile."""
+        for _ in range(3):
+            seconds, undisturbed = self._sample(lambda: torch.mm(self._probe_x, self._probe_weight.T), 1)
+            if undisturbed:
+                break
+        return seconds
+
+    def measure(
+        self, run: Run, *, samples: int = 9, min_sample_s: float = 1e-3, max_s: float = 2.0
+    ) -> Measurement:
+        """Time ``run``: ``samples`` samples of at least ``min_sample_s`` each, fewer (two at least) after ``max_s``."""
+        return self.interleaved([run], samples, min_sample_s=min_sample_s, max_s=max_s)[0]
+
+    def interleaved(
+        self, runs: Sequence[Run], rounds: int, *, min_sample_s: float = 1e-3, max_s: float = math.inf
+    ) -> list[Measurement]:
+        """Time several calls in turn, one sample of each per round and a probe between any two.
+
+        A slow spell of the machine then falls on all of them alike, so that their ratios can be trusted.
+        """
+        taken: list[list[Sample]] = [[] for _ in runs]
+        with torch.inference_mode():
+            repeats = [self._repeats(run, min_sample_s) for run in runs]
+            end, before = time.monotonic() + max_s, self.probe()
+            for index in range(MAX_ROUNDS * rounds):
+                enough = all(sum(sample.undisturbed for sample in of_run) >= rounds for of_run in taken)
+                if enough or (index >= 2 and time.monotonic() > end):
+                    break
+                for run, count, of_run in zip(runs, repeats, taken, strict=True):
+                    seconds, undisturbed = self._sample(run, count)
+                    after = self.probe()
+                    of_run.append(Sample(seconds / count, (before + after) / 2, undisturbed))
+                    before = after
+        reference = self.reference_probe_s if self.device == "cpu" else None
+        return [
+            summarise(_undisturbed(of_run, rounds), reference, count)
+            for of_run, count in zip(taken, repeats, strict=True)
+        ]
+
+    def noise_floor(self, runs: Sequence[Run]) -> float:
+        """Median of |log ratio| between two separate measurements of the same calls."""
+        first, second = ([self.measure(run).seconds for run in runs] for _ in range(2))
+        return float(np.median(np.abs(np.log(np.array(first) / np.array(second)))))
+
+    def _repeats(self, run: Run, min_sample_s: float) -> int:
+        """Calls that fill a sample, found while warming up."""
+        for _ in range(WARM_UPS):
+            run()
+        repeats = 1
+        while True:
+            seconds = self._time(run, repeats)
+            if seconds >= 0.5 * min_sample_s or repeats >= MAX_REPEATS:
+                return min(MAX_REPEATS, max(1, math.ceil(repeats * min_sample_s / max(seconds, 1e-9))))
+            repeats = min(MAX_REPEATS, repeats * 4)
+
+    def _sample(self, run: Run, repeats: int) -> tuple[float, bool]:
+        """Seconds that ``repeats`` calls take, and whether the operating system let them run all the while."""
+        switches = _forced_switches()
+        seconds = self._time(run, repeats)
+        return seconds, _forced_switches() == switches
+
+    def _time(self, run: Run, repeats: int) -> float:
+        """Seconds that ``repeats`` calls take."""
+        if self.device == "cuda":
+            return self._time_on_gpu(run, repeats)
+        start = self._clock()
+        for _ in range(repeats):
+            run()
+        return (self._clock() - start) * 1e-9
+
+    def _time_on_gpu(self, run: Run, repeats: int) -> float:
+        """Seconds between two events around the calls, on the GPU's own clock."""
+        start, end = _event(), _event()
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(repeats):
+            run()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) * MS
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def free_bytes(device: str) -> int:
+    """Memory that can be allocated now, bytes."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return available_memory_bytes()
+
+
+def pool_bytes(device: str) -> int:
+    """Four times the last-level cache, on a CPU at least 128 MiB."""
+    if device == "cuda":
+        return 4 * int(torch.cuda.get_device_properties(0).L2_cache_size)
+    return max(4 * last_level_cache_bytes(), MIN_POOL_BYTES)
+
+
+def _check_device(device: str, threads: int) -> None:
+    if device not in PROBE_SHAPE:
+        raise DataError(f"device: {device!r} must be cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DataError(
+            "device: torch finds no CUDA GPU here; use --device cpu, or install a CUDA build of torch"
+        )
+    num_cores = len(os.sched_getaffinity(0))
+    if not 1 <= threads <= num_cores:
+        raise DataError(f"threads = {threads} must be between 1 and {num_cores}, the cores of this machine")

@@ -1,0 +1,219 @@
+"""A calibration: curves fitted on kernels that were timed on one device, and where they come from.
+
+On disk it is a folder with ``calibration.json`` (what this module reads) and ``timings.parquet`` (the raw timings, for
+people and for a later fit); docs/calibration_format.md describes both. The file's ``id`` is a hash of its content, so a
+damaged or edited file is refused, and every result can name what it rests on.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import DataError
+from perfmodel.kernels.curves import Curve, curve_from, variables_of
+from perfmodel.kernels.timing import Timing
+from perfmodel.numeric import Num, minimum, where
+from perfmodel.ops.op import Op
+from perfmodel.spec import catalogue
+from perfmodel.spec.documents import read_document
+from perfmodel.spec.hardware import Cluster, Gpu
+
+FORMAT = 1
+"""Version of the file format."""
+FILE_NAME = "calibration.json"
+TIMINGS_NAME = "timings.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Curves of one device, with their provenance."""
+
+    id: str
+    """First 12 hex digits of the SHA-256 of the content."""
+    name: str
+    """The folder's name."""
+    gpu: str
+    """Name of the device, a catalogue GPU where it is one."""
+    created: str
+    """Date of the fit (ISO, UTC)."""
+    perfmodel: str
+    """Version that made it."""
+    curves: Mapping[tuple[str, str], Curve]
+    """By (kernel, dtype)."""
+    compute_held: float
+    """Share of the compute units that a transfer in flight takes from what runs beside it (measured contention)."""
+    repeat_log_std: float
+    """Noise floor: standard deviation of the log ratio between two measurements of one thing."""
+    document: Mapping[str, Any]
+    """Everything that the file holds."""
+
+    def curve(self, op: Op) -> Curve | None:
+        """The curve that costs ``op``, or None where this calibration has none.
+
+        Collectives are those of torch.distributed's own library (NCCL, gloo): another library's are not covered.
+        """
+        if op.is_communication and op.backend != "nccl":
+            return None
+        return self.curves.get((op.kernel, op.dtype)) or self.curves.get((op.kernel, "any"))
+
+    def cost(self, op: Op, cluster: Cluster) -> Timing | None:
+        """Time of ``op`` alone on this device; None where no curve covers its kernel and number format."""
+        curve = self.curve(op)
+        if curve is None:
+            return None
+        variables = variables_of(op)
+        if op.is_communication:
+            return self._transfer(op, curve, variables, cluster)
+        nothing = op.hbm_bytes == 0.0
+        seconds = where(nothing, 0.0, curve.seconds(variables))
+        latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
+        rest = seconds - latency
+        ideal_compute = op.flops / cluster.gpu.peak_flops(op.dtype if op.dtype != "any" else "bf16")
+        ideal_memory = op.hbm_bytes / cluster.gpu.hbm_bytes_per_s
+        # A core runs one op at a time: there the core is what an op holds, whatever it waits for.
+        by_compute = _computes(ideal_compute, ideal_memory, cluster.gpu)
+        return Timing(
+            latency_s=latency,
+            compute_s=where(by_compute, rest, minimum(ideal_compute, rest)),
+            memory_s=where(by_compute, minimum(ideal_memory, rest), rest),
+            log_std=curve.log_std,
+            source=f"fitted: calibration {self.name} ({self.id})",
+            flag=self._flag(curve, variables),
+            spread_key=f"{curve.kernel} {curve.dtype}",
+        )
+
+    def _transfer(self, op: Op, curve: Curve, variables: dict[str, Num], cluster: Cluster) -> Timing:
+        """A collective's time goes to whichever wire it uses."""
+        variables["bytes"] = op.link_bytes + op.network_bytes
+        nothing = variables["bytes"] == 0.0
+        seconds = where(nothing, 0.0, curve.seconds(variables))
+        latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
+        rest = seconds - latency
+        crosses = op.network_bytes > 0.0
+        return Timing(
+            latency_s=latency,
+            memory_s=minimum(op.hbm_bytes / cluster.gpu.hbm_bytes_per_s, rest),
+            link_s=where(crosses, 0.0, rest),
+            network_s=where(crosses, rest, 0.0),
+            held_sms=self.compute_held,
+            log_std=curve.log_std,
+            source=f"fitted: calibration {self.name} ({self.id})",
+            flag=self._flag(curve, variables),
+            spread_key=f"{curve.kernel} {curve.dtype}",
+        )
+
+    def _flag(self, curve: Curve, variables: Mapping[str, Num]) -> str:
+        outside = curve.outside(variables)
+        return f"calibration {self.name}: {curve.kernel} {curve.dtype}: {outside}" if outside else ""
+
+
+def _computes(compute_s: Num, memory_s: Num, gpu: Gpu) -> Any:
+    return True if gpu.architecture == "cpu" else compute_s >= memory_s
+
+
+def load_calibration(name: str) -> Calibration:
+    """The calibration of a catalogue name, a folder or a ``calibration.json``.
+
+    Raises:
+        SpecError: no such name in the catalogue.
+        DataError: unreadable, of another format version, or damaged.
+    """
+    path = catalogue.calibration_path(name)
+    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@cache
+def _load(path: Path, _modified: int) -> Calibration:
+    document = read_document(path)
+    check_document(document, path)
+    calibration = parse(document, name=path.parent.name)
+    _check_timings(document, path)
+    return calibration
+
+
+def parse(document: Mapping[str, Any], *, name: str) -> Calibration:
+    """The calibration in a document whose format and id were checked.
+
+    Raises:
+        DataError: a missing or malformed field.
+    """
+    try:
+        curves = [curve_from(curve, name) for curve in document["curves"]]
+        return Calibration(
+            id=str(document["id"]),
+            name=name,
+            gpu=str(document["cluster"]["gpu"]["name"]),
+            created=str(document["created"]),
+            perfmodel=str(document["perfmodel"]),
+            curves={(curve.kernel, curve.dtype): curve for curve in curves},
+            compute_held=_share(document["contention"]["compute_held"], name),
+            repeat_log_std=float(document["clock"]["repeat_log_std"]),
+            document=document,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{name}: {FILE_NAME} lacks or garbles {error}; make it anew with calibrate fit"
+        ) from error
+
+
+def check_document(document: Mapping[str, Any], path: Path) -> None:
+    """Refuse another format version, and content that does not hash to its id.
+
+    Raises:
+        DataError: as said.
+    """
+    version = document.get("format")
+    if version != FORMAT:
+        raise DataError(f"{path}: format = {version!r}, this version reads {FORMAT}; run calibrate fit again")
+    expected = content_id(document)
+    if document.get("id") != expected:
+        raise DataError(
+            f"{path}: damaged or edited: id = {document.get('id')!r}, its content hashes to {expected!r}; run "
+            f"calibrate fit on its {TIMINGS_NAME} again"
+        )
+
+
+def content_id(document: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of everything but the id itself, in canonical JSON."""
+    content = {key: value for key, value in document.items() if key != "id"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _check_timings(document: Mapping[str, Any], path: Path) -> None:
+    """The raw timings may be left behind, but if they are there they are those that were fitted."""
+    timings = path.parent / TIMINGS_NAME
+    stated = document.get("timings")
+    if not isinstance(stated, Mapping) or not timings.exists():
+        return
+    digest = hashlib.sha256(timings.read_bytes()).hexdigest()
+    if digest != stated.get("sha256"):
+        raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
+
+
+def _share(value: Any, name: str) -> float:
+    share = float(value)
+    if not 0.0 <= share < 1.0:
+        raise DataError(f"{name}: contention.compute_held = {share:g} must be at least 0 and below 1")
+    return share
+
+
+def mismatches(calibration: Calibration, cluster: Cluster, version: str) -> Sequence[str]:
+    """Why this calibration may not fit what it is used for, in words."""
+    texts = []
+    if calibration.gpu != cluster.gpu.name:
+        texts.append(
+            f"calibration {calibration.name} was made on {calibration.gpu}, used for {cluster.gpu.name}: its times are "
+            "taken as they are"
+        )
+    if calibration.perfmodel != version:
+        texts.append(
+            f"calibration {calibration.name} was made by perfmodel {calibration.perfmodel}, this is {version}"
+        )
+    return texts

@@ -1,0 +1,80 @@
+"""The time of an op that runs alone, cut into what it uses."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from perfmodel.numeric import Num, maximum
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The time of an op that runs alone: latency + the longest of its parts (roofline).
+
+    Parts may be arrays. The parts are kept because ops that run together share what they use.
+    """
+
+    latency_s: Num = 0.0
+    """Fixed cost: launch, tail, or a message's first byte."""
+    compute_s: Num = 0.0
+    """FLOPs over what the kernel achieves of the peak."""
+    memory_s: Num = 0.0
+    """HBM bytes over what the kernel achieves of the bandwidth."""
+    link_s: Num = 0.0
+    """Link bytes over achieved link bandwidth."""
+    network_s: Num = 0.0
+    """Network bytes over achieved network bandwidth."""
+    held_sms: float = 0.0
+    """Share of the streaming multiprocessors that a communication kernel holds while it runs."""
+    log_std: float = 0.0
+    """Spread: standard deviation of the log residual of the fit that the fractions come from."""
+    source: str = ""
+    """measured:..., fitted:..., roofline, derived:... or given."""
+    spread_key: str = ""
+    """Ops with the same key err together (their times come from one curve); empty: the source stands for it."""
+    flag: str = ""
+    """Why the figure should be trusted less: outside the measured domain, derived, unmeasured. Empty: nothing."""
+
+    @property
+    def seconds(self) -> Num:
+        """Time alone, s."""
+        return self.latency_s + maximum(self.compute_s, self.memory_s, self.link_s, self.network_s)
+
+    @property
+    def bound(self) -> str:
+        """What limits the op: compute, memory, network (either link) or latency. Arrays: of the first element."""
+        parts = {
+            "latency": self.latency_s,
+            "compute": self.compute_s,
+            "memory": self.memory_s,
+            "network": maximum(self.link_s, self.network_s),
+        }
+        return max(parts, key=lambda name: float(np.ravel(parts[name])[0]))
+
+    def scaled(self, factor: Num, *, source: str | None = None) -> "Timing":
+        """The same op ``factor`` times as slow."""
+        return replace(
+            self,
+            latency_s=self.latency_s * factor,
+            compute_s=self.compute_s * factor,
+            memory_s=self.memory_s * factor,
+            link_s=self.link_s * factor,
+            network_s=self.network_s * factor,
+            source=self.source if source is None else source,
+        )
+
+    def selected(self, indices: Any) -> "Timing":
+        """The same op for some of the scenarios that its arrays hold."""
+
+        def own(part: Num) -> Num:
+            return part[indices] if isinstance(part, np.ndarray) and part.ndim else part  # type: ignore[unreachable]
+
+        return replace(
+            self,
+            latency_s=own(self.latency_s),
+            compute_s=own(self.compute_s),
+            memory_s=own(self.memory_s),
+            link_s=own(self.link_s),
+            network_s=own(self.network_s),
+        )

@@ -1,0 +1,109 @@
+"""What a step works on: groups of requests with their caches, as in ``perfmodel.ops.work``.
+
+Shape suffixes as in :mod:`reference_model.kernels`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reference_model.config import Config
+
+
+class Cache:
+    """What attention keeps of the tokens of B equal requests: per attention [B, S_max, C + R].
+
+    ``length`` tokens of each request are filled. It may be set: lower to forget the last tokens (a rejected draft),
+    higher to time a step at a context that was never computed (the rows are zero).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        requests: int,
+        max_tokens: int,
+        *,
+        num_attentions: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Room for ``max_tokens`` of each of ``requests``, for all attentions of the blocks unless told otherwise."""
+        self.length = 0
+        self.max_tokens = max_tokens
+        shape = (requests, max_tokens, config.latent_dim)
+        count = 2 * config.num_layers if num_attentions is None else num_attentions
+        self.latents = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
+
+    def new(self, attention: int, num_new: int) -> Tensor:
+        """Where one attention writes ``num_new`` tokens, [B, T, C + R]."""
+        return self.latents[attention][:, self.length : self.length + num_new]
+
+    def filled(self, attention: int, num_new: int) -> Tensor:
+        """The cached and the ``num_new`` tokens of one attention, [B, S, C + R]."""
+        return self.latents[attention][:, : self.length + num_new]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Equal requests in one step."""
+
+    kind: Literal["decode", "prefill"]
+    """How attention runs: absorbed into the latent for few new tokens, with expanded keys and values for many."""
+    ids_BT: Tensor
+    """New tokens of each request."""
+    cache: Cache
+    """The tokens before them; a step adds the new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A group's place in a step: its rows among all tokens, and the rotation at its positions."""
+
+    kind: Literal["decode", "prefill"]
+    rows: slice
+    requests: int
+    num_new: int
+    cache: Cache
+    cos_TR: Tensor
+    """[T, R / 2], in the type of the activations."""
+    sin_TR: Tensor
+
+
+class Rotary(torch.nn.Module):
+    """Tables of the rotary embedding, float32, one angle for each pair of neighbours."""
+
+    def __init__(self, config: Config, device: torch.device | str = "cpu") -> None:
+        """Angles position x theta^(-2i / R) for all positions of the model."""
+        super().__init__()
+        width = config.qk_rope_head_dim
+        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
+        positions = torch.arange(config.max_position_embeddings, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, 1.0 / config.rope_theta**exponents)
+        self.cos = torch.nn.Buffer(angles.cos(), persistent=False)
+        self.sin = torch.nn.Buffer(angles.sin(), persistent=False)
+
+    def at(self, start: int, num_new: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of ``num_new`` positions from ``start``, [T, R / 2] each, in the activations' type."""
+        return self.cos[start : start + num_new].to(dtype), self.sin[start : start + num_new].to(dtype)
+
+    def places(self, groups: Sequence[Group], dtype: torch.dtype) -> list[Place]:
+        """Lays the groups' tokens one after another.
+
+        Raises:
+            ValueError: a group's tokens do not fit its cache or the model's positions.
+        """
+        places, row = [], 0
+        for group in groups:
+            requests, num_new = group.ids_BT.shape
+            start = group.cache.length
+            room = min(group.cache.max_tokens, self.cos.shape[0])
+            if start + num_new > room:
+                raise ValueError(f"{start} cached and {num_new} new tokens must be at most {room}")
+            rows = slice(row, row + requests * num_new)
+            row = rows.stop
+            cos, sin = self.at(start, num_new, dtype)
+            places.append(Place(group.kind, rows, requests, num_new, group.cache, cos, sin))
+        return places
