@@ -20,7 +20,7 @@ import numpy as np
 
 from calibrate.cases import Case, build
 from calibrate.curves import inside
-from calibrate.design import load_model, needed_ranges, sample_points
+from calibrate.design import design_cases, load_model, needed_ranges, sample_points
 from calibrate.environment import ForeignLoad, describe
 from calibrate.journal import MUST_AGREE
 from calibrate.steps import Models, StepCase, build_step, draw_steps, predict
@@ -43,7 +43,7 @@ RESULT, ROWS = "check.json", "check.parquet"
 NORMAL_90 = 1.2816
 """The 90th percentile of a standard normal: half an 80 % interval in standard deviations."""
 SEED = 20_000_003
-"""Far from a design's seeds, so that no shape is one that was fitted."""
+"""Of the draws; shapes that a design holds are left out whatever the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +187,17 @@ def _check_environment(calibration: Calibration, bench: Bench) -> None:
 
 
 def _shape_jobs(calibration: Calibration, bench: Bench, count: int, seed: int) -> Iterator[_Job]:
-    """``count`` shapes of each class, drawn from the same box by another sequence, inside the curve's domain."""
+    """``count`` shapes of each class that no design holds, from the same box, inside the curve's domain."""
     asked = calibration.document["requested"]
     models = [load_model(name) for name in asked["models"]]
+    fitted = {case.key for case in design_cases(**asked)}
     for dtype in asked["dtypes"]:
         ranges = needed_ranges(models, dtype, asked["max_tokens"], asked["max_context"])
         for kernel, own in ranges.items():
             drawn = sample_points(kernel, own, dtype, 4 * count, seed)
             curve = calibration.curves.get((kernel, "fp32" if kernel == "select" else dtype))
             if curve is not None:
-                allowed = (case for case in drawn if inside(curve, case.shape))
+                allowed = (c for c in drawn if c.key not in fitted and inside(curve, c.shape))
                 spread = float(np.hypot(curve.log_std, calibration.repeat_log_std))
                 for case in itertools.islice(allowed, count):
                     yield _shape_job(case, curve, spread, bench)

@@ -20,6 +20,7 @@ from calibrate.cases import Case
 from perfmodel.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from calibrate.timing import Bench, Measurement
@@ -143,7 +144,7 @@ def _serve(pipes: Sequence[Connection], device: str, reference_probe_s: float) -
     if device == "cuda":
         torch.cuda.set_device(rank)
     bench = Bench(device, 1, rank, reference_probe_s=reference_probe_s)
-    exchange = Exchange(dist.get_world_size(), device=device)
+    exchange = Exchange(dist.get_world_size(), device=f"cuda:{rank}" if device == "cuda" else device)
     orders: dict[str, Callable[[Case, Bench, Exchange], dict[str, float]]] = {
         "measure": _measure,
         "contention": _contention,
@@ -196,16 +197,16 @@ def _contention(case: Case, bench: "Bench", exchange: "Exchange") -> dict[str, f
     with ThreadPoolExecutor(max_workers=1) as waiter:
         for _ in range(CONTENTION_ROUNDS + 1):
             dist.barrier()
-            slice_s.append(float(np.mean([bench.probe() for _ in range(20)])))
+            slice_s.append(float(np.mean([bench.probe(tries=1) for _ in range(20)])))
             dist.barrier()
             start = time.perf_counter()
-            alone_s.append(waiter.submit(_finish, start_exchange()).result() - start)
+            alone_s.append(waiter.submit(_finish, start_exchange(), exchange.device).result() - start)
             dist.barrier()
             start = time.perf_counter()
-            end = waiter.submit(_finish, start_exchange())
+            end = waiter.submit(_finish, start_exchange(), exchange.device)
             ends = []
             while not end.done():
-                bench.probe()
+                bench.probe(tries=1)
                 ends.append(time.perf_counter())
             together_s.append(end.result() - start)
             slices.append(_count_until(end.result(), start, ends))
@@ -228,15 +229,15 @@ def _count_until(end: float, start: float, ends: Sequence[float]) -> float:
     return whole + (end - began) / (ends[whole] - began)
 
 
-def _finish(pending: Any) -> float:
-    """Waits for an exchange and returns when it was over."""
+def _finish(pending: Any, device: "torch.device") -> float:
+    """Waits for an exchange, on a thread of its own, and returns when it was over."""
     import torch
 
-    if not torch.cuda.is_available():
+    if device.type == "cpu":
         pending.wait()
         return time.perf_counter()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device), torch.cuda.stream(stream):
         pending.wait()
         stream.synchronize()
     return time.perf_counter()

@@ -96,9 +96,9 @@ def predict(case: StepCase, calibration: Calibration, path: str) -> Prediction:
 
 
 def segments_of(case: StepCase, calibration: Calibration, path: str) -> tuple[list[Segment], Scenario]:
-    """The step's segments; of a block, one layer alone."""
+    """The step's segments without the draft layer, which the model's step does not run; of a block, one layer."""
     scenario = scenario_of(case, calibration, path)
-    segments = list(step_segments(scenario))
+    segments = [s for s in step_segments(scenario) if not s.name.startswith("draft")]
     if case.what == "block":
         segments = [replace(s, repeat=1) for s in segments if s.name.startswith("layers")]
     return segments, scenario
@@ -265,7 +265,7 @@ def _draw_work(
         # many requests with long contexts would be more cache than any profile was asked for
         longest = min(max_context - 8, max(max_context * max_tokens / 8 / work["batch"], 16))
         work["context"] = log_uniform(16, longest)
-        work["new_tokens"] = 1
+        work["new_tokens"] = (1, 1, 2, 4)[int(random.integers(4))]
     if phase != "decode":
         work["prefill_requests"] = 1 if random.random() < 0.7 else 2
         work["prefill_tokens"] = log_uniform(16, max_tokens * share / work["prefill_requests"])

@@ -209,9 +209,9 @@ class Bench:
         seconds = [self._time(lambda: pool[:half].copy_(pool[half : 2 * half]), 1) for _ in range(10)]
         return 2.0 * half * pool.itemsize / min(seconds)
 
-    def probe(self) -> float:
-        """Seconds of one probe; taken again, twice at most, if the core was taken away meanwhile."""
-        for _ in range(3):
+    def probe(self, tries: int = 3) -> float:
+        """Seconds of one probe; taken again, up to ``tries`` in all, if the core was taken away meanwhile."""
+        for _ in range(tries):
             seconds, undisturbed = self._sample(lambda: torch.mm(self._probe_x, self._probe_weight.T), 1)
             if undisturbed:
                 break
@@ -220,7 +220,11 @@ class Bench:
     def measure(
         self, run: Run, *, samples: int = 9, min_sample_s: float = 1e-3, max_s: float = 2.0
     ) -> Measurement:
-        """Time ``run``: ``samples`` samples of at least ``min_sample_s`` each, fewer (two at least) after ``max_s``."""
+        """Time ``run``: ``samples`` samples of at least ``min_sample_s`` each, in about ``max_s`` (two at least).
+
+        Samples during which the operating system gave the core to another process are taken again, as long as
+        there are not :data:`MAX_ROUNDS` times as many; where that doesn't help, they count.
+        """
         return self.interleaved([run], samples, min_sample_s=min_sample_s, max_s=max_s)[0]
 
     def interleaved(
@@ -283,12 +287,12 @@ class Bench:
     def _time_on_gpu(self, run: Run, repeats: int) -> float:
         """Seconds between two events around the calls, on the GPU's own clock."""
         start, end = _event(), _event()
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
         start.record()
         for _ in range(repeats):
             run()
         end.record()
-        torch.cuda.synchronize()
+        end.synchronize()
         return float(start.elapsed_time(end)) * MS
 
 

@@ -147,8 +147,8 @@ class LongcatFlash(nn.Module):
         Raises:
             ValueError: tokens do not fit a cache or the model's positions.
         """
-        options = {"overlapped": overlapped, "routed_ids_NK": routed_ids_NK, "all_rows": all_logits}
-        return self.logits(self.hidden(groups, **options))  # type: ignore[arg-type]
+        rows = self.hidden(groups, overlapped=overlapped, routed_ids_NK=routed_ids_NK, all_rows=all_logits)
+        return self.logits(rows)
 
     def hidden(
         self,

@@ -163,17 +163,17 @@ def train(
         (loss + alpha * balance).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         loads = [real_tokens(routing, config.n_routed_experts) for routing in routings]
-        for router, tokens_E in zip(routers, loads, strict=True):
-            update_bias(
-                router.bias_Z,
-                tokens_E,
-                sequences * length,
-                mu=mu,
-                top_k=config.moe_topk,
-                expected_real=config.expected_real_experts,
-            )
+        _control(routers, loads, sequences * length, config, mu)
         history.append(_progress(step, float(loss.detach()), loads, sequences * length))
     return history
+
+
+def _control(
+    routers: Sequence[Router], loads: Sequence[Tensor], num_tokens: int, config: Config, mu: float
+) -> None:
+    top_k, expected = config.moe_topk, config.expected_real_experts
+    for router, tokens_E in zip(routers, loads, strict=True):
+        update_bias(router.bias_Z, tokens_E, num_tokens, mu=mu, top_k=top_k, expected_real=expected)
 
 
 def language_loss(model: LongcatFlash, text_BS: Tensor) -> Tensor:

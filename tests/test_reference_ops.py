@@ -90,7 +90,7 @@ KEYS = {
 
 
 def traced(function, *args, **kwargs):
-    """(kernel class, shape) of each kernel that ``function`` runs, starts of all-to-alls and waits for them, in order."""
+    """(kernel class, shape) of each kernel that ``function`` runs, in order, with all-to-alls and waits for them."""
     calls = []
 
     def record(name):

@@ -63,7 +63,6 @@ def build(exchange=None, dtype=torch.float32):
     return model
 
 
-@torch.no_grad()
 def logits(model, rank, num_ranks, *, overlapped=False, dtype=torch.float32):
     """Routing -> logits of every token of a rank."""
     num_tokens = sum(group.ids_BT.numel() for group in groups(rank))
@@ -75,14 +74,16 @@ def logits(model, rank, num_ranks, *, overlapped=False, dtype=torch.float32):
 
 
 def on_a_rank():
-    """(sequential, overlapped, both in BF16) of this rank; the overlapped steps run twice, back to back."""
+    """(sequential, overlapped, both in BF16) of this rank; the overlapped steps also run in inference mode."""
     exchange = Exchange(EXPERTS)
     where = (dist.get_rank(), dist.get_world_size())
     model, half = build(exchange), build(exchange, torch.bfloat16)
-    results = [logits(model, *where), logits(model, *where, overlapped=True)]
-    again = logits(model, *where, overlapped=True)
+    with torch.no_grad():
+        results = [logits(model, *where), logits(model, *where, overlapped=True)]
+        results += [logits(half, *where, overlapped=o, dtype=torch.bfloat16)["router"] for o in (False, True)]
+    with torch.inference_mode():
+        again = logits(model, *where, overlapped=True)
     assert all(torch.equal(again[name], value) for name, value in results[1].items())
-    results += [logits(half, *where, overlapped=o, dtype=torch.bfloat16)["router"] for o in (False, True)]
     exchange.close()
     return results
 
@@ -95,7 +96,9 @@ def ranks(request):
 def test_ranks_together_equal_one_rank(ranks):
     model = build()
     for rank, (sequential, *_) in enumerate(ranks):
-        for name, alone in logits(model, rank, len(ranks)).items():
+        with torch.no_grad():
+            alone_by_name = logits(model, rank, len(ranks))
+        for name, alone in alone_by_name.items():
             torch.testing.assert_close(
                 sequential[name], alone, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
             )

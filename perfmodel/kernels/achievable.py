@@ -78,7 +78,9 @@ def lookup(kernel: str, dtype: str, architecture: str) -> Achievable:
             if row is not None:
                 return _flagged(row, dtype, architecture)
             stand_in = STAND_IN.get(stand_in)
-    raise DataError(f"kernel {kernel!r} has no achievable fractions for {dtype!r}, nor for a format that could stand in")
+    raise DataError(
+        f"kernel {kernel!r} has no achievable fractions for {dtype!r}, nor for a format that could stand in"
+    )
 
 
 def _flagged(row: Achievable, dtype: str, architecture: str) -> Achievable:

@@ -214,7 +214,12 @@ def _gqa(
             "rope",
             hbm_bytes=rows * (2.0 * precision.activation_bytes * width + gqa_cache_bytes(gqa, precision, tp)),
             dtype=precision.activations,
-            shape={"rows": rows, "heads": heads + kv_heads, "rope": gqa.head_dim, "latent": 0},
+            shape={
+                "rows": rows,
+                "heads": heads + kv_heads,
+                "rope": gqa.head_dim,
+                "latent": kv_heads * gqa.head_dim,
+            },
         ),
     ]
     core = [_gqa_core(gqa, group, tp, heads, kv_heads, precision, prefix) for group in work.groups]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from perfmodel.errors import SpecError
 from perfmodel.spec.model import Attention, Gqa, Layer, Mla, Model, Moe
 
-CACHE_BYTES = {"bf16": 2, "fp8": 1}
+CACHE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
 """Bytes of one cached element by KV cache type."""
 
 
@@ -295,4 +295,4 @@ def _kv_bytes(attention: Attention, size: int) -> int:
     """Bytes that one attention caches per token."""
     if isinstance(attention, Gqa):
         return 2 * attention.num_kv_heads * attention.head_dim * size
-    return attention.kv_lora_rank * size + attention.qk_rope_head_dim * CACHE_BYTES["bf16"]
+    return attention.kv_lora_rank * size + attention.qk_rope_head_dim * max(size, CACHE_BYTES["bf16"])
