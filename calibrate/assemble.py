@@ -12,7 +12,7 @@ import numpy as np
 
 import perfmodel
 from calibrate.cases import COMMUNICATION, SHAPES
-from calibrate.curves import FORMS, MIN_ROWS, Array, fit_curve
+from calibrate.curves import FORMS, MIN_ROWS, NORMAL_90, Array, fit_curve
 from calibrate.design import work_of
 from calibrate.environment import gpu_spec
 from calibrate.journal import PARQUET, read_metadata, read_timings, to_parquet
@@ -81,6 +81,7 @@ def build_document(
         "clock": {
             "reference_probe_s": metadata["reference_probe_s"],
             "repeat_log_std": repeat_log_std(metadata, timings),
+            "drift_log_std": drift_log_std(metadata),
             "sample_log_std": float(timings["spread"].median()),
             "foreign_load": float(timings["foreign_load"].median()),
         },
@@ -145,7 +146,22 @@ def repeat_log_std(metadata: Mapping[str, Any], timings: "pd.DataFrame") -> floa
     if len(repeats) < MIN_ROWS:
         return float(timings["spread"].median())
     ratios = np.log([one["seconds"] / one["first_seconds"] for one in repeats])
-    return float(np.quantile(np.abs(ratios), 0.8) / 1.2816 / np.sqrt(2.0))
+    return float(np.quantile(np.abs(ratios), 0.8) / NORMAL_90 / np.sqrt(2.0))
+
+
+def drift_log_std(metadata: Mapping[str, Any]) -> float:
+    """The part of the noise that all kernels share because the machine wanders, which a whole step can't average out.
+
+    Log ratios of neighbours in time have it in common and nothing else: their covariance is twice its variance, since
+    both timings of a pair wander. 0 where nothing was timed twice.
+    """
+    repeats = metadata.get("repeats") or []
+    if len(repeats) < MIN_ROWS:
+        return 0.0
+    ratios = np.log([one["seconds"] / one["first_seconds"] for one in repeats])
+    limit = 3.0 * float(np.quantile(np.abs(ratios), 0.8) / NORMAL_90)  # a few disturbed timings are no drift
+    kept = np.clip(ratios - np.median(ratios), -limit, limit)
+    return float(np.sqrt(max(float(np.mean(kept[1:] * kept[:-1])), 0.0) / 2.0))
 
 
 def shape_arrays(kernel: str, rows: "pd.DataFrame") -> dict[str, Array]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibrate.cases import Case, build
-from calibrate.curves import inside
+from calibrate.curves import NORMAL_90, inside
 from calibrate.design import design_cases, load_model, needed_ranges, sample_points
 from calibrate.environment import ForeignLoad, describe
 from calibrate.journal import MUST_AGREE
@@ -40,8 +40,6 @@ STEPS = 48
 CHANCE = 0.01
 """A calibration that keeps its claims fails the check this often."""
 RESULT, ROWS = "check.json", "check.parquet"
-NORMAL_90 = 1.2816
-"""The 90th percentile of a standard normal: half an 80 % interval in standard deviations."""
 SEED = 20_000_003
 """Of the draws; shapes that a design holds are left out whatever the seed."""
 
@@ -198,7 +196,7 @@ def _shape_jobs(calibration: Calibration, bench: Bench, count: int, seed: int) -
             curve = calibration.curves.get((kernel, "fp32" if kernel == "select" else dtype))
             if curve is not None:
                 allowed = (c for c in drawn if c.key not in fitted and inside(curve, c.shape))
-                spread = float(np.hypot(curve.log_std, calibration.repeat_log_std))
+                spread = float(np.hypot(curve.log_std, calibration.drift_log_std))
                 for case in itertools.islice(allowed, count):
                     yield _shape_job(case, curve, spread, bench)
 

@@ -30,6 +30,8 @@ FOLDS = 10
 MIN_ROWS = 12
 """Fewer timed shapes make no curve."""
 ROBUST_ROUNDS = 8
+NORMAL_90 = 1.2816
+"""The 90th percentile of a standard normal: half an 80 % interval in standard deviations."""
 HUBER = 1.345
 """Residuals beyond this many robust standard deviations weigh less (95 % efficient if none is an outlier)."""
 
@@ -242,7 +244,7 @@ def robust_std(residuals: Array) -> float:
 
     The 80 % interval is what the spread is used for, and its ends are what far outliers do not move.
     """
-    return float(np.quantile(np.abs(residuals), 0.8) / 1.2816)
+    return float(np.quantile(np.abs(residuals), 0.8) / NORMAL_90)
 
 
 def _parts(values: Array) -> list[tuple[float, float]]:

@@ -5,9 +5,9 @@
     namespace a                                namespace b
       a 10.9.0.1  ── tbf ──  veth pair  ── tbf ──  b 10.9.0.2
 
-Each end shapes what leaves it with the kernel's token bucket (``tc ... tbf``), so the link is full duplex. Rates can be
-set; delay, jitter and loss can't (that takes ``netem``, which many kernels lack). Names carry the process's id: whatever
-a killed process left behind is removed by the next.
+Each end shapes what leaves it with the kernel's token bucket (``tc ... tbf``), so the link is full duplex. Rates can
+be set; delay, jitter and loss can't (that takes ``netem``, which many kernels lack). Names carry the process's id:
+whatever a killed process left behind is removed by the next.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """The measurements of the overlap experiment, calibration and measurement in turn.
 
-A run is a few passes over the rates. In each visit to a rate rounds follow each other while there is time, and a round is
+A run is a few passes over the rates. In each visit to a rate rounds follow each other while there is time. A round is
 
 1. the block in one form,
 2. exchanges of two sizes near the block's,

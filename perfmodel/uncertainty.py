@@ -1,12 +1,10 @@
 """How sure: the spread of kernel times, carried through the schedule into an interval of the step time.
 
 Every curve of a calibration has a spread, the standard deviation of log(predicted / measured) on shapes that were left
-out of its fit. Ops whose times come from one curve err together, different curves independently, and the whole run is
-off by the device's own noise between two runs. 64 quasi-random draws of those factors go through the vectorised twin,
-overlap and contention included; their 10th and 90th percentiles are the interval.
-
-That all ops of one curve err together is the cautious reading: where their errors are independent the true interval is
-narrower. ``calibrate check`` reports how often measured steps fall inside.
+out of its fit. Ops of one curve on one shape err together (the same kernel in every layer), on different shapes
+independently, as left-out shapes do; and all share the device's slow wander between two runs. 64 quasi-random draws of
+those factors go through the vectorised twin, overlap and contention included; their 10th and 90th percentiles are the
+interval. ``calibrate check`` reports how often measured steps fall inside.
 """
 
 from collections.abc import Sequence
@@ -32,7 +30,7 @@ def step_interval(
     keys = _spread_keys(segments)
     if keys is None:
         return None
-    factors = _factors(keys, calibration.repeat_log_std)
+    factors = _factors(keys, calibration.drift_log_std)
     drawn = [
         replace(
             segment,
@@ -48,7 +46,7 @@ def step_interval(
 
 
 def _spread_keys(segments: Sequence[Segment]) -> dict[str, float] | None:
-    """Curve -> its spread, over all ops; None if some op that takes time has no curve or the ranks differ."""
+    """Key -> its spread, over all ops; None if some op that takes time has no curve or the ranks differ."""
     keys: dict[str, float] = {}
     for segment in segments:
         for timing in segment.timings:
@@ -62,7 +60,7 @@ def _spread_keys(segments: Sequence[Segment]) -> dict[str, float] | None:
 
 
 def _factors(spreads: dict[str, float], common: float) -> dict[str, Any]:
-    """A factor per draw for each curve: log-normal around 1, times the one that all share."""
+    """A factor per draw for each key: log-normal around 1, times the one that all share."""
     from scipy.special import ndtri
     from scipy.stats import qmc  # deferred: slow to import
 

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_reference_env import NO_TORCH, has_torch
 
-pytest.importorskip("torch", reason="calibrate needs torch")
+if not has_torch():
+    pytest.skip(NO_TORCH, allow_module_level=True)
 
 from typer.testing import CliRunner
 

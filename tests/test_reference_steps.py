@@ -3,8 +3,10 @@
 from collections import Counter
 
 import pytest
+from test_reference_env import NO_TORCH, has_torch
 
-pytest.importorskip("torch", reason="the reference model needs torch")
+if not has_torch():
+    pytest.skip(NO_TORCH, allow_module_level=True)
 
 import torch
 
@@ -12,6 +14,8 @@ from calibrate.design import load_model, reference_scenario
 from calibrate.steps import Models, StepCase, build_step, draw_steps, forced_ids
 from perfmodel.step import step_segments
 from reference_model import kernels
+
+torch.set_num_threads(1)
 
 CASES = {
     "decode": StepCase("tiny", "fp32", "step", "decode", 4, batch=6, context=20),

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
 from perfmodel.kernels.timing import Timing
@@ -46,8 +48,8 @@ class Calibration:
     """By (kernel, dtype)."""
     compute_held: float
     """Share of the compute units that a transfer in flight takes from what runs beside it (measured contention)."""
-    repeat_log_std: float
-    """Noise floor: standard deviation of the log ratio between two measurements of one thing."""
+    drift_log_std: float
+    """Slow wander of the device between two runs, which all ops share: standard deviation of the logarithm."""
     document: Mapping[str, Any]
     """Everything that the file holds."""
 
@@ -83,7 +85,7 @@ class Calibration:
             log_std=curve.log_std,
             source=f"fitted: calibration {self.name} ({self.id})",
             flag=self._flag(curve, variables),
-            spread_key=f"{curve.kernel} {curve.dtype}",
+            spread_key=_spread_key(curve, op),
         )
 
     def _transfer(self, op: Op, curve: Curve, variables: dict[str, Num], cluster: Cluster) -> Timing:
@@ -103,7 +105,7 @@ class Calibration:
             log_std=curve.log_std,
             source=f"fitted: calibration {self.name} ({self.id})",
             flag=self._flag(curve, variables),
-            spread_key=f"{curve.kernel} {curve.dtype}",
+            spread_key=_spread_key(curve, op),
         )
 
     def _flag(self, curve: Curve, variables: Mapping[str, Num]) -> str:
@@ -151,7 +153,7 @@ def parse(document: Mapping[str, Any], *, name: str) -> Calibration:
             perfmodel=str(document["perfmodel"]),
             curves={(curve.kernel, curve.dtype): curve for curve in curves},
             compute_held=_share(document["contention"]["compute_held"], name),
-            repeat_log_std=float(document["clock"]["repeat_log_std"]),
+            drift_log_std=_spread(document["clock"]["drift_log_std"], name),
             document=document,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -195,6 +197,19 @@ def _check_timings(document: Mapping[str, Any], path: Path) -> None:
     digest = hashlib.sha256(timings.read_bytes()).hexdigest()
     if digest != stated.get("sha256"):
         raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
+
+
+def _spread_key(curve: Curve, op: Op) -> str:
+    """Ops of one curve on one shape err together; on different shapes, independently."""
+    sizes = [f"{size:g}" for size in op.shape.values() if np.ndim(size) == 0]
+    return " ".join((curve.kernel, curve.dtype, *sizes))
+
+
+def _spread(value: Any, name: str) -> float:
+    spread = float(value)
+    if not 0.0 <= spread < 10.0:
+        raise DataError(f"{name}: clock.drift_log_std = {spread:g} must be at least 0 and below 10")
+    return spread
 
 
 def _share(value: Any, name: str) -> float:

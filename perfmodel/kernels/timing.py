@@ -32,7 +32,7 @@ class Timing:
     source: str = ""
     """measured:..., fitted:..., roofline, derived:... or given."""
     spread_key: str = ""
-    """Ops with the same key err together (their times come from one curve); empty: the source stands for it."""
+    """Ops with the same key err together: one curve on one shape. Empty: no spread that could be carried on."""
     flag: str = ""
     """Why the figure should be trusted less: outside the measured domain, derived, unmeasured. Empty: nothing."""
 
