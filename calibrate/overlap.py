@@ -26,7 +26,7 @@ from calibrate.overlap_workload import Workload, draw_workload
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.units import MEGA
 
-RATIOS = (0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0)
+RATIOS = (0.22, 0.35, 0.6, 1.0, 1.5, 2.4, 3.5)
 """Communication over compute that rates are chosen for, where none are given."""
 TOKENS = 512
 SECONDS_PER_RATE = 30.0

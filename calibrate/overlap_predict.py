@@ -130,14 +130,17 @@ def fit_kernels(found: Measured) -> list[Curve]:
 
 
 def fit_exchange(found: Measured, rate: float) -> Curve:
-    """The curve of dispatch and combine at a rate: perfmodel has one class for both.
+    """The curve of dispatch and combine at a rate.
+
+    perfmodel has one class for both, so a row is the mean of a dispatch and the combine after it: their sum is what a
+    block takes. (Fitted apart, the longer of the two, which exchanges counts first, would be taken for an outlier.)
 
     Raises:
         DataError: too few were timed.
     """
     runs = [run for run in found.exchanges if run.rate == rate]
     sizes = np.array([run.rows * found.workload.row_bytes for run in runs for _ in range(2)])
-    seconds = np.array([one for run in runs for one in (run.dispatch_s, run.combine_s)])
+    seconds = np.array([(run.dispatch_s + run.combine_s) / 2 for run in runs for _ in range(2)])
     return fit_curve("all_to_all", "any", {"bytes": sizes}, seconds)
 
 

@@ -7,22 +7,23 @@ them, unless it says otherwise.
 """
 
 import hashlib
+import math
 import signal
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from calibrate.cases import Case, build
-from calibrate.environment import describe
+from calibrate.environment import describe, last_level_cache_bytes
 from calibrate.overlap_workload import DTYPE, NUM_RANKS, Workload
 from calibrate.timing import Bench
 from reference_model.kernels import linear
@@ -32,9 +33,12 @@ from reference_model.ranks import joined
 from reference_model.weights import init_weights
 from reference_model.work import Cache, Group
 
-PROBE_S = 10e-3
-"""Ranks probe together for this long, and the median counts: where virtual CPUs share a core, a probe tells nothing
-unless the other rank computes too."""
+PROBE_S = 60e-3
+"""Before and after a block ranks probe together for this long, together about as long as a block computes: so the probe
+and the block feel the same share of the machine's short hiccups, which a single probe mostly misses. Together, because
+where virtual CPUs share a core a probe tells nothing unless the other rank computes too."""
+GAP_S = 20e-3
+"""Between dispatch and combine of a timed exchange, for the link's bucket to fill as it does in a block."""
 REFERENCE_PROBE_S = 0.2
 KERNEL_MAX_S = 0.3
 MIN_SAMPLE_S = 1e-6
@@ -49,14 +53,18 @@ Answer = dict[str, Any]
 class WarmBench(Bench):
     """A bench whose probe finds its operands in the cache, whatever ran before: a first one fetches them.
 
-    Otherwise kernels that sweep the cache make the probe beside them slower, and so seem up to a fifth faster than they
-    are.
+    Otherwise kernels that sweep the cache make the probe beside them slower, and so seem up to a quarter faster than
+    they are.
     """
 
     def probe(self, tries: int = 3) -> float:
         """Seconds of one probe, the second of two; ``tries`` as of the bench's own."""
-        super().probe(tries=1)
+        self.probe_once()
         return super().probe(tries)
+
+    def probe_once(self) -> None:
+        """The product that the probe times."""
+        torch.mm(self._probe_x, self._probe_weight.T)
 
 
 class Rank:
@@ -90,7 +98,7 @@ class Rank:
 
     def kernel(self, case: Case, samples: int) -> Answer:
         """Times a compute kernel; ``seconds`` are normalised by the probe."""
-        run = build(case, self.bench)
+        run = _cold_outputs(build(case, self.bench))
         dist.barrier()
         found = self.bench.measure(run, samples=samples, min_sample_s=MIN_SAMPLE_S, max_s=KERNEL_MAX_S)
         return {"seconds": found.seconds, "spread": found.spread, "probe_s": found.probe_s}
@@ -106,7 +114,7 @@ class Rank:
         """Dispatches and combines ``rows`` to and from the other rank, and as many to itself."""
         x, counts = self._rows(rows)
         dispatch_s, received = self._timed(lambda: self.exchange.dispatch(x, counts, overlapped=False).wait())
-        self._probe()  # meanwhile the link's bucket fills, as it does between dispatch and combine of a block
+        time.sleep(GAP_S)
         combine_s, _ = self._timed(lambda: self.exchange.combine(x, received, overlapped=False).wait())
         return {"dispatch_s": dispatch_s, "combine_s": combine_s}
 
@@ -158,12 +166,30 @@ class Rank:
         linear(self.slice_x, self.slice_weight())
 
     def _probe(self, duration_s: float = PROBE_S) -> float:
-        """Median probe, s, while all ranks probe."""
+        """Seconds per probe, hiccups included, while all ranks probe."""
         dist.barrier()
-        end, times = time.perf_counter() + duration_s, []
-        while time.perf_counter() < end:
-            times.append(self.bench.probe())
-        return float(np.median(times))
+        start, count = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < duration_s:
+            self.bench.probe_once()
+            count += 1
+        return elapsed / count
+
+
+def _cold_outputs(run: Callable[[], object]) -> Callable[[], object]:
+    """The same call with outputs that live for a while, so that each call writes where nobody wrote for long.
+
+    In a block the allocator hands out memory that other kernels used long before; a call that is merely repeated gets
+    back what it has just freed, and writes to the cache: norms are half as fast again that way, products a few percent.
+    """
+    first = run()
+    outputs = [part for part in (first if isinstance(first, tuple) else (first,)) if isinstance(part, Tensor)]
+    count = math.ceil(last_level_cache_bytes() / sum(part.nbytes for part in outputs))
+    fresh = [
+        torch.zeros_like(part) for _ in range(count) for part in outputs
+    ]  # their pages exist from now on
+    del fresh
+    kept: deque[object] = deque(maxlen=count)
+    return lambda: kept.append(run())
 
 
 def _finish(pending: Pending[Tensor]) -> float:

@@ -108,6 +108,7 @@ class RankPair:
             "MASTER_ADDR": meeting,
             "MASTER_PORT": str(port),
             "GLOO_SOCKET_IFNAME": end.interface if end else "lo",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # a namespace has no name service, and torch would warn of that
         }
         program: Sequence[str] = (sys.executable, "-m", "calibrate.overlap_rank", str(theirs.fileno()))
         self._processes.append(

@@ -241,7 +241,7 @@ def test_rates_are_read_and_shaped():
     for text in ("", "fast", "-3", "0", "1.2.3"):
         with pytest.raises(UnsupportedError, match="must be a positive number"):
             parse_rate(text)
-    assert shaping(8e6) == ["rate", "8000000bit", "burst", "16384b", "latency", "200ms"]
+    assert shaping(8e6) == ["rate", "8000000bit", "burst", "73728b", "latency", "200ms"]
     assert shaping(800e6)[3] == "400000b"  # what the link carries in 4 ms
 
 
