@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ANY = "any"
 """Number format of curves whose time depends on bytes alone."""
 LOOPBACK_RANKS = 2
+LONG_S = 1e-3
+"""Kernels longer than this tell the machine's wander from their own scatter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,9 @@ def drift_log_std(metadata: Mapping[str, Any]) -> float:
     """The part of the noise that all kernels share because the machine wanders, which a whole step can't average out.
 
     Log ratios of neighbours in time have it in common and nothing else: their covariance is twice its variance, since
-    both timings of a pair wander. 0 where nothing was timed twice.
+    both timings of a pair wander. Short kernels scatter too much to tell. 0 where too little was timed twice.
     """
-    repeats = metadata.get("repeats") or []
+    repeats = [one for one in metadata.get("repeats") or [] if one["first_seconds"] > LONG_S]
     if len(repeats) < MIN_ROWS:
         return 0.0
     ratios = np.log([one["seconds"] / one["first_seconds"] for one in repeats])

@@ -2,8 +2,8 @@
 
 Weights and caches are views into one pool of random values, at the next offset in each call, and the pool is several
 times the last-level cache: they are as cold as in a step, where many layers lie between two uses of a weight.
-Activations are warm, as what the kernel before has just written. torch is imported by the builders alone, so that
-whoever reads timings needs none.
+Activations are warm, as what the kernel before has just written (:meth:`calibrate.timing.Bench.between_others`).
+torch is imported by the builders alone, so that whoever reads timings needs none.
 """
 
 import hashlib
@@ -113,7 +113,7 @@ def build(case: Case, bench: "Bench") -> Run:
     """
     if case.kernel in COMMUNICATION:
         raise DataError(f"{case.label}: needs several ranks; give calibrate profile --ranks 2")
-    return BUILDERS[case.kernel](case, bench)
+    return bench.between_others(lambda: BUILDERS[case.kernel](case, bench))
 
 
 def parse_dtypes(text: str) -> list[str]:

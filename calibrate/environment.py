@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 DEFAULT_CACHE_BYTES = 32 * 2**20
 
 
+@cache
 def cache_bytes() -> dict[str, int]:
     """Data caches of the first CPU as the kernel lists them: {"L1": bytes, ...}; empty where it lists none."""
     sizes = {}

@@ -7,12 +7,10 @@ them, unless it says otherwise.
 """
 
 import hashlib
-import math
 import signal
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -23,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from calibrate.cases import Case, build
-from calibrate.environment import describe, last_level_cache_bytes
+from calibrate.environment import describe
 from calibrate.overlap_workload import DTYPE, NUM_RANKS, Workload
 from calibrate.timing import Bench
 from reference_model.kernels import linear
@@ -50,23 +48,6 @@ ALONE_SLICES = 30
 Answer = dict[str, Any]
 
 
-class WarmBench(Bench):
-    """A bench whose probe finds its operands in the cache, whatever ran before: a first one fetches them.
-
-    Otherwise kernels that sweep the cache make the probe beside them slower, and so seem up to a quarter faster than
-    they are.
-    """
-
-    def probe(self, tries: int = 3) -> float:
-        """Seconds of one probe, the second of two; ``tries`` as of the bench's own."""
-        self.probe_once()
-        return super().probe(tries)
-
-    def probe_once(self) -> None:
-        """The product that the probe times."""
-        torch.mm(self._probe_x, self._probe_weight.T)
-
-
 class Rank:
     """What a rank holds between orders: the model, its input, a bench and the exchange."""
 
@@ -74,7 +55,7 @@ class Rank:
         """Joins the others, so all ranks must come here."""
         self.workload, self.rank = workload, dist.get_rank()
         config, tokens = workload.config, workload.tokens
-        self.bench = WarmBench("cpu", 1, self.rank)
+        self.bench = Bench("cpu", 1, self.rank)
         self.bench.reference_probe_s = _mean_of_ranks(self._probe(REFERENCE_PROBE_S))
         self.exchange = Exchange(config.n_routed_experts)
         self.waiter = ThreadPoolExecutor(max_workers=1)
@@ -98,7 +79,7 @@ class Rank:
 
     def kernel(self, case: Case, samples: int) -> Answer:
         """Times a compute kernel; ``seconds`` are normalised by the probe."""
-        run = _cold_outputs(build(case, self.bench))
+        run = build(case, self.bench)
         dist.barrier()
         found = self.bench.measure(run, samples=samples, min_sample_s=MIN_SAMPLE_S, max_s=KERNEL_MAX_S)
         return {"seconds": found.seconds, "spread": found.spread, "probe_s": found.probe_s}
@@ -170,26 +151,9 @@ class Rank:
         dist.barrier()
         start, count = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - start) < duration_s:
-            self.bench.probe_once()
+            self.bench.run_probe()
             count += 1
         return elapsed / count
-
-
-def _cold_outputs(run: Callable[[], object]) -> Callable[[], object]:
-    """The same call with outputs that live for a while, so that each call writes where nobody wrote for long.
-
-    In a block the allocator hands out memory that other kernels used long before; a call that is merely repeated gets
-    back what it has just freed, and writes to the cache: norms are half as fast again that way, products a few percent.
-    """
-    first = run()
-    outputs = [part for part in (first if isinstance(first, tuple) else (first,)) if isinstance(part, Tensor)]
-    count = math.ceil(last_level_cache_bytes() / sum(part.nbytes for part in outputs))
-    fresh = [
-        torch.zeros_like(part) for _ in range(count) for part in outputs
-    ]  # their pages exist from now on
-    del fresh
-    kept: deque[object] = deque(maxlen=count)
-    return lambda: kept.append(run())
 
 
 def _finish(pending: Pending[Tensor]) -> float:

@@ -197,7 +197,7 @@ def _contention(case: Case, bench: "Bench", exchange: "Exchange") -> dict[str, f
     with ThreadPoolExecutor(max_workers=1) as waiter:
         for _ in range(CONTENTION_ROUNDS + 1):
             dist.barrier()
-            slice_s.append(float(np.mean([bench.probe(tries=1) for _ in range(20)])))
+            slice_s.append(_mean_slice(bench, 20))
             dist.barrier()
             start = time.perf_counter()
             alone_s.append(waiter.submit(_finish, start_exchange(), exchange.device).result() - start)
@@ -206,7 +206,7 @@ def _contention(case: Case, bench: "Bench", exchange: "Exchange") -> dict[str, f
             end = waiter.submit(_finish, start_exchange(), exchange.device)
             ends = []
             while not end.done():
-                bench.probe(tries=1)
+                _slice(bench)
                 ends.append(time.perf_counter())
             together_s.append(end.result() - start)
             slices.append(_count_until(end.result(), start, ends))
@@ -218,6 +218,23 @@ def _contention(case: Case, bench: "Bench", exchange: "Exchange") -> dict[str, f
         "held": max(0.0, float(mean_held) / exchange.num_ranks),
         "exchange_stretch": float(np.median(stretch[1:])),
     }
+
+
+def _mean_slice(bench: "Bench", count: int) -> float:
+    """Seconds of a slice of compute, over ``count`` of them."""
+    start = time.perf_counter()
+    for _ in range(count):
+        _slice(bench)
+    return (time.perf_counter() - start) / count
+
+
+def _slice(bench: "Bench") -> None:
+    """Compute, to its end. Not a probe, which is taken again when the exchange's own thread takes its core."""
+    import torch
+
+    bench.run_probe()
+    if bench.device == "cuda":
+        torch.cuda.current_stream().synchronize()
 
 
 def _count_until(end: float, start: float, ends: Sequence[float]) -> float:

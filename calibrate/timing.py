@@ -33,6 +33,8 @@ PROBE_SHAPE = {"cpu": (64, 512, 512), "cuda": (4096, 4096, 4096)}
 REFERENCE_PROBES = 300
 MIN_POOL_BYTES = 128 * 2**20
 WARM_UPS = 2
+SAMPLES, SAMPLES_OF_SHORT, SHORT_S = 9, 25, 3e-4
+"""Samples of a call, of one that takes less than 0.3 ms."""
 MAX_ROUNDS = 3
 """How many times the wanted samples are taken at most to get as many that no other process disturbed."""
 MAX_REPEATS = 20_000
@@ -113,6 +115,25 @@ def _deviation(values: Array) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
+@dataclass(frozen=True, slots=True)
+class BetweenOthers:
+    """A call with what comes before it in a step."""
+
+    run: Run
+    inputs: Sequence[Tensor]
+    sweep: Callable[[], None]
+
+    def __call__(self) -> object:
+        """The call itself."""
+        return self.run()
+
+    def prepare(self) -> None:
+        """Sweep the caches, then write the inputs once more, as the kernel before has."""
+        self.sweep()
+        for tensor in self.inputs:
+            tensor.add_(0)
+
+
 class Bench:
     """A device to time calls on, with its pool of cold operands, its probe and its clock.
 
@@ -144,7 +165,8 @@ class Bench:
         self._clock = clock
         self._generator = torch.Generator(device).manual_seed(seed)
         self._pools: dict[str, Tensor] = {}
-        self._num_cold = 0
+        self._num_cold = self._swept = 0
+        self._made: list[Tensor] = []
         rows, columns, inner = PROBE_SHAPE[device]
         dtype = "fp32" if device == "cpu" else "bf16"
         self._probe_x = self.warm(rows, inner, dtype=dtype)
@@ -167,7 +189,9 @@ class Bench:
                 f"a tensor of {nbytes / GIB:.1f} GiB does not fit beside others in the "
                 f"{free_bytes(self.device) / GIB:.1f} GiB that are free; lower --max-tokens or --max-context"
             )
-        return torch.randn(shape, generator=self._generator, device=self.device, dtype=DTYPES[dtype])
+        made = torch.randn(shape, generator=self._generator, device=self.device, dtype=DTYPES[dtype])
+        self._made.append(made)
+        return made
 
     def cold(self, *shape: int, dtype: str) -> Callable[[], Tensor]:
         """A function whose every call returns another part of the pool as a tensor: a weight or a cache.
@@ -194,6 +218,28 @@ class Bench:
         """Integers on the device."""
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
+    def between_others(self, build: Callable[[], Run]) -> "Run":
+        """The call that ``build`` sets up, to be timed as in a step: after other kernels, on inputs just written.
+
+        On a CPU a call that is merely repeated finds everything of its own in the core's caches: its code, the
+        interpreter's, the memory it has just freed. In a step weights pass between two uses of a kernel, and a norm of
+        a few rows takes twice as long. So half of the last-level cache is swept before each call: the core's own caches
+        are cold, the shared one is not. (All of it would be too much for small steps, and where exactly it tips over
+        is a matter of luck.) On a GPU the host runs ahead, so repeating is right there.
+        """
+        self._made.clear()
+        run = build()
+        inputs = [tensor for tensor in self._made if tensor.nbytes <= cache_bytes_of(self.device)]
+        self._made.clear()
+        return BetweenOthers(run, inputs, self._sweep) if self.device == "cpu" else run
+
+    def _sweep(self) -> None:
+        """Reads half as much of the pool as the last-level cache holds."""
+        pool = self._pool("fp32")
+        size = cache_bytes_of(self.device) // 2 // pool.itemsize
+        self._swept = (self._swept + size) % (pool.numel() - size)
+        pool[self._swept : self._swept + size].sum()
+
     def _pool(self, dtype: str) -> Tensor:
         if dtype not in self._pools:
             nbytes = min(pool_bytes(self.device), free_bytes(self.device) // 4)
@@ -210,22 +256,43 @@ class Bench:
         return 2.0 * half * pool.itemsize / min(seconds)
 
     def probe(self, tries: int = 3) -> float:
-        """Seconds of one probe; taken again, up to ``tries`` in all, if the core was taken away meanwhile."""
+        """Seconds of one probe; taken again, up to ``tries`` in all, if the core was taken away meanwhile.
+
+        It runs once before: beside a large kernel its operands have left the cache, and a probe that fetches them is
+        up to a third slower, as if the machine were.
+        """
         for _ in range(tries):
-            seconds, undisturbed = self._sample(lambda: torch.mm(self._probe_x, self._probe_weight.T), 1)
+            self.run_probe()
+            seconds, undisturbed = self._sample(self.run_probe, 1)
             if undisturbed:
                 break
         return seconds
 
+    def run_probe(self) -> None:
+        """The product that a probe times."""
+        torch.mm(self._probe_x, self._probe_weight.T)
+
     def measure(
-        self, run: Run, *, samples: int = 9, min_sample_s: float = 1e-3, max_s: float = 2.0
+        self, run: Run, *, samples: int | None = None, min_sample_s: float = 1e-3, max_s: float = 2.0
     ) -> Measurement:
         """Time ``run``: ``samples`` samples of at least ``min_sample_s`` each, in about ``max_s`` (two at least).
+
+        Nine samples unless told otherwise, 25 of a short call that is timed one by one between others.
 
         Samples during which the operating system gave the core to another process are taken again, as long as
         there are not :data:`MAX_ROUNDS` times as many; where that doesn't help, they count.
         """
+        if samples is None:
+            samples = SAMPLES_OF_SHORT if self._is_short(run) else SAMPLES
         return self.interleaved([run], samples, min_sample_s=min_sample_s, max_s=max_s)[0]
+
+    def _is_short(self, run: Run) -> bool:
+        """Whether a single call, timed between others, is so short that its samples scatter."""
+        if not isinstance(run, BetweenOthers):
+            return False
+        with torch.inference_mode():
+            run()
+            return self._time(run, 1) < SHORT_S
 
     def interleaved(
         self, runs: Sequence[Run], rounds: int, *, min_sample_s: float = 1e-3, max_s: float = math.inf
@@ -243,6 +310,8 @@ class Bench:
                 if enough or (index >= 2 and time.monotonic() > end):
                     break
                 for run, count, of_run in zip(runs, repeats, taken, strict=True):
+                    if isinstance(run, BetweenOthers):
+                        run.prepare()
                     seconds, undisturbed = self._sample(run, count)
                     after = self.probe()
                     of_run.append(Sample(seconds / count, (before + after) / 2, undisturbed))
@@ -262,6 +331,8 @@ class Bench:
         """Calls that fill a sample, found while warming up."""
         for _ in range(WARM_UPS):
             run()
+        if isinstance(run, BetweenOthers):
+            return 1
         repeats = 1
         while True:
             seconds = self._time(run, repeats)
@@ -307,11 +378,16 @@ def free_bytes(device: str) -> int:
     return available_memory_bytes()
 
 
+def cache_bytes_of(device: str) -> int:
+    """The last-level cache of the device, bytes."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).L2_cache_size)
+    return last_level_cache_bytes()
+
+
 def pool_bytes(device: str) -> int:
     """Four times the last-level cache, on a CPU at least 128 MiB."""
-    if device == "cuda":
-        return 4 * int(torch.cuda.get_device_properties(0).L2_cache_size)
-    return max(4 * last_level_cache_bytes(), MIN_POOL_BYTES)
+    return max(4 * cache_bytes_of(device), MIN_POOL_BYTES if device == "cpu" else 0)
 
 
 def _check_device(device: str, threads: int) -> None:
