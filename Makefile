@@ -32,7 +32,7 @@ bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist --override-ini addopts= -q
 
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
-	$(BIN)/python -m calibrate.achievable
+	$(BIN)/python -m calibrate.tables.achievable
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
 	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \

@@ -1,1 +1,1 @@
-"""From measured kernel timings to the fractions that perfmodel's costs use."""
+"""From timings to what perfmodel costs with: calibrations of a device, tables of public figures, measured overlap."""

@@ -13,7 +13,7 @@ import numpy as np
 import perfmodel
 from calibrate.cases import COMMUNICATION, SHAPES
 from calibrate.curves import FORMS, MIN_ROWS, NORMAL_90, Array, fit_curve
-from calibrate.design import work_of
+from calibrate.design import with_work, work_of
 from calibrate.environment import gpu_spec
 from calibrate.journal import PARQUET, read_metadata, read_timings, to_parquet
 from perfmodel.errors import DataError
@@ -29,7 +29,7 @@ ANY = "any"
 """Number format of curves whose time depends on bytes alone."""
 LOOPBACK_RANKS = 2
 LONG_S = 1e-3
-"""Kernels longer than this tell the machine's wander from their own scatter."""
+"""Kernels longer than this tell what two runs of a step differ by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,6 @@ def build_document(
         "clock": {
             "reference_probe_s": metadata["reference_probe_s"],
             "repeat_log_std": repeat_log_std(metadata, timings),
-            "drift_log_std": drift_log_std(metadata),
             "sample_log_std": float(timings["spread"].median()),
             "foreign_load": float(timings["foreign_load"].median()),
         },
@@ -140,35 +139,23 @@ def peak_flops(timings: "pd.DataFrame") -> dict[str, float]:
 
 
 def repeat_log_std(metadata: Mapping[str, Any], timings: "pd.DataFrame") -> float:
-    """Noise floor: standard deviation of the log ratio between two timings of one shape, minutes apart.
+    """Noise floor of a step: standard deviation of the log ratio between two timings of one kernel, minutes apart.
 
-    Per timing, so the ratio's over sqrt(2). Where nothing was timed twice: the median spread of samples.
+    Of kernels longer than a millisecond, because short ones scatter by themselves, which a step averages out; per
+    timing, so the ratio's over sqrt(2). Where too little was timed twice: the median spread of samples.
     """
-    repeats = metadata.get("repeats") or []
+    repeats = [one for one in metadata.get("repeats") or [] if one["first_seconds"] > LONG_S]
     if len(repeats) < MIN_ROWS:
         return float(timings["spread"].median())
     ratios = np.log([one["seconds"] / one["first_seconds"] for one in repeats])
     return float(np.quantile(np.abs(ratios), 0.8) / NORMAL_90 / np.sqrt(2.0))
 
 
-def drift_log_std(metadata: Mapping[str, Any]) -> float:
-    """The part of the noise that all kernels share because the machine wanders, which a whole step can't average out.
-
-    Log ratios of neighbours in time have it in common and nothing else: their covariance is twice its variance, since
-    both timings of a pair wander. Short kernels scatter too much to tell. 0 where too little was timed twice.
-    """
-    repeats = [one for one in metadata.get("repeats") or [] if one["first_seconds"] > LONG_S]
-    if len(repeats) < MIN_ROWS:
-        return 0.0
-    ratios = np.log([one["seconds"] / one["first_seconds"] for one in repeats])
-    limit = 3.0 * float(np.quantile(np.abs(ratios), 0.8) / NORMAL_90)  # a few disturbed timings are no drift
-    kept = np.clip(ratios - np.median(ratios), -limit, limit)
-    return float(np.sqrt(max(float(np.mean(kept[1:] * kept[:-1])), 0.0) / 2.0))
-
-
-def shape_arrays(kernel: str, rows: "pd.DataFrame") -> dict[str, Array]:
-    """The shape variables of a class, one array each."""
-    return {name: rows[name].to_numpy(dtype=float) for name in SHAPES[kernel]}
+def shape_arrays(kernel: str, dtype: str, rows: "pd.DataFrame") -> dict[str, Array]:
+    """The variables that a class's curve may ask for, one array each: its shape, and its bytes."""
+    shape = {name: rows[name].to_numpy(dtype=float) for name in SHAPES[kernel]}
+    found = with_work(kernel, dtype, shape)
+    return {name: np.broadcast_to(values, len(rows)).astype(float) for name, values in found.items()}
 
 
 def _curves(timings: "pd.DataFrame") -> tuple[list[Curve], list[str]]:
@@ -176,7 +163,9 @@ def _curves(timings: "pd.DataFrame") -> tuple[list[Curve], list[str]]:
     for kernel, dtype, rows in _classes(timings):
         try:
             curves.append(
-                fit_curve(kernel, dtype, shape_arrays(kernel, rows), rows["seconds"].to_numpy(dtype=float))
+                fit_curve(
+                    kernel, dtype, shape_arrays(kernel, dtype, rows), rows["seconds"].to_numpy(dtype=float)
+                )
             )
         except DataError as error:
             left_out.append(str(error))

@@ -185,10 +185,11 @@ def _mla_prefill(case: Case, bench: "Bench") -> Run:
 
     requests, new, context, heads, nope, rope, value = _attention_sizes(case)
     query = bench.warm(requests, new, heads, nope + rope, dtype=case.dtype)
+    rotated = bench.warm(requests, new, heads, rope, dtype=case.dtype)
     expanded = bench.warm(requests, context, heads, nope + value, dtype=case.dtype)
     key = bench.cold(requests, context, rope, dtype=case.dtype)
     scale = (nope + rope) ** -0.5
-    return lambda: mla_prefill(query, expanded, key(), scale)
+    return lambda: mla_prefill(query, rotated, expanded, key(), scale)
 
 
 def _gqa(case: Case, bench: "Bench") -> Run:

@@ -20,7 +20,7 @@ import numpy as np
 
 from calibrate.cases import Case, build
 from calibrate.curves import NORMAL_90, inside
-from calibrate.design import design_cases, load_model, needed_ranges, sample_points
+from calibrate.design import design_cases, load_model, needed_ranges, sample_points, with_work
 from calibrate.environment import ForeignLoad, describe
 from calibrate.journal import MUST_AGREE
 from calibrate.steps import Models, StepCase, build_step, draw_steps, predict
@@ -196,13 +196,13 @@ def _shape_jobs(calibration: Calibration, bench: Bench, count: int, seed: int) -
             curve = calibration.curves.get((kernel, "fp32" if kernel == "select" else dtype))
             if curve is not None:
                 allowed = (c for c in drawn if c.key not in fitted and inside(curve, c.shape))
-                spread = float(np.hypot(curve.log_std, calibration.drift_log_std))
                 for case in itertools.islice(allowed, count):
-                    yield _shape_job(case, curve, spread, bench)
+                    yield _shape_job(case, curve, bench)
 
 
-def _shape_job(case: Case, curve: Curve, log_std: float, bench: Bench) -> _Job:
-    seconds, width = float(curve.seconds(case.shape)), float(np.exp(NORMAL_90 * log_std))
+def _shape_job(case: Case, curve: Curve, bench: Bench) -> _Job:
+    variables = with_work(case.kernel, case.dtype, case.shape)
+    seconds, width = float(curve.seconds(variables)), float(np.exp(NORMAL_90 * curve.log_std))
     return _Job(
         f"{case.kernel} {case.dtype}",
         case.label,

@@ -48,17 +48,17 @@ class Form:
     """Variables whose range limits where the curve holds."""
 
 
-ROWS = Form(("1", "rows", "rows*width"), {"rows": ("1", "width")}, ("rows", "width"))
+ROWS = Form(("1", "rows", "rows*width"), {"rows": ("1", "width"), "bytes": ("1",)}, ("rows", "width"))
 MOVED = Form(
     ("1", "rows", "tokens", "rows*width", "tokens*width"),
-    {"rows": ("1", "width"), "tokens": ("1", "width")},
+    {"rows": ("1", "width"), "tokens": ("1", "width"), "bytes": ("1",)},
     ("rows", "tokens", "width"),
 )
 ATTENTION = ("requests", "new_tokens", "context", "heads")
 FORMS: Mapping[str, Form] = {
     "gemm": Form(
         ("1", "n", "k", "n*k", "m", "m*n", "m*k", "m*n*k"),
-        {"m": ("1", "n", "k", "n*k"), "n": ("1", "k"), "k": ("n",)},
+        {"m": ("1", "n", "k", "n*k"), "n": ("1", "k"), "k": ("n",), "bytes": ("1",)},
         ("m", "n", "k"),
     ),
     "bmm": Form(
@@ -76,7 +76,7 @@ FORMS: Mapping[str, Form] = {
             *(f"min(rows,{m}*groups)*{x}" for m in (2, 4, 8, 16, 32, 64) for x in ("n", "k", "n*k")),
             *(f"min(rows,{m}*groups)" for m in (2, 4, 8, 16, 32, 64)),
         ),
-        {},
+        {"bytes": ("1",)},
         ("groups", "rows", "n", "k"),
     ),
     "mla_decode": Form(

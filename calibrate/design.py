@@ -22,7 +22,7 @@ from calibrate.cases import COMMUNICATION, SHAPES, Case
 from perfmodel.errors import DataError, SpecError
 from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
-from perfmodel.spec.deployment import Precision
+from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Precision
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.load import describe
@@ -295,6 +295,14 @@ def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0)
     }.get(kernel, lambda: (0.0, 0.0))
     flops, elements = count()
     return flops, element_bytes * elements
+
+
+def with_work(kernel: str, dtype: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """A shape and what perfmodel counts for it, under the names that a curve may ask for."""
+    if kernel in COMMUNICATION:
+        return dict(shape)
+    flops, moved = work_of(kernel, shape, BYTES_PER_ELEMENT[dtype])
+    return {"flops": flops, "bytes": moved, **shape}
 
 
 def _product(groups: float, m: float, n: float, k: float) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 Every curve of a calibration has a spread, the standard deviation of log(predicted / measured) on shapes that were left
 out of its fit. Ops of one curve on one shape err together (the same kernel in every layer), on different shapes
-independently, as left-out shapes do; and all share the device's slow wander between two runs. 64 quasi-random draws of
+independently, as left-out shapes do; and all share the device's own noise between two runs. 64 quasi-random draws of
 those factors go through the vectorised twin, overlap and contention included; their 10th and 90th percentiles are the
 interval. ``calibrate check`` reports how often measured steps fall inside.
 """
@@ -30,7 +30,7 @@ def step_interval(
     keys = _spread_keys(segments)
     if keys is None:
         return None
-    factors = _factors(keys, calibration.drift_log_std)
+    factors = _factors(keys, calibration.repeat_log_std)
     drawn = [
         replace(
             segment,

@@ -13,7 +13,7 @@ from reference_model import kernels
 from reference_model.config import Config
 from reference_model.work import Place
 
-Query = tuple[Tensor, Tensor]
+Query = tuple[Tensor, ...]
 """A group's query and what it meets: see :meth:`MLA.pre`."""
 LATENT_EPS: Final = 1e-6
 """Of the norms of the latents, whatever ``rms_norm_eps`` says of the others."""
@@ -50,8 +50,8 @@ class MLA(nn.Module):
     def pre(self, x_NH: Tensor, places: Sequence[Place]) -> list[Query]:
         """Projections, rotation, cache write; per group the query and what it meets.
 
-        Decode: the query absorbed into the latent [B, T, A, C] and its rotated part [B, T, A, R]. Prefill: the whole
-        query [B, T, A, Q] and the keys and values of all cached and new tokens [B, S, A, Y].
+        Decode: the query absorbed into the latent [B, T, A, C] and its rotated part [B, T, A, R]. Prefill: the
+        query [B, T, A, Q], its rotated part, and the keys and values of all cached and new tokens [B, S, A, Y].
         """
         config = self.config
         fused_NLX = kernels.linear(x_NH, self.qkv_a)
@@ -76,10 +76,9 @@ class MLA(nn.Module):
             nope_NAD = query_NAQ[place.rows, :, : config.qk_nope_head_dim]
             key_ADC = self._kv_b_AYC()[:, : config.qk_nope_head_dim]
             return torch.unflatten(kernels.absorb(nope_NAD, key_ADC), 0, shape), query_BTAR
-        query_BTAQ[..., config.qk_nope_head_dim :] = query_BTAR
         latent_BSC = place.cache.filled(self.cache_index, place.num_new)[..., : config.kv_lora_rank]
         per_head = (config.num_attention_heads, config.qk_nope_head_dim + config.v_head_dim)
-        return query_BTAQ, torch.unflatten(kernels.linear(latent_BSC, self.kv_b), -1, per_head)
+        return query_BTAQ, query_BTAR, torch.unflatten(kernels.linear(latent_BSC, self.kv_b), -1, per_head)
 
     def core(self, queries: Sequence[Query], places: Sequence[Place]) -> Tensor:
         """Attention of each group, then the output projection, [N, H]."""
@@ -92,11 +91,13 @@ class MLA(nn.Module):
         scale = config.qk_head_dim**-0.5
         cache_BSX = place.cache.filled(self.cache_index, place.num_new)
         if place.kind == "decode":
-            out_BTAC = kernels.mla_decode(*query, cache_BSX, scale)
+            latent_BTAC, rotated_BTAR = query
+            out_BTAC = kernels.mla_decode(latent_BTAC, rotated_BTAR, cache_BSX, scale)
             value_ACV = self._kv_b_AYC()[:, config.qk_nope_head_dim :].transpose(1, 2)
             return kernels.absorb(out_BTAC.flatten(0, 1), value_ACV).flatten(1)
         key_BSR = cache_BSX[..., config.kv_lora_rank :]
-        return kernels.mla_prefill(*query, key_BSR, scale).flatten(0, 1).flatten(1)
+        query_BTAQ, query_BTAR, expanded_BSAY = query
+        return kernels.mla_prefill(query_BTAQ, query_BTAR, expanded_BSAY, key_BSR, scale)
 
     def _kv_b_AYC(self) -> Tensor:
         return self.kv_b.view(self.config.num_attention_heads, -1, self.config.kv_lora_rank)

@@ -101,16 +101,20 @@ def mla_decode(
     return torch.bmm(weights, cache_BSX[..., :latent]).view(batch, new, heads, latent)
 
 
-def mla_prefill(query_BTAQ: Tensor, expanded_BSAY: Tensor, key_BSR: Tensor, softmax_scale: float) -> Tensor:
-    """Expanded attention core (``mla_prefill``): every head has its own keys and values; -> [B, T, A, V].
+def mla_prefill(
+    query_BTAQ: Tensor, query_BTAR: Tensor, expanded_BSAY: Tensor, key_BSR: Tensor, softmax_scale: float
+) -> Tensor:
+    """Expanded attention core (``mla_prefill``): every head has its own keys and values; -> [B T, A V].
 
-    ``expanded_BSAY`` holds each head's key without rotary embedding and its value, ``key_BSR`` the shared rotated key.
+    ``query_BTAR`` is the rotated part, which takes its place at the end of ``query_BTAQ``. ``expanded_BSAY`` holds each
+    head's key without rotary embedding and its value, ``key_BSR`` the shared rotated key.
     """
     heads, rotated = query_BTAQ.shape[2], key_BSR.shape[-1]
     key_width = query_BTAQ.shape[-1] - rotated
+    query_BTAQ[..., key_width:] = query_BTAR
     key_BSAD, value_BSAV = expanded_BSAY[..., :key_width], expanded_BSAY[..., key_width:]
     key_BSAQ = torch.cat((key_BSAD, key_BSR[:, :, None].expand(-1, -1, heads, -1)), dim=-1)
-    return _attend(query_BTAQ, key_BSAQ, value_BSAV, softmax_scale)
+    return _attend(query_BTAQ, key_BSAQ, value_BSAV, softmax_scale).flatten(0, 1).flatten(1)
 
 
 def gqa(query_BTAD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor, softmax_scale: float) -> Tensor:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate import achievable as fits
-from calibrate import communication as collective_fits
-from calibrate import measured
+from calibrate.tables import achievable as fits
+from calibrate.tables import communication as collective_fits
+from calibrate.tables import measured
 from perfmodel.errors import DataError
 from perfmodel.kernels.achievable import FOLDER, lookup, read_rows, table
 from perfmodel.spec import catalogue

@@ -40,7 +40,7 @@ SMALL = {
 }  # fmt: skip
 OUTPUT = {
     "gemm": (3, 24), "bmm": (3, 4, 24), "grouped_gemm": (17, 24), "mla_decode": (2, 2, 4, 16),
-    "mla_prefill": (2, 5, 4, 12), "gqa_decode": (2, 1, 4, 16), "gqa_prefill": (2, 5, 4, 16), "norm": (3, 40),
+    "mla_prefill": (10, 48), "gqa_decode": (2, 1, 4, 16), "gqa_prefill": (2, 5, 4, 16), "norm": (3, 40),
     "latent_norm": (3, 40), "rope": (3, 1, 4, 8), "activation": (3, 40), "add": (3, 40), "gather": (3, 40),
     "select": (3, 1), "permute": (17, 40), "unpermute": (5, 40), "reorder": (7, 40), "sample": (3,), "launch": (1,),
 }  # fmt: skip

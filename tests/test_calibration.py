@@ -73,7 +73,7 @@ def document(**changes):
         "perfmodel": perfmodel.__version__,
         "source": "invented",
         "environment": {"device_name": "test"},
-        "clock": {"reference_probe_s": 1e-3, "repeat_log_std": 0.02, "drift_log_std": 0.02},
+        "clock": {"reference_probe_s": 1e-3, "repeat_log_std": 0.02},
         "cluster": {
             "name": "test-device",
             "gpu": {
@@ -165,8 +165,8 @@ def test_a_damaged_file_is_refused(folder, damage, message):
         {"cluster": {}},
         {"contention": {"compute_held": 1.0}},
         {"contention": {}},
-        {"clock": {"drift_log_std": "little"}},
-        {"clock": {"drift_log_std": -1}},
+        {"clock": {"repeat_log_std": "little"}},
+        {"clock": {"repeat_log_std": -1}},
     ],
 )
 def test_a_file_that_lacks_something_is_refused(tmp_path, changes):
@@ -329,7 +329,7 @@ def test_one_curve_alone_gives_its_own_quantiles(tmp_path, scenario_file):
         curve(kernel, [["1", 1e-12]] if kernel != "sample" else [["1", 1e-3]], log_std=0.2)
         for kernel in COMPUTE
     ]
-    clock = {"reference_probe_s": 1e-3, "repeat_log_std": 0.0, "drift_log_std": 0.0}
+    clock = {"reference_probe_s": 1e-3, "repeat_log_std": 0.0}
     folder = write(tmp_path / "one", document(curves=curves, clock=clock))
     values = answer_step(scenario(folder, scenario_file)).values
     low, high = (bound / values["step_time_s"] for bound in values["intervals"]["step_time_s"])

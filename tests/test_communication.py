@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate import communication as fits
+from calibrate.tables import communication as fits
 from perfmodel.errors import DataError
 from perfmodel.kernels.communication import collective_seconds, collectives, lookup_collective
 from perfmodel.ops import communication as wire

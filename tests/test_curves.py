@@ -91,6 +91,7 @@ def fake_gemm(rows, noise=0.0, seed=0):
         "k": np.round(2 ** random.uniform(5, 11, rows)),
     }
     m, n, k = shape.values()
+    shape["bytes"] = 4.0 * (n * k + m * k + m * n)
     seconds = 3e-6 + 4 * n * k / 2e10 + 2 * m * n * k / (1e11 * m / (m + 6))
     return shape, seconds * np.exp(noise * random.standard_normal(rows))
 
@@ -134,8 +135,14 @@ def test_every_form_fits_and_more_work_is_never_faster(kernel):
 @given(st.tuples(*(st.floats(1, 1e4) for _ in range(3))), st.tuples(*(st.floats(1.0, 3.0) for _ in range(3))))
 def test_a_fitted_curve_is_monotone_everywhere(point, growth):
     curve = FITTED
-    shape = dict(zip(("m", "n", "k"), point, strict=True))
-    more = {name: value * factor for (name, value), factor in zip(shape.items(), growth, strict=True)}
+
+    def shape_of(m, n, k):
+        return {"m": m, "n": n, "k": k, "bytes": 4.0 * (n * k + m * k + m * n)}
+
+    shape, more = (
+        shape_of(*point),
+        shape_of(*(value * factor for value, factor in zip(point, growth, strict=True))),
+    )
     assert curve.seconds(more) >= curve.seconds(shape) * (1 - 1e-12)
 
 
@@ -158,3 +165,9 @@ def test_parts_cover_the_range_without_gaps():
     parts = [(term, 1.0) for term in terms if term.startswith("m[")]
     assert np.allclose(evaluate(parts, shape), shape["m"])
     assert len(fit_terms(terms, shape, seconds)) < len(terms)
+
+
+def test_a_term_of_a_variable_that_the_class_lacks_is_said():
+    curve = curve_from(CURVE | {"terms": [["weight", 1e-6]]}, "file")
+    with pytest.raises(DataError, match="a term asks for 'weight'"):
+        curve.seconds({"m": 1.0})

@@ -12,16 +12,16 @@ import pytest
 from oracle_env import required
 from test_reference_env import NO_TORCH, has_torch
 
-from calibrate import namespaces
 from calibrate.cases import COMMUNICATION, Case
 from calibrate.curves import MIN_ROWS
-from calibrate.namespaces import Link, NoNamespacesError, parse_rate, shaping
-from calibrate.overlap import Plan, compare, main, run_experiment
-from calibrate.overlap_measure import BlockRun, ContentionRun, ExchangeRun, KernelRun, Measured
-from calibrate.overlap_predict import Predictor, compute_held, fit_exchange
-from calibrate.overlap_report import chart, document, page, samples, table
-from calibrate.overlap_result import summarise
-from calibrate.overlap_workload import OTHER_TOKENS, block_segment, draw_workload, kernel_cases, scenario
+from calibrate.overlap import namespaces
+from calibrate.overlap.experiment import Plan, compare, main, run_experiment
+from calibrate.overlap.measure import BlockRun, ContentionRun, ExchangeRun, KernelRun, Measured
+from calibrate.overlap.namespaces import Link, NoNamespacesError, parse_rate, shaping
+from calibrate.overlap.predict import Predictor, compute_held, fit_exchange
+from calibrate.overlap.report import chart, document, page, samples, table
+from calibrate.overlap.result import summarise
+from calibrate.overlap.workload import OTHER_TOKENS, block_segment, draw_workload, kernel_cases, scenario
 from perfmodel.errors import UnsupportedError
 
 RATE = 100e6
@@ -311,7 +311,7 @@ def test_link_comes_and_goes(may_make_namespaces):
 
 
 def test_namespaces_of_a_killed_process_are_removed(may_make_namespaces):
-    code = "import os; from calibrate.namespaces import Link; Link().__enter__(); os._exit(9)"
+    code = "import os; from calibrate.overlap.namespaces import Link; Link().__enter__(); os._exit(9)"
     dead = subprocess.Popen([sys.executable, "-c", code])
     assert dead.wait(60) == 9
     assert len([name for name in namespaces.existing() if f"-{dead.pid}-" in name]) == 2

@@ -66,7 +66,7 @@ SHAPES = {
         "mla_decode",
         lambda q, r, cache, _: (*q.shape[:2], cache.shape[1], *q.shape[2:], r.shape[-1]),
     ),
-    "mla_prefill": ("mla_prefill", lambda q, kv, *_: (*q.shape[:2], kv.shape[1], q.shape[2])),
+    "mla_prefill": ("mla_prefill", lambda q, _, kv, *__: (*q.shape[:2], kv.shape[1], q.shape[2])),
     "swiglu": ("activation", lambda x: (x.shape[0], x.shape[1] // 2)),
     "select_experts": ("select", lambda logits, bias, top_k, _: (*logits.shape, top_k)),
     "permute": ("permute", lambda x, ids, experts: (int((ids < experts).sum()), *x.shape)),

@@ -60,7 +60,7 @@ def shapes():
             "mla_decode",
             attention(q, cache, latent=q.shape[3], rope=r.shape[3]),
         ),
-        "mla_prefill": lambda q, kv, key, s: ("mla_prefill", attention(q, kv, rope=key.shape[-1])),
+        "mla_prefill": lambda q, r, kv, key, s: ("mla_prefill", attention(q, kv, rope=key.shape[-1])),
         "swiglu": lambda x: ("activation", {"rows": x.shape[0], "width": x.shape[1] // 2}),
         "select_experts": lambda x, b, k, s: (
             "select",

@@ -2,7 +2,7 @@
 
 The time of an op alone is latency + max(flops / (compute_fraction x peak), bytes / (memory_fraction x
 bandwidth)). Fractions and latency belong to a kernel class, a number format and an architecture; they were
-fitted on measured kernel timings by ``python -m calibrate.achievable`` and are read from
+fitted on measured kernel timings by ``python -m calibrate.tables.achievable`` and are read from
 ``data/kernels/achievable.csv``, where every row names its source. What no row covers is answered by the
 nearest row, and says so in ``flag``.
 """

@@ -48,8 +48,11 @@ class Calibration:
     """By (kernel, dtype)."""
     compute_held: float
     """Share of the compute units that a transfer in flight takes from what runs beside it (measured contention)."""
-    drift_log_std: float
-    """Slow wander of the device between two runs, which all ops share: standard deviation of the logarithm."""
+    repeat_log_std: float
+    """Noise floor, shared by all ops of a run: standard deviation of log time between two runs of one thing."""
+    launch_s: float
+    """What the smallest op costs, s. On a CPU, where the host is the device, it is added to every op: what lies between
+    two kernels (the interpreter, views, a module's call) costs about as much. 0 elsewhere: a host runs ahead."""
     document: Mapping[str, Any]
     """Everything that the file holds."""
 
@@ -74,6 +77,7 @@ class Calibration:
         seconds = where(nothing, 0.0, curve.seconds(variables))
         latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
         rest = seconds - latency
+        latency = latency + where(nothing, 0.0, self.launch_s)
         ideal_compute = op.flops / cluster.gpu.peak_flops(op.dtype if op.dtype != "any" else "bf16")
         ideal_memory = op.hbm_bytes / cluster.gpu.hbm_bytes_per_s
         # A core runs one op at a time: there the core is what an op holds, whatever it waits for.
@@ -153,7 +157,8 @@ def parse(document: Mapping[str, Any], *, name: str) -> Calibration:
             perfmodel=str(document["perfmodel"]),
             curves={(curve.kernel, curve.dtype): curve for curve in curves},
             compute_held=_share(document["contention"]["compute_held"], name),
-            drift_log_std=_spread(document["clock"]["drift_log_std"], name),
+            repeat_log_std=_spread(document["clock"]["repeat_log_std"], name),
+            launch_s=_launch(document, name),
             document=document,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -208,8 +213,16 @@ def _spread_key(curve: Curve, op: Op) -> str:
 def _spread(value: Any, name: str) -> float:
     spread = float(value)
     if not 0.0 <= spread < 10.0:
-        raise DataError(f"{name}: clock.drift_log_std = {spread:g} must be at least 0 and below 10")
+        raise DataError(f"{name}: clock.repeat_log_std = {spread:g} must be at least 0 and below 10")
     return spread
+
+
+def _launch(document: Mapping[str, Any], name: str) -> float:
+    on_cpu = document["cluster"]["gpu"]["architecture"] == "cpu"
+    seconds = float(document.get("launch_s") or 0.0) if on_cpu else 0.0
+    if not 0.0 <= seconds < 1.0:
+        raise DataError(f"{name}: launch_s = {seconds:g} must be at least 0 and below 1")
+    return seconds
 
 
 def _share(value: Any, name: str) -> float:

@@ -1,7 +1,7 @@
 """How long a collective takes alone: a fixed cost, and bytes over what a library achieves of each link.
 
 Rows of ``data/kernels/communication.csv`` were fitted on measured collectives by ``python -m
-calibrate.achievable``. Bytes come from :mod:`perfmodel.ops.communication`: what the wires carry, not what a
+calibrate.tables.achievable``. Bytes come from :mod:`perfmodel.ops.communication`: what the wires carry, not what a
 library's benchmark divides by its time.
 """
 

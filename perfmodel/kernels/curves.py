@@ -124,8 +124,17 @@ class Curve:
     """90th percentile of it."""
 
     def seconds(self, variables: Mapping[str, Num]) -> Num:
-        """Time, s; may be an array."""
-        return evaluate(self.terms, variables)
+        """Time, s; may be an array.
+
+        Raises:
+            DataError: a term asks for a variable that ops of this class do not have.
+        """
+        try:
+            return evaluate(self.terms, variables)
+        except KeyError as error:
+            raise DataError(
+                f"curve {self.kernel} {self.dtype}: a term asks for {error}; this class has {', '.join(variables)}"
+            ) from error
 
     @property
     def fixed_s(self) -> float:

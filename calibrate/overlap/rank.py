@@ -1,6 +1,6 @@
 """One rank of the overlap experiment: a process in a namespace of its own that does what its pipe says.
 
-Started by :mod:`calibrate.overlap_ranks` as ``python -m calibrate.overlap_rank FD`` with the usual environment
+Started by :mod:`calibrate.overlap.ranks` as ``python -m calibrate.overlap.rank FD`` with the usual environment
 variables (RANK, MASTER_ADDR, ...). Both ranks get every order and do it at the same time, since that is how a block
 runs: they share caches, memory bandwidth and, on some machines, cores. Times are by the clock, with the probe beside
 them, unless it says otherwise.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from calibrate.cases import Case, build
 from calibrate.environment import describe
-from calibrate.overlap_workload import DTYPE, NUM_RANKS, Workload
+from calibrate.overlap.workload import DTYPE, NUM_RANKS, Workload
 from calibrate.timing import Bench
 from reference_model.kernels import linear
 from reference_model.model import LongcatFlash

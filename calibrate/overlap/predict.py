@@ -17,10 +17,10 @@ import numpy as np
 
 import perfmodel
 from calibrate.curves import fit_curve
-from calibrate.design import work_of
+from calibrate.design import with_work, work_of
 from calibrate.environment import gpu_spec
-from calibrate.overlap_measure import BlockRun, Measured
-from calibrate.overlap_workload import DTYPE, NUM_RANKS, block_segment, scenario
+from calibrate.overlap.measure import BlockRun, Measured
+from calibrate.overlap.workload import DTYPE, NUM_RANKS, block_segment, scenario
 from perfmodel.kernels.calibration import FILE_NAME, FORMAT, content_id
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.output.files import atomic_write
@@ -102,7 +102,6 @@ def write_calibration(found: Measured, rate: float, curves: Sequence[Curve], fol
         "clock": {
             "reference_probe_s": found.reference_probe_s,
             "repeat_log_std": float(np.median([run.spread for run in found.kernels])),
-            "drift_log_std": 0.0,  # measured and predicted side by side
         },
         "cluster": _cluster(found, rate, exchange),
         "contention": {"compute_held": compute_held(found, rate)},
@@ -124,7 +123,9 @@ def fit_kernels(found: Measured) -> list[Curve]:
     for kernel, dtype in classes:
         runs = [run for run in found.kernels if (run.case.kernel, run.case.dtype) == (kernel, dtype)]
         names = runs[0].case.shape
-        variables = {name: np.array([float(run.case.shape[name]) for run in runs]) for name in names}
+        shape = {name: np.array([float(run.case.shape[name]) for run in runs]) for name in names}
+        work = with_work(kernel, dtype, shape).items()
+        variables = {name: np.broadcast_to(values, len(runs)).astype(float) for name, values in work}
         curves.append(fit_curve(kernel, dtype, variables, np.array([np.mean(run.seconds) for run in runs])))
     return curves
 

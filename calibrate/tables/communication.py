@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from calibrate.fit import Array, fit_log, root_mean_square
-from calibrate.measured import AICONFIGURATOR, GPU_NAMES
+from calibrate.tables.log_fit import Array, fit_log, root_mean_square
+from calibrate.tables.measured import AICONFIGURATOR, GPU_NAMES
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.kernels.communication import Collective
 from perfmodel.ops import communication as wire

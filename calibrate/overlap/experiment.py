@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibrate.namespaces import parse_rate
-from calibrate.overlap_measure import PASSES, Measured, Plan, describe_rate, measure, pilot_rates
-from calibrate.overlap_predict import Predictor, fit_kernels, write_calibration
-from calibrate.overlap_ranks import RankPair
-from calibrate.overlap_report import table, write
-from calibrate.overlap_result import Row, Summary, row_of, summarise
-from calibrate.overlap_workload import Workload, draw_workload
+from calibrate.overlap.measure import PASSES, Measured, Plan, describe_rate, measure, pilot_rates
+from calibrate.overlap.namespaces import parse_rate
+from calibrate.overlap.predict import Predictor, fit_kernels, write_calibration
+from calibrate.overlap.ranks import RankPair
+from calibrate.overlap.report import table, write
+from calibrate.overlap.result import Row, Summary, row_of, summarise
+from calibrate.overlap.workload import Workload, draw_workload
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.units import MEGA
 
@@ -153,7 +153,3 @@ def _parser() -> argparse.ArgumentParser:
         "--loopback", action="store_true", help="no namespaces, no shaping: works without root"
     )
     return parser
-
-
-if __name__ == "__main__":
-    main()

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.overlap_measure import Measured, describe_rate
-from calibrate.overlap_result import KINDS, Row, Summary
+from calibrate.overlap.measure import Measured, describe_rate
+from calibrate.overlap.result import KINDS, Row, Summary
 from perfmodel.output.files import atomic_write
 from perfmodel.units import MEGA, MS
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from calibrate.namespaces import Link
-from calibrate.overlap_workload import NUM_RANKS, Workload
+from calibrate.overlap.namespaces import Link
+from calibrate.overlap.workload import NUM_RANKS, Workload
 from perfmodel.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ class RankPair:
             self.link.set_rate(bits_per_s)
 
     def ask(self, order: str, **arguments: Any) -> tuple[dict[str, Any], ...]:
-        """Gives both ranks an order (a method of :class:`calibrate.overlap_rank.Rank`); their answers, by rank.
+        """Gives both ranks an order (a method of :class:`calibrate.overlap.rank.Rank`); their answers, by rank.
 
         Raises:
             DataError: a rank failed (its last words are in the message), ended or said nothing for two minutes.
@@ -110,7 +110,7 @@ class RankPair:
             "GLOO_SOCKET_IFNAME": end.interface if end else "lo",
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # a namespace has no name service, and torch would warn of that
         }
-        program: Sequence[str] = (sys.executable, "-m", "calibrate.overlap_rank", str(theirs.fileno()))
+        program: Sequence[str] = (sys.executable, "-m", "calibrate.overlap.rank", str(theirs.fileno()))
         self._processes.append(
             subprocess.Popen(
                 [*(end.command if end else ()), *program],

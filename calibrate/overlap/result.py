@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.overlap_measure import BlockRun, Measured
-from calibrate.overlap_predict import Prediction, Predictor, compute_held
+from calibrate.overlap.measure import BlockRun, Measured
+from calibrate.overlap.predict import Prediction, Predictor, compute_held
 
 TARGET = 0.10
 """The median error that the simulator aims at."""

@@ -21,8 +21,8 @@ import numpy as np
 
 from calibrate.cases import Case
 from calibrate.environment import ForeignLoad
-from calibrate.overlap_ranks import RankPair
-from calibrate.overlap_workload import NUM_RANKS, Workload, exchange_rows, kernel_cases
+from calibrate.overlap.ranks import RankPair
+from calibrate.overlap.workload import NUM_RANKS, Workload, exchange_rows, kernel_cases
 from perfmodel.units import BITS_PER_BYTE, MEGA
 
 PASSES = 3

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate import measured
-from calibrate.fit import Array, fit_log, root_mean_square, significant
-from calibrate.measured import AICONFIGURATOR, KernelSample
+from calibrate.tables import measured
+from calibrate.tables.log_fit import Array, fit_log, root_mean_square, significant
+from calibrate.tables.measured import AICONFIGURATOR, KernelSample
 from perfmodel.kernels.achievable import FOLDER, Achievable
 from perfmodel.spec import catalogue
 from perfmodel.units import US
@@ -339,7 +339,7 @@ def write_csv(path: Path, rows: Sequence[object], fields: Sequence[str]) -> None
 
 def main() -> int:
     """Refit everything and rewrite achievable.csv and communication.csv."""
-    from calibrate import communication
+    from calibrate.tables import communication
 
     kernels, collectives = fitted_rows(), communication.fitted_rows()
     write_csv(FOLDER / "achievable.csv", kernels, FIELDS)

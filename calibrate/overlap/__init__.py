@@ -1,0 +1,1 @@
+"""The overlap experiment: two ranks over a slowed link, measured and predicted."""

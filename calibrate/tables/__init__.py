@@ -1,0 +1,1 @@
+"""Fits on public measured kernels and collectives: the tables that cost what no calibration covers."""
