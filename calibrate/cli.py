@@ -107,7 +107,7 @@ def check(
             seed=SEED if seed is None else seed,
             progress=show,
         )
-    plot = write_plot(folder, result, f"Calibration {folder.name}: predicted against measured")
+    plot = write_plot(folder, result, f"{folder.resolve().name}: predicted against measured")
     if json:
         typer.echo((folder / RESULT).read_text())
     else:

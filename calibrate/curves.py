@@ -63,7 +63,7 @@ FORMS: Mapping[str, Form] = {
     ),
     "bmm": Form(
         ("1", "groups", "groups*n*k", "groups*m", "groups*m*n", "groups*m*k", "groups*m*n*k"),
-        {"m": ("groups", "groups*n", "groups*k", "groups*n*k")},
+        {"m": ("groups", "groups*n", "groups*k", "groups*n*k"), "bytes": ("1",)},
         ("groups", "m", "n", "k"),
     ),
     "grouped_gemm": Form(
@@ -116,6 +116,7 @@ FORMS: Mapping[str, Form] = {
         {
             "context": ("requests*heads*new_tokens", "requests*heads*new_tokens*nope", "requests*heads*nope"),
             "new_tokens": ("requests*heads*context", "requests*heads*context*nope"),
+            "bytes": ("1",),
         },
         ATTENTION,
     ),

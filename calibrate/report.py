@@ -77,71 +77,83 @@ def print_check(result: Checked) -> None:
 
 
 def write_plot(folder: Path, result: Checked, title: str) -> Path:
-    """Write the predicted-against-measured plot as one HTML file."""
-    import plotly.io
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        subplot_titles=("Kernels: shapes that were not fitted", "Blocks and steps of the reference model"),
-        horizontal_spacing=0.1,
+    """Write the predicted-against-measured plots as one HTML file that opens offline, light or dark, wide or narrow."""
+    charts = (
+        ("Kernels: shapes that were not fitted", "kernels", US, "us"),
+        ("Blocks and steps of the reference model", "steps", MS, "ms"),
     )
-    _scatter(figure, [row for row in result.rows if row.group == "kernels"], 1, US, "us")
-    _scatter(figure, [row for row in result.rows if row.group == "steps"], 2, MS, "ms")
-    figure.update_layout(
-        template="none", height=560, legend={"orientation": "h", "y": -0.18}, margin={"t": 60, "r": 20}
-    )
-    body = plotly.io.to_html(figure, include_plotlyjs=True, full_html=False, config={"displaylogo": False})
+    body = ""
+    for heading, group, scale, unit in charts:
+        rows = [row for row in result.rows if row.group == group]
+        if rows:
+            body += f"<section><h2>{heading}</h2>{_chart(rows, scale, unit, with_library=not body)}</section>"
     path = folder / PLOT
-    atomic_write(path, _PAGE.format(title=html.escape(title), body=body, table=_html_table(result.summary)))
+    page = _PAGE.format(title=html.escape(title), body=body, table=_html_table(result.summary))
+    atomic_write(path, page)
     return path
 
 
-def _scatter(figure: Any, rows: Sequence[Row], column: int, scale: float, unit: str) -> None:
+def _chart(rows: Sequence[Row], scale: float, unit: str, *, with_library: bool) -> str:
     """Error against measured time, a colour and symbol for each kind, the interval as a bar."""
     import plotly.graph_objects as go
+    import plotly.io
 
-    kinds = sorted({row.kind for row in rows})
-    for number_, kind in enumerate(kinds):
-        own = [row for row in rows if row.kind == kind]
-        figure.add_trace(
-            go.Scatter(
-                x=[row.measured_s / scale for row in own],
-                y=[row.error_pct for row in own],
-                mode="markers",
-                name=kind,
-                marker={
-                    "color": PALETTE[number_ % len(PALETTE)],
-                    "symbol": SYMBOLS[number_ // len(PALETTE) % len(SYMBOLS)],
-                    "size": 8,
-                    "opacity": 0.85,
-                },
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [PERCENT * (row.high_s - row.predicted_s) / row.measured_s for row in own],
-                    "arrayminus": [PERCENT * (row.predicted_s - row.low_s) / row.measured_s for row in own],
-                    "thickness": 0.7,
-                    "width": 0,
-                },
-                text=[
-                    f"{row.label}<br>measured {row.measured_s / scale:.3g} {unit} (passes "
-                    f"{row.first_s / scale:.3g}, {row.second_s / scale:.3g}), predicted "
-                    f"{row.predicted_s / scale:.3g} {unit}"
-                    for row in own
-                ],
-                hovertemplate="%{text}<br>error %{y:.1f} %<extra></extra>",
-            ),
-            row=1,
-            col=column,
+    figure = go.Figure()
+    for number_, kind in enumerate(sorted({row.kind for row in rows})):
+        figure.add_trace(_points([row for row in rows if row.kind == kind], number_, scale, unit))
+    for level, dash in ((0, "solid"), (-10, "dot"), (10, "dot")):
+        figure.add_hline(y=level, line={"color": "#888", "width": 1, "dash": dash})
+    figure.update_xaxes(type="log", title=f"measured ({unit})", gridcolor="#8883", dtick=1)
+    figure.update_yaxes(title="predicted / measured - 1 (%)", gridcolor="#8883", zeroline=False)
+    figure.update_layout(
+        template="none",
+        height=480,
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.22},
+        margin={"t": 10, "r": 10, "l": 60, "b": 60},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": "#7a828c"},
+    )
+    return str(
+        plotly.io.to_html(
+            figure,
+            include_plotlyjs=with_library,
+            full_html=False,
+            config={"displayModeBar": False, "responsive": True},
         )
-    figure.add_hline(y=0, line={"color": "#888", "width": 1}, row=1, col=column)
-    for level in (-10, 10):
-        figure.add_hline(y=level, line={"color": "#888", "width": 1, "dash": "dot"}, row=1, col=column)
-    figure.update_xaxes(type="log", title=f"measured ({unit})", row=1, col=column, gridcolor="#8883")
-    figure.update_yaxes(
-        title="predicted / measured - 1 (%)", row=1, col=column, gridcolor="#8883", zeroline=False
+    )
+
+
+def _points(rows: Sequence[Row], turn: int, scale: float, unit: str) -> Any:
+    """The points of one kind."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[row.measured_s / scale for row in rows],
+        y=[row.error_pct for row in rows],
+        mode="markers",
+        name=rows[0].kind,
+        marker={
+            "color": PALETTE[turn % len(PALETTE)],
+            "symbol": SYMBOLS[turn // len(PALETTE) % len(SYMBOLS)],
+            "size": 8,
+            "opacity": 0.85,
+        },
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [PERCENT * (row.high_s - row.predicted_s) / row.measured_s for row in rows],
+            "arrayminus": [PERCENT * (row.predicted_s - row.low_s) / row.measured_s for row in rows],
+            "thickness": 0.7,
+            "width": 0,
+        },
+        text=[
+            f"{row.label}<br>measured {row.measured_s / scale:.3g} {unit} (passes {row.first_s / scale:.3g}, "
+            f"{row.second_s / scale:.3g}), predicted {row.predicted_s / scale:.3g} {unit}"
+            for row in rows
+        ],
+        hovertemplate="%{text}<br>error %{y:.1f} %<extra></extra>",
     )
 
 
@@ -155,7 +167,7 @@ def _html_table(summary: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for line in summary
     ]
-    return f"<table><tr>{cells}</tr>{''.join(lines)}</table>"
+    return f"<div class=wide><table><tr>{cells}</tr>{''.join(lines)}</table></div>"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -174,6 +186,11 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 24px auto; max-width: 1200px; padding: 0 16px; color: #1b1f24;
        background: #fff; }}
 h1 {{ font-size: 20px; }}
+h2 {{ font-size: 16px; font-weight: 600; margin: 12px 0 0; }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 16px; }}
+.charts section {{ min-width: 0; }}
+.wide {{ overflow-x: auto; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #14171b; color: #e6e9ed; }} th {{ color: #9aa4af; }} }}
 table {{ border-collapse: collapse; margin-top: 16px; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 3px 14px 3px 0; text-align: right; border-bottom: 1px solid #8883; font-weight: normal; }}
 th {{ color: #57606a; }}
@@ -182,7 +199,7 @@ td:first-child, th:first-child {{ text-align: left; }}
 <h1>{title}</h1>
 <p>Each point is one kernel shape, block or step: predicted from the calibration's curves through perfmodel's own
 timeline, and measured twice. Bars are 80 % intervals; dotted lines mark 10 %.</p>
-{body}
+<div class="charts">{body}</div>
 {table}
 </body></html>
 """

@@ -144,7 +144,8 @@ def warnings(step: Step) -> list[str]:
         if memory > device:
             texts.append(f"needs {memory:.4g} bytes per GPU, the device has {device:.4g}: it could not run")
         return texts
-    if has_contention(scenario) and any(s.name.startswith("layers") for s in step.segments):
+    measured = step.calibration is not None and step.calibration.contention_measured
+    if has_contention(scenario) and not measured and any(s.name.startswith("layers") for s in step.segments):
         texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
     if scenario.deployment.host_gap_us == 0:
         texts.append(

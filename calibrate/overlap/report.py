@@ -150,7 +150,18 @@ def chart(rows: Sequence[Row]) -> Any:
     figure.update_xaxes(title="communication / compute", type="log", tickvals=ticks)
     figure.update_yaxes(title="speed-up: sequential / overlapped")
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    figure.update_layout(template="plotly_white", height=520, legend=legend, margin={"t": 90})
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(
+        template="none",
+        height=520,
+        legend=legend,
+        margin={"t": 90, "r": 10, "l": 60},
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
+        font={"color": "#7a828c"},
+    )
+    figure.update_xaxes(gridcolor="#8883")
+    figure.update_yaxes(gridcolor="#8883")
     return figure
 
 
@@ -165,14 +176,17 @@ def page(found: Measured, rows: Sequence[Row], summary: Summary, notes: Sequence
     paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in (where, summary.verdict, *notes))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
-        f"</head><body><h1>{TITLE}</h1>{paragraphs}{body}<table><tr>{head}</tr>{lines}</table></body></html>\n"
+        f"</head><body><h1>{TITLE}</h1>{paragraphs}{body}"
+        f"<div class=wide><table><tr>{head}</tr>{lines}</table></div></body></html>\n"
     )
 
 
 TITLE = "Overlap is measured, not assumed"
 STYLE = (
     "body{font-family:sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;font-size:13px}td,th{padding:3px 7px;text-align:right;border-bottom:1px solid #ddd}"
+    "table{border-collapse:collapse;font-size:13px}"
+    "td,th{padding:3px 7px;text-align:right;border-bottom:1px solid #8883}"
+    ".wide{overflow-x:auto}@media(prefers-color-scheme:dark){body{background:#14171b;color:#e6e9ed}}"
 )
 
 

@@ -56,6 +56,11 @@ class Calibration:
     document: Mapping[str, Any]
     """Everything that the file holds."""
 
+    @property
+    def contention_measured(self) -> bool:
+        """Whether :attr:`compute_held` was timed on the device."""
+        return bool(self.document["contention"].get("measured"))
+
     def curve(self, op: Op) -> Curve | None:
         """The curve that costs ``op``, or None where this calibration has none.
 

@@ -139,7 +139,11 @@ def print_entry(values: Mapping[str, Any], indent: int = 0) -> None:
             out.print(" " * indent + f"[bold]{key}[/]")
             print_entry(value, indent + 2)
         else:
-            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            shown: Any = value
+            if isinstance(value, float):
+                shown = f"{value:.6g}"
+            elif isinstance(value, int) and not isinstance(value, bool):
+                shown = f"{value:,}"
             out.print(" " * indent + f"[bold]{key}[/]: {shown}", soft_wrap=True)
 
 
