@@ -15,7 +15,7 @@ from calibrate.cases import COMMUNICATION, SHAPES
 from calibrate.curves import FORMS, MIN_ROWS, NORMAL_90, Array, fit_curve
 from calibrate.design import with_work, work_of
 from calibrate.environment import gpu_spec
-from calibrate.journal import PARQUET, read_metadata, read_timings, to_parquet
+from calibrate.journal import JOURNAL, PARQUET, read_metadata, read_timings, to_parquet
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import FILE_NAME, FORMAT, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ANY = "any"
 """Number format of curves whose time depends on bytes alone."""
-LOOPBACK_RANKS = 2
 LONG_S = 1e-3
 """Kernels longer than this tell what two runs of a step differ by."""
 
@@ -50,9 +49,9 @@ def fit_folder(folder: Path) -> Fitted:
     Raises:
         DataError: no timings there, too few for a single curve, or the file can't be written.
     """
+    if (folder / JOURNAL).is_file():
+        to_parquet(folder)  # what is fitted is what lies there, also after a run that was killed
     metadata, timings = read_metadata(folder), read_timings(folder)
-    if not (folder / PARQUET).is_file():
-        to_parquet(folder)
     curves, left_out = _curves(timings)
     if not curves:
         raise DataError(
@@ -86,14 +85,15 @@ def build_document(
             "sample_log_std": float(timings["spread"].median()),
             "foreign_load": float(timings["foreign_load"].median()),
         },
-        "cluster": cluster_section(environment, timings),
+        "cluster": cluster_section(environment, timings, max(metadata["requested"].get("ranks", 1), 1)),
         "contention": contention_section(metadata),
+        "wire": "link",
         "launch_s": _launch_s(timings),
         "curves": [curve_document(curve) for curve in curves],
     }
 
 
-def cluster_section(environment: Mapping[str, Any], timings: "pd.DataFrame") -> dict[str, Any]:
+def cluster_section(environment: Mapping[str, Any], timings: "pd.DataFrame", ranks: int) -> dict[str, Any]:
     """The device as a cluster of its own: what ``cluster: calibrated`` stands for.
 
     The link between ranks of one machine is as fast as its fastest timed transfer; its peak only serves to say what a
@@ -106,7 +106,7 @@ def cluster_section(environment: Mapping[str, Any], timings: "pd.DataFrame") -> 
     return {
         "name": f"{gpu['name']}-calibrated",
         "gpu": gpu,
-        "node": {"num_gpus": LOOPBACK_RANKS, "link_domain_gpus": LOOPBACK_RANKS, "link_gb_per_s": link},
+        "node": {"num_gpus": ranks, "link_domain_gpus": ranks, "link_gb_per_s": link},
         "network": {"gb_per_s_per_gpu": link},
         "source": "calibrate profile: the fastest timed transfer between ranks of this machine"
         if fastest

@@ -190,10 +190,10 @@ def _shape_jobs(calibration: Calibration, bench: Bench, count: int, seed: int) -
     models = [load_model(name) for name in asked["models"]]
     fitted = {case.key for case in design_cases(**asked)}
     for dtype in asked["dtypes"]:
-        ranges = needed_ranges(models, dtype, asked["max_tokens"], asked["max_context"])
-        for kernel, own in ranges.items():
-            drawn = sample_points(kernel, own, dtype, 4 * count, seed)
-            curve = calibration.curves.get((kernel, "fp32" if kernel == "select" else dtype))
+        ranges = needed_ranges(models, dtype, asked["max_tokens"], asked["max_context"], asked["ranks"])
+        for (kernel, own_dtype), own in ranges.items():
+            drawn = sample_points(kernel, own, own_dtype, 4 * count, seed)
+            curve = calibration.curves.get((kernel, own_dtype))
             if curve is not None:
                 allowed = (c for c in drawn if c.key not in fitted and inside(curve, c.shape))
                 for case in itertools.islice(allowed, count):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.errors import DataError
-from perfmodel.kernels.curves import DOMAIN_SLACK, Curve, evaluate, parse_term
+from perfmodel.kernels.curves import DOMAIN_SLACK, Curve, evaluate
 from perfmodel.units import PERCENT
 
 Array: TypeAlias = NDArray[np.float64]
@@ -139,7 +139,7 @@ FORMS: Mapping[str, Form] = {
     "unpermute": MOVED,
 } | dict.fromkeys(
     ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_recv"),
-    Form(("1", "bytes"), {"bytes": ("1",)}, ("bytes",)),
+    Form(("1", "bytes"), {"bytes": ("1",)}, ("bytes", "ranks")),
 )
 for _name in ("gqa_decode", "gqa_prefill"):
     FORMS = {
@@ -163,7 +163,9 @@ for _name in ("gqa_decode", "gqa_prefill"):
     }
 
 
-def fit_curve(kernel: str, dtype: str, variables: Variables, seconds: Array) -> Curve:
+def fit_curve(
+    kernel: str, dtype: str, variables: Variables, seconds: Array, min_rows: int = MIN_ROWS
+) -> Curve:
     """The curve of one kernel class, with its leave-out errors.
 
     ``variables`` are the shapes' values, one array each, ``seconds`` the measured times.
@@ -173,8 +175,8 @@ def fit_curve(kernel: str, dtype: str, variables: Variables, seconds: Array) -> 
     """
     if kernel not in FORMS:
         raise DataError(f"kernel {kernel!r}: no form to fit; known: {', '.join(FORMS)}")
-    if len(seconds) < MIN_ROWS:
-        raise DataError(f"{kernel} {dtype}: {len(seconds)} timed shapes, {MIN_ROWS} are needed")
+    if len(seconds) < min_rows:
+        raise DataError(f"{kernel} {dtype}: {len(seconds)} timed shapes, {min_rows} are needed")
     if not (np.isfinite(seconds).all() and (seconds > 0).all()):
         raise DataError(f"{kernel} {dtype}: times must be positive numbers")
     form = FORMS[kernel]
@@ -249,7 +251,7 @@ def robust_std(residuals: Array) -> float:
 
 
 def _parts(values: Array) -> list[tuple[float, float]]:
-    """Consecutive parts of a variable's range, the last one open: cut at powers of two below 16, of four above."""
+    """Consecutive parts of a variable's range, the last one open: cut at powers of two up to 256, of four above."""
     smallest, largest = _range(values)
     knots = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 2**14, 2**16, 2**18, 2**20, 2**22)
     inside = [float(knot) for knot in knots if smallest <= knot < largest]
@@ -279,9 +281,3 @@ def inside(curve: Curve, variables: Mapping[str, float]) -> bool:
         low * (1 - DOMAIN_SLACK) <= variables[name] <= high * (1 + DOMAIN_SLACK)
         for name, (low, high) in curve.domain.items()
     )
-
-
-def variables_used(terms: Sequence[tuple[str, float]]) -> set[str]:
-    """Names of the variables that terms ask for."""
-    factors = [factor for text, _ in terms for factor in parse_term(text)]
-    return {factor.name for factor in factors} | {factor.other for factor in factors if factor.other}

@@ -1,8 +1,8 @@
 """Which shapes are timed: a quasi-random design inside the ranges that the user's models need.
 
 perfmodel itself says what a model asks of each kernel: its ops are built for the corners of the work (one token to the
-most, short and long contexts, decode and prefill, no real expert to all). Within the box that those shapes span, and up
-to the largest FLOPs and bytes among them, points follow a Sobol sequence in logarithms. Half of a product's points take
+most, short and long contexts, decode and prefill, one real expert to all). Within the box that those shapes span, up to
+the largest FLOPs and bytes among them, points follow a Sobol sequence in logarithms. Half of a product's points take
 the widths of the models' own matrices, the other half any widths in between, so that the curve also serves a model that
 was not named. Few rows have kinks of their own (matrix-vector kernels), so they have their own grid.
 
@@ -110,9 +110,10 @@ def design_cases(
         raise DataError(f"max_tokens = {max_tokens} and max_context = {max_context} must be at least 1")
     rounds = []
     for dtype in dtypes:
-        ranges = needed_ranges([load_model(name) for name in models], dtype, max_tokens, max_context)
-        for kernel, own in ranges.items():
-            points = sample_points(kernel, own, dtype, ROUNDS * DENSITY.get(kernel, 1), seed)
+        needed = [load_model(name) for name in models]
+        ranges = needed_ranges(needed, dtype, max_tokens, max_context, ranks)
+        for (kernel, own_dtype), own in ranges.items():
+            points = sample_points(kernel, own, own_dtype, ROUNDS * DENSITY.get(kernel, 1), seed)
             rounds.append((DENSITY.get(kernel, 1), points))
         if ranks > 1:
             rounds.append((2, exchange_cases(dtype, ranks)))
@@ -121,16 +122,29 @@ def design_cases(
 
 
 def needed_ranges(
-    models: Sequence[Model], dtype: str, max_tokens: int, max_context: int
-) -> dict[str, Ranges]:
-    """What steps of these models ask of each kernel class, over the corners of the work."""
-    ranges: dict[str, Ranges] = {}
+    models: Sequence[Model], dtype: str, max_tokens: int, max_context: int, ranks: int = 1
+) -> dict[tuple[str, str], Ranges]:
+    """What steps of these models ask of each kernel class and number format, over the corners of the work.
+
+    With several ranks also what expert parallelism over them asks for.
+    """
+    ranges: dict[tuple[str, str], Ranges] = {}
     for model in models:
-        for changes in _corners(model, max_tokens, max_context):
+        for changes in (*_corners(model, max_tokens, max_context), *_spread(model, max_tokens, ranks)):
             for op in step_ops(model, dtype, **changes):
                 if op.kernel in SHAPES and not op.is_communication and op.hbm_bytes:
-                    ranges.setdefault(op.kernel, Ranges()).add(op, FIXED.get(op.kernel, ()))
+                    own = ranges.setdefault((op.kernel, op.dtype), Ranges())
+                    own.add(op, FIXED.get(op.kernel, ()))
     return ranges
+
+
+def _spread(model: Model, max_tokens: int, ranks: int) -> Iterator[dict[str, Any]]:
+    """Steps over several ranks, experts divided among them, few and many tokens."""
+    if ranks < 2 or model.moe is None or model.moe.num_experts % ranks:
+        return
+    for batch in (1, max_tokens):
+        layout = {"attention_dp": ranks, "ep": ranks, "all_to_all": "all-to-all"}
+        yield {"deployment": {"batch_per_gpu": batch, "context_tokens": 1, **layout}}
 
 
 def load_model(name: str) -> Model:
@@ -212,10 +226,10 @@ def sample_points(kernel: str, ranges: Ranges, dtype: str, count: int, seed: int
     while made < count and tried < 20 * count:
         for point in sequence.random(256):
             tried += 1
-            shape = _shape(kernel, ranges, fixed, point, made)
+            shape = _shape(kernel, dtype, ranges, fixed, point, made)
             if shape is not None:
                 made += 1
-                yield Case(kernel, "fp32" if kernel == "select" else dtype, shape)
+                yield Case(kernel, dtype, shape)
             if made >= count:
                 return
 
@@ -231,6 +245,7 @@ def exchange_cases(dtype: str, ranks: int) -> Iterator[Case]:
 
 def _shape(
     kernel: str,
+    dtype: str,
     ranges: Ranges,
     fixed: Sequence[tuple[float, ...]],
     point: Any,
@@ -250,7 +265,7 @@ def _shape(
     if kernel in ("gemm", "bmm") and turn % 3 == 2:
         shape["m"] = SMALL_ROWS[turn // 3 % len(SMALL_ROWS)]
     _make_consistent(kernel, shape)
-    flops, moved = work_of(kernel, shape)
+    flops, moved = work_of(kernel, shape, element_bytes(kernel, dtype))
     limit = min(MARGIN**2 * ranges.max_bytes, MAX_CASE_BYTES)
     return shape if flops <= MARGIN**2 * ranges.max_flops and moved <= limit else None
 
@@ -297,11 +312,16 @@ def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0)
     return flops, element_bytes * elements
 
 
+def element_bytes(kernel: str, dtype: str) -> float:
+    """Bytes of an element of what a kernel moves; logits are counted as FP32, as perfmodel does."""
+    return BYTES_PER_ELEMENT["fp32" if kernel in ("sample", "select") else dtype]
+
+
 def with_work(kernel: str, dtype: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     """A shape and what perfmodel counts for it, under the names that a curve may ask for."""
     if kernel in COMMUNICATION:
         return dict(shape)
-    flops, moved = work_of(kernel, shape, BYTES_PER_ELEMENT[dtype])
+    flops, moved = work_of(kernel, shape, element_bytes(kernel, dtype))
     return {"flops": flops, "bytes": moved, **shape}
 
 

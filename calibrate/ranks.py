@@ -291,9 +291,12 @@ def _build(case: Case, bench: "Bench", exchange: "Exchange") -> Callable[[], obj
         return _ping_pong(bench.warm(max(1, round(size)), dtype=case.dtype), exchange.rank)
     whole, shard = (bench.warm(count, dtype=case.dtype) for count in (part * ranks, part))
     if case.kernel == "all_gather":
-        return lambda: dist.all_gather_single(whole, shard)
+        # the *_single forms are the newer names
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return lambda: gather(whole, shard)
     if case.kernel == "reduce_scatter":
-        return lambda: dist.reduce_scatter_single(shard, whole)
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        return lambda: scatter(shard, whole)
     zeros = torch.zeros_like(whole)  # sums of zeros stay finite however often they are summed
     return lambda: dist.all_reduce(zeros)
 

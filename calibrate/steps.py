@@ -234,15 +234,15 @@ def draw_steps(
 ) -> list[StepCase]:
     """Cases that differ in size, phase, batch, context and real experts: random draws, the same for a seed.
 
-    Blocks and steps, phases, sizes and 0, 4, 8 and 12 real experts take turns, so that each is covered.
+    Blocks and steps, phases and sizes take turns, so that each combination is covered; 0, 4, 8 or 12 real experts are
+    drawn at random.
     """
     random = np.random.default_rng(seed)
     kinds: Sequence[Literal["block", "step"]] = ("block", "step")
     phases: Sequence[Phase] = ("decode", "prefill", "mixed")
     cases = []
     for number in range(count):
-        size = sizes[number // 2 % len(sizes)]
-        phase = phases[number // 2 % 3] if len(sizes) > 1 else phases[number % 3]
+        size, phase = sizes[number // 6 % len(sizes)], phases[number // 2 % 3]
         experts = (0, 4, 8, 12)[int(random.integers(4))]
         experts = min(experts, SIZES[size].moe_topk)
         work = _draw_work(phase, random, max_tokens, max_context)

@@ -131,7 +131,8 @@ def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[T
             ]
             total: Num = sum(timings[i].seconds for i in own)
             for i in own:
-                timings[i] = timings[i].scaled(given_us * US * share / total, source="given")
+                given = timings[i].scaled(given_us * US * share / total, source="given")
+                timings[i] = replace(given, spread_key="", log_std=0.0)
     return tuple(timings)
 
 

@@ -49,7 +49,8 @@ class Router(nn.Module):
         self.top_k, self.scaling_factor = config.moe_topk, config.routed_scaling_factor
         shape = (config.num_experts, config.hidden_size)
         self.classifier = nn.Parameter(torch.empty(shape, dtype=torch.float32, device=device))
-        self.bias_Z = nn.Buffer(torch.zeros(config.num_experts, dtype=torch.float32, device=device))
+        self.bias_Z: Tensor
+        self.register_buffer("bias_Z", torch.zeros(config.num_experts, dtype=torch.float32, device=device))
 
     def forward(self, x_NH: Tensor, routed_ids_NK: Tensor | None = None) -> Routing:
         """Chooses experts; ``routed_ids_NK`` overrides which, after the choice, and leaves the weights as they are."""

@@ -119,10 +119,8 @@ class Exchange:
             return out
         sources, targets = torch.split(out, list(receive)), torch.split(x.contiguous(), list(send))
         peers = [(self.rank + step) % self.num_ranks for step in range(1, self.num_ranks)]
-        work = [
-            dist.irecv(sources[peer], group_src=peer, group=self.group) for peer in peers if receive[peer]
-        ]
-        work += [dist.isend(targets[peer], group_dst=peer, group=self.group) for peer in peers if send[peer]]
+        work = [dist.irecv(sources[peer], peer, group=self.group) for peer in peers if receive[peer]]
+        work += [dist.isend(targets[peer], peer, group=self.group) for peer in peers if send[peer]]
         sources[self.rank].copy_(targets[self.rank])
         for one in work:
             assert one is not None, "this rank is in the group"

@@ -82,8 +82,10 @@ class Rotary(torch.nn.Module):
         exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
         positions = torch.arange(config.max_position_embeddings, dtype=torch.float32, device=device)
         angles = torch.outer(positions, 1.0 / config.rope_theta**exponents)
-        self.cos = torch.nn.Buffer(angles.cos(), persistent=False)
-        self.sin = torch.nn.Buffer(angles.sin(), persistent=False)
+        self.cos: Tensor
+        self.sin: Tensor
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def at(self, start: int, num_new: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of ``num_new`` positions from ``start``, [T, R / 2] each, in the activations' type."""

@@ -72,8 +72,8 @@ def test_every_prefix_of_a_design_has_every_class():
 def test_a_design_lies_where_the_model_needs_it():
     ranges = needed_ranges([load_model("tiny")], "fp32", 64, 128)
     for case in design_cases(ASKED["models"], **LIMITS):
-        if case.kernel in ranges:
-            own = ranges[case.kernel]
+        if (case.kernel, case.dtype) in ranges:
+            own = ranges[case.kernel, case.dtype]
             for name, value in case.shape.items():
                 small_rows = name == "m" and value <= 16
                 partner = name in ("context", "rows")  # bounded by another variable too
@@ -83,7 +83,7 @@ def test_a_design_lies_where_the_model_needs_it():
         for case in design_cases(["tiny"], **LIMITS)
         if case.kernel == "gemm"
     }
-    assert ranges["gemm"].fixed <= {tuple(map(float, pair)) for pair in widths}
+    assert ranges["gemm", "fp32"].fixed <= {tuple(map(float, pair)) for pair in widths}
 
 
 def test_ranks_add_transfers():
@@ -99,12 +99,14 @@ def test_gqa_models_are_designed_too():
     assert {"gqa_decode", "gqa_prefill", "gemm", "grouped_gemm"} <= kernels
 
 
-def test_work_is_counted_as_perfmodel_counts_it():
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_work_is_counted_as_perfmodel_counts_it(dtype):
     for model in ("tiny", "qwen3-30b-a3b"):
         for phase in ({"phase": "decode", "batch_per_gpu": 6}, {"phase": "prefill", "prefill_tokens": 24}):
-            for op in step_ops(load_model(model), "fp32", deployment={"context_tokens": 50, **phase}):
+            for op in step_ops(load_model(model), dtype, deployment={"context_tokens": 50, **phase}):
                 if op.kernel in SHAPES and op.kernel != "select":
-                    flops, moved = work_of(op.kernel, op.shape)
+                    work = with_work(op.kernel, op.dtype, op.shape)
+                    flops, moved = work["flops"], work["bytes"]
                     assert flops == pytest.approx(op.flops), op
                     # curves may go by bytes, so these are the very same; elsewhere they only limit the design
                     exact = "bytes" in FORMS[op.kernel].cut
@@ -118,6 +120,27 @@ def test_bad_limits_and_models_are_refused():
         design_cases(["tiny"], **LIMITS | {"max_tokens": 0})
 
 
+@pytest.mark.parametrize("dtypes", [["fp32"], ["bf16"]])
+def test_every_op_of_a_step_over_two_ranks_is_designed(dtypes):
+    cases = design_cases(["tiny"], **LIMITS | {"ranks": 2, "dtypes": dtypes})
+    designed = {(case.kernel, case.dtype) for case in cases}
+    layout = {"attention_dp": 2, "ep": 2, "all_to_all": "all-to-all", "batch_per_gpu": 8, "overlap": "sbo"}
+    ops = step_ops(load_model("tiny"), dtypes[0], deployment=layout)
+    assert {op.kernel for op in ops} >= {"reorder", "permute", "unpermute", "all_to_all"}
+    for op in ops:
+        assert (op.kernel, op.dtype) in designed or op.kernel == "host", (op.name, op.kernel, op.dtype)
+
+
+def test_bf16_designs_reach_the_largest_bf16_op():
+    own = needed_ranges([load_model("tiny")], "bf16", 64, 128)["gemm", "bf16"]
+    largest = max(
+        with_work("gemm", "bf16", case.shape)["bytes"]
+        for case in design_cases(["tiny"], **LIMITS | {"dtypes": ["bf16"]})
+        if (case.kernel, case.dtype) == ("gemm", "bf16")
+    )
+    assert largest >= 0.9 * own.max_bytes
+
+
 # --- fit -----------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +150,7 @@ def test_a_fit_of_an_invented_device_predicts_it(tmp_path):
     calibration = load_calibration(str(tmp_path / "mine"))
     assert calibration.id == fitted.document["id"]
     ranges = needed_ranges([load_model("tiny")], "fp32", 64, 128)
-    for kernel, own in ranges.items():
+    for (kernel, _), own in ranges.items():
         curve = calibration.curves[kernel, "fp32"]
         assert curve.median_error_pct < 6.0, kernel
         unseen = list(sample_points(kernel, own, "fp32", 20, seed=99))
@@ -138,6 +161,17 @@ def test_a_fit_of_an_invented_device_predicts_it(tmp_path):
         assert np.median(np.abs(errors)) < 0.06, kernel
     assert calibration.document["cluster"]["gpu"]["fp32_tflops"] == pytest.approx(0.02, rel=0.2)
     assert calibration.document["launch_s"] > 0
+
+
+def test_what_is_fitted_is_what_lies_there_after_a_kill(tmp_path):
+    """The journal has grown past the Parquet file: the file is written anew before it is fitted."""
+    folder = profiled(tmp_path / "mine", count=400)
+    fit_folder(folder)
+    first = (folder / "timings.parquet").read_bytes()
+    profiled(folder, count=420)  # 420 more records
+    document = fit_folder(folder).document
+    assert (folder / "timings.parquet").read_bytes() != first
+    assert load_calibration(str(folder)).document["timings"] == document["timings"]
 
 
 def test_the_same_timings_give_the_same_curves(tmp_path):

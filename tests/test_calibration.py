@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -352,3 +353,28 @@ def test_show_prints_a_calibration_of_a_path(folder):
     shown = json.loads(done.stdout)
     assert shown["id"] == document()["id"]
     assert shown["curves"]["gemm fp32"]["leave_out_median_pct"] == 5.0
+
+
+def test_a_launch_is_added_to_every_op_of_a_cpu_and_to_none_of_a_gpu():
+    fields = {"curves": [curve("gemm", [["m", 1e-6]])], "launch_s": 7e-6}
+    op = gemm("x", OpClass.HEAD, m=2.0, n=8.0, k=8.0, dtype="fp32")
+    nothing = replace(op, flops=0.0, hbm_bytes=0.0)
+    assert parsed(**fields).cost(op, cluster("cpu")).seconds == pytest.approx(9e-6)
+    assert parsed(**fields).cost(nothing, cluster("cpu")).seconds == 0.0
+    on_gpu = document()["cluster"] | {"gpu": document()["cluster"]["gpu"] | {"architecture": "hopper"}}
+    assert parsed(**fields, cluster=on_gpu).cost(op, cluster("hopper")).seconds == pytest.approx(2e-6)
+    with pytest.raises(DataError, match="launch_s"):
+        parsed(**fields | {"launch_s": -1})
+
+
+def test_transfers_over_another_wire_are_flagged(folder, scenario_file):
+    pair = scenario(folder, scenario_file, *PAIR)
+    flags = {t.flag for s in step_segments(pair) for t in s.timings if "all_to_all" in t.flag}
+    assert flags == {"calibration mine: all_to_all was timed over the link, not the network"}
+
+
+def test_a_given_time_has_no_spread(folder, scenario_file):
+    given = scenario(folder, scenario_file, "given.attention_us=100")
+    timings = [t for s in step_segments(given) for t in s.timings if t.source == "given"]
+    assert len(timings) > 1
+    assert not any(t.spread_key for t in timings)

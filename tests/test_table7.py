@@ -1,8 +1,12 @@
 """The report's Table 7, cell by cell, through the timeline."""
 
+import numpy as np
 import pytest
 
 from perfmodel.errors import SpecError
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.load import load_scenario
+from perfmodel.step import predict_steps, simulate_step
 from perfmodel.validation.rows import matches_printed
 from perfmodel.validation.suites import run_suites
 
@@ -45,3 +49,13 @@ def test_rounding_is_half_up_at_the_printed_decimals():
 def test_unknown_suite_is_named():
     with pytest.raises(SpecError, match="nope"):
         run_suites("nope")
+
+
+def test_the_fused_row_takes_arrays_and_no_real_expert():
+    swept = with_arrays(
+        load_scenario("table7-longcat-flash"), {"deployment.batch_per_gpu": np.array([16.0, 96.0])}
+    )
+    small, large = predict_steps(swept).step_time_s
+    assert 0 < small < large
+    none = simulate_step(load_scenario("table7-longcat-flash", ["routing.mean_real_experts=0"]))
+    assert 0 < none.step_time_s < large

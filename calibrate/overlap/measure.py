@@ -30,7 +30,7 @@ SIZES = (0.6, 1.3, 0.8, 1.6, 0.5, 1.15, 0.7, 1.45, 0.9, 2.0)
 """Exchanges are timed at these multiples of the block's rows, two in a round: around it, never at it."""
 SIZES_PER_ROUND = 2
 MIN_ROUNDS = 3
-"""Of each rate: 12 timed exchanges (two sizes, dispatch and combine) make a curve."""
+"""Of each rate and pass: two exchanges a round, so at least six a visit."""
 KERNEL_SHARE = 0.4
 """Kernels are timed for at most this share of a visit; what is left over is timed at the end of the pass."""
 CONTENTION_S = 0.15

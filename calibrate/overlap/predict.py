@@ -28,6 +28,8 @@ from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.timeline import simulate
 from perfmodel.units import BITS_PER_BYTE, GB, MEGA
 
+MIN_EXCHANGES = 6
+"""Timed pairs of dispatch and combine that make a curve: it has one variable."""
 MAX_HELD = 0.95
 
 
@@ -104,7 +106,8 @@ def write_calibration(found: Measured, rate: float, curves: Sequence[Curve], fol
             "repeat_log_std": float(np.median([run.spread for run in found.kernels])),
         },
         "cluster": _cluster(found, rate, exchange),
-        "contention": {"compute_held": compute_held(found, rate)},
+        "contention": {"compute_held": compute_held(found, rate), "measured": 1},
+        "wire": "network",
         "curves": [curve_document(curve) for curve in (*curves, exchange)],
     }
     document["id"] = content_id(document)
@@ -140,9 +143,10 @@ def fit_exchange(found: Measured, rate: float) -> Curve:
         DataError: too few were timed.
     """
     runs = [run for run in found.exchanges if run.rate == rate]
-    sizes = np.array([run.rows * found.workload.row_bytes for run in runs for _ in range(2)])
-    seconds = np.array([(run.dispatch_s + run.combine_s) / 2 for run in runs for _ in range(2)])
-    return fit_curve("all_to_all", "any", {"bytes": sizes}, seconds)
+    sizes = np.array([run.rows * found.workload.row_bytes for run in runs])
+    seconds = np.array([(run.dispatch_s + run.combine_s) / 2 for run in runs])
+    variables = {"bytes": sizes, "ranks": np.full(len(runs), float(NUM_RANKS))}
+    return fit_curve("all_to_all", "any", variables, seconds, min_rows=MIN_EXCHANGES)
 
 
 def compute_held(found: Measured, rate: float) -> float:

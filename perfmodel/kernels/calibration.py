@@ -98,8 +98,8 @@ class Calibration:
         )
 
     def _transfer(self, op: Op, curve: Curve, variables: dict[str, Num], cluster: Cluster) -> Timing:
-        """A collective's time goes to whichever wire it uses."""
-        variables["bytes"] = op.link_bytes + op.network_bytes
+        """A collective's time goes to whichever wire it uses; flagged where another one was timed."""
+        variables["bytes"] = op.shape["bytes"]  # on the wire, not in memory
         nothing = variables["bytes"] == 0.0
         seconds = where(nothing, 0.0, curve.seconds(variables))
         latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
@@ -113,9 +113,17 @@ class Calibration:
             held_sms=self.compute_held,
             log_std=curve.log_std,
             source=f"fitted: calibration {self.name} ({self.id})",
-            flag=self._flag(curve, variables),
+            flag="; ".join(filter(None, (self._flag(curve, variables), self._other_wire(op)))),
             spread_key=_spread_key(curve, op),
         )
+
+    def _other_wire(self, op: Op) -> str:
+        """Says so where a transfer uses another wire than the one that was timed."""
+        timed = str(self.document.get("wire", "link"))
+        used = "network" if np.any(np.asarray(op.network_bytes) > 0.0) else "link"
+        if used == timed:
+            return ""
+        return f"calibration {self.name}: {op.kernel} was timed over the {timed}, not the {used}"
 
     def _flag(self, curve: Curve, variables: Mapping[str, Num]) -> str:
         outside = curve.outside(variables)

@@ -70,7 +70,7 @@ class Op:
     network_bytes: Num = 0.0
     """Bytes that the busier direction of this GPU's share of the network carries."""
     dtype: str = "bf16"
-    """Type of the multiply: bf16, fp8, fp4; for memory-bound ops the type of the data."""
+    """Type of the multiply: fp32, bf16, fp8, fp4; for memory-bound ops the type of the data."""
     backend: str = ""
     """Communication library for collectives: deepep-low-latency, deepep-normal, nccl, nvls."""
     shape: Mapping[str, Num] = field(default_factory=dict)

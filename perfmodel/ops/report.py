@@ -20,7 +20,7 @@ def report_layer(layer: LayerOps) -> LayerOps:
     if moe is None:
         return replace(layer, ffns=())
     parts = (*moe.router, *moe.shared, *moe.experts)
-    gemm = next(op for op in moe.experts if op.flops)
+    gemm = next(op for op in moe.experts if op.kernel == "grouped_gemm")
     fused = replace(
         gemm,
         name="experts.moe",
