@@ -1,7 +1,7 @@
 """Checks a calibration on what it has not seen: shapes drawn at random, and whole blocks and steps.
 
-Everything is timed twice, in two passes minutes apart, each in an order of its own: the ratio of the two is the repeat
-floor, below which no prediction can be judged. A measurement is the geometric mean of its two passes.
+Everything is timed twice, in two passes minutes apart, each in an order of its own: the difference of the two is the
+repeat floor. A measurement is the geometric mean of its two passes, which is known to about half of that.
 
 A calibration claims something: of its curves, that nine of ten shapes err less than the 90th percentile of its own
 leave-out errors; of steps, that eight of ten fall inside the interval. The check fails where fewer do than chance (1 %)
@@ -123,7 +123,9 @@ def check(
     Raises:
         DataError: no calibration there, or one of another device, thread count or torch version.
     """
-    calibration = load_calibration(str(folder))
+    calibration = load_calibration(
+        str(folder.absolute())
+    )  # a folder, whatever the catalogue has by that name
     _check_environment(calibration, bench)
     bench.reference_probe_s = calibration.document["clock"]["reference_probe_s"]
     jobs = [

@@ -94,9 +94,16 @@ def check(
     from calibrate.check import check as run
     from calibrate.report import print_check, write_plot
     from calibrate.timing import Bench
-    from perfmodel.kernels.calibration import load_calibration
+    from perfmodel.errors import DataError
+    from perfmodel.kernels.calibration import FILE_NAME, load_calibration
+    from perfmodel.output.files import check_writable
 
-    environment = load_calibration(str(folder)).document["environment"]
+    if not (folder / FILE_NAME).is_file():
+        raise DataError(
+            f"{folder}: must be the folder of a calibration, with its {FILE_NAME}: run calibrate fit"
+        )
+    check_writable(folder / RESULT)
+    environment = load_calibration(str(folder.absolute())).document["environment"]
     bench = Bench(environment["device"], environment["threads"], seed=1)
     with _progress() as show:
         result = run(

@@ -120,7 +120,10 @@ def _nvidia_smi() -> dict[str, str]:
         return {}
     fields = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
     command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return {}
     values = done.stdout.strip().split(", ")
     return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
 

@@ -297,6 +297,7 @@ def _begin(file: BinaryIO, path: Path, header: Mapping[str, Any]) -> Journal:
         contents = Contents({"format": FORMAT, **header})
         _write_line(file, contents.header)
     _check_environment(contents.header, header, path)
+    _check_request(contents.header, header, path)
     return Journal(file, contents, {record.case.key for record in contents.records})
 
 
@@ -307,6 +308,17 @@ def _check_environment(stored: Mapping[str, Any], now: Mapping[str, Any], path: 
             raise DataError(
                 f"{path}: was taken with {name} = {there}, and this is {here}; the timings can't be mixed: "
                 "choose another --out"
+            )
+
+
+def _check_request(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """A design is one question: shapes of two would be neither's, and held-out shapes might have been fitted."""
+    there, here = stored.get("requested") or {}, now.get("requested") or {}
+    for name in sorted({*there, *here} if there and here else ()):
+        if there.get(name) != here.get(name):
+            raise DataError(
+                f"{path}: was taken with {name} = {there.get(name)}, and this asks for {here.get(name)}; choose "
+                "another --out"
             )
 
 

@@ -34,7 +34,8 @@ def print_fit(fitted: Fitted) -> None:
     out.print(table)
     clock = fitted.document["clock"]
     out.print(
-        f"noise: two timings of one shape differ by {PERCENT * clock['repeat_log_std']:.1f} % (standard deviation), "
+        f"noise: a kernel's time varies by {PERCENT * clock['repeat_log_std']:.1f} % from run to run (standard "
+        "deviation), "
         f"other processes took {PERCENT * clock['foreign_load']:.0f} % of the machine",
         soft_wrap=True,
     )
@@ -69,7 +70,9 @@ def print_check(result: Checked) -> None:
         )
     out = console()
     out.print(table)
-    out.print("repeat floor: median difference between two passes over the same things, minutes apart")
+    out.print(
+        "repeat floor: median difference between two passes; their mean, which is judged, is known to half of it"
+    )
     for text in result.failures:
         out.print(f"NOT KEPT: {text}", soft_wrap=True)
     if not result.failures:

@@ -1,10 +1,11 @@
 """How long a call takes on a device whose speed wanders.
 
-On a CPU one sample is a probe, some repeats of the call, and a probe; the probe is a small matrix product, always the
-same, so its time says how fast the machine is *now*. A sample is divided by the mean of its two probes and
-multiplied by the reference probe of the calibration: it is the time on a machine as fast as when the reference was
-taken. A GPU reports and holds its clock; there the factor is one, and calls are launched one by one, as the reference
-model does, so that a short kernel's time contains what launching it costs.
+On a CPU one sample is a probe, the call (a kernel once, between others; anything else often enough to fill a
+millisecond), and a probe. The probe is a small matrix product, always the same, so its time says how fast the machine
+is *now*. A sample is divided by the mean of its two probes and multiplied by the reference probe of the calibration: it
+is the time on a machine as fast as when the reference was taken. A GPU reports and holds its clock; there the factor is
+one, and calls are launched one by one, as the reference model does, so that a short kernel's time contains what
+launching it costs.
 """
 
 import itertools
@@ -29,7 +30,7 @@ Run = Callable[[], object]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SHAPE = {"cpu": (64, 512, 512), "cuda": (4096, 4096, 4096)}
-"""Product whose time is the probe: M, N, K, FP32 on a CPU and BF16 on a GPU; operands stay in the cache."""
+"""Product whose time is the probe: M, N, K, FP32 on a CPU and BF16 on a GPU. It runs once before it is timed."""
 REFERENCE_PROBES = 300
 MIN_POOL_BYTES = 128 * 2**20
 WARM_UPS = 2
@@ -141,8 +142,7 @@ class Bench:
         device: ``cpu`` or ``cuda``.
         threads: torch's threads within an op, for the whole process.
         seed: of the random operands.
-        reference_probe_s: probe time that samples are normalised to, s; None: measured now. A resumed
-            calibration gives that of its journal.
+        reference_probe_s: probe time that samples are normalised to, s; None: measured now.
         clock: nanoseconds; only tests replace it.
 
     Raises:

@@ -291,6 +291,13 @@ def test_chance_alone_does_not_fail_a_check():
     assert judge([row(20 if i % 2 == 0 else 2, group="steps") for i in range(50)]).failures
 
 
+def test_a_folder_without_a_calibration_is_refused_before_anything_is_measured(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing", "epyc-zen4-1core"):
+        result = CliRunner().invoke(app, ["check", str(path)])
+        assert isinstance(result.exception, DataError)
+        assert "must be the folder of a calibration" in str(result.exception)
+
+
 def test_summary_by_hand():
     summary = judge([row(-4), row(8), row(2)]).summary[0]
     assert summary["median_abs_pct"] == pytest.approx(4)

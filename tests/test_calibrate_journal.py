@@ -179,3 +179,12 @@ def test_a_foreign_parquet_file_is_an_error(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / PARQUET)
     with pytest.raises(DataError, match="not written by calibrate"):
         read_metadata(tmp_path)
+
+
+def test_another_request_is_refused(tmp_path):
+    open_journal(tmp_path, HEADER).close()
+    with pytest.raises(
+        DataError, match=r"models = \['small'\], and this asks for \['medium'\]; choose another"
+    ):
+        open_journal(tmp_path, HEADER | {"requested": {"models": ["medium"]}})
+    open_journal(tmp_path, HEADER).close()

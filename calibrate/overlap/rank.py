@@ -39,8 +39,6 @@ GAP_S = 20e-3
 """Between dispatch and combine of a timed exchange, for the link's bucket to fill as it does in a block."""
 REFERENCE_PROBE_S = 0.2
 KERNEL_MAX_S = 0.3
-MIN_SAMPLE_S = 1e-6
-"""One call between two probes, whose operands take its own out of the core's cache, as the block's other kernels do."""
 SLICE_ROWS = 64
 """Rows of the product that is the slice of compute in which contention is measured; its weights are cold."""
 ALONE_SLICES = 30
@@ -81,7 +79,7 @@ class Rank:
         """Times a compute kernel; ``seconds`` are normalised by the probe."""
         run = build(case, self.bench)
         dist.barrier()
-        found = self.bench.measure(run, samples=samples, min_sample_s=MIN_SAMPLE_S, max_s=KERNEL_MAX_S)
+        found = self.bench.measure(run, samples=samples, max_s=KERNEL_MAX_S)
         return {"seconds": found.seconds, "spread": found.spread, "probe_s": found.probe_s}
 
     def block(self, turn: int, overlapped: bool) -> Answer:

@@ -49,7 +49,7 @@ class Calibration:
     compute_held: float
     """Share of the compute units that a transfer in flight takes from what runs beside it (measured contention)."""
     repeat_log_std: float
-    """Noise floor, shared by all ops of a run: standard deviation of log time between two runs of one thing."""
+    """Noise that all ops of a run share: standard deviation of the log time of one thing from run to run."""
     launch_s: float
     """What the smallest op costs, s. On a CPU, where the host is the device, it is added to every op: what lies between
     two kernels (the interpreter, views, a module's call) costs about as much. 0 elsewhere: a host runs ahead."""
