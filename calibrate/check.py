@@ -20,9 +20,10 @@ import numpy as np
 
 from calibrate.cases import Case, build
 from calibrate.curves import NORMAL_90, inside
-from calibrate.design import design_cases, load_model, needed_ranges, sample_points, with_work
+from calibrate.design import design_cases, sample_points, with_work
 from calibrate.environment import ForeignLoad, describe
 from calibrate.journal import MUST_AGREE
+from calibrate.needs import load_model, needed_ranges
 from calibrate.steps import Models, StepCase, build_step, draw_steps, predict
 from calibrate.timing import Bench
 from perfmodel.errors import DataError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from calibrate.design import load_model, reference_scenario
+from calibrate.needs import load_model, reference_scenario
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.timeline import simulate

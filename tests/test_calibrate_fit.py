@@ -19,17 +19,10 @@ from calibrate.cases import SHAPES
 from calibrate.check import Row, judge
 from calibrate.cli import app
 from calibrate.curves import FORMS
-from calibrate.design import (
-    design_cases,
-    load_model,
-    needed_ranges,
-    sample_points,
-    step_ops,
-    with_work,
-    work_of,
-)
+from calibrate.design import design_cases, sample_points, with_work, work_of
 from calibrate.environment import describe
 from calibrate.journal import Record, open_journal
+from calibrate.needs import load_model, needed_ranges, step_ops
 from perfmodel.errors import DataError, SpecError
 from perfmodel.kernels.calibration import load_calibration
 

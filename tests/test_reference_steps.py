@@ -10,7 +10,7 @@ if not has_torch():
 
 import torch
 
-from calibrate.design import load_model, reference_scenario
+from calibrate.needs import load_model, reference_scenario
 from calibrate.steps import Models, StepCase, build_step, draw_steps, forced_ids
 from perfmodel.step import step_segments
 from reference_model import kernels

@@ -12,7 +12,7 @@ import numpy as np
 
 from calibrate.cases import SHAPES, Case
 from calibrate.curves import MIN_ROWS
-from calibrate.design import reference_scenario
+from calibrate.needs import reference_scenario
 from perfmodel.overlap.graph import Segment
 from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.scenario import Scenario
