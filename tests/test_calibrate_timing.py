@@ -213,12 +213,13 @@ def test_another_gpu_gets_what_it_reached():
     assert (spec["architecture"], spec["num_sms"], spec["hbm_gb_per_s"]) == ("ampere", 142, 800.0)
 
 
+@pytest.mark.alone
 def test_own_work_is_not_foreign():
     with ForeignLoad() as load:
         end = time.perf_counter() + 0.3
         while time.perf_counter() < end:
             pass
-    assert load.share < 0.4  # one of two cores is this process's own
+    assert load.share < 0.3  # this process kept a core busy all the while: half of two cores, were it foreign
 
 
 @needs_gpu
