@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from perfmodel.errors import UnsupportedError
-from perfmodel.units import MEGA
+from perfmodel.units import MEGA, MS
 
 PREFIX = "perfmodel"
 ADDRESSES = ("10.9.0.1", "10.9.0.2")
@@ -116,7 +116,7 @@ class Link:
 def shaping(bits_per_s: float) -> list[str]:
     """Arguments of ``tc ... tbf`` for a rate, bit/s."""
     burst = max(MIN_BURST_BYTES, round(bits_per_s / 8 * BURST_S))
-    return ["rate", f"{bits_per_s:.0f}bit", "burst", f"{burst}b", "latency", f"{QUEUE_S * 1e3:.0f}ms"]
+    return ["rate", f"{bits_per_s:.0f}bit", "burst", f"{burst}b", "latency", f"{QUEUE_S / MS:.0f}ms"]
 
 
 def parse_rate(text: str) -> float:
