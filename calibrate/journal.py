@@ -21,7 +21,7 @@ from perfmodel.output.files import atomic_write
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
-    from calibrate.timing import Measurement
+    from calibrate.samples import Measurement
 
 FORMAT = 1
 JOURNAL = "timings.jsonl"

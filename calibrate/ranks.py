@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from calibrate.timing import Bench, Measurement
+    from calibrate.samples import Measurement
+    from calibrate.timing import Bench
     from reference_model.parallel import Exchange
 
 SAMPLES = 15
@@ -99,7 +100,7 @@ class Ranks:
         Raises:
             DataError: the case is for another number of ranks, or a rank failed (what it said is in the message).
         """
-        from calibrate.timing import Measurement
+        from calibrate.samples import Measurement
 
         return Measurement(**self._ask("measure", case))
 
@@ -165,7 +166,7 @@ def _measure(case: Case, bench: "Bench", exchange: "Exchange") -> dict[str, floa
     """Fields of a Measurement, the same on every rank."""
     import dataclasses
 
-    from calibrate.timing import Sample, summarise
+    from calibrate.samples import Sample, summarise
 
     run = _build(case, bench, exchange)
     for _ in range(3):

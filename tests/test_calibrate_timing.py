@@ -14,7 +14,8 @@ import torch
 
 from calibrate.cases import Case, build
 from calibrate.environment import ForeignLoad, describe, gpu_spec
-from calibrate.timing import Bench, BetweenOthers, Sample, summarise
+from calibrate.samples import Sample, summarise
+from calibrate.timing import Bench, BetweenOthers
 from perfmodel.errors import DataError
 from perfmodel.spec import catalogue
 
