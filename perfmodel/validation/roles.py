@@ -1,0 +1,82 @@
+"""Which published rows may set a constant (``fit``) and which judge the result (``check``).
+
+The roles are in ``data/published/roles.csv``, committed before the first fit. The rule that made it is
+:func:`role_of`; a test applies it again to every row. No constant is fitted on a ``check`` row, and no LongCat row is
+ever ``fit``.
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from perfmodel.spec.catalogue import DATA
+
+ROLES = DATA / "published" / "roles.csv"
+SETUP_COLUMNS = ("file", "id", "group", "role", "why")
+FIT_BY_NAME = {"lmsys_h100_eplb_gain_prefill": "for the routing skew alone"}
+"""Rows that are ``fit`` whatever their hash says."""
+TARGETS = (
+    *(f"ds_profile_{name}" for name in ("decode", "prefill", "dispatch_layer")),
+    *(f"lmsys_h100_decode_{name}" for name in ("256", "mtp", "tbo_on", "tbo_off")),
+    *(f"lmsys_h100_tbo_decode_gain_{name}" for name in ("bs32", "bs256", "sim_mtp_bs128")),
+    "lmsys_h100_eplb_gain_decode",
+)
+"""Named targets, ``check`` by rule: DeepSeek-V3 on H800 in its published profile, and SGLang's EP72 decode on H100."""
+
+
+def role_of(file: str, row: Mapping[str, str]) -> tuple[str, str, str]:
+    """(group, role, why) of a row of ``serving.csv``, ``silicon_serving.csv`` or ``longcat_table6_measured.csv``.
+
+    A group is ``model|system|engine|precision|parallelism``, cells as printed; where a row has a decode layout of its
+    own, ``|decode`` follows. It is ``check`` if the first hex digit of its SHA-256 (UTF-8) is 8 to f.
+    """
+    group = "|".join(_cells(file, row))
+    if "longcat" in row["model"].lower():
+        return group, "check", "LongCat"
+    if row.get("id") in FIT_BY_NAME:
+        return group, "fit", FIT_BY_NAME[row["id"]]
+    if row.get("id") in TARGETS:
+        return group, "check", "named target"
+    digit = hashlib.sha256(group.encode()).hexdigest()[0]
+    return group, "check" if digit in "89abcdef" else "fit", f"sha256 begins with {digit}"
+
+
+def _cells(file: str, row: Mapping[str, str]) -> tuple[str, ...]:
+    if file == "silicon_serving.csv":
+        decode = (row["decode"],) if row["decode"] else ()
+        own = ("model", "system", "backend", "precision", "parallel_or_prefill")
+        return (*(row[name] for name in own), *decode)
+    if file == "serving.csv":
+        own = ("model", "system", "framework", "precision", "attn_parallel", "moe_parallel")
+        return tuple(row[name] for name in own)
+    return (row["model"], "", "", row["attention_dtype"], "")
+
+
+def row_id(row: Mapping[str, str]) -> str:
+    """A row's own id; the report's Table 6 has none, so model, format, context and throughput name it."""
+    return row.get("id") or "-".join(
+        row[name] for name in ("model", "attention_dtype", "avg_context_tokens", "output_tokens_per_s_per_gpu")
+    )
+
+
+def assigned() -> Iterator[dict[str, str]]:
+    """The roles file's records as the rule gives them, row by row of the published files."""
+    for file in ("serving.csv", "silicon_serving.csv", "longcat_table6_measured.csv"):
+        for row in read_published(file):
+            group, role, why = role_of(file, row)
+            yield {"file": file, "id": row_id(row), "group": group, "role": role, "why": why}
+
+
+@cache
+def committed() -> dict[tuple[str, str], str]:
+    """Role by (file, id), as committed."""
+    with ROLES.open(newline="", encoding="utf-8") as file:
+        return {(row["file"], row["id"]): row["role"] for row in csv.DictReader(file)}
+
+
+def read_published(name: str) -> list[dict[str, Any]]:
+    """The records of a file of ``data/published``."""
+    with (DATA / "published" / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
