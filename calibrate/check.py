@@ -196,8 +196,8 @@ def _shape_jobs(calibration: Calibration, bench: Bench, count: int, seed: int) -
         ranges = needed_ranges(models, dtype, asked["max_tokens"], asked["max_context"], asked["ranks"])
         for (kernel, own_dtype), own in ranges.items():
             drawn = sample_points(kernel, own, own_dtype, 4 * count, seed)
-            curve = calibration.curves.get((kernel, own_dtype))
-            if curve is not None:
+            curve = calibration.find(kernel, own_dtype)
+            if isinstance(curve, Curve):
                 allowed = (c for c in drawn if c.key not in fitted and inside(curve, c.shape))
                 for case in itertools.islice(allowed, count):
                     yield _shape_job(case, curve, bench)

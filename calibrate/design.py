@@ -18,7 +18,7 @@ import numpy as np
 from calibrate.cases import COMMUNICATION, SHAPES, Case
 from calibrate.needs import ROWS, Ranges, load_model, needed_ranges
 from perfmodel.errors import DataError
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 
 SMALL_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Rows of a product with a grid of their own."""

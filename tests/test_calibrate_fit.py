@@ -144,7 +144,7 @@ def test_a_fit_of_an_invented_device_predicts_it(tmp_path):
     assert calibration.id == fitted.document["id"]
     ranges = needed_ranges([load_model("tiny")], "fp32", 64, 128)
     for (kernel, _), own in ranges.items():
-        curve = calibration.curves[kernel, "fp32"]
+        curve = calibration.find(kernel, "fp32")
         assert curve.median_error_pct < 6.0, kernel
         unseen = list(sample_points(kernel, own, "fp32", 20, seed=99))
         errors = [

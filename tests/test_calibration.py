@@ -144,7 +144,7 @@ def test_an_unknown_name_lists_the_catalogue():
     [
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: text.replace("1e-05", "2e-05", 1), "damaged or edited"),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "format = 2, this version reads 1"),
+        (lambda text: text.replace('"format": 1', '"format": 3'), "format = 3, this version reads 1 and 2"),
         (lambda text: text.replace('"id"', '"name"'), "damaged or edited"),
         (lambda text: "[]", "must hold a mapping"),
         (lambda text: "", "not valid JSON"),

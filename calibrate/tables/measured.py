@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.spec import catalogue
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.hardware import Gpu
 from perfmodel.units import GB, MS, TERA, US
 

@@ -18,7 +18,7 @@ from perfmodel.units import US
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "kernels"
 """Measured timings and what was fitted on them."""
 
-STAND_IN = {"fp4": "fp8", "fp8": "bf16", "fp32": "bf16"}
+STAND_IN = {"fp4": "fp8", "fp8-tensor": "fp8", "fp8": "bf16", "int4": "bf16", "fp32": "bf16"}
 """The number format whose kernel stands in for a missing one: the next wider, and for FP32 the next narrower."""
 REFERENCE_ARCHITECTURE = "hopper"
 """The architecture with the most rows; stands in for one that has none."""

@@ -6,17 +6,21 @@ damaged or edited file is refused, and every result can name what it rests on.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from perfmodel.errors import DataError
+from perfmodel.kernels.communication import held_sms
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
+from perfmodel.kernels.tables import FILE as TABLES_NAME
+from perfmodel.kernels.tables import TableCurve, table_curve_from
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, minimum, where
 from perfmodel.ops.op import Op
@@ -24,10 +28,26 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Cluster, Gpu
 
+FORMATS = (1, 2)
+"""Versions of the file format that are read; 2 adds tables, engines and backends."""
 FORMAT = 1
-"""Version of the file format."""
+"""What ``calibrate fit`` writes."""
 FILE_NAME = "calibration.json"
 TIMINGS_NAME = "timings.parquet"
+
+AnyCurve: TypeAlias = Curve | TableCurve
+Key: TypeAlias = tuple[str, str, str]
+"""(kernel, number format, backend)."""
+
+COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv")
+"""Kernels of torch.distributed's own library: a curve that names no backend is its, whatever that is called."""
+LAYOUTS = {
+    "masked": ("masked", "wideep", "contiguous", "fused"),
+    "contiguous": ("contiguous", "wideep", "masked", "fused"),
+    "wideep": ("wideep", "fused", "masked"),
+    "fused": ("fused", "wideep", "masked"),
+}
+"""Layout of the experts' tokens -> layouts whose kernels answer for it, nearest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +64,12 @@ class Calibration:
     """Date of the fit (ISO, UTC)."""
     perfmodel: str
     """Version that made it."""
-    curves: Mapping[tuple[str, str], Curve]
-    """By (kernel, dtype)."""
+    all_curves: tuple[AnyCurve, ...]
+    """Of every engine."""
+    curves: Mapping[Key, AnyCurve]
+    """Those that answer for :attr:`engine`."""
+    engine: str
+    """Serving engine whose kernels are preferred; empty: the first that has the kernel."""
     compute_held: float
     """Share of the compute units that a transfer in flight takes from what runs beside it (measured contention)."""
     repeat_log_std: float
@@ -61,26 +85,53 @@ class Calibration:
         """Whether :attr:`compute_held` was timed on the device."""
         return bool(self.document["contention"].get("measured"))
 
-    def curve(self, op: Op) -> Curve | None:
-        """The curve that costs ``op``, or None where this calibration has none.
+    def for_engine(self, engine: str) -> "Calibration":
+        """The same calibration, answering with ``engine``'s kernels where it has them."""
+        return replace(self, engine=engine, curves=_of_engine(self.all_curves, engine))
 
-        Collectives are those of torch.distributed's own library (NCCL, gloo): another library's are not covered.
-        """
-        if op.is_communication and op.backend != "nccl":
-            return None
-        return self.curves.get((op.kernel, op.dtype)) or self.curves.get((op.kernel, "any"))
+    def curve(self, op: Op) -> AnyCurve | None:
+        """The curve that costs ``op``, or None where this calibration has none."""
+        for backend in LAYOUTS.get(op.backend, (op.backend,)):
+            for dtype in (op.curve_dtype, "any"):
+                for place in dict.fromkeys((backend, "")):
+                    found = self.curves.get((op.kernel, dtype, place))
+                    if found is not None and (place or not op.backend or not op.is_communication):
+                        return found
+        return None
+
+    def find(self, kernel: str, dtype: str) -> AnyCurve | None:
+        """The curve of a class that names no backend (of a collective: of torch.distributed's own library)."""
+        return self.curves.get((kernel, dtype, "nccl" if kernel in COLLECTIVES else ""))
 
     def cost(self, op: Op, cluster: Cluster) -> Timing | None:
         """Time of ``op`` alone on this device; None where no curve covers its kernel and number format."""
+        if self._is_inside(op):
+            return Timing(source=INSIDE)
         curve = self.curve(op)
         if curve is None:
             return None
         variables = variables_of(op)
         if op.is_communication:
-            return self._transfer(op, curve, variables, cluster)
+            variables["bytes"] = op.shape["bytes"]  # on the wire, not in memory
+        if not curve.covers(variables):
+            return None
+        timing = self._transfer if op.is_communication else self._kernel
+        return timing(op, curve, variables, cluster)
+
+    def _is_inside(self, op: Op) -> bool:
+        """Whether the span measured for another op holds this one (an engine's fused experts)."""
+        if op.inside is None:
+            return False
+        kernel, dtype, backend = op.inside
+        whole = self.curve(Op(kernel, op.op_class, kernel, op.stream, dtype=dtype, backend=backend))
+        return whole is not None and op.kernel in whole.includes
+
+    def _kernel(self, op: Op, curve: AnyCurve, variables: dict[str, Num], cluster: Cluster) -> Timing:
         nothing = op.hbm_bytes == 0.0
         seconds = where(nothing, 0.0, curve.seconds(variables))
         latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
+        if curve.includes:  # the op is a part of what was measured
+            seconds, latency = (value * op.shape.get("share", 1.0) for value in (seconds, latency))
         rest = seconds - latency
         latency = latency + where(nothing, 0.0, self.launch_s)
         ideal_compute = op.flops / cluster.gpu.peak_flops(op.dtype if op.dtype != "any" else "bf16")
@@ -92,14 +143,13 @@ class Calibration:
             compute_s=where(by_compute, rest, minimum(ideal_compute, rest)),
             memory_s=where(by_compute, minimum(ideal_memory, rest), rest),
             log_std=curve.log_std,
-            source=f"fitted: calibration {self.name} ({self.id})",
+            source=self._source(curve),
             flag=self._flag(curve, variables),
             spread_key=_spread_key(curve, op),
         )
 
-    def _transfer(self, op: Op, curve: Curve, variables: dict[str, Num], cluster: Cluster) -> Timing:
+    def _transfer(self, op: Op, curve: AnyCurve, variables: dict[str, Num], cluster: Cluster) -> Timing:
         """A collective's time goes to whichever wire it uses; flagged where another one was timed."""
-        variables["bytes"] = op.shape["bytes"]  # on the wire, not in memory
         nothing = variables["bytes"] == 0.0
         seconds = where(nothing, 0.0, curve.seconds(variables))
         latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
@@ -110,24 +160,44 @@ class Calibration:
             memory_s=minimum(op.hbm_bytes / cluster.gpu.hbm_bytes_per_s, rest),
             link_s=where(crosses, 0.0, rest),
             network_s=where(crosses, rest, 0.0),
-            held_sms=self.compute_held,
+            held_sms=self.compute_held or held_sms(op, cluster),
             log_std=curve.log_std,
-            source=f"fitted: calibration {self.name} ({self.id})",
-            flag="; ".join(filter(None, (self._flag(curve, variables), self._other_wire(op)))),
+            source=self._source(curve),
+            flag="; ".join(filter(None, (self._flag(curve, variables), self._other_wire(op, curve)))),
             spread_key=_spread_key(curve, op),
         )
 
-    def _other_wire(self, op: Op) -> str:
+    def _source(self, curve: AnyCurve) -> str:
+        own = f"fitted: calibration {self.name} ({self.id})"
+        return f"{own}: {curve.source}" if curve.source else own
+
+    def _other_wire(self, op: Op, curve: AnyCurve) -> str:
         """Says so where a transfer uses another wire than the one that was timed."""
         timed = str(self.document.get("wire", "link"))
         used = "network" if np.any(np.asarray(op.network_bytes) > 0.0) else "link"
-        if used == timed:
+        both = isinstance(curve, Curve) and any("network_bytes" in text for text, _ in curve.terms)
+        if used == timed or both:
             return ""
         return f"calibration {self.name}: {op.kernel} was timed over the {timed}, not the {used}"
 
-    def _flag(self, curve: Curve, variables: Mapping[str, Num]) -> str:
+    def _flag(self, curve: AnyCurve, variables: Mapping[str, Num]) -> str:
         outside = curve.outside(variables)
-        return f"calibration {self.name}: {curve.kernel} {curve.dtype}: {outside}" if outside else ""
+        name = " ".join(filter(None, (curve.kernel, curve.dtype, curve.backend)))
+        flags = [f"calibration {self.name}: {name}: {text}" for text in (curve.flag, outside) if text]
+        return "; ".join(flags)
+
+
+INSIDE = "inside: part of what was measured for the experts"
+"""Source of an op whose time is in another op's."""
+
+
+def _of_engine(curves: Sequence[AnyCurve], engine: str) -> dict[Key, AnyCurve]:
+    """One curve per key: ``engine``'s, else one of no engine, else the first there is."""
+    chosen: dict[Key, AnyCurve] = {}
+    for curve in sorted(curves, key=lambda curve: (curve.engine != engine, bool(curve.engine))):
+        backend = curve.backend or ("nccl" if curve.kernel in COLLECTIVES else "")
+        chosen.setdefault((curve.kernel, curve.dtype, backend), curve)
+    return chosen
 
 
 def _computes(compute_s: Num, memory_s: Num, gpu: Gpu) -> Any:
@@ -149,26 +219,49 @@ def load_calibration(name: str) -> Calibration:
 def _load(path: Path, _modified: int) -> Calibration:
     document = read_document(path)
     check_document(document, path)
-    calibration = parse(document, name=path.parent.name)
+    calibration = parse(document, name=path.parent.name, arrays=_read_tables(document, path))
     _check_timings(document, path)
     return calibration
 
 
-def parse(document: Mapping[str, Any], *, name: str) -> Calibration:
-    """The calibration in a document whose format and id were checked.
+def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The arrays beside the file, if it states any; nothing but the stated bytes is read, and no pickle."""
+    stated = document.get("tables")
+    if not stated:
+        return {}
+    file = path.parent / TABLES_NAME
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: can't be read: {error.strerror or error}") from error
+    if not isinstance(stated, Mapping) or hashlib.sha256(content).hexdigest() != stated.get("sha256"):
+        raise DataError(
+            f"{file}: not the tables that {FILE_NAME} was made with; run calibrate import-tables again"
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def parse(document: Mapping[str, Any], *, name: str, arrays: Mapping[str, Any] | None = None) -> Calibration:
+    """The calibration in a document whose format and id were checked; ``arrays`` are its tables' values.
 
     Raises:
         DataError: a missing or malformed field.
     """
     try:
-        curves = [curve_from(curve, name) for curve in document["curves"]]
+        curves = tuple(
+            table_curve_from(curve, arrays or {}, name) if "tables" in curve else curve_from(curve, name)
+            for curve in document["curves"]
+        )
         return Calibration(
             id=str(document["id"]),
             name=name,
             gpu=str(document["cluster"]["gpu"]["name"]),
             created=str(document["created"]),
             perfmodel=str(document["perfmodel"]),
-            curves={(curve.kernel, curve.dtype): curve for curve in curves},
+            all_curves=curves,
+            curves=_of_engine(curves, ""),
+            engine="",
             compute_held=_share(document["contention"]["compute_held"], name),
             repeat_log_std=_spread(document["clock"]["repeat_log_std"], name),
             launch_s=_launch(document, name),
@@ -189,8 +282,11 @@ def check_document(document: Mapping[str, Any], path: Path) -> None:
         DataError: as said.
     """
     version = document.get("format")
-    if version != FORMAT:
-        raise DataError(f"{path}: format = {version!r}, this version reads {FORMAT}; run calibrate fit again")
+    if version not in FORMATS:
+        readable = " and ".join(map(str, FORMATS))
+        raise DataError(
+            f"{path}: format = {version!r}, this version reads {readable}; run calibrate fit again"
+        )
     expected = content_id(document)
     if document.get("id") != expected:
         raise DataError(
@@ -217,10 +313,10 @@ def _check_timings(document: Mapping[str, Any], path: Path) -> None:
         raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
 
 
-def _spread_key(curve: Curve, op: Op) -> str:
+def _spread_key(curve: AnyCurve, op: Op) -> str:
     """Ops of one curve on one shape err together; on different shapes, independently."""
     sizes = [f"{size:g}" for size in op.shape.values() if np.ndim(size) == 0]
-    return " ".join((curve.kernel, curve.dtype, *sizes))
+    return " ".join((curve.kernel, curve.dtype, curve.backend, *sizes))
 
 
 def _spread(value: Any, name: str) -> float:

@@ -14,8 +14,12 @@ from perfmodel.errors import DataError
 from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.numeric import Num, maximum, where
 from perfmodel.ops.communication import Traffic
+from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Cluster
 from perfmodel.units import US
+
+STAND_IN_LIBRARY = {"custom": "nccl"}
+"""Engines' own all-reduce kernels are in calibrations only; without one they are costed as NCCL's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ def lookup_collective(backend: str, kernel: str, architecture: str) -> Collectiv
         DataError: no row for this backend and kernel.
     """
     rows = collectives()
+    backend = STAND_IN_LIBRARY.get(backend, backend)
     for place in (architecture, REFERENCE_ARCHITECTURE, "blackwell"):
         row = rows.get((backend, kernel, place))
         if row is None:
@@ -124,6 +129,15 @@ def lookup_collective(backend: str, kernel: str, architecture: str) -> Collectiv
         return replace(row, flag="; ".join(filter(None, (flag, row.flag))))
     known = sorted({f"{key[0]} {key[1]}" for key in rows})
     raise DataError(f"collective {backend} {kernel}: no figures; known: {', '.join(known)}")
+
+
+def held_sms(op: Op, cluster: Cluster) -> float:
+    """Share of the streaming multiprocessors that a collective occupies while it runs; 0 where nothing says so."""
+    try:
+        row = lookup_collective(op.backend, op.kernel, cluster.gpu.architecture)
+    except DataError:
+        return 0.0
+    return row.sms_held / cluster.gpu.num_sms
 
 
 @cache

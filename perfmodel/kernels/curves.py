@@ -99,6 +99,8 @@ def evaluate(terms: Iterable[tuple[str, float]], variables: Mapping[str, Num]) -
 def variables_of(op: Op) -> dict[str, Num]:
     """What a curve may ask of an op: its shape, FLOPs and bytes."""
     own = {"flops": op.flops, "bytes": op.hbm_bytes}
+    if op.is_communication:
+        own |= {"link_bytes": op.link_bytes, "network_bytes": op.network_bytes}
     return {**own, **op.shape}
 
 
@@ -122,6 +124,16 @@ class Curve:
     """Median |error| where the shape was left out of the fit."""
     p90_error_pct: float
     """90th percentile of it."""
+    backend: str = ""
+    """As in ``Op.backend``: communication library, or layout of the experts' tokens."""
+    engine: str = ""
+    """Whose kernel: sglang, trtllm, vllm; empty: any."""
+    source: str = ""
+    """Where the timings come from; empty: the calibration's own."""
+    flag: str = ""
+    """Why to trust it less; empty: measured."""
+    note: str = ""
+    """What the rows are."""
 
     def seconds(self, variables: Mapping[str, Num]) -> Num:
         """Time, s; may be an array.
@@ -144,17 +156,45 @@ class Curve:
     def outside(self, variables: Mapping[str, Num]) -> str:
         """Which variable leaves the domain, in words; empty inside. Zero work counts as inside."""
         for name, (low, high) in self.domain.items():
-            value = np.asarray(variables[name], dtype=float)
-            smallest, largest = float(value.min()), float(value.max())
-            if smallest < low * (1 - DOMAIN_SLACK) and smallest > 0.0:
-                return f"{name} = {smallest:.4g} is below the timed {low:.4g} to {high:.4g}"
-            if largest > high * (1 + DOMAIN_SLACK):
-                return f"{name} = {largest:.4g} is above the timed {low:.4g} to {high:.4g}"
+            text = describe_outside(name, variables[name], low, high)
+            if text:
+                return text
         return ""
+
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """Dimensions that must be measured ones; a sum of terms has none."""
+        return ()
+
+    @property
+    def includes(self) -> tuple[str, ...]:
+        """Other kernel classes inside the measured span; a kernel timed alone has none."""
+        return ()
+
+    def covers(self, variables: Mapping[str, Num]) -> bool:
+        """Always: what lies outside the domain is flagged."""
+        return True
+
+
+def describe_outside(name: str, value: Num, low: float, high: float, *, below: bool = True) -> str:
+    """How ``value`` leaves [low, high], in words; empty inside. Zero counts as inside, and so does what is too small
+    where ``below`` is False.
+    """
+    values = np.asarray(value, dtype=float)
+    smallest, largest = float(values.min()), float(values.max())
+    if below and 0.0 < smallest < low * (1 - DOMAIN_SLACK):
+        return f"{name} = {smallest:.4g} is below the timed {low:.4g} to {high:.4g}"
+    if largest > high * (1 + DOMAIN_SLACK):
+        return f"{name} = {largest:.4g} is above the timed {low:.4g} to {high:.4g}"
+    return ""
 
 
 DOMAIN_SLACK = 0.02
 """A shape this close to the edge of what was timed counts as inside: timed counts are rounded to whole numbers."""
+
+
+OPTIONAL = ("backend", "engine", "source", "flag", "note")
+"""Fields of a curve that a file may leave out: empty."""
 
 
 def curve_from(document: Mapping[str, Any], name: str) -> Curve:
@@ -173,6 +213,7 @@ def curve_from(document: Mapping[str, Any], name: str) -> Curve:
             num_rows=int(document["rows"]),
             median_error_pct=float(document["leave_out_median_pct"]),
             p90_error_pct=float(document["leave_out_p90_pct"]),
+            **{key: str(document[key]) for key in OPTIONAL if key in document},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{name}: a curve is malformed ({type(error).__name__}: {error})") from error
@@ -197,4 +238,5 @@ def curve_document(curve: Curve) -> dict[str, Any]:
         "rows": curve.num_rows,
         "leave_out_median_pct": float(f"{curve.median_error_pct:.4g}"),
         "leave_out_p90_pct": float(f"{curve.p90_error_pct:.4g}"),
+        **{key: getattr(curve, key) for key in OPTIONAL if getattr(curve, key)},
     }

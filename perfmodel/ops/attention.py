@@ -11,7 +11,8 @@ from perfmodel.ops.build import bmm, gemm, memory_bound, norm
 from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Group, Work
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment, Precision
+from perfmodel.spec.deployment import Deployment, Precision
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Gqa, Mla
 
@@ -162,6 +163,7 @@ def _mla_decode(mla: Mla, group: Group, tp: int, heads: int, precision: Precisio
         hbm_bytes=requests * group.keys_per_request() * mla_cache_bytes(mla, precision)
         + precision.activation_bytes * group.tokens * tp * heads * (latent + mla.kv_lora_rank),
         dtype=precision.attention,
+        cache_dtype=precision.kv_cache,
         shape={
             "requests": requests,
             "new_tokens": group.new_tokens,
@@ -186,6 +188,7 @@ def _mla_prefill(mla: Mla, group: Group, tp: int, heads: int, precision: Precisi
         flops=2.0 * pairs * heads * per_query,
         hbm_bytes=precision.activation_bytes * heads * per_query * (group.tokens * tp + keys),
         dtype=precision.attention,
+        cache_dtype=precision.kv_cache,
         shape={
             "requests": group.requests * tp,
             "new_tokens": group.new_tokens,
@@ -245,6 +248,7 @@ def _gqa_core(
         hbm_bytes=requests * keys * gqa_cache_bytes(gqa, precision, tp)
         + 2.0 * precision.activation_bytes * group.tokens * tp * heads * gqa.head_dim,
         dtype=precision.attention,
+        cache_dtype=precision.kv_cache,
         shape={
             "requests": requests,
             "new_tokens": group.new_tokens,

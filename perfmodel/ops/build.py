@@ -1,16 +1,20 @@
 """Ops shared by all builders: GEMMs and element-wise kernels."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeAlias
 
 from perfmodel.numeric import Num
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 
 MEMORY_BOUND = frozenset(
     {"norm", "latent_norm", "rope", "activation", "add", "gather", "select", "sample", "permute"}
     | {"unpermute", "reorder"}
 )
 """Kernel classes that move bytes and hardly compute; a calibration tells them apart, the fallback does not."""
+Inside: TypeAlias = tuple[str, str, str] | None
+"""As ``Op.inside``."""
 LOGIT_BYTES = 4.0
 """Logits, of the router and of the head, are FP32."""
 
@@ -27,16 +31,22 @@ def gemm(
 ) -> Op:
     """One matrix product [m, k] x [k, n]: 2mnk FLOPs; weights and inputs in ``dtype``, output in BF16 or wider."""
     weight = BYTES_PER_ELEMENT[dtype]
+    inputs = input_bytes(dtype)
     return Op(
         name,
         op_class,
         "gemm",
         stream,
         flops=2.0 * m * n * k,
-        hbm_bytes=weight * n * k + weight * m * k + output_bytes(dtype) * m * n,
+        hbm_bytes=weight * n * k + inputs * m * k + output_bytes(dtype) * m * n,
         dtype=dtype,
         shape={"m": m, "n": n, "k": k},
     )
+
+
+def input_bytes(dtype: str) -> float:
+    """Bytes per element of a product's activations: the weights' format, or BF16 where only weights are quantised."""
+    return BYTES_PER_ELEMENT["bf16" if dtype == "int4" else dtype]
 
 
 def output_bytes(dtype: str) -> float:
@@ -75,23 +85,31 @@ def norm(name: str, *, tokens: Num, width: Num, dtype: str, op_class: OpClass = 
     )
 
 
-def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str) -> Op:
+def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str, inside: Inside = None) -> Op:
     """silu(gate) * up: reads two values and writes one per element of the intermediate."""
     moved = 3.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
-    return memory_bound(
-        name, op_class, "activation", hbm_bytes=moved, dtype=dtype, shape={"rows": tokens, "width": width}
-    )
+    shape = {"rows": tokens, "width": width}
+    op = memory_bound(name, op_class, "activation", hbm_bytes=moved, dtype=dtype, shape=shape)
+    return replace(op, inside=inside)
 
 
 def rows_moved(
-    name: str, op_class: OpClass, kernel: str, *, read: Num, written: Num, width: Num, dtype: str
+    name: str,
+    op_class: OpClass,
+    kernel: str,
+    *,
+    read: Num,
+    written: Num,
+    width: Num,
+    dtype: str,
+    inside: Inside = None,
 ) -> Op:
     """Rows of ``width`` copied from one order into another: ``read`` in, ``written`` out.
 
     ``permute`` (tokens -> a row per token and real expert), ``unpermute`` (back, as weighted sums) and ``reorder``.
     """
     pairs, tokens = (read, written) if kernel == "unpermute" else (written, read)
-    return memory_bound(
+    op = memory_bound(
         name,
         op_class,
         kernel,
@@ -99,3 +117,4 @@ def rows_moved(
         dtype=dtype,
         shape={"rows": pairs, "tokens": tokens, "width": width},
     )
+    return replace(op, inside=inside)

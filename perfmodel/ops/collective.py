@@ -5,7 +5,8 @@ from perfmodel.ops import communication
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.routing.destinations import destinations
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment
+from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
@@ -61,7 +62,7 @@ def combine_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[O
         rows = tokens * deployment.stage_gpus
         size = rows * scenario.model.hidden_size * deployment.precision.activation_bytes
         traffic = communication.all_reduce(size, deployment.stage_gpus, _domain(scenario.cluster))
-        backend = deployment.tp_collectives
+        backend = deployment.tp_library("all_reduce")
         return (
             _op(
                 "combine.all_reduce",
@@ -99,6 +100,7 @@ def _exchange(kernel: str, moe: Moe, tokens: Num, load: Num, scenario: Scenario)
         ranks=deployment.stage_gpus,
         dtype=dtype,
         barrier=True,
+        tokens=tokens,
     )
     return (op,)
 
@@ -136,7 +138,7 @@ def _tensor_parallel(name: str, kernel: str, traffic: Traffic, deployment: Deplo
         name,
         OpClass.TP_COMMUNICATION,
         kernel,
-        deployment.tp_collectives,
+        deployment.tp_library(kernel),
         Stream.LINK,
         traffic,
         ranks=ranks,
@@ -155,6 +157,7 @@ def _op(
     ranks: int,
     dtype: str = "bf16",
     barrier: bool = False,
+    tokens: Num = 0.0,
 ) -> Op:
     """A communication op; what it sends it reads from memory, and what it receives it writes."""
     return Op(
@@ -167,7 +170,7 @@ def _op(
         network_bytes=traffic.network_bytes,
         dtype=dtype,
         backend=backend,
-        shape={"ranks": ranks, "bytes": traffic.link_bytes + traffic.network_bytes},
+        shape={"ranks": ranks, "tokens": tokens, "bytes": traffic.link_bytes + traffic.network_bytes},
         barrier=barrier,
     )
 

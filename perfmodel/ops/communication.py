@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from perfmodel.numeric import Num, ceil_div, maximum, minimum
 from perfmodel.routing.destinations import Destinations
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 
 SCALE_BLOCK = 128
 """Channels that share one FP32 scale in an FP8 payload (DeepEP)."""

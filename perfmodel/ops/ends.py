@@ -5,7 +5,7 @@ from perfmodel.ops.build import LOGIT_BYTES, bmm, gemm, memory_bound, norm
 from perfmodel.ops.collective import all_gather
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Work
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
 

@@ -25,7 +25,8 @@ from perfmodel.ops.parameters import (
 )
 from perfmodel.ops.work import Work, step_work
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT, Deployment
+from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Attention, Layer, Mla, Model
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB

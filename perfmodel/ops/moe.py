@@ -10,17 +10,26 @@ one row per token and real expert, and back; a plain all-to-all packs its rows b
 they arrive, and both again on the way back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from perfmodel.numeric import Num, minimum
-from perfmodel.ops.build import LOGIT_BYTES, gemm, memory_bound, output_bytes, rows_moved, swiglu
+from perfmodel.ops.build import (
+    LOGIT_BYTES,
+    gemm,
+    input_bytes,
+    memory_bound,
+    output_bytes,
+    rows_moved,
+    swiglu,
+)
 from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import swiglu_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.routing.destinations import destinations
-from perfmodel.spec.deployment import BYTES_PER_ELEMENT
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
 
@@ -101,10 +110,12 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
     width = moe.ffn_size / deployment.moe_tp
     dtype, activations = deployment.precision.experts, deployment.precision.activations
+    inside = ("grouped_gemm", dtype, deployment.expert_layout)
+    common = {"hidden": hidden, "width": width, "skew": 0.0}
     gemms = (
-        _grouped("experts.gate_up", hit, pairs, 2 * width, hidden, dtype),
-        swiglu("experts.act", OpClass.EXPERTS, tokens=pairs, width=width, dtype=activations),
-        _grouped("experts.down", hit, pairs, hidden, width, dtype),
+        _grouped("experts.gate_up", hit, pairs, 2 * width, hidden, inside, {**common, "share": 2 / 3}),
+        swiglu("experts.act", OpClass.EXPERTS, tokens=pairs, width=width, dtype=activations, inside=inside),
+        _grouped("experts.down", hit, pairs, hidden, width, inside, {**common, "share": 1 / 3}),
     )
     if deployment.backend == "deepep-low-latency" and deployment.stage_gpus > 1:
         return gemms
@@ -119,6 +130,7 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
             written=written,
             width=hidden,
             dtype=activations,
+            inside=inside,
         )
         for kernel, direction, read, written in zip(
             names, ("in", "out"), (arrived, pairs), (pairs, arrived), strict=True
@@ -164,18 +176,33 @@ def _packing_ops(tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple
     return (pack,), (unpack,)
 
 
-def _grouped(name: str, groups: Num, rows: Num, n: float, k: float, dtype: str) -> Op:
-    """One GEMM per expert that has tokens, in one launch; ``rows`` in all."""
-    element = BYTES_PER_ELEMENT[dtype]
+def _grouped(
+    name: str,
+    groups: Num,
+    rows: Num,
+    n: float,
+    k: float,
+    key: tuple[str, str, str],
+    experts: Mapping[str, Num],
+) -> Op:
+    """One GEMM per expert that has tokens, in one launch; ``rows`` in all.
+
+    ``key`` is (kernel, number format, layout); ``experts`` says what a curve of a whole expert computation asks for, and
+    this GEMM's share of it (of the FLOPs: two thirds for gate and up, a third for down).
+    """
+    kernel, dtype, layout = key
     return Op(
         name,
         OpClass.EXPERTS,
-        "grouped_gemm",
+        kernel,
         Stream.COMPUTE,
         flops=2.0 * rows * n * k,
-        hbm_bytes=element * (groups * n * k + rows * k) + output_bytes(dtype) * rows * n,
+        hbm_bytes=BYTES_PER_ELEMENT[dtype] * groups * n * k
+        + input_bytes(dtype) * rows * k
+        + output_bytes(dtype) * rows * n,
         dtype=dtype,
-        shape={"groups": groups, "rows": rows, "n": n, "k": k},
+        backend=layout,
+        shape={"groups": groups, "rows": rows, "n": n, "k": k, **experts},
     )
 
 

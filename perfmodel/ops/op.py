@@ -70,13 +70,24 @@ class Op:
     network_bytes: Num = 0.0
     """Bytes that the busier direction of this GPU's share of the network carries."""
     dtype: str = "bf16"
-    """Type of the multiply: fp32, bf16, fp8, fp4; for memory-bound ops the type of the data."""
+    """Number format of the product (perfmodel.spec.formats); for memory-bound ops the type of the data."""
     backend: str = ""
-    """Communication library for collectives: deepep-low-latency, deepep-normal, nccl, nvls."""
+    """Communication library for collectives: deepep-low-latency, deepep-normal, nccl, nvls, custom. For experts how
+    their tokens lie: masked (a fixed slot per expert, DeepEP low-latency), contiguous (one expert after the other),
+    fused (an engine's kernel that sorts for itself)."""
     shape: Mapping[str, Num] = field(default_factory=dict)
     """What a measured curve is looked up by: m, n, k, groups, requests, context, ranks, ..."""
     barrier: bool = False
     """Whether no rank can finish it before every rank of the group has started it."""
+    cache_dtype: str = ""
+    """Attention cores: number format of the KV cache, which their curves are looked up by."""
+    inside: tuple[str, str, str] | None = None
+    """(kernel, dtype, backend) of an op whose measured span may hold this one: an engine's fused experts."""
+
+    @property
+    def curve_dtype(self) -> str:
+        """Number format by which a curve is looked up."""
+        return self.cache_dtype or self.dtype
 
     @property
     def is_communication(self) -> bool:

@@ -5,16 +5,12 @@ from typing import Literal
 from pydantic import model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype
 
-Dtype = Literal["fp32", "bf16", "fp8", "fp4"]
 Schedule = Literal["sequential", "tbo", "sbo", "sbo-engine", "tbo-report"]
 AllToAll = Literal[
     "auto", "deepep-low-latency", "deepep-normal", "trtllm-one-sided", "all-gather", "all-to-all"
 ]
-
-BYTES_PER_ELEMENT = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5 + 1 / 16}
-"""Storage per element. FP4 (NVFP4) has an FP8 scale for each 16 elements; the FP32 scale of an FP8 128 x 128 block
-adds 0.02 % and is left out."""
 
 
 class Precision(Spec):
@@ -93,8 +89,13 @@ class Deployment(Spec):
     trtllm-one-sided: one message per distinct rank inside one link domain (GB200 NVL72). all-to-all:
     torch.distributed's, a row per token and real expert, packed before and put in order after (the reference
     model's)."""
-    tp_collectives: Literal["nccl", "nvls"] = "nccl"
-    """Library of tensor parallelism's collectives: NCCL, or kernels that reduce in the NVLink switch (LongCat's)."""
+    tp_collectives: Literal["auto", "nccl", "nvls", "custom"] = "auto"
+    """Library of tensor parallelism's collectives: NCCL, kernels that reduce in the NVLink switch (LongCat's nvls), or
+    the engine's own all-reduce (custom; other collectives are NCCL's then). auto: custom where an engine is named, else
+    NCCL."""
+    engine: Literal["", "sglang", "trtllm", "vllm"] = ""
+    """Serving engine: whose kernels a calibration answers with, where it has several, and whose constants count. Empty:
+    none in particular."""
     contention: bool = True
     """Whether ops that run together slow each other; False: each takes its solo time."""
     ranks: Literal["representative", "all"] = "representative"
@@ -162,6 +163,21 @@ class Deployment(Spec):
         if self.moe_tp > 1:
             return "all-gather"
         return "deepep-low-latency" if self.phase == "decode" else "deepep-normal"
+
+    def tp_library(self, kernel: str) -> str:
+        """Library of one of tensor parallelism's collectives: ``tp_collectives`` with auto resolved."""
+        library = self.tp_collectives
+        if library == "auto":
+            library = "custom" if self.engine else "nccl"
+        return "nccl" if library == "custom" and kernel != "all_reduce" else library
+
+    @property
+    def expert_layout(self) -> str:
+        """How the experts' tokens lie: masked, contiguous or fused (``Op.backend`` of grouped GEMMs)."""
+        if self.stage_gpus == 1:
+            return "fused"
+        layouts = {"deepep-low-latency": "masked", "deepep-normal": "contiguous", "all-to-all": "contiguous"}
+        return layouts.get(self.backend, "fused")
 
     @property
     def dispatches(self) -> bool:

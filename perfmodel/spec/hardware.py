@@ -3,6 +3,7 @@
 from pydantic import model_validator
 
 from perfmodel.spec.base import Bytes, Count, Positive, Spec
+from perfmodel.spec.formats import MULTIPLIES_AS
 from perfmodel.units import GB, TERA
 
 
@@ -58,6 +59,7 @@ class Gpu(Spec):
             "bf16": self.bf16_tflops,
             "fp32": self.fp32_tflops,
         }
+        dtype = MULTIPLIES_AS.get(dtype, dtype)
         order = list(stated)
         wider = [stated[name] for name in order[order.index(dtype if dtype in stated else "bf16") :]]
         peak = next((value for value in (*wider, self.bf16_tflops) if value is not None), None)

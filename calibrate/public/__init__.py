@@ -1,0 +1,1 @@
+"""From public measured kernel tables to calibrations of real GPUs (``calibrate import-tables``)."""

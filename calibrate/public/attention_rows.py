@@ -1,0 +1,71 @@
+"""What the readers of attention tables share: versions, formats, one row per shape, slices, wording."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from calibrate.public.source import SOURCE, Source
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+
+VERSIONS = {"sglang": "0.5.14", "trtllm": "1.3.0rc20", "vllm": "0.24.0"}
+"""Engine versions whose attention tables exist on every GPU (the package's ``query_versions.yaml``): one version per
+engine, so that GPUs differ by their hardware alone. Where a system lacks it, its newest is read."""
+FORMATS = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
+"""The tables' number formats -> ours."""
+HOPPER = ("h100_sxm", "h200_sxm")
+REQUESTS_SLICE = (16, 64)
+"""A batch range left out together: three of nine to twelve batch sizes, so each is predicted from 4 times away."""
+KEYS_SLICE = (1024, 4096)
+"""A range of context (or prompt) lengths left out together."""
+
+
+def read(source: Source, system: str, family: str, engine: str, table: str) -> tuple["pd.DataFrame | None", str]:
+    """The engine's table in its usual version, or its newest; and which version that is."""
+    found = source.versions(system, family, engine, table)
+    if not found:
+        return None, ""
+    version = VERSIONS[engine] if VERSIONS[engine] in found else found[-1]
+    return source.read(system, family, engine, table, version), version
+
+
+def one_per_shape(
+    frame: "pd.DataFrame", shape: Sequence[str], preference: Sequence[str] = ()
+) -> tuple["pd.DataFrame", str]:
+    """One row per shape: the preferred kernel's, and the median over repeats; and the kernels that were kept.
+
+    Repeats are the same local shape reached by another tensor-parallel size.
+
+    Args:
+        frame: columns ``shape``, ``kernel_source``, ``seconds``.
+        shape: columns that make a shape.
+        preference: kernels in the order in which the engine takes them; others come after these, by name.
+    """
+    others = sorted(set(frame["kernel_source"]) - set(preference))
+    rank = {name: place for place, name in enumerate((*preference, *others))}
+    ranked = frame.assign(rank=frame["kernel_source"].map(rank))
+    best = ranked[ranked["rank"] == ranked.groupby(list(shape))["rank"].transform("min")]
+    rows = best.groupby(list(shape), as_index=False)["seconds"].median()
+    counts = best["kernel_source"].value_counts()
+    return rows, "/".join(str(name) for name in counts.index)
+
+
+def slices(rows: "pd.DataFrame", keys: str) -> dict[str, "pd.Series"]:
+    """The batch range and the length range to leave out together. ``keys`` is the column of lengths."""
+    return {
+        "requests {}..{}".format(*REQUESTS_SLICE): rows["requests"].between(*REQUESTS_SLICE),
+        "{} {}..{}".format(keys, *KEYS_SLICE): rows[keys].between(*KEYS_SLICE),
+    }
+
+
+def cite(system: str, engine: str, version: str, table: str, kernels: str) -> str:
+    """Package, system, engine version, table and kernels of some rows."""
+    return f"{SOURCE}, {system}, {engine} {version}, {table}, {kernels}"
+
+
+def renamed(frame: "pd.DataFrame", names: Mapping[str, str]) -> "pd.DataFrame":
+    """The frame under perfmodel's names, with each row's KV length as ``context``.
+
+    Generation rows have ``isl`` 1 and ``step`` keys before it. (Module and wide-EP tables count otherwise.)
+    """
+    return frame.assign(context=frame["isl"] + frame["step"]).rename(columns=dict(names))

@@ -1,0 +1,186 @@
+"""Multi-head latent attention out of the measured tables: the cores, and DeepSeek-V3's whole attention modules.
+
+Traps settled here:
+
+- ``num_heads`` is what this rank holds, whatever ``tp_size`` says.
+- The KV length is ``isl + step`` in the core tables, ``step`` in the module tables of trtllm and vllm (their ``isl`` is
+  the one new token, counted in ``step`` already), and ``isl`` in SGLang's wide-EP tables (their ``step`` is 0).
+- SGLang's ``context_mla`` on Hopper times the weight-absorbed kernel: at 32,768 tokens it does 180 TFLOP/s if the
+  expanded core's operations are counted (2 x 320 per pair and head), 610 if the absorbed one's are (2 x 1088), and it
+  is 3.2 times slower than TensorRT-LLM's expanded kernel. Engines expand long prompts and perfmodel's ``mla_prefill``
+  is the expanded core, so these rows are left out and another engine stands in.
+- FlashAttention 3 on Hopper with an FP8 cache is up to 7 times slower than with BF16 (it was not written for it, no
+  engine serves so): FP8 is derived from BF16 by bytes, and flagged.
+"""
+
+from typing import TYPE_CHECKING
+
+from calibrate.public.attention_rows import FORMATS, HOPPER, cite, one_per_shape, read, renamed, slices
+from calibrate.public.samples import Samples
+from calibrate.public.source import ENGINES, Source
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+
+LATENT, ROPE = 512, 64
+"""Widths of a cached latent and its RoPE part in every MLA table (DeepSeek-V3's; LongCat-Flash's are the same)."""
+FP8_BYTES = (LATENT + 2 * ROPE) / (2 * (LATENT + ROPE))
+"""Bytes of an FP8 latent with a BF16 RoPE part over those of an all-BF16 one: 0.556."""
+CORE = ("context", "requests", "heads")
+PROMPT = ("new_tokens", "requests", "heads")
+NAMES = {"batch_size": "requests", "num_heads": "heads"}
+MODEL = "deepseek-ai/DeepSeek-V3"
+WIDE_EP = "0.5.10"
+"""SGLang version of the wide-EP module tables on every GPU."""
+WIDE_EP_PREFERENCE = ("fa3", "trtllm_mla", "flashinfer")
+MODULE_NOTE = (
+    "DeepSeek-V3's attention module (hidden 7168, q rank 1536): projections, norms, RoPE, cache write and core"
+)
+
+
+def samples(source: Source, system: str) -> list[Samples]:
+    """mla_decode, mla_prefill, mla_module_decode and mla_module_prefill of a system, by every engine that has them."""
+    found = []
+    for engine in ENGINES:
+        found += _decode(source, system, engine)
+        found += _prefill(source, system, engine)
+        found += _modules(source, system, engine)
+    return found + _wide_ep(source, system)
+
+
+def _decode(source: Source, system: str, engine: str) -> list[Samples]:
+    """The absorbed core, one new token per request."""
+    frame, version = read(source, system, "mla", engine, "generation_mla")
+    if frame is None:
+        return []
+    frame = renamed(frame, NAMES)
+    slow = system in HOPPER and engine == "sglang"
+    found = []
+    for cache, part in frame.groupby("kv_cache_dtype"):
+        if slow and cache == "fp8":
+            continue
+        rows, kernels = one_per_shape(part, CORE)
+        found.append(
+            Samples(
+                kernel="mla_decode",
+                dtype=FORMATS[str(cache)],
+                backend="",
+                engine=engine,
+                axes=CORE,
+                frame=rows,
+                source=cite(system, engine, version, "generation_mla", kernels),
+                slices=slices(rows, "context"),
+                note="weight-absorbed core over the cached latents, one new token per request",
+            )
+        )
+    return [*found, *(fp8_from_bf16(sample) for sample in found if slow)]
+
+
+def fp8_from_bf16(measured: Samples) -> Samples:
+    """The core with FP8 latents and BF16 RoPE parts: the BF16 time at a context whose bytes are as many.
+
+    Both bounds shrink alike: bytes by (512 + 2 x 64) / (2 x 576) = 0.556; tensor-core time, with FP8 arithmetic on the
+    latents at twice the rate, by (512/2 + 64 + 512/2) / (512 + 64 + 512) = 0.529. Fixed costs stay. SnapMLA
+    (arXiv:2602.10718), LongCat's kernel, works so. Contexts become fractions: nothing is interpolated.
+    """
+    rows = measured.frame.assign(context=measured.frame["context"] / FP8_BYTES)
+    return Samples(
+        kernel=measured.kernel,
+        dtype="fp8",
+        backend=measured.backend,
+        engine=measured.engine,
+        axes=measured.axes,
+        frame=rows,
+        source=measured.source,
+        slices=measured.slices,
+        flag=f"derived: the BF16 kernel's time at {FP8_BYTES:.3f} times the context, since the measured FP8 one on Hopper "
+        "is FlashAttention 3 up to 7 times slower, which no engine serves with",
+        note=measured.note,
+    )
+
+
+def _prefill(source: Source, system: str, engine: str) -> list[Samples]:
+    """The expanded core: head widths 192 (queries, keys) and 128 (values), prompts without a cached prefix."""
+    frame, version = read(source, system, "mla", engine, "context_mla")
+    if frame is None or (system in HOPPER and engine == "sglang"):
+        return []
+    frame = frame[frame["step"] == 0].rename(columns={**NAMES, "isl": "new_tokens"})
+    found = []
+    for cache, part in frame.groupby("kv_cache_dtype"):
+        rows, kernels = one_per_shape(part, PROMPT)
+        found.append(
+            Samples(
+                kernel="mla_prefill",
+                dtype=FORMATS[str(cache)],
+                backend="",
+                engine=engine,
+                axes=PROMPT,
+                frame=rows,
+                source=cite(system, engine, version, "context_mla", kernels),
+                slices=slices(rows, "new_tokens"),
+                note="expanded core (widths 192/128) over causal prompts without a cached prefix",
+            )
+        )
+    return found
+
+
+def _modules(source: Source, system: str, engine: str) -> list[Samples]:
+    """TensorRT-LLM's and vLLM's whole modules. vLLM takes its absorbed path for short prompts; so do these rows."""
+    found = []
+    for kernel, table, axes in (
+        ("mla_module_decode", "mla_generation_module", CORE),
+        ("mla_module_prefill", "mla_context_module", PROMPT),
+    ):
+        frame, version = read(source, system, "mla", engine, table)
+        if frame is None:
+            continue
+        # FP8 arithmetic in prefill (mla_dtype fp8) is an option of vLLM on Blackwell that is off by default.
+        frame = frame[(frame["model"] == MODEL) & (frame["mla_dtype"] == "bfloat16")]
+        keys, length = ("step", "context") if axes is CORE else ("isl", "new_tokens")
+        found += _by_format(
+            frame.rename(columns={**NAMES, keys: length}), kernel, axes, system, engine, version, table
+        )
+    return found
+
+
+def _wide_ep(source: Source, system: str) -> list[Samples]:
+    """SGLang's modules under wide expert parallelism: FP8 weights and cache."""
+    found = []
+    for kernel, table, axes in (
+        ("mla_module_decode", "wideep_generation_mla", CORE),
+        ("mla_module_prefill", "wideep_context_mla", PROMPT),
+    ):
+        frame = source.read(system, "mla", "sglang", table, WIDE_EP)
+        if frame is None:
+            continue
+        names = {**NAMES, "isl": axes[0]}
+        found += _by_format(frame.rename(columns=names), kernel, axes, system, "sglang", WIDE_EP, table)
+    return found
+
+
+def _by_format(
+    frame: "pd.DataFrame",
+    kernel: str,
+    axes: tuple[str, ...],
+    system: str,
+    engine: str,
+    version: str,
+    table: str,
+) -> list[Samples]:
+    found = []
+    for (weights, cache), part in frame.groupby(["gemm_type", "kv_cache_dtype"]):
+        rows, kernels = one_per_shape(part, axes, WIDE_EP_PREFERENCE)
+        found.append(
+            Samples(
+                kernel=kernel,
+                dtype=FORMATS[str(weights)],
+                backend=FORMATS[str(cache)],
+                engine=engine,
+                axes=axes,
+                frame=rows,
+                source=cite(system, engine, version, table, kernels),
+                slices=slices(rows, axes[0]),
+                note=MODULE_NOTE,
+            )
+        )
+    return found

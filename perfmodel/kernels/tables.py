@@ -1,0 +1,283 @@
+"""Interpolated tables of time: what a calibration knows of a kernel class that was measured on a dense grid.
+
+A table holds the time at every point of a grid of the op's shape and interpolates linearly in (log shape, log time).
+Values never fall along an axis, so more work is never faster. Below the grid the edge's value holds (a launch costs
+what it costs), above it time grows in proportion to the axis. A curve may hold several tables, one per model dimension
+that was measured (heads, expert width); the nearest answers, scaled, and says so.
+
+On disk the values are 16-bit integers, 1000 x ln(seconds / 1 ns), in ``tables.npz`` beside ``calibration.json``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.errors import DataError
+from perfmodel.kernels.curves import DOMAIN_SLACK, describe_outside
+from perfmodel.numeric import Num, maximum
+
+Array = NDArray[np.float64]
+FILE = "tables.npz"
+UNIT_S = 1e-9
+STEPS = 1000.0
+"""Steps per factor e: a resolution of 0.1 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Times on a full grid."""
+
+    axes: Mapping[str, Array]
+    """Variable -> its grid points, increasing and above 0, in the order of the array's dimensions."""
+    log_seconds: Array
+    """ln(seconds); one dimension per axis, never falling along any."""
+    match: Mapping[str, float] = field(default_factory=dict)
+    """The model dimensions that it was measured for."""
+    _logs: tuple[Array, ...] = ()
+    """ln of the grid points."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(points) for points in self.axes.values())
+        if self.log_seconds.shape != shape:
+            raise DataError(f"table: {self.log_seconds.shape} values for axes of {shape}")
+        for name, points in self.axes.items():
+            if len(points) == 0 or np.any(points <= 0) or np.any(np.diff(points) <= 0):
+                raise DataError(f"table: axis {name} must be above 0 and increasing")
+        if not np.all(np.isfinite(self.log_seconds)):
+            raise DataError("table: values must be finite")
+        for axis in range(self.log_seconds.ndim):
+            if np.any(np.diff(self.log_seconds, axis=axis) < 0):
+                raise DataError(f"table: time falls along {list(self.axes)[axis]}; more work is never faster")
+        object.__setattr__(self, "_logs", tuple(np.log(points) for points in self.axes.values()))
+
+    def seconds(self, variables: Mapping[str, Num]) -> Num:
+        """Time, s; variables may be arrays of one shape.
+
+        Raises:
+            KeyError: an axis is not among the variables.
+        """
+        values = [np.maximum(np.asarray(variables[name], dtype=float), 1e-9) for name in self.axes]
+        corners, growth = [], 0.0
+        for value, logs in zip(values, self._logs, strict=True):
+            log = np.log(value)
+            growth = growth + np.maximum(log - logs[-1], 0.0)
+            corners.append(_bracket(np.clip(log, logs[0], logs[-1]), logs))
+        total: Any = 0.0
+        for choice in product((0, 1), repeat=len(corners)):
+            weight: Any = 1.0
+            for side, (_, _, share) in zip(choice, corners, strict=True):
+                weight = weight * (share if side else 1.0 - share)
+            index = tuple(high if side else low for side, (low, high, _) in zip(choice, corners, strict=True))
+            total = total + weight * self.log_seconds[index]
+        seconds = np.exp(total + growth)
+        return float(seconds) if np.ndim(seconds) == 0 else seconds
+
+    @property
+    def fixed_s(self) -> float:
+        """Time of the smallest shape, s: what a launch costs."""
+        return float(np.exp(self.log_seconds.min()))
+
+
+def _bracket(log: Any, logs: Array) -> tuple[Any, Any, Any]:
+    """(lower index, upper index, share of the upper) of values inside the grid."""
+    if len(logs) == 1:
+        zero = np.zeros(np.shape(log), dtype=int)
+        return zero, zero, np.zeros(np.shape(log))
+    low = np.clip(np.searchsorted(logs, log, side="right") - 1, 0, len(logs) - 2)
+    return low, low + 1, (log - logs[low]) / (logs[low + 1] - logs[low])
+
+
+@dataclass(frozen=True, slots=True)
+class TableCurve:
+    """Time of one kernel class in one number format, by one engine's kernels, from tables."""
+
+    kernel: str
+    """Kernel class, as in ``Op.kernel``."""
+    dtype: str
+    """Number format, as in ``Op.curve_dtype``."""
+    backend: str
+    """As in ``Op.backend``: communication library, or layout of the experts' tokens."""
+    engine: str
+    """Whose kernels: sglang, trtllm, vllm; empty: any."""
+    tables: tuple[Table, ...]
+    """One per combination of model dimensions."""
+    scale_by: tuple[str, ...]
+    """Dimensions to whose product time is taken as proportional where no table is of the op's."""
+    exact: tuple[str, ...]
+    """Dimensions that must be a table's own (the size of a group); else the curve does not cover the op."""
+    includes: tuple[str, ...]
+    """Other kernel classes inside the measured span: they cost nothing beside it."""
+    log_std: float
+    """Spread: standard deviation of log(predicted / measured) where the shape was left out of the fit."""
+    num_rows: int
+    """Measured shapes behind it."""
+    median_error_pct: float
+    """Median |error| where the shape was left out of the fit."""
+    p90_error_pct: float
+    """90th percentile of it."""
+    source: str = ""
+    """Package, system, version and kernels."""
+    flag: str = ""
+    """Why to trust it less; empty: measured."""
+    note: str = ""
+    """What the rows are."""
+
+    def covers(self, variables: Mapping[str, Num]) -> bool:
+        """Whether a table has the op's own ``exact`` dimensions."""
+        return any(all(table.match[name] == variables[name] for name in self.exact) for table in self.tables)
+
+    def seconds(self, variables: Mapping[str, Num]) -> Num:
+        """Time, s; may be an array.
+
+        Raises:
+            DataError: the op lacks a variable that the tables ask for.
+        """
+        try:
+            asked, factor = self._query(variables)
+            table = self._nearest(asked)
+            for name in self.scale_by:
+                factor = factor * asked[name] / table.match[name]
+            seconds = table.seconds(asked)
+            if isinstance(factor, float) and factor == 1.0:
+                return seconds
+            fixed = table.fixed_s
+            return fixed + maximum(seconds - fixed, 0.0) * factor
+        except KeyError as error:
+            raise DataError(
+                f"table {self.kernel} {self.dtype}: asks for {error}; this class has {', '.join(variables)}"
+            ) from error
+
+    @property
+    def fixed_s(self) -> float:
+        """Time of the smallest shape, s."""
+        return min(table.fixed_s for table in self.tables)
+
+    def outside(self, variables: Mapping[str, Num]) -> str:
+        """Which variable leaves what was measured, in words; empty inside."""
+        asked, _ = self._query(variables)
+        table = self._nearest(asked)
+        for name, points in table.axes.items():
+            text = describe_outside(name, asked[name], float(points[0]), float(points[-1]), below=False)
+            if text:
+                return text
+        for name, value in table.match.items():
+            if abs(float(np.mean(asked[name])) - value) > DOMAIN_SLACK * abs(value):
+                return f"{name} = {float(np.mean(asked[name])):.4g} is scaled from the timed {value:.4g}"
+        return ""
+
+    def _nearest(self, variables: Mapping[str, Num]) -> Table:
+        if len(self.tables) == 1:
+            return self.tables[0]
+
+        def distance(table: Table) -> float:
+            return sum(
+                1e3 * (table.match[name] != variables[name])
+                if name in self.exact
+                else abs(float(np.log1p(np.mean(variables[name])) - np.log1p(value)))
+                for name, value in table.match.items()
+            )
+
+        return min(self.tables, key=distance)
+
+    def _query(self, variables: Mapping[str, Num]) -> tuple[dict[str, Num], Num]:
+        """An op's variables as the tables were measured, and a factor on the work.
+
+        Attention was measured with one new token per request (decode) or without cached tokens (prefill). In decode
+        every further query token meets the same keys, as further heads would. A chunk of n new tokens over a context of
+        C keys costs what a prompt of C tokens costs, by the share of its query-key pairs:
+        (n C - n (n - 1) / 2) / (C (C + 1) / 2).
+        """
+        asked = dict(variables)
+        if self.kernel in DECODE:
+            asked["heads"] = asked["heads"] * asked.get("new_tokens", 1.0)
+        if self.kernel not in PREFILL:
+            return asked, 1.0
+        new, context = asked["new_tokens"], asked["context"]
+        if np.all(np.asarray(context) <= np.asarray(new) * (1.0 + 1e-9)):
+            return asked, 1.0
+        pairs = new * context - new * (new - 1.0) / 2.0
+        asked["new_tokens"] = context
+        return asked, pairs / (context * (context + 1.0) / 2.0)
+
+
+DECODE = ("mla_decode", "gqa_decode", "mla_module_decode")
+PREFILL = ("mla_prefill", "gqa_prefill")
+
+
+def table_curve_document(curve: TableCurve, arrays: dict[str, NDArray[np.int16]]) -> dict[str, Any]:
+    """A curve as a calibration file holds it; its values are added to ``arrays`` under names of their own."""
+    tables = []
+    for table in curve.tables:
+        name = f"t{len(arrays):04d}"
+        arrays[name] = pack(table.log_seconds)
+        axes = {key: [float(point) for point in points] for key, points in table.axes.items()}
+        tables.append({"match": dict(table.match), "axes": axes, "array": name})
+    return {
+        "kernel": curve.kernel,
+        "dtype": curve.dtype,
+        "backend": curve.backend,
+        "engine": curve.engine,
+        "scale_by": list(curve.scale_by),
+        "exact": list(curve.exact),
+        "includes": list(curve.includes),
+        "log_std": float(f"{curve.log_std:.4g}"),
+        "rows": curve.num_rows,
+        "leave_out_median_pct": float(f"{curve.median_error_pct:.4g}"),
+        "leave_out_p90_pct": float(f"{curve.p90_error_pct:.4g}"),
+        "source": curve.source,
+        "flag": curve.flag,
+        "note": curve.note,
+        "tables": tables,
+    }
+
+
+def table_curve_from(document: Mapping[str, Any], arrays: Mapping[str, Any], name: str) -> TableCurve:
+    """A curve as a calibration file holds it; the inverse of :func:`table_curve_document`.
+
+    Raises:
+        DataError: a missing or malformed field.
+    """
+    try:
+        return TableCurve(
+            kernel=str(document["kernel"]),
+            dtype=str(document["dtype"]),
+            backend=str(document["backend"]),
+            engine=str(document["engine"]),
+            tables=tuple(_table_from(table, arrays) for table in document["tables"]),
+            scale_by=tuple(document["scale_by"]),
+            exact=tuple(document["exact"]),
+            includes=tuple(document["includes"]),
+            log_std=float(document["log_std"]),
+            num_rows=int(document["rows"]),
+            median_error_pct=float(document["leave_out_median_pct"]),
+            p90_error_pct=float(document["leave_out_p90_pct"]),
+            source=str(document["source"]),
+            flag=str(document["flag"]),
+            note=str(document["note"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{name}: a table is malformed ({type(error).__name__}: {error})") from error
+
+
+def _table_from(document: Mapping[str, Any], arrays: Mapping[str, Any]) -> Table:
+    axes = {str(key): np.array(points, dtype=float) for key, points in document["axes"].items()}
+    match = {str(key): float(value) for key, value in document["match"].items()}
+    return Table(axes, unpack(arrays[document["array"]]), match)
+
+
+def pack(log_seconds: Array) -> NDArray[np.int16]:
+    """ln(seconds) as 16-bit steps above 1 ns; times from 1 ns to 170 ks fit."""
+    steps = np.rint(STEPS * (log_seconds - np.log(UNIT_S)))
+    if np.any(steps < 0) or np.any(steps > np.iinfo(np.int16).max):
+        raise DataError("table: times must lie between 1 ns and 170,000 s")
+    packed: NDArray[np.int16] = steps.astype(np.int16)
+    return packed
+
+
+def unpack(steps: NDArray[np.int16]) -> Array:
+    """The inverse of :func:`pack`."""
+    return steps.astype(float) / STEPS + float(np.log(UNIT_S))
