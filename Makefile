@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench calibrate calibration-report overlap-experiment oracle-env clean
+.PHONY: help demo test check fmt bench calibrate import-tables calibration-report overlap-experiment oracle-env clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
 	$(BIN)/python -m calibrate.tables.achievable
+
+import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (82 MB package)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[tables]'
+	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
 	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \

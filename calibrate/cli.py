@@ -124,6 +124,37 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("import-tables")
+def import_tables(
+    tables: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the unpacked aiconfigurator-core wheel; left out: the installed package."
+        ),
+    ] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="A catalogue GPU, e.g. h100-sxm. Repeatable; left out: all there are."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")
+    ] = Path("calibrations"),
+) -> None:
+    """Make a calibration of each GPU from the public measured tables of the package aiconfigurator-core."""
+    from calibrate.public.build import available, build, system_of
+    from calibrate.public.report import missed, print_errors
+    from calibrate.public.source import Source
+
+    names = [system_of(name) for name in system or []]
+    source = Source.find(tables)
+    for name in dict.fromkeys(names or available(source)):
+        built = build(source, name, out / name)
+        print_errors(built)
+        for text in (*built.left_out, *missed(built)):
+            typer.echo(f"{name}: warning: {text}", err=True)
+        typer.echo(f"wrote {built.folder} ({built.num_curves} curves)", err=True)
+
+
 def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
     from perfmodel.errors import PerfModelError

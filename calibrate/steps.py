@@ -89,7 +89,7 @@ def predict(case: StepCase, calibration: Calibration, path: str) -> Prediction:
     segments, scenario = segments_of(case, calibration, path)
     contention = has_contention(scenario)
     seconds = simulate(segments, contention=contention).step_time_s
-    found = step_interval(segments, calibration, contention=contention)
+    found = step_interval(segments, common_log_std=calibration.repeat_log_std, contention=contention)
     low, high = found or (float("nan"), float("nan"))  # some op has no curve: no interval, so none is kept
     flags = [timing.flag for segment in segments for timing in segment.timings]
     return Prediction(seconds, low, high, any(flags))

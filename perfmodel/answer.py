@@ -147,11 +147,11 @@ def warnings(step: Step) -> list[str]:
     measured = step.calibration is not None and step.calibration.contention_measured
     if has_contention(scenario) and not measured and any(s.name.startswith("layers") for s in step.segments):
         texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
-    if scenario.deployment.host_gap_us == 0:
+    if not np.any(scenario.deployment.constants.host_gap_us):
         texts.append(
-            "deployment.host_gap_us = 0: the engine's host time per step is not calibrated and not counted"
+            "deployment.host_gap_us = 0: no engine is named whose host time per step is known; none is counted"
         )
-    if scenario.model.moe and scenario.routing.rank_loads is None:
+    if scenario.model.moe and scenario.routing.rank_loads is None and not scenario.deployment.engine:
         texts.append("routing.rank_loads is not given: expert load is taken as balanced over ranks")
     return texts
 
@@ -180,7 +180,7 @@ def provenance(step: Step) -> dict[str, Any]:
 def _coverage(step: Step) -> tuple[int, int]:
     """Ops that a calibration file costed, and all that a device runs, each counted once per segment."""
     timings = [t for segment in step.segments for t in segment.timings if t.source != "given"]
-    return sum(bool(timing.spread_key) for timing in timings), len(timings)
+    return sum(timing.calibrated for timing in timings), len(timings)
 
 
 def _uncovered(step: Step) -> list[str]:
@@ -189,7 +189,7 @@ def _uncovered(step: Step) -> list[str]:
         task.op.name
         for segment in step.segments
         for task, timing in zip(segment.tasks, segment.timings, strict=True)
-        if not timing.spread_key and timing.source != "given"
+        if not timing.calibrated and timing.source != "given"
     ]
     covered, total = _coverage(step)
     assert step.calibration is not None
@@ -197,12 +197,18 @@ def _uncovered(step: Step) -> list[str]:
     return [text + _listed(names)] if names else []
 
 
+def common_log_std(step: Step) -> float:
+    """Spread that all ops of a step share: the device's noise between runs, and what the engine's constants leave."""
+    repeat = step.calibration.repeat_log_std if step.calibration else 0.0
+    return float(np.hypot(repeat, step.scenario.deployment.constants.log_std))
+
+
 def _intervals(step: Step) -> dict[str, Any]:
     """80 % intervals of the step time and of what follows from it, where every op's spread is known."""
-    found = (
-        step_interval(step.segments, step.calibration, contention=has_contention(step.scenario))
-        if step.calibration
-        else None
+    if step.scenario.costs == "report":
+        return {}  # a published way of counting has no spread
+    found = step_interval(
+        step.segments, common_log_std=common_log_std(step), contention=has_contention(step.scenario)
     )
     if found is None:
         return {}

@@ -1,6 +1,6 @@
 """The command line. Each command loads a scenario, asks :mod:`perfmodel.answer`, and hands the answer to an output.
 
-Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``validate --check`` above its ceiling, 2 bad
+Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``validate --check`` found worse, 2 bad
 input, 3 a scenario that can't run. Heavy imports happen inside the commands, so that ``--help`` is quick.
 """
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from perfmodel.validation.suites import SUITES
 
 app = typer.Typer(
     add_completion=False,
@@ -107,26 +109,51 @@ def show(
 @app.command()
 def validate(
     suite: Annotated[
-        str | None, typer.Option(help="One suite; without it, all of them. Suites: longcat-theory.")
+        str | None,
+        typer.Option(help=f"One suite; without it, all of them. Suites: {', '.join(SUITES)}."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Your own measurements, in the columns of silicon_serving.csv or serving.csv (docs/validate.md); "
+            "alone, or beside --suite.",
+        ),
     ] = None,
     json: AsJson = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write an HTML page with charts, filters and every row; opens offline."),
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if an error exceeds its recorded ceiling.")
+        bool, typer.Option("--check", help="Exit with 1 if a result is worse than its recorded ceiling.")
     ] = False,
 ) -> None:
-    """Published figures against predictions: how wrong perfmodel is."""
+    """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
+    if html is not None:  # before minutes of work
+        from perfmodel.output.files import check_writable
+
+        check_writable(html)
+    from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
 
-    result = run_suites(suite)
+    with suite_progress() as progress:
+        result = run_suites(suite, data=data, progress=progress)
+    if html is not None:
+        from perfmodel.output.validation_html import write_validation_html
+
+        write_validation_html(result, html)
     if json:
         _print_json(result.values)
     else:
         from perfmodel.output.tables import print_validation
 
         print_validation(result)
+    if html is not None:
+        typer.echo(f"wrote {html}", err=True)
     if check and result.above_ceiling:
         for text in result.above_ceiling:
-            typer.echo(f"above its ceiling: {text}", err=True)
+            typer.echo(f"worse than recorded: {text}", err=True)
         raise typer.Exit(1)
 
 

@@ -1,19 +1,19 @@
-"""How sure: the spread of kernel times, carried through the schedule into an interval of the step time.
+"""How sure: the spread of kernel times and of an engine's constants, carried through the schedule into an interval.
 
-Every curve of a calibration has a spread, the standard deviation of log(predicted / measured) on shapes that were left
-out of its fit. Ops of one curve on one shape err together (the same kernel in every layer), on different shapes
-independently, as left-out shapes do; and all share the device's own noise between two runs. 64 quasi-random draws of
-those factors go through the vectorised twin, overlap and contention included; their 10th and 90th percentiles are the
-interval. ``calibrate check`` reports how often measured steps fall inside.
+Every curve of a calibration, and every fitted fraction of a peak, has a spread: the standard deviation of
+log(predicted / measured), on shapes that were left out of the fit where it was fitted. Ops of one curve on one shape
+err together (the same kernel in every layer), on different shapes independently, as left-out shapes do. All share the
+device's own noise between two runs and what an engine's constants leave unexplained. 64 quasi-random draws of those
+factors go through the vectorised twin, overlap and contention included; their 10th and 90th percentiles are the
+interval. ``calibrate check`` and ``perfmodel validate`` report how often measurements fall inside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from perfmodel.kernels.calibration import Calibration
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.twin import step_times
 
@@ -22,44 +22,69 @@ DRAWS = 64
 QUANTILES = (0.1, 0.9)
 """Of an 80 % interval."""
 
+Array = NDArray[np.float64]
+
 
 def step_interval(
-    segments: Sequence[Segment], calibration: Calibration, *, contention: bool
+    segments: Sequence[Segment], *, common_log_std: float, contention: bool
 ) -> tuple[float, float] | None:
-    """80 % interval of the step time, s; None where an op's time does not come from a curve with a spread."""
-    keys = _spread_keys(segments)
-    if keys is None:
-        return None
-    factors = _factors(keys, calibration.repeat_log_std)
-    drawn = [
-        replace(
-            segment,
-            timings=tuple(
-                timing.scaled(factors[timing.spread_key]) if timing.spread_key else timing
-                for timing in segment.timings
-            ),
-        )
-        for segment in segments
-    ]
-    low, high = np.quantile(step_times(drawn, contention=contention).step_time_s, QUANTILES)
+    """80 % interval of the step time, s; None where an op's time has no known spread, or differs between ranks."""
+    drawn = drawn_step_times([segments], common_log_std=common_log_std, contention=contention)
+    return None if drawn is None else interval(drawn[0])
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """The 80 % interval of drawn values."""
+    low, high = np.quantile(values, QUANTILES)
     return float(low), float(high)
 
 
-def _spread_keys(segments: Sequence[Segment]) -> dict[str, float] | None:
-    """Key -> its spread, over all ops; None if some op that takes time has no curve or the ranks differ."""
+def drawn_step_times(
+    steps: Sequence[Sequence[Segment]], *, common_log_std: float, contention: bool
+) -> list[Array] | None:
+    """Times of several steps under the same 64 draws, s: what the steps share (a kernel on a shape, the engine) errs
+    alike in all of them. None where an op's time has no known spread, or is an array already.
+    """
     keys: dict[str, float] = {}
+    for segments in steps:
+        if not _add_spread_keys(segments, keys):
+            return None
+    if not keys:
+        return None
+    factors = _factors(keys, common_log_std)
+    return [
+        step_times([_scaled(segment, factors) for segment in segments], contention=contention).step_time_s
+        for segments in steps
+    ]
+
+
+def _scaled(segment: Segment, factors: Mapping[str, Array]) -> Segment:
+    """The segment with every timing under every draw; given times (an engine's constants) err with the engine."""
+    timings = (
+        timing.scaled(factors[timing.spread_key if timing.spread_key else COMMON])  # type: ignore[arg-type]
+        for timing in segment.timings
+    )
+    return replace(segment, timings=tuple(timings))
+
+
+def _add_spread_keys(segments: Sequence[Segment], keys: dict[str, float]) -> bool:
+    """Adds key -> spread of all ops; False if some op that takes time has none, or the ranks differ."""
     for segment in segments:
         for timing in segment.timings:
             if any(np.ndim(part) for part in (timing.seconds, timing.compute_s, timing.network_s)):
-                return None
+                return False
             if timing.spread_key:
                 keys[timing.spread_key] = timing.log_std
             elif timing.seconds > 0.0 and timing.source != "given":
-                return None
-    return keys or None
+                return False
+    return True
 
 
-def _factors(spreads: dict[str, float], common: float) -> dict[str, Any]:
+COMMON = ""
+"""Key of the factor that everything shares."""
+
+
+def _factors(spreads: Mapping[str, float], common: float) -> dict[str, Array]:
     """A factor per draw for each key: log-normal around 1, times the one that all share."""
     from scipy.special import ndtri
     from scipy.stats import qmc  # deferred: slow to import
@@ -67,4 +92,5 @@ def _factors(spreads: dict[str, float], common: float) -> dict[str, Any]:
     points = qmc.Sobol(len(spreads) + 1, scramble=True, rng=0).random(DRAWS)
     normal = ndtri(np.clip(points, 1e-6, 1.0 - 1e-6))
     shared = common * normal[:, -1]
-    return {key: np.exp(std * normal[:, i] + shared) for i, (key, std) in enumerate(spreads.items())}
+    factors = {key: np.exp(std * normal[:, i] + shared) for i, (key, std) in enumerate(spreads.items())}
+    return {COMMON: np.exp(shared), **factors}

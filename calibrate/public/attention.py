@@ -6,7 +6,7 @@ Only full attention (window 0) of head width 64 and 128: the widths of the model
 from typing import TYPE_CHECKING
 
 from calibrate.public import mla
-from calibrate.public.attention_rows import FORMATS, cite, one_per_shape, read, renamed, slices
+from calibrate.public.attention_rows import FORMATS, cite, one_per_shape, preferred, read, renamed, slices
 from calibrate.public.samples import Samples
 from calibrate.public.source import ENGINES, Source
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 HEAD_DIMS = (64, 128)
 PREFERENCE = ("fa3", "trtllm_mha", "torch_flow", "flashinfer", "torch_flow_flashinfer", "triton")
-"""Kernels in the order in which an engine takes them where a table holds several for one shape. SGLang: FlashAttention 3
-on Hopper, TensorRT-LLM's MHA on Blackwell (its defaults there); FlashInfer, then Triton, only for what these two lack."""
+"""Kernels in the order in which an engine takes them where a table holds several for one shape. SGLang: FlashAttention
+3 on Hopper, TensorRT-LLM's MHA on Blackwell (its defaults); FlashInfer, then Triton, only for what these two lack."""
 NAMES = {"batch_size": "requests", "num_heads": "heads", "num_key_value_heads": "kv_heads"}
 MATCH = ("heads", "kv_heads", "head_dim")
 FP8_MATH = "fp8-math"
@@ -38,9 +38,10 @@ def _decode(source: Source, system: str, engine: str) -> list[Samples]:
     if frame is None:
         return []
     frame = renamed(_full_attention(frame), NAMES)
+    shape = ("context", "requests", *MATCH)
     found = []
-    for cache, part in frame.groupby("kv_cache_dtype"):
-        rows, kernels = one_per_shape(part, ("context", "requests", *MATCH), PREFERENCE)
+    for cache, part in preferred(frame, (*shape, "kv_cache_dtype"), PREFERENCE).groupby("kv_cache_dtype"):
+        rows, kernels = one_per_shape(part, shape)
         found.append(
             Samples(
                 kernel="gqa_decode",
@@ -53,7 +54,7 @@ def _decode(source: Source, system: str, engine: str) -> list[Samples]:
                 match=MATCH,
                 scale_by=("kv_heads", "head_dim"),
                 slices=slices(rows, "context"),
-                note="one new token per request; the core alone, BF16 queries",
+                note="one new token per request, BF16 queries",
             )
         )
     return found
@@ -66,10 +67,12 @@ def _prefill(source: Source, system: str, engine: str) -> list[Samples]:
         return []
     frame = _full_attention(frame)
     frame = frame[frame["step"] == 0].rename(columns={**NAMES, "isl": "new_tokens"})
+    shape = ("new_tokens", "requests", *MATCH)
+    frame = preferred(frame, (*shape, "kv_cache_dtype"), PREFERENCE)
     present = set(zip(frame["attn_dtype"], frame["kv_cache_dtype"], strict=True))
     found = []
     for (math, cache), part in frame.groupby(["attn_dtype", "kv_cache_dtype"]):
-        rows, kernels = one_per_shape(part, ("new_tokens", "requests", *MATCH), PREFERENCE)
+        rows, kernels = one_per_shape(part, shape)
         second = math == "fp8" and ("bfloat16", cache) in present
         found.append(
             Samples(

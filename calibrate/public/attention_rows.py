@@ -20,7 +20,9 @@ KEYS_SLICE = (1024, 4096)
 """A range of context (or prompt) lengths left out together."""
 
 
-def read(source: Source, system: str, family: str, engine: str, table: str) -> tuple["pd.DataFrame | None", str]:
+def read(
+    source: Source, system: str, family: str, engine: str, table: str
+) -> tuple["pd.DataFrame | None", str]:
     """The engine's table in its usual version, or its newest; and which version that is."""
     found = source.versions(system, family, engine, table)
     if not found:
@@ -29,25 +31,27 @@ def read(source: Source, system: str, family: str, engine: str, table: str) -> t
     return source.read(system, family, engine, table, version), version
 
 
-def one_per_shape(
-    frame: "pd.DataFrame", shape: Sequence[str], preference: Sequence[str] = ()
-) -> tuple["pd.DataFrame", str]:
-    """One row per shape: the preferred kernel's, and the median over repeats; and the kernels that were kept.
-
-    Repeats are the same local shape reached by another tensor-parallel size.
+def preferred(frame: "pd.DataFrame", shape: Sequence[str], preference: Sequence[str]) -> "pd.DataFrame":
+    """Only the rows of the kernel that the engine takes for each shape.
 
     Args:
-        frame: columns ``shape``, ``kernel_source``, ``seconds``.
+        frame: columns ``shape`` and ``kernel_source``.
         shape: columns that make a shape.
         preference: kernels in the order in which the engine takes them; others come after these, by name.
     """
     others = sorted(set(frame["kernel_source"]) - set(preference))
     rank = {name: place for place, name in enumerate((*preference, *others))}
-    ranked = frame.assign(rank=frame["kernel_source"].map(rank))
-    best = ranked[ranked["rank"] == ranked.groupby(list(shape))["rank"].transform("min")]
-    rows = best.groupby(list(shape), as_index=False)["seconds"].median()
-    counts = best["kernel_source"].value_counts()
-    return rows, "/".join(str(name) for name in counts.index)
+    place = frame["kernel_source"].map(rank)
+    return frame[place == frame.assign(place=place).groupby(list(shape))["place"].transform("min")]
+
+
+def one_per_shape(frame: "pd.DataFrame", shape: Sequence[str]) -> tuple["pd.DataFrame", str]:
+    """One row per shape, and the kernels, the most frequent first.
+
+    Repeats, the same local shape reached by another tensor-parallel size, are taken by their median.
+    """
+    rows = frame.groupby(list(shape), as_index=False)["seconds"].median()
+    return rows, "/".join(str(name) for name in frame["kernel_source"].value_counts().index)
 
 
 def slices(rows: "pd.DataFrame", keys: str) -> dict[str, "pd.Series"]:

@@ -1,9 +1,9 @@
 """How far a fitted table is off shapes that it has not seen: a random fifth, and whole slices left out together."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibrate.curves import robust_std
 from calibrate.public.grid import combinations, fit
 from calibrate.public.samples import Samples
-from perfmodel.kernels.tables import TableCurve
+from perfmodel.kernels.tables import PREFILL, TableCurve
 from perfmodel.units import PERCENT
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ TARGETS = {
     "mla_prefill": (7.0, 12.0),
     "gqa_decode": (7.0, 12.0),
     "gqa_prefill": (7.0, 12.0),
+    "mla_module_decode": (7.0, 12.0),
+    "mla_module_prefill": (7.0, 12.0),
     "grouped_gemm": (8.0, 15.0),
 }
 """Kernel class -> aims for the median |error| in percent: of the random fifth, of a whole slice."""
@@ -87,11 +89,11 @@ def hold_out(samples: Samples) -> Held:
     errors = []
     curve = fit(_rows(samples, ~out))
     if out.any():
-        errors.append(_errors(samples, RANDOM, *residuals(curve, samples, out)))
+        errors.append(_errors(samples, RANDOM, residuals(curve, samples, out)))
     for name, mask in samples.slices.items():
         left = np.asarray(mask, dtype=bool)
         if left.any() and not left.all():
-            errors.append(_errors(samples, name, *residuals(fit(_rows(samples, ~left)), samples, left)))
+            errors.append(_errors(samples, name, residuals(fit(_rows(samples, ~left)), samples, left)))
     if errors:
         curve = replace(
             curve,
@@ -111,23 +113,29 @@ def shape_order(frame: "pd.DataFrame", columns: Sequence[str]) -> Array:
     return numbers
 
 
-def residuals(curve: TableCurve, samples: Samples, out: Mask) -> tuple[Array, Array]:
-    """log(predicted / measured) of the rows of ``out``, and their measured times, s."""
-    found, measured = [], []
+def residuals(curve: TableCurve, samples: Samples, out: Mask) -> Array:
+    """log(predicted / measured) of the rows of ``out``."""
+    found = []
     for match, rows in combinations(_rows(samples, out)):
         seconds = rows["seconds"].to_numpy(dtype=float)
         variables = match | {name: rows[name].to_numpy(dtype=float) for name in samples.axes}
-        found.append(np.log(_predict(curve, variables) / seconds))
-        measured.append(seconds)
-    return np.concatenate(found), np.concatenate(measured)
+        found.append(np.log(_predict(curve, as_op(samples.kernel, variables)) / seconds))
+    return np.concatenate(found)
 
 
-def _predict(curve: TableCurve, variables: dict[str, Array | float]) -> Array:
-    predicted: Array = np.asarray(curve.seconds(variables))  # type: ignore[arg-type]
+def as_op(kernel: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables with those that an op has beside: prompts were timed without cached tokens."""
+    if kernel in PREFILL and "context" not in variables:
+        return {**variables, "context": variables["new_tokens"]}
+    return dict(variables)
+
+
+def _predict(curve: TableCurve, variables: Mapping[str, Any]) -> Array:
+    predicted: Array = np.asarray(curve.seconds(variables))
     return predicted
 
 
-def _errors(samples: Samples, name: str, logs: Array, _seconds: Array) -> Errors:
+def _errors(samples: Samples, name: str, logs: Array) -> Errors:
     percent = PERCENT * np.expm1(logs)
     targets = TARGETS.get(samples.kernel, TRANSFERS)
     return Errors(

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from perfmodel.errors import DataError
 from perfmodel.units import MS, US
 
@@ -70,20 +72,38 @@ class Source:
     def read(
         self, system: str, family: str, backend: str, table: str, version: str | None = None
     ) -> "pd.DataFrame | None":
-        """One table with a column ``seconds``; None where the system has none.
+        """One table with a column ``seconds``; None where the system has none. Times of 0 are kept: the fit refuses them.
 
         ``latency`` is in ms, except in ``moe_a2a`` and the ``wideep_deepep_*`` tables (us; those keep their own columns,
         and ``seconds`` is left out). Without ``version`` the newest folder is read. Keys that occur twice are kept once,
         with the smaller time: the repeats are re-runs of one shape.
 
         Raises:
-            DataError: a time that is not positive, or an unreadable file.
+            DataError: an unreadable file.
         """
         found = self.versions(system, family, backend, table)
         if not found or (version is not None and version not in found):
             return None
         path = self.systems / "data" / system / family / backend / (version or found[-1])
         return _read(path / f"{table}_perf.parquet").copy()
+
+    def repeats(self, system: str, family: str, backend: str, table: str) -> "pd.DataFrame | None":
+        """Shapes that the newest table holds more than once: ``seconds`` (the smaller time) and ``log_ratio`` to the larger.
+
+        None where the system has no such table. What :meth:`read` drops tells how well a timing repeats.
+        """
+        found = self.versions(system, family, backend, table)
+        if not found:
+            return None
+        import pandas as pd
+
+        folder = self.systems / "data" / system / family / backend / found[-1]
+        frame = pd.read_parquet(folder / f"{table}_perf.parquet")
+        keys = [name for name in frame.columns if name not in ("latency", "power", "power_limit")]
+        times = frame.groupby(keys, dropna=False, sort=False)["latency"].agg(["min", "max", "size"])
+        twice = times[(times["size"] > 1) & (times["min"] > 0.0)]
+        ratio = np.log(twice["max"] / twice["min"])
+        return pd.DataFrame({"seconds": twice["min"] * MS, "log_ratio": ratio}).reset_index(drop=True)
 
 
 @cache

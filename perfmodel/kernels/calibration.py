@@ -21,7 +21,7 @@ from perfmodel.kernels.communication import held_sms
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import TableCurve, table_curve_from
-from perfmodel.kernels.timing import Timing
+from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.numeric import Num, minimum, where
 from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
@@ -105,8 +105,8 @@ class Calibration:
 
     def cost(self, op: Op, cluster: Cluster) -> Timing | None:
         """Time of ``op`` alone on this device; None where no curve covers its kernel and number format."""
-        if self._is_inside(op):
-            return Timing(source=INSIDE)
+        if op.inside and self._is_inside(op):
+            return Timing(source=f"{INSIDE}: what was measured as {op.inside[0]}", calibrated=True)
         curve = self.curve(op)
         if curve is None:
             return None
@@ -145,7 +145,8 @@ class Calibration:
             log_std=curve.log_std,
             source=self._source(curve),
             flag=self._flag(curve, variables),
-            spread_key=_spread_key(curve, op),
+            spread_key=spread_key(op, curve.dtype, curve.backend),
+            calibrated=True,
         )
 
     def _transfer(self, op: Op, curve: AnyCurve, variables: dict[str, Num], cluster: Cluster) -> Timing:
@@ -164,7 +165,8 @@ class Calibration:
             log_std=curve.log_std,
             source=self._source(curve),
             flag="; ".join(filter(None, (self._flag(curve, variables), self._other_wire(op, curve)))),
-            spread_key=_spread_key(curve, op),
+            spread_key=spread_key(op, curve.dtype, curve.backend),
+            calibrated=True,
         )
 
     def _source(self, curve: AnyCurve) -> str:
@@ -187,7 +189,7 @@ class Calibration:
         return "; ".join(flags)
 
 
-INSIDE = "inside: part of what was measured for the experts"
+INSIDE = "inside"
 """Source of an op whose time is in another op's."""
 
 
@@ -311,12 +313,6 @@ def _check_timings(document: Mapping[str, Any], path: Path) -> None:
     digest = hashlib.sha256(timings.read_bytes()).hexdigest()
     if digest != stated.get("sha256"):
         raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
-
-
-def _spread_key(curve: AnyCurve, op: Op) -> str:
-    """Ops of one curve on one shape err together; on different shapes, independently."""
-    sizes = [f"{size:g}" for size in op.shape.values() if np.ndim(size) == 0]
-    return " ".join((curve.kernel, curve.dtype, curve.backend, *sizes))
 
 
 def _spread(value: Any, name: str) -> float:

@@ -1,10 +1,10 @@
 """How long one op takes alone, and what it uses meanwhile."""
 
 from perfmodel.kernels import achievable
-from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.calibration import INSIDE, Calibration
 from perfmodel.kernels.communication import collective_seconds, lookup_collective
-from perfmodel.kernels.timing import Timing
-from perfmodel.ops.build import MEMORY_BOUND
+from perfmodel.kernels.timing import Timing, spread_key
+from perfmodel.ops.build import FUSED_REDUCE, MEMORY_BOUND
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.spec.hardware import Cluster
@@ -25,6 +25,8 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
         return Timing(latency_s=op.shape["seconds"], source="given")
     if costs == "report":
         return _report_cost(op, cluster)
+    if op.inside == FUSED_REDUCE:
+        return Timing(source=f"{INSIDE}: the all-reduce", calibrated=calibration is not None)
     fitted = calibration.cost(op, cluster) if calibration else None
     if fitted is not None:
         return fitted
@@ -39,6 +41,7 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
         log_std=row.log_std,
         source=row.source,
         flag=row.flag,
+        spread_key=spread_key(op, "roofline", op.dtype),
     )
 
 
@@ -65,6 +68,7 @@ def _communication_cost(op: Op, cluster: Cluster) -> Timing:
         log_std=row.log_std,
         source=row.source,
         flag=time.flag,
+        spread_key=spread_key(op, "roofline", op.backend),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.numeric import Num, maximum
+from perfmodel.ops.op import Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Timing:
     """measured:..., fitted:..., roofline, derived:... or given."""
     spread_key: str = ""
     """Ops with the same key err together: one curve on one shape. Empty: no spread that could be carried on."""
+    calibrated: bool = False
+    """Whether a calibration file answered, rather than the shipped fractions of the peaks."""
     flag: str = ""
     """Why the figure should be trusted less: outside the measured domain, derived, unmeasured. Empty: nothing."""
 
@@ -78,3 +81,9 @@ class Timing:
             link_s=own(self.link_s),
             network_s=own(self.network_s),
         )
+
+
+def spread_key(op: Op, *curve: str) -> str:
+    """Ops of one curve on one shape err together (a kernel in every layer); on different shapes, independently."""
+    sizes = [f"{size:g}" for size in op.shape.values() if np.ndim(size) == 0]
+    return " ".join((op.kernel, *curve, *sizes))

@@ -7,7 +7,7 @@ write) and ``core`` (the core itself and the output projection).
 from dataclasses import dataclass
 
 from perfmodel.numeric import maximum
-from perfmodel.ops.build import bmm, gemm, memory_bound, norm
+from perfmodel.ops.build import bmm, gemm, inside_reduce, memory_bound, norm
 from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Group, Work
@@ -46,7 +46,8 @@ def attention_ops(
     """
     tp = deployment.attention_tp
     own_tokens = work.tokens * (tp if deployment.replicated else 1)
-    pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden, dtype=deployment.precision.activations)]
+    dtype, inside = deployment.precision.activations, inside_reduce(deployment)
+    pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden, dtype=dtype, inside=inside)]
     if tp > 1 and not deployment.replicated:
         pre.append(all_gather(f"{prefix}.gather", work.tokens * tp, hidden, deployment, cluster, tp))
     build = _mla if isinstance(attention, Mla) else _gqa
@@ -132,7 +133,8 @@ def _mla(
             width = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
             pre.append(gemm(f"{prefix}.kv_b", ATTENTION, m=keys, n=width, k=mla.kv_lora_rank, dtype=linear))
             core.append(_mla_prefill(mla, group, tp, heads, precision, prefix))
-    core.append(gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * mla.v_head_dim, dtype=linear))
+    width = heads * mla.v_head_dim
+    core.append(gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=width, dtype=precision.output_dtype))
     return pre, core
 
 
@@ -227,7 +229,7 @@ def _gqa(
     ]
     core = [_gqa_core(gqa, group, tp, heads, kv_heads, precision, prefix) for group in work.groups]
     core.append(
-        gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * gqa.head_dim, dtype=precision.linear)
+        gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=heads * gqa.head_dim, dtype=precision.output_dtype)
     )
     return pre, core
 

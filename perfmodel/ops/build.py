@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from perfmodel.numeric import Num
 from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 
 MEMORY_BOUND = frozenset(
@@ -15,6 +16,8 @@ MEMORY_BOUND = frozenset(
 """Kernel classes that move bytes and hardly compute; a calibration tells them apart, the fallback does not."""
 Inside: TypeAlias = tuple[str, str, str] | None
 """As ``Op.inside``."""
+FUSED_REDUCE: Inside = ("all_reduce", "any", "custom")
+"""An all-reduce that adds the residual and normalises: the norm's bytes pass through it, and it has no launch."""
 LOGIT_BYTES = 4.0
 """Logits, of the router and of the head, are FP32."""
 
@@ -77,12 +80,27 @@ def memory_bound(
     return Op(name, op_class, kernel, Stream.COMPUTE, hbm_bytes=hbm_bytes, dtype=dtype, shape=shape)
 
 
-def norm(name: str, *, tokens: Num, width: Num, dtype: str, op_class: OpClass = OpClass.NORM) -> Op:
+def norm(
+    name: str,
+    *,
+    tokens: Num,
+    width: Num,
+    dtype: str,
+    op_class: OpClass = OpClass.NORM,
+    inside: Inside = None,
+) -> Op:
     """RMS norm fused with the residual addition: reads and writes both streams once."""
     moved = 4.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
-    return memory_bound(
-        name, op_class, "norm", hbm_bytes=moved, dtype=dtype, shape={"rows": tokens, "width": width}
+    shape = {"rows": tokens, "width": width}
+    return replace(
+        memory_bound(name, op_class, "norm", hbm_bytes=moved, dtype=dtype, shape=shape), inside=inside
     )
+
+
+def inside_reduce(deployment: Deployment) -> Inside:
+    """What a norm is part of where the engine's all-reduce normalises; None elsewhere."""
+    reduces = deployment.replicated and deployment.attention_tp > 1
+    return FUSED_REDUCE if deployment.fused_norms and reduces else None
 
 
 def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str, inside: Inside = None) -> Op:

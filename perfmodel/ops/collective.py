@@ -1,5 +1,7 @@
 """Communication ops: tensor parallelism's collectives, dispatch and combine, pipeline sends. Counts per GPU."""
 
+from collections.abc import Mapping
+
 from perfmodel.numeric import Num
 from perfmodel.ops import communication
 from perfmodel.ops.communication import Traffic
@@ -100,7 +102,7 @@ def _exchange(kernel: str, moe: Moe, tokens: Num, load: Num, scenario: Scenario)
         ranks=deployment.stage_gpus,
         dtype=dtype,
         barrier=True,
-        tokens=tokens,
+        extra={"tokens": tokens, "experts": moe.num_experts + deployment.redundant_experts},
     )
     return (op,)
 
@@ -157,7 +159,7 @@ def _op(
     ranks: int,
     dtype: str = "bf16",
     barrier: bool = False,
-    tokens: Num = 0.0,
+    extra: Mapping[str, Num] | None = None,
 ) -> Op:
     """A communication op; what it sends it reads from memory, and what it receives it writes."""
     return Op(
@@ -170,7 +172,7 @@ def _op(
         network_bytes=traffic.network_bytes,
         dtype=dtype,
         backend=backend,
-        shape={"ranks": ranks, "tokens": tokens, "bytes": traffic.link_bytes + traffic.network_bytes},
+        shape={"ranks": ranks, "bytes": traffic.link_bytes + traffic.network_bytes, **(extra or {})},
         barrier=barrier,
     )
 

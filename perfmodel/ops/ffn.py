@@ -42,7 +42,7 @@ def dense_ffn_ops(
         tokens=rows,
         hidden=hidden,
         width=size / tp,
-        dtype=deployment.precision.linear,
+        dtype=deployment.precision.dense_dtype,
         activations=deployment.precision.activations,
     )
     if tp == 1:

@@ -1,17 +1,20 @@
 """A layer's ops, cut where schedules may cut: attentions, norms, dense FFNs and the mixture of experts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from perfmodel.numeric import Num
 from perfmodel.ops.attention import AttentionOps, attention_ops
-from perfmodel.ops.build import memory_bound, norm
+from perfmodel.ops.build import inside_reduce, memory_bound, norm
 from perfmodel.ops.ffn import dense_ffn_ops
 from perfmodel.ops.moe import MoeOps, moe_ops
-from perfmodel.ops.op import Op, OpClass
+from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Work
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
+from perfmodel.units import US
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,24 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
     deployment, cluster, hidden = scenario.deployment, scenario.cluster, scenario.model.hidden_size
     own_tokens = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
     halves, dtype = range(layer.num_attentions), deployment.precision.activations
+    attentions = [
+        attention_ops(layer.attention, work, deployment, cluster, hidden=hidden, prefix=f"attention{i}")
+        for i in halves
+    ]
+    if np.any(np.asarray(deployment.constants.layer_sync_us) > 0.0):
+        attentions[0] = replace(attentions[0], pre=(_sync(deployment), *attentions[0].pre))
     return LayerOps(
-        attentions=tuple(
-            attention_ops(layer.attention, work, deployment, cluster, hidden=hidden, prefix=f"attention{i}")
+        attentions=tuple(attentions),
+        post_norms=tuple(
+            norm(
+                f"post_norm{i}",
+                tokens=own_tokens,
+                width=hidden,
+                dtype=dtype,
+                inside=inside_reduce(deployment),
+            )
             for i in halves
         ),
-        post_norms=tuple(norm(f"post_norm{i}", tokens=own_tokens, width=hidden, dtype=dtype) for i in halves),
         ffns=tuple(
             dense_ffn_ops(
                 layer.dense_ffn_size, work.tokens, deployment, cluster, hidden=hidden, prefix=f"ffn{i}"
@@ -55,6 +70,12 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
         moe=moe_ops(layer.moe, work.tokens, scenario) if layer.moe else None,
         join=(_join(own_tokens, hidden, deployment),) if layer.shortcut else (),
     )
+
+
+def _sync(deployment: Deployment) -> Op:
+    """The engine's fitted time per layer that no kernel explains."""
+    seconds = deployment.constants.layer_sync_us * US
+    return Op("layer.sync", OpClass.HOST, "host", Stream.COMPUTE, shape={"seconds": seconds})
 
 
 def _join(tokens: Num, hidden: int, deployment: Deployment) -> Op:

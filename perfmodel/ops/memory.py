@@ -215,7 +215,7 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     total += (
         layer.num_dense_ffns
         * ffn_parameters(hidden, layer.dense_ffn_size)
-        * BYTES_PER_ELEMENT[precision.linear]
+        * BYTES_PER_ELEMENT[precision.dense_dtype]
         / deployment.dense_tp
     )
     moe = layer.moe
@@ -225,7 +225,8 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     slots = (moe.num_experts + deployment.redundant_experts) / deployment.ep
     total += slots * expert_parameters(moe, hidden) * expert / deployment.moe_tp
     dispatched = deployment.dispatches
-    total += shared_parameters(moe, hidden) * expert / (1 if dispatched else deployment.stage_gpus)
+    shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
+    total += shared / (1 if dispatched else deployment.stage_gpus)
     return total + router_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.router]
 
 
@@ -233,8 +234,11 @@ def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) 
     linear = BYTES_PER_ELEMENT[deployment.precision.linear]
     tp = deployment.attention_tp
     whole = attention_parameters(attention, hidden)
+    wide = attention.v_head_dim if isinstance(attention, Mla) else attention.head_dim
+    output = attention.num_heads * wide * hidden
+    narrower = output * (linear - BYTES_PER_ELEMENT[deployment.precision.output_dtype]) / tp
     if not isinstance(attention, Mla):
-        return whole * linear / tp
+        return whole * linear / tp - narrower
     expand = (
         attention.kv_lora_rank * attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
     )
@@ -242,6 +246,7 @@ def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) 
     return (
         down * linear
         + ((whole - down - expand) * linear + expand * deployment.precision.activation_bytes) / tp
+        - narrower
     )
 
 

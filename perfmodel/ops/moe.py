@@ -49,6 +49,8 @@ class MoeOps:
     """Whether the all-to-all holds streaming multiprocessors while it runs (DeepEP normal, plain collectives)."""
     unpack: tuple[Op, ...] = ()
     """After a plain all-to-all's combine: the weighted sum per token."""
+    shared_beside: bool = False
+    """Whether shared experts run on a stream of their own beside router and routed experts (sequential schedule)."""
 
 
 def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
@@ -73,7 +75,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
                 tokens=shared_tokens,
                 hidden=hidden,
                 width=shared_width,
-                dtype=deployment.precision.experts,
+                dtype=deployment.precision.shared_dtype,
                 activations=deployment.precision.activations,
             )
             if moe.shared_ffn_size
@@ -83,12 +85,18 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
         combine=combine_ops(moe, tokens, rank_load(scenario), scenario),
         holds_sms=deployment.backend != "deepep-low-latency",
         unpack=unpack,
+        shared_beside=deployment.shared_experts == "own-stream" and bool(moe.shared_ffn_size),
     )
 
 
 def rank_load(scenario: Scenario) -> Num:
-    """Load of the simulated rank relative to the mean: the largest for a representative rank, or one per rank."""
+    """Load of the simulated rank relative to the mean: the largest for a representative rank, or one per rank.
+
+    Where none is stated, the busiest rank has its engine's fitted imbalance; one rank that holds all experts has none.
+    """
     loads = scenario.routing.rank_loads
+    if loads is None and scenario.deployment.ranks == "representative" and scenario.deployment.ep > 1:
+        return scenario.routing.imbalance or scenario.deployment.constants.imbalance
     if scenario.deployment.ranks == "all":
         return np.array(loads or (1.0,) * scenario.deployment.ep)  # type: ignore[return-value]
     return max(loads) if loads else 1.0
@@ -187,8 +195,8 @@ def _grouped(
 ) -> Op:
     """One GEMM per expert that has tokens, in one launch; ``rows`` in all.
 
-    ``key`` is (kernel, number format, layout); ``experts`` says what a curve of a whole expert computation asks for, and
-    this GEMM's share of it (of the FLOPs: two thirds for gate and up, a third for down).
+    ``key`` is (kernel, number format, layout); ``experts`` says what a curve of a whole expert computation asks for,
+    and this GEMM's share of it (of the FLOPs: two thirds for gate and up, a third for down).
     """
     kernel, dtype, layout = key
     return Op(

@@ -7,6 +7,7 @@ from perfmodel.units import GIGA, KILO, MEGA, MS, PERCENT, TERA, US
 UNKNOWN = "-"
 """What is written where there is no number."""
 
+_PREFIXED = ("B", "B/s", "FLOP", "FLOP/s")
 _PREFIXES = ((TERA, "T"), (GIGA, "G"), (MEGA, "M"), (KILO, "k"))
 
 
@@ -58,3 +59,16 @@ def percent(share: float | None) -> str:
 def usd(value: float | None) -> str:
     """Dollars: $0.109, $12.3."""
     return UNKNOWN if value is None else f"${significant(value)}"
+
+
+def with_unit(value: float | None, unit: str) -> str:
+    """A figure in SI, by its unit's own habit: 35.8 ms, $0.109, 2.30 GB/s, 1,240 tokens/s."""
+    if value is None:
+        return UNKNOWN
+    if unit == "s":
+        return duration(value)
+    if unit == "USD":
+        return usd(value)
+    if unit in _PREFIXED:
+        return scaled(value, unit)
+    return significant(value) if unit in ("", "1") else f"{significant(value)} {unit}"

@@ -1,7 +1,7 @@
 """Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,14 +10,20 @@ from rich.text import Text
 
 from perfmodel.answer import StepAnswer
 from perfmodel.ops.memory import usable_bytes
+from perfmodel.output.formats import with_unit
 from perfmodel.output.reproduce import scenario_title
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
+from perfmodel.validation.rows import Row, summarise, unanswered
 from perfmodel.validation.suites import Validation
 
 BAR_CELLS = 24
 MIN_WIDTH = 60
 PIPE_WIDTH = 118
 """Columns where stdout is not a terminal."""
+MAX_LISTED = 100
+"""Rows of a validation that are all listed; of more, the FURTHEST off are."""
+FURTHEST = 20
+ERRORS_CAPTION = "inside and width: the 80 % interval; ours there: on the rows that the peer answers too"
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -54,45 +60,67 @@ def print_warnings(texts: Sequence[str]) -> None:
 
 
 def print_validation(result: Validation) -> None:
-    """Print each row of a validation, then the summary."""
+    """Print the rows of a validation (of many: those furthest off), what is unanswered and why, and the summary."""
     out = console()
-    table = _table(
-        "Published against predicted",
-        "row",
-        "quantity",
-        "published",
-        "predicted",
-        "error",
-        "as printed",
-        "role",
-    )
-    for row in result.rows:
-        scale, unit = (
-            (US, "us")
-            if row.unit == "s" and row.measured < MS
-            else (MS, "ms")
-            if row.unit == "s"
-            else (1.0, row.unit)
+    rows = _validation_rows(result.rows)
+    if rows.row_count:
+        out.print(rows)
+    reasons = unanswered(result.rows)
+    if reasons:
+        table = _table("Not answered", "suite", "rows", "reason")
+        for suite, reason, number_of_rows in reasons:
+            table.add_row(Text(suite), str(number_of_rows), Text(reason))
+        out.print(table)
+    out.print(_errors(summarise(result.rows)))
+    if result.calibrations:
+        out.print(
+            f"[dim]Predictions rest on {', '.join(result.calibrations)}; --html FILE draws and filters the rows[/]"
         )
+
+
+def _validation_rows(rows: Sequence[Row]) -> Table:
+    """What rows bring along is printed as it is: an id in square brackets is no markup."""
+    title = "Measured or published against predicted"
+    if len(rows) > MAX_LISTED:
+        title += f": up to {FURTHEST} rows, furthest off, of {len(rows):,} (--html FILE or --json for all)"
+        answered = [row for row in rows if row.error_pct is not None]
+        rows = sorted(answered, key=lambda row: -abs(row.error_pct or 0.0))[:FURTHEST]
+    table = _table(title, "row", "quantity", "measured", "predicted", "error", "as printed", "role")
+    for row in rows:
         printed = {None: "", True: "yes", False: "NO"}[row.matches_printed]
-        predicted = row.reason if row.predicted is None else f"{row.predicted / scale:.4g} {unit}"
+        predicted = "" if row.predicted is None else with_unit(row.predicted, row.unit)
         error = "" if row.error_pct is None else f"{row.error_pct:+.1f} %"
-        table.add_row(
-            row.id, row.quantity, f"{row.measured / scale:.4g} {unit}", predicted, error, printed, row.role
-        )
-    out.print(table)
-    summary = _table(
-        "Errors", "suite", "quantity", "role", "rows", "answered", "median |error|", "mean |error|", "bias"
+        cells = (row.id, row.quantity, with_unit(row.measured, row.unit), predicted, error, printed, row.role)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
+    """The summary; columns that would be empty are left out."""
+    percents = {
+        "median": "median_abs_pct",
+        "mean": "mean_abs_pct",
+        "bias": "bias_pct",
+        "inside 80 %": "coverage_pct",
+        "width": "mean_interval_width_pct",
+        "peer's median": "peer_median_abs_pct",
+        "ours there": "median_abs_pct_beside_peer",
+    }
+    always = ("median", "mean", "bias")
+    shown = {
+        name: key
+        for name, key in percents.items()
+        if name in always or any(line[key] is not None for line in summary)
+    }
+    table = _table(
+        "Errors, % of the measured figure", "suite", "quantity", "role", "rows", "answered", *shown
     )
-    for line in result.values["summary"]:
-        errors = (
-            "" if line[key] is None else f"{line[key]:.2f} %"
-            for key in ("median_abs_pct", "mean_abs_pct", "bias_pct")
-        )
-        summary.add_row(
-            line["suite"], line["quantity"], line["role"], str(line["n"]), str(line["answered"]), *errors
-        )
-    out.print(summary)
+    for line in summary:
+        cells = ("" if line[key] is None else f"{line[key]:.1f}" for key in shown.values())
+        names = (Text(line[key]) for key in ("suite", "quantity", "role"))
+        table.add_row(*names, str(line["n"]), str(line["answered"]), *cells)
+    table.caption = None if len(shown) == len(always) else ERRORS_CAPTION
+    return table
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -265,6 +293,7 @@ def _table(title: str, *columns: str) -> Table:
         "suite",
         "role",
         "as printed",
+        "reason",
         "",
     )
     for column in columns:

@@ -48,10 +48,15 @@ def carries_over(name: str) -> bool:
 
 
 def sequential(layer: LayerOps) -> tuple[Task, ...]:
-    """One op after another, communication included."""
+    """One op after another, communication included; shared experts on a stream of their own where an engine has one."""
     graph = Graph()
     last: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
     for stage, ops in _in_sequence(layer):
+        if layer.moe and layer.moe.shared_beside and stage == "router":
+            beside = graph.chain(on_stream(layer.moe.shared, Stream.EXPERTS), after=last, stage="experts")
+        if stage == "combine":
+            last = (*last, *beside)
         last = graph.chain(ops, after=last, stage=stage)
     return tuple(graph.tasks)
 
@@ -182,7 +187,8 @@ def _in_sequence(layer: LayerOps) -> list[tuple[str, tuple[Op, ...]]]:
         if i == 0 and layer.moe:
             moe = layer.moe
             parts += [("router", moe.router), ("dispatch", moe.dispatch)]
-            parts += [("experts", (*moe.shared, *moe.experts)), ("combine", (*moe.combine, *moe.unpack))]
+            shared = () if moe.shared_beside else moe.shared
+            parts += [("experts", (*shared, *moe.experts)), ("combine", (*moe.combine, *moe.unpack))]
         if i < len(layer.ffns):
             parts.append((f"FFN {i}", layer.ffns[i]))
     if layer.join:

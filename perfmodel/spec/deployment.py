@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.engine import EngineConstants, engine_constants
 from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype
 
 Schedule = Literal["sequential", "tbo", "sbo", "sbo-engine", "tbo-report"]
@@ -18,8 +19,14 @@ class Precision(Spec):
 
     linear: Dtype = "fp8"
     """Attention projections and dense FFNs (weights and multiply)."""
+    attention_output: Dtype | None = None
+    """Attention's output projection; None: as ``linear``."""
+    dense: Dtype | None = None
+    """Dense FFNs; None: as ``linear``."""
     experts: Dtype = "fp8"
     """Routed and shared experts."""
+    shared: Dtype | None = None
+    """Shared experts; None: as ``experts``."""
     attention: Literal["fp32", "bf16", "fp8"] = "bf16"
     """The attention core's multiply."""
     kv_cache: Literal["fp32", "bf16", "fp8"] = "bf16"
@@ -34,6 +41,21 @@ class Precision(Spec):
     """Payload of the dispatch."""
     combine: Literal["fp32", "bf16", "fp8"] = "bf16"
     """Payload of the combine."""
+
+    @property
+    def output_dtype(self) -> Dtype:
+        """Of attention's output projection."""
+        return self.attention_output or self.linear
+
+    @property
+    def dense_dtype(self) -> Dtype:
+        """Of dense FFNs."""
+        return self.dense or self.linear
+
+    @property
+    def shared_dtype(self) -> Dtype:
+        """Of shared experts."""
+        return self.shared or self.experts
 
     @property
     def activation_bytes(self) -> float:
@@ -93,6 +115,10 @@ class Deployment(Spec):
     """Library of tensor parallelism's collectives: NCCL, kernels that reduce in the NVLink switch (LongCat's nvls), or
     the engine's own all-reduce (custom; other collectives are NCCL's then). auto: custom where an engine is named, else
     NCCL."""
+    fused_norms: bool = False
+    """Whether the engine's all-reduce adds the residual and normalises too (layouts where every GPU has all tokens)."""
+    shared_experts: Literal["in-line", "own-stream"] = "in-line"
+    """Where shared experts run under the sequential schedule: before the routed ones, or beside them."""
     engine: Literal["", "sglang", "trtllm", "vllm"] = ""
     """Serving engine: whose kernels a calibration answers with, where it has several, and whose constants count. Empty:
     none in particular."""
@@ -116,8 +142,10 @@ class Deployment(Spec):
     """Share of device memory that may be used (vLLM's gpu_memory_utilization, default 0.9)."""
     low_latency_max_tokens_per_gpu: Count = 256
     """Tokens per GPU for which DeepEP low-latency's buffers are sized."""
-    host_gap_us: NonNegative = 0.0
-    """Host time per step that the GPU waits for; 0 until it is calibrated for a framework."""
+    host_gap_us: NonNegative | None = None
+    """Host time per step that the GPU waits for. None: the engine's fitted constant, 0 without an engine."""
+    layer_sync_us: NonNegative | None = None
+    """Time per layer in which neither kernel nor wire is busy. None: the engine's fitted constant, 0 without one."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Deployment":
@@ -142,6 +170,13 @@ class Deployment(Spec):
         if self.phase != "decode" and self.prefill_requests_per_gpu == 0:
             return f"prefill_requests_per_gpu = 0 must be greater than 0 in phase {self.phase}"
         return None
+
+    @property
+    def constants(self) -> EngineConstants:
+        """The engine's constants, with what the deployment states itself over them."""
+        stated = {"host_gap_us": self.host_gap_us, "layer_sync_us": self.layer_sync_us}
+        fitted = engine_constants(self.engine)
+        return fitted.model_copy(update={key: value for key, value in stated.items() if value is not None})
 
     @property
     def stage_gpus(self) -> int:

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import NonNegative, Spec
+from perfmodel.spec.base import NonNegative, Positive, Spec
 
 
 class Routing(Spec):
@@ -10,6 +10,9 @@ class Routing(Spec):
 
     mean_real_experts: NonNegative | None = None
     """Mean number of real experts per token; None: the model's own (K_e)."""
+    imbalance: Positive | None = Field(default=None, ge=1.0)
+    """Load of the busiest expert-parallel rank relative to the mean, where ``rank_loads`` is not given. None: the
+    engine's fitted constant, 1 without an engine."""
     rank_loads: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
     """Load of each expert-parallel rank relative to the mean (their mean is 1); None: balanced."""
 

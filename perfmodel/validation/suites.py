@@ -1,14 +1,69 @@
-"""The suites of ``perfmodel validate`` and their recorded ceilings."""
+"""The suites of ``perfmodel validate``, and running them.
 
+A suite is a module of this folder with ``rows() -> list[Row]``, imported when it runs: the command's help names all
+suites and one suite never loads another. ``rows`` may take ``progress``, called with the suite's name, the rows done
+and all of them. A suite whose predictions rest on calibrations also has ``calibrations() -> Sequence[str]``, their ids.
+"""
+
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from perfmodel.errors import SpecError
-from perfmodel.validation import longcat_theory
 from perfmodel.validation.rows import Row, summarise
+from perfmodel.validation.user_data import Measurements, read_measurements
 
-SUITES: Mapping[str, Callable[[], list[Row]]] = {longcat_theory.NAME: longcat_theory.rows}
+USER_SUITE = "data"
+"""What the user's own rows are filed under."""
+
+Progress = Callable[[str, int, int], None]
+"""Told a suite's name, how many of its rows are done, and how many there are."""
+
+
+class Suite(NamedTuple):
+    """One set of published figures."""
+
+    title: str
+    """What it compares, as the end of "N rows of ..."."""
+    rows: Callable[[Progress | None], list[Row]]
+
+
+def _module(name: str) -> Any:
+    return import_module(f"perfmodel.validation.{name.replace('-', '_')}")
+
+
+def _with_progress(function: Callable[..., list[Row]], progress: Progress | None) -> list[Row]:
+    """Call ``function``, with ``progress`` if it reports any."""
+    if progress is not None and "progress" in inspect.signature(function).parameters:
+        return function(progress=progress)
+    return function()
+
+
+def _suite_rows(name: str, progress: Progress | None) -> list[Row]:
+    return _with_progress(_module(name).rows, progress)
+
+
+def _user_rows(own: Measurements, progress: Progress | None) -> list[Row]:
+    predict = _module(own.layout).predict_rows
+    return _with_progress(partial(predict, own.records, suite=USER_SUITE, role=lambda _: "user"), progress)
+
+
+_TITLES = (
+    # ("kernels", "kernels timed alone, against the calibrations' curves"),
+    # ("collectives", "published timings of dispatch, combine and collectives"),
+    ("longcat-theory", "the LongCat-Flash report's Table 7, itself a calculation"),
+    # ("longcat-measured", "the LongCat-Flash report's Table 6, measured"),
+    # ("deepseek", "DeepSeek's production figures and profile, and SGLang on 96 H100"),
+    # ("silicon", "TTFT and TPOT at fixed concurrency on H100, H200, B200 and GB200"),
+)
+"""Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""
+
+SUITES: Mapping[str, Suite] = {name: Suite(title, partial(_suite_rows, name)) for name, title in _TITLES}
+"""The suites by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +72,17 @@ class Validation:
 
     rows: tuple[Row, ...]
     above_ceiling: tuple[str, ...]
+    suites: tuple[str, ...] = ()
+    """Names of the suites that ran."""
+    data: Path | None = None
+    """The user's own measurements, where there are any."""
+    calibrations: tuple[str, ...] = ()
+    """Ids of what the predictions rest on."""
 
     @property
     def values(self) -> dict[str, Any]:
         """The keys of ``perfmodel validate --json``."""
         import perfmodel
-        from perfmodel.answer import calibration_id
 
         return {
             "rows": [row.as_dict() for row in self.rows],
@@ -31,24 +91,48 @@ class Validation:
             "provenance": {
                 "perfmodel": perfmodel.__version__,
                 "scenario_hash": None,
-                "calibration": f"roofline-{calibration_id()}",
+                "calibration": ", ".join(self.calibrations),
                 "seed": None,
             },
         }
 
 
-def run_suites(name: str | None = None) -> Validation:
-    """Run one suite, or all of them.
+def run_suites(
+    name: str | None = None, *, data: Path | None = None, progress: Progress | None = None
+) -> Validation:
+    """Run one suite or all of them, the user's own measurements, or a suite and those.
+
+    Args:
+        name: a suite; without it every suite runs, or none if there is ``data``.
+        data: a CSV file of the user's own measurements.
+        progress: told how far a suite is.
 
     Raises:
         SpecError: no such suite.
+        DataError: the file of measurements is not what it should be.
     """
-    if name is not None and name not in SUITES:
+    from perfmodel.answer import calibration_id
+    from perfmodel.validation.ceilings import above
+
+    chosen = _chosen(name, data)
+    own = read_measurements(data) if data is not None else None  # before a suite: a mistake is told at once
+    rows = [row for key in chosen for row in SUITES[key].rows(progress)]
+    if own is not None:
+        rows += _user_rows(own, progress)
+    modules = [*chosen, *([own.layout] if own else [])]
+    named = (id_ for key in modules for id_ in getattr(_module(key), "calibrations", tuple)())
+    return Validation(
+        rows=tuple(rows),
+        above_ceiling=above(rows, chosen),
+        suites=tuple(chosen),
+        data=data,
+        calibrations=tuple(dict.fromkeys((f"roofline-{calibration_id()}", *named))),
+    )
+
+
+def _chosen(name: str | None, data: Path | None) -> list[str]:
+    if name is None:
+        return list(SUITES) if data is None else []
+    if name not in SUITES:
         raise SpecError(f"--suite {name}: unknown suite; allowed: {', '.join(SUITES)}")
-    rows = [row for key, run in SUITES.items() if name in (None, key) for row in run()]
-    above = [
-        f"{row.id} {row.quantity}: {row.predicted:.6g} does not round to the printed {row.measured:.6g}"
-        for row in rows
-        if row.matches_printed is False
-    ]
-    return Validation(tuple(rows), tuple(above))
+    return [name]

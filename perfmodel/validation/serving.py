@@ -1,0 +1,271 @@
+"""Rows in the columns of ``serving.csv``: steps of a stated size on a stated number of GPUs, and ratios between two.
+
+What a row leaves out is never guessed: a row that states no batch, or a total over a day of traffic, is listed with the
+reason.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perfmodel.errors import PerfModelError
+from perfmodel.ops.work import tokens_per_step
+from perfmodel.spec.load import build_scenario
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import predict_steps
+from perfmodel.units import MS, US
+from perfmodel.validation.rows import Row
+from perfmodel.validation.steps import Array, StepPrediction, bounds, predict_step
+from perfmodel.validation.suites import Progress
+
+MODELS = {
+    "DeepSeek-V3": "deepseek-v3",
+    "DeepSeek-V3/R1": "deepseek-v3",
+    "DeepSeek-R1": "deepseek-v3",
+    "DeepSeek-R1-0528": "deepseek-v3",
+    "Qwen3-235B-A22B": "qwen3-235b-a22b",
+    "LongCat-Flash": "longcat-flash",
+    "Kimi-K2": "kimi-k2",
+}
+SYSTEMS = {
+    "H800-SXM IB": ("h800-ib", "h800-sxm"),
+    "H100-SXM IB": ("h100-ib", "h100-sxm"),
+    "H100-SXM": ("h100-ib", "h100-sxm"),
+    "H200-SXM": ("h200-ib", "h200-sxm"),
+    "B200-SXM": ("b200-ib", "b200-sxm"),
+    "GB200-NVL72": ("gb200-nvl72", "gb200-nvl72"),
+}
+ENGINES = {"in-house": "sglang", "SGLang": "sglang", "vLLM": "vllm", "TensorRT-LLM": "trtllm"}
+"""Framework as printed (its first words) -> engine; DeepSeek's own takes SGLang's constants."""
+METRICS = {
+    "output_tok_s_per_node": ("output_tokens_per_s_per_gpu", "tokens/s"),
+    "output_tok_s_per_gpu": ("output_tokens_per_s_per_gpu", "tokens/s"),
+    "input_tok_s_per_node": ("input_tokens_per_s_per_gpu", "tokens/s"),
+    "input_tok_s_per_gpu": ("input_tokens_per_s_per_gpu", "tokens/s"),
+    "inter_token_latency": ("itl_s", "s"),
+    "dispatch_time_per_layer": ("dispatch_s", "s"),
+    "dispatch_time_per_layer_in_situ": ("dispatch_s", "s"),
+    "dispatch_time_unit_test": ("dispatch_s", "s"),
+}
+"""Metric as printed -> (quantity, SI unit)."""
+SCALES = {"ms": MS, "us": US}
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A published ratio of throughputs: the same step with and without something."""
+
+    base: Mapping[str, str]
+    """Cells of the row that it is about."""
+    without: Mapping[str, str]
+    """What differs in the denominator."""
+    note: str
+
+
+def predict_rows(
+    records: Sequence[Mapping[str, str]],
+    *,
+    suite: str,
+    role: Callable[[Mapping[str, str]], str],
+    gains: Mapping[str, Gain] | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Predictions for records in the columns of ``serving.csv``; ``gains`` says what the ratios compare."""
+    found: list[Row] = []
+    for number, record in enumerate(records):
+        if progress is not None:
+            progress(suite, number, len(records))
+        found.append(_row_of(record, suite, role(record), (gains or {}).get(record["id"])))
+    return found
+
+
+def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None) -> Row:
+    quantity, unit = METRICS.get(record["metric"], (record["metric"], record["unit"]))
+    common: dict[str, Any] = {
+        "suite": suite,
+        "id": record["id"],
+        "model": record["model"],
+        "quantity": quantity,
+        "unit": unit,
+        "measured": float(record["value"]) * _scale(record),
+        "role": role,
+        "source": record.get("source", ""),
+    }
+    try:
+        if gain is not None:
+            predicted, low, high = _gain(record, gain)
+            return Row(predicted=predicted, low=low, high=high, reason=gain.note, **common)
+        reason = _missing(record)
+        if reason:
+            return Row(predicted=None, reason=reason, **common)
+        predicted, low, high = _quantity(predict_step(scenario_of(record)), quantity)
+    except PerfModelError as error:
+        return Row(predicted=None, reason=str(error), **common)
+    return Row(predicted=predicted, low=low, high=high, **common)
+
+
+def _scale(record: Mapping[str, str]) -> float:
+    """SI per printed unit; a node's tokens are divided over its GPUs."""
+    if record["unit"] == "tok/s/node":
+        return 1.0 / float(record["gpus_per_unit"] or 8)
+    return SCALES.get(record["unit"], 1.0)
+
+
+def answerable(record: Mapping[str, str]) -> bool:
+    """Whether the row describes a step whose throughput is known."""
+    return not _missing(record) and record["metric"].split("_tok")[0] in ("input", "output")
+
+
+def throughput(record: Mapping[str, str], **constants: float) -> tuple[float, float]:
+    """(measured, predicted) tokens/s and GPU of an answerable row."""
+    scenario = scenario_of(record, **constants)
+    quantity, _ = METRICS[record["metric"]]
+    seconds = float(predict_steps(scenario).step_time_s[0])
+    return float(record["value"]) * _scale(record), float(_value(scenario, seconds, quantity))
+
+
+def _missing(record: Mapping[str, str]) -> str:
+    """Why the row can't be predicted; empty: it can."""
+    if record["phase"] == "fleet" or (
+        "production traffic" in record["routing"] and record["phase"] == "prefill"
+    ):
+        return "an average over a day of traffic: answered once requests are simulated"
+    if record["phase"] == "ablation":
+        return f"{record['metric']}: the row states neither layout nor batch of what it compares"
+    if record["metric"] not in METRICS:
+        return f"metric {record['metric']}: not a quantity of one step"
+    if record["model"] not in MODELS:
+        return f"model {record['model']} is not in the catalogue"
+    if record["system"] not in SYSTEMS:
+        return f"system {record['system']}: no calibration"
+    if record["metric"].startswith("dispatch") and not record["batch_per_gpu"]:
+        return "the row states no batch"
+    if record["phase"] not in ("decode", "prefill"):
+        return "the row states no batch: it was run at the largest load that fits"
+    if not record["batch_per_gpu"]:
+        return "the row states no batch"
+    if not record["isl_or_kv"]:
+        return "the row states no context"
+    return ""
+
+
+def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
+    """The step that a row describes; ``constants`` replace the engine's fitted ones.
+
+    Raises:
+        PerfModelError: a cell that can't be read, or a layout that the model does not allow.
+    """
+    cluster, calibration = SYSTEMS[record["system"]]
+    decode = record["phase"] == "decode"
+    ep, dp = _number("EP", record["moe_parallel"]), _number("DP", record["attn_parallel"])
+    dp = dp or ep
+    if not dp or not ep:
+        raise PerfModelError(f"layout {record['attn_parallel']!r}, {record['moe_parallel']!r}: no DP and EP")
+    deployment: dict[str, Any] = {
+        "phase": record["phase"],
+        "attention_dp": dp,
+        "attention_tp": 1,
+        "dense_tp": 1,
+        "ep": ep,
+        "moe_tp": 1,
+        "engine": engine_of(record["framework"]),
+        "overlap": "tbo" if _two_batches(record) else "sequential",
+        "precision": {"kv_cache": "bf16", "attention": "bf16"},
+    }
+    model = MODELS[record["model"]]
+    experts = 256 if model == "deepseek-v3" else 0
+    deployment["redundant_experts"] = -experts % ep if experts else 0
+    if decode:
+        deployment |= {
+            "batch_per_gpu": float(record["batch_per_gpu"]),
+            "context_tokens": _context(record),
+        } | _mtp(record)
+    else:
+        tokens = _number("", record["batch_per_gpu"])
+        deployment |= {
+            "prefill_tokens": float(record["isl_or_kv"]),
+            "prefill_requests_per_gpu": tokens / float(record["isl_or_kv"]),
+        }
+    deployment |= {name: value for name, value in constants.items() if name != "imbalance"}
+    routing: dict[str, Any] = {"imbalance": constants["imbalance"]} if "imbalance" in constants else {}
+    if "perfect" in record["routing"]:
+        routing["rank_loads"] = [1.0] * ep
+    return build_scenario(
+        {
+            "name": record["id"],
+            "model": model,
+            "cluster": cluster,
+            "calibration": calibration,
+            "prices": "h800-deepseek-lease",
+            "deployment": deployment,
+            "routing": routing,
+        }
+    )
+
+
+def _context(record: Mapping[str, str]) -> float:
+    """Mean tokens in the cache: the stated context, and half of what is generated where an output length is stated."""
+    return float(record["isl_or_kv"]) + float(record["osl"] or 0) / 2.0
+
+
+def _mtp(record: Mapping[str, str]) -> dict[str, Any]:
+    """One draft token with the stated acceptance; 60 % where the row says "simulated" alone, as its twin does."""
+    match = re.search(r"(\d+)\s*% accept", record["mtp"])
+    if not record["mtp"].startswith("simulated"):
+        return {}
+    return {"mtp": {"draft_tokens": 1, "acceptance": int(match[1]) / 100.0 if match else 0.6}}
+
+
+def _two_batches(record: Mapping[str, str]) -> bool:
+    text = record["moe_parallel"]
+    stated = "TBO" in text and "no TBO" not in text
+    return stated or "2 micro-batches" in text or record["framework"] == "in-house"
+
+
+def engine_of(framework: str) -> str:
+    """The engine of a framework as printed.
+
+    Raises:
+        PerfModelError: none of those that are known.
+    """
+    for name, engine in ENGINES.items():
+        if framework.startswith(name):
+            return engine
+    raise PerfModelError(f"framework {framework!r}: must be one of {', '.join(ENGINES)}")
+
+
+def _number(prefix: str, text: str) -> int:
+    match = re.search(rf"{prefix}(\d+)", text)
+    return int(match[1]) if match else 0
+
+
+def _quantity(step: StepPrediction, quantity: str) -> tuple[float, float | None, float | None]:
+    """(predicted, low, high) of one quantity of a step."""
+    if quantity == "dispatch_s":
+        return step.timings["dispatch"], None, None
+    low, high = (None, None) if step.draws is None else bounds(_value(step.scenario, step.draws, quantity))
+    return float(_value(step.scenario, step.seconds, quantity)), low, high
+
+
+def _value(scenario: Scenario, seconds: Any, quantity: str) -> Any:
+    """A quantity of a step that takes ``seconds``."""
+    deployment = scenario.deployment
+    if quantity == "itl_s":
+        return seconds
+    if quantity == "output_tokens_per_s_per_gpu":
+        return deployment.batch_per_gpu * tokens_per_step(deployment) / seconds
+    return deployment.prefill_requests_per_gpu * deployment.prefill_tokens / seconds
+
+
+def _gain(record: Mapping[str, str], gain: Gain) -> tuple[float, float | None, float | None]:
+    """The ratio of the two steps' throughputs; both are drawn alike, so what they share cancels."""
+    on = predict_step(scenario_of({**record, **gain.base}))
+    off = predict_step(scenario_of({**record, **gain.base, **gain.without}))
+    ratio = off.seconds / on.seconds
+    if on.draws is None or off.draws is None:
+        return ratio, None, None
+    ratios: Array = np.asarray(off.draws / on.draws)
+    return (ratio, *bounds(ratios))

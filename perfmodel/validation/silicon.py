@@ -1,0 +1,283 @@
+"""Suite ``silicon``: measured TTFT and TPOT at a fixed concurrency, in 399 published rows.
+
+TPOT is the closed loop's mean step (:mod:`perfmodel.serving.closed_loop`). TTFT is not predicted yet: its causes are
+queues, and requests are not simulated. How a row was run is in :mod:`perfmodel.validation.setups`.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from perfmodel.errors import PerfModelError
+from perfmodel.serving.closed_loop import ClosedLoop, MeanStep, Steps, mean_step, tpot_draws
+from perfmodel.spec.load import build_scenario
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import MS
+from perfmodel.validation import roles
+from perfmodel.validation.rows import Row
+from perfmodel.validation.setups import Setup, setup_of
+from perfmodel.validation.steps import bounds, common_log_std
+
+NAME = "silicon"
+FILE = "silicon_serving.csv"
+MODELS = {
+    "deepseek-ai/DeepSeek-R1": "deepseek-v3",
+    "deepseek-ai/DeepSeek-V3": "deepseek-v3",
+    "Qwen/Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
+    "moonshotai/Kimi-K2.5": "kimi-k2",
+}
+"""Model as printed -> catalogue name. R1 has V3's architecture, and the language model of Kimi-K2.5 has Kimi-K2's."""
+SYSTEMS = {
+    "h100_sxm": ("h100-ib", "h100-sxm"),
+    "h200_sxm": ("h200-ib", "h200-sxm"),
+    "b200_sxm": ("b200-ib", "b200-sxm"),
+    "gb200": ("gb200-nvl72", "gb200-nvl72"),
+}
+"""System as printed -> (catalogue cluster, calibration)."""
+TTFT_REASON = "TTFT under load needs queues: answered once requests are simulated"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Parallelism of one instance, and how many of it there are."""
+
+    attention_tp: int
+    attention_dp: int
+    moe_tp: int
+    ep: int
+    instances: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """Of one instance."""
+        return self.attention_tp * self.attention_dp
+
+
+def rows(progress: Progress | None = None) -> list[Row]:
+    """The suite's rows: one for TPOT and one for TTFT per measurement."""
+    records = roles.read_published(FILE)
+    committed = roles.committed()
+    return predict_rows(
+        records, suite=NAME, role=lambda record: committed[FILE, record["id"]], progress=progress
+    )
+
+
+def predict_rows(
+    records: Sequence[Mapping[str, str]],
+    *,
+    suite: str,
+    role: Callable[[Mapping[str, str]], str],
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Predictions for records in the columns of ``silicon_serving.csv``."""
+    found: list[Row] = []
+    for number, record in enumerate(records):
+        if progress is not None:
+            progress(suite, number, len(records))
+        found += _rows_of(record, suite, role(record))
+    return found
+
+
+def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
+    common: dict[str, Any] = {
+        "suite": suite,
+        "id": record["id"],
+        "model": record["model"],
+        "unit": "s",
+        "role": role,
+        "source": record.get("source", ""),
+    }
+    predicted, reason = predict(record)
+    low, high = _interval(record, predicted) if predicted else (None, None)
+    peers = _peers()
+    found = []
+    if record.get("tpot_ms"):
+        found.append(
+            Row(
+                quantity="tpot_s",
+                measured=float(record["tpot_ms"]) * MS,
+                predicted=predicted.tpot_s if predicted else None,
+                low=low,
+                high=high,
+                reason=reason,
+                peer_predicted=peers.get((record["id"], "tpot_ms")) if suite == NAME else None,
+                **common,
+            )
+        )
+    if record.get("ttft_ms"):
+        found.append(
+            Row(
+                quantity="ttft_s",
+                measured=float(record["ttft_ms"]) * MS,
+                predicted=None,
+                reason=TTFT_REASON,
+                peer_predicted=peers.get((record["id"], "ttft_ms")) if suite == NAME else None,
+                **common,
+            )
+        )
+    return found
+
+
+def predict(record: Mapping[str, str], **constants: float) -> tuple[MeanStep | None, str | None]:
+    """The mean step of a record, or None and the reason; ``constants`` replace the engine's fitted ones."""
+    setup = setup_of(record)
+    reason = setup.not_predicted or _unknown(record)
+    if reason:
+        return None, reason
+    try:
+        steps = steps_of(record, setup, **constants)
+        return mean_step(steps, load_of(record, setup, steps)), record.get("note") or None
+    except PerfModelError as error:
+        return None, str(error)
+
+
+def _interval(record: Mapping[str, str], mean: MeanStep) -> tuple[float | None, float | None]:
+    """The 80 % interval of a predicted TPOT."""
+    setup = setup_of(record)
+    steps = steps_of(record, setup)
+    draws = tpot_draws(
+        steps, load_of(record, setup, steps), mean, common_log_std=common_log_std(steps.decode)
+    )
+    return (None, None) if draws is None else bounds(draws)
+
+
+def _unknown(record: Mapping[str, str]) -> str:
+    """What the row does not state or the catalogue does not have; empty: nothing is missing."""
+    if not record["concurrency"]:
+        return record.get("note") or "the row states no concurrency"
+    if record["model"] not in MODELS:
+        return f"model {record['model']} is not in the catalogue"
+    if record["system"] not in SYSTEMS:
+        return f"system {record['system']}: no calibration"
+    return ""
+
+
+def load_of(record: Mapping[str, str], setup: Setup, steps: Steps) -> ClosedLoop:
+    """The row's closed loop."""
+    concurrency, isl = float(record["concurrency"]), float(record["isl"])
+    disaggregated = record["mode"] == "disagg"
+    return ClosedLoop(
+        concurrency=concurrency,
+        input_tokens=isl * setup.length_ratio,
+        output_tokens=max(2.0, float(record["osl"]) * setup.length_ratio),
+        policy="disaggregated" if disaggregated else setup.policy,
+        chunk_tokens=setup.budget(concurrency, isl),
+        max_running=setup.max_running * steps.decode_instances,
+        poll_steps=setup.poll_steps,
+    )
+
+
+def steps_of(record: Mapping[str, str], setup: Setup, **constants: float) -> Steps:
+    """Scenarios of the row's decode and prefill steps.
+
+    Raises:
+        PerfModelError: a layout that can't be read, or that the model does not allow.
+    """
+    first = corrected(parse_layout(record["parallel_or_prefill"]), setup)
+    if record["mode"] != "disagg":
+        scenario = scenario_of(record, setup, first, **constants)
+        return Steps(_in_phase(scenario, "decode"), _in_phase(scenario, "prefill"))
+    decode = parse_layout(record["decode"])
+    return Steps(
+        _in_phase(scenario_of(record, setup, decode, **constants), "decode"),
+        _in_phase(scenario_of(record, setup, first, **constants), "prefill"),
+        decode.instances,
+        first.instances,
+    )
+
+
+LAYOUT = re.compile(
+    r"(?:[PD] (?P<instances>\d+)x\()?tp(?P<tp>\d+) dp(?P<dp>\d*)(?: moe_tp(?P<moe_tp>\d+))? ep(?P<ep>\d+)\)?$"
+)
+
+
+def parse_layout(text: str) -> Layout:
+    """``tp8 dp1 moe_tp8 ep1`` or ``P 2x(tp1 dp8 ep8)``; ``dp`` without a number means attention DP 1, and where
+    ``moe_tp`` is missing it follows from moe_tp x ep = tp x dp.
+
+    Raises:
+        PerfModelError: not of that form.
+    """
+    match = LAYOUT.match(text)
+    if match is None:
+        raise PerfModelError(
+            f"parallel = {text!r}: must be like 'tp8 dp1 moe_tp8 ep1' or 'P 2x(tp1 dp8 ep8)'"
+        )
+    tp, dp, ep = int(match["tp"]), int(match["dp"] or 1), int(match["ep"])
+    moe_tp = int(match["moe_tp"] or tp * dp // ep)
+    return Layout(tp, dp, moe_tp, ep, int(match["instances"] or 1))
+
+
+def corrected(layout: Layout, setup: Setup) -> Layout:
+    """The layout as the launch script says where it differs from the CSV's columns."""
+    gpus = layout.gpus
+    if setup.attention_dp:
+        layout = Layout(1, gpus, layout.moe_tp, layout.ep, layout.instances)
+    if setup.expert_parallel is None:
+        return layout
+    ep = gpus if setup.expert_parallel else 1
+    return Layout(layout.attention_tp, layout.attention_dp, gpus // ep, ep, layout.instances)
+
+
+def scenario_of(record: Mapping[str, str], setup: Setup, layout: Layout, **constants: float) -> Scenario:
+    """One instance as a scenario; phase and work are set later."""
+    cluster, calibration = SYSTEMS[record["system"]]
+    inside = layout.gpus <= 8 or record["system"] == "gb200"
+    deployment: dict[str, Any] = {
+        "attention_tp": layout.attention_tp,
+        "attention_dp": layout.attention_dp,
+        "dense_tp": layout.attention_tp,
+        "moe_tp": layout.moe_tp,
+        "ep": layout.ep,
+        "engine": record["backend"],
+        "fused_norms": setup.fused_norms,
+        "shared_experts": setup.shared_experts,
+        "all_to_all": "auto" if not inside or layout.moe_tp > 1 else _exchange(record, layout),
+        "memory_utilization": 1.0,
+        "precision": {
+            "linear": setup.linear,
+            "attention_output": setup.attention_output,
+            "dense": setup.dense,
+            "experts": setup.experts,
+            "shared": setup.shared,
+            "kv_cache": setup.kv_cache,
+            "attention": "bf16",
+        },
+        **{name: value for name, value in constants.items() if name != "imbalance"},
+    }
+    return build_scenario(
+        {
+            "name": record["id"],
+            "model": MODELS[record["model"]],
+            "cluster": cluster,
+            "calibration": calibration,
+            "prices": "h800-deepseek-lease",
+            "deployment": deployment,
+            "routing": {"imbalance": constants["imbalance"]} if "imbalance" in constants else {},
+        }
+    )
+
+
+def _exchange(record: Mapping[str, str], layout: Layout) -> str:
+    """How tokens reach experts in data-parallel layouts: gathers on one HGX node, all-to-all over a rack's links."""
+    if record["system"] == "gb200" and layout.ep > 8:
+        return "trtllm-one-sided"
+    return "all-gather"
+
+
+def _in_phase(scenario: Scenario, phase: str) -> Scenario:
+    return scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update={"phase": phase})})
+
+
+@cache
+def _peers() -> dict[tuple[str, str], float]:
+    """(id, column) -> what aiconfigurator 0.12.0 predicts, s."""
+    found = {}
+    for record in roles.read_published("silicon_peer_predictions.csv"):
+        for column in ("ttft_ms", "tpot_ms"):
+            if record[column]:
+                found[record["id"], column] = float(record[column]) * MS
+    return found
