@@ -144,7 +144,7 @@ def _alone(ops: Sequence[Op], scenario: Scenario) -> tuple[Timing, ...]:
 
 def _calibration(scenario: Scenario) -> Calibration | None:
     used = scenario.calibration and scenario.costs != "report"
-    return load_calibration(scenario.calibration).for_engine(scenario.deployment.engine) if used else None
+    return load_calibration(scenario.calibration, scenario.deployment.engine) if used else None
 
 
 def _is_attention(op: Op) -> bool:

@@ -1,4 +1,4 @@
-"""From the public measured tables to a calibration of a catalogue GPU: calibration.json, tables.npz and held-out rows."""
+"""From the public measured tables to a calibration of a catalogue GPU: its file, its tables and its held-out rows."""
 
 import csv
 import hashlib
@@ -42,9 +42,9 @@ MAX_HELD_OUT_TOTAL = 2500
 REPEATED = (("mla", "generation_mla"), ("mla", "context_mla"), ("mla_bmm", "mla_bmm"), ("moe", "moe"))
 """Tables that hold shapes that were timed twice."""
 ATTRIBUTION = f"""Fitted on measured tables of the {SOURCE} (https://github.com/ai-dynamo/aiconfigurator),
-Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES, Apache License 2.0. Changes: units converted, a subset selected,
-outliers left out, holes interpolated, times made to grow with the work; heldout.csv holds single rows of them.
-Transfers of some GPUs also rest on DeepEP's published timings: each curve of calibration.json names its source.
+Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES, Apache License 2.0. Changes: units converted, a subset
+selected, outliers left out, holes interpolated, times made to grow with the work; heldout.csv holds single rows of
+them. Transfers of some GPUs also rest on DeepEP's published timings: each curve of calibration.json names its source.
 Made by calibrate import-tables.
 """
 
@@ -83,8 +83,8 @@ def available(source: Source) -> list[str]:
 def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Built:
     """Make the calibration of a catalogue GPU in the folder ``out``, which is made if it is not there.
 
-    ``created`` is an ISO date; without it now. Same tables and date, same bytes. calibration.json is written last: a reader
-    that comes between refuses the tables, whose hash it states.
+    ``created`` is an ISO date; without it now. Same tables and date, same bytes. calibration.json is written last: a
+    reader that comes between refuses the tables, whose hash it states.
 
     Raises:
         DataError: no tables of it, a table that can't be used, or a file that can't be written.

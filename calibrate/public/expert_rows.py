@@ -2,7 +2,8 @@
 
 The tables give the tokens of the whole expert-parallel group, not what rank 0 computed. Routing was synthetic, and its
 rule is public (``collector/helper.py`` of github.com/ai-dynamo/aiconfigurator at 095f58a, read, not copied): balanced
-routing can be counted exactly; power-law routing was drawn at random, so its expected value is taken, over our own draws.
+routing can be counted exactly; power-law routing was drawn at random, so its expected value is taken, over our own
+draws.
 """
 
 from dataclasses import dataclass
@@ -73,12 +74,17 @@ def power_law(
         found.append((loads.max(), float((counts[own] >= 0.5).sum()), _reached(counts, own, tokens)))
     rows, groups, reached = np.array(found).T
     return RankLoad(
-        float(rows.mean()), max(float(groups.mean()), 1.0), float(reached.mean()), float(rows.std() / rows.mean())
+        float(rows.mean()),
+        max(float(groups.mean()), 1.0),
+        float(reached.mean()),
+        float(rows.std() / rows.mean()),
     )
 
 
 def uniform_decode(tokens: int, experts: int, top_k: int, ep: int) -> RankLoad:
-    """Equal rows for every local expert, rounded down; too few tokens: one row each for as many experts as there are rows."""
+    """Equal rows for every local expert, rounded down; too few tokens: one row each for as many experts as there are
+    rows.
+    """
     local, each = experts // ep, tokens * top_k // experts
     if each == 0:
         rows = float(max(tokens * top_k // ep, 1))

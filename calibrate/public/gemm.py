@@ -2,12 +2,13 @@
 
 What the rows are:
 
-- A GEMM row in a quantised format times an engine's linear layer, so it includes the quantisation of the activations, which
-  come as BF16. It shows in the numbers (m = 32768, n = 128, k = 8192 on H100: 198 us in BF16, 555 in fp8, where reading
-  the FP8 operand alone takes 80), and the package takes its own tables of quantisation off where scales are static.
-- vLLM's 128-block FP8 rows are bound by the host: no shape is faster than 60 us on H100, 90 us from 32 rows on, 170 us on
-  B200, where the same DeepGEMM kernels take SGLang 5. No engine decodes so (they replay CUDA graphs): the table is left out,
-  and SGLang's DeepGEMM answers for vLLM.
+- A GEMM row in a quantised format times an engine's linear layer, so it includes the quantisation of the activations,
+  which come as BF16. It shows in the numbers (m = 32768, n = 128, k = 8192 on H100: 198 us in BF16, 555 in fp8, where
+  reading the FP8 operand alone takes 80), and the package takes its own tables of quantisation off where scales are
+  static.
+- vLLM's 128-block FP8 rows are bound by the host: no shape is faster than 60 us on H100, 90 us from 32 rows on, 170
+  us on B200, where the same DeepGEMM kernels take SGLang 5. No engine decodes so (they replay CUDA graphs): the table
+  is left out, and SGLang's DeepGEMM answers for vLLM.
 - ``mla_bmm``: one product per head, ``num_heads`` on this rank. ``pre`` takes the query into the latent (k = 128 to
   n = 512), ``post`` the latent to the value (k = 512 to n = 128).
 - ``quantize``: ``scale_matrix`` is the kernel that quantises with a given scale. ``computescale`` is no kernel but the

@@ -79,8 +79,8 @@ class Held:
 def hold_out(samples: Samples) -> Held:
     """Fit on four fifths of the shapes, and measure the errors of the rest and of every named slice.
 
-    A slice is left out of a fit of its own on all other rows. A table too small to lose a fifth keeps all rows, and then
-    its errors are those of its slices alone.
+    A slice is left out of a fit of its own on all other rows. A table too small to lose a fifth keeps all rows, and
+    then its errors are those of its slices alone.
     """
     order = shape_order(samples.frame, (*samples.match, *samples.axes))
     out = order < SHARE

@@ -50,6 +50,13 @@ MODULE_NOTE = (
 )
 
 
+CORE_INCLUDES = ("latent_norm", "rope")
+"""Engines' whole decode modules take as long as core and products alone (SGLang 0.945 to 1.02, TensorRT-LLM 0.91 to
+1.06 of their sum): norms and rotary embedding run inside them or beside them."""
+MODULE_INCLUDES = ("gemm", "bmm", *CORE_INCLUDES)
+"""All of an attention between its norm and its all-reduce."""
+
+
 def samples(source: Source, system: str) -> list[Samples]:
     """mla_decode, mla_prefill, mla_module_decode and mla_module_prefill of a system, by every engine that has them."""
     found = []
@@ -82,6 +89,7 @@ def _decode(source: Source, system: str, engine: str) -> list[Samples]:
                 frame=rows,
                 source=cite(system, engine, version, "generation_mla", kernels),
                 slices=slices(rows, "context"),
+                includes=CORE_INCLUDES,
                 note="weight-absorbed core, one new token per request; the span includes writing that token's latent",
             )
         )
@@ -109,6 +117,7 @@ def fp8_from_bf16(measured: Samples) -> Samples:
         frame=rows,
         source=measured.source,
         slices=measured.slices,
+        includes=measured.includes,
         flag=f"derived: the BF16 kernel's time at {FP8_BYTES:.3f} times the context; the measured FP8 one on Hopper is "
         "FlashAttention 3, up to 7 times slower, which no engine serves with",
         note=measured.note,
@@ -199,6 +208,7 @@ def _module(
         frame=rows,
         source=source,
         slices=slices(rows, axes[0]),
+        includes=MODULE_INCLUDES,
         flag=flag,
         note=MODULE_NOTE,
     )

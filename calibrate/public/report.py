@@ -9,12 +9,15 @@ from calibrate.public.heldout import RANDOM, Errors
 
 def print_errors(built: Built) -> None:
     """A table of held-out errors per kernel class, of the random fifth and of whole slices, to stdout."""
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{built.gpu}: median |error| on shapes left out, %")
-    table.add_column("kernel")
-    for heading in ("curves", "random: median", "worst", "aim", "slices", "median", "worst", "aim"):
+    from perfmodel.output.tables import console
+
+    table = Table(
+        title=f"{built.gpu}: median |error| of curves on a random fifth left out, and on whole slices, %"
+    )
+    table.add_column("kernel", no_wrap=True)
+    for heading in ("curves", "median", "worst", "aim", "slices", "median", "worst", "aim"):
         table.add_column(heading, justify="right")
     ordered = sorted(built.errors, key=lambda error: error.kernel)
     for kernel, found in groupby(ordered, key=lambda error: error.kernel):
@@ -22,7 +25,7 @@ def print_errors(built: Built) -> None:
         at_random = [error for error in errors if error.left_out == RANDOM]
         slices = [error for error in errors if error.left_out != RANDOM]
         table.add_row(kernel, *_cells(at_random), *_cells(slices))
-    Console().print(table)
+    console().print(table)
 
 
 def missed(built: Built) -> list[str]:

@@ -13,15 +13,15 @@ class Samples:
     """Timings of one kernel class in one number format, by one engine's kernels."""
 
     kernel: str
-    """As ``Op.kernel``: gemm, bmm, grouped_gemm, mla_decode, mla_prefill, gqa_decode, gqa_prefill, all_reduce, dispatch,
-    combine, all_gather, reduce_scatter, all_to_all, or a memory-bound class."""
+    """As ``Op.kernel``: gemm, bmm, grouped_gemm, mla_decode, mla_prefill, gqa_decode, gqa_prefill, all_reduce,
+    dispatch, combine, all_gather, reduce_scatter, all_to_all, or a memory-bound class."""
     dtype: str
-    """As ``Op.dtype``: bf16, fp8 (128-block scales), fp8-tensor (per-tensor scales), fp4 (NVFP4), int4 (weight-only); for
-    attention the KV cache's format; ``any`` where it does not matter."""
+    """As ``Op.dtype``: bf16, fp8 (128-block scales), fp8-tensor (per-tensor scales), fp4 (NVFP4), int4 (weight-only);
+    for attention the KV cache's format; ``any`` where it does not matter."""
     backend: str
     """As ``Op.backend``: nccl, custom, deepep-low-latency, deepep-normal, trtllm-one-sided for communication; for
-    grouped_gemm: fused (an engine's fused experts), masked (DeepGEMM after DeepEP low-latency), contiguous (DeepGEMM after
-    DeepEP normal). Else empty."""
+    grouped_gemm: fused (an engine's fused experts), masked (DeepGEMM after DeepEP low-latency), contiguous (DeepGEMM
+    after DeepEP normal). Else empty."""
     engine: str
     """sglang, trtllm, vllm, or empty: whoever asks."""
     axes: tuple[str, ...]

@@ -1,8 +1,8 @@
 """The tables of the PyPI package aiconfigurator-core, as pandas frames with seconds.
 
 Apache-2.0, Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES. The package is an optional extra
-(``pip install 'perfmodel[tables]'``); a folder of its ``systems`` works as well. Traps of reading are settled here, once:
-the unit of time, duplicated keys, versions, and folders that are absent.
+(``pip install 'perfmodel[tables]'``); a folder of its ``systems`` works as well. Traps of reading are settled here,
+once: the unit of time, duplicated keys, versions, and folders that are absent.
 """
 
 import importlib.util
@@ -55,7 +55,8 @@ class Source:
             found = importlib.util.find_spec(PACKAGE)
             if found is None or not found.submodule_search_locations:
                 raise DataError(
-                    f"{PACKAGE} is not installed: pip install 'perfmodel[tables]', or give the unpacked wheel with --tables"
+                    f"{PACKAGE} is not installed: pip install 'perfmodel[tables]', or give the unpacked wheel with "
+                    "--tables"
                 )
             folder = Path(next(iter(found.submodule_search_locations)))
         for candidate in (folder, folder / "systems", folder / PACKAGE / "systems"):
@@ -72,11 +73,11 @@ class Source:
     def read(
         self, system: str, family: str, backend: str, table: str, version: str | None = None
     ) -> "pd.DataFrame | None":
-        """One table with a column ``seconds``; None where the system has none. Times of 0 are kept: the fit refuses them.
+        """One table with a column ``seconds``; None where the system has none. Times of 0 stay: the fit refuses them.
 
-        ``latency`` is in ms, except in ``moe_a2a`` and the ``wideep_deepep_*`` tables (us; those keep their own columns,
-        and ``seconds`` is left out). Without ``version`` the newest folder is read. Keys that occur twice are kept once,
-        with the smaller time: the repeats are re-runs of one shape.
+        ``latency`` is in ms, except in ``moe_a2a`` and the ``wideep_deepep_*`` tables (us; those keep their own
+        columns, and ``seconds`` is left out). Without ``version`` the newest folder is read. Keys that occur twice
+        are kept once, with the smaller time: the repeats are re-runs of one shape.
 
         Raises:
             DataError: an unreadable file.
@@ -88,7 +89,7 @@ class Source:
         return _read(path / f"{table}_perf.parquet").copy()
 
     def repeats(self, system: str, family: str, backend: str, table: str) -> "pd.DataFrame | None":
-        """Shapes that the newest table holds more than once: ``seconds`` (the smaller time) and ``log_ratio`` to the larger.
+        """Shapes that the newest table holds twice: ``seconds`` (the smaller time) and ``log_ratio`` to the larger.
 
         None where the system has no such table. What :meth:`read` drops tells how well a timing repeats.
         """

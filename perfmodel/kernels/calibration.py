@@ -46,6 +46,8 @@ LAYOUTS = {
     "contiguous": ("contiguous", "wideep", "masked", "fused"),
     "wideep": ("wideep", "fused", "masked"),
     "fused": ("fused", "wideep", "masked"),
+    "cutlass": ("cutlass", "fused", "wideep"),
+    "deepgemm": ("deepgemm", "fused", "wideep"),
 }
 """Layout of the experts' tokens -> layouts whose kernels answer for it, nearest first."""
 
@@ -91,6 +93,9 @@ class Calibration:
 
     def curve(self, op: Op) -> AnyCurve | None:
         """The curve that costs ``op``, or None where this calibration has none."""
+        whole = self._module(op)
+        if whole is not None:
+            return whole
         for backend in LAYOUTS.get(op.backend, (op.backend,)):
             for dtype in (op.curve_dtype, "any"):
                 for place in dict.fromkeys((backend, "")):
@@ -105,8 +110,9 @@ class Calibration:
 
     def cost(self, op: Op, cluster: Cluster) -> Timing | None:
         """Time of ``op`` alone on this device; None where no curve covers its kernel and number format."""
-        if op.inside and self._is_inside(op):
-            return Timing(source=f"{INSIDE}: what was measured as {op.inside[0]}", calibrated=True)
+        holder = self._holder(op)
+        if holder:
+            return Timing(source=f"{INSIDE}: measured as part of {holder}", calibrated=True)
         curve = self.curve(op)
         if curve is None:
             return None
@@ -118,13 +124,26 @@ class Calibration:
         timing = self._transfer if op.is_communication else self._kernel
         return timing(op, curve, variables, cluster)
 
-    def _is_inside(self, op: Op) -> bool:
-        """Whether the span measured for another op holds this one (an engine's fused experts)."""
-        if op.inside is None:
-            return False
-        kernel, dtype, backend = op.inside
-        whole = self.curve(Op(kernel, op.op_class, kernel, op.stream, dtype=dtype, backend=backend))
-        return whole is not None and op.kernel in whole.includes
+    def _holder(self, op: Op) -> str:
+        """Kernel class whose measured span holds this op; empty: none."""
+        for kernel, dtype, backend in op.inside:
+            asked = Op(kernel, op.op_class, kernel, op.stream, dtype=dtype, backend=backend)
+            curve = self.curve(asked)
+            if curve is not None and op.kernel in curve.includes and self._answers(curve):
+                return kernel
+        return ""
+
+    def _module(self, op: Op) -> AnyCurve | None:
+        """The engine's measured attention module, which stands at the core for all of an attention's kernels."""
+        for key in op.inside:
+            curve = self.curves.get(key)
+            if key[0] in MODULES and op.kernel == MODULES[key[0]] and curve and self._answers(curve):
+                return curve
+        return None
+
+    def _answers(self, curve: AnyCurve) -> bool:
+        """Whether a curve may stand for other kernels: a module counts for its own engine alone."""
+        return curve.kernel not in MODULES or (bool(self.engine) and curve.engine == self.engine)
 
     def _kernel(self, op: Op, curve: AnyCurve, variables: dict[str, Num], cluster: Cluster) -> Timing:
         nothing = op.hbm_bytes == 0.0
@@ -189,6 +208,8 @@ class Calibration:
         return "; ".join(flags)
 
 
+MODULES = {"mla_module_decode": "mla_decode"}
+"""Measured whole attentions -> the core at which their time is put."""
 INSIDE = "inside"
 """Source of an op whose time is in another op's."""
 
@@ -206,15 +227,20 @@ def _computes(compute_s: Num, memory_s: Num, gpu: Gpu) -> Any:
     return True if gpu.architecture == "cpu" else compute_s >= memory_s
 
 
-def load_calibration(name: str) -> Calibration:
-    """The calibration of a catalogue name, a folder or a ``calibration.json``.
+def load_calibration(name: str, engine: str = "") -> Calibration:
+    """The calibration of a catalogue name, a folder or a ``calibration.json``, answering for ``engine``.
 
     Raises:
         SpecError: no such name in the catalogue.
         DataError: unreadable, of another format version, or damaged.
     """
     path = catalogue.calibration_path(name)
-    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+    return _load_for(path, path.stat().st_mtime_ns if path.exists() else 0, engine)
+
+
+@cache
+def _load_for(path: Path, modified: int, engine: str) -> Calibration:
+    return _load(path, modified).for_engine(engine)
 
 
 @cache

@@ -125,6 +125,15 @@ class TableCurve:
     """Why to trust it less; empty: measured."""
     note: str = ""
     """What the rows are."""
+    _places: Array = field(default_factory=lambda: np.empty((0, 0)))
+    """ln(1 + match) of every table, one column per dimension."""
+
+    def __post_init__(self) -> None:
+        names = list(self.tables[0].match)
+        if any(list(table.match) != names for table in self.tables):
+            raise DataError(f"table {self.kernel} {self.dtype}: tables must match by the same dimensions")
+        places = np.log1p([list(table.match.values()) for table in self.tables])
+        object.__setattr__(self, "_places", places.reshape(len(self.tables), len(names)))
 
     def covers(self, variables: Mapping[str, Num]) -> bool:
         """Whether a table has the op's own ``exact`` dimensions."""
@@ -137,7 +146,7 @@ class TableCurve:
             DataError: the op lacks a variable that the tables ask for.
         """
         try:
-            asked, factor = self._query(variables)
+            asked, factor = self._query(variables), 1.0
             table = self._nearest(asked)
             for name in self.scale_by:
                 factor = factor * asked[name] / table.match[name]
@@ -158,7 +167,7 @@ class TableCurve:
 
     def outside(self, variables: Mapping[str, Num]) -> str:
         """Which variable leaves what was measured, in words; empty inside."""
-        asked, _ = self._query(variables)
+        asked = self._query(variables)
         table = self._nearest(asked)
         for name, points in table.axes.items():
             text = describe_outside(name, asked[name], float(points[0]), float(points[-1]), below=False)
@@ -172,40 +181,34 @@ class TableCurve:
     def _nearest(self, variables: Mapping[str, Num]) -> Table:
         if len(self.tables) == 1:
             return self.tables[0]
+        names = self.tables[0].match
+        asked = np.log1p([float(np.mean(variables[name])) for name in names])
+        weights = np.array([EXACT if name in self.exact else 1.0 for name in names])
+        return self.tables[int(np.argmin(np.abs(self._places - asked) @ weights))]
 
-        def distance(table: Table) -> float:
-            return sum(
-                1e3 * (table.match[name] != variables[name])
-                if name in self.exact
-                else abs(float(np.log1p(np.mean(variables[name])) - np.log1p(value)))
-                for name, value in table.match.items()
-            )
-
-        return min(self.tables, key=distance)
-
-    def _query(self, variables: Mapping[str, Num]) -> tuple[dict[str, Num], Num]:
-        """An op's variables as the tables were measured, and a factor on the work.
+    def _query(self, variables: Mapping[str, Num]) -> dict[str, Num]:
+        """An op's variables as the tables were measured.
 
         Attention was measured with one new token per request (decode) or without cached tokens (prefill). In decode
-        every further query token meets the same keys, as further heads would. A chunk of n new tokens over a context of
-        C keys costs what a prompt of C tokens costs, by the share of its query-key pairs:
-        (n C - n (n - 1) / 2) / (C (C + 1) / 2).
+        every further query token meets the same keys, as further heads would. A chunk of n new tokens with c cached
+        ones costs what a prompt with as many query-key pairs costs: p (p + 1) / 2 = n c + n (n + 1) / 2. (Against
+        DeepSeek's sparse-attention modules with a prefix of up to 2048 tokens, where they run dense: 3 to 9 % median
+        error.)
         """
         asked = dict(variables)
         if self.kernel in DECODE:
             asked["heads"] = asked["heads"] * asked.get("new_tokens", 1.0)
-        if self.kernel not in PREFILL:
-            return asked, 1.0
-        new, context = asked["new_tokens"], asked["context"]
-        if np.all(np.asarray(context) <= np.asarray(new) * (1.0 + 1e-9)):
-            return asked, 1.0
-        pairs = new * context - new * (new - 1.0) / 2.0
-        asked["new_tokens"] = context
-        return asked, pairs / (context * (context + 1.0) / 2.0)
+        if self.kernel in PREFILL:
+            new, context = asked["new_tokens"], asked["context"]
+            pairs = new * (context - new) + new * (new + 1.0) / 2.0
+            asked["new_tokens"] = (np.sqrt(1.0 + 8.0 * pairs) - 1.0) / 2.0
+        return asked
 
 
+EXACT = 1e3
+"""Weight of a dimension that must be a table's own, so that it decides first."""
 DECODE = ("mla_decode", "gqa_decode", "mla_module_decode")
-PREFILL = ("mla_prefill", "gqa_prefill")
+PREFILL = ("mla_prefill", "gqa_prefill", "mla_module_prefill")
 
 
 def table_curve_document(curve: TableCurve, arrays: dict[str, NDArray[np.int16]]) -> dict[str, Any]:

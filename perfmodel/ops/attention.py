@@ -4,10 +4,12 @@ Every attention is cut in two, as LongCat's overlap needs it: ``pre`` (norm, pro
 write) and ``core`` (the core itself and the output projection).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from perfmodel.numeric import maximum
-from perfmodel.ops.build import bmm, gemm, inside_reduce, memory_bound, norm
+from perfmodel.ops.build import Inside, bmm, gemm, inside_reduce, memory_bound, norm
 from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.work import Group, Work
@@ -17,6 +19,8 @@ from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Gqa, Mla
 
 ATTENTION = OpClass.ATTENTION
+MODULE = "mla_module_decode"
+"""An engine's whole attention as it was measured, from the first projection to the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,14 @@ def attention_ops(
     *,
     hidden: int,
     prefix: str = "attention",
+    split: bool = False,
 ) -> AttentionOps:
     """Ops of one attention over all groups of a step.
 
     With attention TP of t, the t GPUs of a group hold each other's requests: m = t x (tokens per GPU) rows meet
-    1/t of the heads. Where data parallelism scatters tokens, they are gathered before and reduce-scattered after;
-    on a replicated layout an all-reduce follows.
+    1/t of the heads. ``split``: a schedule puts something between the two parts, so no measured span of the whole
+    attention may stand for them. Where data parallelism scatters tokens, they are gathered before and reduce-scattered
+    after; on a replicated layout an all-reduce follows.
     """
     tp = deployment.attention_tp
     own_tokens = work.tokens * (tp if deployment.replicated else 1)
@@ -55,7 +61,17 @@ def attention_ops(
     if tp > 1:
         collective = all_reduce if deployment.replicated else reduce_scatter
         core.append(collective(f"{prefix}.reduce", work.tokens * tp, hidden, deployment, cluster, tp))
-    return AttentionOps(tuple(pre) + tuple(project), tuple(core))
+    ops = AttentionOps(tuple(pre) + tuple(project), tuple(core))
+    return _without_module(ops) if split else ops
+
+
+def _without_module(ops: AttentionOps) -> AttentionOps:
+    """The ops, costed one by one."""
+
+    def alone(op: Op) -> Op:
+        return replace(op, inside=tuple(key for key in op.inside if key[0] != MODULE))
+
+    return AttentionOps(tuple(alone(op) for op in ops.pre), tuple(alone(op) for op in ops.core))
 
 
 def _mla(
@@ -65,6 +81,9 @@ def _mla(
     heads = mla.num_heads // tp
     rows = work.tokens * tp
     linear, dtype, element = precision.linear, precision.activations, precision.activation_bytes
+    core_key = ("mla_decode", precision.kv_cache, "")
+    decodes = any(group.kind == "decode" for group in work.groups)
+    module = _module_key(work, precision)
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
     query_in, fused = (mla.q_lora_rank, mla.q_lora_rank + latent) if mla.q_lora_rank else (hidden, latent)
     pre = [
@@ -135,7 +154,22 @@ def _mla(
             core.append(_mla_prefill(mla, group, tp, heads, precision, prefix))
     width = heads * mla.v_head_dim
     core.append(gemm(f"{prefix}.o", ATTENTION, m=rows, n=hidden, k=width, dtype=precision.output_dtype))
-    return pre, core
+    small = (*module, core_key) if decodes else module
+    return [_inside(op, module, small) for op in pre], [_inside(op, module, small) for op in core]
+
+
+def _inside(op: Op, module: Inside, small: Inside) -> Op:
+    """An attention's op with the curves that may hold it: a whole module, or (norms and RoPE) its core."""
+    return replace(op, inside=small if op.kernel in ("latent_norm", "rope") else module)
+
+
+def _module_key(work: Work, precision: Precision) -> Inside:
+    """The measured attention module that may stand for all kernels of a step: of plain decode alone, whose projections
+    serve no other tokens.
+    """
+    group = work.groups[0]
+    plain = len(work.groups) == 1 and group.kind == "decode" and np.all(np.asarray(group.new_tokens) == 1.0)
+    return ((MODULE, precision.linear, precision.kv_cache),) if plain else ()
 
 
 def mla_cache_bytes(mla: Mla, precision: Precision) -> float:

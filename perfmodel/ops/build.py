@@ -14,9 +14,9 @@ MEMORY_BOUND = frozenset(
     | {"unpermute", "reorder"}
 )
 """Kernel classes that move bytes and hardly compute; a calibration tells them apart, the fallback does not."""
-Inside: TypeAlias = tuple[str, str, str] | None
+Inside: TypeAlias = tuple[tuple[str, str, str], ...]
 """As ``Op.inside``."""
-FUSED_REDUCE: Inside = ("all_reduce", "any", "custom")
+FUSED_REDUCE: Inside = (("all_reduce", "any", "custom"),)
 """An all-reduce that adds the residual and normalises: the norm's bytes pass through it, and it has no launch."""
 LOGIT_BYTES = 4.0
 """Logits, of the router and of the head, are FP32."""
@@ -87,7 +87,7 @@ def norm(
     width: Num,
     dtype: str,
     op_class: OpClass = OpClass.NORM,
-    inside: Inside = None,
+    inside: Inside = (),
 ) -> Op:
     """RMS norm fused with the residual addition: reads and writes both streams once."""
     moved = 4.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
@@ -98,12 +98,12 @@ def norm(
 
 
 def inside_reduce(deployment: Deployment) -> Inside:
-    """What a norm is part of where the engine's all-reduce normalises; None elsewhere."""
+    """What a norm is part of where the engine's all-reduce normalises; nothing elsewhere."""
     reduces = deployment.replicated and deployment.attention_tp > 1
-    return FUSED_REDUCE if deployment.fused_norms and reduces else None
+    return FUSED_REDUCE if deployment.fused_norms and reduces else ()
 
 
-def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str, inside: Inside = None) -> Op:
+def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str, inside: Inside = ()) -> Op:
     """silu(gate) * up: reads two values and writes one per element of the intermediate."""
     moved = 3.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
     shape = {"rows": tokens, "width": width}
@@ -120,7 +120,7 @@ def rows_moved(
     written: Num,
     width: Num,
     dtype: str,
-    inside: Inside = None,
+    inside: Inside = (),
 ) -> Op:
     """Rows of ``width`` copied from one order into another: ``read`` in, ``written`` out.
 

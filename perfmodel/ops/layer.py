@@ -44,7 +44,15 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
     own_tokens = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
     halves, dtype = range(layer.num_attentions), deployment.precision.activations
     attentions = [
-        attention_ops(layer.attention, work, deployment, cluster, hidden=hidden, prefix=f"attention{i}")
+        attention_ops(
+            layer.attention,
+            work,
+            deployment,
+            cluster,
+            hidden=hidden,
+            prefix=f"attention{i}",
+            split=layer.shortcut,
+        )
         for i in halves
     ]
     if np.any(np.asarray(deployment.constants.layer_sync_us) > 0.0):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfmodel.numeric import Num, minimum
+from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.ops.build import (
     LOGIT_BYTES,
     gemm,
@@ -118,12 +118,13 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
     width = moe.ffn_size / deployment.moe_tp
     dtype, activations = deployment.precision.experts, deployment.precision.activations
-    inside = ("grouped_gemm", dtype, deployment.expert_layout)
+    key = ("grouped_gemm", dtype, deployment.expert_layout)
+    inside = (key,)
     common = {"hidden": hidden, "width": width, "skew": 0.0}
     gemms = (
-        _grouped("experts.gate_up", hit, pairs, 2 * width, hidden, inside, {**common, "share": 2 / 3}),
+        _grouped("experts.gate_up", hit, pairs, 2 * width, hidden, key, {**common, "share": 2 / 3}),
         swiglu("experts.act", OpClass.EXPERTS, tokens=pairs, width=width, dtype=activations, inside=inside),
-        _grouped("experts.down", hit, pairs, hidden, width, inside, {**common, "share": 1 / 3}),
+        _grouped("experts.down", hit, pairs, hidden, width, key, {**common, "share": 1 / 3}),
     )
     if deployment.backend == "deepep-low-latency" and deployment.stage_gpus > 1:
         return gemms
@@ -210,7 +211,14 @@ def _grouped(
         + output_bytes(dtype) * rows * n,
         dtype=dtype,
         backend=layout,
-        shape={"groups": groups, "rows": rows, "n": n, "k": k, **experts},
+        shape={
+            "groups": groups,
+            "rows": rows,
+            "rows_per_group": maximum(rows / maximum(groups, 1e-9), 1.0),
+            "n": n,
+            "k": k,
+            **experts,
+        },
     )
 
 

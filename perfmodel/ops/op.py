@@ -81,8 +81,9 @@ class Op:
     """Whether no rank can finish it before every rank of the group has started it."""
     cache_dtype: str = ""
     """Attention cores: number format of the KV cache, which their curves are looked up by."""
-    inside: tuple[str, str, str] | None = None
-    """(kernel, dtype, backend) of an op whose measured span may hold this one: an engine's fused experts."""
+    inside: tuple[tuple[str, str, str], ...] = ()
+    """Curves, as (kernel, dtype, backend), whose measured span may hold this op: an engine's fused experts, its whole
+    attention module, an attention core that also normalises."""
 
     @property
     def curve_dtype(self) -> str:

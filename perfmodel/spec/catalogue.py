@@ -39,13 +39,18 @@ def entry(kind: str, name: str) -> dict[str, Any]:
     Raises:
         SpecError: no such name; the message proposes the nearest ones.
     """
+    _known(kind, name)
+    value = _table(kind)[name]
+    return read_document(value) if isinstance(value, Path) else dict(value)
+
+
+def _known(kind: str, name: str) -> None:
+    """Refuse a name that the catalogue does not have, and propose the nearest ones."""
     table = _table(kind)
     if name not in table:
         near = difflib.get_close_matches(name, table, n=3) or list(table)[:6]
         hint = f"did you mean {' or '.join(near)}?" if near else ""
         raise SpecError(f"{kind}: {name!r} is not in the catalogue; {hint} (perfmodel show {kind})")
-    value = table[name]
-    return read_document(value) if isinstance(value, Path) else dict(value)
 
 
 def calibration_path(name: str) -> Path:
@@ -58,7 +63,7 @@ def calibration_path(name: str) -> Path:
         return Path(name)
     if "/" in name or Path(name).is_dir():
         return Path(name) / "calibration.json"
-    entry("calibrations", name)  # refuses an unknown name
+    _known("calibrations", name)
     return Path(_table("calibrations")[name])
 
 

@@ -119,6 +119,8 @@ class Deployment(Spec):
     """Whether the engine's all-reduce adds the residual and normalises too (layouts where every GPU has all tokens)."""
     shared_experts: Literal["in-line", "own-stream"] = "in-line"
     """Where shared experts run under the sequential schedule: before the routed ones, or beside them."""
+    expert_kernel: Literal["auto", "cutlass", "deepgemm"] = "auto"
+    """Kernel of fused experts where an engine has several; auto: its default."""
     engine: Literal["", "sglang", "trtllm", "vllm"] = ""
     """Serving engine: whose kernels a calibration answers with, where it has several, and whose constants count. Empty:
     none in particular."""
@@ -208,11 +210,14 @@ class Deployment(Spec):
 
     @property
     def expert_layout(self) -> str:
-        """How the experts' tokens lie: masked, contiguous or fused (``Op.backend`` of grouped GEMMs)."""
-        if self.stage_gpus == 1:
-            return "fused"
+        """How the experts' tokens lie: masked, contiguous, or fused (``Op.backend`` of grouped GEMMs); the last by
+        ``expert_kernel`` where that is stated.
+        """
         layouts = {"deepep-low-latency": "masked", "deepep-normal": "contiguous", "all-to-all": "contiguous"}
-        return layouts.get(self.backend, "fused")
+        if self.stage_gpus == 1:
+            layouts = {}
+        fused = "fused" if self.expert_kernel == "auto" else self.expert_kernel
+        return layouts.get(self.backend, fused)
 
     @property
     def dispatches(self) -> bool:

@@ -45,6 +45,7 @@ class Setup(Spec):
     """Overrides the CSV: experts divided over ranks (True) or each cut in slices (False)."""
     attention_dp: bool = False
     """Overrides the CSV: every GPU has requests of its own."""
+    expert_kernel: Literal["auto", "cutlass", "deepgemm"] = "auto"
     linear: Dtype = "fp8"
     attention_output: Dtype | None = None
     dense: Dtype | None = None

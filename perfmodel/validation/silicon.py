@@ -83,7 +83,7 @@ def predict_rows(
 
 def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
     common: dict[str, Any] = {
-        "suite": suite,
+        "suite": suite + _kind(record) if suite == NAME else suite,
         "id": record["id"],
         "model": record["model"],
         "unit": "s",
@@ -119,6 +119,13 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
             )
         )
     return found
+
+
+def _kind(record: Mapping[str, str]) -> str:
+    """Rows with a remark and disaggregated ones are summed up apart from the clean aggregated ones."""
+    if record.get("note"):
+        return "-noted"
+    return "-disaggregated" if record["mode"] == "disagg" else ""
 
 
 def predict(record: Mapping[str, str], **constants: float) -> tuple[MeanStep | None, str | None]:
@@ -235,6 +242,7 @@ def scenario_of(record: Mapping[str, str], setup: Setup, layout: Layout, **const
         "engine": record["backend"],
         "fused_norms": setup.fused_norms,
         "shared_experts": setup.shared_experts,
+        "expert_kernel": setup.expert_kernel,
         "all_to_all": "auto" if not inside or layout.moe_tp > 1 else _exchange(record, layout),
         "memory_utilization": 1.0,
         "precision": {
@@ -262,9 +270,11 @@ def scenario_of(record: Mapping[str, str], setup: Setup, layout: Layout, **const
 
 
 def _exchange(record: Mapping[str, str], layout: Layout) -> str:
-    """How tokens reach experts in data-parallel layouts: gathers on one HGX node, all-to-all over a rack's links."""
+    """How tokens reach experts in data-parallel layouts: gathers on one HGX node; over a rack's links TensorRT-LLM's
+    and vLLM's one-sided all-to-all, SGLang's DeepEP (its recipes: docs/engines.md).
+    """
     if record["system"] == "gb200" and layout.ep > 8:
-        return "trtllm-one-sided"
+        return "auto" if record["backend"] == "sglang" else "trtllm-one-sided"
     return "all-gather"
 
 

@@ -53,12 +53,12 @@ def _user_rows(own: Measurements, progress: Progress | None) -> list[Row]:
 
 
 _TITLES = (
-    # ("kernels", "kernels timed alone, against the calibrations' curves"),
-    # ("collectives", "published timings of dispatch, combine and collectives"),
+    ("kernels", "kernels timed alone, against the calibrations' curves"),
+    ("collectives", "published timings of dispatch, combine and collectives"),
     ("longcat-theory", "the LongCat-Flash report's Table 7, itself a calculation"),
-    # ("longcat-measured", "the LongCat-Flash report's Table 6, measured"),
-    # ("deepseek", "DeepSeek's production figures and profile, and SGLang on 96 H100"),
-    # ("silicon", "TTFT and TPOT at fixed concurrency on H100, H200, B200 and GB200"),
+    ("longcat-measured", "the LongCat-Flash report's Table 6, measured"),
+    ("deepseek", "DeepSeek's production figures and profile, and SGLang on 96 H100"),
+    ("silicon", "TTFT and TPOT at fixed concurrency on H100, H200, B200 and GB200"),
 )
 """Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""
 
