@@ -125,6 +125,9 @@ def validate(
         Path | None,
         typer.Option(help="Write an HTML page with charts, filters and every row; opens offline."),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables as Markdown, as docs/trust.md shows them.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a result is worse than its recorded ceiling.")
     ] = False,
@@ -145,6 +148,10 @@ def validate(
         write_validation_html(result, html)
     if json:
         _print_json(result.values)
+    elif markdown:
+        from perfmodel.output.validation_markdown import validation_markdown
+
+        typer.echo(validation_markdown(result), nl=False)
     else:
         from perfmodel.output.tables import print_validation
 

@@ -23,7 +23,7 @@ from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import FILE_NAME, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.kernels.tables import FILE as TABLES_NAME
-from perfmodel.kernels.tables import table_curve_document
+from perfmodel.kernels.tables import Store, table_curve_document
 from perfmodel.output.files import atomic_write
 from perfmodel.spec import catalogue
 
@@ -96,10 +96,11 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
     held, curves = fitted(source, system, gpu)
     errors = [error for one in held for error in one.errors] + [_curve_errors(curve) for curve in curves]
     left_out = gemm.left_out(source, system)
-    arrays: dict[str, Any] = {}
-    documents = [table_curve_document(one.curve, arrays) for one in held]
+    store = Store()
+    documents = [table_curve_document(one.curve, store) for one in held]
     documents += [curve_document(curve) for curve in curves]
     _check_keys(documents)
+    arrays = store.arrays()
     tables = _npz(arrays)
     document = {
         "format": FORMAT,

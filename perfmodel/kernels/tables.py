@@ -5,7 +5,8 @@ Values never fall along an axis, so more work is never faster. Below the grid th
 what it costs), above it time grows in proportion to the axis. A curve may hold several tables, one per model dimension
 that was measured (heads, expert width); the nearest answers, scaled, and says so.
 
-On disk the values are 16-bit integers, 1000 x ln(seconds / 1 ns), in ``tables.npz`` beside ``calibration.json``.
+On disk the values are 16-bit integers, 1000 x ln(seconds / 1 ns), in ``tables.npz`` beside ``calibration.json``: one
+flat array of all values and one of all grid points; the JSON says where each table begins.
 """
 
 from collections.abc import Mapping
@@ -211,14 +212,44 @@ DECODE = ("mla_decode", "gqa_decode", "mla_module_decode")
 PREFILL = ("mla_prefill", "gqa_prefill", "mla_module_prefill")
 
 
-def table_curve_document(curve: TableCurve, arrays: dict[str, NDArray[np.int16]]) -> dict[str, Any]:
-    """A curve as a calibration file holds it; its values are added to ``arrays`` under names of their own."""
-    tables = []
-    for table in curve.tables:
-        name = f"t{len(arrays):04d}"
-        arrays[name] = pack(table.log_seconds)
-        axes = {key: [float(point) for point in points] for key, points in table.axes.items()}
-        tables.append({"match": dict(table.match), "axes": axes, "array": name})
+class Store:
+    """The numbers of a calibration's tables, in two flat arrays: values as 16-bit steps, and grid points."""
+
+    def __init__(self) -> None:
+        self._values: list[NDArray[np.int16]] = []
+        self._points: list[Array] = []
+        self._places: dict[bytes, int] = {}
+        self._sizes = [0, 0]
+
+    def add(self, table: Table) -> dict[str, Any]:
+        """Keep a table's numbers; what a file says of it: where they are."""
+        packed = pack(table.log_seconds).ravel()
+        at = self._sizes[0]
+        self._values.append(packed)
+        self._sizes[0] += packed.size
+        axes = {name: [self._add_points(points), len(points)] for name, points in table.axes.items()}
+        return {"match": dict(table.match), "axes": axes, "at": at}
+
+    def arrays(self) -> dict[str, Any]:
+        """What ``tables.npz`` holds."""
+        empty_values, empty_points = np.empty(0, dtype=np.int16), np.empty(0)
+        return {
+            "values": np.concatenate([empty_values, *self._values]),
+            "points": np.concatenate([empty_points, *self._points]),
+        }
+
+    def _add_points(self, points: Array) -> int:
+        """Where an axis is; equal axes are kept once."""
+        key = points.tobytes()
+        if key not in self._places:
+            self._places[key] = self._sizes[1]
+            self._points.append(points)
+            self._sizes[1] += points.size
+        return self._places[key]
+
+
+def table_curve_document(curve: TableCurve, store: Store) -> dict[str, Any]:
+    """A curve as a calibration file holds it; its numbers go to ``store``."""
     return {
         "kernel": curve.kernel,
         "dtype": curve.dtype,
@@ -234,7 +265,7 @@ def table_curve_document(curve: TableCurve, arrays: dict[str, NDArray[np.int16]]
         "source": curve.source,
         "flag": curve.flag,
         "note": curve.note,
-        "tables": tables,
+        "tables": [store.add(table) for table in curve.tables],
     }
 
 
@@ -267,9 +298,15 @@ def table_curve_from(document: Mapping[str, Any], arrays: Mapping[str, Any], nam
 
 
 def _table_from(document: Mapping[str, Any], arrays: Mapping[str, Any]) -> Table:
-    axes = {str(key): np.array(points, dtype=float) for key, points in document["axes"].items()}
+    points, values = arrays["points"], arrays["values"]
+    axes = {
+        str(name): np.array(points[start : start + count])
+        for name, (start, count) in document["axes"].items()
+    }
     match = {str(key): float(value) for key, value in document["match"].items()}
-    return Table(axes, unpack(arrays[document["array"]]), match)
+    shape = tuple(len(axis) for axis in axes.values())
+    at = int(document["at"])
+    return Table(axes, unpack(values[at : at + int(np.prod(shape))]).reshape(shape), match)
 
 
 def pack(log_seconds: Array) -> NDArray[np.int16]:

@@ -83,14 +83,14 @@ def calibration_values(name: str) -> dict[str, Any]:
     calibration = load_calibration(name)
     document = calibration.document
     curves = {
-        f"{curve.kernel} {curve.dtype}": {
+        " ".join(filter(None, (curve.kernel, curve.dtype, curve.backend, curve.engine))): {
             "rows": curve.num_rows,
             "leave_out_median_pct": curve.median_error_pct,
             "leave_out_p90_pct": curve.p90_error_pct,
         }
-        for curve in calibration.curves.values()
+        for curve in calibration.all_curves
     }
-    kept = ("created", "perfmodel", "clock", "contention", "environment", "timings", "source")
+    kept = ("created", "perfmodel", "clock", "contention", "environment", "timings", "source", "left_out")
     return {
         "name": calibration.name,
         "id": calibration.id,
@@ -209,13 +209,13 @@ def _scenario_row(name: str) -> dict[str, Any]:
 
 def _calibration_row(name: str) -> dict[str, Any]:
     calibration = load_calibration(name)
-    errors = sorted(curve.median_error_pct for curve in calibration.curves.values())
+    errors = sorted(curve.median_error_pct for curve in calibration.all_curves)
     return {
         "name": name,
         "id": calibration.id,
         "device": calibration.gpu,
-        "curves": str(len(calibration.curves)),
-        "timed shapes": f"{sum(curve.num_rows for curve in calibration.curves.values()):,}",
+        "curves": str(len(calibration.all_curves)),
+        "timed shapes": f"{sum(curve.num_rows for curve in calibration.all_curves):,}",
         "median |error| of left-out shapes (%)": errors[len(errors) // 2],
         "date": calibration.created[:10],
     }

@@ -12,7 +12,14 @@ from perfmodel.ops import communication
 from perfmodel.routing.destinations import destinations
 from perfmodel.spec import catalogue
 from perfmodel.units import GB, US
-from perfmodel.validation.measured import find_curve, held_out_rows, shipped, timing_row
+from perfmodel.validation.measured import (
+    calibration_names,
+    find_curve,
+    held_out_rows,
+    identities,
+    shipped,
+    timing_row,
+)
 from perfmodel.validation.rows import Row
 from perfmodel.validation.suites import Progress
 
@@ -30,6 +37,11 @@ TABLES = "aiconfigurator"
 BACKENDS = {"DeepEP V1 low-latency": "deepep-low-latency", "DeepEP V1 normal": "deepep-normal"}
 DOMAIN = 8
 """GPUs of an H800 node."""
+
+
+def calibrations() -> tuple[str, ...]:
+    """Ids of the calibrations that are judged."""
+    return identities(calibration_names())
 
 
 def rows(progress: Progress | None = None) -> list[Row]:

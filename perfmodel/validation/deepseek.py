@@ -4,8 +4,9 @@ DeepSeek's production averages and profile on H800, SGLang on 96 H100, and point
 """
 
 from perfmodel.validation import roles
+from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
-from perfmodel.validation.serving import Gain, predict_rows
+from perfmodel.validation.serving import SYSTEMS, Gain, predict_rows
 from perfmodel.validation.suites import Progress
 
 NAME = "deepseek"
@@ -41,6 +42,11 @@ GAINS = {
     ),
 }
 """Ratios whose two sides are known."""
+
+
+def calibrations() -> tuple[str, ...]:
+    """Ids of the calibrations that predictions rest on."""
+    return identities(calibration for _, calibration in SYSTEMS.values())
 
 
 def rows(progress: Progress | None = None) -> list[Row]:

@@ -9,13 +9,25 @@ from typing import Any
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.units import TERA
 from perfmodel.validation.collectives import TRANSFERS
-from perfmodel.validation.measured import find_curve, held_out_rows, shipped, timing_row
+from perfmodel.validation.measured import (
+    calibration_names,
+    find_curve,
+    held_out_rows,
+    identities,
+    shipped,
+    timing_row,
+)
 from perfmodel.validation.rows import Row
 from perfmodel.validation.suites import Progress
 
 NAME = "kernels"
 CALIBRATION = {"H800-SXM": "h800-sxm", "H100-SXM": "h100-sxm"}
 TABLES = "aiconfigurator"
+
+
+def calibrations() -> tuple[str, ...]:
+    """Ids of the calibrations that are judged."""
+    return identities(calibration_names())
 
 
 def rows(progress: Progress | None = None) -> list[Row]:

@@ -14,6 +14,7 @@ from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.load import load_scenario
 from perfmodel.validation import roles
+from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
 from perfmodel.validation.steps import bounds, predict_step
 from perfmodel.validation.suites import Progress
@@ -24,9 +25,18 @@ NORMAL_90 = 1.2816
 """90th percentile of the standard normal distribution."""
 
 
+def calibrations() -> tuple[str, ...]:
+    """Id of the calibration that predictions rest on."""
+    return identities([_setup()["calibration"]])
+
+
+def _setup() -> dict[str, Any]:
+    return read_document(DATA / "published" / "longcat_table6_setup.yaml")
+
+
 def rows(progress: Progress | None = None) -> list[Row]:
     """Three rows per measurement: TPOT (the target), throughput and cost."""
-    setup = read_document(DATA / "published" / "longcat_table6_setup.yaml")
+    setup = _setup()
     published = {roles.row_id(record): record for record in roles.read_published(FILE)}
     found: list[Row] = []
     for number, (name, own) in enumerate(setup["rows"].items()):

@@ -5,7 +5,7 @@ timings of kernels alone; what they say of a whole step is for the other suites.
 """
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,11 @@ def calibration_names() -> list[str]:
         for name in catalogue.names("calibrations")
         if (catalogue.calibration_path(name).parent / "heldout.csv").is_file()
     ]
+
+
+def identities(names: Iterable[str]) -> tuple[str, ...]:
+    """NAME-ID of calibrations, as a result names them."""
+    return tuple(f"{name}-{shipped(name).id}" for name in dict.fromkeys(names))
 
 
 def held_out_rows(

@@ -16,6 +16,7 @@ from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import MS
 from perfmodel.validation import roles
+from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.steps import bounds, common_log_std
@@ -54,6 +55,11 @@ class Layout:
     def gpus(self) -> int:
         """Of one instance."""
         return self.attention_tp * self.attention_dp
+
+
+def calibrations() -> tuple[str, ...]:
+    """Ids of the calibrations that predictions rest on."""
+    return identities(calibration for _, calibration in SYSTEMS.values())
 
 
 def rows(progress: Progress | None = None) -> list[Row]:

@@ -1,0 +1,101 @@
+"""Roles of published rows: the committed file is what the rule gives, and the rule is what the issue says."""
+
+import csv
+import hashlib
+from collections import Counter
+
+import pytest
+
+from perfmodel.spec.catalogue import DATA
+from perfmodel.validation import roles
+
+PUBLISHED = DATA / "published"
+FILES = ("serving.csv", "silicon_serving.csv", "longcat_table6_measured.csv")
+NAMED_TARGETS = {
+    "ds_profile_decode", "ds_profile_prefill", "ds_profile_dispatch_layer",
+    "lmsys_h100_decode_256", "lmsys_h100_decode_mtp", "lmsys_h100_decode_tbo_on", "lmsys_h100_decode_tbo_off",
+    "lmsys_h100_tbo_decode_gain_bs32", "lmsys_h100_tbo_decode_gain_bs256", "lmsys_h100_tbo_decode_gain_sim_mtp_bs128",
+    "lmsys_h100_eplb_gain_decode",
+}  # fmt: skip
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+COMMITTED = table(roles.ROLES)
+
+
+def test_the_committed_file_is_the_rule_row_by_row():
+    assert list(COMMITTED[0]) == list(roles.SETUP_COLUMNS)
+    assert list(roles.assigned()) == COMMITTED
+    assert Counter(row["file"] for row in COMMITTED) == {name: len(table(PUBLISHED / name)) for name in FILES}
+
+
+def test_a_row_has_one_role():
+    keys = [(row["file"], row["id"]) for row in COMMITTED]
+    assert len(set(keys)) == len(keys)
+    assert roles.committed() == {key: row["role"] for key, row in zip(keys, COMMITTED, strict=True)}
+    assert {row["role"] for row in COMMITTED} == {"fit", "check"}
+
+
+def test_the_hash_decides_where_no_name_does():
+    """Groups and digits worked out again from the columns, without the module."""
+    columns = {
+        "serving.csv": ("model", "system", "framework", "precision", "attn_parallel", "moe_parallel"),
+        "silicon_serving.csv": ("model", "system", "backend", "precision", "parallel_or_prefill", "decode"),
+    }
+    hashed = 0
+    for file, names in columns.items():
+        for record, row in zip(
+            table(PUBLISHED / file), [row for row in COMMITTED if row["file"] == file], strict=True
+        ):
+            cells = [record[name] for name in names]
+            if file == "silicon_serving.csv" and not cells[-1]:
+                cells.pop()
+            assert row["id"] == record["id"]
+            assert row["group"] == "|".join(cells)
+            if record["id"] in NAMED_TARGETS or record["id"] == "lmsys_h100_eplb_gain_prefill":
+                continue
+            digit = hashlib.sha256(row["group"].encode("utf-8")).hexdigest()[0]
+            assert row["role"] == ("check" if digit >= "8" and digit in "89abcdef" else "fit"), row["id"]
+            hashed += 1
+    assert hashed > 400
+
+
+def test_rows_of_one_group_are_not_torn_apart():
+    """A set-up is fitted on or judged by, never both; named rows are the only exceptions."""
+    found = {}
+    for row in COMMITTED:
+        if row["why"].startswith("sha256"):
+            found.setdefault(row["group"], set()).add(row["role"])
+    assert all(len(own) == 1 for own in found.values())
+    assert Counter(next(iter(own)) for own in found.values())["fit"] > 20
+
+
+def test_no_longcat_row_is_fit():
+    longcat = [row for row in COMMITTED if "longcat" in row["group"].lower()]
+    assert len(longcat) >= 5
+    assert {row["role"] for row in longcat} == {"check"}
+    assert {row["role"] for row in COMMITTED if row["file"] == "longcat_table6_measured.csv"} == {"check"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_longcat_row_would_be_check_whatever_its_hash_and_name(file):
+    blank = dict.fromkeys(table(PUBLISHED / file)[0], "")
+    for number in range(20):
+        row = blank | {"model": f"meituan/LongCat-Flash-{number}", "id": "lmsys_h100_eplb_gain_prefill"}
+        assert roles.role_of(file, row)[1] == "check"
+
+
+def test_named_targets_are_check():
+    assert set(roles.TARGETS) == NAMED_TARGETS
+    named = {row["id"]: row["role"] for row in COMMITTED if row["file"] == "serving.csv"}
+    assert {named[name] for name in NAMED_TARGETS} == {"check"}
+
+
+def test_the_gain_of_balancing_prefill_sets_the_skew_and_that_of_decode_judges():
+    found = roles.committed()
+    assert found["serving.csv", "lmsys_h100_eplb_gain_prefill"] == "fit"
+    assert found["serving.csv", "lmsys_h100_eplb_gain_decode"] == "check"
