@@ -2,10 +2,10 @@
 
 Three constants per engine (:class:`perfmodel.spec.engine.EngineConstants`): host gap per step, synchronisation per
 layer, load of the busiest expert-parallel rank. They minimise the mean |log(predicted / measured)| over the rows whose
-committed role is ``fit`` (perfmodel/data/published/roles.csv): TPOT of clean rows of ``silicon_serving.csv``, throughput
-of ``serving.csv``. No ``check`` row and no LongCat row is read. An engine without rows that exercise a constant keeps its
-neutral value. Times are linear in the first two constants and smooth in the third, so predictions are taken at a few
-values of each and interpolated between.
+committed role is ``fit`` (perfmodel/data/published/roles.csv): TPOT of clean aggregated rows of
+``silicon_serving.csv``, throughput of ``serving.csv``. No ``check`` row and no LongCat row is read. An engine without
+rows that exercise a constant keeps its neutral value. Times are linear in the first two constants and smooth in the
+third, so predictions are taken at a few values of each and interpolated between.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 ENGINES = ("sglang", "trtllm", "vllm")
 PROBE_US = {"host_gap_us": 1000.0, "layer_sync_us": 10.0}
 """Where the slope against a constant is taken."""
-LOADS = (1.0, 1.25, 1.5, 2.0)
+LOADS = (1.0, 1.25, 1.5, 2.0, 3.0)
 """Imbalances at which predictions are taken."""
 MIN_ROWS = 12
 """Rows that an engine needs for constants of its own."""
@@ -55,13 +55,20 @@ def fit_rows(progress: Callable[[str], None] = print) -> list[FitRow]:
     committed = roles.committed()
     found: list[FitRow] = []
     for record in roles.read_published(silicon.FILE):
-        if committed[silicon.FILE, record["id"]] == "fit" and not record["note"]:
+        if committed[silicon.FILE, record["id"]] == "fit" and is_documented(record):
             found += _row(record["id"], record["backend"], _tpot(record))
     for record in roles.read_published("serving.csv"):
         if committed["serving.csv", record["id"]] == "fit" and serving.answerable(record):
             found += _row(record["id"], serving.engine_of(record["framework"]), _step(record))
     progress(f"{len(found)} rows with role fit")
     return found
+
+
+def is_documented(record: Mapping[str, str]) -> bool:
+    """Whether it is known how a row was run: clean, and of one instance. The recipes of disaggregated runs are known
+    from samples alone, so those rows show errors and set nothing.
+    """
+    return not record["note"] and record["mode"] == "agg"
 
 
 def _tpot(record: Mapping[str, str]) -> Callable[..., tuple[float, float]]:

@@ -52,7 +52,7 @@ def tables(tmp_path):
 
         def write(self, system, family, engine, table, rows, version=None):
             folder = tmp_path / "data" / system / family / engine / (version or ENGINE_VERSIONS[engine])
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             provenance = {"framework": engine, "version": "1", "device": system, "op_name": table}
             pd.DataFrame([provenance | row for row in rows]).to_parquet(folder / f"{table}_perf.parquet")
 
@@ -68,7 +68,7 @@ def one(found: list[Samples], **wanted: str) -> Samples:
 def test_kv_length_counts_the_new_token_in_cores_only(tables):
     tables.write("b200_sxm", "mla", "trtllm", "generation_mla", [MLA_ROW | {"step": 1023, "latency": 0.02}])
     tables.write(
-        "b200_sxm", "mla", "vllm", "mla_generation_module", [MODULE_ROW | {"step": 1024, "latency": 1.0}]
+        "b200_sxm", "mla", "trtllm", "mla_generation_module", [MODULE_ROW | {"step": 1024, "latency": 1.0}]
     )
     tables.write(
         "b200_sxm", "attention", "vllm", "generation_attention", [GQA_ROW | {"step": 1023, "latency": 1.0}]
@@ -79,7 +79,7 @@ def test_kv_length_counts_the_new_token_in_cores_only(tables):
     assert len(found) == 4
     assert {(s.kernel, s.engine): s.frame["context"].item() for s in found} == {
         ("mla_decode", "trtllm"): 1024,
-        ("mla_module_decode", "vllm"): 1024,
+        ("mla_module_decode", "trtllm"): 1024,
         ("gqa_decode", "vllm"): 1024,
         ("mla_module_decode", "sglang"): 1024,
     }
@@ -129,12 +129,13 @@ def test_hopper_prefill_is_not_sglangs_absorbed_kernel(tables):
 
 def test_modules_keep_one_model_and_bf16_arithmetic(tables):
     rows = [
-        MODULE_ROW | {"isl": 64, "latency": 1.0},
-        MODULE_ROW | {"isl": 64, "mla_dtype": "fp8", "latency": 7.0},
-        MODULE_ROW | {"isl": 64, "model": "moonshotai/Kimi-K3", "latency": 9.0},
-        MODULE_ROW | {"isl": 64, "gemm_type": "nvfp4", "kv_cache_dtype": "fp8", "latency": 2.0},
+        MODULE_ROW | {"step": 64, "latency": 1.0},
+        MODULE_ROW | {"step": 64, "mla_dtype": "fp8", "latency": 7.0},
+        MODULE_ROW | {"step": 64, "model": "moonshotai/Kimi-K3", "latency": 9.0},
+        MODULE_ROW | {"step": 64, "gemm_type": "nvfp4", "kv_cache_dtype": "fp8", "latency": 2.0},
     ]
-    tables.write("gb300", "mla", "vllm", "mla_context_module", rows)
+    tables.write("gb300", "mla", "trtllm", "mla_generation_module", rows)
+    tables.write("gb300", "mla", "vllm", "mla_generation_module", rows)  # launched one by one: not read
     found = mla.samples(tables.source, "gb300")
     assert {(s.dtype, s.backend): s.frame["seconds"].item() for s in found} == {
         ("fp8", "bf16"): 1e-3,
@@ -147,12 +148,10 @@ def test_wide_ep_modules_are_fa3_and_bf16(tables):
         MODULE_ROW | {"kernel_source": name, "kv_cache_dtype": "fp8", "isl": 64, "latency": latency}
         for name, latency in (("flashinfer", 1.0), ("fa3", 2.0))
     ]
-    tables.write("h100_sxm", "mla", "sglang", "wideep_context_mla", rows, version="0.5.10")
-    tables.write(
-        "h100_sxm", "mla", "sglang", "wideep_generation_mla", rows, version="0.5.6.post2"
-    )  # not read
+    tables.write("h100_sxm", "mla", "sglang", "wideep_generation_mla", rows, version="0.5.10")
+    tables.write("h100_sxm", "mla", "sglang", "wideep_context_mla", rows, version="0.5.10")  # not read
     (sample,) = mla.samples(tables.source, "h100_sxm")
-    assert (sample.kernel, sample.dtype, sample.backend) == ("mla_module_prefill", "fp8", "bf16")
+    assert (sample.kernel, sample.dtype, sample.backend) == ("mla_module_decode", "fp8", "bf16")
     assert sample.frame["seconds"].item() == 2e-3
     assert "FP8 cache" in sample.flag
     assert sample.source.endswith("fa3")
@@ -209,12 +208,12 @@ def test_a_system_without_tables_has_no_samples(tables):
 
 
 def test_usual_version_goes_before_a_newer_one(tables):
-    row = MODULE_ROW | {"isl": 64}
-    tables.write("gb300", "mla", "vllm", "mla_context_module", [row | {"latency": 9.0}], version="0.27.0")
-    tables.write("gb300", "mla", "vllm", "mla_context_module", [row | {"latency": 1.0}])
+    row = MODULE_ROW | {"step": 64}
+    tables.write("gb300", "mla", "trtllm", "mla_generation_module", [row | {"latency": 9.0}], version="1.9.0")
+    tables.write("gb300", "mla", "trtllm", "mla_generation_module", [row | {"latency": 1.0}])
     (sample,) = mla.samples(tables.source, "gb300")
     assert sample.frame["seconds"].item() == 1e-3
-    assert "vllm 0.24.0" in sample.source
+    assert "trtllm 1.3.0rc20" in sample.source
 
 
 def test_kernels_without_a_preference_come_last():
@@ -244,7 +243,7 @@ def test_derivation_keeps_what_was_measured(tables):
 
 @pytest.fixture(scope="module")
 def package():
-    folder = os.environ.get("AICONFIGURATOR_TABLES")
+    folder = os.environ.get("PERFMODEL_TABLES")
     try:
         return Source.find(Path(folder) if folder else None)
     except DataError as error:

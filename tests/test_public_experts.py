@@ -153,7 +153,7 @@ def test_short_lines_grow_as_the_nearest_long_one():
 
 @pytest.fixture(scope="module")
 def package():
-    folder = os.environ.get("AICONFIGURATOR_TABLES")
+    folder = os.environ.get("PERFMODEL_TABLES")
     try:
         return Source.find(Path(folder) if folder else None)
     except DataError as error:

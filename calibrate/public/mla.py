@@ -58,13 +58,12 @@ MODULE_INCLUDES = ("gemm", "bmm", *CORE_INCLUDES)
 
 
 def samples(source: Source, system: str) -> list[Samples]:
-    """mla_decode, mla_prefill, mla_module_decode and mla_module_prefill of a system, by every engine that has them."""
+    """mla_decode, mla_prefill and mla_module_decode of a system, by every engine that has them."""
     found = []
     for engine in ENGINES:
         found += _decode(source, system, engine)
         found += _prefill(source, system, engine)
-        found += _modules(source, system, engine)
-    return found + _wide_ep(source, system)
+    return [*found, *_modules(source, system), *_wide_ep(source, system)]
 
 
 def _decode(source: Source, system: str, engine: str) -> list[Samples]:
@@ -149,65 +148,54 @@ def _prefill(source: Source, system: str, engine: str) -> list[Samples]:
     return found
 
 
-def _modules(source: Source, system: str, engine: str) -> list[Samples]:
-    """TensorRT-LLM's and vLLM's whole modules. vLLM takes its absorbed path for short prompts; so do these rows."""
+def _modules(source: Source, system: str) -> list[Samples]:
+    """TensorRT-LLM's whole decode modules.
+
+    vLLM's are left out: on Hopper they take 40 to 215 us longer than the sum of the same kernels timed alone, which is
+    what launching them one by one costs, and an engine replays a graph. Modules of prompts are left out too: they hold
+    an eager launch's floor, and a step's prompts and decodes share their projections.
+    """
+    frame, version = read(source, system, "mla", "trtllm", "mla_generation_module")
+    if frame is None:
+        return []
+    frame = frame[(frame["model"] == MODEL) & (frame["mla_dtype"] == "bfloat16")]
     found = []
-    for kernel, table, axes in (
-        ("mla_module_decode", "mla_generation_module", CORE),
-        ("mla_module_prefill", "mla_context_module", PROMPT),
-    ):
-        frame, version = read(source, system, "mla", engine, table)
-        if frame is None:
-            continue
-        # FP8 arithmetic in prefill (mla_dtype fp8) is an option of vLLM on Blackwell that is off by default.
-        frame = frame[(frame["model"] == MODEL) & (frame["mla_dtype"] == "bfloat16")]
-        keys, length = ("step", "context") if axes is CORE else ("isl", "new_tokens")
-        for (weights, cache), part in frame.groupby(["gemm_type", "kv_cache_dtype"]):
-            rows, kernels = one_per_shape(part.rename(columns={**NAMES, keys: length}), axes)
-            formats = FORMATS[str(weights)], FORMATS[str(cache)]
-            source_text = cite(system, engine, version, table, kernels)
-            found.append(_module(kernel, formats, engine, axes, rows, source_text))
+    for (weights, cache), part in frame.groupby(["gemm_type", "kv_cache_dtype"]):
+        rows, kernels = one_per_shape(part.rename(columns={**NAMES, "step": "context"}), CORE)
+        formats = FORMATS[str(weights)], FORMATS[str(cache)]
+        source_text = cite(system, "trtllm", version, "mla_generation_module", kernels)
+        found.append(_module(formats, "trtllm", rows, source_text))
     return found
 
 
 def _wide_ep(source: Source, system: str) -> list[Samples]:
-    """SGLang's modules under wide expert parallelism: FP8 weights and cache."""
+    """SGLang's decode modules under wide expert parallelism: FP8 weights and cache."""
+    frame = source.read(system, "mla", "sglang", "wideep_generation_mla", WIDE_EP)
+    if frame is None:
+        return []
+    frame = preferred(frame.rename(columns={**NAMES, "isl": "context"}), CORE, WIDE_EP_PREFERENCE)
     found = []
-    for kernel, table, axes in (
-        ("mla_module_decode", "wideep_generation_mla", CORE),
-        ("mla_module_prefill", "wideep_context_mla", PROMPT),
-    ):
-        frame = source.read(system, "mla", "sglang", table, WIDE_EP)
-        if frame is None:
-            continue
-        frame = preferred(frame.rename(columns={**NAMES, "isl": axes[0]}), axes, WIDE_EP_PREFERENCE)
-        for weights, part in frame.groupby("gemm_type"):
-            rows, kernels = one_per_shape(part, axes)
-            formats = FORMATS[str(weights)], "bf16"
-            source_text = cite(system, "sglang", WIDE_EP, table, kernels)
-            found.append(_module(kernel, formats, "sglang", axes, rows, source_text, flag=WIDE_EP_FLAG))
+    for weights, part in frame.groupby("gemm_type"):
+        rows, kernels = one_per_shape(part, CORE)
+        formats = FORMATS[str(weights)], "bf16"
+        source_text = cite(system, "sglang", WIDE_EP, "wideep_generation_mla", kernels)
+        found.append(_module(formats, "sglang", rows, source_text, flag=WIDE_EP_FLAG))
     return found
 
 
 def _module(
-    kernel: str,
-    formats: tuple[str, str],
-    engine: str,
-    axes: tuple[str, ...],
-    rows: "pd.DataFrame",
-    source: str,
-    flag: str = "",
+    formats: tuple[str, str], engine: str, rows: "pd.DataFrame", source: str, flag: str = ""
 ) -> Samples:
     """A whole module. ``formats``: of the weights (``Samples.dtype``), of the KV cache (``Samples.backend``)."""
     return Samples(
-        kernel=kernel,
+        kernel="mla_module_decode",
         dtype=formats[0],
         backend=formats[1],
         engine=engine,
-        axes=axes,
+        axes=CORE,
         frame=rows,
         source=source,
-        slices=slices(rows, axes[0]),
+        slices=slices(rows, "context"),
         includes=MODULE_INCLUDES,
         flag=flag,
         note=MODULE_NOTE,

@@ -6,7 +6,7 @@ from perfmodel.kernels.communication import collective_seconds, lookup_collectiv
 from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.ops.build import FUSED_REDUCE, MEMORY_BOUND
 from perfmodel.ops.communication import Traffic
-from perfmodel.ops.op import Op, OpClass
+from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Cluster
 from perfmodel.units import GB
 
@@ -21,7 +21,7 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
     named timings) or ``report`` (as the report's Table 7 counts: fractions of 1, no latency, 40 GB/s for dispatch and
     combine, no memory traffic; no calibration is asked then).
     """
-    if op.op_class == OpClass.HOST:
+    if op.kernel == "host":
         return Timing(latency_s=op.shape["seconds"], source="given")
     if costs == "report":
         return _report_cost(op, cluster)

@@ -50,6 +50,9 @@ class ClosedLoop:
     """Most requests that decode at once."""
     poll_steps: float = 1.0
     """Decode steps between two looks at newly arrived requests."""
+    ranks_together: int = 1
+    """Data-parallel ranks that the engine makes prefill in the same step (each its own prompts), by holding prompts
+    back until every rank has one; 1: prompts run as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,10 @@ def chunking(load: ClosedLoop) -> tuple[float, float]:
     chunks = float(np.ceil(load.input_tokens / load.chunk_tokens - 1e-9))
     if chunks > 1:
         return chunks, 1.0
-    fit = max(1.0, np.floor(load.chunk_tokens / load.input_tokens))
+    fit = max(1.0, np.floor(load.chunk_tokens / load.input_tokens)) * load.ranks_together
     arrived = load.concurrency / (load.output_tokens - 1.0) * load.poll_steps
-    return 1.0, float(min(fit, max(1.0, arrived)))
+    together = min(load.ranks_together, load.concurrency)
+    return 1.0, float(min(fit, max(1.0, arrived, together)))
 
 
 def _prefill_first(

@@ -36,6 +36,8 @@ class Setup(Spec):
     """Most requests that decode at once."""
     poll_steps: Positive = 1.0
     """Decode steps between two looks at newly arrived requests."""
+    balanced_prefill: bool = False
+    """Whether prompts are held back until every data-parallel rank has one."""
     length_ratio: PositiveFraction = 1.0
     """Mean length over the stated one, of inputs and of outputs."""
     shared_experts: Literal["in-line", "own-stream"] = "in-line"

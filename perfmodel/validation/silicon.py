@@ -180,6 +180,7 @@ def load_of(record: Mapping[str, str], setup: Setup, steps: Steps) -> ClosedLoop
         chunk_tokens=setup.budget(concurrency, isl),
         max_running=setup.max_running * steps.decode_instances,
         poll_steps=setup.poll_steps,
+        ranks_together=steps.decode.deployment.attention_dp if setup.balanced_prefill else 1,
     )
 
 

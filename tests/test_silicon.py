@@ -1,0 +1,334 @@
+"""Suite ``silicon``: layouts, rules of how rows were run, and which rows get an answer."""
+
+import math
+from collections import Counter
+from itertools import product
+
+import pytest
+
+from perfmodel.errors import DataError, PerfModelError
+from perfmodel.spec import engine
+from perfmodel.spec.documents import read_document
+from perfmodel.validation import roles, setups, silicon
+from perfmodel.validation.setups import Setup, setup_of
+from perfmodel.validation.silicon import Layout, corrected, parse_layout, scenario_of, steps_of
+
+RECORDS = roles.read_published(silicon.FILE)
+BY_ID = {record["id"]: record for record in RECORDS}
+RULES = read_document(setups.RULES)["rules"]
+R1 = "deepseek-ai/DeepSeek-R1"
+
+
+def record(**changes):
+    """An aggregated row of DeepSeek-R1 in SGLang on 8 H200."""
+    cells = dict.fromkeys(RECORDS[0], "") | {
+        "id": "own", "model": R1, "system": "h200_sxm", "backend": "sglang", "backend_version": "0.5.9",
+        "precision": "fp8", "mode": "agg", "isl": "1024", "osl": "512", "concurrency": "32", "gpus": "8",
+        "parallel_or_prefill": "tp8 dp1 moe_tp8 ep1", "tpot_ms": "20", "ttft_ms": "200",
+    }  # fmt: skip
+    return cells | changes
+
+
+# --- layouts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        ("tp8 dp1 moe_tp8 ep1", Layout(8, 1, 8, 1)),
+        ("tp8 dp moe_tp1 ep8", Layout(8, 1, 1, 8)),
+        ("tp1 dp8 moe_tp2 ep4", Layout(1, 8, 2, 4)),
+        ("P 2x(tp1 dp8 ep8)", Layout(1, 8, 1, 8, 2)),
+        ("D 10x(tp4 dp1 ep1)", Layout(4, 1, 4, 1, 10)),
+        ("D 1x(tp1 dp32 ep32)", Layout(1, 32, 1, 32, 1)),
+    ],
+)
+def test_layouts_are_read(text, layout):
+    assert parse_layout(text) == layout
+    assert layout.gpus == layout.attention_tp * layout.attention_dp == layout.moe_tp * layout.ep
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tp8", "tp8 ep8", "dp8 tp8 ep8", "tp8 dp1 ep", "X 2x(tp1 dp8 ep8)", "P x(tp1 dp8 ep8)",
+             "tp8 dp1 moe_tp8 ep1 more", "tp-8 dp1 ep1", "tpnone dp1 ep1"],
+)  # fmt: skip
+def test_what_is_no_layout_is_refused(text):
+    with pytest.raises(PerfModelError, match="must be like"):
+        parse_layout(text)
+
+
+def test_every_published_layout_is_read_and_has_the_rows_gpus():
+    checked = 0
+    for own in RECORDS:
+        if not own["concurrency"]:
+            continue  # two rows state neither load nor layout
+        parts = [parse_layout(own[name]) for name in ("parallel_or_prefill", "decode") if own[name]]
+        assert sum(part.gpus * part.instances for part in parts) == int(own["gpus"]), own["id"]
+        checked += 1
+    assert checked > 390
+
+
+LAYOUTS = ("tp8 dp1 moe_tp8 ep1", "tp8 dp1 moe_tp1 ep8", "tp1 dp8 moe_tp1 ep8", "tp4 dp1 moe_tp2 ep2")
+
+
+@pytest.mark.parametrize(
+    ("text", "expert_parallel", "attention_dp"), list(product(LAYOUTS, (None, True, False), (True, False)))
+)
+def test_corrections_keep_the_gpus_and_give_a_scenario(text, expert_parallel, attention_dp):
+    printed = parse_layout(text)
+    setup = Setup(expert_parallel=expert_parallel, attention_dp=attention_dp)
+    layout = corrected(printed, setup)
+    assert layout.gpus == printed.gpus == layout.moe_tp * layout.ep
+    assert layout.attention_dp == (printed.gpus if attention_dp else printed.attention_dp)
+    if expert_parallel is None:
+        assert (layout.moe_tp, layout.ep) == (printed.moe_tp, printed.ep)
+    else:
+        assert layout.ep == (printed.gpus if expert_parallel else 1)
+    d = scenario_of(record(), setup, layout).deployment
+    assert (d.attention_tp, d.attention_dp, d.moe_tp, d.ep) == (
+        layout.attention_tp, layout.attention_dp, layout.moe_tp, layout.ep
+    )  # fmt: skip
+    assert d.stage_gpus == printed.gpus
+    assert d.engine == "sglang"
+
+
+def test_a_scripts_layout_reaches_the_steps():
+    """SGLang's scripts of November 2025 divided the experts that the CSV calls ep1."""
+    own = next(
+        r for r in RECORDS if (r["backend"], r["backend_version"], r["precision"]) == ("sglang", "", "fp4")
+    )
+    assert parse_layout(own["parallel_or_prefill"]).gpus > 1
+    steps = steps_of(own, setup_of(own))
+    assert steps.decode.deployment.ep == int(own["gpus"])
+    assert (steps.decode.deployment.phase, steps.prefill.deployment.phase) == ("decode", "prefill")
+
+
+def test_disaggregated_rows_have_both_layouts():
+    own = record(mode="disagg", parallel_or_prefill="P 2x(tp1 dp4 ep4)", decode="D 3x(tp8 dp1 ep8)")
+    steps = steps_of(own, setup_of(own))
+    assert (steps.prefill_instances, steps.decode_instances) == (2, 3)
+    assert (steps.prefill.deployment.attention_dp, steps.prefill.deployment.phase) == (4, "prefill")
+    assert (steps.decode.deployment.attention_tp, steps.decode.deployment.phase) == (8, "decode")
+    load = silicon.load_of(own, setup_of(own), steps)
+    assert load.policy == "disaggregated"
+    limited = silicon.load_of(own, setup_of(own).model_copy(update={"max_running": 100}), steps)
+    assert limited.max_running == 300  # each decode instance has its own limit
+
+
+# --- rules ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(len(RULES)))
+def test_a_rule_has_a_source_known_keys_and_rows(number):
+    rule = RULES[number]
+    assert set(rule) == {"when", "set", "source"}
+    assert rule["source"].startswith("https://")
+    assert rule["set"]
+    assert set(rule["set"]) <= set(Setup.model_fields)
+    Setup.model_validate(rule["set"])
+    assert set(rule["when"]) <= {*RECORDS[0], "measured_known"}
+    measured = {"tpot_ms", "ttft_ms", "derived_output_tok_s_gpu", "id", "note", "origin"}
+    assert not measured & set(rule["when"])  # a rule is about how a row was run, not about its result
+    for name in setups.RANGES:
+        if name in rule["when"]:
+            low, high = rule["when"][name]
+            assert 0 < low <= high
+    matched = [r for r in RECORDS if all(setups._holds(*item, r) for item in rule["when"].items())]
+    assert matched, rule["when"]
+
+
+def test_later_rules_win(monkeypatch):
+    rules = [
+        {"when": {"backend": "sglang"}, "set": {"chunk_tokens": 100, "poll_steps": 2}},
+        {"when": {"system": ["h100_sxm", "h200_sxm"], "concurrency": [32, 64]}, "set": {"chunk_tokens": 200}},
+        {"when": {"measured_known": True}, "set": {"length_ratio": 0.5}},
+    ]
+    monkeypatch.setattr(setups, "_rules", lambda: tuple(rules))
+
+    def chosen(**changes):
+        found = setup_of(record(**changes))
+        return found.chunk_tokens, found.poll_steps, found.length_ratio
+
+    assert chosen() == (200, 2, 1.0)
+    assert chosen(concurrency="64") == (200, 2, 1.0)
+    assert chosen(concurrency="65") == (100, 2, 1.0)
+    assert chosen(concurrency="31") == (100, 2, 1.0)
+    assert chosen(concurrency="") == (100, 2, 1.0)
+    assert chosen(system="b200_sxm") == (100, 2, 1.0)
+    assert chosen(backend="vllm") == (200, 1, 1.0)
+    assert chosen(measured="2026-01-01") == (200, 2, 0.5)
+
+
+def test_rules_that_are_none_are_refused(monkeypatch, tmp_path):
+    path = tmp_path / "rules.yaml"
+    monkeypatch.setattr(setups, "RULES", path)
+    setups._rules.cache_clear()
+    try:
+        path.write_text("rules: {when: 1}\n")
+        with pytest.raises(DataError, match="must hold a list"):
+            setup_of(record())
+    finally:
+        setups._rules.cache_clear()
+
+
+def test_trtllms_scripts_size_the_budget_for_one_prompt_and_all_decodes():
+    """DeepSeek-R1: the least multiple of 64 that holds concurrency + isl + 64, and 8192 at least in later scripts."""
+    checked = Counter()
+    for own in RECORDS:
+        if (own["backend"], own["model"], own["mode"]) != ("trtllm", R1, "agg") or not own["concurrency"]:
+            continue
+        concurrency, isl = float(own["concurrency"]), float(own["isl"])
+        needed = concurrency + isl + 64.0
+        floor = 0.0 if own["measured"] == "2025-11-02" else 8192.0
+        budget = setup_of(own).budget(concurrency, isl)
+        assert budget % 64 == 0
+        assert budget >= max(floor, needed)
+        assert budget == floor or budget < needed + 64.0
+        checked[floor] += 1
+    assert checked[0.0] >= 10
+    assert checked[8192.0] >= 10
+
+
+def test_budgets_by_hand():
+    script = Setup(budget_per_prompt=True, budget_floor=8192)
+    assert script.budget(128.0, 8192.0) == 8384.0  # 131 x 64, exactly what is needed
+    assert script.budget(129.0, 8192.0) == 8448.0
+    assert script.budget(4.0, 1024.0) == 8192.0
+    assert Setup(budget_per_prompt=True).budget(4.0, 1024.0) == 1152.0
+    assert Setup(chunk_tokens=8192).budget(64.0, 10000.0) == 8192.0
+    assert Setup(chunk_tokens=8192, whole_prompts=True).budget(64.0, 10000.0) == 10000.0
+    assert Setup(chunk_tokens=8192, whole_prompts=True).budget(64.0, 100.0) == 8192.0
+
+
+def test_budgets_of_published_rows_reach_the_load():
+    own = next(
+        r for r in RECORDS
+        if r["backend"] == "trtllm" and r["model"] == R1 and r["mode"] == "agg" and not r["note"]
+        and r["measured"] != "2025-11-02" and r["isl"] == "8192"
+    )  # fmt: skip
+    setup = setup_of(own)
+    load = silicon.load_of(own, setup, steps_of(own, setup))
+    needed = float(own["concurrency"]) + 8192 + 64
+    assert load.chunk_tokens == 64 * math.ceil(needed / 64)
+    assert load.input_tokens == pytest.approx(0.9 * 8192)  # lengths uniform between 0.8 and 1
+    assert load.output_tokens == pytest.approx(0.9 * float(own["osl"]))
+
+
+# --- the suite -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return silicon.rows()
+
+
+def test_every_row_is_there_once_per_figure(rows):
+    expected = Counter()
+    for own in RECORDS:
+        expected.update(
+            (own["id"], key) for key, cell in (("tpot_s", "tpot_ms"), ("ttft_s", "ttft_ms")) if own[cell]
+        )
+    assert Counter((row.id, row.quantity) for row in rows) == expected
+    committed = roles.committed()
+    for row in rows:
+        assert row.role == committed[silicon.FILE, row.id]
+        cell = BY_ID[row.id]["tpot_ms" if row.quantity == "tpot_s" else "ttft_ms"]
+        assert row.measured == pytest.approx(float(cell) / 1000.0)
+
+
+def test_rows_are_summed_up_by_kind(rows):
+    for row in rows:
+        own = BY_ID[row.id]
+        kind = "-noted" if own["note"] else "-disaggregated" if own["mode"] == "disagg" else ""
+        assert row.suite == f"silicon{kind}"
+
+
+def test_clean_rows_are_answered_or_say_why(rows):
+    tpot = [row for row in rows if row.quantity == "tpot_s"]
+    for row in tpot:
+        assert row.predicted is not None or row.reason, row.id
+    clean = [row for row in tpot if row.suite == "silicon"]
+    answered = [row for row in clean if row.predicted is not None]
+    assert len(clean) > 200
+    assert len(answered) >= 0.95 * len(clean), Counter(row.reason for row in clean if row.predicted is None)
+    for row in answered:
+        assert 1e-3 < row.predicted < 10.0, row.id
+
+
+def test_answers_have_intervals_that_hold_them(rows):
+    answered = [row for row in rows if row.predicted is not None]
+    bounded = [row for row in answered if row.low is not None]
+    assert len(bounded) > 0.95 * len(answered)
+    for row in bounded:
+        assert 0.0 < row.low <= row.predicted <= row.high, row.id
+
+
+def test_time_to_first_token_is_not_answered_yet(rows):
+    ttft = [row for row in rows if row.quantity == "ttft_s"]
+    assert {row.predicted for row in ttft} == {None}
+    assert {row.reason for row in ttft} == {silicon.TTFT_REASON}
+
+
+def test_peers_figures_stand_beside_their_rows(rows):
+    peers = roles.read_published("silicon_peer_predictions.csv")
+    assert len({peer["id"] for peer in peers}) == len(peers)
+    found = {(row.id, row.quantity): row.peer_predicted for row in rows}
+    for peer in peers:
+        for cell, key in (("tpot_ms", "tpot_s"), ("ttft_ms", "ttft_s")):
+            expected = pytest.approx(float(peer[cell]) / 1000.0) if peer[cell] else None
+            assert found.get((peer["id"], key), expected) == expected
+    assert sum(peer is not None for peer in found.values()) > 400
+
+
+# --- a user's own rows ---------------------------------------------------------------------------------------
+
+
+def own_rows(*records):
+    return silicon.predict_rows(records, suite="data", role=lambda _: "user")
+
+
+def test_a_users_rows_touch_no_constant_and_are_not_compared_with_a_peer():
+    before = engine.FILE.read_bytes() if engine.FILE.is_file() else None
+    published = next(
+        r for r in RECORDS if roles.committed()[silicon.FILE, r["id"]] == "fit" and not r["note"]
+    )
+    found = own_rows(published)
+    assert {(row.suite, row.role, row.peer_predicted) for row in found} == {("data", "user", None)}
+    assert (engine.FILE.read_bytes() if engine.FILE.is_file() else None) == before
+
+
+def test_what_was_measured_never_enters_the_prediction():
+    first, second = (own_rows(record(tpot_ms=cell, ttft_ms="9"))[0] for cell in ("20", "2000"))
+    assert first.measured * 100 == pytest.approx(second.measured)
+    assert first.predicted == second.predicted
+    assert (first.low, first.high) == (second.low, second.high)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"concurrency": ""}, "states no concurrency"),
+        ({"concurrency": "", "note": "load not recorded"}, "load not recorded"),
+        ({"model": "other"}, "model other is not in the catalogue"),
+        ({"system": "tpu"}, "system tpu: no calibration"),
+        ({"parallel_or_prefill": "8 GPUs"}, "must be like"),
+        ({"parallel_or_prefill": "tp3 dp1 moe_tp3 ep1"}, "attention_tp = 3 must divide"),
+    ],
+)
+def test_a_row_without_an_answer_says_why(changes, reason):
+    found = own_rows(record(**changes))[0]
+    assert found.predicted is None
+    assert reason in found.reason
+
+
+def test_constants_replace_the_engines():
+    none = {"host_gap_us": 0.0, "layer_sync_us": 0.0, "imbalance": 1.0}
+    base, _ = silicon.predict(record(), **none)
+    gap, _ = silicon.predict(record(), **none | {"host_gap_us": 5000.0})
+    sync, _ = silicon.predict(record(), **none | {"layer_sync_us": 100.0})
+    assert gap.decode_step_s - base.decode_step_s == pytest.approx(5e-3, rel=0.02)
+    assert sync.decode_step_s - base.decode_step_s == pytest.approx(61 * 100e-6, rel=0.05)
+    divided = record(parallel_or_prefill="tp1 dp8 moe_tp1 ep8")
+    even, _ = silicon.predict(divided, **none)
+    skewed, _ = silicon.predict(divided, **none | {"imbalance": 2.0})
+    assert skewed.decode_step_s > even.decode_step_s * 1.01
