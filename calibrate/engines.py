@@ -1,11 +1,15 @@
 """Fits each serving engine's constants on published steps: ``python -m calibrate.engines`` (``make engine-constants``).
 
 Three constants per engine (:class:`perfmodel.spec.engine.EngineConstants`): host gap per step, synchronisation per
-layer, load of the busiest expert-parallel rank. They minimise the mean |log(predicted / measured)| over the rows whose
-committed role is ``fit`` (perfmodel/data/published/roles.csv): TPOT of clean aggregated rows of
-``silicon_serving.csv``, throughput of ``serving.csv``. No ``check`` row and no LongCat row is read. An engine without
-rows that exercise a constant keeps its neutral value. Times are linear in the first two constants and smooth in the
-third, so predictions are taken at a few values of each and interpolated between.
+layer, load of the busiest expert-parallel rank. They minimise the |log(predicted / measured)| of the rows whose
+committed role is ``fit`` (perfmodel/data/published/roles.csv), averaged within each group of rows and then over groups:
+TPOT of clean aggregated rows of ``silicon_serving.csv``, throughput of ``serving.csv``. No ``check`` row and no LongCat
+row is read.
+
+A constant must earn its place: starting from none, the one is added that most lowers the error on groups left out
+(each group in turn predicted by constants fitted on the others), as long as that falls by ``WORTH``. The rest stay
+neutral. Times are linear in the first two constants and smooth in the third, so predictions are taken at a few values
+of each and interpolated between.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.curves import robust_std
+from perfmodel.errors import DataError, PerfModelError
 from perfmodel.output.files import atomic_write
 from perfmodel.spec import engine
 from perfmodel.validation import roles, serving, silicon
@@ -28,6 +33,14 @@ PROBE_US = {"host_gap_us": 1000.0, "layer_sync_us": 10.0}
 """Where the slope against a constant is taken."""
 LOADS = (1.0, 1.25, 1.5, 2.0, 3.0)
 """Imbalances at which predictions are taken."""
+NEUTRAL = np.array([0.0, 0.0, 1.0])
+"""Host gap (us), synchronisation (us per layer), imbalance: nothing added."""
+MOST = np.array([20_000.0, 200.0, LOADS[-1]])
+"""Largest constants that are tried."""
+PRICE = 1e-3
+"""Log error that a constant at its largest must be worth: decides where rows decide nothing."""
+WORTH = 0.05
+"""Share by which a constant must lower the error on groups left out."""
 MIN_ROWS = 12
 """Rows that an engine needs for constants of its own."""
 
@@ -38,6 +51,8 @@ class FitRow:
 
     id: str
     engine: str
+    group: str
+    """Rows of one set-up (the roles file's group) count together."""
     measured_s: float
     """Time per step or per token; throughputs are inverted."""
     base_s: Array
@@ -56,10 +71,10 @@ def fit_rows(progress: Callable[[str], None] = print) -> list[FitRow]:
     found: list[FitRow] = []
     for record in roles.read_published(silicon.FILE):
         if committed[silicon.FILE, record["id"]] == "fit" and is_documented(record):
-            found += _row(record["id"], record["backend"], _tpot(record))
+            found += _row(silicon.FILE, record, record["backend"], _tpot(record))
     for record in roles.read_published("serving.csv"):
         if committed["serving.csv", record["id"]] == "fit" and serving.answerable(record):
-            found += _row(record["id"], serving.engine_of(record["framework"]), _step(record))
+            found += _row("serving.csv", record, serving.engine_of(record["framework"]), _step(record))
     progress(f"{len(found)} rows with role fit")
     return found
 
@@ -89,7 +104,9 @@ def _step(record: Mapping[str, str]) -> Callable[..., tuple[float, float]]:
     return times
 
 
-def _row(name: str, engine_name: str, times: Callable[..., tuple[float, float]]) -> list[FitRow]:
+def _row(
+    file: str, record: Mapping[str, str], engine_name: str, times: Callable[..., tuple[float, float]]
+) -> list[FitRow]:
     neutral = {"host_gap_us": 0.0, "layer_sync_us": 0.0}
     try:
         pairs = [times(**neutral, imbalance=load) for load in LOADS]
@@ -97,31 +114,74 @@ def _row(name: str, engine_name: str, times: Callable[..., tuple[float, float]])
             (times(**{**neutral, key: probe}, imbalance=1.0)[1] - pairs[0][1]) / probe
             for key, probe in PROBE_US.items()
         ]
-    except LookupError:
+    except (LookupError, PerfModelError):
         return []
     base = np.array([predicted for _, predicted in pairs])
-    return [FitRow(name, engine_name, pairs[0][0], base, np.array(slopes))]
+    group, _, _ = roles.role_of(file, record)
+    return [FitRow(record["id"], engine_name, group, pairs[0][0], base, np.array(slopes))]
 
 
 def fit_engine(rows: Sequence[FitRow]) -> tuple[Array, Array]:
-    """(constants, log residuals) of one engine: least mean |log(predicted / measured)|.
+    """(constants, log residuals) of one engine, by forward selection on groups left out.
 
-    The host gap stays at most 20 ms, synchronisation at most 200 us a layer, imbalance within LOADS.
+    Raises:
+        DataError: fewer than two groups, so that nothing can be left out.
+    """
+    groups = sorted({row.group for row in rows})
+    if len(groups) < 2:
+        raise DataError(
+            f"{rows[0].engine if rows else 'engine'}: {len(groups)} group of rows; two are needed"
+        )
+    chosen: frozenset[int] = frozenset()
+    error = left_out_error(rows, groups, chosen)
+    while len(chosen) < len(NEUTRAL):
+        tried = {
+            index: left_out_error(rows, groups, chosen | {index})
+            for index in range(len(NEUTRAL))
+            if index not in chosen
+        }
+        best = min(tried, key=lambda index: (tried[index], index))
+        if tried[best] > error * (1.0 - WORTH):
+            break
+        chosen, error = chosen | {best}, tried[best]
+    constants = fit_constants(rows, chosen)
+    return constants, residuals(rows, constants)
+
+
+def left_out_error(rows: Sequence[FitRow], groups: Sequence[str], free: frozenset[int]) -> float:
+    """Mean |log error| of every group under constants fitted on the other groups."""
+    errors = []
+    for group in groups:
+        constants = fit_constants([row for row in rows if row.group != group], free)
+        errors.append(float(np.abs(residuals([row for row in rows if row.group == group], constants)).mean()))
+    return float(np.mean(errors))
+
+
+def fit_constants(rows: Sequence[FitRow], free: frozenset[int]) -> Array:
+    """The constants of ``free`` (indices into NEUTRAL) that fit best, the others neutral.
+
+    A constant that no row exercises stays neutral too, by a price on its size that is too small to move others.
     """
     from scipy.optimize import Bounds, differential_evolution  # deferred: slow to import
 
-    def logs(constants: Array) -> Array:
-        return np.log([row.predicted_s(constants) / row.measured_s for row in rows])
-
-    spread = any(row.base_s[-1] > row.base_s[0] * 1.001 for row in rows)
-    most = LOADS[-1] if spread else LOADS[0] + 1e-9
-    bounds = Bounds(np.array([0.0, 0.0, LOADS[0]]), np.array([20_000.0, 200.0, most]))
+    if not free:
+        return NEUTRAL.copy()
+    open_ = np.array([index in free for index in range(len(NEUTRAL))])
+    bounds = Bounds(NEUTRAL, np.where(open_, MOST, NEUTRAL + 1e-9))
+    counts = {group: sum(row.group == group for row in rows) for group in {row.group for row in rows}}
+    weights = np.array([1.0 / counts[row.group] for row in rows]) / len(counts)
 
     def loss(constants: Array) -> float:
-        return float(np.abs(logs(constants)).mean())
+        price = PRICE * float(((constants - NEUTRAL) / (MOST - NEUTRAL)).sum())
+        return price + float(weights @ np.abs(residuals(rows, constants)))
 
-    found = differential_evolution(loss, bounds, rng=0, tol=1e-8, maxiter=400)
-    return found.x, logs(found.x)
+    found: Array = differential_evolution(loss, bounds, rng=0, tol=1e-8, maxiter=200).x
+    return found
+
+
+def residuals(rows: Sequence[FitRow], constants: Array) -> Array:
+    """log(predicted / measured) of rows under given constants."""
+    return np.log([row.predicted_s(constants) / row.measured_s for row in rows])
 
 
 def document(rows: Sequence[FitRow]) -> dict[str, Any]:
@@ -132,16 +192,21 @@ def document(rows: Sequence[FitRow]) -> dict[str, Any]:
         own = [row for row in rows if row.engine == name]
         if len(own) < MIN_ROWS:
             continue
-        constants, residuals = fit_engine(own)
+        constants, logs = fit_engine(own)
         result[name] = {
-            "host_gap_us": float(f"{constants[0]:.3g}"),
-            "layer_sync_us": float(f"{constants[1]:.3g}"),
-            "imbalance": float(f"{constants[2]:.3g}"),
-            "log_std": float(f"{robust_std(residuals):.3g}"),
+            "host_gap_us": _rounded(constants[0]),
+            "layer_sync_us": _rounded(constants[1]),
+            "imbalance": _rounded(constants[2]),
+            "log_std": _rounded(robust_std(logs)),
             "rows": len(own),
             "source": f"calibrate.engines, {date}: rows with role fit of silicon_serving.csv and serving.csv",
         }
     return result
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits; what is within rounding of nothing is 0."""
+    return 0.0 if abs(value) < 1e-3 else float(f"{value:.3g}")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
+from perfmodel.kernels.communication import beside_compute
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
@@ -15,7 +16,7 @@ from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
 from perfmodel.ops.report import report_layer
 from perfmodel.ops.work import Work, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
-from perfmodel.overlap.schedules import carries_over, num_micro_batches, schedule_layer
+from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlaps, schedule_layer
 from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
 from perfmodel.spec.model import Layer
@@ -111,7 +112,21 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
         batch = [report_layer(one) for one in batch]
     tasks = schedule_layer(overlap, batch)
     timings = _timings(tasks, scenario, share=1 / parts)
+    if has_contention(scenario) and overlaps(overlap):
+        timings = tuple(
+            _beside_compute(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
+        )
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap))
+
+
+def _beside_compute(op: Op, timing: Timing, scenario: Scenario) -> Timing:
+    """A transfer under a schedule that hides it takes as long as such transfers were timed beside compute."""
+    if not op.is_communication:
+        return timing
+    stretch, flag = beside_compute(op, scenario.cluster.gpu.architecture)
+    if stretch == 1.0:
+        return timing
+    return replace(timing.scaled(stretch), flag="; ".join(filter(None, (timing.flag, flag))))
 
 
 def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[Timing, ...]:

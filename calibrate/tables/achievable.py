@@ -338,12 +338,13 @@ def write_csv(path: Path, rows: Sequence[object], fields: Sequence[str]) -> None
 
 
 def main() -> int:
-    """Refit everything and rewrite achievable.csv and communication.csv."""
-    from calibrate.tables import communication
+    """Refit everything and rewrite achievable.csv, communication.csv and in_situ.csv."""
+    from calibrate.tables import communication, in_situ
 
     kernels, collectives = fitted_rows(), communication.fitted_rows()
     write_csv(FOLDER / "achievable.csv", kernels, FIELDS)
     write_csv(FOLDER / "communication.csv", collectives, communication.FIELDS)
+    write_csv(FOLDER / "in_situ.csv", [in_situ.stretch_row()], in_situ.FIELDS)
     for row in kernels:
         figures = (
             f"fc {row.compute_fraction:.3f} fm {row.memory_fraction:.3f} latency {row.latency_us:.1f} us"

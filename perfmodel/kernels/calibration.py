@@ -8,6 +8,7 @@ damaged or edited file is refused, and every result can name what it rests on.
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -128,7 +129,7 @@ class Calibration:
         """Kernel class whose measured span holds this op; empty: none."""
         for kernel, dtype, backend in op.inside:
             asked = Op(kernel, op.op_class, kernel, op.stream, dtype=dtype, backend=backend)
-            curve = self.curve(asked)
+            curve = self.curves.get((kernel, dtype, backend)) if kernel in MODULES else self.curve(asked)
             if curve is not None and op.kernel in curve.includes and self._answers(curve):
                 return kernel
         return ""
@@ -266,8 +267,13 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise DataError(
             f"{file}: not the tables that {FILE_NAME} was made with; run calibrate import-tables again"
         )
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{file}: not an archive of numbers ({error}); run calibrate import-tables again"
+        ) from error
 
 
 def parse(document: Mapping[str, Any], *, name: str, arrays: Mapping[str, Any] | None = None) -> Calibration:

@@ -131,6 +131,52 @@ def lookup_collective(backend: str, kernel: str, architecture: str) -> Collectiv
     raise DataError(f"collective {backend} {kernel}: no figures; known: {', '.join(known)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """How much longer a library's transfers take while something computes beside them."""
+
+    backend: str
+    architecture: str
+    stretch: float
+    """Time beside compute over time alone."""
+    source: str
+    note: str
+
+
+def beside_compute(op: Op, architecture: str) -> tuple[float, str]:
+    """(stretch, flag) of a transfer that runs beside compute: (1, "") where nothing was measured in place.
+
+    Rows of ``data/kernels/in_situ.csv`` were made by :mod:`calibrate.tables.in_situ`; an architecture without one takes
+    the library's other row over, flagged.
+    """
+    rows = {row.architecture: row for row in stretches() if row.backend == op.backend}
+    if not rows or op.kernel not in ("dispatch", "combine"):
+        return 1.0, ""
+    row = rows.get(architecture)
+    if row is not None:
+        return row.stretch, ""
+    row = next(iter(rows.values()))
+    return (
+        row.stretch,
+        f"{op.backend} beside compute: measured on {row.architecture} alone ({row.stretch:g} times)",
+    )
+
+
+@cache
+def stretches() -> tuple[Stretch, ...]:
+    """All rows of ``in_situ.csv``."""
+    return tuple(
+        Stretch(
+            backend=record["backend"],
+            architecture=record["architecture"],
+            stretch=float(record["stretch"]),
+            source=record["source"],
+            note=record["note"],
+        )
+        for record in read_rows("in_situ.csv")
+    )
+
+
 def held_sms(op: Op, cluster: Cluster) -> float:
     """Share of the streaming multiprocessors that a collective occupies while it runs; 0 where nothing says so."""
     try:

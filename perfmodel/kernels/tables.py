@@ -130,6 +130,10 @@ class TableCurve:
     """ln(1 + match) of every table, one column per dimension."""
 
     def __post_init__(self) -> None:
+        if not self.tables or not (self.log_std >= 0.0 and self.num_rows > 0):
+            raise DataError(
+                f"table {self.kernel} {self.dtype}: needs tables, log_std of at least 0 and rows above 0"
+            )
         names = list(self.tables[0].match)
         if any(list(table.match) != names for table in self.tables):
             raise DataError(f"table {self.kernel} {self.dtype}: tables must match by the same dimensions")

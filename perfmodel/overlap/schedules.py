@@ -47,6 +47,11 @@ def carries_over(name: str) -> bool:
     return name == "tbo"
 
 
+def overlaps(name: str) -> bool:
+    """Whether a schedule puts transfers beside compute."""
+    return name in ("tbo", "sbo", "sbo-engine")
+
+
 def sequential(layer: LayerOps) -> tuple[Task, ...]:
     """One op after another, communication included; shared experts on a stream of their own where an engine has one."""
     graph = Graph()

@@ -7,11 +7,12 @@ a prompt costs the others depends on the engine's policy:
     prefill-first  prompts run alone while decodes wait:      TPOT = t_d(N) + f x t_p / b
     mixed          prompt tokens join a decode step:          TPOT = t_d(N) + f x k x (t_m(N) - t_d(N))
 
-with f = N / (osl - 1) prompts per decode step, t_p the time of one prefill step of b prompts, and t_m that of a step
-that carries one of a prompt's k chunks beside the decodes; with b prompts to a chunk, k = 1 / b. At most every step
-can carry a chunk: where f x k would exceed 1, N is what makes it 1, and requests queue. N follows from Little's law: a
-request spends TTFT waiting and in prefill, and (osl - 1) TPOT decoding, so N = C x decode / (TTFT + decode), solved as
-a fixed point. Disaggregated, decodes run undisturbed and prompts queue at their own instances.
+with f = N / (osl - 1) x (C - 1) / C prompts of other requests per decode step, t_p the time of one prefill step of b
+prompts, and t_m that of a step that carries one of a prompt's k chunks beside the decodes; with b prompts to a chunk,
+k = 1 / b. At most every step can carry a chunk: where N / (osl - 1) x k would exceed 1, N is what makes it 1, and
+requests queue. N follows from Little's law: a request spends TTFT waiting and in prefill, and (osl - 1) TPOT decoding,
+so N = C x decode / (TTFT + decode), solved as a fixed point. Disaggregated, decodes run undisturbed and prompts queue
+at their own instances.
 
 Requests are taken as equal, of mean length; the first wave and the last, which drains, are left out.
 """
@@ -104,7 +105,6 @@ def tpot_draws(steps: Steps, load: ClosedLoop, mean: MeanStep, *, common_log_std
 
     The longer step is drawn at the middle of a prompt. None where some op has no known spread.
     """
-    length = load.output_tokens - 1.0
     asked = [_with_values(steps.decode, _decode_values(steps, load, mean.running))]
     weights = [1.0 - mean.steps_with_prefill if load.policy == "mixed" else 1.0]
     chunks, prompts = chunking(load)
@@ -115,7 +115,7 @@ def tpot_draws(steps: Steps, load: ClosedLoop, mean: MeanStep, *, common_log_std
         weights.append(mean.steps_with_prefill)
     elif load.policy == "prefill-first":
         asked.append(_with_values(steps.prefill, _prefill_values(steps, load, chunks // 2)))
-        weights.append(mean.running / length * chunks / prompts)
+        weights.append(others(load, mean.running) * chunks / prompts)
     contention = has_contention(steps.decode)
     drawn = drawn_step_times(
         [step_segments(scenario) for scenario in asked], common_log_std=common_log_std, contention=contention
@@ -133,28 +133,33 @@ def chunking(load: ClosedLoop) -> tuple[float, float]:
     In the steady state prompts arrive one by one; only those that came since the last look run together.
     """
     chunks = float(np.ceil(load.input_tokens / load.chunk_tokens - 1e-9))
-    if chunks > 1:
-        return chunks, 1.0
-    fit = max(1.0, np.floor(load.chunk_tokens / load.input_tokens)) * load.ranks_together
-    arrived = load.concurrency / (load.output_tokens - 1.0) * load.poll_steps
     together = min(load.ranks_together, load.concurrency)
+    if chunks > 1:
+        return chunks, float(max(1.0, together))
+    fit = max(1.0, np.floor(load.chunk_tokens / load.input_tokens)) * load.ranks_together
+    arrived = 1.0 + others(load, load.concurrency) * (load.poll_steps - 1.0)
     return 1.0, float(min(fit, max(1.0, arrived, together)))
+
+
+def others(load: ClosedLoop, running: float) -> float:
+    """Prompts of other requests per decode step: of C requests that take turns, C - 1 are not one's own."""
+    return running / (load.output_tokens - 1.0) * (load.concurrency - 1.0) / load.concurrency
 
 
 def _prefill_first(
     load: ClosedLoop, decode_s: Callable[[float], float], prompt_s: float, prompts: float
 ) -> MeanStep:
     """Every prompt stops all decodes for ``prompt_s``."""
-    steps = load.output_tokens - 1.0
 
     def tpot(running: float) -> float:
-        return decode_s(running) + running / steps * prompt_s
+        return decode_s(running) + others(load, running) * prompt_s
 
     def wait(running: float) -> float:
         return load.poll_steps / 2.0 * decode_s(running) + prompt_s * prompts
 
     running = _fixed_point(load, tpot, wait)
-    return MeanStep(tpot(running), decode_s(running), prompt_s * prompts, running, running / steps / prompts)
+    share = others(load, running) / prompts
+    return MeanStep(tpot(running), decode_s(running), prompt_s * prompts, running, share)
 
 
 def _mixed(
@@ -166,14 +171,14 @@ def _mixed(
     mixed_s = _mixed_times(steps, load)
 
     def tpot(running: float) -> float:
-        share = min(1.0, running / length * chunks_per_prompt)
+        share = min(1.0, others(load, running) * chunks_per_prompt)
         return decode_s(running) + share * (mixed_s(running) - decode_s(running))
 
     def wait(running: float) -> float:
         return mixed_s(running) * max(1.0, chunks_per_prompt)
 
     running = min(_fixed_point(replace(load, max_running=min(load.max_running, most)), tpot, wait), most)
-    share = min(1.0, running / length * chunks_per_prompt)
+    share = min(1.0, others(load, running) * chunks_per_prompt)
     return MeanStep(tpot(running), decode_s(running), mixed_s(running), running, share)
 
 

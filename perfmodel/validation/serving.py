@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from perfmodel.errors import PerfModelError
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import predict_steps
+from perfmodel.step import has_contention, predict_steps, step_segments
+from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
 from perfmodel.validation.rows import Row
-from perfmodel.validation.steps import Array, StepPrediction, bounds, predict_step
+from perfmodel.validation.steps import StepPrediction, bounds, common_log_std, predict_step
 from perfmodel.validation.suites import Progress
 
 MODELS = {
@@ -141,6 +140,8 @@ def _missing(record: Mapping[str, str]) -> str:
         return f"model {record['model']} is not in the catalogue"
     if record["system"] not in SYSTEMS:
         return f"system {record['system']}: no calibration"
+    if record["mtp"].startswith("yes") and "model has" not in record["mtp"]:
+        return "MTP with an acceptance that the row does not state"
     if record["metric"].startswith("dispatch") and not record["batch_per_gpu"]:
         return "the row states no batch"
     if record["phase"] not in ("decode", "prefill"):
@@ -161,30 +162,30 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
     cluster, calibration = SYSTEMS[record["system"]]
     decode = record["phase"] == "decode"
     ep, dp = _number("EP", record["moe_parallel"]), _number("DP", record["attn_parallel"])
-    dp = dp or ep
+    dp, tp = dp or ep, _number("TP", record["attn_parallel"]) or 1
     if not dp or not ep:
         raise PerfModelError(f"layout {record['attn_parallel']!r}, {record['moe_parallel']!r}: no DP and EP")
     deployment: dict[str, Any] = {
         "phase": record["phase"],
         "attention_dp": dp,
-        "attention_tp": 1,
-        "dense_tp": 1,
+        "attention_tp": tp,
+        "dense_tp": tp,
         "ep": ep,
-        "moe_tp": 1,
+        "moe_tp": max(dp * tp // ep, 1),
         "engine": engine_of(record["framework"]),
         "overlap": "tbo" if _two_batches(record) else "sequential",
-        "precision": {"kv_cache": "bf16", "attention": "bf16"},
+        "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
     }
     model = MODELS[record["model"]]
     experts = 256 if model == "deepseek-v3" else 0
     deployment["redundant_experts"] = -experts % ep if experts else 0
     if decode:
         deployment |= {
-            "batch_per_gpu": float(record["batch_per_gpu"]),
+            "batch_per_gpu": _float("batch_per_gpu", record["batch_per_gpu"]),
             "context_tokens": _context(record),
         } | _mtp(record)
     else:
-        tokens = _number("", record["batch_per_gpu"])
+        tokens = _prefill_tokens(record)
         deployment |= {
             "prefill_tokens": float(record["isl_or_kv"]),
             "prefill_requests_per_gpu": tokens / float(record["isl_or_kv"]),
@@ -204,6 +205,45 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
             "routing": routing,
         }
     )
+
+
+def _formats(text: str) -> dict[str, str]:
+    """Number formats of a cell like ``FP8/BF16``, ``FP8 GEMM BF16 attn`` or ``NVFP4 MoE, FP8 KV``: experts in FP4 where
+    it is named, all products in BF16 where nothing narrower is; empty and FP8 are the default.
+    """
+    upper = text.upper()
+    found: dict[str, str] = {}
+    if "FP4" in upper:
+        found["experts"] = "fp4"
+    if "FP8 KV" in upper:
+        found["kv_cache"] = "fp8"
+    if upper and "FP8" not in upper and "FP4" not in upper:
+        found |= {"linear": "bf16", "experts": "bf16"}
+    return found
+
+
+def _float(name: str, text: str) -> float:
+    """A cell that must be a number.
+
+    Raises:
+        PerfModelError: it is not.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise PerfModelError(f"{name} = {text!r}: must be a number") from error
+
+
+def _prefill_tokens(record: Mapping[str, str]) -> float:
+    """Prompt tokens per GPU of a prefill batch: ``16384 tok``; a plain number is requests.
+
+    Raises:
+        PerfModelError: neither.
+    """
+    match = re.fullmatch(r"([\d,]+)\s*tok(?:ens)?", record["batch_per_gpu"].strip())
+    if match:
+        return float(match[1].replace(",", ""))
+    return _float("batch_per_gpu", record["batch_per_gpu"]) * _float("isl_or_kv", record["isl_or_kv"])
 
 
 def _context(record: Mapping[str, str]) -> float:
@@ -262,10 +302,12 @@ def _value(scenario: Scenario, seconds: Any, quantity: str) -> Any:
 
 def _gain(record: Mapping[str, str], gain: Gain) -> tuple[float, float | None, float | None]:
     """The ratio of the two steps' throughputs; both are drawn alike, so what they share cancels."""
-    on = predict_step(scenario_of({**record, **gain.base}))
-    off = predict_step(scenario_of({**record, **gain.base, **gain.without}))
-    ratio = off.seconds / on.seconds
-    if on.draws is None or off.draws is None:
-        return ratio, None, None
-    ratios: Array = np.asarray(off.draws / on.draws)
-    return (ratio, *bounds(ratios))
+    on = scenario_of({**record, **gain.base})
+    off = scenario_of({**record, **gain.base, **gain.without})
+    ratio = float(predict_steps(off).step_time_s[0] / predict_steps(on).step_time_s[0])
+    drawn = drawn_step_times(
+        [step_segments(on), step_segments(off)],
+        common_log_std=common_log_std(on),
+        contention=has_contention(on),
+    )
+    return (ratio, None, None) if drawn is None else (ratio, *bounds(drawn[1] / drawn[0]))

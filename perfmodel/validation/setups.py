@@ -48,10 +48,10 @@ class Setup(Spec):
     attention_dp: bool = False
     """Overrides the CSV: every GPU has requests of its own."""
     expert_kernel: Literal["auto", "cutlass", "deepgemm"] = "auto"
-    linear: Dtype = "fp8"
+    linear: Dtype = "bf16"
     attention_output: Dtype | None = None
     dense: Dtype | None = None
-    experts: Dtype = "fp8"
+    experts: Dtype = "bf16"
     shared: Dtype | None = None
     kv_cache: Literal["bf16", "fp8"] = "bf16"
     not_predicted: str = ""

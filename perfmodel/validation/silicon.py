@@ -37,6 +37,9 @@ SYSTEMS = {
     "gb200": ("gb200-nvl72", "gb200-nvl72"),
 }
 """System as printed -> (catalogue cluster, calibration)."""
+MODES = ("agg", "disagg")
+PRECISIONS = ("fp4", "fp8", "int4", "bf16")
+ENGINES = ("sglang", "trtllm", "vllm")
 TTFT_REASON = "TTFT under load needs queues: answered once requests are simulated"
 Progress = Callable[[str, int, int], None]
 
@@ -165,6 +168,12 @@ def _unknown(record: Mapping[str, str]) -> str:
         return f"model {record['model']} is not in the catalogue"
     if record["system"] not in SYSTEMS:
         return f"system {record['system']}: no calibration"
+    if record["mode"] not in MODES:
+        return f"mode {record['mode']!r}: must be {' or '.join(MODES)}"
+    if record["precision"] not in PRECISIONS:
+        return f"precision {record['precision']!r}: must be one of {', '.join(PRECISIONS)}"
+    if record["backend"] not in ENGINES:
+        return f"backend {record['backend']!r}: must be one of {', '.join(ENGINES)}"
     return ""
 
 
@@ -190,8 +199,13 @@ def steps_of(record: Mapping[str, str], setup: Setup, **constants: float) -> Ste
     Raises:
         PerfModelError: a layout that can't be read, or that the model does not allow.
     """
-    first = corrected(parse_layout(record["parallel_or_prefill"]), setup)
+    first = parse_layout(record["parallel_or_prefill"])
     if record["mode"] != "disagg":
+        first = corrected(first, setup)
+        if record["gpus"] and float(record["gpus"]) != first.gpus:
+            raise PerfModelError(
+                f"gpus = {record['gpus']}: the layout {record['parallel_or_prefill']!r} has {first.gpus}"
+            )
         scenario = scenario_of(record, setup, first, **constants)
         return Steps(_in_phase(scenario, "decode"), _in_phase(scenario, "prefill"))
     decode = parse_layout(record["decode"])
@@ -221,6 +235,8 @@ def parse_layout(text: str) -> Layout:
             f"parallel = {text!r}: must be like 'tp8 dp1 moe_tp8 ep1' or 'P 2x(tp1 dp8 ep8)'"
         )
     tp, dp, ep = int(match["tp"]), int(match["dp"] or 1), int(match["ep"])
+    if 0 in (tp, dp, ep, int(match["instances"] or 1)):
+        raise PerfModelError(f"parallel = {text!r}: every size must be above 0")
     moe_tp = int(match["moe_tp"] or tp * dp // ep)
     return Layout(tp, dp, moe_tp, ep, int(match["instances"] or 1))
 
