@@ -1,5 +1,6 @@
 """Constants of serving engines: fitted on ``fit`` rows alone, written whole, neutral where there are none."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,9 +30,16 @@ def made_rows(count=24, truth=TRUTH, noise=0.0, name="sglang", seed=0, imbalance
         share = random.uniform(0.1, 0.6) if imbalance and number % 2 else 0.0
         base = own * (1.0 + share * (np.array(LOADS) - 1.0))
         slope = np.array([1e-6, 61e-6 if number % 3 else 94e-6]) * random.uniform(1.0, 1.5, 2)
-        exact = FitRow("", name, 1.0, base, slope).predicted_s(truth)
+        exact = FitRow("", name, "", 1.0, base, slope).predicted_s(truth)
         found.append(
-            FitRow(f"row{number}", name, exact * np.exp(noise * random.standard_normal()), base, slope)
+            FitRow(
+                f"row{number}",
+                name,
+                f"group{number % 6}",
+                exact * np.exp(noise * random.standard_normal()),
+                base,
+                slope,
+            )
         )
     return found
 
@@ -40,7 +48,7 @@ def made_rows(count=24, truth=TRUTH, noise=0.0, name="sglang", seed=0, imbalance
 
 
 def test_a_row_is_linear_in_times_and_between_imbalances():
-    row = FitRow("a", "sglang", 1.0, np.array([1.0, 1.5, 2.0, 4.0]), np.array([2.0, 3.0]))
+    row = FitRow("a", "sglang", "g", 1.0, np.array([1.0, 1.5, 2.0, 4.0, 8.0]), np.array([2.0, 3.0]))
     assert row.predicted_s(np.array([0.0, 0.0, 1.0])) == 1.0
     assert row.predicted_s(np.array([0.1, 0.01, 1.125])) == pytest.approx(1.25 + 0.2 + 0.03)
     assert row.predicted_s(np.array([0.0, 0.0, 1.75])) == pytest.approx(3.0)
@@ -55,7 +63,7 @@ def test_known_constants_are_found_again():
 def test_rows_that_are_wrong_do_not_bend_them():
     rows = made_rows(count=60, noise=0.01)
     bent = [
-        FitRow(row.id, row.engine, row.measured_s * (3.0 if number % 10 == 0 else 1.0), row.base_s, row.slope)
+        replace(row, measured_s=row.measured_s * (3.0 if number % 10 == 0 else 1.0))
         for number, row in enumerate(rows)
     ]
     constants, _ = fit_engine(bent)
@@ -307,6 +315,7 @@ def test_a_step_takes_them(monkeypatch, file):
         scenario = load_scenario(
             "longcat-flash-h800",
             [
+                'calibration=""',
                 f"deployment.engine={name}",
                 "deployment.overlap=sequential",
                 "deployment.mtp.draft_tokens=0",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from oracle_env import run_oracle
+from scenarios import BARE
 
 from perfmodel.answer import answer_step
 from perfmodel.output.trace import write_trace
@@ -19,7 +20,7 @@ ROUNDING_US = 2.0
 
 @pytest.mark.parametrize("schedule", ["sequential", "sbo", "sbo-engine", "tbo"])
 def test_overlap_is_what_hta_finds(schedule: str, tmp_path: Path) -> None:
-    answer = answer_step(load_scenario("longcat-flash-h800", [f"deployment.overlap={schedule}"]))
+    answer = answer_step(load_scenario("longcat-flash-h800", [*BARE, f"deployment.overlap={schedule}"]))
     write_trace(answer.step, tmp_path)
     found = run_oracle("read_trace.py", str(tmp_path))["0"]
     values = answer.values
@@ -36,7 +37,7 @@ def test_every_rank_of_a_group(schedule: str, tmp_path: Path) -> None:
     loads = [0.7, 1.3, 0.9, 1.1]
     layout = ["deployment.attention_dp=4", "deployment.ep=4", "deployment.ranks=all"]
     sets = [*layout, f"routing.rank_loads={loads}", f"deployment.overlap={schedule}"]
-    step = simulate_step(load_scenario("longcat-flash-h800", sets))
+    step = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *sets]))
     write_trace(step, tmp_path)
     found = run_oracle("read_trace.py", str(tmp_path))
     assert set(found) == {"0", "1", "2", "3"}

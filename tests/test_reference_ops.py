@@ -10,6 +10,7 @@ if not has_torch():
     pytest.skip(NO_TORCH, allow_module_level=True)
 
 import torch
+from scenarios import BARE
 from torch.utils.flop_counter import FlopCounterMode
 
 from perfmodel.ops.layer import layer_ops
@@ -40,7 +41,7 @@ def scenario(config, *settings, ranks=1):
     set_ = [f"deployment.{key}={value}" for key, value in layout.items()]
     set_ += ["deployment.mtp.draft_tokens=0", "deployment.overlap=sequential", *settings]
     model = model_from_config(config.as_hugging_face(), name="reference")
-    return load_scenario("longcat-flash-h800", set_).model_copy(update={"model": model})
+    return load_scenario("longcat-flash-h800", [*BARE, *set_]).model_copy(update={"model": model})
 
 
 def balanced_ids(config, tokens, real, first=0):

@@ -312,7 +312,11 @@ def test_what_was_measured_never_enters_the_prediction():
         ({"model": "other"}, "model other is not in the catalogue"),
         ({"system": "tpu"}, "system tpu: no calibration"),
         ({"parallel_or_prefill": "8 GPUs"}, "must be like"),
-        ({"parallel_or_prefill": "tp3 dp1 moe_tp3 ep1"}, "attention_tp = 3 must divide"),
+        ({"parallel_or_prefill": "tp3 dp1 moe_tp3 ep1", "gpus": "3"}, "attention_tp = 3 must divide"),
+        ({"parallel_or_prefill": "tp4 dp1 moe_tp4 ep1"}, "the layout"),
+        ({"parallel_or_prefill": "tp8 dp1 moe_tp8 ep0"}, "above 0"),
+        ({"mode": "Disagg"}, "must be agg or disagg"),
+        ({"precision": "fp6"}, "must be one of"),
     ],
 )
 def test_a_row_without_an_answer_says_why(changes, reason):

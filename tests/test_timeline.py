@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scenarios import BARE
 
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
@@ -141,7 +142,7 @@ def scenarios(draw):
         f"cluster={draw(st.sampled_from(CLUSTERS))}",
         "deployment.mtp.draft_tokens=0",
     ]
-    return load_scenario("longcat-flash-h800", overrides)
+    return load_scenario("longcat-flash-h800", [*BARE, *overrides])
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -154,7 +155,7 @@ def test_timeline_and_twin_agree_on_random_scenarios(scenario):
 @pytest.mark.parametrize("overlap", SCHEDULES)
 def test_twin_over_an_array_equals_one_timeline_each(overlap):
     batches, contexts = np.array([1.0, 37.0, 96.0]), np.array([100.0, 5000.0, 9000.0])
-    base = load_scenario("longcat-flash-h800", [f"deployment.overlap={overlap}"])
+    base = load_scenario("longcat-flash-h800", [*BARE, f"deployment.overlap={overlap}"])
     many = predict_steps(
         with_arrays(base, {"deployment.batch_per_gpu": batches, "deployment.context_tokens": contexts})
     )
@@ -162,6 +163,7 @@ def test_twin_over_an_array_equals_one_timeline_each(overlap):
         one = load_scenario(
             "longcat-flash-h800",
             [
+                *BARE,
                 f"deployment.overlap={overlap}",
                 f"deployment.batch_per_gpu={batch}",
                 f"deployment.context_tokens={context}",
@@ -173,8 +175,10 @@ def test_twin_over_an_array_equals_one_timeline_each(overlap):
 @pytest.mark.parametrize("batch", [1, 8, 32, 96, 128])
 def test_sbo_is_between_sequential_and_its_longest_stream(batch):
     set_ = [f"deployment.batch_per_gpu={batch}", "deployment.contention=false"]
-    sequential = simulate_step(load_scenario("longcat-flash-h800", [*set_, "deployment.overlap=sequential"]))
-    sbo = simulate_step(load_scenario("longcat-flash-h800", set_))
+    sequential = simulate_step(
+        load_scenario("longcat-flash-h800", [*BARE, *set_, "deployment.overlap=sequential"])
+    )
+    sbo = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *set_]))
     assert max(stream_busy_s(sbo.timeline).values()) <= sbo.step_time_s <= sequential.step_time_s
 
 
@@ -190,7 +194,9 @@ MORE = (
 @pytest.mark.parametrize("path", [*MORE, "cluster.network.gb_per_s_per_gpu"])
 def test_more_hardware_never_slows_a_step_without_contention(overlap, path):
     set_ = ["deployment.contention=false", f"deployment.overlap={overlap}"]
-    swept = with_arrays(load_scenario("longcat-flash-h800", set_), {path: np.geomspace(10, 20000, 40)})
+    swept = with_arrays(
+        load_scenario("longcat-flash-h800", [*BARE, *set_]), {path: np.geomspace(10, 20000, 40)}
+    )
     times = predict_steps(swept).step_time_s
     assert np.all(np.diff(times) <= 1e-9 * times[:-1])
 
@@ -199,7 +205,7 @@ def test_more_hardware_never_slows_a_step_without_contention(overlap, path):
 @pytest.mark.parametrize("path", ["deployment.batch_per_gpu", "deployment.context_tokens"])
 def test_less_work_never_slows_a_step_without_contention(overlap, path):
     set_ = ["deployment.contention=false", f"deployment.overlap={overlap}"]
-    swept = with_arrays(load_scenario("longcat-flash-h800", set_), {path: np.linspace(1, 128, 128)})
+    swept = with_arrays(load_scenario("longcat-flash-h800", [*BARE, *set_]), {path: np.linspace(1, 128, 128)})
     assert np.all(np.diff(predict_steps(swept).step_time_s) >= -1e-12)
 
 
@@ -208,7 +214,7 @@ def test_with_contention_solo_times_are_monotone_and_step_anomalies_stay_below_o
     values = np.geomspace(20, 20000, 200)
     for overlap in SCHEDULES:
         swept = with_arrays(
-            load_scenario("longcat-flash-h800", [f"deployment.overlap={overlap}"]), {path: values}
+            load_scenario("longcat-flash-h800", [*BARE, f"deployment.overlap={overlap}"]), {path: values}
         )
         for segment in step_segments(swept):
             for timing in segment.timings:
@@ -220,8 +226,8 @@ def test_with_contention_solo_times_are_monotone_and_step_anomalies_stay_below_o
 
 def test_all_ranks_alike_equal_the_representative_rank():
     small = ["deployment.attention_dp=16", "deployment.ep=16"]
-    one = simulate_step(load_scenario("longcat-flash-h800", small)).step_time_s
-    every = simulate_step(load_scenario("longcat-flash-h800", [*small, "deployment.ranks=all"]))
+    one = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *small])).step_time_s
+    every = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *small, "deployment.ranks=all"]))
     assert every.step_time_s == pytest.approx(one, rel=1e-9)
     assert every.timeline.num_ranks == 16
 
@@ -229,9 +235,9 @@ def test_all_ranks_alike_equal_the_representative_rank():
 def test_unequal_loads_the_slowest_rank_sets_the_pace():
     loads = [2.0] + [14.0 / 15.0] * 15
     small = ["deployment.attention_dp=16", "deployment.ep=16", f"routing.rank_loads={loads}"]
-    balanced = simulate_step(load_scenario("longcat-flash-h800", small[:2])).step_time_s
-    one = simulate_step(load_scenario("longcat-flash-h800", small)).step_time_s
-    every = simulate_step(load_scenario("longcat-flash-h800", [*small, "deployment.ranks=all"]))
+    balanced = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *small[:2]])).step_time_s
+    one = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *small])).step_time_s
+    every = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *small, "deployment.ranks=all"]))
     assert balanced < every.step_time_s <= one * (1 + 1e-9)
     assert every.step_time_s == pytest.approx(one, rel=0.03)
     waits = breakdown_s(every.timeline, rank=5).get("waiting", 0.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scenarios import BARE
 
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write
@@ -29,7 +30,7 @@ EIGHT_RANKS = (
 
 
 def step(*overrides: str) -> Step:
-    return simulate_step(load_scenario("longcat-flash-h800", overrides))
+    return simulate_step(load_scenario("longcat-flash-h800", [*BARE, *overrides]))
 
 
 @pytest.fixture(scope="module")

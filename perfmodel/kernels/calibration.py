@@ -377,8 +377,43 @@ def mismatches(calibration: Calibration, cluster: Cluster, version: str) -> Sequ
             f"calibration {calibration.name} was made on {calibration.gpu}, used for {cluster.gpu.name}: its times are "
             "taken as they are"
         )
+    changed = _changed_hardware(calibration, cluster) if calibration.gpu == cluster.gpu.name else []
+    if changed:
+        texts.append(
+            f"calibration {calibration.name} was made with another {', '.join(changed)}: its times are taken as they "
+            'are; to ask what other hardware would do, set calibration=""'
+        )
     if calibration.perfmodel != version:
         texts.append(
             f"calibration {calibration.name} was made by perfmodel {calibration.perfmodel}, this is {version}"
         )
     return texts
+
+
+def _changed_hardware(calibration: Calibration, cluster: Cluster) -> list[str]:
+    """Figures of the cluster that differ from those that the calibration was made with."""
+    made = calibration.document["cluster"]
+    own: dict[str, Any] = {
+        "gpu": cluster.gpu.model_dump(),
+        "node": cluster.node.model_dump(),
+        "network": cluster.network.model_dump(),
+    }
+    return [
+        f"cluster.{section}.{key}"
+        for section, fields in own.items()
+        for key, value in fields.items()
+        if key in HARDWARE
+        and key in made.get(section, {})
+        and np.any(np.asarray(value) != made[section][key])
+    ]
+
+
+HARDWARE = (
+    "hbm_gb_per_s",
+    "bf16_tflops",
+    "fp8_tflops",
+    "fp4_tflops",
+    "link_gb_per_s",
+    "gb_per_s_per_gpu",
+)
+"""Figures that a measured time already contains."""

@@ -41,7 +41,7 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
         log_std=row.log_std,
         source=row.source,
         flag=row.flag,
-        spread_key=spread_key(op, "roofline", op.dtype),
+        spread_key=_spread_key(op, row.architecture, cluster),
     )
 
 
@@ -68,8 +68,14 @@ def _communication_cost(op: Op, cluster: Cluster) -> Timing:
         log_std=row.log_std,
         source=row.source,
         flag=time.flag,
-        spread_key=spread_key(op, "roofline", op.backend),
+        spread_key=_spread_key(op, row.architecture, cluster),
     )
+
+
+def _spread_key(op: Op, architecture: str, cluster: Cluster) -> str:
+    """How the op errs together with others; empty where a row of another architecture stands in: then nobody knows."""
+    known = architecture == cluster.gpu.architecture
+    return spread_key(op, "roofline", op.dtype, op.backend) if known else ""
 
 
 def _report_cost(op: Op, cluster: Cluster) -> Timing:

@@ -92,14 +92,17 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
 def rank_load(scenario: Scenario) -> Num:
     """Load of the simulated rank relative to the mean: the largest for a representative rank, or one per rank.
 
-    Where none is stated, the busiest rank has its engine's fitted imbalance; one rank that holds all experts has none.
+    Where no loads are stated, one rank has the stated imbalance, or its engine's fitted one, and the others share the
+    rest; a rank that holds all experts has none.
     """
-    loads = scenario.routing.rank_loads
-    if loads is None and scenario.deployment.ranks == "representative" and scenario.deployment.ep > 1:
-        return scenario.routing.imbalance or scenario.deployment.constants.imbalance
-    if scenario.deployment.ranks == "all":
-        return np.array(loads or (1.0,) * scenario.deployment.ep)  # type: ignore[return-value]
-    return max(loads) if loads else 1.0
+    loads, ep = scenario.routing.rank_loads, scenario.deployment.ep
+    every = scenario.deployment.ranks == "all"
+    if loads is None:
+        busiest = scenario.routing.imbalance or scenario.deployment.constants.imbalance
+        busiest = min(busiest, float(ep))
+        rest = (ep - busiest) / (ep - 1) if ep > 1 else 1.0
+        loads = (busiest, *(rest,) * (ep - 1)) if every else (busiest,)
+    return np.array(loads) if every else max(loads)  # type: ignore[return-value]
 
 
 def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
