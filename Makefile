@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench calibrate import-tables calibration-report overlap-experiment oracle-env clean
+.PHONY: help demo test check fmt bench calibrate import-tables calibration-report engine-constants trust overlap-experiment oracle-env clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and
 		--ranks 2 --minutes $(MINUTES)
 	$(BIN)/calibrate fit build/calibration
 	$(BIN)/calibrate check build/calibration
+
+engine-constants: $(VENV)/.dev-$(KEY) ## refit the serving engines' constants on the published rows with role fit
+	$(BIN)/python -m calibrate.engines
+
+trust: $(VENV)/.dev-$(KEY) ## run every validation suite and write its tables into docs/trust.md
+	$(BIN)/python -m calibrate.trust
 
 overlap-experiment: $(VENV)/.dev-$(KEY) ## two ranks over a slowed link: measured overlap against predicted (needs root)
 	$(BIN)/python -m calibrate.overlap --out build/overlap

@@ -196,7 +196,8 @@ def _residuals(rows: Sequence[FitRow]) -> Callable[[Array], Array]:
         at = int(np.clip(np.searchsorted(loads, constants[2], side="right") - 1, 0, len(loads) - 2))
         share = np.clip((constants[2] - loads[at]) / (loads[at + 1] - loads[at]), 0.0, 1.0)
         own = base[:, at] * (1.0 - share) + base[:, at + 1] * share
-        return np.log((own + slope @ constants[:2]) / measured)
+        ratios: Array = (own + slope @ constants[:2]) / measured
+        return np.asarray(np.log(ratios))
 
     return logs
 
