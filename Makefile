@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 ORACLE := .venv-oracle
 MINUTES ?= 5
+SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
@@ -36,7 +37,7 @@ calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tab
 
 import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (82 MB package)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[tables]'
-	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations
+	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
 	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \

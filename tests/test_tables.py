@@ -294,7 +294,7 @@ def document(curves, stated):
         "perfmodel": perfmodel.__version__,
         "source": "invented",
         "clock": {"repeat_log_std": 0.02},
-        "cluster": {"gpu": {"name": "h800-sxm", "architecture": "hopper"}},
+        "cluster": CLUSTER.model_dump(mode="json"),
         "contention": {"compute_held": 0.0},
         "curves": curves,
         "tables": stated,

@@ -139,7 +139,7 @@ def fitted(source: Source, system: str, gpu: str) -> tuple[list[Held], list[Curv
     """Every table curve of a GPU with its held-out errors, and the parametric curves of its transfers."""
     if gpu not in DERIVED:
         moved = [hold_out(samples) for samples in transfers.samples(source, system)]
-        return [*_kernels(source, system), *moved], transfers.curves(source, system)
+        return [*_kernels(source, system), *moved], transfers.curves(source, system, experts=True)
     samples, curves = transfers.h800(source)
     return [*_kernels(source, system, SAME_CHIP), *(hold_out(one) for one in samples)], curves
 

@@ -80,10 +80,16 @@ def hold_out(samples: Samples) -> Held:
     """Fit on four fifths of the shapes, and measure the errors of the rest and of every named slice.
 
     A slice is left out of a fit of its own on all other rows. A table too small to lose a fifth keeps all rows, and
-    then its errors are those of its slices alone.
+    then its errors are those of its slices alone. Rows that a reader continued rather than read (column ``filled``)
+    are never judged.
     """
     order = shape_order(samples.frame, (*samples.match, *samples.axes))
-    out = order < SHARE
+    read = (
+        ~samples.frame["filled"].to_numpy(dtype=bool)
+        if "filled" in samples.frame
+        else np.full(len(order), True)
+    )
+    out = (order < SHARE) & read
     if not out.any() or len(np.unique(order[~out])) < 2:
         out = np.zeros(len(out), dtype=bool)
     errors = []
@@ -92,8 +98,8 @@ def hold_out(samples: Samples) -> Held:
         errors.append(_errors(samples, RANDOM, residuals(curve, samples, out)))
     for name, mask in samples.slices.items():
         left = np.asarray(mask, dtype=bool)
-        if left.any() and not left.all():
-            errors.append(_errors(samples, name, residuals(fit(_rows(samples, ~left)), samples, left)))
+        if (left & read).any() and not left.all():
+            errors.append(_errors(samples, name, residuals(fit(_rows(samples, ~left)), samples, left & read)))
     if errors:
         curve = replace(
             curve,

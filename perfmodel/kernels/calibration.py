@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from perfmodel.errors import DataError
-from perfmodel.kernels.communication import held_sms
+from perfmodel.kernels.communication import SAME_RAIL, held_sms
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import TableCurve, table_curve_from
@@ -61,8 +61,8 @@ class Calibration:
     """First 12 hex digits of the SHA-256 of the content."""
     name: str
     """The folder's name."""
-    gpu: str
-    """Name of the device, a catalogue GPU where it is one."""
+    made_on: Cluster
+    """What was timed."""
     created: str
     """Date of the fit (ISO, UTC)."""
     perfmodel: str
@@ -82,6 +82,11 @@ class Calibration:
     two kernels (the interpreter, views, a module's call) costs about as much. 0 elsewhere: a host runs ahead."""
     document: Mapping[str, Any]
     """Everything that the file holds."""
+
+    @property
+    def gpu(self) -> str:
+        """Name of the device, a catalogue GPU where it is one."""
+        return self.made_on.gpu.name
 
     @property
     def contention_measured(self) -> bool:
@@ -154,14 +159,17 @@ class Calibration:
             seconds, latency = (value * op.shape.get("share", 1.0) for value in (seconds, latency))
         rest = seconds - latency
         latency = latency + where(nothing, 0.0, self.launch_s)
-        ideal_compute = op.flops / cluster.gpu.peak_flops(op.dtype if op.dtype != "any" else "bf16")
-        ideal_memory = op.hbm_bytes / cluster.gpu.hbm_bytes_per_s
+        made, dtype = self._scaled_from(cluster), op.dtype if op.dtype != "any" else "bf16"
+        ideal_compute = op.flops / made.gpu.peak_flops(dtype)
+        ideal_memory = op.hbm_bytes / made.gpu.hbm_bytes_per_s
         # A core runs one op at a time: there the core is what an op holds, whatever it waits for.
-        by_compute = _computes(ideal_compute, ideal_memory, cluster.gpu)
+        by_compute = _computes(ideal_compute, ideal_memory, made.gpu)
+        faster = made.gpu.peak_flops(dtype) / cluster.gpu.peak_flops(dtype)
+        wider = made.gpu.hbm_bytes_per_s / cluster.gpu.hbm_bytes_per_s
         return Timing(
             latency_s=latency,
-            compute_s=where(by_compute, rest, minimum(ideal_compute, rest)),
-            memory_s=where(by_compute, minimum(ideal_memory, rest), rest),
+            compute_s=where(by_compute, rest, minimum(ideal_compute, rest)) * faster,
+            memory_s=where(by_compute, minimum(ideal_memory, rest), rest) * wider,
             log_std=curve.log_std,
             source=self._source(curve),
             flag=self._flag(curve, variables),
@@ -170,7 +178,20 @@ class Calibration:
         )
 
     def _transfer(self, op: Op, curve: AnyCurve, variables: dict[str, Num], cluster: Cluster) -> Timing:
-        """A collective's time goes to whichever wire it uses; flagged where another one was timed."""
+        """A collective's time goes to whichever wire it uses; flagged where another one was timed.
+
+        On a wire that is r times as fast as the one that was timed, bytes take what 1/r of them took.
+        """
+        made, same_rail = self._scaled_from(cluster), op.backend in SAME_RAIL
+        link = made.link_bytes_per_s / cluster.link_bytes_per_s
+        network = made.network_bytes_per_s(same_rail=same_rail) / cluster.network_bytes_per_s(
+            same_rail=same_rail
+        )
+        variables |= {
+            "link_bytes": variables["link_bytes"] * link,
+            "network_bytes": variables["network_bytes"] * network,
+            "bytes": variables["bytes"] * where(op.network_bytes > 0.0, network, link),
+        }
         nothing = variables["bytes"] == 0.0
         seconds = where(nothing, 0.0, curve.seconds(variables))
         latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
@@ -188,6 +209,12 @@ class Calibration:
             spread_key=spread_key(op, curve.dtype, curve.backend),
             calibrated=True,
         )
+
+    def _scaled_from(self, cluster: Cluster) -> Cluster:
+        """What was timed, where ``cluster`` is that with some figures changed: a what-if, for which times are scaled.
+        Else ``cluster`` itself: on another device times are taken as they are.
+        """
+        return self.made_on if self.gpu == cluster.gpu.name else cluster
 
     def _source(self, curve: AnyCurve) -> str:
         own = f"fitted: calibration {self.name} ({self.id})"
@@ -290,7 +317,7 @@ def parse(document: Mapping[str, Any], *, name: str, arrays: Mapping[str, Any] |
         return Calibration(
             id=str(document["id"]),
             name=name,
-            gpu=str(document["cluster"]["gpu"]["name"]),
+            made_on=Cluster.model_validate(dict(document["cluster"])),
             created=str(document["created"]),
             perfmodel=str(document["perfmodel"]),
             all_curves=curves,
@@ -377,11 +404,11 @@ def mismatches(calibration: Calibration, cluster: Cluster, version: str) -> Sequ
             f"calibration {calibration.name} was made on {calibration.gpu}, used for {cluster.gpu.name}: its times are "
             "taken as they are"
         )
-    changed = _changed_hardware(calibration, cluster) if calibration.gpu == cluster.gpu.name else []
+    changed = _changed_hardware(calibration.made_on, cluster) if calibration.gpu == cluster.gpu.name else []
     if changed:
         texts.append(
-            f"calibration {calibration.name} was made with another {', '.join(changed)}: its times are taken as they "
-            'are; to ask what other hardware would do, set calibration=""'
+            f"calibration {calibration.name} was made with another {', '.join(changed)}: measured times are scaled by "
+            "what bounds each kernel"
         )
     if calibration.perfmodel != version:
         texts.append(
@@ -390,21 +417,18 @@ def mismatches(calibration: Calibration, cluster: Cluster, version: str) -> Sequ
     return texts
 
 
-def _changed_hardware(calibration: Calibration, cluster: Cluster) -> list[str]:
+def _changed_hardware(made: Cluster, cluster: Cluster) -> list[str]:
     """Figures of the cluster that differ from those that the calibration was made with."""
-    made = calibration.document["cluster"]
-    own: dict[str, Any] = {
-        "gpu": cluster.gpu.model_dump(),
-        "node": cluster.node.model_dump(),
-        "network": cluster.network.model_dump(),
+    pairs = {
+        "gpu": (made.gpu, cluster.gpu),
+        "node": (made.node, cluster.node),
+        "network": (made.network, cluster.network),
     }
     return [
         f"cluster.{section}.{key}"
-        for section, fields in own.items()
-        for key, value in fields.items()
-        if key in HARDWARE
-        and key in made.get(section, {})
-        and np.any(np.asarray(value) != made[section][key])
+        for section, (before, after) in pairs.items()
+        for key, value in before.model_dump().items()
+        if key in HARDWARE and np.any(np.asarray(getattr(after, key)) != value)
     ]
 
 

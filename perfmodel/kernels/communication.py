@@ -18,6 +18,9 @@ from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Cluster
 from perfmodel.units import US
 
+SAME_RAIL = ("deepep-normal", "nccl", "nvls")
+"""Backends whose network bytes go between equal-numbered GPUs of different domains."""
+
 STAND_IN_LIBRARY = {"custom": "nccl"}
 """Engines' own all-reduce kernels are in calibrations only; without one they are costed as NCCL's."""
 

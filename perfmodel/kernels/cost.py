@@ -2,7 +2,7 @@
 
 from perfmodel.kernels import achievable
 from perfmodel.kernels.calibration import INSIDE, Calibration
-from perfmodel.kernels.communication import collective_seconds, lookup_collective
+from perfmodel.kernels.communication import SAME_RAIL, collective_seconds, lookup_collective
 from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.ops.build import FUSED_REDUCE, MEMORY_BOUND
 from perfmodel.ops.communication import Traffic
@@ -43,10 +43,6 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
         flag=row.flag,
         spread_key=_spread_key(op, row.architecture, cluster),
     )
-
-
-SAME_RAIL = ("deepep-normal", "nccl", "nvls")
-"""Backends whose network bytes go between equal-numbered GPUs of different domains."""
 
 
 def _communication_cost(op: Op, cluster: Cluster) -> Timing:

@@ -21,6 +21,8 @@ from perfmodel.spec.model import Gqa, Mla
 ATTENTION = OpClass.ATTENTION
 MODULE = "mla_module_decode"
 """An engine's whole attention as it was measured, from the first projection to the last."""
+MODULE_WIDTHS = (7168, 1536, 512, 128, 64)
+"""Hidden size, query rank, latent, and head widths of the measured modules: DeepSeek-V3's (and Kimi-K2's)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _mla(
     linear, dtype, element = precision.linear, precision.activations, precision.activation_bytes
     core_key = ("mla_decode", precision.kv_cache, "")
     decodes = any(group.kind == "decode" for group in work.groups)
-    module = _module_key(work, precision)
+    module = _module_key(mla, hidden, work, precision)
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
     query_in, fused = (mla.q_lora_rank, mla.q_lora_rank + latent) if mla.q_lora_rank else (hidden, latent)
     pre = [
@@ -163,13 +165,15 @@ def _inside(op: Op, module: Inside, small: Inside) -> Op:
     return replace(op, inside=small if op.kernel in ("latent_norm", "rope") else module)
 
 
-def _module_key(work: Work, precision: Precision) -> Inside:
+def _module_key(mla: Mla, hidden: int, work: Work, precision: Precision) -> Inside:
     """The measured attention module that may stand for all kernels of a step: of plain decode alone, whose projections
-    serve no other tokens.
+    serve no other tokens, of the widths and with one number format as it was timed.
     """
     group = work.groups[0]
     plain = len(work.groups) == 1 and group.kind == "decode" and np.all(np.asarray(group.new_tokens) == 1.0)
-    return ((MODULE, precision.linear, precision.kv_cache),) if plain else ()
+    widths = (hidden, mla.q_lora_rank, mla.kv_lora_rank, mla.qk_nope_head_dim, mla.qk_rope_head_dim)
+    same = widths == MODULE_WIDTHS and precision.output_dtype == precision.linear
+    return ((MODULE, precision.linear, precision.kv_cache),) if plain and same else ()
 
 
 def mla_cache_bytes(mla: Mla, precision: Precision) -> float:

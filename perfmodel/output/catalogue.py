@@ -97,8 +97,23 @@ def calibration_values(name: str) -> dict[str, Any]:
         "device": calibration.gpu,
         **{key: document[key] for key in kept if key in document},
         "curves": curves,
+        **_slices(document),
         "check": _check_result(name, calibration.id),
     }
+
+
+def _slices(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole slices that were left out of fits of public tables: how many met their aim, and those that did not."""
+    errors = [error for error in document.get("errors", ()) if error["left_out"] != "random 20 %"]
+    if not errors:
+        return {}
+    above = [
+        f"{' '.join(filter(None, (e['kernel'], e['dtype'], e['backend'], e['engine'])))}: {e['left_out']}: "
+        f"{e['median_pct']:.0f} % (aim {e['target_pct']:g} %)"
+        for e in errors
+        if e["median_pct"] > e["target_pct"]
+    ]
+    return {"slices_left_out": len(errors), "slices_above_their_aim": above}
 
 
 def _check_result(name: str, calibration_id: str) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def print_validation(result: Validation) -> None:
         for suite, reason, number_of_rows in reasons:
             table.add_row(Text(suite), str(number_of_rows), Text(reason))
         out.print(table)
-    out.print(_errors(summarise(result.rows)))
+    out.print(_errors([line for line in summarise(result.rows) if line["answered"]]))
     if result.calibrations:
         out.print(
             f"[dim]Predictions rest on {', '.join(result.calibrations)}; --html FILE draws and filters the rows[/]"

@@ -86,7 +86,7 @@ def page(result: Validation) -> dict[str, Any]:
 
     rows = result.rows
     shown = _sample(rows)
-    summary = summarise(rows)
+    summary = [line for line in summarise(rows) if line["answered"]]  # the rest is listed with its reason
     return {
         "title": "perfmodel against "
         + ("your own measurements" if not result.suites else "published figures"),

@@ -56,11 +56,11 @@ def _ceiling(key: Key, limits: Any) -> Ceiling:
 
 
 def above(rows: Sequence[Row], suites: Collection[str]) -> tuple[str, ...]:
-    """What is worse than recorded, in words, for the ``suites`` that were run."""
+    """What is worse than recorded, in words, for the ``suites`` that were run and their parts (``silicon-noted``)."""
     summary = {(line["suite"], line["quantity"], line["role"]): line for line in summarise(rows)}
     found: list[str] = []
     for key, ceiling in recorded().items():
-        if key[0] in suites:
+        if any(key[0] == name or key[0].startswith(f"{name}-") for name in suites):
             own = [row for row in rows if (row.suite, row.quantity, row.role) == key]
             found += (f"{' '.join(key)}: {text}" for text in _worse(ceiling, summary.get(key), own))
     return tuple(found)

@@ -25,6 +25,7 @@ NAME = "silicon"
 FILE = "silicon_serving.csv"
 MODELS = {
     "deepseek-ai/DeepSeek-R1": "deepseek-v3",
+    "nvidia/DeepSeek-R1-NVFP4": "deepseek-v3",
     "deepseek-ai/DeepSeek-V3": "deepseek-v3",
     "Qwen/Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
     "moonshotai/Kimi-K2.5": "kimi-k2",
