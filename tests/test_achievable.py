@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from calibrate.tables import achievable as fits
 from calibrate.tables import communication as collective_fits
-from calibrate.tables import measured
+from calibrate.tables import in_situ, measured
 from perfmodel.errors import DataError
 from perfmodel.kernels.achievable import FOLDER, lookup, read_rows, table
 from perfmodel.spec import catalogue
@@ -42,11 +42,25 @@ def test_refitting_reproduces_communication_csv():
         assert all(close(old[name], new[name]) for name in collective_fits.FIELDS), (old, new)
 
 
+def test_refitting_reproduces_in_situ_csv():
+    (shipped,) = read_rows("in_situ.csv")
+    (again,) = fits.records([in_situ.stretch_row()], in_situ.FIELDS)
+    assert all(close(shipped[name], again[name]) for name in in_situ.FIELDS)
+
+
+def test_the_time_alone_is_what_deepeps_readme_says():
+    """DeepEP's README: dispatch at EP64 moves 51 GB/s into the network. Each token goes to nearly four of eight nodes,
+    its own among them one time in two.
+    """
+    bytes_out = in_situ.TOKENS * (in_situ.HIDDEN * (1 + 4 / 128)) * 3.5
+    assert in_situ._alone_s("dispatch", "fp8") == pytest.approx(bytes_out / 51e9, rel=0.15)
+
+
 def test_regenerating_writes_the_same_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fits, "FOLDER", tmp_path)
     assert fits.main() == 0
     assert "deepep-low-latency" in capsys.readouterr().out
-    for name in ("achievable.csv", "communication.csv"):
+    for name in ("achievable.csv", "communication.csv", "in_situ.csv"):
         assert len((tmp_path / name).read_text().splitlines()) == len(
             (FOLDER / name).read_text().splitlines()
         )
