@@ -161,8 +161,14 @@ def facts(values: Mapping[str, Any]) -> list[Cell]:
 
 
 def _cell(values: Mapping[str, Any], key: str, label: str, text: Any) -> Cell:
-    value = values[key]
-    return {"key": key, "label": label, "value": value, "text": None if value is None else text(value)}
+    value, bounds = values[key], values.get("intervals", {}).get(key)
+    return {
+        "key": key,
+        "label": label,
+        "value": value,
+        "text": None if value is None else text(value),
+        "interval": f"80 %: {text(bounds[0])} to {text(bounds[1])}" if bounds else "",
+    }
 
 
 def _figures(answer: StepAnswer, runs: Sequence[OpRun]) -> dict[str, str]:

@@ -158,34 +158,28 @@ def _subtitle(answer: StepAnswer) -> str:
 def _results(values: dict[str, Any]) -> Table:
     table = _table("Result", "quantity", "value", "")
     rows = [
-        ("tokens/s per user", values["tokens_per_s_per_user"], 1.0, "1 / TPOT"),
-        ("output tokens/s per GPU", values["output_tokens_per_s_per_gpu"], 1.0, ""),
-        ("input tokens/s per GPU", values["input_tokens_per_s_per_gpu"], 1.0, ""),
-        ("$ per million output tokens", values["usd_per_million_output_tokens"], 1.0, ""),
-        ("$ per million input tokens", values["usd_per_million_input_tokens"], 1.0, ""),
-        ("step time (ms)", values["step_time_s"], MS, ""),
-        ("TPOT (ms)", values["tpot_s"], MS, "step time / tokens per step"),
-        ("TTFT without queueing (ms)", values["ttft_s"], MS, ""),
-        ("tokens per step and request", values["tokens_per_step"], 1.0, ""),
-        ("exposed communication (ms)", values["exposed_communication_s"], MS, "nothing computes meanwhile"),
-        ("communication hidden (%)", values["overlap_pct"], 1.0, "of communication time"),
-        ("MFU, MBU (%)", None, 1.0, ""),
+        ("tokens/s per user", "tokens_per_s_per_user", 1.0, "1 / TPOT"),
+        ("output tokens/s per GPU", "output_tokens_per_s_per_gpu", 1.0, ""),
+        ("input tokens/s per GPU", "input_tokens_per_s_per_gpu", 1.0, ""),
+        ("$ per million output tokens", "usd_per_million_output_tokens", 1.0, ""),
+        ("$ per million input tokens", "usd_per_million_input_tokens", 1.0, ""),
+        ("step time (ms)", "step_time_s", MS, ""),
+        ("TPOT (ms)", "tpot_s", MS, "step time / tokens per step"),
+        ("TTFT without queueing (ms)", "ttft_s", MS, ""),
+        ("tokens per step and request", "tokens_per_step", 1.0, ""),
+        ("exposed communication (ms)", "exposed_communication_s", MS, "nothing computes meanwhile"),
+        ("communication hidden (%)", "overlap_pct", 1.0, "of communication time"),
     ]
     intervals = values.get("intervals", {})
-    keys = {
-        "step time (ms)": "step_time_s",
-        "tokens/s per user": "tokens_per_s_per_user",
-        "TPOT (ms)": "tpot_s",
-    }
-    for name, value, scale, note in rows:
-        if keys.get(name) in intervals:
-            low, high = (number(bound / scale) for bound in intervals[keys[name]])
+    for name, key, scale, note in rows:
+        if values[key] is None:
+            continue
+        if key in intervals:
+            low, high = (number(bound / scale) for bound in intervals[key])
             note = f"{low} to {high} with 80 % probability" + (f"; {note}" if note else "")
-        if name.startswith("MFU"):
-            shares = f"{PERCENT * values['mfu']:.1f}, {PERCENT * values['mbu']:.1f}"
-            table.add_row(name, shares, "of peak FLOP/s by number format, of peak HBM bandwidth")
-        elif value is not None:
-            table.add_row(name, number(value / scale), note)
+        table.add_row(name, number(values[key] / scale), note)
+    shares = f"{PERCENT * values['mfu']:.1f}, {PERCENT * values['mbu']:.1f}"
+    table.add_row("MFU, MBU (%)", shares, "of peak FLOP/s by number format, of peak HBM bandwidth")
     return table
 
 
