@@ -24,6 +24,7 @@ from calibrate.curves import robust_std
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.output.files import atomic_write
 from perfmodel.spec import engine
+from perfmodel.units import MS
 from perfmodel.validation import roles, serving, silicon
 
 Array = NDArray[np.float64]
@@ -91,7 +92,7 @@ def _tpot(record: Mapping[str, str]) -> Callable[..., tuple[float, float]]:
         mean, reason = silicon.predict(record, **constants)
         if mean is None:
             raise LookupError(reason)
-        return float(record["tpot_ms"]) * 1e-3, mean.tpot_s
+        return float(record["tpot_ms"]) * MS, mean.tpot_s
 
     return times
 

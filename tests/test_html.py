@@ -17,7 +17,8 @@ from perfmodel.errors import DataError
 from perfmodel.ops.op import OpClass
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, text_on
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
-from perfmodel.output.html import linked, step_html, write_step_html
+from perfmodel.output.html import step_html, write_step_html
+from perfmodel.output.pages import linked
 from perfmodel.output.reproduce import step_command
 from perfmodel.output.spans import op_runs
 from perfmodel.output.windows import exposed_rows, layer_window, op_rows, stage_rows

@@ -120,12 +120,12 @@ def memory_chart(
     return figure
 
 
-def _layout(height: int) -> dict[str, Any]:
+def layout(height: int, **own: Any) -> dict[str, Any]:
+    """What every chart's layout has in common, and a chart's ``own`` settings over it."""
     return {
         "template": "none",
         "height": height,
         "margin": {"l": 12, "r": 12, "t": 12, "b": 48},
-        "barmode": "overlay",
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
         "modebar": {"bgcolor": CLEAR},
@@ -138,10 +138,14 @@ def _layout(height: int) -> dict[str, Any]:
             "x": 0,
             "bgcolor": CLEAR,
         },
-        "uniformtext": {"minsize": 10, "mode": "hide"},
         "hoverlabel": {"align": "left"},
         "dragmode": "zoom",
-    }
+    } | own
+
+
+def _layout(height: int) -> dict[str, Any]:
+    """Of charts made of bars, labelled inside."""
+    return layout(height, barmode="overlay", uniformtext={"minsize": 10, "mode": "hide"})
 
 
 def _timeline_axes(figure: Figure, lanes: Sequence[str], *, end: float, unit: str, slider: bool) -> None:

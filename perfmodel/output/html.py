@@ -1,6 +1,5 @@
 """One step as a single HTML page that opens offline: results, timelines, where the time goes, memory, ops."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from perfmodel.output import charts
 from perfmodel.output.colours import EXPOSED, MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
+from perfmodel.output.pages import render
 from perfmodel.output.reproduce import scenario_title, step_command
 from perfmodel.output.spans import OpRun, op_runs
 from perfmodel.output.windows import (
@@ -59,15 +59,7 @@ def write_step_html(answer: StepAnswer, path: Path) -> None:
 
 def step_html(answer: StepAnswer) -> str:
     """The page as text; the same answer gives the same bytes."""
-    import jinja2
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["linked"] = linked
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(plotly_js=get_plotlyjs(), **page(answer))
+    return render(TEMPLATE, page(answer))
 
 
 def page(answer: StepAnswer) -> dict[str, Any]:
@@ -95,15 +87,6 @@ def page(answer: StepAnswer) -> dict[str, Any]:
         "is_exact": is_exact,
         "exposed_colour": EXPOSED,
     }
-
-
-def linked(text: str) -> Any:
-    """Text as HTML in which addresses are links; a list's commas and semicolons are not part of them."""
-    from markupsafe import Markup, escape
-
-    parts = re.split(r"(https?://[^\s;,)]+)", text)
-    anchor = Markup('<a href="{0}" rel="noopener noreferrer">{0}</a>')
-    return Markup("").join(anchor.format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
 
 
 def question(scenario: Scenario) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from perfmodel.output.charts import CLEAR, Figure
+from perfmodel.output.charts import CLEAR, Figure, layout
 from perfmodel.output.formats import with_unit
 from perfmodel.validation.rows import Row
 
@@ -129,26 +129,12 @@ def hover(row: Row) -> str:
 
 
 def _layout(height: int) -> dict[str, Any]:
-    return {
-        "template": "none",
-        "height": height,
-        "margin": {"l": 64, "r": 12, "t": 12, "b": 104},
-        "paper_bgcolor": CLEAR,
-        "plot_bgcolor": CLEAR,
-        "modebar": {"bgcolor": CLEAR},
-        "font": {"family": "system-ui, sans-serif", "size": 13},
-        "legend": {
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "x": 0,
-            "bgcolor": CLEAR,
-        },
-        "hoverlabel": {"align": "left", "namelength": -1},
-        "hovermode": "closest",
-        "dragmode": "zoom",
-    }
+    return layout(
+        height,
+        margin={"l": 64, "r": 12, "t": 12, "b": 104},
+        hoverlabel={"align": "left", "namelength": -1},
+        hovermode="closest",
+    )
 
 
 def _drawable(rows: Sequence[Row]) -> list[tuple[int, Row]]:

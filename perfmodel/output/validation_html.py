@@ -15,7 +15,7 @@ from typing import Any
 from perfmodel.output import validation_charts as charts
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, with_unit
-from perfmodel.output.html import linked
+from perfmodel.output.pages import render
 from perfmodel.validation.ceilings import recorded
 from perfmodel.validation.rows import Row, summarise, unanswered
 from perfmodel.validation.suites import SUITES, Validation
@@ -69,15 +69,7 @@ def write_validation_html(result: Validation, path: Path) -> None:
 
 def validation_html(result: Validation) -> str:
     """The page as text; the same rows give the same bytes."""
-    import jinja2
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["linked"] = linked
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(plotly_js=get_plotlyjs(), **page(result))
+    return render(TEMPLATE, page(result))
 
 
 def page(result: Validation) -> dict[str, Any]:
