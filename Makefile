@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench calibrate import-tables calibration-report engine-constants trust overlap-experiment oracle-env clean
+.PHONY: help demo test check fmt bench calibrate import-tables calibration-report engine-constants routing-skew trust overlap-experiment oracle-env clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and
 
 engine-constants: $(VENV)/.dev-$(KEY) ## refit the serving engines' constants on the published rows with role fit
 	$(BIN)/python -m calibrate.engines
+
+routing-skew: $(VENV)/.dev-$(KEY) ## refit the routing skew on EPLB's published prefill gain
+	$(BIN)/python -m calibrate.skew
 
 trust: $(VENV)/.dev-$(KEY) ## run every validation suite and write its tables into docs/trust.md
 	$(BIN)/python -m calibrate.trust

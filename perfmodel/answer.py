@@ -14,6 +14,7 @@ from perfmodel.kernels.calibration import mismatches
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.memory import check_memory, max_batch_per_gpu, step_memory
 from perfmodel.ops.op import Op, OpClass
+from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
     exposed_communication_s,
@@ -21,9 +22,11 @@ from perfmodel.overlap.analysis import (
     slowest_rank,
     stage_seconds,
 )
+from perfmodel.routing.activation import activation, moments
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention, simulate_step
+from perfmodel.tails import step_tails
 from perfmodel.uncertainty import step_interval
 
 
@@ -72,6 +75,8 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "mbu": utilisation(step, _memory_seconds),
         "breakdown_s": breakdown_s(timeline, rank),
         "stages_s": _stages(step, rank),
+        **_real_experts(scenario),
+        "over_steps": step_tails(scenario),
         "exposed_communication_s": exposed_communication_s(timeline, rank),
         "overlap_pct": overlap_pct(timeline, rank),
         **_intervals(step),
@@ -80,6 +85,19 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "provenance": provenance(step),
     }
     return StepAnswer(step, {key: _plain(value) for key, value in values.items()})
+
+
+def _real_experts(scenario: Scenario) -> dict[str, Any]:
+    """How many experts compute for a token, and what it uses of the model; null for a model without experts."""
+    moe, routing = scenario.model.moe, scenario.routing
+    if moe is None:
+        return {"real_experts": None, "active_parameters": None}
+    pmf = activation(moe, routing, scenario.mean_real_experts)
+    mean, std = moments(pmf)
+    return {
+        "real_experts": {"mean": mean, "std": std, "probabilities": list(pmf)},
+        "active_parameters": asdict(active_parameters(scenario.model, pmf, routing.layer_correlation)),
+    }
 
 
 def op_rows(step: Step) -> list[dict[str, Any]]:

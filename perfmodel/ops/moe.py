@@ -28,6 +28,8 @@ from perfmodel.ops.build import (
 from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import swiglu_ops
 from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.routing.activation import activation
+from perfmodel.routing.balance import Balance, balance_of, busiest, drawn_loads
 from perfmodel.routing.destinations import destinations
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
@@ -65,9 +67,10 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
     shared_tokens = own_tokens if dispatched or replicated else tokens * deployment.stage_gpus
     shared_width = moe.shared_ffn_size / (1 if dispatched else deployment.stage_gpus)
     pack, unpack = _packing_ops(tokens, scenario)
+    load = rank_load(moe, tokens, scenario)
     return MoeOps(
         router=(*_router_ops(moe, own_tokens, hidden, deployment.precision.router), *pack),
-        dispatch=dispatch_ops(moe, tokens, rank_load(scenario), scenario),
+        dispatch=dispatch_ops(moe, tokens, load, scenario),
         shared=(
             swiglu_ops(
                 "shared",
@@ -81,28 +84,54 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
             if moe.shared_ffn_size
             else ()
         ),
-        experts=expert_ops(moe, tokens, rank_load(scenario), scenario),
-        combine=combine_ops(moe, tokens, rank_load(scenario), scenario),
+        experts=expert_ops(moe, tokens, load, scenario),
+        combine=combine_ops(moe, tokens, load, scenario),
         holds_sms=deployment.backend != "deepep-low-latency",
         unpack=unpack,
         shared_beside=deployment.shared_experts == "own-stream" and bool(moe.shared_ffn_size),
     )
 
 
-def rank_load(scenario: Scenario) -> Num:
+def rank_load(moe: Moe, tokens: Num, scenario: Scenario) -> Num:
     """Load of the simulated rank relative to the mean: the largest for a representative rank, or one per rank.
 
-    Where no loads are stated, one rank has the stated imbalance, or its engine's fitted one, and the others share the
-    rest; a rank that holds all experts has none.
+    From the popularity of experts, where it is stated: the expected maximum, or one draw of every rank's load. Else the
+    stated loads. Else one rank has the stated imbalance, or its engine's fitted one, and the others share the rest; a
+    rank that holds all experts has none.
     """
     loads, ep = scenario.routing.rank_loads, scenario.deployment.ep
     every = scenario.deployment.ranks == "all"
+    if scenario.routing.popularity:
+        balance, pairs = scenario_balance(moe, scenario), routed_pairs(tokens, scenario)
+        return drawn_loads(balance, round(pairs), 1, scenario.seed)[0] if every else busiest(balance, pairs)
     if loads is None:
-        busiest = scenario.routing.imbalance or scenario.deployment.constants.imbalance
-        busiest = min(busiest, float(ep))
-        rest = (ep - busiest) / (ep - 1) if ep > 1 else 1.0
-        loads = (busiest, *(rest,) * (ep - 1)) if every else (busiest,)
+        stated = scenario.routing.imbalance
+        largest = scenario.deployment.constants.imbalance if stated is None else stated
+        largest = minimum(largest, float(ep))
+        rest = (ep - largest) / (ep - 1) if ep > 1 else 1.0
+        loads = (largest, *(rest,) * (ep - 1)) if every else (largest,)
     return np.array(loads) if every else max(loads)  # type: ignore[return-value]
+
+
+def scenario_balance(moe: Moe, scenario: Scenario) -> Balance:
+    """Where pairs land in this scenario; of many mean numbers of real experts their mean stands for all."""
+    deployment = scenario.deployment
+    pmf = activation(moe, scenario.routing, scenario.mean_real_experts)
+    return balance_of(
+        moe,
+        scenario.routing,
+        [float(np.mean(probability)) for probability in pmf],
+        ranks=deployment.ep,
+        domain=scenario.cluster.node.link_domain_gpus,
+        redundant=deployment.redundant_experts,
+        layers=sum(layer.count for layer in scenario.model.layers if layer.moe),
+        seed=scenario.seed,
+    )
+
+
+def routed_pairs(tokens: Num, scenario: Scenario) -> Num:
+    """Pairs (token, real expert) of one group of expert-parallel ranks, ``tokens`` new tokens per GPU."""
+    return tokens * scenario.deployment.stage_gpus * scenario.mean_real_experts
 
 
 def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
@@ -115,7 +144,7 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     deployment, hidden = scenario.deployment, scenario.model.hidden_size
     mean = scenario.mean_real_experts
     group_tokens = tokens * deployment.stage_gpus
-    pairs = group_tokens * mean * load / deployment.ep
+    pairs = routed_pairs(tokens, scenario) * load / deployment.ep
     slots = (moe.num_experts + deployment.redundant_experts) / deployment.ep
     chosen = minimum(load * mean / (moe.num_experts + deployment.redundant_experts), 1.0)
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
@@ -168,7 +197,7 @@ def _arrived_rows(moe: Moe, tokens: Num, pairs: Num, load: Num, scenario: Scenar
         moe,
         deployment.stage_gpus,
         scenario.cluster.node.link_domain_gpus,
-        mean_real_experts=scenario.mean_real_experts,
+        pmf=activation(moe, scenario.routing, scenario.mean_real_experts),
     )
     return tokens * reached.ranks * load
 

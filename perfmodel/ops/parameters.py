@@ -4,9 +4,12 @@ Counts are those of the transformers 5.23 modules, norms and biases included, an
 selection bias of a router (``e_score_correction_bias``) is a buffer there and is not counted.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perfmodel.errors import SpecError
+from perfmodel.routing.activation import moments
 from perfmodel.spec.model import Attention, Gqa, Layer, Mla, Model, Moe
 
 CACHE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
@@ -128,6 +131,38 @@ def active_by_real_experts(model: Model, *, with_embedding: bool = False) -> dic
     else:
         cases = [moe.top_k]
     return {f"{case:g}": active(model, case, with_embedding=with_embedding) for case in cases}
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveParameters:
+    """Weights that one token uses, over tokens: counts as in :func:`active`."""
+
+    mean: float
+    std: float
+    least: float
+    """No real expert in any layer."""
+    most: float
+    """top_k real experts in every layer."""
+
+
+def active_parameters(model: Model, pmf: Sequence[float], layer_correlation: float) -> ActiveParameters:
+    """Distribution of a token's active parameters when every layer's number of real experts is ``pmf``.
+
+    Over L layers with correlation c between any two of them, the sum of real experts has variance
+    std^2 (L + L (L - 1) c): independent layers average out, equal ones (c = 1) don't.
+    """
+    mean, std = moments(pmf)
+    possible = [k for k, probability in enumerate(pmf) if probability > 0.0]
+    layers = sum(layer.count for layer in model.layers if layer.moe)
+    moe = model.moe
+    per_expert = expert_parameters(moe, model.hidden_size) if moe else 0
+    spread = math.sqrt(layers + layers * (layers - 1) * layer_correlation)
+    return ActiveParameters(
+        mean=active(model, mean),
+        std=per_expert * std * spread,
+        least=active(model, possible[0]),
+        most=active(model, possible[-1]),
+    )
 
 
 def matmul_parameters(model: Model, real_experts: float) -> int | float:

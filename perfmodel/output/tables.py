@@ -178,6 +178,25 @@ def _results(values: dict[str, Any]) -> Table:
             low, high = (number(bound / scale) for bound in intervals[key])
             note = f"{low} to {high} with 80 % probability" + (f"; {note}" if note else "")
         table.add_row(name, number(values[key] / scale), note)
+    experts, active = values["real_experts"], values["active_parameters"]
+    if experts and experts["std"]:
+        low, high = (number(active[key] / GIGA) for key in ("least", "most"))
+        table.add_row(
+            "real experts per token",
+            number(experts["mean"]),
+            f"standard deviation {number(experts['std'])}; {number(active['mean'] / GIGA)} B of the model's weights, "
+            f"from {low} to {high} B",
+        )
+    if values["over_steps"]:
+        times, loads = (values["over_steps"][key] for key in ("step_time_s", "imbalance"))
+        table.add_row(
+            "busiest rank's load",
+            number(loads["mean"]),
+            f"of the mean rank's, over layers and steps; p99 {number(loads['p99'])}",
+        )
+        table.add_row(
+            "step time over steps (ms)", number(times["p50"] / MS), f"median; p99 {number(times['p99'] / MS)}"
+        )
     shares = f"{PERCENT * values['mfu']:.1f}, {PERCENT * values['mbu']:.1f}"
     table.add_row("MFU, MBU (%)", shares, "of peak FLOP/s by number format, of peak HBM bandwidth")
     return table

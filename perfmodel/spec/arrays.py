@@ -19,6 +19,7 @@ SWEEPABLE = (
     "deployment.host_gap_us",
     "deployment.mtp.acceptance",
     "routing.mean_real_experts",
+    "routing.imbalance",
     "prices.usd_per_gpu_hour",
     "given.attention_us",
     "cluster.gpu.hbm_gb_per_s",

@@ -91,4 +91,19 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
         expected = (
             None  # K_e was trained for the published experts; other counts fall back to uniform routing
         )
-    return model_from_config(config, name=name, expected_real_experts=expected)
+    found = model_from_config(config, name=name, expected_real_experts=expected)
+    published = card.get("activation")
+    return _with_activation(found, published) if published and expected is not None else found
+
+
+def _with_activation(model: Model, published: Mapping[str, Any]) -> Model:
+    """The model with the published spread and means of its number of real experts."""
+    fields = {
+        "std_real_experts": published["std"],
+        "real_experts_by_workload": dict(published.get("by_workload", {})),
+    }
+    layers = tuple(
+        layer.model_copy(update={"moe": layer.moe.model_copy(update=fields)}) if layer.moe else layer
+        for layer in model.layers
+    )
+    return model.model_copy(update={"layers": layers})

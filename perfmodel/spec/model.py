@@ -94,6 +94,10 @@ class Moe(Spec):
     """Whether a per-expert bias shifts the selection; not counted as a parameter."""
     expected_real_experts: Positive | None = None
     """Mean of real experts per token that training aimed at (K_e); None: top_k x N / (N + Z)."""
+    std_real_experts: Positive | None = None
+    """Standard deviation of real experts over tokens at that mean, as published; None: not known."""
+    real_experts_by_workload: dict[str, Positive] = Field(default_factory=dict)
+    """Published means of real experts per token, by workload."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Moe":

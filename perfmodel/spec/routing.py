@@ -1,20 +1,91 @@
 """Which experts tokens wake, as far as a user states it."""
 
+import math
+from typing import Literal
+
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import NonNegative, Positive, Spec
+from perfmodel.spec.base import Fraction, NonNegative, Positive, Spec
+
+SUM_SLACK = 1e-6
+"""Probabilities may miss 1 by this much: numbers are printed with few digits."""
+
+
+SKEWS = {"power-law": "exponent, 0.6 is mild", "dirichlet": "concentration, below 1 is skewed"}
+"""Popularity with a parameter -> what it is."""
 
 
 class Routing(Spec):
     """Which experts tokens wake, as far as a step's time needs it."""
 
     mean_real_experts: NonNegative | None = None
-    """Mean number of real experts per token; None: the model's own (K_e)."""
+    """Mean number of real experts per token; None: the workload's, or the model's own (K_e)."""
+    workload: str = ""
+    """A workload whose mean number of real experts was published for this model (gsm8k, mmlu, ...); empty: none."""
+    std_real_experts: NonNegative | None = None
+    """Standard deviation of the number of real experts over tokens; None: as published, else a binomial's."""
+    activation: tuple[NonNegative, ...] | None = Field(default=None, max_length=257)
+    """Probability of 0, 1, .. top_k real experts, measured; its mean is the mean. None: beta-binomial."""
+    layer_correlation: Fraction = 0.0
+    """Correlation of a token's numbers of real experts in two layers; nothing is published."""
+    popularity: Literal["", "uniform", "power-law", "dirichlet", "histogram"] = ""
+    """Which experts tokens like. Empty: not modelled, the busiest rank's load is ``imbalance``."""
+    skew: Positive | None = None
+    """Exponent of a power law, or concentration of a Dirichlet distribution (small is skewed)."""
+    histogram: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
+    """Measured tokens per routed expert, zero-computation experts left out; every layer takes them as they are."""
+    placement: Literal["contiguous", "eplb"] = "contiguous"
+    """Experts on ranks in order (redundant slots hold the first experts again), or balanced by EPLB."""
+    drift: Fraction = 0.0
+    """Share of the popularity that has moved to other experts since they were placed."""
     imbalance: Positive | None = Field(default=None, ge=1.0)
-    """Load of the busiest expert-parallel rank relative to the mean, where ``rank_loads`` is not given. None: the
-    engine's fitted constant, 1 without an engine."""
+    """Load of the busiest expert-parallel rank relative to the mean, where neither ``rank_loads`` nor ``popularity`` is
+    given. None: the engine's fitted constant, 1 without an engine."""
     rank_loads: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
     """Load of each expert-parallel rank relative to the mean (their mean is 1); None: balanced."""
+
+    @model_validator(mode="after")
+    def _one_activation(self) -> "Routing":
+        if self.activation is not None:
+            total = sum(self.activation)
+            if abs(total - 1.0) > SUM_SLACK:
+                msg = f"activation has probabilities that sum to {total:.6g}, which must be 1"
+                raise ValueError(msg)
+            for name in ("mean_real_experts", "std_real_experts", "workload"):
+                if getattr(self, name) not in (None, ""):
+                    msg = f"activation is the whole distribution: leave {name} out"
+                    raise ValueError(msg)
+        if self.workload and self.mean_real_experts is not None:
+            msg = f"workload = {self.workload} states a mean of its own: leave mean_real_experts out"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _one_popularity(self) -> "Routing":
+        for name in ("power-law", "dirichlet"):
+            if self.popularity == name and self.skew is None:
+                msg = f"popularity = {name} needs skew: the {SKEWS[name]}"
+                raise ValueError(msg)
+        if (self.popularity == "histogram") != (self.histogram is not None):
+            msg = "popularity = histogram and histogram (tokens per expert) belong together: state both or neither"
+            raise ValueError(msg)
+        if self.skew is not None and self.popularity not in SKEWS:
+            msg = f"skew = {self.skew:g} belongs to popularity = {' or '.join(SKEWS)}, not {self.popularity or 'none'}"
+            raise ValueError(msg)
+        if not self.popularity:
+            stated = [
+                name
+                for name, plain in (("placement", "contiguous"), ("drift", 0.0))
+                if getattr(self, name) != plain
+            ]
+            if stated:
+                msg = f"{stated[0]} does nothing without popularity: state which experts tokens like"
+                raise ValueError(msg)
+        other = next((name for name in ("imbalance", "rank_loads") if getattr(self, name) is not None), "")
+        if self.popularity and other:
+            msg = f"popularity = {self.popularity} gives the load of every rank: leave {other} out"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _loads_average_one(self) -> "Routing":
@@ -27,3 +98,31 @@ class Routing(Spec):
                 msg = f"rank_loads have mean {mean:.4g}, which must be 1: they are relative to the mean load"
                 raise ValueError(msg)
         return self
+
+
+def theta_of(top_k: int, mean: float, std: float) -> float:
+    """1 / (a + b) of the beta-binomial of this mean and standard deviation.
+
+    Raises:
+        ValueError: narrower than a binomial, or wider than none or all.
+    """
+    binomial = mean * (1.0 - mean / top_k)
+    if binomial == 0.0:  # none or all: nothing spreads
+        if std == 0.0:
+            return 0.0
+        msg = f"routing.std_real_experts = {std:g} must be 0 at a mean of {mean:g} of {top_k}"
+        raise ValueError(msg)
+    rho = (std**2 / binomial - 1.0) / (top_k - 1.0) if top_k > 1 else 0.0
+    low, high = math.sqrt(binomial), math.sqrt(binomial * top_k)
+    if not low * (1.0 - ROUNDING) <= std < high:
+        msg = (
+            f"routing.std_real_experts = {std:g} must be from {low:.4g} (binomial) to below {high:.4g} (none or all) "
+            f"at a mean of {mean:g} of {top_k}; for a narrower distribution state routing.activation"
+        )
+        raise ValueError(msg)
+    rho = max(rho, 0.0)
+    return rho / (1.0 - rho)
+
+
+ROUNDING = 1e-3
+"""Relative slack of a stated spread, which is printed with few digits."""

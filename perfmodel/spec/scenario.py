@@ -10,7 +10,7 @@ from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Model
 from perfmodel.spec.prices import Prices
-from perfmodel.spec.routing import Routing
+from perfmodel.spec.routing import Routing, theta_of
 
 
 class Given(Spec):
@@ -67,10 +67,15 @@ class Scenario(Spec):
 
     @property
     def mean_real_experts(self) -> float:
-        """Real experts per token: the scenario's own figure, or the model's."""
-        if self.routing.mean_real_experts is not None:
-            return self.routing.mean_real_experts
-        return self.model.moe.mean_real_experts if self.model.moe else 0.0
+        """Real experts per token: the scenario's own figure, its workload's, or the model's."""
+        routing, moe = self.routing, self.model.moe
+        if routing.activation is not None:
+            return sum(k * probability for k, probability in enumerate(routing.activation))
+        if routing.mean_real_experts is not None:
+            return routing.mean_real_experts
+        if moe is None:
+            return 0.0
+        return moe.real_experts_by_workload.get(routing.workload, moe.mean_real_experts)
 
 
 def _layout_problem(s: Scenario) -> str | None:
@@ -130,6 +135,30 @@ def _capability_problem(s: Scenario) -> str | None:
         return (
             f"routing.mean_real_experts = {s.routing.mean_real_experts} exceeds the model's top_k = {top_k}"
         )
+    known = s.model.moe.real_experts_by_workload if s.model.moe else {}
+    if s.routing.workload and s.routing.workload not in known:
+        allowed = ", ".join(sorted(known)) or f"none: nothing is published for {s.model.name}"
+        return (
+            f"routing.workload = {s.routing.workload}: allowed: {allowed}; or state routing.mean_real_experts"
+        )
+    if s.routing.activation is not None and len(s.routing.activation) != top_k + 1:
+        return (
+            f"routing.activation has {len(s.routing.activation)} probabilities, the model's top_k = {top_k} needs "
+            f"{top_k + 1}: of 0 to {top_k} real experts"
+        )
+    if s.routing.popularity and not s.model.moe:
+        return f"routing.popularity = {s.routing.popularity}: model {s.model.name} has no experts"
+    counts = s.routing.histogram
+    if counts is not None and s.model.moe and len(counts) != s.model.moe.num_experts:
+        experts = s.model.moe.num_experts
+        return f"routing.histogram has {len(counts)} values, the model's {experts} experts need one each"
+    if counts is not None and not any(counts):
+        return "routing.histogram is all zero: at least one expert needs tokens"
+    if s.routing.std_real_experts is not None:
+        try:
+            theta_of(top_k, s.mean_real_experts, s.routing.std_real_experts)
+        except ValueError as error:
+            return str(error)
     if d.ranks == "all" and not s.model.moe:
         return f"deployment.ranks = all: model {s.model.name} has no experts, so all ranks are alike"
     return None

@@ -21,6 +21,14 @@ _DECODE = {
     "osl": "100",
     "mtp": "no",
 }
+_PREFILL = {
+    **_DECODE,
+    "phase": "prefill",
+    "attn_parallel": "DP32",
+    "moe_parallel": "EP32 TBO",
+    "isl_or_kv": "4096",
+    "batch_per_gpu": "16384 tok",
+}
 _OFF = {"moe_parallel": "EP72 no TBO"}
 GAINS = {
     "lmsys_h100_tbo_decode_gain_bs32": Gain(
@@ -35,10 +43,20 @@ GAINS = {
         "simulated MTP, acceptance 0.6, context 4000",
     ),
     "lmsys_h100_tbo_prefill_gain_low": Gain(
-        {**_DECODE, "phase": "prefill", "attn_parallel": "DP32", "moe_parallel": "EP32 TBO"}
-        | {"isl_or_kv": "4096", "batch_per_gpu": "16384 tok"},
+        _PREFILL,
         {"moe_parallel": "EP32 no TBO"},
         "batch and prompt not given: those of lmsys_h100_prefill_4096; no target",
+    ),
+    "lmsys_h100_eplb_gain_prefill": Gain(
+        {**_PREFILL, "moe_parallel": "EP32 TBO EPLB(32 redundant)", "skew": "fitted"},
+        {"moe_parallel": "EP32 TBO"},
+        "batch and prompt not given: those of lmsys_h100_prefill_4096; the routing skew is fitted on this row",
+    ),
+    "lmsys_h100_eplb_gain_decode": Gain(
+        {**_DECODE, "batch_per_gpu": "256", "moe_parallel": "EP72 TBO EPLB(32 redundant)", "skew": "fitted"},
+        {"moe_parallel": "EP72 TBO (32 redundant)"},
+        "batch and context not given: those of lmsys_h100_decode_256; without EPLB the 32 redundant slots that EP72 "
+        "needs hold the first experts again",
     ),
 }
 """Ratios whose two sides are known."""

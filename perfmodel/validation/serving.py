@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.errors import PerfModelError
+from perfmodel.errors import DataError, PerfModelError
 from perfmodel.ops.work import tokens_per_step
+from perfmodel.spec.catalogue import DATA
+from perfmodel.spec.documents import read_document
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import has_contention, predict_steps, step_segments
@@ -51,6 +53,7 @@ METRICS = {
 }
 """Metric as printed -> (quantity, SI unit)."""
 SCALES = {"ms": MS, "us": US}
+SKEW_FILE = DATA / "published" / "routing_skew.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,8 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
     }
     model = MODELS[record["model"]]
     experts = 256 if model == "deepseek-v3" else 0
-    deployment["redundant_experts"] = -experts % ep if experts else 0
+    stated = re.search(r"\((\d+) redundant\)", record["moe_parallel"])
+    deployment["redundant_experts"] = int(stated[1]) if stated else -experts % ep if experts else 0
     if decode:
         deployment |= {
             "batch_per_gpu": _float("batch_per_gpu", record["batch_per_gpu"]),
@@ -192,7 +196,11 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
         }
     deployment |= {name: value for name, value in constants.items() if name != "imbalance"}
     routing: dict[str, Any] = {"imbalance": constants["imbalance"]} if "imbalance" in constants else {}
-    if "perfect" in record["routing"]:
+    if record.get("skew"):
+        skew = fitted_skew(model) if record["skew"] == "fitted" else float(record["skew"])
+        placement = "eplb" if "EPLB" in record["moe_parallel"] else "contiguous"
+        routing = {"popularity": "power-law", "skew": skew, "placement": placement}
+    elif "perfect" in record["routing"]:
         routing["rank_loads"] = [1.0] * ep
     return build_scenario(
         {
@@ -205,6 +213,22 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
             "routing": routing,
         }
     )
+
+
+def fitted_skew(model: str) -> float:
+    """Exponent of the power law by which tokens like a model's experts, from ``data/published/routing_skew.yaml``.
+
+    Written by ``python -m calibrate.skew`` (``make routing-skew``).
+
+    Raises:
+        DataError: none was fitted for this model.
+    """
+    document = read_document(SKEW_FILE)
+    if model not in document:
+        raise DataError(
+            f"{SKEW_FILE}: no routing skew was fitted for {model}; allowed: {', '.join(document)}"
+        )
+    return float(document[model]["skew"])
 
 
 def _formats(text: str) -> dict[str, str]:
