@@ -6,8 +6,12 @@ import sys
 import numpy as np
 import pytest
 
+from perfmodel.routing.activation import beta_binomial
+from perfmodel.routing.loads import multinomial_rank_loads, sample_activation, sample_experts
+from perfmodel.routing.popularity import power_law
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.load import load_scenario
+from perfmodel.spec.routing import theta_of
 from perfmodel.step import predict_steps, simulate_step
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
@@ -45,3 +49,33 @@ def test_twin(benchmark, overlap):
     )
     benchmark.pedantic(predict_steps, args=(swept,), rounds=3)
     benchmark.extra_info["scenarios_per_s"] = SCENARIOS / benchmark.stats.stats.median
+
+
+def test_twin_with_popularity(benchmark):
+    """The busiest rank's load from popularity adds nothing that can be measured: compare test_twin[sbo]."""
+    swept = with_arrays(
+        load_scenario("longcat-flash-h800", ["routing.popularity=power-law", "routing.skew=0.6"]),
+        {"deployment.batch_per_gpu": np.linspace(1, 128, SCENARIOS)},
+    )
+    benchmark.pedantic(predict_steps, args=(swept,), rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("layers", [1, 28])
+def test_experts_of_every_token(benchmark, layers):
+    """Budget: 50 ms for one layer of LongCat-Flash on 128 ranks x 192 tokens, 1.5 s for all 28."""
+    popularity = power_law(512, 0.6)
+    pmf = beta_binomial(12, 8.0, theta_of(12, 8.0, 2.55))
+    rng = np.random.default_rng(0)
+
+    def draw():
+        for _ in range(layers):
+            sample_experts(rng, popularity, sample_activation(rng, pmf, 128 * 192))
+
+    benchmark.pedantic(draw, rounds=3, warmup_rounds=1)
+
+
+def test_loads_of_all_layers(benchmark):
+    """Budget: 50 ms for one multinomial per layer, 28 layers."""
+    shares = np.full(128, 1 / 128)
+    rng = np.random.default_rng(0)
+    benchmark(lambda: [multinomial_rank_loads(rng, shares, 128 * 192 * 8, 1) for _ in range(28)])
