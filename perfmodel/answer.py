@@ -169,8 +169,26 @@ def warnings(step: Step) -> list[str]:
         texts.append(
             "deployment.host_gap_us = 0: no engine is named whose host time per step is known; none is counted"
         )
-    if scenario.model.moe and scenario.routing.rank_loads is None and not scenario.deployment.engine:
-        texts.append("routing.rank_loads is not given: expert load is taken as balanced over ranks")
+    return [*texts, *_routing_warnings(scenario)]
+
+
+def _routing_warnings(scenario: Scenario) -> list[str]:
+    """What is assumed about who is busy."""
+    moe, routing = scenario.model.moe, scenario.routing
+    if moe is None:
+        return []
+    if not routing.popularity:
+        stated = routing.rank_loads is not None or routing.imbalance is not None or scenario.deployment.engine
+        return [] if stated else ["routing states no loads: expert load is taken as balanced over ranks"]
+    texts = []
+    if routing.popularity != "histogram":
+        texts.append(
+            f"routing.popularity = {routing.popularity} is an assumption about the router, not a measurement"
+        )
+    if moe.top_groups < moe.num_groups:
+        texts.append(
+            "routing.popularity ignores that experts are picked from a few groups (group-limited routing)"
+        )
     return texts
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from calibrate import skew
+from perfmodel.answer import warnings
 from perfmodel.errors import SpecError
 from perfmodel.ops.moe import routed_pairs, scenario_balance
 from perfmodel.ops.work import step_work
@@ -111,6 +112,21 @@ def test_a_histogram_is_taken_as_it_is():
     balance, _ = balance_and_pairs(described)
     (first, *_) = rank_shares(balance)
     assert first[0] == pytest.approx(3 * first[1], rel=0.05)
+
+
+def test_the_answer_says_what_is_assumed():
+    def said(*overrides, base="longcat-flash-h800"):
+        return " ".join(warnings(simulate_step(scenario(*overrides, "deployment.engine=''", base=base))))
+
+    assert "taken as balanced" in said()
+    assert "taken as balanced" not in said("routing.imbalance=1.5")
+    stated = said(*SKEWED)
+    assert "taken as balanced" not in stated
+    assert "power-law is an assumption" in stated
+    assert "group-limited" not in stated
+    assert "group-limited" in said(
+        "routing.imbalance=null", "routing.popularity=uniform", base="deepseek-v3-h800"
+    )
 
 
 # --- EPLB's published gains ------------------------------------------------------------------------------------

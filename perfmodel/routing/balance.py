@@ -21,7 +21,9 @@ from perfmodel.spec.routing import Routing
 Array = NDArray[np.float64]
 
 MOST_LAYERS = 16
-"""Layers whose orders are drawn: the mean over more differs by less than 3 % at a power law of 0.8."""
+"""Layers whose orders are drawn. Another seed moves the mean over 16 by 3 % (LongCat-Flash on 128 ranks in order, power
+law of 0.6 and 0.8), all 28 of the same seed by 0.2 %.
+"""
 LOAD_STREAM = 4
 """Of the random numbers that draw one step's loads."""
 

@@ -112,7 +112,9 @@ def theta_of(top_k: int, mean: float, std: float) -> float:
             return 0.0
         msg = f"routing.std_real_experts = {std:g} must be 0 at a mean of {mean:g} of {top_k}"
         raise ValueError(msg)
-    rho = (std**2 / binomial - 1.0) / (top_k - 1.0) if top_k > 1 else 0.0
+    if top_k == 1:  # a coin has one spread
+        return 0.0
+    rho = (std**2 / binomial - 1.0) / (top_k - 1.0)
     low, high = math.sqrt(binomial), math.sqrt(binomial * top_k)
     if not low * (1.0 - ROUNDING) <= std < high:
         msg = (
