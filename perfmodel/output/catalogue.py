@@ -15,9 +15,11 @@ from perfmodel.output.tables import console, number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.load import load_scenario
+from perfmodel.spec.trace import summary
+from perfmodel.spec.traces import read_trace
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations")
+KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces")
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -48,6 +50,8 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
         }
     if kind == "calibrations":
         return calibration_values(name)
+    if kind == "traces":
+        return trace_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
 
 
@@ -99,6 +103,26 @@ def calibration_values(name: str) -> dict[str, Any]:
         "curves": curves,
         **_slices(document),
         "check": _check_result(name, calibration.id),
+    }
+
+
+def trace_values(name: str) -> dict[str, Any]:
+    """A trace of the catalogue, or of a path: counts, rate, lengths, and for one of the catalogue where it comes from.
+
+    Raises:
+        SpecError: no such name.
+        DataError: unreadable, or not a trace.
+    """
+    trace = read_trace(name)
+    card = catalogue.entry("traces", name) if name in catalogue.names("traces") else {}
+    kept = ("title", "source", "publisher", "licence", "licence_url", "attribution", "retrieved", "note")
+    return {
+        "name": name,
+        "id": trace.id,
+        "format": trace.format,
+        **summary(trace),
+        **{key: card[key] for key in kept if key in card},
+        **({"lacks": list(trace.notes)} if trace.notes else {}),
     }
 
 
@@ -236,6 +260,24 @@ def _calibration_row(name: str) -> dict[str, Any]:
     }
 
 
+def _trace_row(name: str) -> dict[str, Any]:
+    values = trace_values(name)
+
+    def lengths(key: str) -> str:
+        return " / ".join(f"{values[key][part]:,.0f}" for part in ("mean", "p50", "p99"))
+
+    return {
+        "name": name,
+        "requests": values["requests"],
+        "span (s)": values["span_s"],
+        "requests/s": values["requests_per_s"],
+        "input mean / p50 / p99": lengths("input_tokens"),
+        "output mean / p50 / p99": lengths("output_tokens"),
+        "source": values["publisher"],
+        "licence": values["licence"],
+    }
+
+
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "models": _model_row,
     "gpus": _gpu_row,
@@ -243,4 +285,5 @@ _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "prices": _price_row,
     "scenarios": _scenario_row,
     "calibrations": _calibration_row,
+    "traces": _trace_row,
 }
