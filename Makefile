@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench calibrate import-tables calibration-report engine-constants routing-skew trust overlap-experiment oracle-env clean
+.PHONY: help demo test check fmt bench calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment oracle-env clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -45,11 +45,14 @@ calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and
 	$(BIN)/calibrate fit build/calibration
 	$(BIN)/calibrate check build/calibration
 
-engine-constants: $(VENV)/.dev-$(KEY) ## refit the serving engines' constants on the published rows with role fit
-	$(BIN)/python -m calibrate.engines
+engine-constants: $(VENV)/.dev-$(KEY) ## refit the routing skew and the serving engines' constants on published rows of role fit
+	for round in 1 2; do $(BIN)/python -m calibrate.engines && $(BIN)/python -m calibrate.skew || exit 1; done
 
-routing-skew: $(VENV)/.dev-$(KEY) ## refit the routing skew on EPLB's published prefill gain
-	$(BIN)/python -m calibrate.skew
+routing-skew: $(VENV)/.dev-$(KEY) ## EPLB's gain in prefill and decode by how skewed routing is
+	$(BIN)/python -m calibrate.skew --curve
+
+pictures: $(VENV)/.dev-$(KEY) ## redraw the pictures of docs/routing.md and docs/controller.md (needs chromium)
+	$(BIN)/python docs/pictures.py
 
 trust: $(VENV)/.dev-$(KEY) ## run every validation suite and write its tables into docs/trust.md
 	$(BIN)/python -m calibrate.trust

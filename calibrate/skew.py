@@ -1,11 +1,14 @@
-"""How skewed routing is, from one published figure: what EPLB gained in DeepSeek-V3's prefill (``make routing-skew``).
+"""How skewed routing is, from one published figure: what EPLB gained in DeepSeek-V3's prefill.
 
 Experts are taken as liked by a power law, in another order in every layer. Its exponent is the one at which prefill
 with EPLB (32 redundant experts, placed with perfect knowledge) is as many times faster than without as SGLang's authors
 measured: 1.49, the row ``lmsys_h100_eplb_gain_prefill``, whose role is ``fit`` for this alone. The gain in decode
-(2.54) is then a prediction.
+(2.54) is then a prediction. Both runs have SGLang's constants, whose fit has this skew in it in turn: ``make
+engine-constants`` fits one after the other, twice, by when both have settled. ``--curve`` prints both gains by
+exponent.
 """
 
+import sys
 from collections.abc import Sequence
 
 from perfmodel.errors import DataError
@@ -13,12 +16,13 @@ from perfmodel.output.files import atomic_write
 from perfmodel.step import predict_steps
 from perfmodel.validation import roles
 from perfmodel.validation.deepseek import FILE, GAINS
-from perfmodel.validation.serving import SKEW_FILE, scenario_of
+from perfmodel.validation.popularity import SKEW_FILE
+from perfmodel.validation.serving import scenario_of
 
 PREFILL, DECODE = "lmsys_h100_eplb_gain_prefill", "lmsys_h100_eplb_gain_decode"
 LEAST, MOST = 0.05, 2.0
 """Exponents between which it is sought."""
-HALVINGS = 20
+HALVINGS = 11
 
 
 def gain(name: str, skew: float) -> float:
@@ -54,22 +58,24 @@ def curve(exponents: Sequence[float]) -> list[tuple[float, float, float]]:
 
 
 def main() -> None:
-    """Fit, write ``data/published/routing_skew.yaml`` and print the curve of both gains."""
+    """Fit and write ``data/published/routing_skew.yaml``; with ``--curve`` print both gains by exponent instead."""
+    if "--curve" in sys.argv[1:]:
+        for exponent, prefill, decode in curve([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2]):
+            print(f"{exponent:.1f}  prefill {prefill:.2f}  decode {decode:.2f}", flush=True)
+        return
     measured = {
         row["id"]: float(row["value"]) for row in roles.read_published(FILE) if row["id"] in (PREFILL, DECODE)
     }
     skew = round(fitted(measured[PREFILL]), 3)
     atomic_write(
         SKEW_FILE,
-        "# Routing skew by model, written by calibrate.skew (make routing-skew). Do not edit by hand.\n"
+        "# Routing skew by model, written by calibrate.skew (make engine-constants). Do not edit by hand.\n"
         f"deepseek-v3:\n  popularity: power-law\n  skew: {skew:g}\n"
         f"  source: 'prefill gain of EPLB, {measured[PREFILL]:g}: https://lmsys.org/blog/2025-05-05-large-scale-ep/'\n",
     )
     print(
         f"skew {skew:g}: prefill {gain(PREFILL, skew):.3f}, decode {gain(DECODE, skew):.3f} ({measured[DECODE]:g})"
     )
-    for exponent, prefill, decode in curve([0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2]):
-        print(f"{exponent:.1f}  prefill {prefill:.2f}  decode {decode:.2f}")
 
 
 if __name__ == "__main__":

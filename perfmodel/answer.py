@@ -18,11 +18,12 @@ from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
     exposed_communication_s,
+    in_situ_s,
     overlap_pct,
     slowest_rank,
     stage_seconds,
 )
-from perfmodel.routing.activation import activation, moments
+from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention, simulate_step
@@ -79,6 +80,7 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "over_steps": step_tails(scenario),
         "exposed_communication_s": exposed_communication_s(timeline, rank),
         "overlap_pct": overlap_pct(timeline, rank),
+        "in_situ_s": in_situ_s(timeline),
         **_intervals(step),
         "ops": op_rows(step),
         "warnings": warnings(step),
@@ -93,10 +95,11 @@ def _real_experts(scenario: Scenario) -> dict[str, Any]:
     if moe is None:
         return {"real_experts": None, "active_parameters": None}
     pmf = activation(moe, routing, scenario.mean_real_experts)
+    by_layer = layer_activations(moe, routing, scenario.mean_real_experts)
     mean, std = moments(pmf)
     return {
         "real_experts": {"mean": mean, "std": std, "probabilities": list(pmf)},
-        "active_parameters": asdict(active_parameters(scenario.model, pmf, routing.layer_correlation)),
+        "active_parameters": asdict(active_parameters(scenario.model, by_layer, routing.layer_correlation)),
     }
 
 
@@ -177,17 +180,13 @@ def _routing_warnings(scenario: Scenario) -> list[str]:
     moe, routing = scenario.model.moe, scenario.routing
     if moe is None:
         return []
-    if not routing.popularity:
+    if not routing.popularity and not routing.source:
         stated = routing.rank_loads is not None or routing.imbalance is not None or scenario.deployment.engine
         return [] if stated else ["routing states no loads: expert load is taken as balanced over ranks"]
-    texts = []
+    texts = [f"routing comes from {routing.source}"] if routing.source else []
     if routing.popularity != "histogram":
         texts.append(
             f"routing.popularity = {routing.popularity} is an assumption about the router, not a measurement"
-        )
-    if moe.top_groups < moe.num_groups:
-        texts.append(
-            "routing.popularity ignores that experts are picked from a few groups (group-limited routing)"
         )
     return texts
 

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,14 @@ class Progress:
     """Load of the busiest expert relative to the mean, largest over blocks."""
 
 
+class Text(Protocol):
+    """Where batches come from: :class:`MarkovChain`, or anything else that has text."""
+
+    def batch(self, sequences: int, length: int) -> Tensor:
+        """Token ids, [B, S], other ones at each call."""
+        ...
+
+
 def train(
     config: Config = CONFIG,
     *,
@@ -133,31 +141,63 @@ def train(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> list[Progress]:
-    """Trains a model from random weights with the controller on, towards ``config.expected_real_experts``.
+    """Trains a model from random weights on a Markov chain, towards ``config.expected_real_experts``.
 
-    Args:
-        config: the model.
-        steps: batches of ``sequences`` x ``length`` tokens.
-        mu: gain of the controller; 0 turns it off.
-        alpha: weight of the balance loss, with four groups.
-        start_bias: bias of zero-computation experts, which the controller must make up for: with 0.1 tokens start with
-            hardly any real expert.
-        sequences: per batch.
-        length: tokens of each.
-        learning_rate: of AdamW.
-        seed: of weights and text.
+    ``start_bias`` as in :func:`new_model`, the rest as in :func:`fit`; the seed is that of weights and text.
+    """
+    return fit(
+        new_model(config, start_bias=start_bias, seed=seed),
+        MarkovChain(config.vocab_size, seed),
+        steps=steps,
+        mu=mu,
+        alpha=alpha,
+        sequences=sequences,
+        length=length,
+        learning_rate=learning_rate,
+    )
+
+
+def new_model(config: Config, *, start_bias: float = 0.1, seed: int = 0) -> LongcatFlash:
+    """A model with random weights; ``start_bias`` is the bias of its zero-computation experts.
+
+    The controller must make up for that: with 0.1 tokens start with hardly any real expert.
     """
     model = LongcatFlash(config)
     init_weights(model, seed)
-    routers = [module for module in model.modules() if isinstance(module, Router)]
-    for router in routers:
+    for router in _routers(model):
         router.bias_Z[config.n_routed_experts :] = start_bias
+    return model
+
+
+def fit(
+    model: LongcatFlash,
+    text: Text,
+    *,
+    steps: int,
+    mu: float = 0.3,
+    alpha: float = 1e-3,
+    sequences: int = 16,
+    length: int = 32,
+    learning_rate: float = 3e-3,
+) -> list[Progress]:
+    """Trains ``model`` in place with the controller on, towards its ``config.expected_real_experts``.
+
+    Args:
+        model: changed in place, routers' biases included.
+        text: where batches come from.
+        steps: batches of ``sequences`` x ``length`` tokens.
+        mu: gain of the controller; 0 turns it off.
+        alpha: weight of the balance loss, with four groups.
+        sequences: per batch.
+        length: tokens of each.
+        learning_rate: of AdamW.
+    """
+    config, routers = model.config, _routers(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    language = MarkovChain(config.vocab_size, seed)
     history = []
     for step in range(steps):
         with recorded(routers) as routings:
-            loss = language_loss(model, language.batch(sequences, length + 1))
+            loss = language_loss(model, text.batch(sequences, length + 1))
         balance = torch.stack([_balance(routing, config) for routing in routings]).sum()
         optimiser.zero_grad()
         (loss + alpha * balance).backward()  # type: ignore[no-untyped-call]
@@ -166,6 +206,19 @@ def train(
         _control(routers, loads, sequences * length, config, mu)
         history.append(_progress(step, float(loss.detach()), loads, sequences * length))
     return history
+
+
+@torch.no_grad()
+def evaluate(model: LongcatFlash, text_BS: Tensor) -> tuple[float, list[Routing]]:
+    """Loss (nats per token), and how each block routed all tokens but the last of each sequence."""
+    with recorded(_routers(model)) as routings:
+        loss = language_loss(model, text_BS)
+    return float(loss), routings
+
+
+def _routers(model: LongcatFlash) -> list[Router]:
+    """One of each block, in their order."""
+    return [module for module in model.modules() if isinstance(module, Router)]
 
 
 def _control(

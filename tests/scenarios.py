@@ -1,6 +1,6 @@
 """Scenarios that several tests start from."""
 
-BARE = ('calibration=""', 'deployment.engine=""')
+BARE = ('calibration=""', 'deployment.engine=""', 'routing.popularity=""')
 """Overrides of the main job that leave fractions of the peaks alone: no calibration (whose times belong to one device)
-and no engine's constants.
+no engine's constants, and loads that are balanced.
 """

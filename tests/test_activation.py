@@ -93,7 +93,7 @@ def test_more_real_experts_cost_more():
 def test_active_parameters_are_as_published():
     """18.69 to 31.38 B, mean 27.15 B; sampled over tokens whose layers are independent, and equal."""
     pmf = pmf_of()
-    found = active_parameters(LONGCAT, pmf, 0.0)
+    found = active_parameters(LONGCAT, [pmf], 0.0)
     assert (found.least / 1e9, found.mean / 1e9, found.most / 1e9) == pytest.approx(
         (18.69, 27.15, 31.38), abs=0.005
     )
@@ -101,7 +101,7 @@ def test_active_parameters_are_as_published():
     real = rng.choice(13, p=np.array(pmf) / sum(pmf), size=(20_000, 28))
     per_layer = (active(LONGCAT, 12) - active(LONGCAT, 0)) / 12 / 28
     assert found.std == pytest.approx((per_layer * real.sum(axis=1)).std(), rel=0.03)
-    equal = active_parameters(LONGCAT, pmf, 1.0)
+    equal = active_parameters(LONGCAT, [pmf], 1.0)
     assert equal.std == pytest.approx((per_layer * 28 * real[:, 0]).std(), rel=0.03)
 
 

@@ -70,6 +70,7 @@ def test_absorbed_decode_reads_the_cache_once_per_request():
 def test_a_mixed_step_is_its_groups_together():
     def flops(phase):
         set_ = [f"deployment.phase={phase}", "deployment.prefill_tokens=512", "deployment.mtp.draft_tokens=0"]
+        set_.append("routing.popularity=''")  # more tokens are more even
         scenario = load_scenario("longcat-flash-h800", set_)
         parts = [
             s.repeat * t.op.flops

@@ -160,8 +160,8 @@ def test_perfect_balance_has_no_busiest_rank():
     skewed = serving.scenario_of(record(), imbalance=1.7)
     even = serving.scenario_of(record(), imbalance=1.0)
     times = [float(predict_steps(s).step_time_s[0]) for s in (perfect, even, skewed)]
-    assert times[0] == pytest.approx(times[1], rel=1e-9)
-    assert times[2] > times[1] * 1.01
+    assert times[0] * 1.01 < times[1]  # DeepSeek's skew, in order
+    assert times[1] * 1.01 < times[2]
 
 
 @pytest.mark.parametrize(

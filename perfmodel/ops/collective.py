@@ -6,8 +6,7 @@ from perfmodel.numeric import Num
 from perfmodel.ops import communication
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.routing.activation import activation
-from perfmodel.routing.destinations import destinations
+from perfmodel.ops.routed import token_destinations
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.hardware import Cluster
@@ -129,7 +128,7 @@ def _exchange_traffic(
     if deployment.backend == "all-to-all":  # rows without a header, otherwise low-latency's count
         message = communication.payload_bytes(hidden, dtype)
         return communication.deepep_low_latency(tokens, mean, message, ranks, domain, load=load)
-    reached = destinations(moe, ranks, domain, pmf=activation(moe, scenario.routing, mean))
+    reached = token_destinations(moe, scenario)
     message = communication.payload_bytes(hidden, dtype)
     if deployment.backend == "deepep-normal":
         return communication.deepep_normal(tokens, message, reached, ranks, domain, load=load)

@@ -13,8 +13,6 @@ they arrive, and both again on the way back.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.ops.build import (
     LOGIT_BYTES,
@@ -28,9 +26,7 @@ from perfmodel.ops.build import (
 from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import swiglu_ops
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.routing.activation import activation
-from perfmodel.routing.balance import Balance, balance_of, busiest, drawn_loads
-from perfmodel.routing.destinations import destinations
+from perfmodel.ops.routed import rank_load, routed_pairs, token_destinations
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
@@ -92,48 +88,6 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
     )
 
 
-def rank_load(moe: Moe, tokens: Num, scenario: Scenario) -> Num:
-    """Load of the simulated rank relative to the mean: the largest for a representative rank, or one per rank.
-
-    From the popularity of experts, where it is stated: the expected maximum, or one draw of every rank's load. Else the
-    stated loads. Else one rank has the stated imbalance, or its engine's fitted one, and the others share the rest; a
-    rank that holds all experts has none.
-    """
-    loads, ep = scenario.routing.rank_loads, scenario.deployment.ep
-    every = scenario.deployment.ranks == "all"
-    if scenario.routing.popularity:
-        balance, pairs = scenario_balance(moe, scenario), routed_pairs(tokens, scenario)
-        return drawn_loads(balance, round(pairs), 1, scenario.seed)[0] if every else busiest(balance, pairs)
-    if loads is None:
-        stated = scenario.routing.imbalance
-        largest = scenario.deployment.constants.imbalance if stated is None else stated
-        largest = minimum(largest, float(ep))
-        rest = (ep - largest) / (ep - 1) if ep > 1 else 1.0
-        loads = (largest, *(rest,) * (ep - 1)) if every else (largest,)
-    return np.array(loads) if every else max(loads)  # type: ignore[return-value]
-
-
-def scenario_balance(moe: Moe, scenario: Scenario) -> Balance:
-    """Where pairs land in this scenario; of many mean numbers of real experts their mean stands for all."""
-    deployment = scenario.deployment
-    pmf = activation(moe, scenario.routing, scenario.mean_real_experts)
-    return balance_of(
-        moe,
-        scenario.routing,
-        [float(np.mean(probability)) for probability in pmf],
-        ranks=deployment.ep,
-        domain=scenario.cluster.node.link_domain_gpus,
-        redundant=deployment.redundant_experts,
-        layers=sum(layer.count for layer in scenario.model.layers if layer.moe),
-        seed=scenario.seed,
-    )
-
-
-def routed_pairs(tokens: Num, scenario: Scenario) -> Num:
-    """Pairs (token, real expert) of one group of expert-parallel ranks, ``tokens`` new tokens per GPU."""
-    return tokens * scenario.deployment.stage_gpus * scenario.mean_real_experts
-
-
 def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
     """Grouped GEMMs of the routed experts on one rank, with what puts rows in order around them.
 
@@ -193,13 +147,7 @@ def _arrived_rows(moe: Moe, tokens: Num, pairs: Num, load: Num, scenario: Scenar
         return group_tokens
     if _packs(scenario):
         return pairs
-    reached = destinations(
-        moe,
-        deployment.stage_gpus,
-        scenario.cluster.node.link_domain_gpus,
-        pmf=activation(moe, scenario.routing, scenario.mean_real_experts),
-    )
-    return tokens * reached.ranks * load
+    return tokens * token_destinations(moe, scenario).ranks * load
 
 
 def _packing_ops(tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:

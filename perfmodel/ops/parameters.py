@@ -145,23 +145,28 @@ class ActiveParameters:
     """top_k real experts in every layer."""
 
 
-def active_parameters(model: Model, pmf: Sequence[float], layer_correlation: float) -> ActiveParameters:
-    """Distribution of a token's active parameters when every layer's number of real experts is ``pmf``.
+def active_parameters(
+    model: Model, pmfs: Sequence[Sequence[float]], layer_correlation: float
+) -> ActiveParameters:
+    """Distribution of a token's active parameters, with ``pmfs`` of each layer's real experts (one: all alike).
 
-    Over L layers with correlation c between any two of them, the sum of real experts has variance
-    std^2 (L + L (L - 1) c): independent layers average out, equal ones (c = 1) don't.
+    With correlation c between any two layers the sum of real experts has variance sum of s_l^2 plus c times the sum of
+    s_l s_m over pairs l != m, which is (1 - c) sum of s_l^2 + c (sum of s_l)^2: independent layers average out, equal
+    ones (c = 1) don't.
     """
-    mean, std = moments(pmf)
-    possible = [k for k, probability in enumerate(pmf) if probability > 0.0]
     layers = sum(layer.count for layer in model.layers if layer.moe)
+    every = list(pmfs) if len(pmfs) > 1 else list(pmfs) * layers
+    means, stds = zip(*(moments(pmf) for pmf in every), strict=True)
+    possible = [[k for k, probability in enumerate(pmf) if probability > 0.0] for pmf in every]
     moe = model.moe
     per_expert = expert_parameters(moe, model.hidden_size) if moe else 0
-    spread = math.sqrt(layers + layers * (layers - 1) * layer_correlation)
+    squares = sum(std**2 for std in stds)
+    variance = (1.0 - layer_correlation) * squares + layer_correlation * sum(stds) ** 2
     return ActiveParameters(
-        mean=active(model, mean),
-        std=per_expert * std * spread,
-        least=active(model, possible[0]),
-        most=active(model, possible[-1]),
+        mean=active(model, sum(means) / layers),
+        std=per_expert * math.sqrt(variance),
+        least=active(model, sum(own[0] for own in possible) / layers),
+        most=active(model, sum(own[-1] for own in possible) / layers),
     )
 
 

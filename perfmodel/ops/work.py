@@ -66,6 +66,11 @@ class Work:
         """Rows that need logits, per GPU."""
         return self._total(lambda group: group.logit_rows)
 
+    @property
+    def tokens_together(self) -> Num:
+        """New tokens of a request in this step, as a token meets it: mean over tokens of its own request's tokens."""
+        return self._total(lambda group: group.tokens * group.new_tokens) / self.tokens
+
     def scaled(self, share: float) -> "Work":
         """The same step with ``share`` of the requests: one micro-batch."""
         return Work(tuple(replace(group, requests=group.requests * share) for group in self.groups))

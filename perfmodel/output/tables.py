@@ -1,7 +1,7 @@
 """Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer import StepAnswer
+from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.formats import with_unit
 from perfmodel.output.reproduce import scenario_title
+from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
 from perfmodel.validation.rows import Row, summarise, unanswered
 from perfmodel.validation.suites import Validation
@@ -57,6 +59,41 @@ def print_warnings(texts: Sequence[str]) -> None:
     err = console(stderr=True)
     for text in texts:
         err.print(Text(f"warning: {text}", style="yellow"))
+
+
+def print_variants(scenario: Scenario, variants: Sequence[Variant], warnings: Sequence[str]) -> None:
+    """Print the comparison of numbers of zero-computation experts, one column per variant."""
+    out = console()
+    out.print(Text(scenario_title(scenario), style="bold"))
+    names = [f"{one.zero_experts}" for one in variants]
+    table = _table("Zero-computation experts: what they change", "per GPU and step", *names)
+    for label, cell in _VARIANT_ROWS:
+        cells = [cell(one) for one in variants]
+        if any(cells):
+            table.add_row(label, *(Text(text) for text in cells))
+    out.print(table)
+    out.print("[dim]Cost only: what it does to the model's quality is not known here. --json: SI units[/]")
+    print_warnings(warnings)
+
+
+_VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
+    ("real experts per token", lambda v: f"{v.mean_real_experts:.3g} ± {v.std_real_experts:.3g}"),
+    ("active parameters (B)", lambda v: f"{v.active_parameters_mean / GIGA:.1f}"),
+    (
+        "of a token, least to most",
+        lambda v: f"{v.active_parameters_least / GIGA:.1f} to {v.active_parameters_most / GIGA:.1f}",
+    ),
+    ("step time (ms)", lambda v: f"{v.step_time_s / MS:.1f}"),
+    ("its p99 (ms)", lambda v: "" if v.step_time_p99_s is None else f"{v.step_time_p99_s / MS:.1f}"),
+    ("TPOT (ms)", lambda v: "" if v.tpot_s is None else f"{v.tpot_s / MS:.1f}"),
+    ("dispatch and combine (GB)", lambda v: f"{v.exchanged_bytes / GB:.3g}"),
+    ("exposed communication (ms)", lambda v: f"{v.exposed_communication_s / MS:.1f}"),
+    ("memory (GB)", lambda v: f"{v.memory_bytes / GB:.1f}"),
+    ("largest batch that fits", lambda v: f"{v.max_batch_per_gpu}"),
+    ("tokens/s", lambda v: f"{v.tokens_per_s_per_gpu:,.0f}"),
+    ("$ per million tokens", lambda v: f"{v.usd_per_million_tokens:.3g}"),
+)
+"""Rows of the comparison: label, and a variant's cell."""
 
 
 def print_validation(result: Validation) -> None:

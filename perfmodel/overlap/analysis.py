@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass, Stream
-from perfmodel.overlap.timeline import Span, Timeline
+from perfmodel.overlap.timeline import Span, Timeline, demand
 from perfmodel.units import PERCENT
 
 Interval = tuple[float, float]
@@ -101,6 +101,46 @@ def overlap_pct(timeline: Timeline, rank: int = 0) -> float:
     compute, communication = _compute_and_communication(timeline, rank)
     total = _length(communication)
     return PERCENT * _overlap(compute, communication) / total if total > 0.0 else 0.0
+
+
+MOST_RANKS = 16
+"""Ranks that :func:`in_situ_s` looks at, spaced evenly."""
+
+
+def in_situ_s(timeline: Timeline) -> dict[str, dict[str, float]]:
+    """Why exchanges (dispatch, combine) take as long as they do in a running step: seconds per call, mean over calls.
+
+    By op: ``fixed`` (what an empty message takes), ``transfer`` (what its bytes add, alone), ``contention`` (what
+    running beside other ops adds) and ``waiting`` (from when a rank could start until all ranks have arrived). Their
+    sum is what a profiler shows for a kernel that spins until its peers have come. A representative rank is the last
+    to come, so it waits for nobody: waiting needs ``ranks: all``. Of many ranks MOST_RANKS stand for all.
+    """
+    step = max(1, timeline.num_ranks // MOST_RANKS)
+    totals: dict[str, dict[str, float]] = {}
+    calls: dict[str, int] = {}
+    for rank in range(0, timeline.num_ranks, step):
+        spans = rank_spans(timeline, rank)
+        by_key = {(s.segment, s.iteration, s.task): s for s in spans}
+        previous_on_stream, last_before = _previous_on_stream(timeline, spans), _last_of_iterations(spans)
+        for span in spans:
+            op = op_of(timeline, span)
+            if not op.barrier:
+                continue
+            before = _predecessors(timeline, span, by_key, previous_on_stream, last_before)
+            ready = max((other.end_s for other in before), default=0.0)
+            alone = demand(timeline.segments[span.segment].timings[span.task], rank)
+            own = totals.setdefault(
+                op.name, dict.fromkeys(("fixed", "transfer", "contention", "waiting"), 0.0)
+            )
+            calls[op.name] = calls.get(op.name, 0) + 1
+            own["fixed"] += alone.latency_s
+            own["transfer"] += alone.seconds - alone.latency_s
+            own["contention"] += span.end_s - span.start_s - alone.seconds
+            own["waiting"] += span.start_s - ready
+    return {
+        name: {part: max(value / calls[name], 0.0) for part, value in own.items()}
+        for name, own in totals.items()
+    }
 
 
 def stream_busy_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:

@@ -41,11 +41,23 @@ def beta_binomial(top_k: int, mean: Num, theta: Num) -> tuple[Num, ...]:
 
 
 def activation(moe: Moe, routing: Routing, mean: Num) -> tuple[Num, ...]:
-    """Probability of 0 .. top_k real experts per token, with this ``mean`` (may be an array).
+    """Probability of 0 .. top_k real experts per token, over tokens and layers; ``mean`` may be an array.
 
-    A stated distribution wins; then a stated spread, which belongs to the stated mean; then the model's own spread,
-    published at the model's mean: other means (another workload) keep its theta, so that the spread shrinks towards
-    none and all. A model that states no spread is binomial, the narrowest that independent picks give.
+    Raises:
+        SpecError: a stated spread beside many means.
+    """
+    rows = layer_activations(moe, routing, mean)
+    if len(rows) == 1:
+        return rows[0]
+    return tuple(sum(column) / len(rows) for column in zip(*rows, strict=True))
+
+
+def layer_activations(moe: Moe, routing: Routing, mean: Num) -> tuple[tuple[Num, ...], ...]:
+    """Probability of 0 .. top_k real experts, one row per layer or one for all; ``mean`` may be an array.
+
+    Stated distributions win; then a stated spread, which belongs to the stated mean; then the model's own spread,
+    published at the model's mean: other means (another workload, a layer's own) keep its theta, so that the spread
+    shrinks towards none and all. A model that states no spread is binomial, the narrowest that independent picks give.
 
     Raises:
         SpecError: a stated spread beside many means.
@@ -55,11 +67,17 @@ def activation(moe: Moe, routing: Routing, mean: Num) -> tuple[Num, ...]:
     if routing.std_real_experts is not None:
         if np.ndim(mean):
             raise SpecError("routing.std_real_experts belongs to one mean: it can't stand beside many means")
-        return beta_binomial(moe.top_k, mean, theta_of(moe.top_k, float(mean), routing.std_real_experts))
+        return (beta_binomial(moe.top_k, mean, theta_of(moe.top_k, float(mean), routing.std_real_experts)),)
     theta = 0.0
     if moe.std_real_experts is not None:
         theta = theta_of(moe.top_k, moe.mean_real_experts, moe.std_real_experts)
-    return beta_binomial(moe.top_k, mean, theta)
+    if routing.layer_means is None:
+        return (beta_binomial(moe.top_k, mean, theta),)
+    stds = routing.layer_stds or (None,) * len(routing.layer_means)
+    return tuple(
+        beta_binomial(moe.top_k, own, theta if std is None else theta_of(moe.top_k, own, std))
+        for own, std in zip(routing.layer_means, stds, strict=True)
+    )
 
 
 def moments(pmf: Sequence[Num]) -> tuple[Num, Num]:

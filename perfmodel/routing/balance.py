@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.numeric import Num
+from perfmodel.routing.choice import distinct, preferred
+from perfmodel.routing.destinations import Destinations
 from perfmodel.routing.loads import expected_maximum, multinomial_rank_loads
 from perfmodel.routing.placement import Placement, better, eplb
 from perfmodel.routing.popularity import dirichlet, drifted, from_histogram, power_law, shuffled
@@ -24,8 +26,12 @@ MOST_LAYERS = 16
 """Layers whose orders are drawn. Another seed moves the mean over 16 by 3 % (LongCat-Flash on 128 ranks in order, power
 law of 0.6 and 0.8), all 28 of the same seed by 0.2 %.
 """
+TOKENS = 2048
+"""Drawn per layer for what has no closed form; the share of one group of eight has a standard error of 2 %."""
 LOAD_STREAM = 4
-"""Of the random numbers that draw one step's loads."""
+DESTINATION_STREAM = 6
+GROUP_STREAM = 7
+"""Of the random numbers that draw one step's loads, destinations and shares of groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +42,14 @@ class Balance:
     redundant: int
     ranks: int
     nodes: int
+    domain: int
+    """Ranks that share a node."""
     groups: int
+    top_groups: int
     popularity: str
     skew: float
-    histogram: tuple[float, ...]
+    histogram: tuple[tuple[float, ...], ...]
+    """One row for all layers, or one per layer."""
     placement: str
     drift: float
     pmf: tuple[float, ...]
@@ -65,14 +75,16 @@ def balance_of(
         redundant=redundant,
         ranks=ranks,
         nodes=max(1, ranks // domain) if ranks % domain == 0 else 1,
+        domain=min(domain, ranks),
         groups=moe.num_groups,
+        top_groups=moe.top_groups,
         popularity=routing.popularity,
         skew=routing.skew or 0.0,
         histogram=routing.histogram or (),
         placement=routing.placement,
         drift=routing.drift,
         pmf=tuple(float(p) for p in pmf),
-        layers=min(layers, MOST_LAYERS),
+        layers=min(layers, MOST_LAYERS) if len(routing.histogram or ()) < 2 else layers,
         seed=seed,
     )
 
@@ -113,18 +125,87 @@ def _interleaved(turns: Sequence[int]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=64)
 def rank_shares(balance: Balance) -> tuple[Array, ...]:
-    """Share of the pairs that each rank gets, (ranks,), of each layer that is drawn.
+    """Share of the pairs that each rank gets, (ranks,), of each layer that is drawn."""
+    found = []
+    for placement, _, experts in _placed_layers(balance):
+        shares = placement.rank_shares(experts)
+        found.append(shares / shares.sum())
+    return tuple(found)
+
+
+def reached(balance: Balance, pmf: Sequence[Num]) -> Destinations:
+    """Distinct ranks and nodes that a token is sent to under the actual placement.
+
+    ``pmf``: probability of 0, 1, .. real experts, which may be arrays. The sender sits anywhere, so that 1 / P of the
+    places are its own.
+    """
+    ranks: Num = 0.0
+    nodes: Num = 0.0
+    for probability, (more_ranks, more_nodes) in zip(pmf, _reached_by(balance), strict=True):
+        ranks = ranks + probability * more_ranks
+        nodes = nodes + probability * more_nodes
+    return Destinations(
+        ranks=ranks,
+        remote_ranks=ranks * (1.0 - 1.0 / balance.ranks),
+        nodes=nodes,
+        remote_nodes=nodes * (1.0 - 1.0 / max(1.0, balance.ranks / balance.domain)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _reached_by(balance: Balance) -> tuple[tuple[float, float], ...]:
+    """Mean distinct (ranks, nodes) of tokens with 0, 1, .. real experts, of tokens drawn in every layer.
+
+    Of an expert's replicas each is as likely.
+    """
+    layers = _placed_layers(balance)
+    total = np.zeros((len(balance.pmf), 2))
+    for layer, (placement, popularity, _) in enumerate(layers):
+        rng = np.random.default_rng([balance.seed, DESTINATION_STREAM, layer])
+        at = placement.ranks_of(rng, _drawn(balance, popularity, rng))
+        total += np.stack([distinct(at), distinct(at // balance.domain)], axis=1) / len(layers)
+    return tuple((float(ranks), float(nodes)) for ranks, nodes in total)
+
+
+@lru_cache(maxsize=64)
+def _placed_layers(balance: Balance) -> tuple[tuple[Placement, Array, Array], ...]:
+    """Of each layer that is drawn: where experts are, how popular they are now, and their shares of the pairs.
 
     Experts are placed by their popularity as it was; ``drift`` of it has moved since.
     """
-    layers = 1 if balance.popularity == "uniform" else balance.layers
     found = []
-    for layer in range(max(layers, 1)):
-        before = _popularity(balance, layer)
-        now = drifted(before, balance.drift, balance.seed, layer) if balance.drift else before
-        shares = placed(balance, pair_shares(before, balance.pmf)).rank_shares(pair_shares(now, balance.pmf))
-        found.append(shares / shares.sum())
+    for layer in range(1 if balance.popularity == "uniform" else max(balance.layers, 1)):
+        popularity = _popularity(balance, layer)
+        shares = expert_shares(balance, popularity, layer)
+        placement = placed(balance, shares)
+        if balance.drift:
+            popularity = drifted(popularity, balance.drift, balance.seed, layer)
+            shares = expert_shares(balance, popularity, layer)
+        found.append((placement, popularity, shares))
     return tuple(found)
+
+
+def expert_shares(balance: Balance, popularity: Array, layer: int) -> Array:
+    """Share of all pairs that each expert gets, (num_experts,).
+
+    Where routing is limited to a few groups of experts, a group's share is that of drawn tokens, since popular groups
+    are open more often; experts share it as they would without groups.
+    """
+    shares = pair_shares(popularity, balance.pmf)
+    if balance.top_groups == balance.groups:
+        return shares
+    rng = np.random.default_rng([balance.seed, GROUP_STREAM, layer])
+    groups = _drawn(balance, popularity, rng) // (balance.num_experts // balance.groups)
+    drawn = np.bincount(groups.ravel(), minlength=balance.groups) / groups.size
+    by_group = shares.reshape(balance.groups, -1)
+    grouped: Array = (by_group * (drawn / by_group.sum(axis=1))[:, None]).ravel()
+    return grouped
+
+
+def _drawn(balance: Balance, popularity: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Experts of tokens that all wake as many as they can, the best first, (TOKENS, top-k)."""
+    most = len(balance.pmf) - 1
+    return preferred(rng, popularity, most, TOKENS, balance.groups, balance.top_groups)
 
 
 def placed(balance: Balance, shares: Array) -> Placement:
@@ -173,7 +254,7 @@ def _chances(popularity: Array, k: int) -> Array:
 
 def _popularity(balance: Balance, layer: int) -> Array:
     if balance.popularity == "histogram":
-        return from_histogram(balance.histogram, balance.num_experts)
+        return from_histogram(balance.histogram[layer % len(balance.histogram)], balance.num_experts)
     if balance.popularity == "dirichlet":
         return dirichlet(balance.num_experts, balance.skew, balance.seed * balance.layers + layer)
     return shuffled(power_law(balance.num_experts, balance.skew), balance.seed, layer)

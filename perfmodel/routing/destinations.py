@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.numeric import Num, maximum, minimum
+from perfmodel.routing.choice import alike, distinct
 from perfmodel.spec.model import Moe
 
 TINY = 1e-9
@@ -46,7 +47,7 @@ def destinations(
 
     The number of real experts has the distribution ``pmf`` (probability of 0, 1, .. top_k); by default
     Binomial(top_k, mean / top_k), which for a model without zero-computation experts is top_k always. Experts
-    are chosen uniformly, inside uniformly chosen groups where routing is group-limited. The sender sits
+    are chosen uniformly; where routing is group-limited, as :mod:`perfmodel.routing.choice` draws them. The sender sits
     anywhere: it owns one place in P, whatever the token chose, so 1 / P of the places reached are its own.
     """
     mean = moe.mean_real_experts if mean_real_experts is None else mean_real_experts
@@ -80,20 +81,6 @@ def expected_distinct(num_experts: Num, places: Num, experts_per_token: Num) -> 
     return places * (1.0 - _miss(num_experts, num_experts / places, experts_per_token))
 
 
-def expected_distinct_group_limited(
-    num_experts: int, places: Num, experts_per_token: int, *, num_groups: int, top_groups: int
-) -> Num:
-    """As :func:`expected_distinct`, if experts come from ``top_groups`` of ``num_groups`` equal groups.
-
-    Groups are chosen uniformly, then experts uniformly inside them (DeepSeek's n_group and topk_group). A
-    router picks groups by their best scores, so nearly every chosen group holds a chosen expert: 8 of 256
-    experts from 4 of 8 groups then reach 3.98 nodes, not 3.63; ranks differ by 1 % only (7.46 against 7.36 of
-    64).
-    """
-    hit = _group_limited_hits(num_experts, places, experts_per_token, num_groups, top_groups)
-    return places * hit[experts_per_token]
-
-
 def _mixed(moe: Moe, places: Num, pmf: Sequence[Num]) -> Num:
     """Expected distinct places, averaged over the number of real experts."""
     limited = moe.top_groups < moe.num_groups
@@ -122,12 +109,12 @@ def _uniform_hits(num_experts: int, places: Num, most: int) -> tuple[Num, ...]:
 def _group_limited_hits(
     num_experts: int, places: Any, most: int, num_groups: int, top_groups: int
 ) -> tuple[Num, ...]:
-    """P(a place is hit) for 0 .. most experts; an array of places is done once per distinct value."""
+    """P(a place is hit) for 0 .. most experts, of drawn tokens; an array of places is done once per distinct value."""
+    values, index = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
+    table = np.array([_hits_of_places(num_experts, float(v), most, num_groups, top_groups) for v in values])
     if not isinstance(places, np.ndarray):
-        return _hits_of_places(num_experts, float(places), most, num_groups, top_groups)
-    values, index = np.unique(places, return_inverse=True)
-    table: Any = [_hits_of_places(num_experts, float(v), most, num_groups, top_groups) for v in values]
-    chosen: Any = np.array(table)[index.reshape(places.shape)]
+        return tuple(float(hit) for hit in table[0])
+    chosen: Any = table[index.reshape(places.shape)]
     return tuple(chosen[..., k] for k in range(most + 1))
 
 
@@ -135,43 +122,10 @@ def _group_limited_hits(
 def _hits_of_places(
     num_experts: int, places: float, most: int, num_groups: int, top_groups: int
 ) -> tuple[float, ...]:
-    """Mean over the places of P(hit): 1 - E[C(M - covered, k) / C(M, k)], M experts in the chosen groups.
-
-    ``covered`` counts the chosen groups' experts that the place holds.
-    """
-    group = num_experts / num_groups
-    open_experts = group * top_groups
-    total = [0.0] * (most + 1)
-    whole_places = max(1, math.ceil(places))
-    for place in range(whole_places):
-        for probability, covered in _coverage(place, num_experts / places, group, num_groups, top_groups):
-            for k in range(most + 1):
-                total[k] += probability * (1.0 - _miss(open_experts, covered, float(k)))
-    return tuple(value / whole_places for value in total)
-
-
-def _coverage(
-    place: int, held: float, group: float, num_groups: int, top_groups: int
-) -> list[tuple[float, float]]:
-    """Pairs (probability, experts held in chosen groups) of the place that starts at expert place x held.
-
-    A place covers some groups wholly and at most two in part. With u partly and c wholly covered groups, of
-    which a given subset and j are chosen: probability C(c, j) C(G - u - c, t - chosen) / C(G, t).
-    """
-    start, end = place * held, min((place + 1) * held, num_groups * group)
-    overlaps = [max(0.0, min(end, (g + 1) * group) - max(start, g * group)) for g in range(num_groups)]
-    whole = sum(1 for o in overlaps if o >= group - TINY)
-    parts = [o for o in overlaps if TINY < o < group - TINY]
-    ways = math.comb(num_groups, top_groups)
-    pairs = []
-    for subset in range(2 ** len(parts)):
-        chosen_parts = [o for bit, o in enumerate(parts) if subset >> bit & 1]
-        for j in range(min(whole, top_groups - len(chosen_parts)) + 1):
-            rest = num_groups - len(parts) - whole
-            count = math.comb(whole, j) * math.comb(rest, top_groups - len(chosen_parts) - j)
-            if count:
-                pairs.append((count / ways, j * group + sum(chosen_parts)))
-    return pairs
+    """Mean over the places of P(hit), for 0 .. most experts: distinct places over their number."""
+    experts = alike(num_experts, most, num_groups, top_groups)
+    held = (experts * places // num_experts).astype(np.int64)
+    return tuple(float(mean) / places for mean in distinct(held))
 
 
 def _miss(num_experts: Num, held: Num, experts_per_token: Num) -> Num:

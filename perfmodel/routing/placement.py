@@ -75,6 +75,15 @@ class Placement:
         per_rank: NDArray[np.float64] = per_slot.reshape(self.num_ranks, self.per_rank).sum(axis=1)
         return per_rank
 
+    def ranks_of(self, rng: np.random.Generator, experts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rank of one replica of each of ``experts`` (any shape), each replica as likely."""
+        replicas = self.replicas
+        first = np.cumsum(replicas) - replicas
+        chosen = (rng.random(experts.shape) * replicas[experts]).astype(np.int64)
+        by_expert = np.argsort(self.slots, kind="stable")
+        ranks: NDArray[np.int64] = by_expert[first[experts] + chosen] // self.per_rank
+        return ranks
+
     def imbalance(self, popularity: NDArray[np.float64]) -> float:
         """Busiest rank's work over the mean rank's: 1 if even, num_ranks if one rank does everything."""
         return float(self.rank_shares(popularity).max()) * self.num_ranks

@@ -21,7 +21,7 @@ class EngineConstants(Spec):
     layer_sync_us: NonNegative = 0.0
     """Time per layer in which neither kernel nor wire is busy: launches, tails, waiting of ranks for each other, us."""
     imbalance: Positive = 1.0
-    """Load of the busiest expert-parallel rank relative to the mean, where a scenario states no loads."""
+    """Load of the busiest expert-parallel rank over what a scenario's popularity and placement explain."""
     log_std: NonNegative = 0.0
     """Spread of the step time that the constants leave unexplained: robust standard deviation of the log residual."""
     rows: int = 0

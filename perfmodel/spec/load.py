@@ -5,9 +5,10 @@ other keys replace fields of it. A scenario may have a ``base`` too. ``model`` m
 config.json; its other keys then replace keys of that config.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.documents import parse_yaml, read_document
 from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.model import Model
+from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 
 SECTIONS = tuple(Scenario.model_fields)
@@ -35,8 +37,7 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     document, folder = _document(str(name))
     for text in overrides:
         document = apply_override(document, text)
-        if text.startswith("calibration=") and "/" in str(document["calibration"]):
-            document["calibration"] = str(Path(document["calibration"]).absolute())  # as the shell means it
+        document = _from_here(document, text)
     return build_scenario(document, folder=folder)
 
 
@@ -54,15 +55,53 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
         if section not in fields:
             raise SpecError(f"{section}: missing; give a catalogue name (perfmodel show) or a mapping")
     fields["model"] = _model(fields["model"], folder)
-    fields["calibration"] = _calibration(fields.get("calibration", ""), folder)
+    fields["calibration"] = _calibration(fields.get("calibration", ""), Path())
     if _base(fields["cluster"]) == CALIBRATED:
         fields["cluster"] = _calibrated_cluster(fields["cluster"], fields["calibration"])
+    fields["routing"] = _routing(fields.get("routing", {}), fields["model"])
     fields["cluster"] = _section("clusters", fields["cluster"], "cluster")
     fields["prices"] = _section("prices", fields["prices"], "prices")
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
         raise SpecError(describe(error)) from error
+
+
+def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with paths of files that belong to it taken from its own folder, whatever it is merged into."""
+    routing = document.get("routing")
+    if isinstance(routing, Mapping):
+        own = {key: str(folder / routing[key]) for key in READERS if isinstance(routing.get(key), str)}
+        document = {**document, "routing": {**routing, **own}}
+    calibration = document.get("calibration")
+    if isinstance(calibration, str):
+        document = {**document, "calibration": _calibration(calibration, folder)}
+    return document
+
+
+def _from_here(document: dict[str, Any], text: str) -> dict[str, Any]:
+    """Paths that an override states are taken from the working directory, as the shell means them."""
+    path = text.partition("=")[0].strip()
+    if path == "calibration" and "/" in str(document[path]):
+        return {**document, path: str(Path(document[path]).absolute())}
+    section, _, key = path.partition(".")
+    if section == "routing" and key in READERS and isinstance(document[section][key], str):
+        return {**document, section: {**document[section], key: str(Path(document[section][key]).absolute())}}
+    return document
+
+
+def _routing(section: Any, model: Model) -> Any:
+    """Routing with the content of the files that it names."""
+    if not isinstance(section, Mapping):
+        return section
+    found, sources = dict(section), []
+    for key, read in READERS.items():
+        if isinstance(found.get(key), str):
+            if model.moe is None:
+                raise SpecError(f"routing.{key}: model {model.name} has no experts, leave it out")
+            found[key], source = read(Path(found[key]), model.moe)
+            sources.append(source)
+    return {**found, "source": ", ".join(sources)} if sources else found
 
 
 def _calibration(value: Any, folder: Path) -> str:
@@ -102,6 +141,34 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
     return _replaced(document, keys, value, path.strip())
 
 
+NumberT = TypeVar("NumberT", int, float)
+MOST_NUMBERS = 64
+
+
+def number_list(option: str, text: str, kind: Callable[[str], NumberT]) -> list[NumberT]:
+    """``1,2,3`` as numbers.
+
+    Raises:
+        SpecError: something else, or more than MOST_NUMBERS.
+    """
+    parts = text.split(",")
+    if len(parts) > MOST_NUMBERS:
+        raise SpecError(f"{option}: {len(parts)} numbers; at most {MOST_NUMBERS}")
+    found = []
+    for part in parts:
+        try:
+            number = kind(part.strip())
+        except ValueError as error:
+            what = "whole numbers" if kind is int else "numbers"
+            raise SpecError(
+                f"{option} {text!r}: {part.strip()!r} must be {what} with commas between"
+            ) from error
+        if not math.isfinite(number):
+            raise SpecError(f"{option} {text!r}: {part.strip()!r} must be finite")
+        found.append(number)
+    return found
+
+
 def describe(error: ValidationError) -> str:
     """A pydantic error in one line per problem: field, value, what is allowed."""
     lines = []
@@ -126,7 +193,7 @@ def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
         raise SpecError(f"base = {name}: more than {MAX_BASES} bases; is there a cycle?")
     if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
         path = Path(name)
-        document, folder = read_document(path), path.parent
+        document, folder = _anchored(read_document(path), path.parent), path.parent
         document.setdefault("name", path.stem)
     else:
         document, folder = catalogue.entry("scenarios", name), Path()

@@ -1,9 +1,9 @@
 """Which experts tokens wake, as far as a user states it."""
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from perfmodel.spec.base import Fraction, NonNegative, Positive, Spec
 
@@ -15,6 +15,28 @@ SKEWS = {"power-law": "exponent, 0.6 is mild", "dirichlet": "concentration, belo
 """Popularity with a parameter -> what it is."""
 
 
+MOST_LAYERS = 512
+MOST_VALUES = 4096
+
+
+def _as_rows(value: Any) -> Any:
+    """One flat list is one row."""
+    flat = (
+        isinstance(value, (list, tuple))
+        and value
+        and not any(isinstance(row, (list, tuple)) for row in value)
+    )
+    return (value,) if flat else value
+
+
+Rows = Annotated[
+    tuple[Annotated[tuple[NonNegative, ...], Field(max_length=MOST_VALUES)], ...],
+    Field(min_length=1, max_length=MOST_LAYERS),
+    BeforeValidator(_as_rows),
+]
+"""One list of numbers per layer; a flat list is one for all layers."""
+
+
 class Routing(Spec):
     """Which experts tokens wake, as far as a step's time needs it."""
 
@@ -24,37 +46,55 @@ class Routing(Spec):
     """A workload whose mean number of real experts was published for this model (gsm8k, mmlu, ...); empty: none."""
     std_real_experts: NonNegative | None = None
     """Standard deviation of the number of real experts over tokens; None: as published, else a binomial's."""
-    activation: tuple[NonNegative, ...] | None = Field(default=None, max_length=257)
-    """Probability of 0, 1, .. top_k real experts, measured; its mean is the mean. None: beta-binomial."""
+    layer_means: tuple[NonNegative, ...] | None = Field(default=None, max_length=MOST_LAYERS)
+    """Mean number of real experts of each MoE layer, instead of ``mean_real_experts``."""
+    layer_stds: tuple[NonNegative, ...] | None = Field(default=None, max_length=MOST_LAYERS)
+    """Their standard deviations, beside ``layer_means``."""
+    activation: Rows | None = None
+    """Probability of 0, 1, .. top_k real experts, measured: one list for all layers or one per MoE layer, or a file
+    (perfmodel.spec.routing_files). Its mean is the mean. None: beta-binomial."""
     layer_correlation: Fraction = 0.0
     """Correlation of a token's numbers of real experts in two layers; nothing is published."""
+    request_correlation: Fraction = 0.0
+    """Correlation of two tokens of one request, in their numbers of real experts and in the ranks that these are on;
+    nothing is published."""
     popularity: Literal["", "uniform", "power-law", "dirichlet", "histogram"] = ""
     """Which experts tokens like. Empty: not modelled, the busiest rank's load is ``imbalance``."""
     skew: Positive | None = None
     """Exponent of a power law, or concentration of a Dirichlet distribution (small is skewed)."""
-    histogram: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
-    """Measured tokens per routed expert, zero-computation experts left out; every layer takes them as they are."""
+    histogram: Rows | None = None
+    """Measured tokens per routed expert, zero-computation experts left out: one list that every layer takes as it is,
+    or one per MoE layer, or a file (perfmodel.spec.routing_files)."""
+    source: str = ""
+    """Where activation and histogram come from; filled in when they are read from files."""
     placement: Literal["contiguous", "eplb"] = "contiguous"
     """Experts on ranks in order (redundant slots hold the first experts again), or balanced by EPLB."""
     drift: Fraction = 0.0
     """Share of the popularity that has moved to other experts since they were placed."""
     imbalance: Positive | None = Field(default=None, ge=1.0)
-    """Load of the busiest expert-parallel rank relative to the mean, where neither ``rank_loads`` nor ``popularity`` is
-    given. None: the engine's fitted constant, 1 without an engine."""
+    """Load of the busiest expert-parallel rank over what ``popularity`` explains (over the mean, where none is stated).
+    None: the engine's fitted constant, 1 without an engine."""
     rank_loads: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
-    """Load of each expert-parallel rank relative to the mean (their mean is 1); None: balanced."""
+    """Load of each expert-parallel rank relative to the mean (their mean is 1), whatever ``popularity`` says; None: as
+    it says."""
 
     @model_validator(mode="after")
     def _one_activation(self) -> "Routing":
-        if self.activation is not None:
-            total = sum(self.activation)
-            if abs(total - 1.0) > SUM_SLACK:
-                msg = f"activation has probabilities that sum to {total:.6g}, which must be 1"
+        for layer, row in enumerate(self.activation or ()):
+            if abs(sum(row) - 1.0) > SUM_SLACK:
+                where = f" of layer {layer}" if len(self.activation or ()) > 1 else ""
+                msg = f"activation has probabilities{where} that sum to {sum(row):.6g}, which must be 1"
                 raise ValueError(msg)
-            for name in ("mean_real_experts", "std_real_experts", "workload"):
-                if getattr(self, name) not in (None, ""):
-                    msg = f"activation is the whole distribution: leave {name} out"
+        for whole, what in (("activation", "the whole distribution"), ("layer_means", "every layer's mean")):
+            for name in ("mean_real_experts", "std_real_experts", "workload", "layer_means", "layer_stds"):
+                kept = whole == "layer_means" and name in ("layer_means", "layer_stds")
+                if getattr(self, whole) is not None and getattr(self, name) not in (None, "") and not kept:
+                    msg = f"{whole} is {what}: leave {name} out"
                     raise ValueError(msg)
+        if self.layer_stds is not None and len(self.layer_stds) != len(self.layer_means or ()):
+            means = len(self.layer_means or ())
+            msg = f"layer_stds has {len(self.layer_stds)} values, layer_means {means}: give one each"
+            raise ValueError(msg)
         if self.workload and self.mean_real_experts is not None:
             msg = f"workload = {self.workload} states a mean of its own: leave mean_real_experts out"
             raise ValueError(msg)
@@ -81,10 +121,6 @@ class Routing(Spec):
             if stated:
                 msg = f"{stated[0]} does nothing without popularity: state which experts tokens like"
                 raise ValueError(msg)
-        other = next((name for name in ("imbalance", "rank_loads") if getattr(self, name) is not None), "")
-        if self.popularity and other:
-            msg = f"popularity = {self.popularity} gives the load of every rank: leave {other} out"
-            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -70,7 +70,10 @@ class Scenario(Spec):
         """Real experts per token: the scenario's own figure, its workload's, or the model's."""
         routing, moe = self.routing, self.model.moe
         if routing.activation is not None:
-            return sum(k * probability for k, probability in enumerate(routing.activation))
+            rows = routing.activation
+            return sum(k * probability for row in rows for k, probability in enumerate(row)) / len(rows)
+        if routing.layer_means is not None:
+            return sum(routing.layer_means) / len(routing.layer_means)
         if routing.mean_real_experts is not None:
             return routing.mean_real_experts
         if moe is None:
@@ -141,24 +144,53 @@ def _capability_problem(s: Scenario) -> str | None:
         return (
             f"routing.workload = {s.routing.workload}: allowed: {allowed}; or state routing.mean_real_experts"
         )
-    if s.routing.activation is not None and len(s.routing.activation) != top_k + 1:
-        return (
-            f"routing.activation has {len(s.routing.activation)} probabilities, the model's top_k = {top_k} needs "
-            f"{top_k + 1}: of 0 to {top_k} real experts"
-        )
-    if s.routing.popularity and not s.model.moe:
-        return f"routing.popularity = {s.routing.popularity}: model {s.model.name} has no experts"
-    counts = s.routing.histogram
-    if counts is not None and s.model.moe and len(counts) != s.model.moe.num_experts:
-        experts = s.model.moe.num_experts
-        return f"routing.histogram has {len(counts)} values, the model's {experts} experts need one each"
-    if counts is not None and not any(counts):
-        return "routing.histogram is all zero: at least one expert needs tokens"
-    if s.routing.std_real_experts is not None:
-        try:
-            theta_of(top_k, s.mean_real_experts, s.routing.std_real_experts)
-        except ValueError as error:
-            return str(error)
+    problem = _routing_problem(s)
+    if problem:
+        return problem
     if d.ranks == "all" and not s.model.moe:
         return f"deployment.ranks = all: model {s.model.name} has no experts, so all ranks are alike"
+    return None
+
+
+def _routing_problem(s: Scenario) -> str | None:
+    """What of the routing does not fit the model, or None."""
+    routing, moe = s.routing, s.model.moe
+    stated = [
+        name
+        for name in ("activation", "layer_means", "std_real_experts", "histogram")
+        if getattr(routing, name) is not None
+    ]
+    if not moe:
+        return f"routing.{stated[0]}: model {s.model.name} has no experts, leave it out" if stated else None
+    layers = sum(layer.count for layer in s.model.layers if layer.moe)
+    for name, rows in (
+        ("activation", routing.activation),
+        ("layer_means", routing.layer_means),
+        ("histogram", routing.histogram),
+    ):
+        whole = 1 if name != "layer_means" else layers
+        if rows is not None and len(rows) not in (whole, layers):
+            return f"routing.{name} has {len(rows)} rows, the model's {layers} MoE layers need one each or one for all"
+    for row in routing.activation or ():
+        if len(row) != moe.top_k + 1:
+            return (
+                f"routing.activation has {len(row)} probabilities, the model's top_k = {moe.top_k} needs "
+                f"{moe.top_k + 1}: of 0 to {moe.top_k} real experts"
+            )
+    for row in routing.histogram or ():
+        if len(row) != moe.num_experts:
+            return f"routing.histogram has {len(row)} values, the model's {moe.num_experts} experts need one each"
+        if not any(row):
+            return "routing.histogram is all zero: at least one expert of every layer needs tokens"
+    means = routing.layer_means or (s.mean_real_experts,)
+    single = None if routing.std_real_experts is None else (routing.std_real_experts,)
+    stds = routing.layer_stds or single or ()
+    for mean in means:
+        if mean > moe.top_k:
+            return f"routing.layer_means = {mean} exceeds the model's top_k = {moe.top_k}"
+    for mean, std in zip(means, stds, strict=False):
+        try:
+            theta_of(moe.top_k, mean, std)
+        except ValueError as error:
+            return str(error)
     return None

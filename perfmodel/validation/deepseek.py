@@ -48,13 +48,13 @@ GAINS = {
         "batch and prompt not given: those of lmsys_h100_prefill_4096; no target",
     ),
     "lmsys_h100_eplb_gain_prefill": Gain(
-        {**_PREFILL, "moe_parallel": "EP32 TBO EPLB(32 redundant)", "skew": "fitted"},
+        {**_PREFILL, "moe_parallel": "EP32 TBO EPLB(32 redundant)"},
         {"moe_parallel": "EP32 TBO"},
         "batch and prompt not given: those of lmsys_h100_prefill_4096; the routing skew is fitted on this row",
     ),
     "lmsys_h100_eplb_gain_decode": Gain(
-        {**_DECODE, "batch_per_gpu": "256", "moe_parallel": "EP72 TBO EPLB(32 redundant)", "skew": "fitted"},
-        {"moe_parallel": "EP72 TBO (32 redundant)"},
+        {**_DECODE, "batch_per_gpu": "256", "moe_parallel": "EP72 TBO EPLB(32 redundant)"},
+        {"moe_parallel": "EP72 TBO no EPLB(32 redundant)"},
         "batch and context not given: those of lmsys_h100_decode_256; without EPLB the 32 redundant slots that EP72 "
         "needs hold the first experts again",
     ),

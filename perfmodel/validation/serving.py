@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.errors import DataError, PerfModelError
+from perfmodel.errors import PerfModelError
 from perfmodel.ops.work import tokens_per_step
-from perfmodel.spec.catalogue import DATA
-from perfmodel.spec.documents import read_document
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
+from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
 from perfmodel.validation.steps import StepPrediction, bounds, common_log_std, predict_step
 from perfmodel.validation.suites import Progress
@@ -53,7 +52,6 @@ METRICS = {
 }
 """Metric as printed -> (quantity, SI unit)."""
 SCALES = {"ms": MS, "us": US}
-SKEW_FILE = DATA / "published" / "routing_skew.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +193,11 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
             "prefill_requests_per_gpu": tokens / float(record["isl_or_kv"]),
         }
     deployment |= {name: value for name, value in constants.items() if name != "imbalance"}
-    routing: dict[str, Any] = {"imbalance": constants["imbalance"]} if "imbalance" in constants else {}
-    if record.get("skew"):
-        skew = fitted_skew(model) if record["skew"] == "fitted" else float(record["skew"])
-        placement = "eplb" if "EPLB" in record["moe_parallel"] else "contiguous"
-        routing = {"popularity": "power-law", "skew": skew, "placement": placement}
-    elif "perfect" in record["routing"]:
-        routing["rank_loads"] = [1.0] * ep
+    routing: dict[str, Any] = {"rank_loads": [1.0] * ep}
+    if "perfect" not in record["routing"]:
+        skew = float(record["skew"]) if record.get("skew") else None
+        routing = routing_of(model, ep, eplb=_has_eplb(record, deployment["redundant_experts"]), skew=skew)
+        routing |= {name: value for name, value in constants.items() if name == "imbalance"}
     return build_scenario(
         {
             "name": record["id"],
@@ -215,20 +211,9 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
     )
 
 
-def fitted_skew(model: str) -> float:
-    """Exponent of the power law by which tokens like a model's experts, from ``data/published/routing_skew.yaml``.
-
-    Written by ``python -m calibrate.skew`` (``make routing-skew``).
-
-    Raises:
-        DataError: none was fitted for this model.
-    """
-    document = read_document(SKEW_FILE)
-    if model not in document:
-        raise DataError(
-            f"{SKEW_FILE}: no routing skew was fitted for {model}; allowed: {', '.join(document)}"
-        )
-    return float(document[model]["skew"])
+def _has_eplb(record: Mapping[str, str], redundant: int) -> bool:
+    """Whether experts were balanced: redundant ones are there for that, unless the row says otherwise."""
+    return (redundant > 0 or "EPLB" in record["moe_parallel"]) and "no EPLB" not in record["moe_parallel"]
 
 
 def _formats(text: str) -> dict[str, str]:

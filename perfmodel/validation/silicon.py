@@ -17,6 +17,7 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.units import MS
 from perfmodel.validation import roles
 from perfmodel.validation.measured import identities
+from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.steps import bounds, common_log_std
@@ -288,7 +289,10 @@ def scenario_of(record: Mapping[str, str], setup: Setup, layout: Layout, **const
             "calibration": calibration,
             "prices": "h800-deepseek-lease",
             "deployment": deployment,
-            "routing": {"imbalance": constants["imbalance"]} if "imbalance" in constants else {},
+            "routing": {
+                **routing_of(MODELS[record["model"]], layout.ep, eplb=False),
+                **{name: value for name, value in constants.items() if name == "imbalance"},
+            },
         }
     )
 

@@ -1,0 +1,1 @@
+"""Many scenarios: the same question with one thing changed."""

@@ -1,0 +1,175 @@
+"""Measured routing from files: how many real experts tokens woke, and which.
+
+A file is CSV or Parquet, in long form, whole numbers; ``layer`` counts MoE layers from 0, and a file without that
+column stands for all layers:
+
+- popularity: ``layer``, ``expert``, ``tokens``; experts that no row names got none;
+- activation: ``layer``, ``real_experts``, ``tokens``; numbers that no row names did not occur;
+- a routing trace: ``layer``, ``token``, ``expert``, one row per token and chosen expert, from which either is counted.
+  Zero-computation experts are those from the model's number of real experts on. A token whose experts all compute
+  nothing must have their rows, or it is not seen.
+
+Parquet may carry JSON under the schema metadata's key ``perfmodel``; ``"toy": true`` in it makes every answer say so.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.errors import DataError
+from perfmodel.spec.model import Moe
+
+SUFFIXES = (".parquet", ".csv")
+MOST_ROWS = 50_000_000
+MOST_LAYERS = 512
+Rows = list[list[float]]
+Columns = dict[str, NDArray[np.int64]]
+
+
+def read_histogram(path: Path, moe: Moe) -> tuple[Rows, str]:
+    """Tokens per real expert, one row per layer (or one), and where they come from.
+
+    Raises:
+        DataError: a file that can't be read, or holds something else; the message names the row.
+    """
+    columns, source = _read(path)
+    if "token" in columns:
+        columns = _by_expert(columns, _real_pairs(columns, moe, path))
+    rows: Rows = _table(columns, "expert", moe.num_experts, path).tolist()
+    return rows, source
+
+
+def read_activation(path: Path, moe: Moe) -> tuple[Rows, str]:
+    """Probabilities of 0 .. top_k real experts, one row per layer (or one), and where they come from.
+
+    Raises:
+        DataError: a file that can't be read, or holds something else; the message names the row.
+    """
+    columns, source = _read(path)
+    if "token" in columns:
+        columns = _by_number(columns, _real_pairs(columns, moe, path))
+    counts = _table(columns, "real_experts", moe.top_k + 1, path)
+    totals = counts.sum(axis=1, keepdims=True)
+    for layer in np.flatnonzero(totals == 0):
+        raise DataError(f"{path}: layer {layer} has no tokens; give each layer some")
+    rows: Rows = (counts / totals).tolist()
+    return rows, source
+
+
+def _read(path: Path) -> tuple[Columns, str]:
+    """Columns by name, and the source to be named in answers."""
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: must be a file that ends in {' or '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    frame, note = (_parquet if path.suffix == ".parquet" else _csv)(path)
+    if not 0 < len(frame) <= MOST_ROWS:
+        raise DataError(f"{path}: has {len(frame)} rows; must be from 1 to {MOST_ROWS}")
+    first = 2 if path.suffix == ".csv" else 0
+    columns = {str(name): _whole(frame[name], str(name), path, first) for name in frame.columns}
+    toy = "a toy model, which supports no claim: " if note.get("toy") or "toy" in path.stem else ""
+    return columns, toy + path.name
+
+
+def _parquet(path: Path) -> tuple[Any, dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+        note = json.loads((table.schema.metadata or {}).get(b"perfmodel", b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: is not a Parquet file that can be read ({error})") from error
+    return table.to_pandas(), note if isinstance(note, dict) else {}
+
+
+def _csv(path: Path) -> tuple[Any, dict[str, Any]]:
+    import pandas
+
+    try:
+        return pandas.read_csv(path, skipinitialspace=True, skip_blank_lines=False), {}
+    except (ValueError, OSError) as error:  # pandas' parser errors and bad encodings are ValueErrors
+        raise DataError(f"{path}: is not a CSV file that can be read ({error})") from error
+
+
+def _whole(column: Any, name: str, path: Path, first: int) -> NDArray[np.int64]:
+    """A column of whole numbers, 0 or above."""
+    import pandas
+
+    values = pandas.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    good = np.isfinite(values) & (values >= 0) & (values < 2**53) & (values == np.floor(values))
+    for row in np.flatnonzero(~good):
+        where = f"line {row + first}" if first else f"row {row}"
+        raise DataError(f"{path}, {where}: {name} = {column.iloc[row]}: must be a whole number, 0 or above")
+    whole: NDArray[np.int64] = values.astype(np.int64)
+    return whole
+
+
+def _table(columns: Columns, key: str, width: int, path: Path) -> NDArray[np.float64]:
+    """Tokens by layer and ``key``, (layers, width)."""
+    _need(columns, (key, "tokens"), path)
+    layer = columns.get("layer", np.zeros_like(columns[key]))
+    layers = int(layer.max()) + 1
+    if layers > MOST_LAYERS:
+        raise DataError(f"{path}: layer = {layers - 1}: must be from 0 to {MOST_LAYERS - 1}")
+    for gap in np.setdiff1d(np.arange(layers), layer):
+        raise DataError(f"{path}: layer {gap} is missing; number MoE layers from 0 without gaps")
+    for row in np.flatnonzero(columns[key] >= width):
+        raise DataError(f"{path}: {key} = {columns[key][row]}: this model's go from 0 to {width - 1}")
+    cell = layer * width + columns[key]
+    for twice in np.flatnonzero(np.bincount(cell, minlength=layers * width) > 1):
+        raise DataError(
+            f"{path}: layer {twice // width}, {key} {twice % width} stands there twice; add the rows up"
+        )
+    counts = np.bincount(cell, weights=columns["tokens"], minlength=layers * width)
+    return counts.astype(np.float64).reshape(layers, width)
+
+
+def _need(columns: Columns, names: tuple[str, ...], path: Path) -> None:
+    for name in names:
+        if name not in columns:
+            raise DataError(
+                f"{path}: has no column {name}; it has {', '.join(columns)} and must have {', '.join(names)} "
+                "(and layer), or token and expert (and layer)"
+            )
+
+
+def _real_pairs(columns: Columns, moe: Moe, path: Path) -> NDArray[np.bool_]:
+    """Which rows of a trace are of real experts."""
+    _need(columns, ("token", "expert"), path)
+    most = moe.num_experts + moe.num_zero_experts
+    for row in np.flatnonzero(columns["expert"] >= most):
+        raise DataError(f"{path}: expert = {columns['expert'][row]}: this model's go from 0 to {most - 1}")
+    real: NDArray[np.bool_] = columns["expert"] < moe.num_experts
+    return real
+
+
+def _by_expert(columns: Columns, real: NDArray[np.bool_]) -> Columns:
+    """A trace's pairs as tokens per layer and real expert."""
+    layer = columns.get("layer", np.zeros_like(columns["expert"]))
+    return _grouped(layer[real], columns["expert"][real], "expert")
+
+
+def _by_number(columns: Columns, real: NDArray[np.bool_]) -> Columns:
+    """A trace as tokens per layer and number of real experts."""
+    layer = columns.get("layer", np.zeros_like(columns["expert"]))
+    tokens, of_token = np.unique(np.stack([layer, columns["token"]]), axis=1, return_inverse=True)
+    numbers = np.bincount(of_token.ravel(), weights=real, minlength=tokens.shape[1]).astype(np.int64)
+    return _grouped(tokens[0], numbers, "real_experts")
+
+
+def _grouped(layer: NDArray[np.int64], values: NDArray[np.int64], name: str) -> Columns:
+    """Rows counted by layer and value."""
+    cells, tokens = np.unique(np.stack([layer, values]), axis=1, return_counts=True)
+    return {"layer": cells[0], name: cells[1], "tokens": tokens}
+
+
+READERS: dict[str, Callable[[Path, Moe], tuple[Rows, str]]] = {
+    "histogram": read_histogram,
+    "activation": read_activation,
+}
+"""Field of a scenario's routing -> what reads it from a file."""
