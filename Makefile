@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment oracle-env clean
+.PHONY: help demo test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment oracle-env clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ check: $(VENV)/.dev-$(KEY) ## format, lint, types, import directions
 
 fmt: $(VENV)/.dev-$(KEY) ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench-theory: $(VENV)/.dev-$(KEY) ## the serving simulator against queueing theory, a million customers per case (5 minutes)
+	$(BIN)/python -m bench.theory
 
 bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist --override-ini addopts= -q

@@ -188,6 +188,11 @@ def _routing_warnings(scenario: Scenario) -> list[str]:
         texts.append(
             f"routing.popularity = {routing.popularity} is an assumption about the router, not a measurement"
         )
+    if scenario.deployment.redundant_experts and routing.placement == "contiguous":
+        texts.append(
+            "deployment.redundant_experts hold the first experts again: routing.placement = eplb puts them where they "
+            "help"
+        )
     return texts
 
 

@@ -88,6 +88,42 @@ def step(
 
 
 @app.command()
+def serve(
+    scenario: ScenarioName,
+    set_: Overrides = None,
+    json: AsJson = False,
+    requests: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.parquet", help="Write a row per request (.parquet or .csv)."),
+    ] = None,
+) -> None:
+    """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
+    from perfmodel.answer_serve import answer_serve
+    from perfmodel.output.progress import request_progress
+    from perfmodel.spec.load import load_scenario
+
+    if requests is not None:  # before any work
+        from perfmodel.output.requests import check_requests_file
+
+        check_requests_file(requests)
+    asked = load_scenario(scenario, set_ or ())
+    with request_progress() as progress:
+        answer = answer_serve(asked, progress=progress)
+    if requests is not None:
+        from perfmodel.output.requests import write_requests
+
+        write_requests(answer, requests)
+    if json:
+        _print_json(answer.values)
+    else:
+        from perfmodel.output.tables import print_serve
+
+        print_serve(answer)
+    if requests is not None:
+        typer.echo(f"wrote {requests}", err=True)
+
+
+@app.command()
 def experts(
     scenario: ScenarioName,
     set_: Overrides = None,

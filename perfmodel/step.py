@@ -1,7 +1,8 @@
 """One step of a batch: ops, their costs and their schedule, run on the timeline or on its vectorised twin."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
@@ -19,6 +20,7 @@ from perfmodel.overlap.graph import Graph, Segment, Task
 from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlaps, schedule_layer
 from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
+from perfmodel.routing.activation import layer_activations
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
@@ -79,8 +81,8 @@ def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
         )
     work = step_work(scenario.deployment)
     layers = [
-        _layer_segment(f"layers {number}" if number else "layers", layer, work, scenario, count)
-        for number, (layer, count) in enumerate(_layer_counts(scenario))
+        _layer_segment(f"layers {number}" if number else "layers", layer, work, own, count)
+        for number, (layer, count, own) in enumerate(_runs(scenario))
     ]
     if scenario.costs == "report":
         return tuple(layers)
@@ -101,6 +103,29 @@ def _layer_counts(scenario: Scenario) -> list[tuple[Layer, int]]:
     missing = int(ceil_div(scenario.model.num_layers, pp)) * pp - scenario.model.num_layers
     last, count = counts[-1]
     return [*counts[:-1], (last, count + missing)]
+
+
+def _runs(scenario: Scenario) -> Iterator[tuple[Layer, int, Scenario]]:
+    """Runs of equal layers, each with the scenario that it sees: where layers have numbers of real experts of their
+    own, a run ends where those change.
+    """
+    moe, routing = scenario.model.moe, scenario.routing
+    rows = layer_activations(moe, routing, scenario.mean_real_experts) if moe else ()
+    at = 0
+    for layer, count in _layer_counts(scenario):
+        if not layer.moe or len(rows) < 2:
+            yield layer, count, scenario
+            continue
+        own = [rows[min(at + i, len(rows) - 1)] for i in range(count)]
+        at += count
+        for row, same in groupby(own):
+            yield layer, len(list(same)), _with_activation(scenario, row)
+
+
+def _with_activation(scenario: Scenario, row: tuple[Num, ...]) -> Scenario:
+    """The scenario with one distribution of real experts for all layers."""
+    one = {"activation": (row,), "layer_means": None, "layer_stds": None}
+    return scenario.model_copy(update={"routing": scenario.routing.model_copy(update=one)})
 
 
 def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:

@@ -23,11 +23,13 @@ from perfmodel.routing.balance import (
     reached,
 )
 from perfmodel.routing.choice import preferred
+from perfmodel.routing.destinations import destinations
 from perfmodel.routing.loads import expected_maximum as loads_maximum
 from perfmodel.routing.popularity import power_law, shuffled
 from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.load import load_scenario
+from perfmodel.spec.model import Moe
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.tails import step_tails
 from perfmodel.validation import roles
@@ -128,6 +130,96 @@ def test_what_popularity_leaves_unexplained_multiplies_the_busiest_rank():
     assert np.argmax(every[1]) == np.argmax(every[0])
 
 
+@pytest.mark.parametrize("base", ["longcat-flash-h800", "deepseek-v3-h800"])
+def test_the_answer_of_all_ranks_has_tails_too(base):
+    values = answer_step(scenario("routing.popularity=uniform", "deployment.ranks=all", base=base)).values
+    over = values["over_steps"]
+    assert over["step_time_s"]["mean"] == pytest.approx(values["step_time_s"], rel=0.05)
+    assert over["tpot_s"]["p99"] == pytest.approx(
+        values["tpot_s"] * over["step_time_s"]["p99"] / values["step_time_s"]
+    )
+    assert over["usd_per_million_output_tokens"]["p99"] > over["usd_per_million_output_tokens"]["p50"]
+
+
+def test_tails_go_where_the_placement_sends_tokens():
+    """Prefill's bytes depend on how many nodes a token reaches, under EPLB more than with experts in order."""
+    prefill = ("deployment.phase=prefill", "routing.imbalance=1", *EPLB)
+    values = answer_step(scenario(*prefill, base="deepseek-v3-h800")).values
+    assert values["over_steps"]["step_time_s"]["mean"] == pytest.approx(values["step_time_s"], rel=0.01)
+
+
+def test_layers_that_go_together_widen_the_tails():
+    def width(correlation):
+        small = ("deployment.batch_per_gpu=1", f"routing.layer_correlation={correlation}")
+        found = step_tails(scenario(*small))["step_time_s"]
+        return found["p99"] / found["p50"]
+
+    assert width(1.0) > width(0.0)
+
+
+@pytest.mark.parametrize("skew", [0.3, 0.9, 2.0, 5.0])
+def test_no_token_picks_an_expert_twice_where_routing_has_groups(skew):
+    """An expert's share is at most 1 / top-k, and the busiest rank is that of drawn tokens."""
+    law = ("routing.popularity=power-law", f"routing.skew={skew}", "routing.imbalance=1")
+    balance, _ = balance_and_pairs(scenario(*law, base="deepseek-v3-h800"))
+    approximate, drawn = [], []
+    for layer, (placement, popularity, shares) in enumerate(balance_module._placed_layers(balance)[:6]):
+        assert shares.max() <= 1 / 8 + 1e-9
+        experts = preferred(np.random.default_rng(layer), popularity, 8, 16_384, 8, 4)
+        counts = np.bincount(experts.ravel(), minlength=256) / experts.size
+        approximate.append(placement.rank_shares(shares).max())
+        drawn.append(placement.rank_shares(counts).max())
+    assert np.mean(approximate) == pytest.approx(np.mean(drawn), rel=0.04)
+
+
+def test_a_group_that_nobody_likes_is_never_open():
+    counts = [100.0] * 224 + [0.0] * 32
+    described = scenario(
+        "routing.popularity=histogram",
+        f"routing.histogram={counts}",
+        "routing.imbalance=1",
+        base="deepseek-v3-h800",
+    )
+    balance, _ = balance_and_pairs(described)
+    shares = expert_shares(balance, np.array(counts) / sum(counts), 0)
+    assert shares[224:].sum() == 0.0
+    assert shares.sum() == pytest.approx(1.0)
+
+
+def test_arrays_of_means_are_done_element_by_element():
+    means = np.array([4.0, 8.0, 12.0])
+    base = (
+        "deployment.phase=prefill", "routing.popularity=power-law", "routing.skew=0.9", "routing.imbalance=1"
+    )  # fmt: skip
+    many = predict_steps(with_arrays(scenario(*base), {"routing.mean_real_experts": means})).step_time_s
+    for mean, together in zip(means, many, strict=True):
+        assert step_s(*base, f"routing.mean_real_experts={mean}") == pytest.approx(together, rel=1e-6)
+
+
+@pytest.mark.parametrize(("ranks", "redundant"), [(96, 32), (108, 4)])
+def test_a_node_with_fewer_ranks_than_the_others(ranks, redundant):
+    """GB200: 72 GPUs share a domain; 96 or 108 ranks make one and a third, or one and a half."""
+    rng = np.random.default_rng(6)
+    moe = Moe(num_experts=288, top_k=8, ffn_size=2048)
+    nodes, remote = [], []
+    for _ in range(20_000):
+        at = set((rng.choice(288, size=8, replace=False) * ranks // 288 // 72).tolist())
+        home = int(rng.integers(ranks)) // 72
+        nodes.append(len(at))
+        remote.append(len(at - {home}))
+    found = destinations(moe, ranks, 72)
+    assert (found.nodes, found.remote_nodes) == pytest.approx((np.mean(nodes), np.mean(remote)), rel=0.02)
+    stated = scenario(
+        "cluster=gb200-nvl72", "calibration=''", f"deployment.attention_dp={ranks}", f"deployment.ep={ranks}",
+        f"deployment.redundant_experts={redundant if ranks == 96 else 68}", "routing.popularity=uniform",
+        "routing.placement=eplb", "deployment.dense_tp=1", "routing.imbalance=1", base="deepseek-v3-h800",
+    )  # fmt: skip
+    assert stated.deployment.ep == ranks
+    balance, _ = balance_and_pairs(stated)
+    pmf = [float(k == 8) for k in range(9)]
+    assert reached(balance, pmf).remote_nodes == pytest.approx(np.mean(remote), rel=0.1)
+
+
 def test_stated_loads_win_over_popularity():
     loads = [2.0, *[126 / 127] * 127]
     stated = scenario(f"routing.rank_loads={loads}")
@@ -219,11 +311,17 @@ def test_bytes_received_are_bytes_sent():
 
 
 def test_layers_with_means_of_their_own_add_up():
-    """A step at the mean over layers takes what the layers' own steps take on average."""
-    means = [6.0, 10.0] * 14
-    own = step_s(f"routing.layer_means={means}")
-    apart = np.mean([step_s(f"routing.mean_real_experts={mean}") for mean in (6.0, 10.0)])
-    assert own == pytest.approx(apart, rel=0.02)
+    """A step takes what the layers' own steps take on average, and its tails are around that."""
+    means = [4.0, 12.0] * 14
+    changed = f"routing.layer_means={means}"
+    own = step_s(changed, "routing.imbalance=1")
+    apart = np.mean(
+        [step_s(f"routing.mean_real_experts={mean}", "routing.imbalance=1") for mean in (4.0, 12.0)]
+    )
+    assert own == pytest.approx(apart, rel=1e-3)
+    assert step_tails(scenario(changed, "routing.imbalance=1"))["step_time_s"]["mean"] == pytest.approx(
+        own, rel=0.02
+    )
     values = answer_step(scenario(f"routing.layer_means={means}")).values
     assert values["active_parameters"]["mean"] == pytest.approx(active(LONGCAT, 8.0))
     assert values["real_experts"]["std"] > answer_step(scenario()).values["real_experts"]["std"]
@@ -311,7 +409,7 @@ def test_more_skew_gains_more():
         (["routing.popularity=uniform", "routing.skew=1"], "belongs to popularity"),
         (["routing.popularity=histogram"], "belong together"),
         (["routing.popularity=histogram", "routing.histogram=[1,2]"], "512 experts need one each"),
-        (["routing.popularity=histogram", f"routing.histogram={[0.0] * 512}"], "all zero"),
+        (["routing.popularity=histogram", f"routing.histogram={[0.0] * 512}"], "tokens for 0 experts"),
         (["routing.popularity=''", "routing.placement=eplb"], "does nothing without popularity"),
         (["routing.popularity=''", "routing.drift=0.5"], "does nothing without popularity"),
         (["routing.popularity=zipf"], "popularity"),

@@ -102,7 +102,10 @@ def test_a_toy_is_named_as_one(tmp_path):
         ("expert,tokens\n0,\n", r"line 2: tokens = nan"),
         ("expert,tokens\n", "has 0 rows"),
         ("", "can't|can be read"),
-        ("expert,count\n0,1\n", "has no column tokens; it has expert, count"),
+        ("expert,count\n0,1\n", "has the columns expert, count; it must have expert and tokens"),
+        ("expert,tokens\n0,1,2,3\n", "more fields than the header"),
+        ("expert,expert,tokens\n0,1,2\n", "names a column twice"),
+        ("layer,token,expert\n0,7,1\n0,7,1\n", "layer 0, token 7 has expert 1 twice"),
         ("expert,tokens\n4,1\n", "expert = 4: this model's go from 0 to 3"),
         ("expert,tokens\n1,1\n1,2\n", "expert 1 stands there twice"),
         ("layer,expert,tokens\n0,1,1\n2,1,2\n", "layer 1 is missing"),
@@ -113,6 +116,27 @@ def test_a_toy_is_named_as_one(tmp_path):
 def test_bad_files_say_where_and_what(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read_histogram(csv(tmp_path, text), MOE)
+
+
+def test_columns_that_are_not_used_may_hold_anything(tmp_path):
+    counts, _ = read_histogram(csv(tmp_path, "expert,probability,tokens\n0,0.5,3\n"), MOE)
+    assert counts == [[3, 0, 0, 0]]
+
+
+def test_a_layer_without_real_experts_keeps_its_place(tmp_path):
+    path = csv(tmp_path, "layer,token,expert\n0,0,1\n1,0,5\n")
+    assert read_histogram(path, MOE)[0] == [[0, 1, 0, 0], [0, 0, 0, 0]]
+    assert read_activation(path, MOE)[0] == [[0, 1, 0], [1, 0, 0]]
+    only = csv(tmp_path, "layer,token,expert\n0,0,4\n")
+    with pytest.raises(SpecError, match="tokens for 0 experts of a layer, a token wakes up to 12"):
+        load_scenario(
+            BASE,
+            [
+                "routing.popularity=histogram",
+                f"routing.histogram={csv(tmp_path, 'expert,tokens' + chr(10) + '0,0')}",
+            ],
+        )
+    assert read_histogram(only, MOE)[0] == [[0, 0, 0, 0]]
 
 
 def test_bad_activation_and_bad_names(tmp_path):

@@ -110,7 +110,10 @@ def _with_moe(scenario: Scenario, moe: Moe) -> Scenario:
     layers = tuple(
         layer.model_copy(update={"moe": moe}) if layer.moe else layer for layer in scenario.model.layers
     )
-    model: Model = scenario.model.model_copy(update={"layers": layers})
+    mtp = scenario.model.mtp
+    if mtp is not None and mtp.layer.moe:
+        mtp = mtp.model_copy(update={"layer": mtp.layer.model_copy(update={"moe": moe})})
+    model: Model = scenario.model.model_copy(update={"layers": layers, "mtp": mtp})
     return scenario.model_copy(update={"model": model})
 
 

@@ -23,7 +23,7 @@ from perfmodel.ops.parameters import (
     router_parameters,
     shared_parameters,
 )
-from perfmodel.ops.work import Work, step_work
+from perfmodel.ops.work import Group, Work, step_work
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
@@ -110,6 +110,36 @@ def check_memory(scenario: Scenario) -> None:
             f"{deployment.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for: raise it "
             f"(buffers grow) or set deployment.all_to_all=deepep-normal"
         )
+
+
+def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int) -> int:
+    """Tokens that the KV cache of one attention group holds beside weights, buffers and activations.
+
+    Activations and buffers are the larger ones of a decode step and of a step with ``prompt_tokens`` of prompts per
+    group; weights, and low-latency's buffers beside normal ones, are held all the time. At least 0.
+    """
+    deployment = scenario.deployment
+    free: Num = usable_bytes(scenario) - weight_bytes(scenario.model, deployment)
+    activations: Num = 0.0
+    buffers: Num = 0.0
+    for phase in ("decode", "prefill"):
+        changed = {
+            "phase": phase,
+            "batch_per_gpu": 1.0 / deployment.attention_tp,
+            "prefill_requests_per_gpu": 1.0 / deployment.attention_tp,
+            "prefill_tokens": float(prompt_tokens),
+            "prefill_cached_tokens": 0.0,
+        }
+        own = scenario.model_copy(update={"deployment": deployment.model_copy(update=changed)})
+        work = step_work(own.deployment)
+        activations = maximum(activations, activation_bytes(own, work))
+        buffers = buffers + buffer_bytes(own, work)
+    short, long = (
+        cache_bytes(scenario, Work((Group("decode", 1.0 / deployment.attention_tp, 1.0, tokens),)))
+        for tokens in (1e6, 2e6)
+    )
+    per_token = (long - short) / 1e6
+    return max(0, int((free - activations - buffers) / per_token))
 
 
 def weight_bytes(model: Model, deployment: Deployment) -> float:

@@ -26,11 +26,48 @@ def rank_load(moe: Moe, tokens: Num, scenario: Scenario) -> Num:
         return np.array(stated) if every else max(stated)  # type: ignore[return-value]
     loads: Num = np.ones(ep) if every else 1.0  # type: ignore[assignment]
     if scenario.routing.popularity:
-        balance = scenario_balance(moe, scenario)
         pairs = routed_pairs(tokens, scenario) / tokens_alike(scenario)
-        loads = drawn_loads(balance, round(pairs), 1, scenario.seed)[0] if every else busiest(balance, pairs)
+        if every:
+            balance = scenario_balance(moe, scenario)
+            loads = drawn_loads(balance, max(1, round(pairs)), 1, scenario.seed)[0]
+        else:
+            loads = _busiest(moe, pairs, scenario)
     unexplained = unexplained_load(scenario)
     return _raised(loads, unexplained) if every else minimum(loads * unexplained, float(ep))
+
+
+def _busiest(moe: Moe, pairs: Any, scenario: Scenario) -> Any:
+    """:func:`perfmodel.routing.balance.busiest`; where the mean number of real experts is an array, with each mean's
+    own shares, up to MOST_MEANS of them and interpolated between those if there are more.
+    """
+    means: Any = scenario.mean_real_experts
+    if (
+        not isinstance(means, np.ndarray) or scenario.routing.popularity == "uniform"
+    ):  # whose shares are all alike
+        return busiest(scenario_balance(moe, scenario), pairs)
+    points = np.unique(means)
+    if len(points) > MOST_MEANS:
+        points = np.linspace(points[0], points[-1], MOST_MEANS)
+    pairs = np.broadcast_to(np.asarray(pairs), means.shape)
+    by_point: Any = np.array(
+        [busiest(scenario_balance(moe, _with_mean(scenario, point)), pairs) for point in points]
+    )
+    if len(points) == 1:
+        return by_point[0]
+    at = np.clip(np.searchsorted(points, means, side="right") - 1, 0, len(points) - 2)
+    share = (means - points[at]) / (points[at + 1] - points[at])
+    column = np.arange(means.size).reshape(means.shape)
+    low, high = by_point[at, column], by_point[at + 1, column]
+    return low + share * (high - low)
+
+
+def _with_mean(scenario: Scenario, mean: float) -> Scenario:
+    routing = scenario.routing.model_copy(update={"mean_real_experts": float(mean)})
+    return scenario.model_copy(update={"routing": routing})
+
+
+MOST_MEANS = 16
+"""Means whose shares are computed; each costs a placement per layer."""
 
 
 def unexplained_load(scenario: Scenario) -> Num:
@@ -59,7 +96,7 @@ def scenario_balance(moe: Moe, scenario: Scenario) -> Balance:
         scenario.routing,
         [float(np.mean(probability)) for probability in pmf],
         ranks=deployment.ep,
-        domain=scenario.cluster.node.link_domain_gpus,
+        domain=max(1, scenario.cluster.node.link_domain_gpus // deployment.moe_tp),
         redundant=deployment.redundant_experts,
         layers=sum(layer.count for layer in scenario.model.layers if layer.moe),
         seed=scenario.seed,

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from perfmodel.validation.suites import Progress
@@ -10,6 +10,16 @@ from perfmodel.validation.suites import Progress
 INTERVAL_S = 0.1
 """A terminal is not told more often."""
 ERASE_LINE = "\r\x1b[K"
+
+
+@contextmanager
+def request_progress() -> Iterator[Callable[[int, int], None] | None]:
+    """As :func:`suite_progress`, for requests that have ended."""
+    with suite_progress() as tell:
+        if tell is None:
+            yield None
+        else:
+            yield lambda done, total: tell("requests", done, total)
 
 
 @contextmanager
@@ -27,7 +37,8 @@ def suite_progress() -> Iterator[Progress | None]:
         nonlocal last
         if time.monotonic() - last >= INTERVAL_S:
             last = time.monotonic()
-            sys.stderr.write(f"{ERASE_LINE}suite {suite}: {done:,} of {total:,} rows")
+            what, of = (suite, "") if suite == "requests" else (f"suite {suite}", " rows")
+            sys.stderr.write(f"{ERASE_LINE}{what}: {done:,} of {total:,}{of}")
             sys.stderr.flush()
 
     try:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer import StepAnswer
+from perfmodel.answer_serve import ServeAnswer
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.formats import with_unit
@@ -59,6 +60,70 @@ def print_warnings(texts: Sequence[str]) -> None:
     err = console(stderr=True)
     for text in texts:
         err.print(Text(f"warning: {text}", style="yellow"))
+
+
+def print_serve(answer: ServeAnswer) -> None:
+    """Print a serving run: latencies, rates and money, what the engine was busy with."""
+    out, values = console(), answer.values
+    served, scenario = answer.served, answer.scenario
+    out.print(Text(scenario_title(scenario), style="bold"))
+    cap = served.requests.max_concurrency
+    traffic = f"at most {cap:,} in flight" if cap is not None else "open loop"
+    out.print(
+        Text(
+            f"{values['model']} | {values['replicas']} x {scenario.deployment.num_gpus} x {values['gpu']} | "
+            f"{values['policy']} | {values['requests']:,} requests over {with_unit(values['duration_s'], 's')}, "
+            f"{traffic} | "
+            f"KV cache {values['kv_tokens_per_rank']:,} tokens per rank",
+            style="dim",
+        )
+    )
+    latency = _table("Latency per request", "", "mean", "p50", "p90", "p99", "what it is")
+    for name, key, unit, what in _LATENCIES:
+        found = values[key]
+        if found is not None:
+            cells = (with_unit(found[part], unit) for part in ("mean", "p50", "p90", "p99"))
+            latency.add_row(name, *(Text(cell) for cell in cells), Text(what, style="dim"))
+    out.print(latency)
+    rates = _table("Throughput and cost", "quantity", "value")
+    for name, text, note in _serve_rates(values):
+        rates.add_row(name, text, Text(note, style="dim"))
+    out.print(rates)
+    out.print(_basis(values["provenance"]))
+    print_warnings(values["warnings"])
+
+
+_LATENCIES = (
+    ("TTFT", "ttft_s", "s", "arrival to first token"),
+    ("queue", "queue_s", "s", "of it, until a step works on it"),
+    ("TPOT", "tpot_s", "s", "per token after the first"),
+    ("ITL", "itl_s", "s", "gap between outputs, pooled"),
+    ("E2E", "e2e_s", "s", "arrival to last token"),
+    ("tokens/s per user", "tokens_per_s_per_user", "", "1 / TPOT"),
+)
+"""Rows of the latency table: label, key, unit, meaning."""
+
+
+def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    good = values["goodput_requests_per_s"]
+    return [
+        ("requests/s", f"{values['requests_per_s']:.3g}", f"{good:.3g} within the SLO"),
+        ("output tokens/s per GPU", f"{values['output_tokens_per_s_per_gpu']:,.0f}", "all GPUs counted"),
+        ("input tokens/s per GPU", f"{values['input_tokens_per_s_per_gpu']:,.0f}", ""),
+        (
+            "$ per million output tokens",
+            f"{values['usd_per_million_output_tokens']:.3g}",
+            "all cost on the output",
+        ),
+        ("$ per million tokens", f"{values['usd_per_million_total_tokens']:.3g}", "input and output alike"),
+        ("GPU hours", f"{values['gpu_hours']:,.3g}", f"{values['num_gpus']:,} GPUs"),
+        (
+            "busy",
+            f"{values['busy_pct']:.0f} %",
+            f"{values['prompt_steps_pct']:.0f} % of it in steps with prompts",
+        ),
+        ("preemptions", f"{values['preemptions']:,}", "requests computed again for want of KV blocks"),
+    ]
 
 
 def print_variants(scenario: Scenario, variants: Sequence[Variant], warnings: Sequence[str]) -> None:

@@ -115,10 +115,13 @@ def in_situ_s(timeline: Timeline) -> dict[str, dict[str, float]]:
     sum is what a profiler shows for a kernel that spins until its peers have come. A representative rank is the last
     to come, so it waits for nobody: waiting needs ``ranks: all``. Of many ranks MOST_RANKS stand for all.
     """
-    step = max(1, timeline.num_ranks // MOST_RANKS)
+    most = min(MOST_RANKS, timeline.num_ranks)
+    ranks = sorted(
+        {rank * timeline.num_ranks // most + rank % 2 for rank in range(most)}
+    )  # not one place of each node
     totals: dict[str, dict[str, float]] = {}
     calls: dict[str, int] = {}
-    for rank in range(0, timeline.num_ranks, step):
+    for rank in (one for one in ranks if one < timeline.num_ranks):
         spans = rank_spans(timeline, rank)
         by_key = {(s.segment, s.iteration, s.task): s for s in spans}
         previous_on_stream, last_before = _previous_on_stream(timeline, spans), _last_of_iterations(spans)

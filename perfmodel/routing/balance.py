@@ -26,8 +26,8 @@ MOST_LAYERS = 16
 """Layers whose orders are drawn. Another seed moves the mean over 16 by 3 % (LongCat-Flash on 128 ranks in order, power
 law of 0.6 and 0.8), all 28 of the same seed by 0.2 %.
 """
-TOKENS = 2048
-"""Drawn per layer for what has no closed form; the share of one group of eight has a standard error of 2 %."""
+TOKENS = 4096
+"""Drawn per layer for what has no closed form; the share of one group of eight has a standard error of 1.5 %."""
 LOAD_STREAM = 4
 DESTINATION_STREAM = 6
 GROUP_STREAM = 7
@@ -136,35 +136,37 @@ def rank_shares(balance: Balance) -> tuple[Array, ...]:
 def reached(balance: Balance, pmf: Sequence[Num]) -> Destinations:
     """Distinct ranks and nodes that a token is sent to under the actual placement.
 
-    ``pmf``: probability of 0, 1, .. real experts, which may be arrays. The sender sits anywhere, so that 1 / P of the
-    places are its own.
+    ``pmf``: probability of 0, 1, .. real experts, which may be arrays. The sender sits on any rank.
     """
     ranks: Num = 0.0
     nodes: Num = 0.0
-    for probability, (more_ranks, more_nodes) in zip(pmf, _reached_by(balance), strict=True):
+    own: Num = 0.0
+    for probability, (more_ranks, more_nodes, at_home) in zip(pmf, _reached_by(balance), strict=True):
         ranks = ranks + probability * more_ranks
         nodes = nodes + probability * more_nodes
+        own = own + probability * at_home
     return Destinations(
-        ranks=ranks,
-        remote_ranks=ranks * (1.0 - 1.0 / balance.ranks),
-        nodes=nodes,
-        remote_nodes=nodes * (1.0 - 1.0 / max(1.0, balance.ranks / balance.domain)),
+        ranks=ranks, remote_ranks=ranks * (1.0 - 1.0 / balance.ranks), nodes=nodes, remote_nodes=nodes - own
     )
 
 
 @lru_cache(maxsize=64)
-def _reached_by(balance: Balance) -> tuple[tuple[float, float], ...]:
-    """Mean distinct (ranks, nodes) of tokens with 0, 1, .. real experts, of tokens drawn in every layer.
+def _reached_by(balance: Balance) -> tuple[tuple[float, float, float], ...]:
+    """Of tokens with 0, 1, .. real experts, drawn in every layer: mean distinct ranks and nodes, and how often the
+    sender's own node is among them, senders being spread over the ranks evenly.
 
     Of an expert's replicas each is as likely.
     """
     layers = _placed_layers(balance)
-    total = np.zeros((len(balance.pmf), 2))
+    total = np.zeros((len(balance.pmf), 3))
+    node_ranks = np.bincount(np.arange(balance.ranks) // balance.domain)
     for layer, (placement, popularity, _) in enumerate(layers):
         rng = np.random.default_rng([balance.seed, DESTINATION_STREAM, layer])
         at = placement.ranks_of(rng, _drawn(balance, popularity, rng))
-        total += np.stack([distinct(at), distinct(at // balance.domain)], axis=1) / len(layers)
-    return tuple((float(ranks), float(nodes)) for ranks, nodes in total)
+        nodes = at // balance.domain
+        at_home = distinct(nodes, node_ranks / balance.ranks)
+        total += np.stack([distinct(at), distinct(nodes), at_home], axis=1) / len(layers)
+    return tuple((float(ranks), float(nodes), float(at_home)) for ranks, nodes, at_home in total)
 
 
 @lru_cache(maxsize=64)
@@ -188,18 +190,24 @@ def _placed_layers(balance: Balance) -> tuple[tuple[Placement, Array, Array], ..
 def expert_shares(balance: Balance, popularity: Array, layer: int) -> Array:
     """Share of all pairs that each expert gets, (num_experts,).
 
-    Where routing is limited to a few groups of experts, a group's share is that of drawn tokens, since popular groups
-    are open more often; experts share it as they would without groups.
+    Where routing is limited to a few groups of experts, how often a group is open and how many of its experts are then
+    picked is counted over drawn tokens, since popular groups are open more often; inside an open group an expert's
+    chance is as in :func:`pair_shares`, so no token picks it twice.
     """
-    shares = pair_shares(popularity, balance.pmf)
     if balance.top_groups == balance.groups:
-        return shares
+        return pair_shares(popularity, balance.pmf)
     rng = np.random.default_rng([balance.seed, GROUP_STREAM, layer])
-    groups = _drawn(balance, popularity, rng) // (balance.num_experts // balance.groups)
-    drawn = np.bincount(groups.ravel(), minlength=balance.groups) / groups.size
-    by_group = shares.reshape(balance.groups, -1)
-    grouped: Array = (by_group * (drawn / by_group.sum(axis=1))[:, None]).ravel()
-    return grouped
+    size = balance.num_experts // balance.groups
+    groups = _drawn(balance, popularity, rng) // size
+    picks = np.array([(groups == group).sum(axis=1) for group in range(balance.groups)])
+    chances = np.zeros(balance.num_experts)
+    for group, own in enumerate(picks):
+        is_open = own > 0
+        if is_open.any():
+            members = slice(group * size, (group + 1) * size)
+            chances[members] = is_open.mean() * _chances(popularity[members], float(own[is_open].mean()))
+    shares: Array = chances / chances.sum()
+    return shares
 
 
 def _drawn(balance: Balance, popularity: Array, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -239,16 +247,20 @@ def pair_shares(popularity: Array, pmf: Sequence[float]) -> Array:
     return total / total.sum() if total.sum() > 0.0 else popularity
 
 
-def _chances(popularity: Array, k: int) -> Array:
-    """Chance that each expert is among a token's k, by bisection in the logarithm of T."""
-    low, high = np.log(1e-6), np.log(1e12)
-    for _ in range(80):
+def _chances(popularity: Array, k: float) -> Array:
+    """Chance that each expert is among a token's k, by bisection in the logarithm of T; certain if all are needed."""
+    liked = popularity > 0.0
+    if k >= liked.sum():
+        return liked.astype(np.float64)
+    rates = popularity / popularity.sum()
+    low, high = np.log(1e-6), np.log(1e30)
+    for _ in range(90):
         middle = (low + high) / 2.0
-        if (-np.expm1(-popularity * np.exp(middle))).sum() < k:
+        if (-np.expm1(-rates * np.exp(middle))).sum() < k:
             low = middle
         else:
             high = middle
-    chances: Array = -np.expm1(-popularity * np.exp((low + high) / 2.0))
+    chances: Array = -np.expm1(-rates * np.exp((low + high) / 2.0))
     return chances
 
 

@@ -29,7 +29,7 @@ def preferred(
     the chosen groups must be at least ``top_k``.
     """
     clocks = rng.standard_exponential((tokens, len(popularity)), dtype=np.float32)
-    affinity = popularity.astype(np.float32) / np.maximum(clocks, np.float32(1e-30))
+    affinity = popularity / np.maximum(clocks, np.float32(1e-30))
     if top_groups < num_groups:
         grouped = affinity.reshape(tokens, num_groups, -1)
         best = min(GROUP_SCORE, grouped.shape[2])
@@ -48,11 +48,15 @@ def alike(num_experts: int, top_k: int, num_groups: int, top_groups: int) -> Int
     return preferred(rng, np.ones(num_experts), top_k, TOKENS, num_groups, top_groups)
 
 
-def distinct(places: Ints) -> Array:
-    """Mean number of different places among a token's first 0, 1, .. K experts, (K + 1,); ``places`` is (tokens, K)."""
+def distinct(places: Ints, weights: Array | None = None) -> Array:
+    """Mean number of different places among a token's first 0, 1, .. K experts, (K + 1,); ``places`` is (tokens, K).
+
+    With ``weights`` by place, the mean sum of the different places' weights.
+    """
     new = np.ones(places.shape, dtype=bool)
     for later in range(1, places.shape[1]):
         new[:, later] = (places[:, :later] != places[:, later : later + 1]).all(axis=1)
     means = np.zeros(places.shape[1] + 1)
-    means[1:] = np.cumsum(new.mean(axis=0))
+    counted = new if weights is None else new * weights[places]
+    means[1:] = np.cumsum(counted.mean(axis=0))
     return means

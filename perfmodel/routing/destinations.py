@@ -52,8 +52,11 @@ def destinations(
     """
     mean = moe.mean_real_experts if mean_real_experts is None else mean_real_experts
     weights = binomial_pmf(moe.top_k, mean) if pmf is None else pmf
-    nodes = maximum(1.0, ranks / domain)
     distinct_ranks = _mixed(moe, ranks, weights)
+    if np.ndim(ranks) == 0 and np.ndim(domain) == 0 and ranks > domain and ranks % domain:
+        nodes, own = _uneven_nodes(moe, int(ranks), int(domain), weights)
+        return Destinations(distinct_ranks, distinct_ranks * (1.0 - 1.0 / ranks), nodes, nodes - own)
+    nodes = maximum(1.0, ranks / domain)
     distinct_nodes = _mixed(moe, nodes, weights)
     return Destinations(
         ranks=distinct_ranks,
@@ -61,6 +64,24 @@ def destinations(
         nodes=distinct_nodes,
         remote_nodes=distinct_nodes * (1.0 - 1.0 / nodes),
     )
+
+
+def _uneven_nodes(moe: Moe, ranks: int, domain: int, pmf: Sequence[Num]) -> tuple[Num, Num]:
+    """(distinct nodes, how often the sender's own is among them) where the last node has fewer ranks than the others.
+
+    Experts are taken as liked alike and spread over ranks; a node with s of N experts is missed by k of them with
+    probability C(N - s, k) / C(N, k). Groups of experts are left out of account.
+    """
+    nodes: Num = 0.0
+    own: Num = 0.0
+    for first in range(0, ranks, domain):
+        share = min(domain, ranks - first) / ranks
+        held = moe.num_experts * share
+        hit: Num = 0.0
+        for k, probability in enumerate(pmf):
+            hit = hit + probability * (1.0 - _miss(moe.num_experts, held, float(k)))
+        nodes, own = nodes + hit, own + share * hit
+    return nodes, own
 
 
 def binomial_pmf(top_k: int, mean: Num) -> tuple[Num, ...]:

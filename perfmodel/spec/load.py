@@ -73,6 +73,9 @@ def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(routing, Mapping):
         own = {key: str(folder / routing[key]) for key in READERS if isinstance(routing.get(key), str)}
         document = {**document, "routing": {**routing, **own}}
+    workload = document.get("workload")
+    if isinstance(workload, Mapping) and _is_path(workload.get("trace")):
+        document = {**document, "workload": {**workload, "trace": str(folder / workload["trace"])}}
     calibration = document.get("calibration")
     if isinstance(calibration, str):
         document = {**document, "calibration": _calibration(calibration, folder)}
@@ -84,10 +87,18 @@ def _from_here(document: dict[str, Any], text: str) -> dict[str, Any]:
     path = text.partition("=")[0].strip()
     if path == "calibration" and "/" in str(document[path]):
         return {**document, path: str(Path(document[path]).absolute())}
+    if path == "workload.trace" and _is_path(document["workload"]["trace"]):
+        there = str(Path(document["workload"]["trace"]).absolute())
+        return {**document, "workload": {**document["workload"], "trace": there}}
     section, _, key = path.partition(".")
     if section == "routing" and key in READERS and isinstance(document[section][key], str):
         return {**document, section: {**document[section], key: str(Path(document[section][key]).absolute())}}
     return document
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a trace is named by a file rather than by the catalogue."""
+    return isinstance(value, str) and ("/" in value or "." in value)
 
 
 def _routing(section: Any, model: Model) -> Any:

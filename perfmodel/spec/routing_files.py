@@ -36,10 +36,11 @@ def read_histogram(path: Path, moe: Moe) -> tuple[Rows, str]:
     Raises:
         DataError: a file that can't be read, or holds something else; the message names the row.
     """
-    columns, source = _read(path)
+    columns, source = _read(path, "expert")
+    layers = _layers(columns, path)
     if "token" in columns:
         columns = _by_expert(columns, _real_pairs(columns, moe, path))
-    rows: Rows = _table(columns, "expert", moe.num_experts, path).tolist()
+    rows: Rows = _table(columns, "expert", moe.num_experts, layers, path).tolist()
     return rows, source
 
 
@@ -49,10 +50,11 @@ def read_activation(path: Path, moe: Moe) -> tuple[Rows, str]:
     Raises:
         DataError: a file that can't be read, or holds something else; the message names the row.
     """
-    columns, source = _read(path)
+    columns, source = _read(path, "real_experts")
+    layers = _layers(columns, path)
     if "token" in columns:
         columns = _by_number(columns, _real_pairs(columns, moe, path))
-    counts = _table(columns, "real_experts", moe.top_k + 1, path)
+    counts = _table(columns, "real_experts", moe.top_k + 1, layers, path)
     totals = counts.sum(axis=1, keepdims=True)
     for layer in np.flatnonzero(totals == 0):
         raise DataError(f"{path}: layer {layer} has no tokens; give each layer some")
@@ -60,8 +62,8 @@ def read_activation(path: Path, moe: Moe) -> tuple[Rows, str]:
     return rows, source
 
 
-def _read(path: Path) -> tuple[Columns, str]:
-    """Columns by name, and the source to be named in answers."""
+def _read(path: Path, key: str) -> tuple[Columns, str]:
+    """The columns that are needed, by name, and the source to be named in answers: ``key`` and tokens, or a trace's."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: must be a file that ends in {' or '.join(SUFFIXES)}")
     if not path.is_file():
@@ -70,7 +72,15 @@ def _read(path: Path) -> tuple[Columns, str]:
     if not 0 < len(frame) <= MOST_ROWS:
         raise DataError(f"{path}: has {len(frame)} rows; must be from 1 to {MOST_ROWS}")
     first = 2 if path.suffix == ".csv" else 0
-    columns = {str(name): _whole(frame[name], str(name), path, first) for name in frame.columns}
+    names = [str(name) for name in frame.columns]
+    wanted = next((kind for kind in ((key, "tokens"), ("token", "expert")) if set(kind) <= set(names)), None)
+    if wanted is None:
+        raise DataError(
+            f"{path}: has the columns {', '.join(names)}; it must have {key} and tokens, or token and expert (and "
+            "layer, where layers differ)"
+        )
+    used = [*wanted, *(["layer"] if "layer" in names else [])]
+    columns = {name: _whole(frame[name], name, path, first) for name in used}
     toy = "a toy model, which supports no claim: " if note.get("toy") or "toy" in path.stem else ""
     return columns, toy + path.name
 
@@ -91,9 +101,26 @@ def _csv(path: Path) -> tuple[Any, dict[str, Any]]:
     import pandas
 
     try:
-        return pandas.read_csv(path, skipinitialspace=True, skip_blank_lines=False), {}
+        frame = pandas.read_csv(path, skipinitialspace=True, skip_blank_lines=False)
     except (ValueError, OSError) as error:  # pandas' parser errors and bad encodings are ValueErrors
         raise DataError(f"{path}: is not a CSV file that can be read ({error})") from error
+    header = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].split(",")
+    if not isinstance(frame.index, pandas.RangeIndex) or len(header) != len(set(map(str.strip, header))):
+        raise DataError(f"{path}: rows have more fields than the header, or the header names a column twice")
+    return frame, {}
+
+
+def _layers(columns: Columns, path: Path) -> int:
+    """Number of layers, which are numbered from 0 without gaps; 1 without such a column."""
+    if "layer" not in columns:
+        return 1
+    layer = columns["layer"]
+    layers = int(layer.max()) + 1
+    if layers > MOST_LAYERS:
+        raise DataError(f"{path}: layer = {layers - 1}: must be from 0 to {MOST_LAYERS - 1}")
+    for gap in np.setdiff1d(np.arange(layers), layer):
+        raise DataError(f"{path}: layer {gap} is missing; number MoE layers from 0 without gaps")
+    return layers
 
 
 def _whole(column: Any, name: str, path: Path, first: int) -> NDArray[np.int64]:
@@ -109,15 +136,9 @@ def _whole(column: Any, name: str, path: Path, first: int) -> NDArray[np.int64]:
     return whole
 
 
-def _table(columns: Columns, key: str, width: int, path: Path) -> NDArray[np.float64]:
+def _table(columns: Columns, key: str, width: int, layers: int, path: Path) -> NDArray[np.float64]:
     """Tokens by layer and ``key``, (layers, width)."""
-    _need(columns, (key, "tokens"), path)
     layer = columns.get("layer", np.zeros_like(columns[key]))
-    layers = int(layer.max()) + 1
-    if layers > MOST_LAYERS:
-        raise DataError(f"{path}: layer = {layers - 1}: must be from 0 to {MOST_LAYERS - 1}")
-    for gap in np.setdiff1d(np.arange(layers), layer):
-        raise DataError(f"{path}: layer {gap} is missing; number MoE layers from 0 without gaps")
     for row in np.flatnonzero(columns[key] >= width):
         raise DataError(f"{path}: {key} = {columns[key][row]}: this model's go from 0 to {width - 1}")
     cell = layer * width + columns[key]
@@ -129,19 +150,18 @@ def _table(columns: Columns, key: str, width: int, path: Path) -> NDArray[np.flo
     return counts.astype(np.float64).reshape(layers, width)
 
 
-def _need(columns: Columns, names: tuple[str, ...], path: Path) -> None:
-    for name in names:
-        if name not in columns:
-            raise DataError(
-                f"{path}: has no column {name}; it has {', '.join(columns)} and must have {', '.join(names)} "
-                "(and layer), or token and expert (and layer)"
-            )
-
-
 def _real_pairs(columns: Columns, moe: Moe, path: Path) -> NDArray[np.bool_]:
     """Which rows of a trace are of real experts."""
-    _need(columns, ("token", "expert"), path)
     most = moe.num_experts + moe.num_zero_experts
+    layer = columns.get("layer", np.zeros_like(columns["expert"]))
+    _, first, times = np.unique(
+        np.stack([layer, columns["token"], columns["expert"]]), axis=1, return_index=True, return_counts=True
+    )
+    for row in np.sort(first[times > 1]):
+        raise DataError(
+            f"{path}: layer {layer[row]}, token {columns['token'][row]} has expert {columns['expert'][row]} twice; a "
+            "token picks an expert once"
+        )
     for row in np.flatnonzero(columns["expert"] >= most):
         raise DataError(f"{path}: expert = {columns['expert'][row]}: this model's go from 0 to {most - 1}")
     real: NDArray[np.bool_] = columns["expert"] < moe.num_experts

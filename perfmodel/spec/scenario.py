@@ -8,9 +8,12 @@ from pydantic import model_validator
 from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.hardware import Cluster
-from perfmodel.spec.model import Model
+from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.routing import Routing, theta_of
+from perfmodel.spec.serving import Serving
+from perfmodel.spec.slo import Slo
+from perfmodel.spec.workload import Workload
 
 
 class Given(Spec):
@@ -39,6 +42,12 @@ class Scenario(Spec):
     """Expert activation."""
     prices: Prices
     """What a GPU costs."""
+    workload: Workload = Workload()
+    """Traffic, for ``perfmodel serve``."""
+    serving: Serving = Serving()
+    """How replicas batch, for ``perfmodel serve``."""
+    slo: Slo = Slo()
+    """What a request must keep to count as good."""
     costs: Literal["roofline", "report"] = "roofline"
     """How ops are costed: achievable fractions of the peaks, or as the report's Table 7 counts (fractions of 1)."""
     calibration: str = ""
@@ -60,9 +69,12 @@ class Scenario(Spec):
     def hash(self) -> str:
         """Identifies what the prediction depends on.
 
-        Name and title are left out, and the calibration's place too: its id stands beside this hash in a result.
+        Name and title are left out, and the places of calibration and trace: their ids stand beside this hash in a
+        result.
         """
-        text = self.model_dump_json(exclude={"name", "title", "source", "calibration"})
+        text = self.model_dump_json(
+            exclude={"name": True, "title": True, "source": True, "calibration": True, "workload": {"trace"}}
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -180,17 +192,29 @@ def _routing_problem(s: Scenario) -> str | None:
     for row in routing.histogram or ():
         if len(row) != moe.num_experts:
             return f"routing.histogram has {len(row)} values, the model's {moe.num_experts} experts need one each"
-        if not any(row):
-            return "routing.histogram is all zero: at least one expert of every layer needs tokens"
+        used, needed = sum(value > 0.0 for value in row), _most_real(routing, moe)
+        if used < needed:
+            return (
+                f"routing.histogram has tokens for {used} experts of a layer, a token wakes up to {needed} different "
+                "ones: at least so many need tokens"
+            )
     means = routing.layer_means or (s.mean_real_experts,)
     single = None if routing.std_real_experts is None else (routing.std_real_experts,)
     stds = routing.layer_stds or single or ()
     for mean in means:
-        if mean > moe.top_k:
-            return f"routing.layer_means = {mean} exceeds the model's top_k = {moe.top_k}"
+        if mean > moe.top_k * (1.0 + 1e-6):
+            name = "layer_means" if routing.layer_means else "mean_real_experts"
+            return f"routing.{name} = {mean:g} exceeds the model's top_k = {moe.top_k}"
     for mean, std in zip(means, stds, strict=False):
         try:
             theta_of(moe.top_k, mean, std)
         except ValueError as error:
             return str(error)
     return None
+
+
+def _most_real(routing: Routing, moe: Moe) -> int:
+    """Most real experts that a token can wake."""
+    if routing.activation is not None:
+        return max(k for row in routing.activation for k, probability in enumerate(row) if probability > 0.0)
+    return moe.top_k

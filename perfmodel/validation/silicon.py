@@ -1,7 +1,8 @@
 """Suite ``silicon``: measured TTFT and TPOT at a fixed concurrency, in 399 published rows.
 
-TPOT is the closed loop's mean step (:mod:`perfmodel.serving.closed_loop`). TTFT is not predicted yet: its causes are
-queues, and requests are not simulated. How a row was run is in :mod:`perfmodel.validation.setups`.
+TPOT is the closed loop's mean step (:mod:`perfmodel.serving.closed_loop`), on which the engines' constants were fitted;
+TTFT, whose causes are queues, is that of the same loop simulated request by request
+(:mod:`perfmodel.validation.silicon_loop`). How a row was run is in :mod:`perfmodel.validation.setups`.
 """
 
 import re
@@ -20,6 +21,7 @@ from perfmodel.validation.measured import identities
 from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
 from perfmodel.validation.setups import Setup, setup_of
+from perfmodel.validation.silicon_loop import simulated
 from perfmodel.validation.steps import bounds, common_log_std
 
 NAME = "silicon"
@@ -42,7 +44,7 @@ SYSTEMS = {
 MODES = ("agg", "disagg")
 PRECISIONS = ("fp4", "fp8", "int4", "bf16")
 ENGINES = ("sglang", "trtllm", "vllm")
-TTFT_REASON = "TTFT under load needs queues: answered once requests are simulated"
+TTFT_REASON = "prefill and decode on instances of their own: not simulated yet"
 Progress = Callable[[str, int, int], None]
 
 
@@ -119,12 +121,13 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
             )
         )
     if record.get("ttft_ms"):
+        ttft, why = _ttft(record, answered=predicted is not None)
         found.append(
             Row(
                 quantity="ttft_s",
                 measured=float(record["ttft_ms"]) * MS,
-                predicted=None,
-                reason=TTFT_REASON,
+                predicted=ttft,
+                reason=why or reason,
                 peer_predicted=peers.get((record["id"], "ttft_ms")) if suite == NAME else None,
                 **common,
             )
@@ -150,6 +153,20 @@ def predict(record: Mapping[str, str], **constants: float) -> tuple[MeanStep | N
         return mean_step(steps, load_of(record, setup, steps)), record.get("note") or None
     except PerfModelError as error:
         return None, str(error)
+
+
+def _ttft(record: Mapping[str, str], *, answered: bool) -> tuple[float | None, str | None]:
+    """The mean TTFT of the row's loop, or None and why."""
+    if not answered:
+        return None, None
+    if record["mode"] == "disagg":
+        return None, TTFT_REASON
+    setup = setup_of(record)
+    try:
+        records = simulated(record, setup, steps_of(record, setup))
+    except PerfModelError as error:
+        return None, str(error)
+    return float((records.first_token_s - records.arrival_s).mean()), None
 
 
 def _interval(record: Mapping[str, str], mean: MeanStep) -> tuple[float | None, float | None]:

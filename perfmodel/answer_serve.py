@@ -1,0 +1,110 @@
+"""The answer to ``perfmodel serve``: what was simulated, with money, warnings and provenance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perfmodel.answer import provenance, warnings
+from perfmodel.economics.requests import serving_metrics
+from perfmodel.serving.cluster import Progress
+from perfmodel.serving.requests import Requests
+from perfmodel.serving.serve import Served, serve
+from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.traces import read_trace
+from perfmodel.step import simulate_step
+
+SHORTAGE = 0.02
+"""Share of requests preempted above which it is said."""
+
+
+HALF = 0.5
+"""Share of the time of arrivals that it may take to serve what is left after the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeAnswer:
+    """One run's answer."""
+
+    served: Served
+    values: dict[str, Any]
+    """The keys of ``perfmodel serve --json``, SI units; unknown is None."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was asked."""
+        return self.served.scenario
+
+
+def answer_serve(
+    scenario: Scenario, *, requests: Requests | None = None, progress: Progress | None = None
+) -> ServeAnswer:
+    """Serve a scenario's traffic and say what it means.
+
+    Raises:
+        InfeasibleError: no room for a cache, or for a request.
+        DataError: a trace that can't be read.
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    served = serve(scenario, requests=requests, progress=progress)
+    decode = scenario.deployment.model_copy(update={"phase": "decode"})
+    step = simulate_step(scenario.model_copy(update={"deployment": decode}))
+    values: dict[str, Any] = {
+        "scenario": scenario.name,
+        "model": scenario.model.name,
+        "cluster": scenario.cluster.name,
+        "gpu": scenario.cluster.gpu.name,
+        "replicas": scenario.serving.replicas,
+        "policy": served.batching.policy,
+        "kv_tokens_per_rank": served.kv_tokens,
+        **serving_metrics(served.records, scenario),
+        "cache_hit_pct": None,
+        "energy_j": None,
+        "warnings": [*_warnings(served), *warnings(step)],
+        "provenance": {**provenance(step), "trace": _trace_id(scenario)},
+    }
+    return ServeAnswer(served, {key: _plain(value) for key, value in values.items()})
+
+
+def _warnings(served: Served) -> list[str]:
+    """What of the traffic makes the answer less certain."""
+    texts = (
+        ["prefix caching is not simulated: every prompt is computed whole"]
+        if _shares_prefixes(served)
+        else []
+    )
+    records = served.records
+    lost = float((records.preemptions > 0).mean())
+    if lost > SHORTAGE:
+        texts.append(
+            f"{lost:.0%} of the requests lost their KV blocks and were computed again: the cache is short "
+            f"({served.kv_tokens:,} tokens per rank)"
+        )
+    last, span = records.arrival_s.max(), float(np.ptp(records.arrival_s))
+    behind = span > 0.0 and records.end_s.max() - last > HALF * span
+    if served.requests.max_concurrency is None and behind:
+        texts.append(
+            "requests come faster than they are served: the queue grows until the last has come, and latencies with it"
+        )
+    return texts
+
+
+def _shares_prefixes(served: Served) -> bool:
+    requests = served.requests
+    return bool((requests.prefix >= 0).any() or (requests.parent >= 0).any() or requests.hash_ids is not None)
+
+
+def _trace_id(scenario: Scenario) -> str | None:
+    w = scenario.workload
+    if not w.trace:
+        return None
+    trace = read_trace(w.trace, w.trace_format)
+    return f"{trace.name}-{trace.id}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,31 @@
+"""How many steps an output takes when drafts are accepted by chance."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+MTP_STREAM = 41
+
+
+def decode_steps(output_tokens: Ints, draft_tokens: int, acceptance: float, seed: int) -> Ints:
+    """Decode steps (n,) after each request's first token, which comes from its prefill.
+
+    A step gives 1 token and as many drafts as were accepted one after the other, each with probability ``acceptance``
+    given those before. Steps are drawn until the output is whole; surplus tokens of the last one are dropped.
+    """
+    wanted = np.maximum(np.asarray(output_tokens, dtype=np.int64) - 1, 0)
+    if not draft_tokens or acceptance == 0.0:
+        return wanted
+    if acceptance == 1.0:
+        return -(-wanted // (1 + draft_tokens))
+    rng = np.random.default_rng([seed, MTP_STREAM])
+    # one long row of steps, of which each request takes as many as it needs: never more than one per token
+    accepted = rng.geometric(1.0 - acceptance, size=int(wanted.sum())) - 1
+    made = np.concatenate([[0], np.cumsum(1 + np.minimum(accepted, draft_tokens))])
+    steps = np.zeros(len(wanted), dtype=np.int64)
+    at = 0
+    for row in np.flatnonzero(wanted):
+        end = int(np.searchsorted(made, made[at] + wanted[row]))
+        steps[row], at = end - at, end
+    return steps

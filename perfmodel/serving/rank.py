@@ -1,0 +1,159 @@
+"""One data-parallel rank of a replica: its queue, what it runs, and its KV blocks.
+
+A request in decode holds base + growth x (S - start) tokens at the replica's decode step S, so that sums over requests
+are two numbers, whatever the number of steps between two events.
+"""
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A request that is being prefilled."""
+
+    request: int
+    tokens: int
+    """Of the whole prompt (with what was generated before a preemption)."""
+    done: int = 0
+    now: int = 0
+    """Tokens in the step that runs."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A request that decodes."""
+
+    base: float
+    """Tokens in its cache at step ``start``."""
+    start: int
+    growth: float
+    """Tokens per step, in the mean over its steps."""
+    finish: int
+    """Step whose end is its last token's."""
+
+
+@dataclass(slots=True)
+class Rank:
+    """Queue, running requests and blocks of one rank."""
+
+    blocks: int
+    """KV blocks in all."""
+    block_tokens: int
+    max_running: int
+    watermark: float
+    waiting: deque[int] = field(default_factory=deque)
+    prompts: list[Prompt] = field(default_factory=list)
+    running: dict[int, Running] = field(default_factory=dict)
+    """In order of joining."""
+    outstanding: int = 0
+    """Tokens of requests that are here and not finished."""
+    prompt_blocks: int = 0
+    """Held by prompts that are being prefilled."""
+    waiting_blocks: int = 0
+    """Wanted by those that wait."""
+    _finishes: list[tuple[int, int]] = field(default_factory=list)
+    _constant: float = 0.0
+    _growth: float = 0.0
+
+    @property
+    def growth(self) -> float:
+        """Tokens that the caches of running requests gain per step, together."""
+        return self._growth
+
+    def tokens(self, step: int) -> float:
+        """Tokens in the caches of running requests at ``step``."""
+        return self._constant + self._growth * step
+
+    def used_blocks(self, step: int) -> int:
+        """KV blocks that are held at ``step``: whole blocks of every request."""
+        size = self.block_tokens
+        held = sum(
+            math.ceil((one.base + one.growth * (step - one.start)) / size) for one in self.running.values()
+        )
+        return held + self.prompt_blocks
+
+    def fits(self, step: int, more: int = 0, keep_free: float = 0.0) -> bool:
+        """Whether what is held at ``step``, and ``more`` blocks, leave the share ``keep_free`` of all blocks."""
+        room = self.blocks * (1.0 - keep_free)
+        bound = self.tokens(step) / self.block_tokens + len(self.running) + self.prompt_blocks + more
+        return bound <= room or self.used_blocks(step) + more <= room
+
+    def has_room(self, tokens: int, step: int) -> bool:
+        """Whether a prompt of ``tokens`` may be taken in at ``step``."""
+        held = len(self.running) + len(self.prompts)
+        if held >= self.max_running:
+            return False
+        return held == 0 or self.fits(step, self.blocks_of(tokens), self.watermark)
+
+    def blocks_of(self, tokens: int) -> int:
+        """Blocks of a prompt and its first output token."""
+        return -(-(tokens + 1) // self.block_tokens)
+
+    def has_room_behind_queue(self, tokens: int, step: int) -> bool:
+        """Whether a prompt may be taken in once all that wait here are."""
+        held = len(self.running) + len(self.prompts) + len(self.waiting)
+        if held >= self.max_running:
+            return False
+        return held == 0 or self.fits(step, self.waiting_blocks + self.blocks_of(tokens), self.watermark)
+
+    def wait(self, request: int, tokens: int, *, first: bool = False) -> None:
+        """A request with a prompt of ``tokens`` joins the queue."""
+        (self.waiting.appendleft if first else self.waiting.append)(request)
+        self.waiting_blocks += self.blocks_of(tokens)
+
+    def admit(self, tokens: int) -> Prompt:
+        """The first of the queue, whose prompt has ``tokens``, leaves it and gets its blocks."""
+        request = self.waiting.popleft()
+        self.waiting_blocks -= self.blocks_of(tokens)
+        prompt = Prompt(request, tokens)
+        self.prompts.append(prompt)
+        self.prompt_blocks += self.blocks_of(tokens)
+        return prompt
+
+    def prefilled(self, prompt: Prompt) -> None:
+        """A prompt is done: its blocks go to the running request, or are free."""
+        self.prompts.remove(prompt)
+        self.prompt_blocks -= self.blocks_of(prompt.tokens)
+
+    def join(self, request: int, tokens: int, step: int, steps: int, growth: float) -> None:
+        """A request decodes from ``step`` on, for ``steps`` steps."""
+        self.running[request] = Running(float(tokens), step, growth, step + steps)
+        self._constant += tokens - growth * step
+        self._growth += growth
+        heapq.heappush(self._finishes, (step + steps, request))
+
+    def next_finish(self) -> int:
+        """Step at which the next running request ends; some must run."""
+        finishes, running = self._finishes, self.running
+        while True:  # entries of preempted requests are stale
+            finish, request = finishes[0]
+            one = running.get(request)
+            if one is not None and one.finish == finish:
+                return finish
+            heapq.heappop(finishes)
+
+    def finished(self, step: int) -> list[int]:
+        """Requests that end at ``step``, taken out."""
+        done = []
+        while self.running and self.next_finish() <= step:
+            _, request = heapq.heappop(self._finishes)
+            self._leave(request)
+            done.append(request)
+        return done
+
+    def preempt(self) -> tuple[int, Running]:
+        """The request that joined last loses its blocks."""
+        request = next(reversed(self.running))
+        return request, self._leave(request)
+
+    def _leave(self, request: int) -> Running:
+        one = self.running.pop(request)
+        if self.running:
+            self._constant -= one.base - one.growth * one.start
+            self._growth -= one.growth
+        else:  # rounding of the sums ends with the last request
+            self._constant = self._growth = 0.0
+        return one

@@ -1,0 +1,378 @@
+"""One replica: continuous batching in steps of its engine, advanced together between events that change the batch.
+
+At the end of a step (or of a run of steps) it takes waiting requests in, then runs either a step that carries prompts,
+or decode steps up to the next event: a request ends, or KV blocks run out. A request that arrives meanwhile and
+could be taken in cuts the run at the end of the step that is under way. Nothing in a run depends on how it was cut, so
+runs and single steps give the same records.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import simpy
+
+from perfmodel.serving.rank import Prompt, Rank
+from perfmodel.serving.step_times import StepTimes
+
+Policy = Literal["mixed", "prefill-first"]
+
+
+@dataclass(slots=True)
+class Book:
+    """What is known of every request, by number; filled in while they are served."""
+
+    prompt: list[int]
+    """Tokens to prefill (after a preemption those generated too)."""
+    steps: list[int]
+    """Decode steps still to come after the next prefill."""
+    growth: list[float]
+    """Output tokens per decode step."""
+    scheduled_s: list[float]
+    first_token_s: list[float]
+    end_s: list[float]
+    preemptions: list[int]
+    gap_s: list[float] = field(default_factory=list)
+    gap_count: list[int] = field(default_factory=list)
+    series: list[tuple[float, int, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a replica batches."""
+
+    policy: Policy
+    max_batched_tokens: int
+    tokens_per_decode: int
+    """Tokens that a decoding request adds to a step: 1 and its drafts."""
+    graph_batches: tuple[int, ...] = ()
+    poll_steps: int = 1
+    """Decode steps between two looks at requests that have come meanwhile."""
+    hold_steps: int = 0
+    """Prompts wait until every rank has one, at most so many decode steps (TensorRT-LLM's attention-DP balance); 0:
+    they run as they come."""
+    together: bool = True
+    """Whether steps are advanced together; False: one by one, which gives the same and takes longer."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Decode steps that are under way."""
+
+    start_s: float
+    steps: int
+    requests: int
+    tokens: float
+    growth: float
+
+
+class Replica:
+    """A replica in a simpy environment."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        times: StepTimes,
+        batching: Batching,
+        ranks: list[Rank],
+        book: Book,
+        done: Callable[[int], None],
+        refill: Callable[["Replica"], None],
+    ) -> None:
+        """``done`` is told which request ended, ``refill`` is asked for requests whenever a step has ended."""
+        self.env, self.number, self.times, self.batching = env, number, times, batching
+        self.ranks, self.book = ranks, book
+        self._done, self._refill = done, refill
+        self.step = 0
+        self.outstanding = 0
+        self.busy_s = self.prompt_s = 0.0
+        self.steps = self.prefilled_tokens = 0
+        self._busy = False
+        self._run: _Run | None = None
+        self._plan = 0
+        self._steady = 0
+        """Decoding requests whose last output came at ``_steady_s``."""
+        self._steady_s = 0.0
+        self._fresh: dict[int, float] = {}
+        """Requests that have not decoded since their last prefill -> when their last output came."""
+        self._lost: dict[int, float] = {}
+        """Preempted requests -> when their last output came."""
+        self._held_at = -1
+        """Decode step since which prompts are held back; -1: they are not."""
+        self._present = self._taken = 0
+        """Requests that are here, and those of them that are being prefilled or decode."""
+
+    # --- requests come ------------------------------------------------------------------------------------------
+
+    def submit(self, request: int, rank: Rank, tokens: int) -> None:
+        """A request waits on ``rank``; ``tokens`` count as outstanding until it ends."""
+        self.enqueue(request, rank, tokens)
+        if not self._busy:
+            self._next()
+        elif self._run is not None and rank.has_room(self.book.prompt[rank.waiting[0]], self.step + 1):
+            self._cut_unless_held()
+
+    def _cut_unless_held(self) -> None:
+        if self._held_at < 0 or all(one.waiting or one.prompts for one in self.ranks):
+            self._cut()
+
+    def enqueue(self, request: int, rank: Rank, tokens: int) -> None:
+        """A request waits on ``rank``; nothing is begun."""
+        rank.wait(request, self.book.prompt[request])
+        self._present += 1
+        rank.outstanding += tokens
+        self.outstanding += tokens
+
+    def release(self, rank: Rank, tokens: int) -> None:
+        """A request of ``rank`` has ended."""
+        self._present -= 1
+        self._taken -= 1
+        rank.outstanding -= tokens
+        self.outstanding -= tokens
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether some rank could take a prompt in now."""
+        return any(rank.has_room_behind_queue(tokens, self.step + 1) for rank in self.ranks)
+
+    def wake(self) -> None:
+        """Requests may be had: look, or stop at the end of the step under way."""
+        if not self._busy:
+            self._next()
+        elif self._run is not None:
+            self._cut()
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """Plan what comes at a step's end."""
+        self._refill(self)
+        self._make_room()
+        taken: list[Prompt] = []
+        if not self._holds():
+            taken = [one for rank in self.ranks if rank.waiting or rank.prompts for one in self._take(rank)]
+        self._busy = bool(taken) or any(rank.running for rank in self.ranks)
+        if not self._busy:
+            return
+        self._note()
+        if taken:
+            self._prompt_step(taken)
+        else:
+            self._decode_run()
+
+    def _holds(self) -> bool:
+        """Whether prompts are held back until every rank has one."""
+        most = self.batching.hold_steps
+        if not most:
+            return False
+        have = sum(bool(rank.waiting or rank.prompts) for rank in self.ranks)
+        decodes = any(rank.running for rank in self.ranks)
+        if have == 0 or have == len(self.ranks) or not decodes:
+            self._held_at = -1
+            return False
+        if self._held_at < 0:
+            self._held_at = self.step
+        if self.step - self._held_at >= most:
+            self._held_at = -1
+            return False
+        return True
+
+    def _make_room(self) -> None:
+        """Preempt where the next step's tokens would not find blocks."""
+        for rank in self.ranks:
+            while len(rank.running) + len(rank.prompts) > 1 and not rank.fits(self.step + 1):
+                if not rank.running:
+                    break
+                self._preempt(rank)
+
+    def _preempt(self, rank: Rank) -> None:
+        request, was = rank.preempt()
+        book, ran = self.book, self.step - was.start
+        book.preemptions[request] += 1
+        book.prompt[request] = round(was.base + was.growth * ran)
+        book.steps[request] = was.finish - self.step - 1  # the prefill's end brings one output
+        last = self._fresh.pop(request, None)
+        if last is None:
+            self._steady -= 1
+            last = self._steady_s
+        self._lost[request] = last
+        self._taken -= 1
+        rank.wait(request, book.prompt[request], first=True)
+
+    def _take(self, rank: Rank) -> list[Prompt]:
+        """Prompts of one rank that the next step works on, their share of it noted; waiting ones are taken in."""
+        batching, book = self.batching, self.book
+        budget = batching.max_batched_tokens
+        if batching.policy == "mixed":
+            budget -= len(rank.running) * batching.tokens_per_decode
+        taken = []
+        for prompt in rank.prompts:
+            if budget <= 0:
+                break
+            prompt.now = min(budget, prompt.tokens - prompt.done)
+            budget -= prompt.now
+            taken.append(prompt)
+        while budget > 0 and rank.waiting:
+            request = rank.waiting[0]
+            if not rank.has_room(book.prompt[request], self.step + 1):
+                break
+            prompt = rank.admit(book.prompt[request])
+            self._taken += 1
+            if book.scheduled_s[request] < 0.0:
+                book.scheduled_s[request] = self.env.now
+            prompt.now = min(budget, prompt.tokens)
+            budget -= prompt.now
+            taken.append(prompt)
+        return taken
+
+    def _most(self) -> tuple[int, float, float]:
+        """Decoding requests, their tokens now, and those tokens' growth per step: of the rank with most of each."""
+        requests = max(len(rank.running) for rank in self.ranks)
+        fullest = max(self.ranks, key=lambda rank: rank.tokens(self.step))
+        return requests, fullest.tokens(self.step), fullest.growth
+
+    def _prompt_step(self, taken: list[Prompt]) -> None:
+        """One step that carries prompts; the rank with most sets its time."""
+        prompt = attended = 0.0
+        for rank in self.ranks:
+            if rank.prompts:
+                own = sum(one.now for one in rank.prompts)
+                pairs = sum(one.now * (one.done + one.now / 2.0) for one in rank.prompts)
+                prompt, attended = max(prompt, own), max(attended, pairs)
+        requests, tokens, _ = self._most() if self.batching.policy == "mixed" else (0, 0.0, 0.0)
+        seconds = self.times.prompt_s(prompt, attended, requests, tokens)
+        self.prompt_s += seconds
+        self.prefilled_tokens += sum(one.now for one in taken)
+        self._after(seconds, lambda: self._prompt_done(decoded=requests > 0))
+        self.busy_s += seconds
+        self.steps += 1
+
+    def _prompt_done(self, *, decoded: bool) -> None:
+        if decoded:
+            self._decoded(self.env.now - self._steady_s, 1)
+        for rank in self.ranks:
+            for prompt in [one for one in rank.prompts if one.now]:
+                prompt.done += prompt.now
+                prompt.now = 0
+                if prompt.done == prompt.tokens:
+                    self._prefilled(rank, prompt)
+        self._next()
+
+    def _prefilled(self, rank: Rank, prompt: Prompt) -> None:
+        """A prompt's end is its request's first output."""
+        book, request, now = self.book, prompt.request, self.env.now
+        rank.prefilled(prompt)
+        if book.first_token_s[request] < 0.0:
+            book.first_token_s[request] = now
+        else:  # it was preempted: its next output comes now
+            self._gap(now - self._lost.pop(request), 1)
+        if book.steps[request] > 0:
+            rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request])
+            self._fresh[request] = now
+        else:
+            book.end_s[request] = now
+            self._done(request)
+
+    def _decode_run(self) -> None:
+        """Decode steps until a request ends, blocks run out, or another rank becomes the fullest."""
+        ranks = [rank for rank in self.ranks if rank.running]
+        steps = min(rank.next_finish() for rank in ranks) - self.step
+        if not self.batching.together:
+            steps = min(steps, self.batching.poll_steps)
+        if self._held_at >= 0:
+            steps = min(steps, self._held_at + self.batching.hold_steps - self.step)
+        for rank in ranks:
+            if not rank.fits(self.step + steps):
+                steps = max(1, self._until_full(rank, steps))
+        requests, tokens, growth = self._most()
+        while (
+            steps > 1 and len(ranks) > 1
+        ):  # the fullest of lines that grow is one line only if it is at both ends
+            fullest = max(ranks, key=lambda rank: rank.tokens(self.step))
+            if max(rank.tokens(self.step + steps - 1) for rank in ranks) <= fullest.tokens(
+                self.step + steps - 1
+            ):
+                break
+            steps = max(1, steps // 2)
+        sizes = self.batching.graph_batches
+        if sizes and requests <= sizes[-1]:
+            requests = sizes[bisect_left(sizes, requests)]
+        run = self._run = _Run(self.env.now, steps, requests, tokens, growth)
+        self._after(self._seconds(run, steps), self._run_done)
+
+    def _until_full(self, rank: Rank, steps: int) -> int:
+        """Most steps, fewer than ``steps``, after which the rank's blocks suffice; 0: not even for one."""
+        low, high = 0, steps
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if rank.fits(self.step + middle) else (low, middle)
+        return low
+
+    def _seconds(self, run: _Run, steps: int) -> float:
+        if steps == 1:
+            return self.times.decode_s(run.requests, run.tokens)
+        return self.times.decode_run_s(run.requests, run.tokens, run.growth, steps)
+
+    def _cut(self) -> None:
+        """End the run at the end of the step that is under way."""
+        run = self._run
+        assert run is not None
+        if run.steps == 1:
+            return
+        passed = self.env.now - run.start_s
+        steps = max(1, min(run.steps, int(passed / self._seconds(run, run.steps) * run.steps)))
+        while steps < run.steps and self._seconds(run, steps) < passed:
+            steps += 1
+        while steps > 1 and self._seconds(run, steps - 1) >= passed:
+            steps -= 1
+        poll = self.batching.poll_steps
+        steps = -(-steps // poll) * poll
+        if steps < run.steps:
+            run.steps = steps
+            self._after(max(0.0, self._seconds(run, steps) - passed), self._run_done)
+
+    def _run_done(self) -> None:
+        run = self._run
+        assert run is not None
+        self._run = None
+        seconds = self._seconds(run, run.steps)
+        first = self._seconds(run, 1)
+        self.busy_s += seconds
+        self.steps += run.steps
+        self._decoded(first + run.start_s - self._steady_s, run.steps, seconds, first)
+        self._next()
+
+    def _decoded(self, first_gap: float, steps: int, seconds: float = 0.0, first: float = 0.0) -> None:
+        """All running requests have decoded ``steps`` steps; those that end are taken out."""
+        now = self.env.now
+        first_end = now - (seconds - first)
+        if self._steady:
+            self._gap(first_gap, self._steady)
+        for last in self._fresh.values():
+            self._gap(first_end - last, 1)
+        self._steady += len(self._fresh)
+        self._fresh.clear()
+        if steps > 1:
+            self._gap((seconds - first) / (steps - 1), self._steady * (steps - 1))
+        self.step += steps
+        self._steady_s = now
+        for rank in self.ranks:
+            for request in rank.finished(self.step):
+                self._steady -= 1
+                self.book.end_s[request] = now
+                self._done(request)
+
+    def _gap(self, seconds: float, count: int) -> None:
+        self.book.gap_s.append(seconds)
+        self.book.gap_count.append(count)
+
+    def _note(self) -> None:
+        self.book.series.append((self.env.now, self.number, self._present - self._taken, self._taken))
+
+    def _after(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call ``then`` later, unless something else is planned before."""
+        self._plan += 1
+        plan = self._plan
+        event = self.env.timeout(seconds)
+        event.callbacks.append(lambda _: then() if plan == self._plan else None)

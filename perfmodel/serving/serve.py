@@ -1,0 +1,158 @@
+"""A scenario's traffic through its replicas: from description to records."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.ops.memory import cache_tokens_per_rank
+from perfmodel.serving.cluster import Layout, Progress, simulate
+from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.records import Records
+from perfmodel.serving.replica import Batching, Policy
+from perfmodel.serving.requests import Requests, requests_of
+from perfmodel.serving.step_times import TwinStepTimes
+from perfmodel.spec.scenario import Scenario
+
+ENGINE_POLICY: dict[str, Policy] = {"sglang": "prefill-first", "vllm": "mixed", "trtllm": "mixed"}
+"""Default of each engine (docs/engines.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One simulated run."""
+
+    scenario: Scenario
+    requests: Requests
+    records: Records
+    layout: Layout
+    batching: Batching
+    kv_tokens: int
+    """Tokens that one rank's cache holds."""
+
+
+def serve(
+    scenario: Scenario,
+    *,
+    requests: Requests | None = None,
+    progress: Progress | None = None,
+    together: bool = True,
+) -> Served:
+    """Serve a scenario's workload (or the given requests), every request from its arrival to its last token.
+
+    ``together = False`` steps the engines one step at a time: the same records, slower.
+
+    Raises:
+        InfeasibleError: weights leave no room for a cache, or a request is longer than the cache.
+        DataError: a trace that can't be read.
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    if scenario.costs == "report":
+        raise SpecError("costs = report counts single steps only: serve with costs = roofline")
+    asked = requests_of(scenario.workload, scenario.seed) if requests is None else requests
+    if not asked.num_requests:
+        raise SpecError("workload: has no requests")
+    layout, batching, kv_tokens = layout_of(scenario), batching_of(scenario), kv_tokens_of(scenario)
+    longest = int((asked.input_tokens + asked.output_tokens).max())
+    deployment = scenario.deployment
+    times = TwinStepTimes(
+        scenario,
+        most_requests=_most_requests(asked, layout, kv_tokens),
+        most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
+        most_context=longest,
+    )
+    records = simulate(
+        asked,
+        lambda _: times,  # replicas are alike
+        layout,
+        replace(batching, together=together),
+        decode_steps(
+            asked.output_tokens, deployment.mtp.draft_tokens, deployment.mtp.acceptance, scenario.seed
+        ),
+        progress=progress,
+    )
+    return Served(scenario, asked, records, layout, batching, kv_tokens)
+
+
+def layout_of(scenario: Scenario) -> Layout:
+    """Replicas and ranks, with the KV blocks of one rank."""
+    serving = scenario.serving
+    return Layout(
+        replicas=serving.replicas,
+        ranks=scenario.deployment.attention_dp,
+        blocks=kv_tokens_of(scenario) // serving.block_tokens,
+        block_tokens=serving.block_tokens,
+        max_running=serving.max_running,
+        watermark=serving.watermark,
+        router=serving.router,
+        rank_router=serving.rank_router,
+    )
+
+
+def batching_of(scenario: Scenario) -> Batching:
+    """The engine's policy and budgets."""
+    serving, deployment = scenario.serving, scenario.deployment
+    policy: Policy = ENGINE_POLICY.get(deployment.engine, "mixed")
+    if serving.policy != "auto":
+        policy = serving.policy
+    per_decode = 1 + deployment.mtp.draft_tokens
+    if policy == "mixed" and serving.max_batched_tokens <= per_decode:
+        raise SpecError(
+            f"serving.max_batched_tokens = {serving.max_batched_tokens}: must exceed the {per_decode} tokens that one "
+            "decoding request adds to a step, or no prompt is ever read"
+        )
+    return Batching(
+        policy=policy,
+        max_batched_tokens=serving.max_batched_tokens,
+        tokens_per_decode=per_decode,
+        graph_batches=serving.graph_batches or (),
+    )
+
+
+def kv_tokens_of(scenario: Scenario) -> int:
+    """Tokens that one rank's cache holds: stated, or what memory leaves.
+
+    Raises:
+        InfeasibleError: not even one block.
+    """
+    serving = scenario.serving
+    if serving.kv_tokens is not None:
+        tokens = serving.kv_tokens
+    else:
+        tokens = cache_tokens_per_rank(scenario, prompt_tokens=serving.max_batched_tokens)
+    if tokens < serving.block_tokens:
+        raise InfeasibleError(
+            f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}: lower "
+            "serving.max_batched_tokens, or spread weights over more GPUs"
+        )
+    return tokens
+
+
+def _most_requests(requests: Requests, layout: Layout, kv_tokens: int) -> int:
+    """Requests that can decode on one rank at once."""
+    shortest = int((requests.input_tokens + 1).min())
+    most = min(layout.max_running, max(1, kv_tokens // shortest), requests.num_requests)
+    if requests.max_concurrency is not None:
+        most = min(most, requests.max_concurrency)
+    return max(1, most)
+
+
+def as_columns(served: Served) -> dict[str, np.ndarray]:
+    """One row per request, for a table or a file: times in seconds, lengths in tokens."""
+    records = served.records
+    outputs = np.maximum(records.output_tokens - 1, 1)
+    return {
+        "arrival_s": records.arrival_s,
+        "scheduled_s": records.scheduled_s,
+        "first_token_s": records.first_token_s,
+        "end_s": records.end_s,
+        "input_tokens": records.input_tokens,
+        "output_tokens": records.output_tokens,
+        "ttft_s": records.first_token_s - records.arrival_s,
+        "tpot_s": np.where(
+            records.output_tokens > 1, (records.end_s - records.first_token_s) / outputs, np.nan
+        ),
+        "e2e_s": records.end_s - records.arrival_s,
+        "preemptions": records.preemptions,
+        "replica": records.replica,
+    }

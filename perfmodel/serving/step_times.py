@@ -1,0 +1,196 @@
+"""How long a step takes, asked thousands of times a second: the twin on a grid, and interpolation between.
+
+A step of a rank has n decoding requests with K tokens in their caches together, and p prompt tokens that attend to m
+tokens each on average. Its time is multilinear between grid points in (n, K / n, p, m). All ranks step together, so the
+simulator asks for the rank with most of each.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import predict_steps
+
+Array = NDArray[np.float64]
+
+SHORTEST_CONTEXT = 32.0
+SMALLEST_PROMPT = 16.0
+LONGEST_CONTEXT = 1 << 20
+MIXED_BATCHES = 7
+"""Decode batches of the grid of mixed steps, which has four dimensions."""
+
+
+class StepTimes(Protocol):
+    """Seconds of an engine's steps."""
+
+    def decode_s(self, requests: int, tokens: float) -> float:
+        """A step in which ``requests`` decode, with ``tokens`` in their caches together."""
+        ...
+
+    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int) -> float:
+        """``steps`` such steps, the caches growing by ``growth`` tokens from step to step."""
+        ...
+
+    def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float) -> float:
+        """A step with ``prompt`` new tokens that attend to ``attended`` pairs, beside ``requests`` decodes."""
+        ...
+
+
+class TwinStepTimes:
+    """Step times of a scenario's deployment, by the vectorised twin."""
+
+    def __init__(
+        self, scenario: Scenario, *, most_requests: int, most_prompt: int, most_context: int
+    ) -> None:
+        """Asks the twin for every grid point at once.
+
+        Args:
+            scenario: model, cluster, deployment; its batch and lengths are replaced.
+            most_requests: decoding requests of one rank.
+            most_prompt: prompt tokens of one step and rank.
+            most_context: tokens of one request.
+
+        Raises:
+            UnsupportedError: the model has a part whose run time is not modelled.
+        """
+        self.scenario, self.per_gpu = scenario, 1.0 / scenario.deployment.attention_tp
+        contexts = _geometric(SHORTEST_CONTEXT, min(float(most_context), LONGEST_CONTEXT), 2.0)
+        batches = _batches(most_requests)
+        self._decode = _Grid((batches, contexts), self._decode_times)
+        prompts = _geometric(SMALLEST_PROMPT, float(most_prompt), 2.0)
+        attended = _geometric(SMALLEST_PROMPT / 2.0, min(float(most_context), LONGEST_CONTEXT), 4.0)
+        self._prefill = _Grid((prompts, attended), self._prefill_times)
+        self._mixed_axes = (
+            _thinned(batches, MIXED_BATCHES),
+            _thinned(contexts, 4),
+            _thinned(prompts, 8),
+            _thinned(attended, 5),
+        )
+        self._mixed: _Grid | None = None
+
+    def decode_s(self, requests: int, tokens: float) -> float:
+        """See :class:`StepTimes`."""
+        return self._decode.at((requests, tokens / requests))
+
+    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int) -> float:
+        """See :class:`StepTimes`: times are linear in the context between grid points, so a run inside one cell takes
+        ``steps`` times its middle step. A run over several cells is cut at their borders.
+        """
+        borders = self._decode.axes[1]
+        total, done = 0.0, 0
+        while done < steps:
+            context, more = (tokens + growth * done) / requests, steps - done
+            at = bisect_right(borders, context)
+            if growth > 0.0 and at < len(borders):  # steps that start before the next border, at least one
+                more = min(more, max(1, int((borders[at] - context) * requests / growth)))
+            total += more * self._decode.at((requests, context + growth * (more - 1) / 2.0 / requests))
+            done += more
+        return total
+
+    def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float) -> float:
+        """See :class:`StepTimes`."""
+        mean = attended / prompt
+        if not requests:
+            return self._prefill.at((prompt, mean))
+        if self._mixed is None:  # many engines never mix
+            self._mixed = _Grid(self._mixed_axes, self._mixed_times)
+        return self._mixed.at((requests, tokens / requests, prompt, mean))
+
+    def _decode_times(self, requests: Array, context: Array) -> Array:
+        return self._times("decode", _decodes(requests * self.per_gpu, context))
+
+    def _prefill_times(self, prompt: Array, attended: Array) -> Array:
+        return self._times("prefill", _prompts(prompt, attended, self.per_gpu))
+
+    def _mixed_times(self, requests: Array, context: Array, prompt: Array, attended: Array) -> Array:
+        values = _decodes(requests * self.per_gpu, context) | _prompts(prompt, attended, self.per_gpu)
+        return self._times("mixed", values)
+
+    def _times(self, phase: str, values: dict[str, Array]) -> Array:
+        deployment = self.scenario.deployment.model_copy(update={"phase": phase})
+        scenario = self.scenario.model_copy(update={"deployment": deployment})
+        return np.asarray(predict_steps(with_arrays(scenario, values)).step_time_s)
+
+
+def _decodes(batch_per_gpu: Array, context: Array) -> dict[str, Array]:
+    return {"deployment.batch_per_gpu": batch_per_gpu, "deployment.context_tokens": context}
+
+
+def _prompts(prompt: Array, attended: Array, per_gpu: float) -> dict[str, Array]:
+    """Prompt tokens that attend to ``attended`` tokens each, as equal requests.
+
+    A prompt of l tokens without a cache attends to l / 2 each: several short ones where that is more than is wanted,
+    else one with what is missing in its cache.
+    """
+    length = np.minimum(prompt, 2.0 * attended)
+    return {
+        "deployment.prefill_requests_per_gpu": prompt / length * per_gpu,
+        "deployment.prefill_tokens": length,
+        "deployment.prefill_cached_tokens": np.maximum(attended - length / 2.0, 0.0),
+    }
+
+
+class _Grid:
+    """Values on a grid, multilinear between points."""
+
+    def __init__(self, axes: Sequence[Sequence[float]], function: Callable[..., Array]) -> None:
+        self.axes = [list(axis) for axis in axes]
+        points = np.meshgrid(*(np.asarray(axis, dtype=float) for axis in self.axes), indexing="ij")
+        shape = points[0].shape
+        values = function(*(point.ravel() for point in points))
+        self.values: Any = np.asarray(values, dtype=float).reshape(shape).tolist()
+
+    def at(self, where: Sequence[float]) -> float:
+        """The value at one point."""
+        return _multilinear(self.values, self.axes, where, 0)
+
+
+def _multilinear(values: Any, axes: Sequence[list[float]], where: Sequence[float], level: int) -> float:
+    """Interpolates along one axis after another: before an axis's first point its value stays, after its last one the
+    slope goes on.
+    """
+    axis, x = axes[level], where[level]
+    last = len(axis) - 1
+    if last == 0:
+        return values[0] if level == len(axes) - 1 else _multilinear(values[0], axes, where, level + 1)
+    i = min(max(bisect_right(axis, x) - 1, 0), last - 1)
+    low = axis[i]
+    share = (x - low) / (axis[i + 1] - low)
+    if share < 0.0:
+        share = 0.0
+    if level == len(axes) - 1:
+        a, b = values[i], values[i + 1]
+    else:
+        a = _multilinear(values[i], axes, where, level + 1)
+        b = _multilinear(values[i + 1], axes, where, level + 1)
+    return float(a + share * (b - a))
+
+
+def _geometric(first: float, last: float, factor: float) -> list[float]:
+    """``first``, .. in steps of about ``factor``, and ``last``; one point where they are equal."""
+    if last <= first:
+        return [max(first, last)]
+    count = max(1, round(np.log(last / first) / np.log(factor)))
+    return [float(value) for value in np.geomspace(first, last, count + 1)]
+
+
+def _batches(most: int) -> list[float]:
+    """1, 2, 3, 4, 6, 8, 12, .. and ``most``."""
+    sizes = {float(most)}
+    base = 1
+    while base < most:
+        sizes |= {float(base), float(min(most, base * 3 // 2 or 1))}
+        base *= 2
+    return sorted(sizes)
+
+
+def _thinned(axis: Sequence[float], most: int) -> list[float]:
+    """At most ``most`` of an axis's points, its ends among them."""
+    if len(axis) <= most:
+        return list(axis)
+    return [axis[i] for i in sorted({round(i) for i in np.linspace(0, len(axis) - 1, most)})]

@@ -1,0 +1,45 @@
+"""How an engine forms batches, and how requests find a replica."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from perfmodel.spec.base import Count, Fraction, Spec
+
+
+class Serving(Spec):
+    """Batching policy of every replica, its KV blocks, and the router before them.
+
+    Where attention is data-parallel each rank has a queue, a cache and budgets of its own, and all step together.
+    """
+
+    replicas: Count = 1
+    """Copies of the deployment, each on GPUs of its own."""
+    router: Literal["central", "round-robin", "least-tokens"] = "least-tokens"
+    """Which replica takes a request: the first that can (they wait in one queue), the next in turn, or the one with
+    the fewest tokens still to be prefilled and generated."""
+    rank_router: Literal["round-robin", "least-tokens"] = "least-tokens"
+    """Which data-parallel rank of a replica takes it."""
+    policy: Literal["auto", "mixed", "prefill-first"] = "auto"
+    """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait. auto: the engine's
+    default, prefill-first for SGLang, mixed otherwise (docs/engines.md)."""
+    max_batched_tokens: Count = 8192
+    """Most tokens of one step and rank, prompts and decodes together; longer prompts are cut in chunks."""
+    max_running: Count = 1024
+    """Most requests of one rank that are being prefilled or decode."""
+    block_tokens: Count = 64
+    """Tokens of one KV block."""
+    kv_tokens: Count | None = None
+    """Tokens that one rank's cache holds. None: what memory leaves beside weights, activations and buffers."""
+    watermark: Fraction = 0.01
+    """Share of the blocks that must stay free when a request is taken in."""
+    graph_batches: tuple[Count, ...] | None = None
+    """Batch sizes of captured graphs, ascending: a smaller decode batch is padded to the next. None: no padding."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Serving":
+        sizes = self.graph_batches
+        if sizes is not None and (not sizes or list(sizes) != sorted(set(sizes))):
+            msg = f"graph_batches = {list(sizes)} must be sizes in ascending order, at least one"
+            raise ValueError(msg)
+        return self
