@@ -79,3 +79,24 @@ def test_loads_of_all_layers(benchmark):
     shares = np.full(128, 1 / 128)
     rng = np.random.default_rng(0)
     benchmark(lambda: [multinomial_rank_loads(rng, shares, 128 * 192 * 8, 1) for _ in range(28)])
+
+
+NODE = (
+    "cluster=h200-ib", "calibration=h200-sxm", "deployment.attention_dp=1", "deployment.attention_tp=8",
+    "deployment.dense_tp=8", "deployment.ep=8", "deployment.overlap=sequential", "deployment.batch_per_gpu=8",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("replicas", "least_per_s"), [(1, 10_000), (10, 5_000)], ids=["one replica", "ten replicas"]
+)
+def test_an_hour_of_conversations(benchmark, replicas, least_per_s):
+    """19,366 requests, set-up of the step times included; ten replicas get ten times the rate."""
+    from perfmodel.serving.serve import serve
+
+    scenario = load_scenario(
+        "deepseek-v3-h800", [*NODE, f"serving.replicas={replicas}", f"workload.time_scale={replicas}"]
+    )
+    served = benchmark.pedantic(serve, args=(scenario,), rounds=3, warmup_rounds=1)
+    assert len(served.records.end_s) == 19_366
+    assert 19_366 / benchmark.stats.stats.median > least_per_s

@@ -58,7 +58,6 @@ def answer_serve(
         "policy": served.batching.policy,
         "kv_tokens_per_rank": served.kv_tokens,
         **serving_metrics(served.records, scenario),
-        "cache_hit_pct": None,
         "energy_j": None,
         "warnings": [*_warnings(served), *warnings(step)],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
@@ -68,11 +67,9 @@ def answer_serve(
 
 def _warnings(served: Served) -> list[str]:
     """What of the traffic makes the answer less certain."""
-    texts = (
-        ["prefix caching is not simulated: every prompt is computed whole"]
-        if _shares_prefixes(served)
-        else []
-    )
+    texts = []
+    if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
+        texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
     records = served.records
     lost = float((records.preemptions > 0).mean())
     if lost > SHORTAGE:

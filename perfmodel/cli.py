@@ -96,6 +96,13 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE.parquet", help="Write a row per request (.parquet or .csv)."),
     ] = None,
+    result: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write a result as `vllm bench serve --save-result --save-detailed` does.",
+        ),
+    ] = None,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
     from perfmodel.answer_serve import answer_serve
@@ -106,6 +113,10 @@ def serve(
         from perfmodel.output.requests import check_requests_file
 
         check_requests_file(requests)
+    if result is not None:
+        from perfmodel.output.vllm_result import check_result_file
+
+        check_result_file(result)
     asked = load_scenario(scenario, set_ or ())
     with request_progress() as progress:
         answer = answer_serve(asked, progress=progress)
@@ -113,14 +124,19 @@ def serve(
         from perfmodel.output.requests import write_requests
 
         write_requests(answer, requests)
+    if result is not None:
+        from perfmodel.output.vllm_result import write_result
+
+        write_result(answer, result)
     if json:
         _print_json(answer.values)
     else:
         from perfmodel.output.tables import print_serve
 
         print_serve(answer)
-    if requests is not None:
-        typer.echo(f"wrote {requests}", err=True)
+    for path in (requests, result):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
 
 
 @app.command()

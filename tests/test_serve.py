@@ -39,7 +39,8 @@ def records_of(arrival, first, end, inputs, outputs):
     return Records(
         arrival_s=np.asarray(arrival, float), scheduled_s=np.asarray(arrival, float),
         first_token_s=np.asarray(first, float), end_s=np.asarray(end, float),
-        input_tokens=np.asarray(inputs), output_tokens=np.asarray(outputs), preemptions=zero, replica=zero,
+        input_tokens=np.asarray(inputs), output_tokens=np.asarray(outputs), preemptions=zero,
+        cached_tokens=zero, replica=zero,
         gap_s=np.array([0.1, 0.3]), gap_count=np.array([3, 1]),
         load=Load(10.0, 5.0, 1.0, 7, 30, np.zeros((0, 4))),
     )  # fmt: skip

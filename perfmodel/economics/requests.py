@@ -49,6 +49,7 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
         "tokens_per_s_per_user": spread(1.0 / with_tpot),
         "queue_s": spread(records.scheduled_s - records.arrival_s),
         "preemptions": int(records.preemptions.sum()),
+        "cache_hit_pct": PERCENT * float(records.cached_tokens.sum()) / inputs,
         "requests_per_s": len(ttft) / span,
         "goodput_requests_per_s": good / span,
         "input_tokens_per_s_per_gpu": inputs / span / gpus,

@@ -122,6 +122,7 @@ def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{values['busy_pct']:.0f} %",
             f"{values['prompt_steps_pct']:.0f} % of it in steps with prompts",
         ),
+        ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", "found in a prefix cache"),
         ("preemptions", f"{values['preemptions']:,}", "requests computed again for want of KV blocks"),
     ]
 

@@ -13,16 +13,19 @@ import numpy as np
 import simpy
 
 from perfmodel.errors import InfeasibleError
+from perfmodel.serving.prefix_cache import PrefixCache, paths_of
 from perfmodel.serving.rank import Rank
 from perfmodel.serving.records import Load, Records
 from perfmodel.serving.replica import Batching, Book, Replica
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import StepTimes
 
-Router = Literal["central", "round-robin", "least-tokens"]
+Router = Literal["central", "round-robin", "least-tokens", "prefix-aware"]
 Progress = Callable[[int, int], None]
 """Requests that have ended, and all."""
 PROGRESS_EVERY = 256
+CACHED_SHARE = 0.5
+"""Share of a prompt that must be cached for a prefix-aware router to follow it (SGLang's router: cache_threshold)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class Layout:
     """Requests of one rank."""
     watermark: float = 0.0
     router: Router = "least-tokens"
-    rank_router: Literal["round-robin", "least-tokens"] = "least-tokens"
+    rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
+    prefix_cache: bool = True
+    """Whether ranks keep prompts that others share."""
 
 
 def simulate(
@@ -106,6 +111,8 @@ class _Cluster:
             first_token_s=[-1.0] * n,
             end_s=[-1.0] * n,
             preemptions=[0] * n,
+            cached=[0] * n,
+            paths=paths_of(requests) if layout.prefix_cache else None,
         )
         self.arrived_s = [-1.0] * n
         self.place: list[tuple[Replica, Rank] | None] = [None] * n
@@ -116,7 +123,13 @@ class _Cluster:
                 times(number),
                 batching,
                 [
-                    Rank(layout.blocks, layout.block_tokens, layout.max_running, layout.watermark)
+                    Rank(
+                        layout.blocks,
+                        layout.block_tokens,
+                        layout.max_running,
+                        layout.watermark,
+                        PrefixCache(layout.block_tokens) if self.book.paths is not None else None,
+                    )
                     for _ in range(layout.ranks)
                 ],
                 self.book,
@@ -173,24 +186,36 @@ class _Cluster:
                 if replica.has_room(self.book.prompt[self.queue[0]]):
                     replica.wake()
             return
-        replica = self._choose()
-        self._submit(replica, request)
+        if "prefix-aware" in (self.layout.router, self.layout.rank_router):
+            for replica in self.replicas:
+                replica.settle()
+        self._submit(self._choose(request), request)
 
-    def _choose(self) -> Replica:
+    def _choose(self, request: int) -> Replica:
         replicas = self.replicas
         if len(replicas) == 1:
             return replicas[0]
         if self.layout.router == "round-robin":
             self.turn = (self.turn + 1) % len(replicas)
             return replicas[self.turn - 1]
+        if self.layout.router == "prefix-aware":
+            found = {one: max(self._found(rank, request) for rank in one.ranks) for one in replicas}
+            best = max(replicas, key=lambda replica: found[replica])
+            if found[best] > CACHED_SHARE * self.book.prompt[request]:
+                return best
         return min(replicas, key=lambda replica: replica.outstanding)
 
+    def _found(self, rank: Rank, request: int) -> int:
+        """Prompt tokens of a request that a rank's cache has."""
+        paths = self.book.paths
+        return 0 if rank.cache is None or paths is None else rank.cache.found(paths[request])[0]
+
     def _submit(self, replica: Replica, request: int) -> None:
-        rank = self._choose_rank(replica)
+        rank = self._choose_rank(replica, request)
         self.place[request] = (replica, rank)
         replica.submit(request, rank, self.tokens[request])
 
-    def _choose_rank(self, replica: Replica) -> Rank:
+    def _choose_rank(self, replica: Replica, request: int) -> Rank:
         ranks = replica.ranks
         if len(ranks) == 1:
             return ranks[0]
@@ -198,6 +223,10 @@ class _Cluster:
             turn = self.rank_turn[replica.number]
             self.rank_turn[replica.number] = (turn + 1) % len(ranks)
             return ranks[turn]
+        if self.layout.rank_router == "prefix-aware":
+            best = max(ranks, key=lambda rank: self._found(rank, request))
+            if self._found(best, request) > CACHED_SHARE * self.book.prompt[request]:
+                return best
         return min(ranks, key=lambda rank: rank.outstanding)
 
     def _refill(self, replica: Replica) -> None:
@@ -241,6 +270,7 @@ class _Cluster:
             input_tokens=requests.input_tokens,
             output_tokens=requests.output_tokens,
             preemptions=np.array(book.preemptions),
+            cached_tokens=np.array(book.cached),
             replica=np.array([place[0].number if place else -1 for place in self.place]),
             gap_s=np.array(book.gap_s),
             gap_count=np.array(book.gap_count, dtype=np.int64),

@@ -9,6 +9,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from perfmodel.serving.prefix_cache import Path, PrefixCache, prompt_path
+
 
 @dataclass(slots=True)
 class Prompt:
@@ -17,7 +19,12 @@ class Prompt:
     request: int
     tokens: int
     """Of the whole prompt (with what was generated before a preemption)."""
+    blocks: int
+    """Reserved for what was not found in the prefix cache."""
+    shared: int = 0
+    """Tokens that were found."""
     done: int = 0
+    """Tokens that need not be computed any more."""
     now: int = 0
     """Tokens in the step that runs."""
 
@@ -33,6 +40,8 @@ class Running:
     """Tokens per step, in the mean over its steps."""
     finish: int
     """Step whose end is its last token's."""
+    shared: int = 0
+    """Of its tokens, those in blocks of the prefix cache."""
 
 
 @dataclass(slots=True)
@@ -44,6 +53,8 @@ class Rank:
     block_tokens: int
     max_running: int
     watermark: float
+    cache: PrefixCache | None = None
+    """What is kept of prompts; None: nothing is."""
     waiting: deque[int] = field(default_factory=deque)
     prompts: list[Prompt] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
@@ -57,6 +68,7 @@ class Rank:
     _finishes: list[tuple[int, int]] = field(default_factory=list)
     _constant: float = 0.0
     _growth: float = 0.0
+    _shared: int = 0
 
     @property
     def growth(self) -> float:
@@ -68,25 +80,48 @@ class Rank:
         return self._constant + self._growth * step
 
     def used_blocks(self, step: int) -> int:
-        """KV blocks that are held at ``step``: whole blocks of every request."""
+        """KV blocks that are held at ``step``: whole ones of every request, and those of the cache that are locked."""
+        return self._private_blocks(step) + (self.cache.locked_blocks if self.cache else 0)
+
+    def _private_blocks(self, step: int) -> int:
         size = self.block_tokens
         held = sum(
-            math.ceil((one.base + one.growth * (step - one.start)) / size) for one in self.running.values()
+            math.ceil((one.base - one.shared + one.growth * (step - one.start)) / size)
+            for one in self.running.values()
         )
         return held + self.prompt_blocks
+
+    def trim(self, step: int) -> None:
+        """Let the prefix cache have no more than what requests leave at ``step``."""
+        if self.cache is not None and self.cache.blocks:
+            self.cache.shrink(self.blocks - self._private_blocks(step))
 
     def fits(self, step: int, more: int = 0, keep_free: float = 0.0) -> bool:
         """Whether what is held at ``step``, and ``more`` blocks, leave the share ``keep_free`` of all blocks."""
         room = self.blocks * (1.0 - keep_free)
-        bound = self.tokens(step) / self.block_tokens + len(self.running) + self.prompt_blocks + more
+        bound = (
+            (self.tokens(step) - self._shared) / self.block_tokens
+            + len(self.running)
+            + self.prompt_blocks
+            + more
+        )
+        if self.cache is not None:
+            bound += self.cache.locked_blocks
         return bound <= room or self.used_blocks(step) + more <= room
 
-    def has_room(self, tokens: int, step: int) -> bool:
-        """Whether a prompt of ``tokens`` may be taken in at ``step``."""
+    def has_room(self, tokens: int, step: int, path: Path = ()) -> bool:
+        """Whether a prompt of ``tokens``, the beginning of ``path``, may be taken in at ``step``."""
         held = len(self.running) + len(self.prompts)
         if held >= self.max_running:
             return False
-        return held == 0 or self.fits(step, self.blocks_of(tokens), self.watermark)
+        return held == 0 or self.fits(step, self._wanted(tokens, path), self.watermark)
+
+    def _wanted(self, tokens: int, path: Path) -> int:
+        """Blocks that a prompt takes: its own, and those of the cache that it alone locks."""
+        if self.cache is None or not path:
+            return self.blocks_of(tokens)
+        found, unlocked = self.cache.found(path)
+        return self.blocks_of(max(tokens - found, 0)) + unlocked
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks of a prompt and its first output token."""
@@ -104,23 +139,44 @@ class Rank:
         (self.waiting.appendleft if first else self.waiting.append)(request)
         self.waiting_blocks += self.blocks_of(tokens)
 
-    def admit(self, tokens: int) -> Prompt:
-        """The first of the queue, whose prompt has ``tokens``, leaves it and gets its blocks."""
+    def admit(self, tokens: int, path: Path = ()) -> Prompt:
+        """The first of the queue, whose prompt has ``tokens``, leaves it and gets its blocks; at least its last token
+        has to be computed, whatever the cache has of it.
+        """
         request = self.waiting.popleft()
         self.waiting_blocks -= self.blocks_of(tokens)
-        prompt = Prompt(request, tokens)
+        shared = self.cache.lock(path) if self.cache is not None else 0
+        blocks = self.blocks_of(max(tokens - shared, 0))
+        prompt = Prompt(request, tokens, blocks, shared, done=min(shared, tokens - 1))
         self.prompts.append(prompt)
-        self.prompt_blocks += self.blocks_of(tokens)
+        self.prompt_blocks += blocks
         return prompt
 
-    def prefilled(self, prompt: Prompt) -> None:
-        """A prompt is done: its blocks go to the running request, or are free."""
+    def prefilled(self, prompt: Prompt, path: Path = ()) -> int:
+        """A prompt is done: its blocks go to the running request, and what others may share of it to the cache, whose
+        tokens are returned and stay locked.
+        """
         self.prompts.remove(prompt)
-        self.prompt_blocks -= self.blocks_of(prompt.tokens)
+        self.prompt_blocks -= prompt.blocks
+        if self.cache is None:
+            return 0
+        computed = prompt_path(path, prompt.tokens)
+        self.cache.add(computed)
+        shared = self.cache.lock(computed)
+        self.cache.unlock(path, prompt.shared)
+        return shared
 
-    def join(self, request: int, tokens: int, step: int, steps: int, growth: float) -> None:
+    def keep(self, path: Path, shared: int, *, finished: bool) -> None:
+        """A request leaves: what it held of the cache is free to go, and if it has ended its own turn is kept too."""
+        if self.cache is not None:
+            self.cache.unlock(path, shared)
+            if finished:
+                self.cache.add(path)
+
+    def join(self, request: int, tokens: int, step: int, steps: int, growth: float, shared: int = 0) -> None:
         """A request decodes from ``step`` on, for ``steps`` steps."""
-        self.running[request] = Running(float(tokens), step, growth, step + steps)
+        self.running[request] = Running(float(tokens), step, growth, step + steps, shared)
+        self._shared += shared
         self._constant += tokens - growth * step
         self._growth += growth
         heapq.heappush(self._finishes, (step + steps, request))
@@ -135,13 +191,12 @@ class Rank:
                 return finish
             heapq.heappop(finishes)
 
-    def finished(self, step: int) -> list[int]:
+    def finished(self, step: int) -> list[tuple[int, Running]]:
         """Requests that end at ``step``, taken out."""
         done = []
         while self.running and self.next_finish() <= step:
             _, request = heapq.heappop(self._finishes)
-            self._leave(request)
-            done.append(request)
+            done.append((request, self._leave(request)))
         return done
 
     def preempt(self) -> tuple[int, Running]:
@@ -151,6 +206,7 @@ class Rank:
 
     def _leave(self, request: int) -> Running:
         one = self.running.pop(request)
+        self._shared -= one.shared
         if self.running:
             self._constant -= one.base - one.growth * one.start
             self._growth -= one.growth

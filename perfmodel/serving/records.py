@@ -25,6 +25,8 @@ class Records:
     output_tokens: Ints
     preemptions: Ints
     """How often it lost its KV blocks and was computed again."""
+    cached_tokens: Ints
+    """Prompt tokens that were found in a prefix cache."""
     replica: Ints
     """Which replica served it."""
     gap_s: Floats

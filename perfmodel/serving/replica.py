@@ -13,6 +13,7 @@ from typing import Literal
 
 import simpy
 
+from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
 
@@ -33,6 +34,10 @@ class Book:
     first_token_s: list[float]
     end_s: list[float]
     preemptions: list[int]
+    cached: list[int]
+    """Prompt tokens that were found in a prefix cache when the request was first taken in."""
+    paths: list[Path] | None = None
+    """What prompts share; None: nothing."""
     gap_s: list[float] = field(default_factory=list)
     gap_count: list[int] = field(default_factory=list)
     series: list[tuple[float, int, int, int]] = field(default_factory=list)
@@ -85,6 +90,7 @@ class Replica:
         self.env, self.number, self.times, self.batching = env, number, times, batching
         self.ranks, self.book = ranks, book
         self._done, self._refill = done, refill
+        self._caches = book.paths is not None
         self.step = 0
         self.outstanding = 0
         self.busy_s = self.prompt_s = 0.0
@@ -111,8 +117,12 @@ class Replica:
         self.enqueue(request, rank, tokens)
         if not self._busy:
             self._next()
-        elif self._run is not None and rank.has_room(self.book.prompt[rank.waiting[0]], self.step + 1):
+        elif self._run is not None and self._first_has_room(rank):
             self._cut_unless_held()
+
+    def _first_has_room(self, rank: Rank) -> bool:
+        first = rank.waiting[0]
+        return rank.has_room(self.book.prompt[first], self.step + 1, self._path(first))
 
     def _cut_unless_held(self) -> None:
         if self._held_at < 0 or all(one.waiting or one.prompts for one in self.ranks):
@@ -161,6 +171,10 @@ class Replica:
         else:
             self._decode_run()
 
+    def _path(self, request: int) -> Path:
+        paths = self.book.paths
+        return paths[request] if paths is not None else ()
+
     def _holds(self) -> bool:
         """Whether prompts are held back until every rank has one."""
         most = self.batching.hold_steps
@@ -180,14 +194,19 @@ class Replica:
 
     def _make_room(self) -> None:
         """Preempt where the next step's tokens would not find blocks."""
+        after = self.step + 1
         for rank in self.ranks:
-            while len(rank.running) + len(rank.prompts) > 1 and not rank.fits(self.step + 1):
-                if not rank.running:
-                    break
-                self._preempt(rank)
+            if rank.running:
+                while len(rank.running) + len(rank.prompts) > 1 and not rank.fits(after):
+                    if not rank.running:
+                        break
+                    self._preempt(rank)
+            if self._caches:
+                rank.trim(after)
 
     def _preempt(self, rank: Rank) -> None:
         request, was = rank.preempt()
+        rank.keep(self._path(request), was.shared, finished=False)
         book, ran = self.book, self.step - was.start
         book.preemptions[request] += 1
         book.prompt[request] = round(was.base + was.growth * ran)
@@ -215,22 +234,30 @@ class Replica:
             taken.append(prompt)
         while budget > 0 and rank.waiting:
             request = rank.waiting[0]
-            if not rank.has_room(book.prompt[request], self.step + 1):
+            path = self._path(request)
+            if not rank.has_room(book.prompt[request], self.step + 1, path):
                 break
-            prompt = rank.admit(book.prompt[request])
+            prompt = rank.admit(book.prompt[request], path)
             self._taken += 1
             if book.scheduled_s[request] < 0.0:
                 book.scheduled_s[request] = self.env.now
-            prompt.now = min(budget, prompt.tokens)
+                book.cached[request] = prompt.done
+            prompt.now = min(budget, prompt.tokens - prompt.done)
             budget -= prompt.now
             taken.append(prompt)
+        rank.trim(self.step + 1)
         return taken
 
     def _most(self) -> tuple[int, float, float]:
         """Decoding requests, their tokens now, and those tokens' growth per step: of the rank with most of each."""
-        requests = max(len(rank.running) for rank in self.ranks)
-        fullest = max(self.ranks, key=lambda rank: rank.tokens(self.step))
-        return requests, fullest.tokens(self.step), fullest.growth
+        step, requests, tokens, growth = self.step, 0, 0.0, 0.0
+        for rank in self.ranks:
+            if rank.running:
+                requests = max(requests, len(rank.running))
+                own = rank.tokens(step)
+                if own > tokens:
+                    tokens, growth = own, rank.growth
+        return requests, tokens, growth
 
     def _prompt_step(self, taken: list[Prompt]) -> None:
         """One step that carries prompts; the rank with most sets its time."""
@@ -262,15 +289,17 @@ class Replica:
     def _prefilled(self, rank: Rank, prompt: Prompt) -> None:
         """A prompt's end is its request's first output."""
         book, request, now = self.book, prompt.request, self.env.now
-        rank.prefilled(prompt)
+        path = self._path(request)
+        shared = rank.prefilled(prompt, path)
         if book.first_token_s[request] < 0.0:
             book.first_token_s[request] = now
         else:  # it was preempted: its next output comes now
             self._gap(now - self._lost.pop(request), 1)
         if book.steps[request] > 0:
-            rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request])
+            rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request], shared)
             self._fresh[request] = now
         else:
+            rank.keep(path, shared, finished=True)
             book.end_s[request] = now
             self._done(request)
 
@@ -321,21 +350,36 @@ class Replica:
         if run.steps == 1:
             return
         passed = self.env.now - run.start_s
-        steps = max(1, min(run.steps, int(passed / self._seconds(run, run.steps) * run.steps)))
-        while steps < run.steps and self._seconds(run, steps) < passed:
-            steps += 1
-        while steps > 1 and self._seconds(run, steps - 1) >= passed:
-            steps -= 1
+        steps = self._steps_after(run, passed)
         poll = self.batching.poll_steps
         steps = -(-steps // poll) * poll
         if steps < run.steps:
             run.steps = steps
             self._after(max(0.0, self._seconds(run, steps) - passed), self._run_done)
 
+    def _steps_after(self, run: _Run, passed: float) -> int:
+        """Steps of a run until the first one that ends ``passed`` seconds after its start, or later; at least one."""
+        steps = max(1, min(run.steps, int(passed / self._seconds(run, run.steps) * run.steps)))
+        while steps < run.steps and self._seconds(run, steps) < passed:
+            steps += 1
+        while steps > 1 and self._seconds(run, steps - 1) >= passed:
+            steps -= 1
+        return steps
+
+    def settle(self) -> None:
+        """Evict what a run's steps up to now have pushed out of the caches, so that a router sees what there is."""
+        if self._run is not None and self._run.steps > 1:
+            done = self._steps_after(self._run, self.env.now - self._run.start_s) - 1
+            for rank in self.ranks:
+                rank.trim(self.step + done + 1)
+
     def _run_done(self) -> None:
         run = self._run
         assert run is not None
         self._run = None
+        if self._caches:
+            for rank in self.ranks:  # what the last step pushed out, before those that end now give room back
+                rank.trim(self.step + run.steps)
         seconds = self._seconds(run, run.steps)
         first = self._seconds(run, 1)
         self.busy_s += seconds
@@ -358,8 +402,9 @@ class Replica:
         self.step += steps
         self._steady_s = now
         for rank in self.ranks:
-            for request in rank.finished(self.step):
+            for request, was in rank.finished(self.step) if rank.running else ():
                 self._steady -= 1
+                rank.keep(self._path(request), was.shared, finished=True)
                 self.book.end_s[request] = now
                 self._done(request)
 

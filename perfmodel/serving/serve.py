@@ -86,6 +86,7 @@ def layout_of(scenario: Scenario) -> Layout:
         watermark=serving.watermark,
         router=serving.router,
         rank_router=serving.rank_router,
+        prefix_cache=serving.prefix_cache,
     )
 
 
@@ -154,5 +155,6 @@ def as_columns(served: Served) -> dict[str, np.ndarray]:
         ),
         "e2e_s": records.end_s - records.arrival_s,
         "preemptions": records.preemptions,
+        "cached_tokens": records.cached_tokens,
         "replica": records.replica,
     }

@@ -15,11 +15,13 @@ class Serving(Spec):
 
     replicas: Count = 1
     """Copies of the deployment, each on GPUs of its own."""
-    router: Literal["central", "round-robin", "least-tokens"] = "least-tokens"
-    """Which replica takes a request: the first that can (they wait in one queue), the next in turn, or the one with
-    the fewest tokens still to be prefilled and generated."""
-    rank_router: Literal["round-robin", "least-tokens"] = "least-tokens"
+    router: Literal["central", "round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
+    """Which replica takes a request: the first that can (they wait in one queue), the next in turn, the one with the
+    fewest tokens of unfinished requests, or the one that has more than half of its prompt cached."""
+    rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     """Which data-parallel rank of a replica takes it."""
+    prefix_cache: bool = True
+    """Whether a rank keeps what it has computed, for prompts that begin alike."""
     policy: Literal["auto", "mixed", "prefill-first"] = "auto"
     """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait. auto: the engine's
     default, prefill-first for SGLang, mixed otherwise (docs/engines.md)."""

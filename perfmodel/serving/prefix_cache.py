@@ -1,0 +1,155 @@
+"""What one rank keeps of prompts that it has computed: a tree of shared beginnings, the least recently used goes first.
+
+A prompt is a path of nodes, each a stretch of tokens that is the same wherever its key is: a shared prefix, a turn of a
+session (its new tokens and its answer), a block of a trace's hashes. Only whole KV blocks are kept. Nodes on the path
+of a request that runs are locked; the others are free room in waiting.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.serving.requests import Requests
+
+Path = tuple[tuple[int, int], ...]
+"""Nodes from the prompt's first token on: (key, tokens)."""
+HASH_TOKENS = 512
+"""Tokens of one hashed block (Mooncake)."""
+
+
+@dataclass(slots=True)
+class _Node:
+    tokens: int
+    blocks: int
+    locks: int = 0
+    children: int = 0
+    parent: int | None = None
+
+
+class PrefixCache:
+    """The tree of one rank."""
+
+    def __init__(self, block_tokens: int) -> None:
+        """An empty tree whose nodes are counted in blocks of ``block_tokens``."""
+        self.block_tokens = block_tokens
+        self.blocks = self.locked_blocks = 0
+        self._nodes: OrderedDict[int, _Node] = OrderedDict()
+
+    def found(self, path: Path) -> tuple[int, int]:
+        """Leading tokens of a path that are here, and how many of their blocks nobody has locked."""
+        tokens = unlocked = 0
+        for key, _ in path:
+            node = self._nodes.get(key)
+            if node is None:
+                break
+            tokens += node.tokens
+            unlocked += 0 if node.locks else node.blocks
+        return tokens, unlocked
+
+    def lock(self, path: Path) -> int:
+        """Lock the leading nodes that are here; their tokens."""
+        total = 0
+        for key, _ in path:
+            node = self._nodes.get(key)
+            if node is None:
+                break
+            if node.locks == 0:
+                self.locked_blocks += node.blocks
+            node.locks += 1
+            total += node.tokens
+        self._touch(path)
+        return total
+
+    def unlock(self, path: Path, tokens: int) -> None:
+        """Undo a lock that held ``tokens``."""
+        for key, _ in path:
+            if tokens <= 0:
+                return
+            node = self._nodes[key]
+            tokens -= node.tokens
+            node.locks -= 1
+            if node.locks == 0:
+                self.locked_blocks -= node.blocks
+
+    def add(self, path: Path) -> None:
+        """Keep a path; nodes that are here already stay as they are."""
+        parent: int | None = None
+        for key, tokens in path:
+            node = self._nodes.get(key)
+            if node is None:
+                blocks = tokens // self.block_tokens
+                if not blocks:
+                    break  # what follows begins in the middle of a block
+                node = self._nodes[key] = _Node(blocks * self.block_tokens, blocks, parent=parent)
+                self.blocks += blocks
+                if parent is not None:
+                    self._nodes[parent].children += 1
+            parent = key
+        self._touch(path)
+
+    def _touch(self, path: Path) -> None:
+        """The path was used: a parent after its children, so that leaves are older than what they hang on."""
+        for key, _ in reversed(path):
+            if key in self._nodes:
+                self._nodes.move_to_end(key)
+
+    def shrink(self, room: int) -> None:
+        """Evict until at most ``room`` blocks are held, or all that are left are locked."""
+        if self.blocks <= room:
+            return
+        for key in list(self._nodes):  # children are always older than their parents
+            node = self._nodes[key]
+            if node.locks or node.children:
+                continue
+            del self._nodes[key]
+            self.blocks -= node.blocks
+            if node.parent is not None:
+                self._nodes[node.parent].children -= 1
+            if self.blocks <= room:
+                return
+
+
+def paths_of(requests: Requests) -> list[Path] | None:
+    """Each request's path, its own turn last; None where no two prompts share a beginning."""
+    hashed = requests.hash_ids is not None and requests.hash_offsets is not None
+    shares = (requests.prefix >= 0).any() or (requests.parent >= 0).any()
+    if not hashed and not shares:
+        return None
+    if hashed:
+        return _hashed_paths(requests)
+    n = requests.num_requests
+    paths: list[Path] = []
+    inputs, outputs = requests.input_tokens.tolist(), requests.output_tokens.tolist()
+    history, parents = requests.history_tokens.tolist(), requests.parent.tolist()
+    prefix, length = requests.prefix.tolist(), requests.prefix_tokens.tolist()
+    for row in range(n):
+        before: Path = paths[parents[row]] if parents[row] >= 0 else ()
+        if not before and prefix[row] >= 0:
+            before = ((n + prefix[row], length[row]),)
+        known = history[row] if parents[row] >= 0 else sum(tokens for _, tokens in before)
+        own = inputs[row] - known + outputs[row]
+        paths.append((*before, (row, own)))
+    return paths
+
+
+def _hashed_paths(requests: Requests) -> list[Path]:
+    ids, offsets = requests.hash_ids, requests.hash_offsets
+    assert ids is not None
+    assert offsets is not None
+    whole = np.minimum(requests.input_tokens // HASH_TOKENS, np.diff(offsets))
+    return [
+        tuple((int(key), HASH_TOKENS) for key in ids[start : start + count])
+        for start, count in zip(offsets[:-1].tolist(), whole.tolist(), strict=True)
+    ]
+
+
+def prompt_path(path: Path, prompt_tokens: int) -> Path:
+    """The part of a path that lies whole inside its prompt: what a prefill has computed when it ends."""
+    total, kept = 0, []
+    for node in path:
+        total += node[1]
+        if total > prompt_tokens:
+            break
+        kept.append(node)
+    return tuple(kept)

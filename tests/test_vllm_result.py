@@ -1,0 +1,183 @@
+"""perfmodel serve --result: vLLM's keys hold what --json says, and our own reader gets the requests back."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from perfmodel.answer_serve import answer_serve
+from perfmodel.cli import app
+from perfmodel.errors import DataError
+from perfmodel.output import vllm_result
+from perfmodel.output.vllm_result import check_result_file, result_values, write_result
+from perfmodel.spec.load import load_scenario
+from perfmodel.spec.traces import read_trace
+
+NODE = [
+    "cluster=h200-ib", "calibration=h200-sxm", "deployment.attention_dp=1", "deployment.attention_tp=8",
+    "deployment.dense_tp=8", "deployment.ep=8", "deployment.overlap=sequential", "workload.trace=''",
+]  # fmt: skip
+"""DeepSeek-V3 on one node of eight H200, tensor-parallel."""
+OPEN = [
+    "workload.request_rate=4", "workload.num_requests=80", "slo.ttft_ms=100",
+    "workload.output_tokens={min: 1, max: 60}",
+]  # fmt: skip
+CLOSED = [
+    "workload.max_concurrency=8",
+    "workload.num_requests=40",
+    "workload.output_tokens={min: 5, max: 60}",
+]
+
+
+def served(*overrides):
+    return answer_serve(load_scenario("deepseek-v3-h800", [*NODE, *overrides]))
+
+
+def strict(text):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def loops():
+    return {"open": served(*OPEN), "closed": served(*CLOSED)}
+
+
+@pytest.fixture(params=["open", "closed"])
+def answer(request, loops):
+    return loops[request.param]
+
+
+def test_figures_are_those_of_the_answer(answer):
+    found, values = result_values(answer), answer.values
+    for ours, theirs in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("itl_s", "itl"), ("e2e_s", "e2el")):
+        for key, name in (
+            ("mean", "mean"),
+            ("p50", "median"),
+            ("p50", "p50"),
+            ("p90", "p90"),
+            ("p99", "p99"),
+        ):
+            assert found[f"{name}_{theirs}_ms"] == pytest.approx(values[ours][key] * 1000, rel=1e-12)
+    for ours, theirs in (
+        ("duration_s", "duration"), ("requests", "num_prompts"), ("completed", "completed"),
+        ("requests_per_s", "request_throughput"), ("output_tokens_per_s", "output_throughput"),
+    ):  # fmt: skip
+        assert found[theirs] == values[ours]
+    both = found["total_input_tokens"] + found["total_output_tokens"]
+    assert found["total_token_throughput"] == pytest.approx(both / found["duration"])
+    assert found["perfmodel"] == values["provenance"]
+
+
+def test_figures_follow_from_the_lists(answer):
+    """As a script computes them; pooled gaps have a spread of their own, but without drafts the same mean."""
+    found = result_values(answer)
+    ttft, gaps = np.array(found["ttfts"]), found["itls"]
+    e2e = ttft + np.array([sum(own) for own in gaps])
+    tpot = np.array([np.mean(own) for own in gaps if own])
+    for name, values in (("ttft", ttft), ("e2el", e2e), ("tpot", tpot)):
+        assert found[f"std_{name}_ms"] == pytest.approx(values.std() * 1000, rel=1e-5)
+        assert found[f"p99_{name}_ms"] == pytest.approx(np.percentile(values, 99) * 1000, rel=1e-5)
+    assert found["mean_itl_ms"] == pytest.approx(
+        np.mean([one for own in gaps for one in own]) * 1000, rel=1e-5
+    )
+    records = answer.served.records
+    assert found["std_itl_ms"] == pytest.approx(np.repeat(records.gap_s, records.gap_count).std() * 1000)
+    assert [len(own) for own in gaps] == [n - 1 for n in found["output_lens"]]
+    assert "mean gap" in found["perfmodel_note"]
+
+
+def test_the_file_is_a_trace_of_the_same_requests(answer, tmp_path):
+    path = tmp_path / "result.json"
+    write_result(answer, path)
+    records = answer.served.records
+    trace = read_trace(str(path))
+    order = np.argsort(records.arrival_s, kind="stable")
+    assert trace.format == "vllm"
+    assert trace.input_tokens.tolist() == records.input_tokens[order].tolist()
+    assert trace.output_tokens.tolist() == records.output_tokens[order].tolist()
+    for mine, theirs in (
+        (trace.arrival_s, records.arrival_s - records.arrival_s.min()),
+        (trace.ttft_s, records.first_token_s - records.arrival_s),
+        (trace.e2e_s, records.end_s - records.arrival_s),
+    ):
+        assert mine == pytest.approx(theirs[order], abs=1e-6)
+    assert strict(path.read_text())["perfmodel"] == answer.values["provenance"]
+
+
+def test_traffic_is_said_in_vllms_words(loops):
+    opened, closed = (result_values(loops[name]) for name in ("open", "closed"))
+    assert (opened["request_rate"], opened["max_concurrency"], opened["burstiness"]) == (4.0, None, 1.0)
+    assert (closed["request_rate"], closed["max_concurrency"]) == ("inf", 8)
+    assert opened["request_goodput"] == loops["open"].values["goodput_requests_per_s"]
+    assert 0 < opened["request_goodput"] < opened["request_throughput"]
+    assert closed["request_goodput"] is None  # vLLM's, where no --goodput was asked for
+    ramp = "workload.ramp={strategy: linear, start_rate: 2, end_rate: 8}"
+    ramped = result_values(served(ramp, "workload.num_requests=4", "workload.burstiness=inf"))
+    assert (ramped["request_rate"], ramped["burstiness"], ramped["ramp_up_end_rps"]) == ("inf", "inf", 8.0)
+    replayed = result_values(served("workload.trace=azure-conv-2023", "workload.num_requests=4"))
+    assert replayed["request_rate"] is None
+
+
+def test_one_output_token_has_no_gaps(tmp_path):
+    answer = served("workload.num_requests=3", "workload.output_tokens=1")
+    path = tmp_path / "result.json"
+    write_result(answer, path)
+    found = strict(path.read_text())
+    assert found["itls"] == [[], [], []]
+    for name in ("mean", "median", "std", "p90"):
+        assert found[f"{name}_tpot_ms"] is None
+        assert found[f"{name}_itl_ms"] is None
+    assert found["mean_e2el_ms"] == found["mean_ttft_ms"] > 0
+    trace = read_trace(str(path))
+    assert trace.e2e_s == pytest.approx(trace.ttft_s)
+
+
+def test_too_many_gaps_for_the_reader_are_left_out(loops, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_result, "MAX_RESULT_BYTES", 10_000)
+    path = tmp_path / "result.json"
+    write_result(loops["closed"], path)
+    found = strict(path.read_text())
+    assert "itls" not in found
+    assert "left out" in found["perfmodel_note"]
+    records = loops["closed"].served.records
+    order = np.argsort(records.arrival_s, kind="stable")
+    assert read_trace(str(path)).e2e_s == pytest.approx((records.end_s - records.arrival_s)[order], abs=1e-6)
+
+
+def test_the_command_writes_what_show_traces_reads(tmp_path):
+    path = tmp_path / "result.json"
+    sets = [word for one in [*NODE, *CLOSED] for word in ("--set", one)]
+    run = CliRunner().invoke(app, ["serve", "deepseek-v3-h800", *sets, "--json", "--result", str(path)])
+    assert run.exit_code == 0
+    assert f"wrote {path}" in run.stderr
+    found = strict(path.read_text())
+    assert found["mean_ttft_ms"] == pytest.approx(json.loads(run.stdout)["ttft_s"]["mean"] * 1000)
+    shown = json.loads(CliRunner().invoke(app, ["show", "traces", str(path), "--json"]).stdout)
+    assert shown["requests"] == 40
+    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]  # nothing half-written beside it
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("result.csv", "must end in .json"),
+        ("result", "must end in .json"),
+        ("no/result.json", "does not exist"),
+    ],
+)
+def test_a_bad_place_is_refused_before_the_run(name, message, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("simulated")
+
+    monkeypatch.setattr("perfmodel.answer_serve.answer_serve", never)
+    with pytest.raises(DataError, match=message):
+        check_result_file(tmp_path / name)
+    run = CliRunner().invoke(app, ["serve", "longcat-flash-h800", "--result", str(tmp_path / name)])
+    assert isinstance(run.exception, DataError)
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match="is a folder"):
+        check_result_file(tmp_path / "folder.json")
