@@ -70,6 +70,12 @@ def _warnings(served: Served) -> list[str]:
     texts = []
     if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
         texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
+    asked = served.scenario.serving.max_running
+    if served.layout.max_running < asked:
+        texts.append(
+            f"at most {served.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
+            "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
+        )
     records = served.records
     lost = float((records.preemptions > 0).mean())
     if lost > SHORTAGE:

@@ -18,7 +18,7 @@ class Drawn:
     def __init__(self, seconds):
         self.seconds = iter(seconds.tolist())
 
-    def prompt_s(self, prompt, attended, requests, tokens):
+    def prompt_s(self, prompt, attended, requests, tokens, even=1.0):
         return next(self.seconds)
 
 

@@ -126,6 +126,21 @@ def test_interpolated_steps_are_the_twins():
         assert alone < beside < 1.1 * (alone + times.decode_s(n, n * c))
 
 
+def test_ranks_with_little_to_do_cost_the_experts_little():
+    """One rank of 128 with a prompt: attention and what it sends as with all, experts as with few tokens."""
+    scenario = load_scenario("deepseek-v3-h800", ["deployment.overlap=sequential", "workload.trace=''"])
+    times = TwinStepTimes(scenario, most_requests=32, most_prompt=4096, most_context=8192)
+    alone, all_ = (times.prompt_s(2048, 2048 * 1024, 0, 0.0, even) for even in (1 / 128, 1.0))
+    direct = load_scenario(
+        "deepseek-v3-h800",
+        ["deployment.overlap=sequential", "deployment.phase=prefill", "deployment.prefill_tokens=2048"],
+    )
+    assert all_ == pytest.approx(float(predict_steps(direct).step_time_s[0]), rel=0.03)
+    assert 0.3 * all_ < alone < 0.97 * all_
+    values = [times.prompt_s(2048, 2048 * 1024, 8, 16_000.0, even) for even in (0.05, 0.2, 0.5, 1.0)]
+    assert values == sorted(values)
+
+
 def test_a_run_of_steps_is_the_sum_of_its_steps():
     times = TwinStepTimes(node(), most_requests=32, most_prompt=512, most_context=8_192)
     for start, growth, steps in ((100.0, 5.0, 900), (3_000.0, 0.0, 7), (31.0, 12.5, 3_000)):
@@ -198,6 +213,15 @@ def test_engines_have_their_own_policy():
     assert batching_of(load_scenario("longcat-flash-h800")).tokens_per_decode == 2
 
 
+def test_low_latency_buffers_bound_what_runs():
+    values = answer_serve(load_scenario("longcat-flash-h800", ["workload.num_requests=40"])).values
+    assert any("at most 128 requests run on a rank" in text for text in values["warnings"])
+    assert not any(
+        "requests run on a rank" in text
+        for text in answer_serve(node("workload.num_requests=5")).values["warnings"]
+    )
+
+
 def test_padding_to_captured_batches_costs_time():
     def tpot(*more):
         asked = node("workload.max_concurrency=5", "workload.num_requests=20", *more)
@@ -249,6 +273,9 @@ def test_a_scenario_file_may_name_a_trace_beside_it(tmp_path):
         (["serving.kv_tokens=100"], InfeasibleError, "KV blocks of 64, one rank has 1"),
         (["serving.kv_tokens=10"], InfeasibleError, "less than one block"),
         (["serving.replicas=0"], SpecError, "replicas"),
+        (["serving.replicas=1000000000"], SpecError, "replicas"),
+        (["deployment.pp=2"], SpecError, "pipeline stages are not simulated"),
+        (["given.attention_us=100"], SpecError, "given.attention_us"),
         (["workload.request_rate=-1"], SpecError, "request_rate"),
         (["slo.ttft_ms=0"], SpecError, "ttft_ms"),
     ],

@@ -37,13 +37,13 @@ class Linear:
             per_prompt,
         )
 
-    def decode_s(self, requests, tokens):
+    def decode_s(self, requests, tokens, even=1.0):
         return self.base + self.per_request * requests + self.per_token * tokens
 
-    def decode_run_s(self, requests, tokens, growth, steps):
+    def decode_run_s(self, requests, tokens, growth, steps, even=1.0):
         return steps * self.decode_s(requests, tokens + growth * (steps - 1) / 2)
 
-    def prompt_s(self, prompt, attended, requests, tokens):
+    def prompt_s(self, prompt, attended, requests, tokens, even=1.0):
         return self.base + self.per_prompt * prompt + 1e-8 * attended + self.per_token * tokens
 
 
@@ -100,6 +100,58 @@ def test_round_robin_is_worse_than_a_central_queue():
         wait_of(open_queue("M", 0.8, 3, 20_000, 1, router=r)) for r in ("central", "round-robin")
     )
     assert apart > 1.5 * central
+
+
+def test_a_central_queue_is_no_worse_than_queues_apart_where_many_run_at_once():
+    """Two replicas with budgets of several prompts: the queue is not hoarded by the first that looks."""
+    n = 600
+    asked = requests_of(np.zeros(n), np.full(n, 60), np.full(n, 12))
+    central = served(asked, layout=Layout(replicas=2, router="central"), budget=200)
+    assert abs(np.bincount(central.replica)[0] - n / 2) < 0.1 * n
+    arrivals = np.cumsum(np.random.default_rng(1).exponential(0.02, n))
+    asked = requests_of(arrivals, np.full(n, 60), np.full(n, 12))
+    together, apart = (
+        served(asked, layout=Layout(replicas=2, router=router), budget=200)
+        for router in ("central", "round-robin")
+    )
+    waits = [float((one.first_token_s - one.arrival_s).mean()) for one in (together, apart)]
+    assert waits[0] < 1.02 * waits[1]
+
+
+def test_requests_that_come_together_start_together():
+    times = Linear()
+    records = served(requests_of(np.zeros(8), np.full(8, 20), np.ones(8)), budget=500, times=times)
+    assert records.first_token_s == pytest.approx(np.full(8, times.prompt_s(160, 8 * 200, 0, 0)))
+
+
+def test_gaps_of_a_long_run_have_their_spread():
+    """Steps grow from 11 to 14 ms as the cache fills; percentiles are those of single steps, not of their mean."""
+    asked = requests_of([0.0], [10], [3_001])
+    together, single = (served(asked, together=how) for how in (True, False))
+
+    def percentile(records, q):
+        order = np.argsort(records.gap_s)
+        upto = np.cumsum(records.gap_count[order])
+        return records.gap_s[order][np.searchsorted(upto, q * upto[-1])]
+
+    for q in (0.1, 0.5, 0.9):
+        assert percentile(together, q) == pytest.approx(percentile(single, q), rel=0.04)
+    assert percentile(together, 0.9) > 1.1 * percentile(together, 0.1)
+
+
+@given(st.integers(0, 500), st.sampled_from([1, 8]), st.sampled_from([0, 20]), st.sampled_from([2, 1000]))
+@settings(max_examples=40, deadline=None)
+def test_holding_and_polling_do_not_depend_on_how_steps_are_advanced(seed, poll, hold, running):
+    rng = np.random.default_rng(seed)
+    asked = requests_of(np.sort(rng.exponential(0.5, 25)), rng.integers(1, 90, 25), rng.integers(1, 60, 25))
+    both = [
+        simulate(
+            asked, lambda _: Linear(), Layout(ranks=3, max_running=running),
+            Batching("mixed", 64, 1, poll_steps=poll, hold_steps=hold, together=together), asked.output_tokens - 1,
+        )
+        for together in (True, False)
+    ]  # fmt: skip
+    assert both[0].end_s == pytest.approx(both[1].end_s, rel=1e-9)
 
 
 def test_a_closed_network_repairs_as_many_as_theory_says():
@@ -215,11 +267,11 @@ class Watching(Linear):
         super().__init__()
         self.check = check
 
-    def prompt_s(self, prompt, attended, requests, tokens):
+    def prompt_s(self, prompt, attended, requests, tokens, even=1.0):
         self.check()
         return super().prompt_s(prompt, attended, requests, tokens)
 
-    def decode_s(self, requests, tokens):
+    def decode_s(self, requests, tokens, even=1.0):
         self.check()
         return super().decode_s(requests, tokens)
 

@@ -112,11 +112,11 @@ def check_memory(scenario: Scenario) -> None:
         )
 
 
-def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int) -> int:
+def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: int = 1) -> int:
     """Tokens that the KV cache of one attention group holds beside weights, buffers and activations.
 
-    Activations and buffers are the larger ones of a decode step and of a step with ``prompt_tokens`` of prompts per
-    group; weights, and low-latency's buffers beside normal ones, are held all the time. At least 0.
+    Activations and buffers are the larger ones of a step of ``decodes`` requests and of one with ``prompt_tokens`` of
+    prompts per group; weights, and low-latency's buffers beside normal ones, are held all the time. At least 0.
     """
     deployment = scenario.deployment
     free: Num = usable_bytes(scenario) - weight_bytes(scenario.model, deployment)
@@ -125,7 +125,7 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int) -> int:
     for phase in ("decode", "prefill"):
         changed = {
             "phase": phase,
-            "batch_per_gpu": 1.0 / deployment.attention_tp,
+            "batch_per_gpu": decodes / deployment.attention_tp,
             "prefill_requests_per_gpu": 1.0 / deployment.attention_tp,
             "prefill_tokens": float(prompt_tokens),
             "prefill_cached_tokens": 0.0,

@@ -234,7 +234,7 @@ class _Cluster:
         queue, book = self.queue, self.book
         while queue:
             tokens = book.prompt[queue[0]]
-            free = [rank for rank in replica.ranks if rank.has_room_behind_queue(tokens, replica.step + 1)]
+            free = replica.open_ranks(tokens)
             if not free:
                 return
             request = queue.popleft()

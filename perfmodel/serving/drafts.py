@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 MTP_STREAM = 41
+BLOCK = 1_000_000
+"""Output tokens whose steps are drawn together."""
 
 
 def decode_steps(output_tokens: Ints, draft_tokens: int, acceptance: float, seed: int) -> Ints:
@@ -20,12 +22,22 @@ def decode_steps(output_tokens: Ints, draft_tokens: int, acceptance: float, seed
     if acceptance == 1.0:
         return -(-wanted // (1 + draft_tokens))
     rng = np.random.default_rng([seed, MTP_STREAM])
-    # one long row of steps, of which each request takes as many as it needs: never more than one per token
+    steps = np.zeros(len(wanted), dtype=np.int64)
+    rows = np.flatnonzero(wanted)
+    block = np.cumsum(wanted[rows]) // BLOCK
+    for own in np.split(rows, np.flatnonzero(np.diff(block)) + 1):
+        steps[own] = _steps(rng, wanted[own], draft_tokens, acceptance)
+    return steps
+
+
+def _steps(rng: np.random.Generator, wanted: Ints, draft_tokens: int, acceptance: float) -> Ints:
+    """Steps of some requests: one long row of them, of which each takes as many as it needs, never more than a token
+    each.
+    """
     accepted = rng.geometric(1.0 - acceptance, size=int(wanted.sum())) - 1
     made = np.concatenate([[0], np.cumsum(1 + np.minimum(accepted, draft_tokens))])
-    steps = np.zeros(len(wanted), dtype=np.int64)
-    at = 0
-    for row in np.flatnonzero(wanted):
-        end = int(np.searchsorted(made, made[at] + wanted[row]))
+    steps, at = np.zeros(len(wanted), dtype=np.int64), 0
+    for row, tokens in enumerate(wanted.tolist()):
+        end = int(np.searchsorted(made, made[at] + tokens))
         steps[row], at = end - at, end
     return steps

@@ -65,6 +65,8 @@ class Rank:
     """Held by prompts that are being prefilled."""
     waiting_blocks: int = 0
     """Wanted by those that wait."""
+    promised_tokens: int = 0
+    """Prompt tokens of those that wait or are being prefilled, still to be computed."""
     _finishes: list[tuple[int, int]] = field(default_factory=list)
     _constant: float = 0.0
     _growth: float = 0.0
@@ -138,6 +140,7 @@ class Rank:
         """A request with a prompt of ``tokens`` joins the queue."""
         (self.waiting.appendleft if first else self.waiting.append)(request)
         self.waiting_blocks += self.blocks_of(tokens)
+        self.promised_tokens += tokens
 
     def admit(self, tokens: int, path: Path = ()) -> Prompt:
         """The first of the queue, whose prompt has ``tokens``, leaves it and gets its blocks; at least its last token
@@ -148,6 +151,7 @@ class Rank:
         shared = self.cache.lock(path) if self.cache is not None else 0
         blocks = self.blocks_of(max(tokens - shared, 0))
         prompt = Prompt(request, tokens, blocks, shared, done=min(shared, tokens - 1))
+        self.promised_tokens -= prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks
         return prompt

@@ -9,7 +9,7 @@ runs and single steps give the same records.
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import simpy
 
@@ -18,6 +18,10 @@ from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
 
 Policy = Literal["mixed", "prefill-first"]
+AFTER_ALL: Any = 2
+"""Of simpy's priorities: after whatever else happens at the same time (arrivals and timeouts are 1)."""
+QUARTERS = 4
+"""Parts in which a run's gaps are kept, from its first step to its last."""
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class _Run:
     requests: int
     tokens: float
     growth: float
+    even: float
 
 
 class Replica:
@@ -105,6 +110,7 @@ class Replica:
         """Requests that have not decoded since their last prefill -> when their last output came."""
         self._lost: dict[int, float] = {}
         """Preempted requests -> when their last output came."""
+        self._waking = False
         self._held_at = -1
         """Decode step since which prompts are held back; -1: they are not."""
         self._present = self._taken = 0
@@ -116,7 +122,7 @@ class Replica:
         """A request waits on ``rank``; ``tokens`` count as outstanding until it ends."""
         self.enqueue(request, rank, tokens)
         if not self._busy:
-            self._next()
+            self._soon()
         elif self._run is not None and self._first_has_room(rank):
             self._cut_unless_held()
 
@@ -125,7 +131,7 @@ class Replica:
         return rank.has_room(self.book.prompt[first], self.step + 1, self._path(first))
 
     def _cut_unless_held(self) -> None:
-        if self._held_at < 0 or all(one.waiting or one.prompts for one in self.ranks):
+        if self._held_at < 0 or all(self._has_work(one) for one in self.ranks):
             self._cut()
 
     def enqueue(self, request: int, rank: Rank, tokens: int) -> None:
@@ -144,14 +150,42 @@ class Replica:
 
     def has_room(self, tokens: int) -> bool:
         """Whether some rank could take a prompt in now."""
-        return any(rank.has_room_behind_queue(tokens, self.step + 1) for rank in self.ranks)
+        return bool(self.open_ranks(tokens))
+
+    def open_ranks(self, tokens: int) -> list[Rank]:
+        """Ranks whose next step could begin a prompt of ``tokens``, behind what waits there already."""
+        batching, after = self.batching, self.step + 1
+        per_decode = batching.tokens_per_decode if batching.policy == "mixed" else 0
+        return [
+            rank
+            for rank in self.ranks
+            if rank.promised_tokens + per_decode * len(rank.running) < batching.max_batched_tokens
+            and rank.has_room_behind_queue(tokens, after)
+        ]
 
     def wake(self) -> None:
         """Requests may be had: look, or stop at the end of the step under way."""
         if not self._busy:
-            self._next()
+            self._soon()
         elif self._run is not None:
             self._cut()
+
+    def _soon(self) -> None:
+        """Plan a step once everything else of this instant has happened, so that requests that come together start
+        together.
+        """
+        if self._waking:
+            return
+        self._waking = True
+        event = self.env.event()
+        event.callbacks.append(lambda _: self._wake_up())
+        event._ok, event._value = True, None
+        self.env.schedule(event, priority=AFTER_ALL)
+
+    def _wake_up(self) -> None:
+        self._waking = False
+        if not self._busy:
+            self._next()
 
     # --- steps --------------------------------------------------------------------------------------------------
 
@@ -180,7 +214,7 @@ class Replica:
         most = self.batching.hold_steps
         if not most:
             return False
-        have = sum(bool(rank.waiting or rank.prompts) for rank in self.ranks)
+        have = sum(self._has_work(rank) for rank in self.ranks)
         decodes = any(rank.running for rank in self.ranks)
         if have == 0 or have == len(self.ranks) or not decodes:
             self._held_at = -1
@@ -191,6 +225,10 @@ class Replica:
             self._held_at = -1
             return False
         return True
+
+    def _has_work(self, rank: Rank) -> bool:
+        """Whether a rank has a prompt that its next step could carry."""
+        return bool(rank.prompts) or (bool(rank.waiting) and self._first_has_room(rank))
 
     def _make_room(self) -> None:
         """Preempt where the next step's tokens would not find blocks."""
@@ -209,7 +247,7 @@ class Replica:
         rank.keep(self._path(request), was.shared, finished=False)
         book, ran = self.book, self.step - was.start
         book.preemptions[request] += 1
-        book.prompt[request] = round(was.base + was.growth * ran)
+        book.prompt[request] = round(was.base + was.growth * ran) + 1
         book.steps[request] = was.finish - self.step - 1  # the prefill's end brings one output
         last = self._fresh.pop(request, None)
         if last is None:
@@ -261,14 +299,18 @@ class Replica:
 
     def _prompt_step(self, taken: list[Prompt]) -> None:
         """One step that carries prompts; the rank with most sets its time."""
-        prompt = attended = 0.0
+        mixed = self.batching.policy == "mixed"
+        prompt = attended = fullest = total = 0.0
         for rank in self.ranks:
+            decodes = len(rank.running) * self.batching.tokens_per_decode if mixed else 0
+            own = 0
             if rank.prompts:
                 own = sum(one.now for one in rank.prompts)
                 pairs = sum(one.now * (one.done + one.now / 2.0) for one in rank.prompts)
                 prompt, attended = max(prompt, own), max(attended, pairs)
-        requests, tokens, _ = self._most() if self.batching.policy == "mixed" else (0, 0.0, 0.0)
-        seconds = self.times.prompt_s(prompt, attended, requests, tokens)
+            total, fullest = total + own + decodes, max(fullest, own + decodes)
+        requests, tokens, _ = self._most() if mixed else (0, 0.0, 0.0)
+        seconds = self.times.prompt_s(prompt, attended, requests, tokens, total / (fullest * len(self.ranks)))
         self.prompt_s += seconds
         self.prefilled_tokens += sum(one.now for one in taken)
         self._after(seconds, lambda: self._prompt_done(decoded=requests > 0))
@@ -281,6 +323,7 @@ class Replica:
         for rank in self.ranks:
             for prompt in [one for one in rank.prompts if one.now]:
                 prompt.done += prompt.now
+                rank.promised_tokens -= prompt.now
                 prompt.now = 0
                 if prompt.done == prompt.tokens:
                     self._prefilled(rank, prompt)
@@ -308,7 +351,7 @@ class Replica:
         ranks = [rank for rank in self.ranks if rank.running]
         steps = min(rank.next_finish() for rank in ranks) - self.step
         if not self.batching.together:
-            steps = min(steps, self.batching.poll_steps)
+            steps = min(steps, self._polled(self.step + 1) - self.step)
         if self._held_at >= 0:
             steps = min(steps, self._held_at + self.batching.hold_steps - self.step)
         for rank in ranks:
@@ -327,8 +370,16 @@ class Replica:
         sizes = self.batching.graph_batches
         if sizes and requests <= sizes[-1]:
             requests = sizes[bisect_left(sizes, requests)]
-        run = self._run = _Run(self.env.now, steps, requests, tokens, growth)
+        even = sum(len(rank.running) for rank in ranks) / (
+            len(self.ranks) * max(len(r.running) for r in ranks)
+        )
+        run = self._run = _Run(self.env.now, steps, requests, tokens, growth, even)
         self._after(self._seconds(run, steps), self._run_done)
+
+    def _polled(self, step: int) -> int:
+        """The first step, from ``step`` on, at whose end requests are looked at."""
+        poll = self.batching.poll_steps
+        return -(-step // poll) * poll
 
     def _until_full(self, rank: Rank, steps: int) -> int:
         """Most steps, fewer than ``steps``, after which the rank's blocks suffice; 0: not even for one."""
@@ -340,8 +391,8 @@ class Replica:
 
     def _seconds(self, run: _Run, steps: int) -> float:
         if steps == 1:
-            return self.times.decode_s(run.requests, run.tokens)
-        return self.times.decode_run_s(run.requests, run.tokens, run.growth, steps)
+            return self.times.decode_s(run.requests, run.tokens, run.even)
+        return self.times.decode_run_s(run.requests, run.tokens, run.growth, steps, run.even)
 
     def _cut(self) -> None:
         """End the run at the end of the step that is under way."""
@@ -351,8 +402,7 @@ class Replica:
             return
         passed = self.env.now - run.start_s
         steps = self._steps_after(run, passed)
-        poll = self.batching.poll_steps
-        steps = -(-steps // poll) * poll
+        steps = self._polled(self.step + steps) - self.step
         if steps < run.steps:
             run.steps = steps
             self._after(max(0.0, self._seconds(run, steps) - passed), self._run_done)
@@ -398,7 +448,7 @@ class Replica:
         self._steady += len(self._fresh)
         self._fresh.clear()
         if steps > 1:
-            self._gap((seconds - first) / (steps - 1), self._steady * (steps - 1))
+            self._gaps((seconds - first) / (steps - 1), first, self._steady, steps - 1)
         self.step += steps
         self._steady_s = now
         for rank in self.ranks:
@@ -407,6 +457,16 @@ class Replica:
                 rank.keep(self._path(request), was.shared, finished=True)
                 self.book.end_s[request] = now
                 self._done(request)
+
+    def _gaps(self, mean: float, first: float, requests: int, steps: int) -> None:
+        """Gaps of a run's steps after its first: they grow evenly, and are kept in quarters."""
+        if steps < QUARTERS:
+            self._gap(mean, requests * steps)
+            return
+        for part in range(QUARTERS):
+            count = steps * (part + 1) // QUARTERS - steps * part // QUARTERS
+            middle = steps * part // QUARTERS + (count - 1) / 2.0
+            self._gap(mean + (mean - first) * (middle - (steps - 1) / 2.0) / (steps / 2.0), requests * count)
 
     def _gap(self, seconds: float, count: int) -> None:
         self.book.gap_s.append(seconds)

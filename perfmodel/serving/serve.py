@@ -47,8 +47,7 @@ def serve(
         DataError: a trace that can't be read.
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    if scenario.costs == "report":
-        raise SpecError("costs = report counts single steps only: serve with costs = roofline")
+    _check_servable(scenario)
     asked = requests_of(scenario.workload, scenario.seed) if requests is None else requests
     if not asked.num_requests:
         raise SpecError("workload: has no requests")
@@ -74,6 +73,30 @@ def serve(
     return Served(scenario, asked, records, layout, batching, kv_tokens)
 
 
+def _check_servable(scenario: Scenario) -> None:
+    """Refuses what describes single steps only, or is not simulated."""
+    if scenario.costs == "report":
+        raise SpecError("costs = report counts single steps only: serve with costs = roofline")
+    if scenario.given.attention_us is not None:
+        raise SpecError(
+            "given.attention_us is the time of one batch and context: leave it out, requests come in many"
+        )
+    if scenario.deployment.pp > 1:
+        raise SpecError(
+            f"deployment.pp = {scenario.deployment.pp}: pipeline stages are not simulated under traffic yet; use 1"
+        )
+
+
+def most_running(scenario: Scenario) -> int:
+    """Requests of one rank that may run: ``serving.max_running``, or as many as low-latency's buffers hold."""
+    deployment = scenario.deployment.model_copy(update={"phase": "decode"})
+    most = scenario.serving.max_running
+    if deployment.backend != "deepep-low-latency":
+        return most
+    tokens = deployment.low_latency_max_tokens_per_gpu * deployment.attention_tp
+    return max(1, min(most, tokens // (1 + deployment.mtp.draft_tokens)))
+
+
 def layout_of(scenario: Scenario) -> Layout:
     """Replicas and ranks, with the KV blocks of one rank."""
     serving = scenario.serving
@@ -82,7 +105,7 @@ def layout_of(scenario: Scenario) -> Layout:
         ranks=scenario.deployment.attention_dp,
         blocks=kv_tokens_of(scenario) // serving.block_tokens,
         block_tokens=serving.block_tokens,
-        max_running=serving.max_running,
+        max_running=most_running(scenario),
         watermark=serving.watermark,
         router=serving.router,
         rank_router=serving.rank_router,
@@ -120,7 +143,9 @@ def kv_tokens_of(scenario: Scenario) -> int:
     if serving.kv_tokens is not None:
         tokens = serving.kv_tokens
     else:
-        tokens = cache_tokens_per_rank(scenario, prompt_tokens=serving.max_batched_tokens)
+        tokens = cache_tokens_per_rank(
+            scenario, prompt_tokens=serving.max_batched_tokens, decodes=most_running(scenario)
+        )
     if tokens < serving.block_tokens:
         raise InfeasibleError(
             f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}: lower "

@@ -1,8 +1,9 @@
 """How long a step takes, asked thousands of times a second: the twin on a grid, and interpolation between.
 
 A step of a rank has n decoding requests with K tokens in their caches together, and p prompt tokens that attend to m
-tokens each on average. Its time is multilinear between grid points in (n, K / n, p, m). All ranks step together, so the
-simulator asks for the rank with most of each.
+tokens each on average. Its time is multilinear between grid points in (n, K / n, p, m). All ranks step together: the
+one with most of each sets attention, dense layers and what it sends, while experts get what all ranks bring. So times
+also depend on ``even``, the tokens of the mean rank over those of the fullest.
 """
 
 from bisect import bisect_right
@@ -12,6 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.ops.routed import rank_load
+from perfmodel.ops.work import step_work
+from perfmodel.overlap.schedules import num_micro_batches
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import predict_steps
@@ -19,8 +23,12 @@ from perfmodel.step import predict_steps
 Array = NDArray[np.float64]
 
 SHORTEST_CONTEXT = 32.0
-SMALLEST_PROMPT = 16.0
+SMALLEST_PROMPT = 1.0
+LEAST_ATTENDED = 0.5
+"""A prompt of one token attends to half a token on average, itself."""
 LONGEST_CONTEXT = 1 << 20
+EVEN = (0.1, 0.3, 1.0)
+"""Evenness of the grid, beside that of a single busy rank."""
 MIXED_BATCHES = 7
 """Decode batches of the grid of mixed steps, which has four dimensions."""
 
@@ -28,15 +36,15 @@ MIXED_BATCHES = 7
 class StepTimes(Protocol):
     """Seconds of an engine's steps."""
 
-    def decode_s(self, requests: int, tokens: float) -> float:
+    def decode_s(self, requests: int, tokens: float, even: float) -> float:
         """A step in which ``requests`` decode, with ``tokens`` in their caches together."""
         ...
 
-    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int) -> float:
+    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int, even: float) -> float:
         """``steps`` such steps, the caches growing by ``growth`` tokens from step to step."""
         ...
 
-    def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float) -> float:
+    def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float, even: float) -> float:
         """A step with ``prompt`` new tokens that attend to ``attended`` pairs, beside ``requests`` decodes."""
         ...
 
@@ -58,63 +66,83 @@ class TwinStepTimes:
         Raises:
             UnsupportedError: the model has a part whose run time is not modelled.
         """
-        self.scenario, self.per_gpu = scenario, 1.0 / scenario.deployment.attention_tp
+        self.per_gpu = 1.0 / scenario.deployment.attention_tp
+        deployment = scenario.deployment.model_copy(update={"ranks": "representative"})
+        self.scenario = scenario.model_copy(update={"deployment": deployment})
+        ranks = deployment.attention_dp
+        even = sorted({1.0 / ranks, *(share for share in EVEN if share * ranks > 1.0)})
         contexts = _geometric(SHORTEST_CONTEXT, min(float(most_context), LONGEST_CONTEXT), 2.0)
         batches = _batches(most_requests)
-        self._decode = _Grid((batches, contexts), self._decode_times)
+        self._decode = _Grid((even, batches, contexts), self._decode_times)
         prompts = _geometric(SMALLEST_PROMPT, float(most_prompt), 2.0)
-        attended = _geometric(SMALLEST_PROMPT / 2.0, min(float(most_context), LONGEST_CONTEXT), 4.0)
-        self._prefill = _Grid((prompts, attended), self._prefill_times)
+        attended = _geometric(LEAST_ATTENDED, min(float(most_context), LONGEST_CONTEXT), 4.0)
+        self._prefill = _Grid((even, prompts, attended), self._prefill_times)
         self._mixed_axes = (
+            even,
             _thinned(batches, MIXED_BATCHES),
             _thinned(contexts, 4),
-            _thinned(prompts, 8),
-            _thinned(attended, 5),
+            _thinned(prompts, 9),
+            _thinned(attended, 6),
         )
         self._mixed: _Grid | None = None
 
-    def decode_s(self, requests: int, tokens: float) -> float:
+    def decode_s(self, requests: int, tokens: float, even: float = 1.0) -> float:
         """See :class:`StepTimes`."""
-        return self._decode.at((requests, tokens / requests))
+        return self._decode.at((even, requests, tokens / requests))
 
-    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int) -> float:
+    def decode_run_s(
+        self, requests: int, tokens: float, growth: float, steps: int, even: float = 1.0
+    ) -> float:
         """See :class:`StepTimes`: times are linear in the context between grid points, so a run inside one cell takes
         ``steps`` times its middle step. A run over several cells is cut at their borders.
         """
-        borders = self._decode.axes[1]
+        borders = self._decode.axes[2]
         total, done = 0.0, 0
         while done < steps:
             context, more = (tokens + growth * done) / requests, steps - done
             at = bisect_right(borders, context)
             if growth > 0.0 and at < len(borders):  # steps that start before the next border, at least one
                 more = min(more, max(1, int((borders[at] - context) * requests / growth)))
-            total += more * self._decode.at((requests, context + growth * (more - 1) / 2.0 / requests))
+            total += more * self._decode.at((even, requests, context + growth * (more - 1) / 2.0 / requests))
             done += more
         return total
 
-    def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float) -> float:
+    def prompt_s(
+        self, prompt: float, attended: float, requests: int, tokens: float, even: float = 1.0
+    ) -> float:
         """See :class:`StepTimes`."""
         mean = attended / prompt
         if not requests:
-            return self._prefill.at((prompt, mean))
+            return self._prefill.at((even, prompt, mean))
         if self._mixed is None:  # many engines never mix
             self._mixed = _Grid(self._mixed_axes, self._mixed_times)
-        return self._mixed.at((requests, tokens / requests, prompt, mean))
+        return self._mixed.at((even, requests, tokens / requests, prompt, mean))
 
-    def _decode_times(self, requests: Array, context: Array) -> Array:
-        return self._times("decode", _decodes(requests * self.per_gpu, context))
+    def _decode_times(self, even: Array, requests: Array, context: Array) -> Array:
+        return self._times("decode", _decodes(requests * self.per_gpu, context), even)
 
-    def _prefill_times(self, prompt: Array, attended: Array) -> Array:
-        return self._times("prefill", _prompts(prompt, attended, self.per_gpu))
+    def _prefill_times(self, even: Array, prompt: Array, attended: Array) -> Array:
+        return self._times("prefill", _prompts(prompt, attended, self.per_gpu), even)
 
-    def _mixed_times(self, requests: Array, context: Array, prompt: Array, attended: Array) -> Array:
+    def _mixed_times(
+        self, even: Array, requests: Array, context: Array, prompt: Array, attended: Array
+    ) -> Array:
         values = _decodes(requests * self.per_gpu, context) | _prompts(prompt, attended, self.per_gpu)
-        return self._times("mixed", values)
+        return self._times("mixed", values, even)
 
-    def _times(self, phase: str, values: dict[str, Array]) -> Array:
+    def _times(self, phase: str, values: dict[str, Array], even: Array) -> Array:
+        """Times of steps; the busiest expert-parallel rank's load is what even ranks would give it times ``even``. It
+        may be below 1, while nobody sends less than the fullest rank does.
+        """
         deployment = self.scenario.deployment.model_copy(update={"phase": phase})
-        scenario = self.scenario.model_copy(update={"deployment": deployment})
-        return np.asarray(predict_steps(with_arrays(scenario, values)).step_time_s)
+        scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
+        moe = scenario.model.moe
+        if moe is not None and deployment.attention_dp > 1 and deployment.ep > 1:
+            tokens = step_work(scenario.deployment).tokens / num_micro_batches(deployment.overlap)
+            load = rank_load(moe, tokens, scenario) * even
+            routing = scenario.routing.model_copy(update={"rank_loads": (load,)})
+            scenario = scenario.model_copy(update={"routing": routing})
+        return np.asarray(predict_steps(scenario).step_time_s)
 
 
 def _decodes(batch_per_gpu: Array, context: Array) -> dict[str, Array]:

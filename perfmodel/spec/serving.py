@@ -1,8 +1,8 @@
 """How an engine forms batches, and how requests find a replica."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, Fraction, Spec
 
@@ -13,7 +13,7 @@ class Serving(Spec):
     Where attention is data-parallel each rank has a queue, a cache and budgets of its own, and all step together.
     """
 
-    replicas: Count = 1
+    replicas: Annotated[Count, Field(le=10_000)] = 1
     """Copies of the deployment, each on GPUs of its own."""
     router: Literal["central", "round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     """Which replica takes a request: the first that can (they wait in one queue), the next in turn, the one with the
@@ -26,9 +26,11 @@ class Serving(Spec):
     """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait. auto: the engine's
     default, prefill-first for SGLang, mixed otherwise (docs/engines.md)."""
     max_batched_tokens: Count = 8192
-    """Most tokens of one step and rank, prompts and decodes together; longer prompts are cut in chunks."""
+    """Most tokens of one step and rank that carries prompts (decodes beside them included); longer prompts are cut in
+    chunks."""
     max_running: Count = 1024
-    """Most requests of one rank that are being prefilled or decode."""
+    """Most requests of one rank that are being prefilled or decode; fewer where DeepEP low-latency's buffers hold
+    fewer."""
     block_tokens: Count = 64
     """Tokens of one KV block."""
     kv_tokens: Count | None = None
