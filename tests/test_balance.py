@@ -132,7 +132,13 @@ def test_what_popularity_leaves_unexplained_multiplies_the_busiest_rank():
 
 @pytest.mark.parametrize("base", ["longcat-flash-h800", "deepseek-v3-h800"])
 def test_the_answer_of_all_ranks_has_tails_too(base):
-    values = answer_step(scenario("routing.popularity=uniform", "deployment.ranks=all", base=base)).values
+    small = (
+        "deployment.attention_dp=32",
+        "deployment.ep=32",
+        "deployment.ranks=all",
+        "deployment.batch_per_gpu=16",
+    )
+    values = answer_step(scenario("routing.popularity=uniform", *small, base=base)).values
     over = values["over_steps"]
     assert over["step_time_s"]["mean"] == pytest.approx(values["step_time_s"], rel=0.05)
     assert over["tpot_s"]["p99"] == pytest.approx(
@@ -329,12 +335,15 @@ def test_layers_with_means_of_their_own_add_up():
 
 def test_in_a_running_step_an_exchange_waits_for_the_slowest_rank():
     """Balanced, nothing waits; with one slow rank the others wait for what its experts take longer."""
+    small = (
+        "deployment.attention_dp=32",
+        "deployment.ep=32",
+        "deployment.ranks=all",
+        "deployment.batch_per_gpu=32",
+    )
     balanced, uneven = (
-        answer_step(scenario("deployment.ranks=all", f"routing.rank_loads={loads}", base=base)).values
-        for base, loads in (
-            ("deepseek-v3-h800", [1.0] * 128),
-            ("deepseek-v3-h800", [2.0, *[126 / 127] * 127]),
-        )
+        answer_step(scenario(*small, f"routing.rank_loads={loads}", base="deepseek-v3-h800")).values
+        for loads in ([1.0] * 32, [2.0, *[30 / 31] * 31])
     )
     assert balanced["in_situ_s"]["dispatch"]["waiting"] == pytest.approx(0.0, abs=1e-9)
     assert balanced["in_situ_s"]["dispatch"]["transfer"] > balanced["in_situ_s"]["dispatch"]["fixed"] > 0.0
