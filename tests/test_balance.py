@@ -350,7 +350,7 @@ def test_in_a_running_step_an_exchange_waits_for_the_slowest_rank():
     alone = next(row["time_s"] for row in balanced["ops"] if row["name"] == "dispatch")
     assert sum(balanced["in_situ_s"]["dispatch"].values()) == pytest.approx(alone, rel=1e-6)
     waits = [uneven["in_situ_s"][name]["waiting"] for name in ("dispatch", "combine")]
-    assert min(waits) > 20e-6
+    assert min(waits) > 5e-6
 
 
 def test_fewer_tokens_are_less_even():

@@ -139,15 +139,21 @@ def test_gaps_of_a_long_run_have_their_spread():
     assert percentile(together, 0.9) > 1.1 * percentile(together, 0.1)
 
 
-@given(st.integers(0, 500), st.sampled_from([1, 8]), st.sampled_from([0, 20]), st.sampled_from([2, 1000]))
+@given(
+    st.integers(0, 500),
+    st.sampled_from([(1, 0), (3, 0), (8, 0), (1, 5), (1, 20)]),
+    st.sampled_from([2, 1000]),
+    st.sampled_from(["mixed", "prefill-first"]),
+)
 @settings(max_examples=40, deadline=None)
-def test_holding_and_polling_do_not_depend_on_how_steps_are_advanced(seed, poll, hold, running):
+def test_holding_and_polling_do_not_depend_on_how_steps_are_advanced(seed, looking, running, policy):
+    poll, hold = looking
     rng = np.random.default_rng(seed)
     asked = requests_of(np.sort(rng.exponential(0.5, 25)), rng.integers(1, 90, 25), rng.integers(1, 60, 25))
     both = [
         simulate(
             asked, lambda _: Linear(), Layout(ranks=3, max_running=running),
-            Batching("mixed", 64, 1, poll_steps=poll, hold_steps=hold, together=together), asked.output_tokens - 1,
+            Batching(policy, 64, 1, poll_steps=poll, hold_steps=hold, together=together), asked.output_tokens - 1,
         )
         for together in (True, False)
     ]  # fmt: skip

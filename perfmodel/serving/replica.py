@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import simpy
 
+from perfmodel.errors import SpecError
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
@@ -60,9 +61,16 @@ class Batching:
     """Decode steps between two looks at requests that have come meanwhile."""
     hold_steps: int = 0
     """Prompts wait until every rank has one, at most so many decode steps (TensorRT-LLM's attention-DP balance); 0:
-    they run as they come."""
+    they run as they come. No engine does both this and polling."""
     together: bool = True
     """Whether steps are advanced together; False: one by one, which gives the same and takes longer."""
+
+    def __post_init__(self) -> None:
+        if self.hold_steps and self.poll_steps > 1:
+            raise SpecError(
+                f"hold_steps = {self.hold_steps} beside poll_steps = {self.poll_steps}: an engine either holds prompts "
+                "back or polls for them"
+            )
 
 
 @dataclass(slots=True)
@@ -193,9 +201,15 @@ class Replica:
         """Plan what comes at a step's end."""
         self._refill(self)
         self._make_room()
+        looks = self.step % self.batching.poll_steps == 0 or not any(rank.running for rank in self.ranks)
         taken: list[Prompt] = []
-        if not self._holds():
-            taken = [one for rank in self.ranks if rank.waiting or rank.prompts for one in self._take(rank)]
+        if not (looks and self._holds()):
+            taken = [
+                one
+                for rank in self.ranks
+                if rank.prompts or (looks and rank.waiting)
+                for one in self._take(rank, looks=looks)
+            ]
         self._busy = bool(taken) or any(rank.running for rank in self.ranks)
         if not self._busy:
             return
@@ -257,8 +271,10 @@ class Replica:
         self._taken -= 1
         rank.wait(request, book.prompt[request], first=True)
 
-    def _take(self, rank: Rank) -> list[Prompt]:
-        """Prompts of one rank that the next step works on, their share of it noted; waiting ones are taken in."""
+    def _take(self, rank: Rank, *, looks: bool) -> list[Prompt]:
+        """Prompts of one rank that the next step works on, their share of it noted; if it ``looks``, those that wait
+        are taken in.
+        """
         batching, book = self.batching, self.book
         budget = batching.max_batched_tokens
         if batching.policy == "mixed":
@@ -270,7 +286,7 @@ class Replica:
             prompt.now = min(budget, prompt.tokens - prompt.done)
             budget -= prompt.now
             taken.append(prompt)
-        while budget > 0 and rank.waiting:
+        while looks and budget > 0 and rank.waiting:
             request = rank.waiting[0]
             path = self._path(request)
             if not rank.has_room(book.prompt[request], self.step + 1, path):
@@ -352,8 +368,10 @@ class Replica:
         steps = min(rank.next_finish() for rank in ranks) - self.step
         if not self.batching.together:
             steps = min(steps, self._polled(self.step + 1) - self.step)
+        if self.batching.poll_steps > 1 and any(rank.waiting for rank in self.ranks):
+            steps = min(steps, self._polled(self.step + 1) - self.step)  # until they are looked at
         if self._held_at >= 0:
-            steps = min(steps, self._held_at + self.batching.hold_steps - self.step)
+            steps = min(steps, self._polled(self._held_at + self.batching.hold_steps) - self.step)
         for rank in ranks:
             if not rank.fits(self.step + steps):
                 steps = max(1, self._until_full(rank, steps))
