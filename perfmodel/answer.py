@@ -86,7 +86,7 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "warnings": warnings(step),
         "provenance": provenance(step),
     }
-    return StepAnswer(step, {key: _plain(value) for key, value in values.items()})
+    return StepAnswer(step, {key: plain(value) for key, value in values.items()})
 
 
 def _real_experts(scenario: Scenario) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
                     "flag": timing.flag,
                 }
             )
-    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
 def utilisation(step: Step, ideal: Any) -> float:
@@ -302,8 +302,10 @@ def _listed(names: Iterable[str], most: int = 4) -> str:
     return ", ".join(unique[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON can hold: numpy scalars become Python's, an infinite or undefined number None."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, (np.floating, float)):
         return float(value) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.answer import provenance, warnings
+from perfmodel.answer import plain, provenance, warnings
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
@@ -16,10 +16,8 @@ from perfmodel.step import simulate_step
 
 SHORTAGE = 0.02
 """Share of requests preempted above which it is said."""
-
-
-HALF = 0.5
-"""Share of the time of arrivals that it may take to serve what is left after the last one."""
+BEHIND = 0.5
+"""Share of the time of arrivals that it may take to serve what is left after the last one; more is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def answer_serve(
         "warnings": [*_warnings(served), *warnings(step)],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
-    return ServeAnswer(served, {key: _plain(value) for key, value in values.items()})
+    return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
 
 
 def _warnings(served: Served) -> list[str]:
@@ -84,7 +82,7 @@ def _warnings(served: Served) -> list[str]:
             f"({served.kv_tokens:,} tokens per rank)"
         )
     last, span = records.arrival_s.max(), float(np.ptp(records.arrival_s))
-    behind = span > 0.0 and records.end_s.max() - last > HALF * span
+    behind = span > 0.0 and records.end_s.max() - last > BEHIND * span
     if served.requests.max_concurrency is None and behind:
         texts.append(
             "requests come faster than they are served: the queue grows until the last has come, and latencies with it"
@@ -103,11 +101,3 @@ def _trace_id(scenario: Scenario) -> str | None:
         return None
     trace = read_trace(w.trace, w.trace_format)
     return f"{trace.name}-{trace.id}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value

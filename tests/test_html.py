@@ -293,3 +293,15 @@ def test_every_scenario_of_the_catalogue_has_a_page(name: str) -> None:
     asked = answer(name=name)
     shown = {key: value for key, value, _ in Page(step_html(asked)).numbers if key}
     assert shown["step_time_s"] == asked.values["step_time_s"]
+
+
+def test_layers_that_differ_show_the_middle_one_and_their_stages_summed_up(capsys) -> None:
+    from perfmodel.output.tables import print_step
+
+    means = [6.0, 10.0] * 14
+    unlike = answer(f"routing.layer_means={means}")
+    assert "Layer 13:" in step_html(unlike)
+    print_step(unlike)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "layers: stage" in line]
+    assert len(lines) == 4
+    assert all(" 28 " in line for line in lines)

@@ -35,27 +35,28 @@ def served(requests, *, layout=None, policy="mixed", budget=256, together=True):
 def test_a_path_is_found_up_to_its_first_missing_node_in_whole_blocks():
     cache = PrefixCache(16)
     cache.add(((1, 40), (2, 33)))
-    assert cache.blocks == 2 + 2
-    assert cache.found(((1, 40), (2, 33), (3, 9))) == (32 + 32, 4)
-    assert cache.found(((2, 33),)) == (32, 2)
+    assert cache.blocks == 73 // 16  # blocks are counted from the first token, not from each node's
+    assert cache.found(((1, 40), (2, 33), (3, 9))) == (64, 4)
+    assert cache.found(((1, 40),)) == (32, 2)
     assert cache.found(((9, 5),)) == (0, 0)
-    cache.add(((1, 40), (7, 10)))  # less than a block is not kept
-    assert cache.blocks == 4
+    cache.add(((1, 40), (7, 5), (8, 4)))  # less than a block alone, but the third whole one together
+    assert cache.found(((1, 40), (7, 5))) == (32, 2)
+    assert cache.found(((1, 40), (7, 5), (8, 4))) == (48, 3)
 
 
 def test_the_oldest_leaf_goes_first_and_what_is_locked_stays():
     cache = PrefixCache(1)
     for key in (2, 3, 4):
         cache.add(((1, 10), (key, 10)))
-    held = cache.lock(((1, 10), (2, 10)))
-    assert held == 20
+    tokens, nodes = cache.lock(((1, 10), (2, 10)))
+    assert (tokens, nodes) == (20, 2)
     assert cache.locked_blocks == 20
     cache.shrink(30)
     assert cache.found(((1, 10), (3, 10)))[0] == 10  # 3 was the oldest that nobody held
     assert cache.found(((1, 10), (4, 10)))[0] == 20
     cache.shrink(0)
     assert cache.blocks == 20
-    cache.unlock(((1, 10), (2, 10)), held)
+    cache.unlock(((1, 10), (2, 10)), nodes)
     assert cache.locked_blocks == 0
     cache.shrink(0)
     assert cache.blocks == 0
@@ -94,9 +95,10 @@ def test_a_session_computes_only_what_is_new():
     turns = requests.parent >= 0
     history = requests.history_tokens[turns]
     found = with_.cached_tokens[turns]
-    depth = np.array([len(path) - 1 for path in paths_of(requests)])[turns]
     assert (found <= history).all()
-    assert (found >= history - 16 * depth).all()  # each turn loses less than a block
+    assert (
+        found > history - 16 - 1
+    ).all()  # of the whole history less than a block is lost, and the last token
     assert with_.cached_tokens[~turns].sum() == 0
     assert with_.load.prefilled_tokens == requests.input_tokens.sum() - with_.cached_tokens.sum()
     assert without.cached_tokens.sum() == 0
@@ -140,7 +142,7 @@ def test_a_cache_without_room_forgets_and_a_router_that_looks_remembers():
         served(requests, layout=Layout(block_tokens=16, replicas=3, router=router))
         for router in ("prefix-aware", "round-robin")
     )
-    assert looks.cached_tokens.sum() > 1.5 * blind.cached_tokens.sum()
+    assert looks.cached_tokens.sum() > 1.3 * blind.cached_tokens.sum()
 
 
 @given(st.integers(0, 1000), st.sampled_from([70, 120, 100_000]), st.sampled_from(["mixed", "prefill-first"]))

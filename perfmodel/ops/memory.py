@@ -112,6 +112,10 @@ def check_memory(scenario: Scenario) -> None:
         )
 
 
+SHORT = 1 << 20
+"""Tokens beyond every sliding window, from where a cache grows evenly."""
+
+
 def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: int = 1) -> int:
     """Tokens that the KV cache of one attention group holds beside weights, buffers and activations.
 
@@ -136,9 +140,9 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
         buffers = buffers + buffer_bytes(own, work)
     short, long = (
         cache_bytes(scenario, Work((Group("decode", 1.0 / deployment.attention_tp, 1.0, tokens),)))
-        for tokens in (1e6, 2e6)
+        for tokens in (float(SHORT), float(2 * SHORT))
     )
-    per_token = (long - short) / 1e6
+    per_token = (long - short) / SHORT
     return max(0, int((free - activations - buffers) / per_token))
 
 

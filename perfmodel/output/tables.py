@@ -26,6 +26,8 @@ PIPE_WIDTH = 118
 MAX_LISTED = 100
 """Rows of a validation that are all listed; of more, the FURTHEST off are."""
 FURTHEST = 20
+MOST_RUNS = 4
+"""Runs of equal layers that are shown apart; of more, their stages are summed up."""
 ERRORS_CAPTION = "inside and width: the 80 % interval; ours there: on the rows that the peer answers too"
 
 
@@ -328,12 +330,18 @@ def _breakdown(values: dict[str, Any]) -> Table:
 def _stages(answer: StepAnswer) -> Table:
     table = _table("Parts of the schedule (critical path)", "part", "us per layer", "layers", "ms per step")
     repeats = {segment.name: segment.repeat for segment in answer.step.segments}
+    runs = [name for name in repeats if name.startswith("layers")]
+    parts: dict[str, tuple[float, int]] = {}
     for row in answer.values["stages_s"]:
-        repeat = repeats[row["segment"]]
-        name = row["stage"] if row["stage"] == row["segment"] else f"{row['segment']}: {row['stage']}"
-        per_layer = number(row["seconds"] / repeat / US) if row["segment"].startswith("layers") else ""
-        layers = str(repeat) if per_layer else ""
-        table.add_row(name, per_layer, layers, number(row["seconds"] / MS))
+        run = row["segment"]
+        layers = repeats[run] if run in runs else 0
+        shown = "unlike layers" if layers and len(runs) > MOST_RUNS else run
+        name = row["stage"] if row["stage"] == run else f"{shown}: {row['stage']}"
+        seconds, before = parts.get(name, (0.0, 0))
+        parts[name] = (seconds + row["seconds"], before + layers)
+    for name, (seconds, layers) in parts.items():
+        per_layer = number(seconds / layers / US) if layers else ""
+        table.add_row(name, per_layer, str(layers or ""), number(seconds / MS))
     return table
 
 

@@ -53,12 +53,15 @@ def step_window(runs: Sequence[OpRun]) -> Window:
 
 
 def layer_window(segments: Sequence[Segment], runs: Sequence[OpRun]) -> Window:
-    """The middle layer of the longest run of equal layers.
+    """The middle layer of the longest run of equal layers; of several as long, of the middle one.
 
     Where layers carry over, two layers as the first micro-batch sees them, with what the others run meanwhile.
     """
     layers = [i for i, segment in enumerate(segments) if segment.name.startswith("layers")]
-    number = max(layers or range(len(segments)), key=lambda i: segments[i].repeat)
+    candidates = layers or list(range(len(segments)))
+    most = max(segments[i].repeat for i in candidates)
+    longest = [i for i in candidates if segments[i].repeat == most]
+    number = longest[(len(longest) - 1) // 2]
     segment = segments[number]
     middle = (segment.repeat - 1) // 2
     last = min(middle + 1, segment.repeat - 1) if segment.carries else middle

@@ -1,8 +1,9 @@
 """What one rank keeps of prompts that it has computed: a tree of shared beginnings, the least recently used goes first.
 
 A prompt is a path of nodes, each a stretch of tokens that is the same wherever its key is: a shared prefix, a turn of a
-session (its new tokens and its answer), a block of a trace's hashes. Only whole KV blocks are kept. Nodes on the path
-of a request that runs are locked; the others are free room in waiting.
+session (its new tokens and its answer), a block of a trace's hashes. Only whole KV blocks are kept, counted from the
+prompt's first token: a node has those that end inside it, which may be none. Nodes on the path of a request that runs
+are locked; the others are free room in waiting.
 """
 
 from collections import OrderedDict
@@ -47,9 +48,9 @@ class PrefixCache:
             unlocked += 0 if node.locks else node.blocks
         return tokens, unlocked
 
-    def lock(self, path: Path) -> int:
-        """Lock the leading nodes that are here; their tokens."""
-        total = 0
+    def lock(self, path: Path) -> tuple[int, int]:
+        """Lock the leading nodes that are here: their tokens, and how many they are."""
+        total = nodes = 0
         for key, _ in path:
             node = self._nodes.get(key)
             if node is None:
@@ -57,17 +58,15 @@ class PrefixCache:
             if node.locks == 0:
                 self.locked_blocks += node.blocks
             node.locks += 1
+            nodes += 1
             total += node.tokens
         self._touch(path)
-        return total
+        return total, nodes
 
-    def unlock(self, path: Path, tokens: int) -> None:
-        """Undo a lock that held ``tokens``."""
-        for key, _ in path:
-            if tokens <= 0:
-                return
+    def unlock(self, path: Path, nodes: int) -> None:
+        """Undo a lock of so many nodes."""
+        for key, _ in path[:nodes]:
             node = self._nodes[key]
-            tokens -= node.tokens
             node.locks -= 1
             if node.locks == 0:
                 self.locked_blocks -= node.blocks
@@ -75,12 +74,12 @@ class PrefixCache:
     def add(self, path: Path) -> None:
         """Keep a path; nodes that are here already stay as they are."""
         parent: int | None = None
+        upto = 0
         for key, tokens in path:
+            begin, upto = upto, upto + tokens
             node = self._nodes.get(key)
             if node is None:
-                blocks = tokens // self.block_tokens
-                if not blocks:
-                    break  # what follows begins in the middle of a block
+                blocks = upto // self.block_tokens - begin // self.block_tokens
                 node = self._nodes[key] = _Node(blocks * self.block_tokens, blocks, parent=parent)
                 self.blocks += blocks
                 if parent is not None:

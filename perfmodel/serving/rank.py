@@ -21,8 +21,8 @@ class Prompt:
     """Of the whole prompt (with what was generated before a preemption)."""
     blocks: int
     """Reserved for what was not found in the prefix cache."""
-    shared: int = 0
-    """Tokens that were found."""
+    nodes: int = 0
+    """Of the prefix cache, locked."""
     done: int = 0
     """Tokens that need not be computed any more."""
     now: int = 0
@@ -42,6 +42,8 @@ class Running:
     """Step whose end is its last token's."""
     shared: int = 0
     """Of its tokens, those in blocks of the prefix cache."""
+    nodes: int = 0
+    """Of the prefix cache, locked."""
 
 
 @dataclass(slots=True)
@@ -148,39 +150,41 @@ class Rank:
         """
         request = self.waiting.popleft()
         self.waiting_blocks -= self.blocks_of(tokens)
-        shared = self.cache.lock(path) if self.cache is not None else 0
+        shared, nodes = self.cache.lock(path) if self.cache is not None else (0, 0)
         blocks = self.blocks_of(max(tokens - shared, 0))
-        prompt = Prompt(request, tokens, blocks, shared, done=min(shared, tokens - 1))
+        prompt = Prompt(request, tokens, blocks, nodes, done=min(shared, tokens - 1))
         self.promised_tokens -= prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks
         return prompt
 
-    def prefilled(self, prompt: Prompt, path: Path = ()) -> int:
+    def prefilled(self, prompt: Prompt, path: Path = ()) -> tuple[int, int]:
         """A prompt is done: its blocks go to the running request, and what others may share of it to the cache, whose
-        tokens are returned and stay locked.
+        tokens and nodes are returned and stay locked.
         """
         self.prompts.remove(prompt)
         self.prompt_blocks -= prompt.blocks
         if self.cache is None:
-            return 0
+            return 0, 0
         computed = prompt_path(path, prompt.tokens)
         self.cache.add(computed)
-        shared = self.cache.lock(computed)
-        self.cache.unlock(path, prompt.shared)
-        return shared
+        found = self.cache.lock(computed)
+        self.cache.unlock(path, prompt.nodes)
+        return found
 
-    def keep(self, path: Path, shared: int, *, finished: bool) -> None:
+    def keep(self, path: Path, nodes: int, *, finished: bool) -> None:
         """A request leaves: what it held of the cache is free to go, and if it has ended its own turn is kept too."""
         if self.cache is not None:
-            self.cache.unlock(path, shared)
+            self.cache.unlock(path, nodes)
             if finished:
                 self.cache.add(path)
 
-    def join(self, request: int, tokens: int, step: int, steps: int, growth: float, shared: int = 0) -> None:
-        """A request decodes from ``step`` on, for ``steps`` steps."""
-        self.running[request] = Running(float(tokens), step, growth, step + steps, shared)
-        self._shared += shared
+    def join(
+        self, request: int, tokens: int, step: int, steps: int, growth: float, found: tuple[int, int] = (0, 0)
+    ) -> None:
+        """A request decodes from ``step`` on, for ``steps`` steps; ``found`` is what :meth:`prefilled` gave."""
+        self.running[request] = Running(float(tokens), step, growth, step + steps, *found)
+        self._shared += found[0]
         self._constant += tokens - growth * step
         self._growth += growth
         heapq.heappush(self._finishes, (step + steps, request))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import simpy
 
 from perfmodel.errors import SpecError
+from perfmodel.serving.gaps import Gaps
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
@@ -21,8 +22,6 @@ from perfmodel.serving.step_times import StepTimes
 Policy = Literal["mixed", "prefill-first"]
 AFTER_ALL: Any = 2
 """Of simpy's priorities: after whatever else happens at the same time (arrivals and timeouts are 1)."""
-QUARTERS = 4
-"""Parts in which a run's gaps are kept, from its first step to its last."""
 
 
 @dataclass(slots=True)
@@ -111,13 +110,7 @@ class Replica:
         self._busy = False
         self._run: _Run | None = None
         self._plan = 0
-        self._steady = 0
-        """Decoding requests whose last output came at ``_steady_s``."""
-        self._steady_s = 0.0
-        self._fresh: dict[int, float] = {}
-        """Requests that have not decoded since their last prefill -> when their last output came."""
-        self._lost: dict[int, float] = {}
-        """Preempted requests -> when their last output came."""
+        self._gaps = Gaps(book.gap_s, book.gap_count)
         self._waking = False
         self._held_at = -1
         """Decode step since which prompts are held back; -1: they are not."""
@@ -258,16 +251,12 @@ class Replica:
 
     def _preempt(self, rank: Rank) -> None:
         request, was = rank.preempt()
-        rank.keep(self._path(request), was.shared, finished=False)
+        rank.keep(self._path(request), was.nodes, finished=False)
         book, ran = self.book, self.step - was.start
         book.preemptions[request] += 1
         book.prompt[request] = round(was.base + was.growth * ran) + 1
         book.steps[request] = was.finish - self.step - 1  # the prefill's end brings one output
-        last = self._fresh.pop(request, None)
-        if last is None:
-            self._steady -= 1
-            last = self._steady_s
-        self._lost[request] = last
+        self._gaps.preempted(request)
         self._taken -= 1
         rank.wait(request, book.prompt[request], first=True)
 
@@ -335,7 +324,8 @@ class Replica:
 
     def _prompt_done(self, *, decoded: bool) -> None:
         if decoded:
-            self._decoded(self.env.now - self._steady_s, 1)
+            self._decoded(1, self.env.now)
+            self._end_finished()
         for rank in self.ranks:
             for prompt in [one for one in rank.prompts if one.now]:
                 prompt.done += prompt.now
@@ -349,16 +339,16 @@ class Replica:
         """A prompt's end is its request's first output."""
         book, request, now = self.book, prompt.request, self.env.now
         path = self._path(request)
-        shared = rank.prefilled(prompt, path)
+        found = rank.prefilled(prompt, path)
         if book.first_token_s[request] < 0.0:
             book.first_token_s[request] = now
         else:  # it was preempted: its next output comes now
-            self._gap(now - self._lost.pop(request), 1)
+            self._gaps.resumed(request, now)
         if book.steps[request] > 0:
-            rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request], shared)
-            self._fresh[request] = now
+            rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request], found)
+            self._gaps.joined(request, now)
         else:
-            rank.keep(path, shared, finished=True)
+            rank.keep(path, found[1], finished=True)
             book.end_s[request] = now
             self._done(request)
 
@@ -376,21 +366,17 @@ class Replica:
             if not rank.fits(self.step + steps):
                 steps = max(1, self._until_full(rank, steps))
         requests, tokens, growth = self._most()
-        while (
-            steps > 1 and len(ranks) > 1
-        ):  # the fullest of lines that grow is one line only if it is at both ends
-            fullest = max(ranks, key=lambda rank: rank.tokens(self.step))
-            if max(rank.tokens(self.step + steps - 1) for rank in ranks) <= fullest.tokens(
-                self.step + steps - 1
-            ):
+        # caches grow along lines: the one that is fullest at both ends of a run is fullest throughout
+        while steps > 1 and len(ranks) > 1:
+            fullest, last = max(ranks, key=lambda rank: rank.tokens(self.step)), self.step + steps - 1
+            if max(rank.tokens(last) for rank in ranks) <= fullest.tokens(last):
                 break
             steps = max(1, steps // 2)
         sizes = self.batching.graph_batches
         if sizes and requests <= sizes[-1]:
             requests = sizes[bisect_left(sizes, requests)]
-        even = sum(len(rank.running) for rank in ranks) / (
-            len(self.ranks) * max(len(r.running) for r in ranks)
-        )
+        held = [len(rank.running) for rank in ranks]
+        even = sum(held) / (len(self.ranks) * max(held))
         run = self._run = _Run(self.env.now, steps, requests, tokens, growth, even)
         self._after(self._seconds(run, steps), self._run_done)
 
@@ -452,43 +438,26 @@ class Replica:
         first = self._seconds(run, 1)
         self.busy_s += seconds
         self.steps += run.steps
-        self._decoded(first + run.start_s - self._steady_s, run.steps, seconds, first)
+        self._decoded(run.steps, run.start_s + first)
+        if run.steps > 1:
+            self._gaps.ran(first, (seconds - first) / (run.steps - 1), run.steps - 1)
+        self._end_finished()
         self._next()
 
-    def _decoded(self, first_gap: float, steps: int, seconds: float = 0.0, first: float = 0.0) -> None:
-        """All running requests have decoded ``steps`` steps; those that end are taken out."""
-        now = self.env.now
-        first_end = now - (seconds - first)
-        if self._steady:
-            self._gap(first_gap, self._steady)
-        for last in self._fresh.values():
-            self._gap(first_end - last, 1)
-        self._steady += len(self._fresh)
-        self._fresh.clear()
-        if steps > 1:
-            self._gaps((seconds - first) / (steps - 1), first, self._steady, steps - 1)
+    def _decoded(self, steps: int, first_end: float) -> None:
+        """All running requests have decoded ``steps`` steps."""
+        self._gaps.decoded(first_end, self.env.now)
         self.step += steps
-        self._steady_s = now
+
+    def _end_finished(self) -> None:
+        """Take out requests whose last token has come."""
+        now = self.env.now
         for rank in self.ranks:
             for request, was in rank.finished(self.step) if rank.running else ():
-                self._steady -= 1
-                rank.keep(self._path(request), was.shared, finished=True)
+                self._gaps.left()
+                rank.keep(self._path(request), was.nodes, finished=True)
                 self.book.end_s[request] = now
                 self._done(request)
-
-    def _gaps(self, mean: float, first: float, requests: int, steps: int) -> None:
-        """Gaps of a run's steps after its first: they grow evenly, and are kept in quarters."""
-        if steps < QUARTERS:
-            self._gap(mean, requests * steps)
-            return
-        for part in range(QUARTERS):
-            count = steps * (part + 1) // QUARTERS - steps * part // QUARTERS
-            middle = steps * part // QUARTERS + (count - 1) / 2.0
-            self._gap(mean + (mean - first) * (middle - (steps - 1) / 2.0) / (steps / 2.0), requests * count)
-
-    def _gap(self, seconds: float, count: int) -> None:
-        self.book.gap_s.append(seconds)
-        self.book.gap_count.append(count)
 
     def _note(self) -> None:
         self.book.series.append((self.env.now, self.number, self._present - self._taken, self._taken))

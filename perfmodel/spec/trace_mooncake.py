@@ -10,6 +10,7 @@ import numpy as np
 from perfmodel.errors import DataError
 from perfmodel.spec.trace import HASH_BLOCK_TOKENS, MAX_TOKENS, Ints
 from perfmodel.spec.trace_tables import MAX_SECONDS, Rows, number_of, tokens_of
+from perfmodel.units import MS
 
 KEYS = ("timestamp", "input_length", "output_length")
 
@@ -47,7 +48,7 @@ class MooncakeParser:
             return None
         origin = float(times[0]) if self.origin is None else self.origin
         prompts, outputs = numbers.astype(np.int64)
-        table = Rows((times - origin) / 1e3, prompts, outputs, hashes if hashed else None)
+        table = Rows((times - origin) * MS, prompts, outputs, hashes if hashed else None)
         if not table.clean(last_s) or (hashed and not _hashes_fit(table.input, *hashes)):
             return None
         self.origin, self.hashed = origin, hashed
@@ -62,7 +63,7 @@ class MooncakeParser:
             raw = row["timestamp"]
             time = number_of(raw if isinstance(raw, str) else repr(raw), f"{where}: timestamp", MAX_SECONDS)
             self.origin = time if self.origin is None else self.origin
-            now = (time - self.origin) / 1e3
+            now = (time - self.origin) * MS
             if now < last_s:
                 raise DataError(
                     f"{where}: timestamp = {raw} is {last_s - now:g} s before the line above: sort by time"
