@@ -15,7 +15,7 @@ from perfmodel.cli import app
 from perfmodel.economics.requests import is_good, mean_interval, serving_metrics, weighted_spread
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.ops.memory import cache_tokens_per_rank
-from perfmodel.serving.records import Load, Records
+from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.serve import batching_of, serve
 from perfmodel.serving.step_times import TwinStepTimes
 from perfmodel.spec.arrays import with_arrays
@@ -34,6 +34,10 @@ def node(*overrides):
     return load_scenario("deepseek-v3-h800", [*NODE, *overrides])
 
 
+DECODES, PROMPT = [0, 0, 4.0, 6, 0, 1, 1, 20, 0, 0, 1], [4, 0, 1.0, 1, 0, 1, 0, 0, 30, 450, 1]
+"""Rows of the table of steps."""
+
+
 def records_of(arrival, first, end, inputs, outputs):
     zero = np.zeros(len(arrival), dtype=np.int64)
     return Records(
@@ -42,7 +46,7 @@ def records_of(arrival, first, end, inputs, outputs):
         input_tokens=np.asarray(inputs), output_tokens=np.asarray(outputs), preemptions=zero,
         cached_tokens=zero, replica=zero,
         gap_s=np.array([0.1, 0.3]), gap_count=np.array([3, 1]),
-        load=Load(10.0, 5.0, 1.0, 7, 30, np.zeros((0, 4))),
+        load=Load(10.0, 30, StepRuns.of([DECODES, PROMPT])),
     )  # fmt: skip
 
 
@@ -66,6 +70,8 @@ def test_figures_follow_from_records_by_hand():
     assert found["usd_per_million_output_tokens"] == pytest.approx(8 * 10 / 3600 * 3.6 / 17 * 1e6)
     assert found["usd_per_million_total_tokens"] == pytest.approx(8 * 10 / 3600 * 3.6 / 77 * 1e6)
     assert found["busy_pct"] == pytest.approx(50.0)
+    assert found["prompt_steps_pct"] == pytest.approx(20.0)
+    assert found["steps"] == 7
 
 
 def test_goodput_counts_requests_that_keep_every_limit():

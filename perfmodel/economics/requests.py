@@ -37,6 +37,8 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
     price = scenario.prices.usd_per_gpu_hour
     good = int(is_good(ttft, tpot, e2e, scenario).sum())
     with_tpot = tpot[np.isfinite(tpot)]
+    runs = records.load.runs
+    busy_s = float(runs.seconds.sum())
     return {
         "requests": len(ttft),
         "completed": int((records.end_s >= 0.0).sum()),
@@ -56,9 +58,9 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
         "output_tokens_per_s": outputs / span,
         "output_tokens_per_s_per_gpu": outputs / span / gpus,
         "total_tokens_per_s_per_gpu": (inputs + outputs) / span / gpus,
-        "busy_pct": PERCENT * records.load.busy_s / (span * scenario.serving.replicas),
-        "prompt_steps_pct": PERCENT * records.load.prompt_s / max(records.load.busy_s, 1e-300),
-        "steps": records.load.steps,
+        "busy_pct": PERCENT * busy_s / (span * scenario.serving.replicas),
+        "prompt_steps_pct": PERCENT * float(runs.seconds[runs.prompt > 0.0].sum()) / busy_s,
+        "steps": int(runs.steps.sum()),
         "gpu_hours": gpu_hours,
         "usd_per_million_input_tokens": price * gpu_hours / inputs * MEGA,
         "usd_per_million_output_tokens": price * gpu_hours / outputs * MEGA,

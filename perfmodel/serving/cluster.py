@@ -15,7 +15,7 @@ import simpy
 from perfmodel.errors import InfeasibleError
 from perfmodel.serving.prefix_cache import PrefixCache, paths_of
 from perfmodel.serving.rank import Rank
-from perfmodel.serving.records import Load, Records
+from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.replica import Batching, Book, Replica
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import StepTimes
@@ -276,10 +276,7 @@ class _Cluster:
             gap_count=np.array(book.gap_count, dtype=np.int64),
             load=Load(
                 span_s=float(self.env.now),
-                busy_s=sum(replica.busy_s for replica in replicas),
-                prompt_s=sum(replica.prompt_s for replica in replicas),
-                steps=sum(replica.steps for replica in replicas),
                 prefilled_tokens=sum(replica.prefilled_tokens for replica in replicas),
-                series=np.array(book.series, dtype=np.float64).reshape(-1, 4),
+                runs=StepRuns.of(np.frombuffer(book.runs)),
             ),
         )

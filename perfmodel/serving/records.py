@@ -43,13 +43,37 @@ class Load:
 
     span_s: float
     """From the start to the last end."""
-    busy_s: float
-    """Seconds in which a replica ran steps, summed over replicas."""
-    prompt_s: float
-    """Of them, in steps that carried prompts."""
-    steps: int
     prefilled_tokens: int
     """Prompt tokens that were computed, those computed again after a preemption included."""
-    series: Floats
-    """(points, 4): time s, replica, requests that wait, requests that are prefilled or decode; one row whenever a
-    replica began a step or a run of steps."""
+    runs: "StepRuns"
+    """Every step, those that were advanced together as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRuns:
+    """Columns (runs,) with a row per engine step, or run of steps that were advanced together, in the order of ends."""
+
+    start_s: Floats
+    replica: Floats
+    seconds: Floats
+    """Of the whole run."""
+    steps: Floats
+    waiting: Floats
+    """Requests that waited at the replica when it began."""
+    held: Floats
+    """Requests that were being prefilled or decoded."""
+    requests: Floats
+    """Decoding requests of the rank with most of them (padded to a captured graph's size)."""
+    tokens: Floats
+    """In their caches together, at the middle of the run."""
+    prompt: Floats
+    """Prompt tokens of the rank with most of them; 0 in decode steps."""
+    attended: Floats
+    """Pairs of a prompt token and a token that it attends to, of the rank with most."""
+    even: Floats
+    """Tokens of the mean rank over those of the fullest."""
+
+    @classmethod
+    def of(cls, rows: Floats) -> "StepRuns":
+        """From rows (runs x columns) in the order of the fields."""
+        return cls(*np.asarray(rows, dtype=np.float64).reshape(-1, len(cls.__slots__)).T)

@@ -6,6 +6,7 @@ could be taken in cuts the run at the end of the step that is under way. Nothing
 runs and single steps give the same records.
 """
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ class Book:
     """What prompts share; None: nothing."""
     gap_s: list[float] = field(default_factory=list)
     gap_count: list[int] = field(default_factory=list)
-    series: list[tuple[float, int, int, int]] = field(default_factory=list)
+    runs: "array[float]" = field(default_factory=lambda: array("d"))
+    """Rows of :class:`perfmodel.serving.records.StepRuns`, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class _Run:
     tokens: float
     growth: float
     even: float
+    waiting: int
+    held: int
 
 
 class Replica:
@@ -105,8 +109,7 @@ class Replica:
         self._caches = book.paths is not None
         self.step = 0
         self.outstanding = 0
-        self.busy_s = self.prompt_s = 0.0
-        self.steps = self.prefilled_tokens = 0
+        self.prefilled_tokens = 0
         self._busy = False
         self._run: _Run | None = None
         self._plan = 0
@@ -206,7 +209,6 @@ class Replica:
         self._busy = bool(taken) or any(rank.running for rank in self.ranks)
         if not self._busy:
             return
-        self._note()
         if taken:
             self._prompt_step(taken)
         else:
@@ -315,15 +317,17 @@ class Replica:
                 prompt, attended = max(prompt, own), max(attended, pairs)
             total, fullest = total + own + decodes, max(fullest, own + decodes)
         requests, tokens, _ = self._most() if mixed else (0, 0.0, 0.0)
-        seconds = self.times.prompt_s(prompt, attended, requests, tokens, total / (fullest * len(self.ranks)))
-        self.prompt_s += seconds
+        even = total / (fullest * len(self.ranks))
+        seconds = self.times.prompt_s(prompt, attended, requests, tokens, even)
         self.prefilled_tokens += sum(one.now for one in taken)
-        self._after(seconds, lambda: self._prompt_done(decoded=requests > 0))
-        self.busy_s += seconds
-        self.steps += 1
+        row = (self.env.now, self.number, seconds, 1, self._present - self._taken, self._taken)
+        work = (requests, tokens, prompt, attended, even)
+        self._after(seconds, lambda: self._prompt_done((*row, *work)))
 
-    def _prompt_done(self, *, decoded: bool) -> None:
-        if decoded:
+    def _prompt_done(self, row: tuple[float, ...]) -> None:
+        """``row`` is what is kept of the step."""
+        self.book.runs.extend(row)
+        if row[6]:
             self._decoded(1, self.env.now)
             self._end_finished()
         for rank in self.ranks:
@@ -377,7 +381,9 @@ class Replica:
             requests = sizes[bisect_left(sizes, requests)]
         held = [len(rank.running) for rank in ranks]
         even = sum(held) / (len(self.ranks) * max(held))
-        run = self._run = _Run(self.env.now, steps, requests, tokens, growth, even)
+        run = self._run = _Run(
+            self.env.now, steps, requests, tokens, growth, even, self._present - self._taken, self._taken
+        )
         self._after(self._seconds(run, steps), self._run_done)
 
     def _polled(self, step: int) -> int:
@@ -436,8 +442,9 @@ class Replica:
                 rank.trim(self.step + run.steps)
         seconds = self._seconds(run, run.steps)
         first = self._seconds(run, 1)
-        self.busy_s += seconds
-        self.steps += run.steps
+        middle = run.tokens + run.growth * (run.steps - 1) / 2.0
+        row = (run.start_s, self.number, seconds, run.steps, run.waiting, run.held)
+        self.book.runs.extend((*row, run.requests, middle, 0.0, 0.0, run.even))
         self._decoded(run.steps, run.start_s + first)
         if run.steps > 1:
             self._gaps.ran(first, (seconds - first) / (run.steps - 1), run.steps - 1)
@@ -458,9 +465,6 @@ class Replica:
                 rank.keep(self._path(request), was.nodes, finished=True)
                 self.book.end_s[request] = now
                 self._done(request)
-
-    def _note(self) -> None:
-        self.book.series.append((self.env.now, self.number, self._present - self._taken, self._taken))
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
         """Call ``then`` later, unless something else is planned before."""
