@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
-from perfmodel.serving.cluster import Layout, simulate
-from perfmodel.serving.replica import Batching
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.cluster import simulate
+from perfmodel.serving.pool import Layout
 from perfmodel.serving.requests import Requests
 
 ONE_AT_A_TIME = Batching("prefill-first", max_batched_tokens=1, tokens_per_decode=1)

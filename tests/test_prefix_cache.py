@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from test_serving import Linear, Watching
 
 from perfmodel.serving import cluster as module
-from perfmodel.serving.cluster import Layout, simulate
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.cluster import simulate
+from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import PrefixCache, paths_of, prompt_path
-from perfmodel.serving.replica import Batching
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.spec.workload import Workload
 
@@ -162,12 +163,12 @@ def test_blocks_are_conserved_and_single_steps_give_the_same(seed, blocks, polic
     layout = Layout(ranks=2, blocks=blocks, block_tokens=16, watermark=0.02, rank_router="prefix-aware")
     run = module._Cluster(
         requests, lambda _: Watching(check), layout, Batching(policy, 64, 1, together=False),
-        requests.output_tokens - 1, None,
+        requests.output_tokens - 1,
     )  # fmt: skip
-    cluster.append(run)
+    cluster.append(run.decode)
     single = run.run()
-    for rank in run.replicas[0].ranks:
-        assert rank.used_blocks(run.replicas[0].step) == 0  # nothing is locked, the rest may go
+    for rank in run.decode.replicas[0].ranks:
+        assert rank.used_blocks(run.decode.replicas[0].step) == 0  # nothing is locked, the rest may go
     together = served(requests, layout=layout, policy=policy, budget=64)
     for name in ("first_token_s", "end_s", "cached_tokens", "preemptions"):
         assert getattr(single, name) == pytest.approx(getattr(together, name), rel=1e-9), name

@@ -44,7 +44,7 @@ def records_of(arrival, first, end, inputs, outputs):
         arrival_s=np.asarray(arrival, float), scheduled_s=np.asarray(arrival, float),
         first_token_s=np.asarray(first, float), end_s=np.asarray(end, float),
         input_tokens=np.asarray(inputs), output_tokens=np.asarray(outputs), preemptions=zero,
-        cached_tokens=zero, replica=zero,
+        prefilled_s=np.asarray(first, float), retries=zero, cached_tokens=zero, replica=zero, prefill_replica=zero,
         gap_s=np.array([0.1, 0.3]), gap_count=np.array([3, 1]),
         load=Load(10.0, 30, StepRuns.of([DECODES, PROMPT])),
     )  # fmt: skip

@@ -20,9 +20,10 @@ from queues import (
 )
 
 from perfmodel.errors import InfeasibleError
-from perfmodel.serving.cluster import Layout, simulate
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.cluster import simulate
 from perfmodel.serving.drafts import decode_steps
-from perfmodel.serving.replica import Batching
+from perfmodel.serving.pool import Layout
 from perfmodel.serving.requests import Requests
 
 
@@ -366,12 +367,11 @@ def test_no_rank_ever_holds_more_blocks_than_it_has(asked, policy, ranks):
         Layout(ranks=ranks, blocks=30, block_tokens=16, max_running=6, watermark=0.02),
         Batching(policy, 64, 1, together=False),
         requests.output_tokens - 1,
-        None,
     )
-    cluster.append(run)
+    cluster.append(run.decode)
     run.run()
-    for rank in run.replicas[0].ranks:
-        assert rank.used_blocks(run.replicas[0].step) == rank.outstanding == rank.waiting_blocks == 0
+    for rank in run.decode.replicas[0].ranks:
+        assert rank.used_blocks(run.decode.replicas[0].step) == rank.outstanding == rank.waiting_blocks == 0
 
 
 def test_two_runs_side_by_side_do_not_disturb_each_other():

@@ -1,50 +1,40 @@
-"""Requests through a cluster: arrivals, the router before the replicas, and what is left of it all.
+"""Requests through a cluster: arrivals, the pools of replicas that serve them, faults, and what is left of it all.
 
 simpy keeps the clock. A request costs an event when it arrives and a few more when the replica that serves it changes
 its batch; how many tokens it has costs nothing.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
 import simpy
 
 from perfmodel.errors import InfeasibleError
-from perfmodel.serving.prefix_cache import PrefixCache, paths_of
-from perfmodel.serving.rank import Rank
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.book import book_of
+from perfmodel.serving.changes import Change
+from perfmodel.serving.handoff import Handoff, KvPath
+from perfmodel.serving.pool import Layout, Pool
 from perfmodel.serving.records import Load, Records, StepRuns
-from perfmodel.serving.replica import Batching, Book, Replica
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import StepTimes
 
-Router = Literal["central", "round-robin", "least-tokens", "prefix-aware"]
 Progress = Callable[[int, int], None]
 """Requests that have ended, and all."""
 PROGRESS_EVERY = 256
-CACHED_SHARE = 0.5
-"""Share of a prompt that must be cached for a prefix-aware router to follow it (SGLang's router: cache_threshold)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Replicas, their ranks, and what one rank holds."""
+class PrefillSide:
+    """Replicas that compute prompts only, beside those that decode; their numbers follow the others'."""
 
-    replicas: int = 1
-    ranks: int = 1
-    """Data-parallel attention ranks of a replica."""
-    blocks: int = 1 << 40
-    """KV blocks of one rank."""
-    block_tokens: int = 64
-    max_running: int = 1 << 30
-    """Requests of one rank."""
-    watermark: float = 0.0
-    router: Router = "least-tokens"
-    rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
-    prefix_cache: bool = True
-    """Whether ranks keep prompts that others share."""
+    layout: Layout
+    batching: Batching
+    times: Callable[[int], StepTimes]
+    path: KvPath
 
 
 def simulate(
@@ -54,6 +44,8 @@ def simulate(
     batching: Batching,
     decode_steps: np.ndarray,
     *,
+    prefill: PrefillSide | None = None,
+    changes: Sequence[Change] = (),
     progress: Progress | None = None,
 ) -> Records:
     """Serve every request and note when.
@@ -64,17 +56,21 @@ def simulate(
         layout: replicas and their memory.
         batching: how they batch.
         decode_steps: steps that each request decodes after its first token (n,).
+        prefill: replicas that compute the prompts; None: those that decode do.
+        changes: what happens to replicas meanwhile.
         progress: told now and then how far it is.
 
     Raises:
-        InfeasibleError: a request is longer than one rank's cache.
+        InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
     """
-    _check_lengths(requests, layout)
-    return _Cluster(requests, times, layout, batching, decode_steps, progress).run()
+    _check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
+    if prefill is not None:
+        _check_lengths(requests.input_tokens + 1, requests, prefill.layout)
+    return _Cluster(requests, times, layout, batching, decode_steps, prefill, changes, progress).run()
 
 
-def _check_lengths(requests: Requests, layout: Layout) -> None:
-    whole = -(-(requests.input_tokens + requests.output_tokens) // layout.block_tokens)
+def _check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
+    whole = -(-tokens // layout.block_tokens)
     for row in np.flatnonzero(whole > layout.blocks):
         raise InfeasibleError(
             f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} KV "
@@ -93,56 +89,51 @@ class _Cluster:
         layout: Layout,
         batching: Batching,
         decode_steps: np.ndarray,
-        progress: Progress | None,
+        prefill: PrefillSide | None = None,
+        changes: Sequence[Change] = (),
+        progress: Progress | None = None,
     ) -> None:
-        n = requests.num_requests
-        self.env, self.requests, self.layout, self.progress = simpy.Environment(), requests, layout, progress
+        self.env, self.requests, self.progress = simpy.Environment(), requests, progress
         self.child = requests.child.tolist()
         self.pause = requests.arrival_s.tolist()
         self.think = requests.think_s.tolist()
-        self.tokens = (requests.input_tokens + requests.output_tokens).tolist()
-        steps = np.asarray(decode_steps)
-        more = np.maximum(requests.output_tokens - 1, 0)
-        self.book = Book(
-            prompt=requests.input_tokens.tolist(),
-            steps=steps.tolist(),
-            growth=np.divide(more, steps, out=np.ones(n), where=steps > 0).tolist(),
-            scheduled_s=[-1.0] * n,
-            first_token_s=[-1.0] * n,
-            end_s=[-1.0] * n,
-            preemptions=[0] * n,
-            cached=[0] * n,
-            paths=paths_of(requests) if layout.prefix_cache else None,
+        caching = (layout if prefill is None else prefill.layout).prefix_cache
+        self.book = book = book_of(requests, decode_steps, prefix_cache=caching)
+        self.handoff = Handoff(self.env, prefill.path, book) if prefill is not None else None
+        self.decode = Pool(
+            self.env,
+            layout,
+            batching,
+            times,
+            book,
+            self._ended,
+            tokens=book.tokens,
+            where=book.replica,
+            receives=self.handoff,
         )
-        self.arrived_s = [-1.0] * n
-        self.place: list[tuple[Replica, Rank] | None] = [None] * n
-        self.replicas = [
-            Replica(
+        self.pools = [self.decode]
+        self._take_in: Callable[[int], None] = self.decode.submit
+        if prefill is not None and self.handoff is not None:
+            pool = Pool(
                 self.env,
-                number,
-                times(number),
-                batching,
-                [
-                    Rank(
-                        layout.blocks,
-                        layout.block_tokens,
-                        layout.max_running,
-                        layout.watermark,
-                        PrefixCache(layout.block_tokens) if self.book.paths is not None else None,
-                    )
-                    for _ in range(layout.ranks)
-                ],
-                self.book,
+                prefill.layout,
+                prefill.batching,
+                prefill.times,
+                book,
                 self._ended,
-                self._refill,
+                tokens=requests.input_tokens.tolist(),
+                where=book.prefill_replica,
+                first_number=layout.replicas,
+                sends=self.handoff,
             )
-            for number in range(layout.replicas)
-        ]
-        self.queue: deque[int] = deque()
-        self.turn = 0
-        self.rank_turn = [0] * layout.replicas
+            self.handoff.prefill, self.handoff.decode = pool, self.decode
+            self.pools.append(pool)
+            self._take_in = self.handoff.start
+        for change in changes:
+            self._at(change.at_s, partial(self._change, change))
         self.roots = deque(requests.roots.tolist())
         self.ended = 0
+        self.all_ended = self.env.event()
 
     def run(self) -> Records:
         """Everything, from empty to empty."""
@@ -152,7 +143,13 @@ class _Cluster:
         else:
             for _ in range(min(cap, len(self.roots))):
                 self._slot_free()
-        self.env.run()
+        try:
+            self.env.run(until=self.all_ended)
+        except RuntimeError as error:
+            if self.all_ended.triggered:
+                raise
+            left = self.requests.num_requests - self.ended
+            raise InfeasibleError(f"{left} requests wait for a replica that never comes back") from error
         return self._records()
 
     # --- arrivals -----------------------------------------------------------------------------------------------
@@ -173,82 +170,53 @@ class _Cluster:
             self._later(max(self.think[root], self.pause[root] - self.env.now), root)
 
     def _later(self, seconds: float, request: int) -> None:
-        event = self.env.timeout(max(0.0, seconds))
-        event.callbacks.append(lambda _: self._arrive(request))
+        self._at(max(0.0, seconds), partial(self._arrive, request))
+
+    def _at(self, seconds: float, then: Callable[[], None]) -> None:
+        event = self.env.timeout(seconds)
+        event.callbacks.append(lambda _: then())
 
     def _arrive(self, request: int) -> None:
-        self.arrived_s[request] = self.env.now
-        if self.layout.router == "central":
-            self.queue.append(request)
-            for replica in self.replicas:
-                if not self.queue:
-                    break
-                if replica.has_room(self.book.prompt[self.queue[0]]):
-                    replica.wake()
-            return
-        if "prefix-aware" in (self.layout.router, self.layout.rank_router):
-            for replica in self.replicas:
-                replica.settle()
-        self._submit(self._choose(request), request)
+        self.book.arrived_s[request] = self.env.now
+        self._take_in(request)
 
-    def _choose(self, request: int) -> Replica:
-        replicas = self.replicas
-        if len(replicas) == 1:
-            return replicas[0]
-        if self.layout.router == "round-robin":
-            self.turn = (self.turn + 1) % len(replicas)
-            return replicas[self.turn - 1]
-        if self.layout.router == "prefix-aware":
-            found = {one: max(self._found(rank, request) for rank in one.ranks) for one in replicas}
-            best = max(replicas, key=lambda replica: found[replica])
-            if found[best] > CACHED_SHARE * self.book.prompt[request]:
-                return best
-        return min(replicas, key=lambda replica: replica.outstanding)
+    # --- faults -------------------------------------------------------------------------------------------------
 
-    def _found(self, rank: Rank, request: int) -> int:
-        """Prompt tokens of a request that a rank's cache has."""
-        paths = self.book.paths
-        return 0 if rank.cache is None or paths is None else rank.cache.found(paths[request])[0]
+    def _change(self, change: Change) -> None:
+        """Something happens to a replica."""
+        in_prefill = change.replica >= len(self.decode.replicas)
+        pool = self.pools[1] if in_prefill else self.decode
+        number = change.replica - (len(self.decode.replicas) if in_prefill else 0)
+        replica = pool.replicas[number]
+        if change.times is not None:
+            replica.change(change.times)
+        if change.link_bytes_per_s is not None and self.handoff is not None:
+            self.handoff.slow(replica.ranks[0], change.link_bytes_per_s)
+        if change.state == "up":
+            pool.recover(number)
+        elif change.state == "lost":
+            for request in pool.lose(number):
+                self.book.retries[request] += 1
+                self._again(request, in_prefill=in_prefill)
+        elif change.state == "draining":
+            for request in pool.drain(number):
+                if self.handoff is None or in_prefill:
+                    pool.submit(request)
+                else:
+                    self.handoff.turned_away(request)
 
-    def _submit(self, replica: Replica, request: int) -> None:
-        rank = self._choose_rank(replica, request)
-        self.place[request] = (replica, rank)
-        replica.submit(request, rank, self.tokens[request])
-
-    def _choose_rank(self, replica: Replica, request: int) -> Rank:
-        ranks = replica.ranks
-        if len(ranks) == 1:
-            return ranks[0]
-        if self.layout.rank_router == "round-robin":
-            turn = self.rank_turn[replica.number]
-            self.rank_turn[replica.number] = (turn + 1) % len(ranks)
-            return ranks[turn]
-        if self.layout.rank_router == "prefix-aware":
-            best = max(ranks, key=lambda rank: self._found(rank, request))
-            if self._found(best, request) > CACHED_SHARE * self.book.prompt[request]:
-                return best
-        return min(ranks, key=lambda rank: rank.outstanding)
-
-    def _refill(self, replica: Replica) -> None:
-        """Central queue: a replica that looks for work takes what it has room for."""
-        queue, book = self.queue, self.book
-        while queue:
-            tokens = book.prompt[queue[0]]
-            free = replica.open_ranks(tokens)
-            if not free:
-                return
-            request = queue.popleft()
-            rank = min(free, key=lambda one: one.outstanding)
-            self.place[request] = (replica, rank)
-            replica.enqueue(request, rank, self.tokens[request])
+    def _again(self, request: int, *, in_prefill: bool) -> None:
+        """A request whose replica was lost."""
+        if self.handoff is None:
+            self.decode.submit(request)
+        elif in_prefill:
+            self.handoff.prefill_lost(request)
+        else:
+            self.handoff.decode_lost(request)
 
     # --- ends ---------------------------------------------------------------------------------------------------
 
     def _ended(self, request: int) -> None:
-        place = self.place[request]
-        assert place is not None
-        replica, rank = place
-        replica.release(rank, self.tokens[request])
         self.ended += 1
         if self.progress is not None and self.ended % PROGRESS_EVERY == 0:
             self.progress(self.ended, self.requests.num_requests)
@@ -257,26 +225,32 @@ class _Cluster:
             self._later(self.pause[child], child)
         elif self.requests.max_concurrency is not None:
             self._slot_free()
+        if self.ended == self.requests.num_requests:
+            self.all_ended.succeed()
 
     def _records(self) -> Records:
-        book, requests, replicas = self.book, self.requests, self.replicas
+        book, requests = self.book, self.requests
         if self.progress is not None:
             self.progress(self.ended, requests.num_requests)
+        replica, prefill = np.array(book.replica), np.array(book.prefill_replica)
         return Records(
-            arrival_s=np.array(self.arrived_s),
+            arrival_s=np.array(book.arrived_s),
             scheduled_s=np.array(book.scheduled_s),
+            prefilled_s=np.array(book.prefilled_s),
             first_token_s=np.array(book.first_token_s),
             end_s=np.array(book.end_s),
             input_tokens=requests.input_tokens,
             output_tokens=requests.output_tokens,
             preemptions=np.array(book.preemptions),
+            retries=np.array(book.retries),
             cached_tokens=np.array(book.cached),
-            replica=np.array([place[0].number if place else -1 for place in self.place]),
+            replica=np.where(replica < 0, prefill, replica),
+            prefill_replica=np.where(prefill < 0, replica, prefill),
             gap_s=np.array(book.gap_s),
             gap_count=np.array(book.gap_count, dtype=np.int64),
             load=Load(
                 span_s=float(self.env.now),
-                prefilled_tokens=sum(replica.prefilled_tokens for replica in replicas),
+                prefilled_tokens=sum(one.prefilled_tokens for pool in self.pools for one in pool.replicas),
                 runs=StepRuns.of(np.frombuffer(book.runs)),
             ),
         )

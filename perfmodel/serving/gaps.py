@@ -11,16 +11,16 @@ QUARTERS = 4
 class Gaps:
     """Of one replica; writes into the lists that it is given."""
 
-    def __init__(self, seconds: list[float], counts: list[int]) -> None:
-        """``seconds`` and ``counts`` collect gaps, and how many there were of each."""
-        self._seconds, self._counts = seconds, counts
+    def __init__(self, seconds: list[float], counts: list[int], lost: dict[int, float]) -> None:
+        """``seconds`` and ``counts`` collect gaps, and how many there were of each; ``lost`` has the requests that lost
+        their blocks, here or elsewhere -> when their last output came.
+        """
+        self._seconds, self._counts, self._lost = seconds, counts, lost
         self._steady = 0
         """Decoding requests whose last output came at ``_steady_s``."""
         self._steady_s = 0.0
         self._fresh: dict[int, float] = {}
         """Requests that have not decoded since their last prefill -> when their last output came."""
-        self._lost: dict[int, float] = {}
-        """Preempted requests -> when their last output came."""
 
     def joined(self, request: int, now: float) -> None:
         """A request has had an output from its prefill and decodes from now on."""
@@ -33,6 +33,10 @@ class Gaps:
             self._steady -= 1
             last = self._steady_s
         self._lost[request] = last
+
+    def swapped_in(self, request: int) -> None:
+        """A preempted request decodes again, with the cache that it had."""
+        self._fresh[request] = self._lost.pop(request)
 
     def resumed(self, request: int, now: float) -> None:
         """A preempted request has had an output from its second prefill."""

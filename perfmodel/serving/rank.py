@@ -27,6 +27,8 @@ class Prompt:
     """Tokens that need not be computed any more."""
     now: int = 0
     """Tokens in the step that runs."""
+    begun: bool = False
+    """Whether some of it has been computed here, or is being."""
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class Running:
     """Of the prefix cache, locked."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Rank:
     """Queue, running requests and blocks of one rank."""
 
@@ -61,10 +63,16 @@ class Rank:
     prompts: list[Prompt] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
     """In order of joining."""
+    incoming: dict[int, int] = field(default_factory=dict)
+    """Requests whose prompts are computed elsewhere -> blocks reserved for them here."""
+    arrived: dict[int, float] = field(default_factory=dict)
+    """Of them, those whose caches are here, since when: they decode from the next step on."""
+    sending: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Requests whose prompts are computed and leave -> (blocks, nodes of the prefix cache) held until they have."""
     outstanding: int = 0
     """Tokens of requests that are here and not finished."""
     prompt_blocks: int = 0
-    """Held by prompts that are being prefilled."""
+    """Held by prompts that are being prefilled, by what comes and by what leaves."""
     waiting_blocks: int = 0
     """Wanted by those that wait."""
     promised_tokens: int = 0
@@ -73,6 +81,11 @@ class Rank:
     _constant: float = 0.0
     _growth: float = 0.0
     _shared: int = 0
+
+    @property
+    def held(self) -> int:
+        """Requests that hold blocks."""
+        return len(self.running) + len(self.prompts) + len(self.incoming) + len(self.sending)
 
     @property
     def growth(self) -> float:
@@ -115,7 +128,7 @@ class Rank:
 
     def has_room(self, tokens: int, step: int, path: Path = ()) -> bool:
         """Whether a prompt of ``tokens``, the beginning of ``path``, may be taken in at ``step``."""
-        held = len(self.running) + len(self.prompts)
+        held = self.held
         if held >= self.max_running:
             return False
         return held == 0 or self.fits(step, self._wanted(tokens, path), self.watermark)
@@ -133,7 +146,7 @@ class Rank:
 
     def has_room_behind_queue(self, tokens: int, step: int) -> bool:
         """Whether a prompt may be taken in once all that wait here are."""
-        held = len(self.running) + len(self.prompts) + len(self.waiting)
+        held = self.held + len(self.waiting)
         if held >= self.max_running:
             return False
         return held == 0 or self.fits(step, self.waiting_blocks + self.blocks_of(tokens), self.watermark)
@@ -144,19 +157,60 @@ class Rank:
         self.waiting_blocks += self.blocks_of(tokens)
         self.promised_tokens += tokens
 
+    def give_up(self, request: int, tokens: int) -> None:
+        """A request with a prompt of ``tokens`` leaves the queue, from wherever it stands."""
+        self.waiting.remove(request)
+        self.waiting_blocks -= self.blocks_of(tokens)
+        self.promised_tokens -= tokens
+
     def admit(self, tokens: int, path: Path = ()) -> Prompt:
         """The first of the queue, whose prompt has ``tokens``, leaves it and gets its blocks; at least its last token
         has to be computed, whatever the cache has of it.
         """
-        request = self.waiting.popleft()
-        self.waiting_blocks -= self.blocks_of(tokens)
+        request = self._first(tokens)
         shared, nodes = self.cache.lock(path) if self.cache is not None else (0, 0)
         blocks = self.blocks_of(max(tokens - shared, 0))
         prompt = Prompt(request, tokens, blocks, nodes, done=min(shared, tokens - 1))
-        self.promised_tokens -= prompt.done
+        self.promised_tokens += tokens - prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks
         return prompt
+
+    def _first(self, tokens: int) -> int:
+        """The first of the queue, whose prompt or cache has ``tokens``, leaves it."""
+        self.waiting_blocks -= self.blocks_of(tokens)
+        self.promised_tokens -= tokens
+        return self.waiting.popleft()
+
+    def reserve(self, tokens: int) -> int:
+        """The first of the queue gets blocks for a prompt that is computed elsewhere."""
+        request = self._first(tokens)
+        self.incoming[request] = blocks = self.blocks_of(tokens)
+        self.prompt_blocks += blocks
+        return request
+
+    def unreserve(self, request: int) -> None:
+        """What was reserved is free, or the request's own, as :meth:`join` counts it."""
+        self.prompt_blocks -= self.incoming.pop(request)
+
+    def swap_in(self, tokens: int, step: int, steps: int, growth: float) -> int:
+        """The first of the queue decodes again, with ``tokens`` in its cache."""
+        request = self._first(tokens)
+        self.join(request, tokens, step, steps, growth)
+        return request
+
+    def hand_over(self, prompt: Prompt, path: Path = ()) -> None:
+        """A prompt is done and leaves: what it has is held until it is sent."""
+        shared, nodes = self.prefilled(prompt, path)
+        blocks = -(-(prompt.tokens - shared) // self.block_tokens)
+        self.sending[prompt.request] = (blocks, nodes)
+        self.prompt_blocks += blocks
+
+    def sent(self, request: int, path: Path = ()) -> None:
+        """A request that left has arrived elsewhere."""
+        blocks, nodes = self.sending.pop(request)
+        self.prompt_blocks -= blocks
+        self.keep(path, nodes, finished=False)
 
     def prefilled(self, prompt: Prompt, path: Path = ()) -> tuple[int, int]:
         """A prompt is done: its blocks go to the running request, and what others may share of it to the cache, whose
@@ -211,6 +265,21 @@ class Rank:
         """The request that joined last loses its blocks."""
         request = next(reversed(self.running))
         return request, self._leave(request)
+
+    def clear(self) -> list[int]:
+        """Everything that is here is lost: the requests, those that ran first. The counts of tokens promised to this
+        rank and of what it runs start anew.
+        """
+        prompts = [prompt.request for prompt in self.prompts]
+        lost = [*self.running, *self.incoming, *prompts, *self.sending, *self.waiting]
+        for queue in (self.waiting, self.prompts, self.running, self.incoming, self.arrived, self.sending):
+            queue.clear()
+        self._finishes.clear()
+        self.prompt_blocks = self.waiting_blocks = self.promised_tokens = self._shared = 0
+        self._constant = self._growth = 0.0
+        if self.cache is not None:
+            self.cache = PrefixCache(self.block_tokens)
+        return lost
 
     def _leave(self, request: int) -> Running:
         one = self.running.pop(request)

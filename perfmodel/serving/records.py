@@ -17,6 +17,8 @@ class Records:
     """When it reached the cluster."""
     scheduled_s: Floats
     """When the first step that works on it began."""
+    prefilled_s: Floats
+    """When its prompt was computed (for the last time)."""
     first_token_s: Floats
     """When its first token was there."""
     end_s: Floats
@@ -24,11 +26,15 @@ class Records:
     input_tokens: Ints
     output_tokens: Ints
     preemptions: Ints
-    """How often it lost its KV blocks and was computed again."""
+    """How often it lost its KV blocks and was computed again, or copied to the host and back."""
+    retries: Ints
+    """How often the replica that had it was lost, so that it started again elsewhere."""
     cached_tokens: Ints
     """Prompt tokens that were found in a prefix cache."""
     replica: Ints
-    """Which replica served it."""
+    """Which replica decoded it."""
+    prefill_replica: Ints
+    """Which one computed its prompt, the same where all do both."""
     gap_s: Floats
     """(runs,): gaps between two outputs of one request."""
     gap_count: Ints

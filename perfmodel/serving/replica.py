@@ -6,72 +6,46 @@ could be taken in cuts the run at the end of the step that is under way. Nothing
 runs and single steps give the same records.
 """
 
-from array import array
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import simpy
 
-from perfmodel.errors import SpecError
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.book import Book
 from perfmodel.serving.gaps import Gaps
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
 
-Policy = Literal["mixed", "prefill-first"]
 AFTER_ALL: Any = 2
 """Of simpy's priorities: after whatever else happens at the same time (arrivals and timeouts are 1)."""
 
 
-@dataclass(slots=True)
-class Book:
-    """What is known of every request, by number; filled in while they are served."""
+class Sender(Protocol):
+    """Where a replica's prompts go once they are computed."""
 
-    prompt: list[int]
-    """Tokens to prefill (after a preemption those generated too)."""
-    steps: list[int]
-    """Decode steps still to come after the next prefill."""
-    growth: list[float]
-    """Output tokens per decode step."""
-    scheduled_s: list[float]
-    first_token_s: list[float]
-    end_s: list[float]
-    preemptions: list[int]
-    cached: list[int]
-    """Prompt tokens that were found in a prefix cache when the request was first taken in."""
-    paths: list[Path] | None = None
-    """What prompts share; None: nothing."""
-    gap_s: list[float] = field(default_factory=list)
-    gap_count: list[int] = field(default_factory=list)
-    runs: "array[float]" = field(default_factory=lambda: array("d"))
-    """Rows of :class:`perfmodel.serving.records.StepRuns`, one after the other."""
+    def computing(self, request: int, tokens: int, seconds: float) -> None:
+        """A step of ``seconds`` begins that computes ``tokens`` of a request's cache (those found are among them)."""
+        ...
+
+    def computed(self, request: int) -> None:
+        """All of them are."""
+        ...
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How a replica batches."""
+class Receiver(Protocol):
+    """Where a replica's requests have their prompts computed."""
 
-    policy: Policy
-    max_batched_tokens: int
-    tokens_per_decode: int
-    """Tokens that a decoding request adds to a step: 1 and its drafts."""
-    graph_batches: tuple[int, ...] = ()
-    poll_steps: int = 1
-    """Decode steps between two looks at requests that have come meanwhile."""
-    hold_steps: int = 0
-    """Prompts wait until every rank has one, at most so many decode steps (TensorRT-LLM's attention-DP balance); 0:
-    they run as they come. No engine does both this and polling."""
-    together: bool = True
-    """Whether steps are advanced together; False: one by one, which gives the same and takes longer."""
+    def computed_elsewhere(self, request: int) -> bool:
+        """Whether the replica shall reserve blocks for a request, or compute its prompt itself."""
+        ...
 
-    def __post_init__(self) -> None:
-        if self.hold_steps and self.poll_steps > 1:
-            raise SpecError(
-                f"hold_steps = {self.hold_steps} beside poll_steps = {self.poll_steps}: an engine either holds prompts "
-                "back or polls for them"
-            )
+    def reserved(self, request: int) -> None:
+        """It has."""
+        ...
 
 
 @dataclass(slots=True)
@@ -79,6 +53,9 @@ class _Run:
     """Decode steps that are under way."""
 
     start_s: float
+    times: StepTimes
+    copying_s: float
+    """Of caches between GPU and host, before the first step."""
     steps: int
     requests: int
     tokens: float
@@ -101,24 +78,34 @@ class Replica:
         book: Book,
         done: Callable[[int], None],
         refill: Callable[["Replica"], None],
+        sends: Sender | None = None,
+        receives: Receiver | None = None,
     ) -> None:
-        """``done`` is told which request ended, ``refill`` is asked for requests whenever a step has ended."""
+        """``done`` is told which request ended, ``refill`` is asked for requests whenever a step has ended. A replica
+        that ``sends`` computes prompts only, one that ``receives`` has them computed elsewhere.
+        """
         self.env, self.number, self.times, self.batching = env, number, times, batching
         self.ranks, self.book = ranks, book
-        self._done, self._refill = done, refill
-        self._caches = book.paths is not None
+        self.up = True
+        """Whether it takes requests."""
+        self._done, self._refill, self._sends, self._receives = done, refill, sends, receives
+        self._caches = ranks[0].cache is not None
         self.step = 0
         self.outstanding = 0
         self.prefilled_tokens = 0
         self._busy = False
         self._run: _Run | None = None
         self._plan = 0
-        self._gaps = Gaps(book.gap_s, book.gap_count)
+        self._gaps = Gaps(book.gap_s, book.gap_count, book.last_output_s)
         self._waking = False
         self._held_at = -1
         """Decode step since which prompts are held back; -1: they are not."""
         self._present = self._taken = 0
-        """Requests that are here, and those of them that are being prefilled or decode."""
+        """Requests that are here, and those of them that hold blocks."""
+        self._swapped: set[int] = set()
+        """Requests that wait and whose caches are with the host."""
+        self._copied = [0] * len(ranks)
+        """Tokens of caches that each rank copies before the next step."""
 
     # --- requests come ------------------------------------------------------------------------------------------
 
@@ -146,7 +133,7 @@ class Replica:
         self.outstanding += tokens
 
     def release(self, rank: Rank, tokens: int) -> None:
-        """A request of ``rank`` has ended."""
+        """A request of ``rank`` has ended, or is elsewhere now."""
         self._present -= 1
         self._taken -= 1
         rank.outstanding -= tokens
@@ -157,15 +144,78 @@ class Replica:
         return bool(self.open_ranks(tokens))
 
     def open_ranks(self, tokens: int) -> list[Rank]:
-        """Ranks whose next step could begin a prompt of ``tokens``, behind what waits there already."""
+        """Ranks whose next step could take a prompt of ``tokens`` in, behind what waits there already."""
         batching, after = self.batching, self.step + 1
         per_decode = batching.tokens_per_decode if batching.policy == "mixed" else 0
         return [
             rank
             for rank in self.ranks
-            if rank.promised_tokens + per_decode * len(rank.running) < batching.max_batched_tokens
+            if (
+                self._receives is not None  # computes nothing of it
+                or rank.promised_tokens + per_decode * len(rank.running) < batching.max_batched_tokens
+            )
             and rank.has_room_behind_queue(tokens, after)
         ]
+
+    def deliver(self, request: int, rank: Rank) -> None:
+        """The cache of a request that ``rank`` reserved blocks for is here: its first output, and it decodes from the
+        next step on.
+        """
+        rank.arrived[request] = self.env.now
+        self._output(request)
+        self.wake()
+
+    def sent(self, request: int, rank: Rank, tokens: int) -> None:
+        """A request whose prompt was computed here has its cache elsewhere."""
+        rank.sent(request, self._path(request))
+        self.release(rank, tokens)
+        self.wake()
+
+    def change(self, times: StepTimes) -> None:
+        """From the next step on, steps take other times."""
+        self.times = times
+        if self._run is not None:
+            self._cut()
+
+    def lose(self) -> list[int]:
+        """Everything that is here is lost, the step under way too; the requests, whose prompts have to be computed
+        again with what they put out.
+        """
+        if self._run is not None:
+            whole = self._steps_after(self._run, self.env.now - self._run.start_s) - 1
+            if whole:
+                self._run.steps = whole
+                self._keep_run(self._run)
+        self._plan += 1
+        self._run, self._busy = None, False
+        self._join_arrived()
+        for rank in self.ranks:
+            for request, was in rank.running.items():
+                cached = was.base + was.growth * (self.step - was.start)
+                self._stop(request, cached, was.finish - self.step, kept=False)
+        for request in self._swapped:
+            self.book.prompt[request] += 1
+            self.book.steps[request] -= 1
+        self._swapped.clear()
+        self._copied = [0] * len(self.ranks)
+        self._present = self._taken = self.outstanding = 0
+        self._held_at = -1
+        lost = []
+        for rank in self.ranks:
+            rank.outstanding = 0
+            lost += rank.clear()
+        return lost
+
+    def without_blocks(self) -> list[tuple[Rank, int]]:
+        """Requests that wait and have nothing here, each with its rank."""
+        return [(rank, one) for rank in self.ranks for one in rank.waiting if one not in self._swapped]
+
+    def give_up(self, request: int, rank: Rank, tokens: int) -> None:
+        """One of them goes elsewhere."""
+        rank.give_up(request, self.book.prompt[request])
+        self._present -= 1
+        rank.outstanding -= tokens
+        self.outstanding -= tokens
 
     def wake(self) -> None:
         """Requests may be had: look, or stop at the end of the step under way."""
@@ -195,7 +245,9 @@ class Replica:
 
     def _next(self) -> None:
         """Plan what comes at a step's end."""
-        self._refill(self)
+        if self.up:
+            self._refill(self)
+        self._join_arrived()
         self._make_room()
         looks = self.step % self.batching.poll_steps == 0 or not any(rank.running for rank in self.ranks)
         taken: list[Prompt] = []
@@ -214,9 +266,19 @@ class Replica:
         else:
             self._decode_run()
 
+    def _join_arrived(self) -> None:
+        """Requests whose caches have come begin to decode."""
+        book = self.book
+        for rank in self.ranks:
+            for request, since in rank.arrived.items():
+                rank.unreserve(request)
+                rank.join(request, book.prompt[request], self.step, book.steps[request], book.growth[request])
+                self._gaps.joined(request, since)
+            rank.arrived.clear()
+
     def _path(self, request: int) -> Path:
         paths = self.book.paths
-        return paths[request] if paths is not None else ()
+        return paths[request] if paths is not None and self._caches else ()
 
     def _holds(self) -> bool:
         """Whether prompts are held back until every rank has one."""
@@ -244,7 +306,7 @@ class Replica:
         after = self.step + 1
         for rank in self.ranks:
             if rank.running:
-                while len(rank.running) + len(rank.prompts) > 1 and not rank.fits(after):
+                while rank.held > 1 and not rank.fits(after):
                     if not rank.running:
                         break
                     self._preempt(rank)
@@ -252,15 +314,28 @@ class Replica:
                 rank.trim(after)
 
     def _preempt(self, rank: Rank) -> None:
+        """The youngest loses its blocks: its cache is computed again, or copied to the host and back."""
         request, was = rank.preempt()
         rank.keep(self._path(request), was.nodes, finished=False)
-        book, ran = self.book, self.step - was.start
-        book.preemptions[request] += 1
-        book.prompt[request] = round(was.base + was.growth * ran) + 1
-        book.steps[request] = was.finish - self.step - 1  # the prefill's end brings one output
-        self._gaps.preempted(request)
+        swaps = self.batching.swap_s_per_token is not None
+        self._stop(
+            request, was.base + was.growth * (self.step - was.start), was.finish - self.step, kept=swaps
+        )
+        self.book.preemptions[request] += 1
+        if swaps:
+            self._swapped.add(request)
+            self._copied[self.ranks.index(rank)] += self.book.prompt[request]
         self._taken -= 1
-        rank.wait(request, book.prompt[request], first=True)
+        rank.wait(request, self.book.prompt[request], first=True)
+
+    def _stop(self, request: int, cached: float, steps: int, *, kept: bool) -> None:
+        """A request with ``cached`` tokens and ``steps`` to come decodes no more for now. Unless its cache is ``kept``
+        it has to be computed again, with the last output's token, and that prefill's end brings one of its outputs.
+        """
+        book, again = self.book, 0 if kept else 1
+        book.prompt[request] = round(cached) + again
+        book.steps[request] = steps - again
+        self._gaps.preempted(request)
 
     def _take(self, rank: Rank, *, looks: bool) -> list[Prompt]:
         """Prompts of one rank that the next step works on, their share of it noted; if it ``looks``, those that wait
@@ -277,10 +352,14 @@ class Replica:
             prompt.now = min(budget, prompt.tokens - prompt.done)
             budget -= prompt.now
             taken.append(prompt)
-        while looks and budget > 0 and rank.waiting:
+        while looks and rank.waiting:
             request = rank.waiting[0]
+            if self._holds_blocks_only(request):
+                if not self._take_in(rank, request):
+                    break
+                continue
             path = self._path(request)
-            if not rank.has_room(book.prompt[request], self.step + 1, path):
+            if budget <= 0 or not rank.has_room(book.prompt[request], self.step + 1, path):
                 break
             prompt = rank.admit(book.prompt[request], path)
             self._taken += 1
@@ -292,6 +371,36 @@ class Replica:
             taken.append(prompt)
         rank.trim(self.step + 1)
         return taken
+
+    def _holds_blocks_only(self, request: int) -> bool:
+        """Whether a request that waits needs blocks and no computation here."""
+        elsewhere = self._receives is not None and self._receives.computed_elsewhere(request)
+        return elsewhere or request in self._swapped
+
+    def _take_in(self, rank: Rank, request: int) -> bool:
+        """Give such a request its blocks, if there are enough."""
+        book, tokens = self.book, self.book.prompt[request]
+        if not rank.has_room(tokens, self.step + 1):
+            return False
+        self._taken += 1
+        if request in self._swapped:
+            self._swapped.remove(request)
+            rank.swap_in(tokens, self.step, book.steps[request], book.growth[request])
+            self._gaps.swapped_in(request)
+            self._copied[self.ranks.index(rank)] += tokens
+        else:
+            assert self._receives is not None
+            rank.reserve(tokens)
+            self._receives.reserved(request)
+        return True
+
+    def _copying_s(self) -> float:
+        """Seconds in which caches are copied before a step, of the rank that copies most; asked once per step."""
+        most = max(self._copied)
+        if not most:
+            return 0.0
+        self._copied = [0] * len(self.ranks)
+        return most * (self.batching.swap_s_per_token or 0.0)
 
     def _most(self) -> tuple[int, float, float]:
         """Decoding requests, their tokens now, and those tokens' growth per step: of the rank with most of each."""
@@ -318,7 +427,12 @@ class Replica:
             total, fullest = total + own + decodes, max(fullest, own + decodes)
         requests, tokens, _ = self._most() if mixed else (0, 0.0, 0.0)
         even = total / (fullest * len(self.ranks))
-        seconds = self.times.prompt_s(prompt, attended, requests, tokens, even)
+        seconds = self.times.prompt_s(prompt, attended, requests, tokens, even) + self._copying_s()
+        if self._sends is not None:
+            for one in taken:
+                found = 0 if one.begun else one.done
+                self._sends.computing(one.request, one.now + found, seconds)
+                one.begun = True
         self.prefilled_tokens += sum(one.now for one in taken)
         row = (self.env.now, self.number, seconds, 1, self._present - self._taken, self._taken)
         work = (requests, tokens, prompt, attended, even)
@@ -328,7 +442,7 @@ class Replica:
         """``row`` is what is kept of the step."""
         self.book.runs.extend(row)
         if row[6]:
-            self._decoded(1, self.env.now)
+            self._decoded(1, self.env.now, self.env.now)
             self._end_finished()
         for rank in self.ranks:
             for prompt in [one for one in rank.prompts if one.now]:
@@ -340,21 +454,31 @@ class Replica:
         self._next()
 
     def _prefilled(self, rank: Rank, prompt: Prompt) -> None:
-        """A prompt's end is its request's first output."""
-        book, request, now = self.book, prompt.request, self.env.now
-        path = self._path(request)
+        """A prompt's end is its request's first output, or its cache leaves."""
+        book, request = self.book, prompt.request
+        path, ends = self._path(request), book.steps[request] == 0
+        book.prefilled_s[request] = self.env.now
+        if self._sends is not None and not ends:
+            rank.hand_over(prompt, path)
+            self._sends.computed(request)
+            return
         found = rank.prefilled(prompt, path)
-        if book.first_token_s[request] < 0.0:
-            book.first_token_s[request] = now
-        else:  # it was preempted: its next output comes now
-            self._gaps.resumed(request, now)
-        if book.steps[request] > 0:
+        self._output(request)
+        if not ends:
             rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request], found)
-            self._gaps.joined(request, now)
+            self._gaps.joined(request, self.env.now)
         else:
             rank.keep(path, found[1], finished=True)
-            book.end_s[request] = now
+            book.end_s[request] = self.env.now
             self._done(request)
+
+    def _output(self, request: int) -> None:
+        """A request has an output from its prefill."""
+        book, now = self.book, self.env.now
+        if book.first_token_s[request] < 0.0:
+            book.first_token_s[request] = now
+        else:  # it lost its blocks: its next output comes now
+            self._gaps.resumed(request, now)
 
     def _decode_run(self) -> None:
         """Decode steps until a request ends, blocks run out, or another rank becomes the fullest."""
@@ -382,7 +506,16 @@ class Replica:
         held = [len(rank.running) for rank in ranks]
         even = sum(held) / (len(self.ranks) * max(held))
         run = self._run = _Run(
-            self.env.now, steps, requests, tokens, growth, even, self._present - self._taken, self._taken
+            self.env.now,
+            self.times,
+            self._copying_s(),
+            steps,
+            requests,
+            tokens,
+            growth,
+            even,
+            self._present - self._taken,
+            self._taken,
         )
         self._after(self._seconds(run, steps), self._run_done)
 
@@ -401,8 +534,8 @@ class Replica:
 
     def _seconds(self, run: _Run, steps: int) -> float:
         if steps == 1:
-            return self.times.decode_s(run.requests, run.tokens, run.even)
-        return self.times.decode_run_s(run.requests, run.tokens, run.growth, steps, run.even)
+            return run.copying_s + run.times.decode_s(run.requests, run.tokens, run.even)
+        return run.copying_s + run.times.decode_run_s(run.requests, run.tokens, run.growth, steps, run.even)
 
     def _cut(self) -> None:
         """End the run at the end of the step that is under way."""
@@ -440,20 +573,24 @@ class Replica:
         if self._caches:
             for rank in self.ranks:  # what the last step pushed out, before those that end now give room back
                 rank.trim(self.step + run.steps)
+        self._keep_run(run)
+        self._end_finished()
+        self._next()
+
+    def _keep_run(self, run: _Run) -> None:
+        """A run's steps are done: what is kept of them."""
         seconds = self._seconds(run, run.steps)
         first = self._seconds(run, 1)
         middle = run.tokens + run.growth * (run.steps - 1) / 2.0
         row = (run.start_s, self.number, seconds, run.steps, run.waiting, run.held)
         self.book.runs.extend((*row, run.requests, middle, 0.0, 0.0, run.even))
-        self._decoded(run.steps, run.start_s + first)
+        self._decoded(run.steps, run.start_s + first, run.start_s + seconds)
         if run.steps > 1:
             self._gaps.ran(first, (seconds - first) / (run.steps - 1), run.steps - 1)
-        self._end_finished()
-        self._next()
 
-    def _decoded(self, steps: int, first_end: float) -> None:
+    def _decoded(self, steps: int, first_end: float, last_end: float) -> None:
         """All running requests have decoded ``steps`` steps."""
-        self._gaps.decoded(first_end, self.env.now)
+        self._gaps.decoded(first_end, last_end)
         self.step += steps
 
     def _end_finished(self) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.ops.memory import cache_tokens_per_rank
-from perfmodel.serving.cluster import Layout, Progress, simulate
+from perfmodel.serving.batching import Batching, Policy
+from perfmodel.serving.cluster import Progress, simulate
 from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records
-from perfmodel.serving.replica import Batching, Policy
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import TwinStepTimes
 from perfmodel.spec.scenario import Scenario

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from perfmodel.ops.memory import cache_tokens_per_rank
+from perfmodel.serving.batching import Batching
 from perfmodel.serving.closed_loop import Steps
-from perfmodel.serving.cluster import Layout, simulate
+from perfmodel.serving.cluster import simulate
 from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records
-from perfmodel.serving.replica import Batching
 from perfmodel.serving.requests import requests_of
 from perfmodel.serving.step_times import TwinStepTimes
 from perfmodel.spec.workload import Workload

@@ -1,0 +1,183 @@
+"""Prompts are computed in one pool of replicas and decoded in another: reservations, and caches on their way.
+
+Layer-wise (SGLang, Mooncake; LongCat): a decode rank reserves blocks first, then the prompt waits for a prefill
+replica, and each layer's cache is sent as soon as it is computed, so that little more than the last layer's is left
+when the prompt is done. Where decode has no room, prompts wait: that is the backpressure. Whole (vLLM's and TensorRT-LLM's
+context-first): the prompt is computed first and its blocks are held until a decode rank has reserved its own and the
+whole cache has been sent; where decode has no room, prefill replicas fill up.
+
+The first token reaches the user when the cache has arrived, since the decode replica sends it.
+"""
+
+from dataclasses import dataclass
+
+import simpy
+
+from perfmodel.serving.book import Book
+from perfmodel.serving.links import Flow, Link, Links
+from perfmodel.serving.pool import Pool
+from perfmodel.serving.rank import Rank
+
+
+@dataclass(frozen=True, slots=True)
+class KvPath:
+    """The way of caches from a prefill rank to a decode rank."""
+
+    bytes_per_token: float
+    """That all GPUs of a decode rank receive together."""
+    send_bytes_per_s: float
+    """Of all GPUs of a prefill rank together."""
+    receive_bytes_per_s: float
+    """Of all GPUs of a decode rank together."""
+    latency_s: float
+    """From the last byte's sending to its use."""
+    layers: int
+    layer_wise: bool = True
+    """Whether layers are sent as they are computed; False: all at once when the prompt is done."""
+
+
+@dataclass(slots=True)
+class _Hand:
+    """A request on its way from prefill to decode."""
+
+    submitted: bool = False
+    """Whether the prefill pool has it."""
+    computed: bool = False
+    reserved: bool = False
+    """Whether a decode rank has blocks for it."""
+    flow: Flow | None = None
+    owed: float = 0.0
+    """Bytes computed and not given to the flow: each chunk's last layer."""
+
+
+class Handoff:
+    """Between two pools; it is the prefill replicas' :class:`~perfmodel.serving.replica.Sender` and the decode
+    replicas' :class:`~perfmodel.serving.replica.Receiver`.
+    """
+
+    def __init__(self, env: simpy.Environment, path: KvPath, book: Book) -> None:
+        """``prefill`` and ``decode`` are set before the first request comes."""
+        self.prefill: Pool
+        self.decode: Pool
+        self._path, self._book = path, book
+        self._links = Links(env, path.latency_s)
+        self._ends: dict[Rank, Link] = {}
+        self._hands: dict[int, _Hand] = {}
+
+    def start(self, request: int) -> None:
+        """A request comes, or comes again since it was lost."""
+        if self._book.steps[request] == 0:  # its prompt's end is its last token
+            self.prefill.submit(request)
+            return
+        self._hands[request] = hand = _Hand()
+        if self._path.layer_wise:
+            self.decode.submit(request)
+        else:
+            self._to_prefill(request, hand)
+
+    # --- what replicas tell -------------------------------------------------------------------------------------
+
+    def computed_elsewhere(self, request: int) -> bool:
+        """See :class:`~perfmodel.serving.replica.Receiver`: what has been decoded before is computed again where it
+        was.
+        """
+        return request in self._hands
+
+    def reserved(self, request: int) -> None:
+        """See :class:`~perfmodel.serving.replica.Receiver`."""
+        hand = self._hands[request]
+        hand.reserved = True
+        if hand.computed:
+            self._send_whole(request, hand)
+        elif not hand.submitted:
+            self._to_prefill(request, hand)
+
+    def computing(self, request: int, tokens: int, seconds: float) -> None:
+        """See :class:`~perfmodel.serving.replica.Sender`: all layers but the last are sent while they are computed."""
+        hand = self._hands.get(request)
+        if hand is None or not hand.reserved or not self._path.layer_wise:
+            return
+        if hand.flow is None:
+            hand.flow = self._flow(request)
+        made = tokens * self._path.bytes_per_token
+        last = made / self._path.layers
+        size, hand.owed = made - last + hand.owed, last
+        self._links.more(hand.flow, size, size / seconds)
+
+    def computed(self, request: int) -> None:
+        """See :class:`~perfmodel.serving.replica.Sender`."""
+        hand = self._hands[request]
+        hand.computed = True
+        if not hand.reserved:
+            self.decode.submit(request)
+        elif hand.flow is None:
+            self._send_whole(request, hand)
+        else:
+            self._links.close(hand.flow, hand.owed)
+
+    # --- transfers ----------------------------------------------------------------------------------------------
+
+    def _to_prefill(self, request: int, hand: _Hand) -> None:
+        hand.submitted = True
+        self.prefill.submit(request)
+
+    def _send_whole(self, request: int, hand: _Hand) -> None:
+        hand.flow = self._flow(request)
+        self._links.close(hand.flow, self._book.prompt[request] * self._path.bytes_per_token)
+
+    def _flow(self, request: int) -> Flow:
+        source, target = self.prefill.place[request][1], self.decode.place[request][1]
+        return Flow(
+            self._end(source, self._path.send_bytes_per_s),
+            self._end(target, self._path.receive_bytes_per_s),
+            lambda: self._arrived(request),
+        )
+
+    def _end(self, rank: Rank, bytes_per_s: float) -> Link:
+        if rank not in self._ends:
+            self._ends[rank] = Link(bytes_per_s)
+        return self._ends[rank]
+
+    def _arrived(self, request: int) -> None:
+        del self._hands[request]
+        self.prefill.sent(request)
+        self.decode.deliver(request)
+
+    # --- faults -------------------------------------------------------------------------------------------------
+
+    def decode_lost(self, request: int) -> None:
+        """A decode replica was lost with this request on it."""
+        hand = self._hands.get(request)
+        if hand is None:
+            self.start(request)
+            return
+        self._stop(hand)
+        hand.reserved = False
+        if hand.computed or not hand.submitted:
+            self.decode.submit(request)
+
+    def prefill_lost(self, request: int) -> None:
+        """A prefill replica was lost with this request on it."""
+        hand = self._hands.get(request)
+        if hand is None:  # one of a single token
+            self.start(request)
+            return
+        self._stop(hand)
+        hand.computed = False
+        self._to_prefill(request, hand)
+
+    def turned_away(self, request: int) -> None:
+        """A decode replica that is drained has not reserved blocks for this request."""
+        if request in self._hands:
+            self.decode.submit(request)
+        else:
+            self.start(request)
+
+    def slow(self, rank: Rank, bytes_per_s: float) -> None:
+        """A rank's link moves so many bytes/s from now on."""
+        self._links.resize(self._end(rank, bytes_per_s), bytes_per_s)
+
+    def _stop(self, hand: _Hand) -> None:
+        if hand.flow is not None:
+            self._links.cancel(hand.flow)
+        hand.flow, hand.owed = None, 0.0
