@@ -26,6 +26,7 @@ def apart(
     requests,
     *,
     path=FAST,
+    times=lambda _: Linear(),
     layout=None,
     prefill=None,
     budget=64,
@@ -36,13 +37,18 @@ def apart(
 ):
     """Served by a pool of each kind."""
     return simulate(
-        requests, lambda _: Linear(), layout or Layout(), Batching("mixed", budget, 1, together=together, **more),
+        requests, times, layout or Layout(), Batching("mixed", budget, 1, together=together, **more),
         requests.output_tokens - 1 if steps is None else steps,
         prefill=PrefillSide(
-            prefill or Layout(), Batching("prefill-first", budget, 1, together=together), lambda _: Linear(), path
+            prefill or Layout(), Batching("prefill-first", budget, 1, together=together), times, path
         ),
         changes=changes,
     )  # fmt: skip
+
+
+def unlike(number):
+    """Replicas of slightly different speed, so that nothing happens at two of them at once and rounding decides."""
+    return Linear(base=0.01 + 0.000137 * number)
 
 
 # --- links ----------------------------------------------------------------------------------------------------------
@@ -212,7 +218,7 @@ def test_everything_is_served_once_and_steps_together_change_nothing(asked, layo
     both = [
         apart(
             requests, layout=layout, prefill=prefill, path=path, steps=steps, together=together,
-            swap_s_per_token=swap,
+            swap_s_per_token=swap, times=unlike,
         )
         for together in (True, False)
     ]  # fmt: skip
@@ -369,12 +375,10 @@ def test_nothing_is_lost_or_served_twice_whatever_fails(asked, separate, layer_w
         side = PrefillSide(
             layout,
             batching,
-            lambda _: Linear(),
+            unlike,
             KvPath(1.0, 3e3, 3e3, 0.001, layers=5, layer_wise=layer_wise),
         )
-        run = module._Cluster(
-            requests, lambda _: Linear(), layout, batching, steps, side if separate else None, changes
-        )
+        run = module._Cluster(requests, unlike, layout, batching, steps, side if separate else None, changes)
         both.append(run.run())
         assert not any(pool.place for pool in run.pools)
         for pool in run.pools:

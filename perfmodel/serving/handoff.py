@@ -2,9 +2,9 @@
 
 Layer-wise (SGLang, Mooncake; LongCat): a decode rank reserves blocks first, then the prompt waits for a prefill
 replica, and each layer's cache is sent as soon as it is computed, so that little more than the last layer's is left
-when the prompt is done. Where decode has no room, prompts wait: that is the backpressure. Whole (vLLM's and TensorRT-LLM's
-context-first): the prompt is computed first and its blocks are held until a decode rank has reserved its own and the
-whole cache has been sent; where decode has no room, prefill replicas fill up.
+when the prompt is done. Where decode has no room, prompts wait: that is the backpressure. Whole (vLLM's and
+TensorRT-LLM's context-first): the prompt is computed first and its blocks are held until a decode rank has reserved its
+own and the whole cache has been sent; where decode has no room, prefill replicas fill up.
 
 The first token reaches the user when the cache has arrived, since the decode replica sends it.
 """
