@@ -53,8 +53,9 @@ def answer_serve(
         "cluster": scenario.cluster.name,
         "gpu": scenario.cluster.gpu.name,
         "replicas": scenario.serving.replicas,
-        "policy": served.batching.policy,
-        "kv_tokens_per_rank": served.kv_tokens,
+        "policy": served.pool.batching.policy,
+        "kv_tokens_per_rank": served.pool.kv_tokens,
+        "prefill": _prefill(served),
         **serving_metrics(served.records, scenario),
         "energy_j": None,
         "warnings": [*_warnings(served), *warnings(step)],
@@ -63,23 +64,38 @@ def answer_serve(
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
 
 
+def _prefill(served: Served) -> dict[str, Any] | None:
+    """The replicas that compute prompts only."""
+    pool = served.prefill
+    if pool is None:
+        return None
+    return {
+        "replicas": pool.layout.replicas,
+        "num_gpus": pool.layout.replicas * pool.scenario.deployment.num_gpus,
+        "policy": pool.batching.policy,
+        "kv_tokens_per_rank": pool.kv_tokens,
+    }
+
+
 def _warnings(served: Served) -> list[str]:
     """What of the traffic makes the answer less certain."""
     texts = []
     if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
         texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
     asked = served.scenario.serving.max_running
-    if served.layout.max_running < asked:
+    if served.pool.layout.max_running < asked:
         texts.append(
-            f"at most {served.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
+            f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
             "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
         )
+    if served.path is not None and served.path.flag:
+        texts.append(f"transfer of caches: {served.path.flag}")
     records = served.records
     lost = float((records.preemptions > 0).mean())
     if lost > SHORTAGE:
         texts.append(
-            f"{lost:.0%} of the requests lost their KV blocks and were computed again: the cache is short "
-            f"({served.kv_tokens:,} tokens per rank)"
+            f"{lost:.0%} of the requests lost their KV blocks for a while: the cache is short "
+            f"({served.pool.kv_tokens:,} tokens per rank)"
         )
     last, span = records.arrival_s.max(), float(np.ptp(records.arrival_s))
     behind = span > 0.0 and records.end_s.max() - last > BEHIND * span

@@ -21,6 +21,7 @@ from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlap
 from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
 from perfmodel.routing.activation import layer_activations
+from perfmodel.spec.deployment import Slowdown
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
@@ -179,7 +180,17 @@ def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[T
 def _alone(ops: Sequence[Op], scenario: Scenario) -> tuple[Timing, ...]:
     """Time alone of each op, by the scenario's calibration where it has one."""
     calibration = _calibration(scenario)
-    return tuple(cost(op, scenario.cluster, scenario.costs, calibration) for op in ops)
+    slow = scenario.deployment.slowdown
+    return tuple(_slowed(op, cost(op, scenario.cluster, scenario.costs, calibration), slow) for op in ops)
+
+
+def _slowed(op: Op, timing: Timing, slow: Slowdown) -> Timing:
+    """The time of an op on the slowest GPU."""
+    if op.is_communication:
+        if slow.link == slow.network == 1.0:
+            return timing
+        return replace(timing, link_s=timing.link_s * slow.link, network_s=timing.network_s * slow.network)
+    return timing if slow.kernels == 1.0 or op.kernel == "host" else timing.scaled(slow.kernels)
 
 
 def _calibration(scenario: Scenario) -> Calibration | None:

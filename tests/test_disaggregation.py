@@ -46,6 +46,13 @@ def apart(
     )  # fmt: skip
 
 
+def unlike_prompts(requests):
+    """No two prompts of one length, for the same reason."""
+    return dataclasses.replace(
+        requests, input_tokens=requests.input_tokens + np.arange(requests.num_requests)
+    )
+
+
 def unlike(number):
     """Replicas of slightly different speed, so that nothing happens at two of them at once and rounding decides."""
     return Linear(base=0.01 + 0.000137 * number)
@@ -213,7 +220,7 @@ def assert_served(records, requests, steps):
 @given(traffic(), POOLS, POOLS, PATHS, SWAPS)
 @settings(max_examples=80, deadline=None)
 def test_everything_is_served_once_and_steps_together_change_nothing(asked, layout, prefill, path, swap):
-    requests, seed = asked
+    requests, seed = unlike_prompts(asked[0]), asked[1]
     steps = decode_steps(requests.output_tokens, 1, 0.7, seed)
     both = [
         apart(
@@ -362,13 +369,14 @@ STATES = st.lists(
 @given(traffic(), st.booleans(), st.booleans(), SWAPS, STATES, st.sampled_from(["central", "least-tokens"]))
 @settings(max_examples=120, deadline=None)
 def test_nothing_is_lost_or_served_twice_whatever_fails(asked, separate, layer_wise, swap, states, router):
-    requests, seed = asked
+    requests, seed = unlike_prompts(asked[0]), asked[1]
     steps = decode_steps(requests.output_tokens, 1, 0.7, seed)
     layout = Layout(replicas=2, ranks=2, blocks=30, block_tokens=16, max_running=6, router=router)
     changes = []
     for at, lasts, replica, state in states:
         which = replica if separate else replica % 2
         changes += [Change(at, which, state=state), Change(at + lasts, which, state="up")]
+    changes.sort(key=lambda change: change.at_s)
     both = []
     for together in (True, False):
         batching = Batching("mixed", 64, 1, swap_s_per_token=swap, together=together)

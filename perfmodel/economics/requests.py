@@ -29,7 +29,7 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
     All GPUs of all replicas divide rates and are paid for the whole span, from the first arrival to the last end.
     """
     ttft, tpot, e2e = latencies(records)
-    gpus = scenario.deployment.num_gpus * scenario.serving.replicas
+    gpus = scenario.fleet_gpus
     start = float(records.arrival_s.min())
     span = float(records.end_s.max()) - start
     inputs, outputs = int(records.input_tokens.sum()), int(records.output_tokens.sum())
@@ -37,8 +37,9 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
     price = scenario.prices.usd_per_gpu_hour
     good = int(is_good(ttft, tpot, e2e, scenario).sum())
     with_tpot = tpot[np.isfinite(tpot)]
-    runs = records.load.runs
-    busy_s = float(runs.seconds.sum())
+    runs, replicas = records.load.runs, scenario.serving.replicas
+    own = runs.replica < replicas
+    busy_s = float(runs.seconds[own].sum())
     return {
         "requests": len(ttft),
         "completed": int((records.end_s >= 0.0).sum()),
@@ -50,7 +51,9 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
         "e2e_s": spread(e2e),
         "tokens_per_s_per_user": spread(1.0 / with_tpot),
         "queue_s": spread(records.scheduled_s - records.arrival_s),
+        "transfer_s": spread((records.first_token_s - records.prefilled_s)[apart(records)]),
         "preemptions": int(records.preemptions.sum()),
+        "retries": int(records.retries.sum()),
         "cache_hit_pct": PERCENT * float(records.cached_tokens.sum()) / inputs,
         "requests_per_s": len(ttft) / span,
         "goodput_requests_per_s": good / span,
@@ -58,9 +61,16 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
         "output_tokens_per_s": outputs / span,
         "output_tokens_per_s_per_gpu": outputs / span / gpus,
         "total_tokens_per_s_per_gpu": (inputs + outputs) / span / gpus,
-        "busy_pct": PERCENT * busy_s / (span * scenario.serving.replicas),
-        "prompt_steps_pct": PERCENT * float(runs.seconds[runs.prompt > 0.0].sum()) / busy_s,
+        "busy_pct": PERCENT * busy_s / (span * replicas),
+        "prompt_steps_pct": PERCENT
+        * float(runs.seconds[own & (runs.prompt > 0.0)].sum())
+        / max(busy_s, 1e-300),
         "steps": int(runs.steps.sum()),
+        "prefill_busy_pct": (
+            PERCENT * float(runs.seconds[~own].sum()) / (span * scenario.prefill.serving.replicas)
+            if scenario.prefill is not None
+            else None
+        ),
         "gpu_hours": gpu_hours,
         "usd_per_million_input_tokens": price * gpu_hours / inputs * MEGA,
         "usd_per_million_output_tokens": price * gpu_hours / outputs * MEGA,
@@ -70,6 +80,12 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
             for name, values in (("ttft_s", ttft), ("tpot_s", with_tpot), ("e2e_s", e2e))
         },
     }
+
+
+def apart(records: Records) -> NDArray[np.bool_]:
+    """Requests whose cache was sent from the replica that computed their prompt to another one, once in their life."""
+    sent: NDArray[np.bool_] = (records.prefill_replica != records.replica) & (records.retries == 0)
+    return sent
 
 
 def latencies(records: Records) -> tuple[Floats, Floats, Floats]:

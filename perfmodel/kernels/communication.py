@@ -103,6 +103,25 @@ def collective_seconds(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class PointToPoint:
+    """What one GPU achieves when it sends to one other."""
+
+    bytes_per_s: float
+    latency_s: float
+    flag: str
+    """Why to trust it less; empty: measured."""
+
+
+def point_to_point(cluster: Cluster, *, same_domain: bool) -> PointToPoint:
+    """Between GPUs of one link domain, or over the network between equal-numbered GPUs (NCCL's send_recv)."""
+    row = lookup_collective("nccl", "send_recv", cluster.gpu.architecture)
+    if same_domain:
+        return PointToPoint(row.link_fraction * cluster.link_bytes_per_s, row.alpha_us * US, row.flag)
+    bandwidth = row.network_fraction * cluster.network_bytes_per_s(same_rail=True)
+    return PointToPoint(bandwidth, row.network_alpha_us * US, _flags(row, crosses=True, ranks=None))
+
+
 def _flags(row: Collective, crosses: bool, ranks: Num | None) -> str:
     """Everything that makes this use of the row less trustworthy."""
     name = f"{row.backend} {row.kernel}"

@@ -138,12 +138,17 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
         work = step_work(own.deployment)
         activations = maximum(activations, activation_bytes(own, work))
         buffers = buffers + buffer_bytes(own, work)
+    return max(0, int((free - activations - buffers) / cached_token_bytes(scenario)))
+
+
+def cached_token_bytes(scenario: Scenario) -> float:
+    """Bytes of one more token in the KV cache, on each GPU of its attention group; beyond every sliding window."""
+    requests = 1.0 / scenario.deployment.attention_tp
     short, long = (
-        cache_bytes(scenario, Work((Group("decode", 1.0 / deployment.attention_tp, 1.0, tokens),)))
+        cache_bytes(scenario, Work((Group("decode", requests, 1.0, tokens),)))
         for tokens in (float(SHORT), float(2 * SHORT))
     )
-    per_token = (long - short) / SHORT
-    return max(0, int((free - activations - buffers) / per_token))
+    return float(long - short) / SHORT
 
 
 def weight_bytes(model: Model, deployment: Deployment) -> float:

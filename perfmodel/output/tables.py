@@ -73,7 +73,7 @@ def print_serve(answer: ServeAnswer) -> None:
     traffic = f"at most {cap:,} in flight" if cap is not None else "open loop"
     out.print(
         Text(
-            f"{values['model']} | {values['replicas']} x {scenario.deployment.num_gpus} x {values['gpu']} | "
+            f"{values['model']} | {_replicas(values, scenario)} | "
             f"{values['policy']} | {values['requests']:,} requests over {with_unit(values['duration_s'], 's')}, "
             f"{traffic} | "
             f"KV cache {values['kv_tokens_per_rank']:,} tokens per rank",
@@ -98,12 +98,22 @@ def print_serve(answer: ServeAnswer) -> None:
 _LATENCIES = (
     ("TTFT", "ttft_s", "s", "arrival to first token"),
     ("queue", "queue_s", "s", "of it, until a step works on it"),
+    ("transfer", "transfer_s", "s", "of it, from the prompt's end until its cache has arrived"),
     ("TPOT", "tpot_s", "s", "per token after the first"),
     ("ITL", "itl_s", "s", "gap between outputs, pooled"),
     ("E2E", "e2e_s", "s", "arrival to last token"),
     ("tokens/s per user", "tokens_per_s_per_user", "", "1 / TPOT"),
 )
 """Rows of the latency table: label, key, unit, meaning."""
+
+
+def _replicas(values: Mapping[str, Any], scenario: Scenario) -> str:
+    """``2 x 16 + 1 x 128 x h800-sxm``."""
+    own, prefill = f"{values['replicas']} x {scenario.deployment.num_gpus}", scenario.prefill
+    if prefill is None:
+        return f"{own} x {values['gpu']}"
+    apart = f"{prefill.serving.replicas} x {prefill.deployment.num_gpus}"
+    return f"{apart} for prefill and {own} for decode, {values['gpu']}"
 
 
 def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -124,8 +134,14 @@ def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{values['busy_pct']:.0f} %",
             f"{values['prompt_steps_pct']:.0f} % of it in steps with prompts",
         ),
+        *(
+            [("busy with prompts", f"{values['prefill_busy_pct']:.0f} %", "the prefill replicas")]
+            if values["prefill_busy_pct"] is not None
+            else []
+        ),
         ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", "found in a prefix cache"),
-        ("preemptions", f"{values['preemptions']:,}", "requests computed again for want of KV blocks"),
+        ("preemptions", f"{values['preemptions']:,}", "requests that lost their KV blocks for a while"),
+        *([("retries", f"{values['retries']:,}", "after a replica was lost")] if values["retries"] else []),
     ]
 
 

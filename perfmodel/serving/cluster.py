@@ -5,7 +5,7 @@ its batch; how many tokens it has costs nothing.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,7 +45,7 @@ def simulate(
     decode_steps: np.ndarray,
     *,
     prefill: PrefillSide | None = None,
-    changes: Sequence[Change] = (),
+    changes: Iterable[Change] = (),
     progress: Progress | None = None,
 ) -> Records:
     """Serve every request and note when.
@@ -57,7 +57,7 @@ def simulate(
         batching: how they batch.
         decode_steps: steps that each request decodes after its first token (n,).
         prefill: replicas that compute the prompts; None: those that decode do.
-        changes: what happens to replicas meanwhile.
+        changes: what happens to replicas meanwhile, in order of time.
         progress: told now and then how far it is.
 
     Raises:
@@ -90,7 +90,7 @@ class _Cluster:
         batching: Batching,
         decode_steps: np.ndarray,
         prefill: PrefillSide | None = None,
-        changes: Sequence[Change] = (),
+        changes: Iterable[Change] = (),
         progress: Progress | None = None,
     ) -> None:
         self.env, self.requests, self.progress = simpy.Environment(), requests, progress
@@ -129,8 +129,8 @@ class _Cluster:
             self.handoff.prefill, self.handoff.decode = pool, self.decode
             self.pools.append(pool)
             self._take_in = self.handoff.start
-        for change in changes:
-            self._at(change.at_s, partial(self._change, change))
+        self.changes = iter(changes)
+        self._next_change()
         self.roots = deque(requests.roots.tolist())
         self.ended = 0
         self.all_ended = self.env.event()
@@ -182,8 +182,15 @@ class _Cluster:
 
     # --- faults -------------------------------------------------------------------------------------------------
 
+    def _next_change(self) -> None:
+        """One at a time: there may be no end of them."""
+        change = next(self.changes, None)
+        if change is not None:
+            self._at(max(0.0, change.at_s - self.env.now), partial(self._change, change))
+
     def _change(self, change: Change) -> None:
         """Something happens to a replica."""
+        self._next_change()
         in_prefill = change.replica >= len(self.decode.replicas)
         pool = self.pools[1] if in_prefill else self.decode
         number = change.replica - (len(self.decode.replicas) if in_prefill else 0)

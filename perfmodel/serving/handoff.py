@@ -34,6 +34,8 @@ class KvPath:
     layers: int
     layer_wise: bool = True
     """Whether layers are sent as they are computed; False: all at once when the prompt is done."""
+    flag: str = ""
+    """Why to trust its bandwidth less."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class _Hand:
     submitted: bool = False
     """Whether the prefill pool has it."""
     computed: bool = False
+    asked: bool = False
+    """Whether the decode pool has it."""
     reserved: bool = False
     """Whether a decode rank has blocks for it."""
     flow: Flow | None = None
@@ -71,7 +75,7 @@ class Handoff:
             return
         self._hands[request] = hand = _Hand()
         if self._path.layer_wise:
-            self.decode.submit(request)
+            self._to_decode(request, hand)
         else:
             self._to_prefill(request, hand)
 
@@ -108,8 +112,10 @@ class Handoff:
         """See :class:`~perfmodel.serving.replica.Sender`."""
         hand = self._hands[request]
         hand.computed = True
-        if not hand.reserved:
-            self.decode.submit(request)
+        if not hand.asked:
+            self._to_decode(request, hand)
+        elif not hand.reserved:
+            return
         elif hand.flow is None:
             self._send_whole(request, hand)
         else:
@@ -120,6 +126,10 @@ class Handoff:
     def _to_prefill(self, request: int, hand: _Hand) -> None:
         hand.submitted = True
         self.prefill.submit(request)
+
+    def _to_decode(self, request: int, hand: _Hand) -> None:
+        hand.asked = True
+        self.decode.submit(request)
 
     def _send_whole(self, request: int, hand: _Hand) -> None:
         hand.flow = self._flow(request)
@@ -152,9 +162,9 @@ class Handoff:
             self.start(request)
             return
         self._stop(hand)
-        hand.reserved = False
-        if hand.computed or not hand.submitted:
-            self.decode.submit(request)
+        hand.asked = hand.reserved = False
+        if hand.computed or not hand.submitted:  # else once its prompt is computed
+            self._to_decode(request, hand)
 
     def prefill_lost(self, request: int) -> None:
         """A prefill replica was lost with this request on it."""

@@ -1,22 +1,42 @@
 """A scenario's traffic through its replicas: from description to records."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from perfmodel.errors import InfeasibleError, SpecError
-from perfmodel.ops.memory import cache_tokens_per_rank
+from perfmodel.kernels.communication import point_to_point
+from perfmodel.ops.memory import cache_tokens_per_rank, cached_token_bytes
 from perfmodel.serving.batching import Batching, Policy
-from perfmodel.serving.cluster import Progress, simulate
+from perfmodel.serving.cluster import PrefillSide, Progress, simulate
+from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
 from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
-from perfmodel.serving.step_times import TwinStepTimes
+from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB
 
 ENGINE_POLICY: dict[str, Policy] = {"sglang": "prefill-first", "vllm": "mixed", "trtllm": "mixed"}
 """Default of each engine (docs/engines.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPool:
+    """Replicas of one deployment."""
+
+    scenario: Scenario
+    """As they see it."""
+    layout: Layout
+    batching: Batching
+    kv_tokens: int
+    """Tokens that one rank's cache holds."""
+    times: Callable[..., StepTimes]
+    """Step times under a condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +46,12 @@ class Served:
     scenario: Scenario
     requests: Requests
     records: Records
-    layout: Layout
-    batching: Batching
-    kv_tokens: int
-    """Tokens that one rank's cache holds."""
+    pool: ServedPool
+    """The replicas of the scenario's deployment."""
+    prefill: ServedPool | None
+    """Those that compute prompts only, where there are any."""
+    path: KvPath | None
+    """Between them."""
 
 
 def serve(
@@ -52,30 +74,81 @@ def serve(
     asked = requests_of(scenario.workload, scenario.seed) if requests is None else requests
     if not asked.num_requests:
         raise SpecError("workload: has no requests")
-    layout, batching, kv_tokens = layout_of(scenario), batching_of(scenario), kv_tokens_of(scenario)
-    longest = int((asked.input_tokens + asked.output_tokens).max())
-    deployment = scenario.deployment
-    times = TwinStepTimes(
-        scenario,
-        most_requests=_most_requests(asked, layout, kv_tokens),
-        most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
-        most_context=longest,
-    )
+    side, deployment = scenario.prefill_side, scenario.deployment
+    pool = _pool_of(scenario, asked)
+    prefill = _pool_of(side, asked) if side is not None else None
+    path = kv_path(scenario, side) if side is not None else None
+    fleet = Fleet(pool.times, prefill.times if prefill else None)
     records = simulate(
         asked,
-        lambda _: times,  # replicas are alike
-        layout,
-        replace(batching, together=together),
+        lambda _: pool.times(),
+        pool.layout,
+        replace(pool.batching, together=together),
         decode_steps(
             asked.output_tokens, deployment.mtp.draft_tokens, deployment.mtp.acceptance, scenario.seed
         ),
+        prefill=(
+            PrefillSide(
+                prefill.layout,
+                replace(prefill.batching, together=together),
+                lambda _: prefill.times(),
+                path,
+            )
+            if prefill is not None and path is not None
+            else None
+        ),
+        changes=changes_of(scenario, fleet, path),
         progress=progress,
     )
-    return Served(scenario, asked, records, layout, batching, kv_tokens)
+    return Served(scenario, asked, records, pool, prefill, path)
+
+
+def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:
+    """The replicas of a scenario's deployment; step times are made when they are asked for."""
+    layout, batching, kv_tokens = layout_of(scenario), batching_of(scenario), kv_tokens_of(scenario)
+    longest = int((asked.input_tokens + asked.output_tokens).max())
+
+    @cache
+    def times(condition: Condition = HEALTHY) -> StepTimes:
+        return TwinStepTimes(
+            condition.of(scenario),
+            most_requests=_most_requests(asked, layout, kv_tokens),
+            most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
+            most_context=longest,
+        )
+
+    return ServedPool(scenario, layout, batching, kv_tokens, times)
+
+
+def kv_path(scenario: Scenario, side: Scenario) -> KvPath:
+    """How caches get from a prefill rank to a decode rank: every GPU of the latter receives what it keeps, and the
+    former's GPUs share the sending. Over the link where both fit into one domain, else over the network.
+    """
+    inside = scenario.fleet_gpus <= scenario.cluster.node.link_domain_gpus
+    wire = point_to_point(scenario.cluster, same_domain=inside)
+    assert scenario.prefill is not None, "side is its prefill replicas"
+    receivers = scenario.deployment.attention_tp
+    return KvPath(
+        bytes_per_token=cached_token_bytes(scenario) * receivers,
+        send_bytes_per_s=wire.bytes_per_s * side.deployment.attention_tp,
+        receive_bytes_per_s=wire.bytes_per_s * receivers,
+        latency_s=wire.latency_s,
+        layers=scenario.model.num_layers,
+        layer_wise=scenario.prefill.transfer == "layer-wise",
+        flag=wire.flag,
+    )
 
 
 def _check_servable(scenario: Scenario) -> None:
     """Refuses what describes single steps only, or is not simulated."""
+    side = scenario.prefill_side
+    if side is not None:
+        _check_servable(side)
+    available = scenario.cluster.num_gpus
+    if available is not None and scenario.fleet_gpus > available:
+        raise SpecError(
+            f"serving.replicas: all replicas need {scenario.fleet_gpus} GPUs, cluster.num_gpus = {available}"
+        )
     if scenario.costs == "report":
         raise SpecError("costs = report counts single steps only: serve with costs = roofline")
     if scenario.given.attention_us is not None:
@@ -126,11 +199,21 @@ def batching_of(scenario: Scenario) -> Batching:
             f"serving.max_batched_tokens = {serving.max_batched_tokens}: must exceed the {per_decode} tokens that one "
             "decoding request adds to a step, or no prompt is ever read"
         )
+    swap_s = None
+    if serving.preemption == "swap":
+        bandwidth = scenario.cluster.gpu.host_gb_per_s
+        if bandwidth is None:
+            raise SpecError(
+                "serving.preemption = swap needs cluster.gpu.host_gb_per_s, which "
+                f"{scenario.cluster.gpu.name} does not state"
+            )
+        swap_s = cached_token_bytes(scenario) / (bandwidth * GB)
     return Batching(
         policy=policy,
         max_batched_tokens=serving.max_batched_tokens,
         tokens_per_decode=per_decode,
         graph_batches=serving.graph_batches or (),
+        swap_s_per_token=swap_s,
     )
 
 
@@ -181,6 +264,9 @@ def as_columns(served: Served) -> dict[str, np.ndarray]:
         ),
         "e2e_s": records.end_s - records.arrival_s,
         "preemptions": records.preemptions,
+        "prefilled_s": records.prefilled_s,
+        "retries": records.retries,
         "cached_tokens": records.cached_tokens,
         "replica": records.replica,
+        "prefill_replica": records.prefill_replica,
     }

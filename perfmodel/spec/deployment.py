@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
 from perfmodel.spec.engine import EngineConstants, engine_constants
@@ -79,6 +79,17 @@ class MtpDeployment(Spec):
         return self
 
 
+class Slowdown(Spec):
+    """How much slower the slowest GPU is than a healthy one. All others wait for it, in every layer."""
+
+    kernels: Positive = Field(default=1.0, ge=1.0, le=1000.0)
+    """Time of its kernels over a healthy GPU's."""
+    link: Positive = Field(default=1.0, ge=1.0, le=1000.0)
+    """Time of bytes on its intra-node link over a healthy one's."""
+    network: Positive = Field(default=1.0, ge=1.0, le=1000.0)
+    """Time of bytes through its network adapter over a healthy one's."""
+
+
 class Deployment(Spec):
     """Parallelism, precision, schedule and the work of one step.
 
@@ -144,6 +155,8 @@ class Deployment(Spec):
     """Share of device memory that may be used (vLLM's gpu_memory_utilization, default 0.9)."""
     low_latency_max_tokens_per_gpu: Count = 256
     """Tokens per GPU for which DeepEP low-latency's buffers are sized."""
+    slowdown: Slowdown = Slowdown()
+    """What is wrong with the slowest GPU."""
     host_gap_us: NonNegative | None = None
     """Host time per step that the GPU waits for. None: the engine's fitted constant, 0 without an engine."""
     layer_sync_us: NonNegative | None = None

@@ -26,6 +26,8 @@ class Gpu(Spec):
     """Peak dense FP8 tensor throughput; None: the device has none."""
     fp4_tflops: Positive | None = None
     """Peak dense FP4 tensor throughput; None: the device has none."""
+    host_gb_per_s: Positive | None = None
+    """Bandwidth to the host's memory in one direction, GB/s; None: not stated."""
     num_sms: Count
     """Streaming multiprocessors."""
     tdp_w: Positive | None = None

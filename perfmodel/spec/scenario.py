@@ -3,12 +3,14 @@
 import hashlib
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Model, Moe
+from perfmodel.spec.prefill import Prefill
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.routing import Routing, theta_of
 from perfmodel.spec.serving import Serving
@@ -46,6 +48,10 @@ class Scenario(Spec):
     """Traffic, for ``perfmodel serve``."""
     serving: Serving = Serving()
     """How replicas batch, for ``perfmodel serve``."""
+    prefill: Prefill | None = None
+    """Replicas that compute prompts only, for ``perfmodel serve``. None: those of ``deployment`` do both."""
+    faults: tuple[Fault, ...] = Field(default=(), max_length=1000)
+    """What goes wrong meanwhile, for ``perfmodel serve``."""
     slo: Slo = Slo()
     """What a request must keep to count as good."""
     costs: Literal["roofline", "report"] = "roofline"
@@ -60,10 +66,25 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
-        for problem in (_layout_problem(self), _capability_problem(self)):
+        for problem in (_layout_problem(self), _capability_problem(self), _serving_problem(self)):
             if problem:
                 raise ValueError(problem)
         return self
+
+    @property
+    def prefill_side(self) -> "Scenario | None":
+        """The scenario as its prefill replicas see it."""
+        if self.prefill is None:
+            return None
+        own = {"deployment": self.prefill.deployment, "serving": self.prefill.serving, "prefill": None}
+        return self.model_copy(update=own)
+
+    @property
+    def fleet_gpus(self) -> int:
+        """GPUs of all replicas, of those that compute prompts too."""
+        gpus = self.deployment.num_gpus * self.serving.replicas
+        prefill = self.prefill
+        return gpus + (prefill.deployment.num_gpus * prefill.serving.replicas if prefill else 0)
 
     @property
     def hash(self) -> str:
@@ -127,6 +148,34 @@ def _layout_problem(s: Scenario) -> str | None:
     loads = s.routing.rank_loads
     if loads is not None and len(loads) != d.ep:
         return f"routing.rank_loads has {len(loads)} values, deployment.ep = {d.ep} ranks need one each"
+    return None
+
+
+def _serving_problem(s: Scenario) -> str | None:
+    """What of the replicas does not fit together, or None."""
+    side = s.prefill_side
+    if side is not None:
+        problem = _layout_problem(side) or _capability_problem(side)
+        if problem:
+            return f"prefill.{problem}" if problem.startswith("deployment") else f"prefill: {problem}"
+        if side.serving.expert_drift is not None:
+            return "prefill.serving.expert_drift: state it in serving.expert_drift, it is the same for all replicas"
+    if s.serving.expert_drift is not None and not s.routing.popularity:
+        return "serving.expert_drift does nothing without routing.popularity: state which experts tokens like"
+    for number, fault in enumerate(s.faults):
+        if fault.pool == "prefill" and s.prefill is None:
+            return f"faults.{number}.pool = prefill: the scenario has no prefill replicas of their own"
+        of = s.prefill.serving if fault.pool == "prefill" and s.prefill else s.serving
+        if fault.replica >= of.replicas:
+            return (
+                f"faults.{number}.replica = {fault.replica}: there are {of.replicas} of them, counted from 0"
+            )
+    down = [fault for fault in s.faults if fault.kind in ("lost-node", "drain")]
+    for i, one in enumerate(down):
+        for other in down[:i]:
+            same = (one.pool, one.replica) == (other.pool, other.replica)
+            if same and one.at_s < other.at_s + other.for_s and other.at_s < one.at_s + one.for_s:
+                return f"faults: replica {one.replica} is lost or drained twice at {max(one.at_s, other.at_s):g} s"
     return None
 
 

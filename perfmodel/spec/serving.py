@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Count, Fraction, Spec
+from perfmodel.spec.base import Count, Fraction, Positive, Spec
+
+
+class ExpertDrift(Spec):
+    """Tokens come to like other experts than when these were placed, until they are placed anew."""
+
+    share_per_hour: Positive
+    """Share of the popularity that moves to other experts in an hour (``routing.drift`` is where it starts)."""
+    rebalance_s: Positive | None = None
+    """Seconds between two placements; None: experts stay where they are."""
 
 
 class Serving(Spec):
@@ -35,10 +44,16 @@ class Serving(Spec):
     """Tokens of one KV block."""
     kv_tokens: Count | None = None
     """Tokens that one rank's cache holds. None: what memory leaves beside weights, activations and buffers."""
+    preemption: Literal["recompute", "swap"] = "recompute"
+    """What becomes of a request that loses its KV blocks: it is computed again, or its cache is copied to the host's
+    memory and back (``cluster.gpu.host_gb_per_s``)."""
     watermark: Fraction = 0.01
     """Share of the blocks that must stay free when a request is taken in."""
     graph_batches: tuple[Count, ...] | None = None
     """Batch sizes of captured graphs, ascending: a smaller decode batch is padded to the next. None: no padding."""
+
+    expert_drift: ExpertDrift | None = None
+    """How the experts' load moves away from their placement over time; needs ``routing.popularity``. None: it stays."""
 
     @model_validator(mode="after")
     def _ascending(self) -> "Serving":

@@ -1,0 +1,20 @@
+"""Replicas that compute prompts only, so that the scenario's deployment only decodes."""
+
+from typing import Literal
+
+from perfmodel.spec.base import Spec
+from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.serving import Serving
+
+
+class Prefill(Spec):
+    """Prefill apart from decode (disaggregation): prompts are computed here, their caches are sent over the network."""
+
+    deployment: Deployment
+    """Layout of one prefill replica; what it says of a step's work is left out of account."""
+    serving: Serving = Serving()
+    """How many of them there are (``replicas``), how they batch and find their prompts."""
+    transfer: Literal["layer-wise", "whole"] = "layer-wise"
+    """layer-wise: a decode rank reserves blocks first, and each layer's cache is sent while the next one is computed
+    (SGLang with Mooncake, LongCat). whole: the cache is sent when the prompt is done and a decode rank has room (vLLM,
+    TensorRT-LLM)."""
