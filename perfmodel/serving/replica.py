@@ -6,6 +6,7 @@ could be taken in cuts the run at the end of the step that is under way. Nothing
 runs and single steps give the same records.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -380,10 +381,12 @@ class Replica:
     def _take_in(self, rank: Rank, request: int) -> bool:
         """Give such a request its blocks, if there are enough."""
         book, tokens = self.book, self.book.prompt[request]
-        if not rank.has_room(tokens, self.step + 1):
+        swapped = request in self._swapped
+        more = math.ceil(book.growth[request]) - 1 if swapped else 0  # it decodes at once
+        if not rank.has_room(tokens + more, self.step + 1):
             return False
         self._taken += 1
-        if request in self._swapped:
+        if swapped:
             self._swapped.remove(request)
             rank.swap_in(tokens, self.step, book.steps[request], book.growth[request])
             self._gaps.swapped_in(request)

@@ -18,6 +18,7 @@ from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
+from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB
 
@@ -77,7 +78,7 @@ def serve(
     side, deployment = scenario.prefill_side, scenario.deployment
     pool = _pool_of(scenario, asked)
     prefill = _pool_of(side, asked) if side is not None else None
-    path = kv_path(scenario, side) if side is not None else None
+    path = _path(scenario)
     fleet = Fleet(pool.times, prefill.times if prefill else None)
     records = simulate(
         asked,
@@ -120,21 +121,27 @@ def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:
     return ServedPool(scenario, layout, batching, kv_tokens, times)
 
 
-def kv_path(scenario: Scenario, side: Scenario) -> KvPath:
+def _path(scenario: Scenario) -> KvPath | None:
+    apart = scenario.prefill
+    if apart is None:
+        return None
+    layer_wise = apart.transfer == "layer-wise"
+    return kv_path(scenario, apart.deployment, gpus=scenario.fleet_gpus, layer_wise=layer_wise)
+
+
+def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: bool) -> KvPath:
     """How caches get from a prefill rank to a decode rank: every GPU of the latter receives what it keeps, and the
-    former's GPUs share the sending. Over the link where both fit into one domain, else over the network.
+    former's GPUs share the sending. Over the link where all ``gpus`` are in one domain, else over the network.
     """
-    inside = scenario.fleet_gpus <= scenario.cluster.node.link_domain_gpus
-    wire = point_to_point(scenario.cluster, same_domain=inside)
-    assert scenario.prefill is not None, "side is its prefill replicas"
-    receivers = scenario.deployment.attention_tp
+    cluster, receivers = scenario.cluster, scenario.deployment.attention_tp
+    wire = point_to_point(cluster, same_domain=gpus <= cluster.node.link_domain_gpus)
     return KvPath(
         bytes_per_token=cached_token_bytes(scenario) * receivers,
-        send_bytes_per_s=wire.bytes_per_s * side.deployment.attention_tp,
+        send_bytes_per_s=wire.bytes_per_s * prefill.attention_tp,
         receive_bytes_per_s=wire.bytes_per_s * receivers,
         latency_s=wire.latency_s,
         layers=scenario.model.num_layers,
-        layer_wise=scenario.prefill.transfer == "layer-wise",
+        layer_wise=layer_wise,
         flag=wire.flag,
     )
 

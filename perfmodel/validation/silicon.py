@@ -44,7 +44,6 @@ SYSTEMS = {
 MODES = ("agg", "disagg")
 PRECISIONS = ("fp4", "fp8", "int4", "bf16")
 ENGINES = ("sglang", "trtllm", "vllm")
-TTFT_REASON = "prefill and decode on instances of their own: not simulated yet"
 Progress = Callable[[str, int, int], None]
 
 
@@ -159,8 +158,6 @@ def _ttft(record: Mapping[str, str], *, answered: bool) -> tuple[float | None, s
     """The mean TTFT of the row's loop, or None and why."""
     if not answered:
         return None, None
-    if record["mode"] == "disagg":
-        return None, TTFT_REASON
     setup = setup_of(record)
     try:
         records = simulated(record, setup, steps_of(record, setup))

@@ -6,17 +6,20 @@ taken as a mean. Where that is not known the other reading, a median, is in docs
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from perfmodel.ops.memory import cache_tokens_per_rank
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.closed_loop import Steps
-from perfmodel.serving.cluster import simulate
+from perfmodel.serving.cluster import PrefillSide, simulate
 from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records
-from perfmodel.serving.requests import requests_of
+from perfmodel.serving.requests import Requests, requests_of
+from perfmodel.serving.serve import kv_path
 from perfmodel.serving.step_times import TwinStepTimes
+from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import Workload
 from perfmodel.validation.setups import Setup
 
@@ -34,7 +37,7 @@ def simulated(record: Mapping[str, str], setup: Setup, steps: Steps) -> Records:
         InfeasibleError: a request is longer than the cache.
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    slots, scenario = int(float(record["concurrency"])), steps.decode
+    slots = int(float(record["concurrency"]))
     inputs, outputs = int(float(record["isl"])), max(1, int(float(record["osl"])))
     requests = requests_of(
         Workload(
@@ -45,32 +48,64 @@ def simulated(record: Mapping[str, str], setup: Setup, steps: Steps) -> Records:
         ),
         seed=0,
     )
-    ranks, budget = scenario.deployment.attention_dp, int(setup.budget(slots, inputs))
+    apart = record["mode"] == "disagg"
+    decode = _instances(setup, steps.decode, slots, requests, steps.decode_instances)
+    prefill = _instances(setup, steps.prefill, slots, requests, steps.prefill_instances) if apart else None
+    return simulate(
+        requests,
+        lambda _: decode.times,
+        decode.layout,
+        decode.batching,
+        decode_steps(requests.output_tokens, 0, 0.0, 0),
+        prefill=(
+            PrefillSide(prefill.layout, prefill.batching, lambda _: prefill.times, _path(record, steps))
+            if prefill is not None
+            else None
+        ),
+    )
+
+
+class _Instances(NamedTuple):
+    """Equal instances of a row."""
+
+    layout: Layout
+    batching: Batching
+    times: TwinStepTimes
+
+
+def _instances(setup: Setup, scenario: Scenario, slots: int, requests: Requests, count: int) -> _Instances:
+    """``count`` instances of a scenario's deployment."""
+    ranks, longest = scenario.deployment.attention_dp, int(requests.input_tokens.max())
+    budget = int(setup.budget(slots, longest))
     tokens = cache_tokens_per_rank(scenario, prompt_tokens=budget)
     times = TwinStepTimes(
         scenario,
         most_requests=min(-(-slots // ranks) + 1, max(1, int(setup.max_running))),
-        most_prompt=min(budget, WAVES * slots * inputs),
-        most_context=inputs + outputs,
+        most_prompt=min(budget, int(requests.input_tokens.sum())),
+        most_context=longest + int(requests.output_tokens.max()),
     )
-    return simulate(
-        requests,
-        lambda _: times,
-        Layout(
-            ranks=ranks,
-            blocks=tokens // BLOCK_TOKENS,
-            block_tokens=BLOCK_TOKENS,
-            max_running=max(1, int(setup.max_running) // ranks),
-        ),
-        Batching(
-            setup.policy,
-            max(budget, slots + 1),
-            tokens_per_decode=1,
-            poll_steps=int(setup.poll_steps),
-            hold_steps=HOLD_STEPS if setup.balanced_prefill and ranks > 1 else 0,
-        ),
-        decode_steps(requests.output_tokens, 0, 0.0, 0),
+    layout = Layout(
+        replicas=count,
+        ranks=ranks,
+        blocks=tokens // BLOCK_TOKENS,
+        block_tokens=BLOCK_TOKENS,
+        max_running=max(1, int(setup.max_running) // ranks),
     )
+    batching = Batching(
+        setup.policy,
+        max(budget, slots + 1),
+        tokens_per_decode=1,
+        poll_steps=int(setup.poll_steps),
+        hold_steps=HOLD_STEPS if setup.balanced_prefill and ranks > 1 else 0,
+    )
+    return _Instances(layout, batching, times)
+
+
+def _path(record: Mapping[str, str], steps: Steps) -> KvPath:
+    """Caches between the row's instances: SGLang sends them layer by layer, the others when a prompt is done."""
+    d, p = steps.decode.deployment, steps.prefill.deployment
+    gpus = d.num_gpus * steps.decode_instances + p.num_gpus * steps.prefill_instances
+    return kv_path(steps.decode, p, gpus=gpus, layer_wise=record["backend"] == "sglang")
 
 
 def _lengths(longest: int, ratio: float) -> Any:
