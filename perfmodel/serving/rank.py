@@ -151,17 +151,17 @@ class Rank:
             return False
         return held == 0 or self.fits(step, self.waiting_blocks + self.blocks_of(tokens), self.watermark)
 
-    def wait(self, request: int, tokens: int, *, first: bool = False) -> None:
-        """A request with a prompt of ``tokens`` joins the queue."""
+    def wait(self, request: int, tokens: int, *, promised: int, first: bool = False) -> None:
+        """A request that needs blocks for ``tokens`` joins the queue; ``promised`` of them are to be computed here."""
         (self.waiting.appendleft if first else self.waiting.append)(request)
         self.waiting_blocks += self.blocks_of(tokens)
-        self.promised_tokens += tokens
+        self.promised_tokens += promised
 
-    def give_up(self, request: int, tokens: int) -> None:
-        """A request with a prompt of ``tokens`` leaves the queue, from wherever it stands."""
+    def give_up(self, request: int, tokens: int, promised: int) -> None:
+        """A request leaves the queue, from wherever it stands; see :meth:`wait`."""
         self.waiting.remove(request)
         self.waiting_blocks -= self.blocks_of(tokens)
-        self.promised_tokens -= tokens
+        self.promised_tokens -= promised
 
     def admit(self, tokens: int, path: Path = ()) -> Prompt:
         """The first of the queue, whose prompt has ``tokens``, leaves it and gets its blocks; at least its last token
@@ -171,7 +171,7 @@ class Rank:
         shared, nodes = self.cache.lock(path) if self.cache is not None else (0, 0)
         blocks = self.blocks_of(max(tokens - shared, 0))
         prompt = Prompt(request, tokens, blocks, nodes, done=min(shared, tokens - 1))
-        self.promised_tokens += tokens - prompt.done
+        self.promised_tokens -= prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks
         return prompt
@@ -179,7 +179,6 @@ class Rank:
     def _first(self, tokens: int) -> int:
         """The first of the queue, whose prompt or cache has ``tokens``, leaves it."""
         self.waiting_blocks -= self.blocks_of(tokens)
-        self.promised_tokens -= tokens
         return self.waiting.popleft()
 
     def reserve(self, tokens: int) -> int:

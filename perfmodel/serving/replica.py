@@ -128,7 +128,7 @@ class Replica:
 
     def enqueue(self, request: int, rank: Rank, tokens: int) -> None:
         """A request waits on ``rank``; nothing is begun."""
-        rank.wait(request, self.book.prompt[request])
+        rank.wait(request, self.book.prompt[request], promised=self._promised(request))
         self._present += 1
         rank.outstanding += tokens
         self.outstanding += tokens
@@ -151,10 +151,7 @@ class Replica:
         return [
             rank
             for rank in self.ranks
-            if (
-                self._receives is not None  # computes nothing of it
-                or rank.promised_tokens + per_decode * len(rank.running) < batching.max_batched_tokens
-            )
+            if rank.promised_tokens + per_decode * len(rank.running) < batching.max_batched_tokens
             and rank.has_room_behind_queue(tokens, after)
         ]
 
@@ -213,7 +210,7 @@ class Replica:
 
     def give_up(self, request: int, rank: Rank, tokens: int) -> None:
         """One of them goes elsewhere."""
-        rank.give_up(request, self.book.prompt[request])
+        rank.give_up(request, self.book.prompt[request], self._promised(request))
         self._present -= 1
         rank.outstanding -= tokens
         self.outstanding -= tokens
@@ -327,7 +324,7 @@ class Replica:
             self._swapped.add(request)
             self._copied[self.ranks.index(rank)] += self.book.prompt[request]
         self._taken -= 1
-        rank.wait(request, self.book.prompt[request], first=True)
+        rank.wait(request, self.book.prompt[request], promised=self._promised(request), first=True)
 
     def _stop(self, request: int, cached: float, steps: int, *, kept: bool) -> None:
         """A request with ``cached`` tokens and ``steps`` to come decodes no more for now. Unless its cache is ``kept``
@@ -377,6 +374,10 @@ class Replica:
         """Whether a request that waits needs blocks and no computation here."""
         elsewhere = self._receives is not None and self._receives.computed_elsewhere(request)
         return elsewhere or request in self._swapped
+
+    def _promised(self, request: int) -> int:
+        """Tokens that are to be computed here for a request that waits."""
+        return 0 if self._holds_blocks_only(request) else self.book.prompt[request]
 
     def _take_in(self, rank: Rank, request: int) -> bool:
         """Give such a request its blocks, if there are enough."""
