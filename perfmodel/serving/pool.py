@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 import simpy
@@ -15,6 +16,7 @@ from perfmodel.serving.replica import Receiver, Replica, Sender
 from perfmodel.serving.step_times import StepTimes
 
 Router = Literal["central", "round-robin", "least-tokens", "prefix-aware"]
+OUTSTANDING = attrgetter("outstanding")
 CACHED_SHARE = 0.5
 """Share of a prompt that must be cached for a prefix-aware router to follow it (SGLang's router: cache_threshold)."""
 
@@ -150,7 +152,7 @@ class Pool:
             best = max(replicas, key=lambda replica: found[replica])
             if found[best] > CACHED_SHARE * self.book.prompt[request]:
                 return best
-        return min(replicas, key=lambda replica: replica.outstanding)
+        return min(replicas, key=OUTSTANDING)
 
     def _found(self, rank: Rank, request: int) -> int:
         """Prompt tokens of a request that a rank's cache has."""
@@ -169,7 +171,7 @@ class Pool:
             best = max(ranks, key=lambda rank: self._found(rank, request))
             if self._found(best, request) > CACHED_SHARE * self.book.prompt[request]:
                 return best
-        return min(ranks, key=lambda rank: rank.outstanding)
+        return min(ranks, key=OUTSTANDING)
 
     def _refill(self, replica: Replica) -> None:
         """Central queue: a replica that looks for work takes what it has room for."""
@@ -181,7 +183,7 @@ class Pool:
                     self._offer([one for one in self._up if one is not replica])
                 return
             request, taken = queue.popleft(), taken + 1
-            rank = min(free, key=lambda one: one.outstanding)
+            rank = min(free, key=OUTSTANDING)
             self._placed(request, replica, rank)
             replica.enqueue(request, rank, self._tokens[request])
 

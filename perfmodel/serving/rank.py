@@ -4,7 +4,6 @@ A request in decode holds base + growth x (S - start) tokens at the replica's de
 are two numbers, whatever the number of steps between two events.
 """
 
-import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -77,24 +76,30 @@ class Rank:
     """Wanted by those that wait."""
     promised_tokens: int = 0
     """Prompt tokens of those that wait or are being prefilled, still to be computed."""
-    _finishes: list[tuple[int, int]] = field(default_factory=list)
+    growth: float = 0.0
+    """Tokens that the caches of running requests gain per step, together."""
     _constant: float = 0.0
-    _growth: float = 0.0
     _shared: int = 0
+    _safe: float | None = None
 
     @property
     def held(self) -> int:
         """Requests that hold blocks."""
         return len(self.running) + len(self.prompts) + len(self.incoming) + len(self.sending)
 
-    @property
-    def growth(self) -> float:
-        """Tokens that the caches of running requests gain per step, together."""
-        return self._growth
-
     def tokens(self, step: int) -> float:
         """Tokens in the caches of running requests at ``step``."""
-        return self._constant + self._growth * step
+        return self._constant + self.growth * step
+
+    @property
+    def safe(self) -> float:
+        """A step up to which what is held surely fits; it may fit a while longer (:meth:`fits`)."""
+        if self._safe is None:
+            locked = self.cache.locked_blocks if self.cache is not None else 0
+            room = (self.blocks - self.prompt_blocks - locked - len(self.running)) * self.block_tokens
+            free = room + self._shared - self._constant
+            self._safe = free / self.growth if self.growth else math.copysign(math.inf, free)
+        return self._safe
 
     def used_blocks(self, step: int) -> int:
         """KV blocks that are held at ``step``: whole ones of every request, and those of the cache that are locked."""
@@ -174,6 +179,7 @@ class Rank:
         self.promised_tokens -= prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks
+        self._safe = None
         return prompt
 
     def _first(self, tokens: int) -> int:
@@ -186,17 +192,17 @@ class Rank:
         request = self._first(tokens)
         self.incoming[request] = blocks = self.blocks_of(tokens)
         self.prompt_blocks += blocks
+        self._safe = None
         return request
 
     def unreserve(self, request: int) -> None:
         """What was reserved is free, or the request's own, as :meth:`join` counts it."""
         self.prompt_blocks -= self.incoming.pop(request)
+        self._safe = None
 
-    def swap_in(self, tokens: int, step: int, steps: int, growth: float) -> int:
-        """The first of the queue decodes again, with ``tokens`` in its cache."""
-        request = self._first(tokens)
-        self.join(request, tokens, step, steps, growth)
-        return request
+    def swap_in(self, tokens: int) -> int:
+        """The first of the queue decodes again, with ``tokens`` in its cache: :meth:`join` follows."""
+        return self._first(tokens)
 
     def hand_over(self, prompt: Prompt, path: Path = ()) -> None:
         """A prompt is done and leaves: what it has is held until it is sent."""
@@ -204,11 +210,13 @@ class Rank:
         blocks = -(-(prompt.tokens - shared) // self.block_tokens)
         self.sending[prompt.request] = (blocks, nodes)
         self.prompt_blocks += blocks
+        self._safe = None
 
     def sent(self, request: int, path: Path = ()) -> None:
         """A request that left has arrived elsewhere."""
         blocks, nodes = self.sending.pop(request)
         self.prompt_blocks -= blocks
+        self._safe = None
         self.keep(path, nodes, finished=False)
 
     def prefilled(self, prompt: Prompt, path: Path = ()) -> tuple[int, int]:
@@ -217,6 +225,7 @@ class Rank:
         """
         self.prompts.remove(prompt)
         self.prompt_blocks -= prompt.blocks
+        self._safe = None
         if self.cache is None:
             return 0, 0
         computed = prompt_path(path, prompt.tokens)
@@ -228,42 +237,27 @@ class Rank:
     def keep(self, path: Path, nodes: int, *, finished: bool) -> None:
         """A request leaves: what it held of the cache is free to go, and if it has ended its own turn is kept too."""
         if self.cache is not None:
+            self._safe = None
             self.cache.unlock(path, nodes)
             if finished:
                 self.cache.add(path)
 
     def join(
-        self, request: int, tokens: int, step: int, steps: int, growth: float, found: tuple[int, int] = (0, 0)
+        self, request: int, tokens: int, step: int, steps: int, growth: float, shared: int = 0, nodes: int = 0
     ) -> None:
-        """A request decodes from ``step`` on, for ``steps`` steps; ``found`` is what :meth:`prefilled` gave."""
-        self.running[request] = Running(float(tokens), step, growth, step + steps, *found)
-        self._shared += found[0]
+        """A request decodes from ``step`` on, for ``steps`` steps; ``shared`` and ``nodes`` are what :meth:`prefilled`
+        gave.
+        """
+        self.running[request] = Running(float(tokens), step, growth, step + steps, shared, nodes)
+        self._shared += shared
         self._constant += tokens - growth * step
-        self._growth += growth
-        heapq.heappush(self._finishes, (step + steps, request))
-
-    def next_finish(self) -> int:
-        """Step at which the next running request ends; some must run."""
-        finishes, running = self._finishes, self.running
-        while True:  # entries of preempted requests are stale
-            finish, request = finishes[0]
-            one = running.get(request)
-            if one is not None and one.finish == finish:
-                return finish
-            heapq.heappop(finishes)
-
-    def finished(self, step: int) -> list[tuple[int, Running]]:
-        """Requests that end at ``step``, taken out."""
-        done = []
-        while self.running and self.next_finish() <= step:
-            _, request = heapq.heappop(self._finishes)
-            done.append((request, self._leave(request)))
-        return done
+        self.growth += growth
+        self._safe = None
 
     def preempt(self) -> tuple[int, Running]:
         """The request that joined last loses its blocks."""
         request = next(reversed(self.running))
-        return request, self._leave(request)
+        return request, self.leave(request)
 
     def clear(self) -> list[int]:
         """Everything that is here is lost: the requests, those that ran first. The counts of tokens promised to this
@@ -273,19 +267,21 @@ class Rank:
         lost = [*self.running, *self.incoming, *prompts, *self.sending, *self.waiting]
         for queue in (self.waiting, self.prompts, self.running, self.incoming, self.arrived, self.sending):
             queue.clear()
-        self._finishes.clear()
         self.prompt_blocks = self.waiting_blocks = self.promised_tokens = self._shared = 0
-        self._constant = self._growth = 0.0
+        self._constant = self.growth = 0.0
+        self._safe = None
         if self.cache is not None:
             self.cache = PrefixCache(self.block_tokens)
         return lost
 
-    def _leave(self, request: int) -> Running:
+    def leave(self, request: int) -> Running:
+        """A running request runs no more."""
         one = self.running.pop(request)
         self._shared -= one.shared
+        self._safe = None
         if self.running:
             self._constant -= one.base - one.growth * one.start
-            self._growth -= one.growth
+            self.growth -= one.growth
         else:  # rounding of the sums ends with the last request
-            self._constant = self._growth = 0.0
+            self._constant = self.growth = 0.0
         return one

@@ -17,6 +17,7 @@ import simpy
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
 from perfmodel.serving.gaps import Gaps
+from perfmodel.serving.lockstep import Lockstep
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
@@ -87,6 +88,7 @@ class Replica:
         """
         self.env, self.number, self.times, self.batching = env, number, times, batching
         self.ranks, self.book = ranks, book
+        self._together = Lockstep(ranks)
         self.up = True
         """Whether it takes requests."""
         self._done, self._refill, self._sends, self._receives = done, refill, sends, receives
@@ -107,6 +109,8 @@ class Replica:
         """Requests that wait and whose caches are with the host."""
         self._copied = [0] * len(ranks)
         """Tokens of caches that each rank copies before the next step."""
+        self._arrived: list[Rank] = []
+        """Ranks to which caches have come since the last step."""
 
     # --- requests come ------------------------------------------------------------------------------------------
 
@@ -129,6 +133,7 @@ class Replica:
     def enqueue(self, request: int, rank: Rank, tokens: int) -> None:
         """A request waits on ``rank``; nothing is begun."""
         rank.wait(request, self.book.prompt[request], promised=self._promised(request))
+        self._together.file(rank)
         self._present += 1
         rank.outstanding += tokens
         self.outstanding += tokens
@@ -160,6 +165,7 @@ class Replica:
         next step on.
         """
         rank.arrived[request] = self.env.now
+        self._arrived.append(rank)
         self._output(request)
         self.wake()
 
@@ -202,6 +208,7 @@ class Replica:
         for rank in self.ranks:
             rank.outstanding = 0
             lost += rank.clear()
+            self._together.file(rank)
         return lost
 
     def without_blocks(self) -> list[tuple[Rank, int]]:
@@ -211,6 +218,7 @@ class Replica:
     def give_up(self, request: int, rank: Rank, tokens: int) -> None:
         """One of them goes elsewhere."""
         rank.give_up(request, self.book.prompt[request], self._promised(request))
+        self._together.file(rank)
         self._present -= 1
         rank.outstanding -= tokens
         self.outstanding -= tokens
@@ -247,16 +255,13 @@ class Replica:
             self._refill(self)
         self._join_arrived()
         self._make_room()
-        looks = self.step % self.batching.poll_steps == 0 or not any(rank.running for rank in self.ranks)
+        together, looks = self._together, self.step % self.batching.poll_steps == 0
+        looks = looks or not together.decoding
         taken: list[Prompt] = []
         if not (looks and self._holds()):
-            taken = [
-                one
-                for rank in self.ranks
-                if rank.prompts or (looks and rank.waiting)
-                for one in self._take(rank, looks=looks)
-            ]
-        self._busy = bool(taken) or any(rank.running for rank in self.ranks)
+            ranks = {**together.prompting, **together.queued} if looks else dict(together.prompting)
+            taken = [one for rank in ranks for one in self._take(rank, looks=looks)]
+        self._busy = bool(taken or together.decoding)
         if not self._busy:
             return
         if taken:
@@ -267,12 +272,18 @@ class Replica:
     def _join_arrived(self) -> None:
         """Requests whose caches have come begin to decode."""
         book = self.book
-        for rank in self.ranks:
+        for rank in self._arrived:
             for request, since in rank.arrived.items():
                 rank.unreserve(request)
-                rank.join(request, book.prompt[request], self.step, book.steps[request], book.growth[request])
+                self._join(rank, request, book.prompt[request])
                 self._gaps.joined(request, since)
             rank.arrived.clear()
+        self._arrived.clear()
+
+    def _join(self, rank: Rank, request: int, tokens: int, *found: int) -> None:
+        """A request with ``tokens`` in its cache decodes from now on."""
+        steps, growth = self.book.steps[request], self.book.growth[request]
+        self._together.join(rank, request, tokens, self.step, steps, growth, *found)
 
     def _path(self, request: int) -> Path:
         paths = self.book.paths
@@ -284,8 +295,7 @@ class Replica:
         if not most:
             return False
         have = sum(self._has_work(rank) for rank in self.ranks)
-        decodes = any(rank.running for rank in self.ranks)
-        if have == 0 or have == len(self.ranks) or not decodes:
+        if have == 0 or have == len(self.ranks) or not self._together.decoding:
             self._held_at = -1
             return False
         if self._held_at < 0:
@@ -302,13 +312,11 @@ class Replica:
     def _make_room(self) -> None:
         """Preempt where the next step's tokens would not find blocks."""
         after = self.step + 1
-        for rank in self.ranks:
-            if rank.running:
-                while rank.held > 1 and not rank.fits(after):
-                    if not rank.running:
-                        break
-                    self._preempt(rank)
-            if self._caches:
+        for rank in [one for one in self._together.decoding if after > one.safe]:
+            while rank.running and rank.held > 1 and not rank.fits(after):
+                self._preempt(rank)
+        if self._caches:
+            for rank in self.ranks:
                 rank.trim(after)
 
     def _preempt(self, rank: Rank) -> None:
@@ -322,9 +330,10 @@ class Replica:
         self.book.preemptions[request] += 1
         if swaps:
             self._swapped.add(request)
-            self._copied[self.ranks.index(rank)] += self.book.prompt[request]
+            self._copied[self._together.number(rank)] += self.book.prompt[request]
         self._taken -= 1
         rank.wait(request, self.book.prompt[request], promised=self._promised(request), first=True)
+        self._together.file(rank)
 
     def _stop(self, request: int, cached: float, steps: int, *, kept: bool) -> None:
         """A request with ``cached`` tokens and ``steps`` to come decodes no more for now. Unless its cache is ``kept``
@@ -367,6 +376,7 @@ class Replica:
             prompt.now = min(budget, prompt.tokens - prompt.done)
             budget -= prompt.now
             taken.append(prompt)
+        self._together.file(rank)
         rank.trim(self.step + 1)
         return taken
 
@@ -389,9 +399,10 @@ class Replica:
         self._taken += 1
         if swapped:
             self._swapped.remove(request)
-            rank.swap_in(tokens, self.step, book.steps[request], book.growth[request])
+            rank.swap_in(tokens)
+            self._join(rank, request, tokens)
             self._gaps.swapped_in(request)
-            self._copied[self.ranks.index(rank)] += tokens
+            self._copied[self._together.number(rank)] += tokens
         else:
             assert self._receives is not None
             rank.reserve(tokens)
@@ -406,30 +417,22 @@ class Replica:
         self._copied = [0] * len(self.ranks)
         return most * (self.batching.swap_s_per_token or 0.0)
 
-    def _most(self) -> tuple[int, float, float]:
-        """Decoding requests, their tokens now, and those tokens' growth per step: of the rank with most of each."""
-        step, requests, tokens, growth = self.step, 0, 0.0, 0.0
-        for rank in self.ranks:
-            if rank.running:
-                requests = max(requests, len(rank.running))
-                own = rank.tokens(step)
-                if own > tokens:
-                    tokens, growth = own, rank.growth
-        return requests, tokens, growth
-
     def _prompt_step(self, taken: list[Prompt]) -> None:
         """One step that carries prompts; the rank with most sets its time."""
-        mixed = self.batching.policy == "mixed"
-        prompt = attended = fullest = total = 0.0
-        for rank in self.ranks:
-            decodes = len(rank.running) * self.batching.tokens_per_decode if mixed else 0
+        mixed, together, step = self.batching.policy == "mixed", self._together, self.step
+        prompt = attended = fullest = total = tokens = 0.0
+        requests = 0
+        for rank in {**together.prompting, **together.decoding} if mixed else together.prompting:
             own = 0
             if rank.prompts:
                 own = sum(one.now for one in rank.prompts)
                 pairs = sum(one.now * (one.done + one.now / 2.0) for one in rank.prompts)
                 prompt, attended = max(prompt, own), max(attended, pairs)
-            total, fullest = total + own + decodes, max(fullest, own + decodes)
-        requests, tokens, _ = self._most() if mixed else (0, 0.0, 0.0)
+            if mixed and rank.running:
+                count = len(rank.running)
+                requests, tokens = max(requests, count), max(tokens, rank.tokens(step))
+                own += count * self.batching.tokens_per_decode
+            total, fullest = total + own, max(fullest, own)
         even = total / (fullest * len(self.ranks))
         seconds = self.times.prompt_s(prompt, attended, requests, tokens, even) + self._copying_s()
         if self._sends is not None:
@@ -448,7 +451,7 @@ class Replica:
         if row[6]:
             self._decoded(1, self.env.now, self.env.now)
             self._end_finished()
-        for rank in self.ranks:
+        for rank in list(self._together.prompting):
             for prompt in [one for one in rank.prompts if one.now]:
                 prompt.done += prompt.now
                 rank.promised_tokens -= prompt.now
@@ -464,14 +467,16 @@ class Replica:
         book.prefilled_s[request] = self.env.now
         if self._sends is not None and not ends:
             rank.hand_over(prompt, path)
+            self._together.file(rank)
             self._sends.computed(request)
             return
         found = rank.prefilled(prompt, path)
         self._output(request)
         if not ends:
-            rank.join(request, prompt.tokens, self.step, book.steps[request], book.growth[request], found)
+            self._join(rank, request, prompt.tokens, *found)
             self._gaps.joined(request, self.env.now)
         else:
+            self._together.file(rank)
             rank.keep(path, found[1], finished=True)
             book.end_s[request] = self.env.now
             self._done(request)
@@ -486,29 +491,16 @@ class Replica:
 
     def _decode_run(self) -> None:
         """Decode steps until a request ends, blocks run out, or another rank becomes the fullest."""
-        ranks = [rank for rank in self.ranks if rank.running]
-        steps = min(rank.next_finish() for rank in ranks) - self.step
+        steps, requests, tokens, growth, even = self._together.decodes(self.step)
         if not self.batching.together:
             steps = min(steps, self._polled(self.step + 1) - self.step)
-        if self.batching.poll_steps > 1 and any(rank.waiting for rank in self.ranks):
+        if self.batching.poll_steps > 1 and self._together.queued:
             steps = min(steps, self._polled(self.step + 1) - self.step)  # until they are looked at
         if self._held_at >= 0:
             steps = min(steps, self._polled(self._held_at + self.batching.hold_steps) - self.step)
-        for rank in ranks:
-            if not rank.fits(self.step + steps):
-                steps = max(1, self._until_full(rank, steps))
-        requests, tokens, growth = self._most()
-        # caches grow along lines: the one that is fullest at both ends of a run is fullest throughout
-        while steps > 1 and len(ranks) > 1:
-            fullest, last = max(ranks, key=lambda rank: rank.tokens(self.step)), self.step + steps - 1
-            if max(rank.tokens(last) for rank in ranks) <= fullest.tokens(last):
-                break
-            steps = max(1, steps // 2)
         sizes = self.batching.graph_batches
         if sizes and requests <= sizes[-1]:
             requests = sizes[bisect_left(sizes, requests)]
-        held = [len(rank.running) for rank in ranks]
-        even = sum(held) / (len(self.ranks) * max(held))
         run = self._run = _Run(
             self.env.now,
             self.times,
@@ -527,14 +519,6 @@ class Replica:
         """The first step, from ``step`` on, at whose end requests are looked at."""
         poll = self.batching.poll_steps
         return -(-step // poll) * poll
-
-    def _until_full(self, rank: Rank, steps: int) -> int:
-        """Most steps, fewer than ``steps``, after which the rank's blocks suffice; 0: not even for one."""
-        low, high = 0, steps
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if rank.fits(self.step + middle) else (low, middle)
-        return low
 
     def _seconds(self, run: _Run, steps: int) -> float:
         if steps == 1:
@@ -600,12 +584,11 @@ class Replica:
     def _end_finished(self) -> None:
         """Take out requests whose last token has come."""
         now = self.env.now
-        for rank in self.ranks:
-            for request, was in rank.finished(self.step) if rank.running else ():
-                self._gaps.left()
-                rank.keep(self._path(request), was.nodes, finished=True)
-                self.book.end_s[request] = now
-                self._done(request)
+        for rank, request, was in self._together.finished(self.step):
+            self._gaps.left()
+            rank.keep(self._path(request), was.nodes, finished=True)
+            self.book.end_s[request] = now
+            self._done(request)
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
         """Call ``then`` later, unless something else is planned before."""
