@@ -74,22 +74,17 @@ class Links:
 
     def resize(self, link: Link, bytes_per_s: float) -> None:
         """A link moves so many bytes/s from now on."""
-        for flow in link.active:
-            self._advance(flow)
         link.bytes_per_s = bytes_per_s
-        for flow in link.active:
-            self._plan(flow)
+        self._share_again(link.active)
 
     def _changed(self, flow: Flow) -> None:
-        """The flow's bytes or cap have changed: plan it anew, and those beside it where it joins or leaves them."""
+        """The flow's bytes or cap have changed, and what it was is accounted for: plan it anew."""
         if flow.left > LEFT_BYTES:
             joins = flow not in flow.source.active
+            flow.source.active[flow] = flow.target.active[flow] = None
+            self._plan(flow)
             if joins:
-                for other in self._beside(flow):
-                    self._advance(other)
-                flow.source.active[flow] = flow.target.active[flow] = None
-            for other in self._beside(flow) if joins else (flow,):
-                self._plan(other)
+                self._share_again({**flow.source.active, **flow.target.active})
         else:
             self._leave(flow)
             flow.plan += 1
@@ -97,20 +92,20 @@ class Links:
                 self._later(flow, self._latency_s, flow.done)
 
     def _leave(self, flow: Flow) -> None:
-        if flow not in flow.source.active:
-            return
-        beside = self._beside(flow)
-        for other in beside:
-            self._advance(other)
-        del flow.source.active[flow], flow.target.active[flow]
-        for other in beside:
-            if other is not flow:
-                self._plan(other)
+        if flow in flow.source.active:
+            del flow.source.active[flow], flow.target.active[flow]
+            self._share_again({**flow.source.active, **flow.target.active})
+
+    def _share_again(self, flows: dict[Flow, None]) -> None:
+        """Flows come or go: those that move faster or slower for it are planned anew, most are not where caps bind."""
+        for flow in list(flows):
+            if flow.rate != self._rate(flow):
+                self._advance(flow)
+                self._plan(flow)
 
     @staticmethod
-    def _beside(flow: Flow) -> list[Flow]:
-        """Flows that share a link with this one, itself if it is active."""
-        return list({**flow.source.active, **flow.target.active})
+    def _rate(flow: Flow) -> float:
+        return min(flow.cap, flow.source.share, flow.target.share)
 
     def _advance(self, flow: Flow) -> None:
         now = self._env.now
@@ -119,7 +114,7 @@ class Links:
         flow.since_s = now
 
     def _plan(self, flow: Flow) -> None:
-        flow.rate = min(flow.cap, flow.source.share, flow.target.share)
+        flow.rate = self._rate(flow)
         flow.plan += 1
         self._later(flow, flow.left / flow.rate, lambda: self._emptied(flow))
 
