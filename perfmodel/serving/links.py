@@ -6,8 +6,11 @@ other flows can't use up stays unused, so contention is rather over- than undere
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import simpy
+
+from perfmodel.serving.instant import at_the_end_of_this_instant
 
 LEFT_BYTES = 1e-3
 """Fewer count as none: rounding."""
@@ -45,6 +48,11 @@ class Flow:
     plan: int = 0
     """Number of the latest plan; what was planned before it is void."""
 
+    @property
+    def share(self) -> float:
+        """Bytes/s at which it can move now; it is active."""
+        return min(self.cap, self.source.share, self.target.share)
+
 
 class Links:
     """All flows of a run."""
@@ -52,6 +60,12 @@ class Links:
     def __init__(self, env: simpy.Environment, latency_s: float) -> None:
         """``latency_s`` passes after a flow's last byte before it has arrived."""
         self._env, self._latency_s = env, latency_s
+        self._touched: dict[Flow, None] = {}
+        self._crowds: dict[Link, None] = {}
+        """Flows to plan anew, and links that are shared by others than before, once this instant is over: many flows
+        begin and end together.
+        """
+        self._planning = False
 
     def more(self, flow: Flow, size: float, cap: float) -> None:
         """A flow has ``size`` more bytes to move, none faster than ``cap`` bytes/s."""
@@ -68,55 +82,59 @@ class Links:
     def cancel(self, flow: Flow) -> None:
         """The flow ends and has not arrived."""
         self._advance(flow)
-        flow.plan += 1
-        flow.left = 0.0
-        self._leave(flow)
+        flow.left, flow.closed = 0.0, False
+        self._changed(flow)
 
     def resize(self, link: Link, bytes_per_s: float) -> None:
         """A link moves so many bytes/s from now on."""
         link.bytes_per_s = bytes_per_s
-        self._share_again(link.active)
+        self._crowded(link)
 
     def _changed(self, flow: Flow) -> None:
-        """The flow's bytes or cap have changed, and what it was is accounted for: plan it anew."""
+        """The flow's bytes or cap have changed, and what it was is accounted for."""
+        flow.plan += 1
         if flow.left > LEFT_BYTES:
-            joins = flow not in flow.source.active
-            flow.source.active[flow] = flow.target.active[flow] = None
-            self._plan(flow)
-            if joins:
-                self._share_again({**flow.source.active, **flow.target.active})
-        else:
-            self._leave(flow)
-            flow.plan += 1
-            if flow.closed:
-                self._later(flow, self._latency_s, flow.done)
-
-    def _leave(self, flow: Flow) -> None:
+            if flow not in flow.source.active:
+                flow.source.active[flow] = flow.target.active[flow] = None
+                self._crowded(flow.source, flow.target)
+            self._touched[flow] = None
+            self._crowded()
+            return
         if flow in flow.source.active:
             del flow.source.active[flow], flow.target.active[flow]
-            self._share_again({**flow.source.active, **flow.target.active})
+            self._crowded(flow.source, flow.target)
+        self._touched.pop(flow, None)
+        if flow.closed:
+            self._later(flow, self._latency_s, flow.done)
 
-    def _share_again(self, flows: dict[Flow, None]) -> None:
-        """Flows come or go: those that move faster or slower for it are planned anew, most are not where caps bind."""
-        for flow in list(flows):
-            if flow.rate != self._rate(flow):
-                self._advance(flow)
-                self._plan(flow)
+    def _crowded(self, *links: Link) -> None:
+        """Plan anew when this instant is over."""
+        if not self._planning:
+            self._planning = True
+            at_the_end_of_this_instant(self._env, self._plan_all)
+        self._crowds.update(dict.fromkeys(links))
 
-    @staticmethod
-    def _rate(flow: Flow) -> float:
-        return min(flow.cap, flow.source.share, flow.target.share)
+    def _plan_all(self) -> None:
+        """Plan what has changed, and whatever moves faster or slower for it: little, where caps bind."""
+        flows = dict(self._touched)
+        for link in self._crowds:
+            for flow in link.active:
+                if flow.rate != flow.share:
+                    flows[flow] = None
+        self._planning = False
+        self._touched.clear()
+        self._crowds.clear()
+        for flow in flows:
+            self._advance(flow)
+            flow.rate = flow.share
+            flow.plan += 1
+            self._later(flow, flow.left / flow.rate, partial(self._emptied, flow))
 
     def _advance(self, flow: Flow) -> None:
         now = self._env.now
         if flow in flow.source.active:
             flow.left = max(0.0, flow.left - flow.rate * (now - flow.since_s))
         flow.since_s = now
-
-    def _plan(self, flow: Flow) -> None:
-        flow.rate = self._rate(flow)
-        flow.plan += 1
-        self._later(flow, flow.left / flow.rate, lambda: self._emptied(flow))
 
     def _emptied(self, flow: Flow) -> None:
         flow.left = 0.0

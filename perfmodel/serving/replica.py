@@ -10,20 +10,18 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import simpy
 
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
 from perfmodel.serving.gaps import Gaps
+from perfmodel.serving.instant import at_the_end_of_this_instant
 from perfmodel.serving.lockstep import Lockstep
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
-
-AFTER_ALL: Any = 2
-"""Of simpy's priorities: after whatever else happens at the same time (arrivals and timeouts are 1)."""
 
 
 class Sender(Protocol):
@@ -237,10 +235,7 @@ class Replica:
         if self._waking:
             return
         self._waking = True
-        event = self.env.event()
-        event.callbacks.append(lambda _: self._wake_up())
-        event._ok, event._value = True, None
-        self.env.schedule(event, priority=AFTER_ALL)
+        at_the_end_of_this_instant(self.env, self._wake_up)
 
     def _wake_up(self) -> None:
         self._waking = False
