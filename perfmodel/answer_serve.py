@@ -19,6 +19,17 @@ SHORTAGE = 0.02
 BEHIND = 0.5
 """Share of the time of arrivals that it may take to serve what is left after the last one; more is said."""
 
+WITHOUT_FAULTS = (
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "usd_per_million_output_tokens",
+    "usd_per_million_total_tokens",
+)
+"""Figures that are told for healthy replicas too, where the scenario has faults."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServeAnswer:
@@ -57,11 +68,21 @@ def answer_serve(
         "kv_tokens_per_rank": served.pool.kv_tokens,
         "prefill": _prefill(served),
         **serving_metrics(served.records, scenario),
+        "without_faults": _without_faults(served),
         "energy_j": None,
         "warnings": [*_warnings(served), *warnings(step)],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
+
+
+def _without_faults(served: Served) -> dict[str, Any] | None:
+    """What the same traffic would have had from healthy replicas."""
+    if not served.scenario.faults:
+        return None
+    healthy = serve(served.scenario.model_copy(update={"faults": ()}), requests=served.requests)
+    found = serving_metrics(healthy.records, healthy.scenario)
+    return {key: found[key] for key in WITHOUT_FAULTS}
 
 
 def _prefill(served: Served) -> dict[str, Any] | None:

@@ -91,8 +91,29 @@ def print_serve(answer: ServeAnswer) -> None:
     for name, text, note in _serve_rates(values):
         rates.add_row(name, text, Text(note, style="dim"))
     out.print(rates)
+    if values["without_faults"] is not None:
+        out.print(_fault_table(values))
     out.print(_basis(values["provenance"]))
     print_warnings(values["warnings"])
+
+
+def _fault_table(values: Mapping[str, Any]) -> Table:
+    """What faults cost: the same traffic with and without them."""
+    table, healthy = _table("What the faults cost", "", "with them", "without"), values["without_faults"]
+    for name, key, part in (
+        ("TTFT mean", "ttft_s", "mean"),
+        ("TTFT p99", "ttft_s", "p99"),
+        ("TPOT mean", "tpot_s", "mean"),
+        ("E2E p99", "e2e_s", "p99"),
+    ):
+        if values[key] is not None:
+            table.add_row(name, with_unit(values[key][part], "s"), with_unit(healthy[key][part], "s"))
+    for name, key in (
+        ("requests/s within the SLO", "goodput_requests_per_s"),
+        ("$ per million output tokens", "usd_per_million_output_tokens"),
+    ):
+        table.add_row(name, f"{values[key]:.3g}", f"{healthy[key]:.3g}")
+    return table
 
 
 _LATENCIES = (

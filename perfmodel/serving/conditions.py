@@ -14,7 +14,8 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.units import HOUR
 
 DRIFT_LEVELS = 8
-"""Times between two placements at which the load is looked at anew (of an hour's drift, where experts stay)."""
+"""Times between two placements at which the load is looked at anew (where experts stay, until all have moved, at least
+so many an hour)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,10 @@ def _drifts(scenario: Scenario) -> Iterator[Event]:
     own = scenario.serving.expert_drift
     if own is None:
         return
-    every = (own.rebalance_s or HOUR) / DRIFT_LEVELS
+    all_moved_s = (1.0 - scenario.routing.drift) / own.share_per_hour * HOUR
+    every = (own.rebalance_s or min(HOUR, all_moved_s)) / DRIFT_LEVELS
     for number in count(1):
         at_s = number * every
         yield (at_s, -1, None, True)
-        if own.rebalance_s is None and drift_at(scenario, at_s) >= 1.0 - scenario.routing.drift:
+        if own.rebalance_s is None and at_s >= all_moved_s:
             return
