@@ -167,13 +167,15 @@ def test_experts_drift_until_they_are_placed_anew():
 
 def test_drifting_experts_make_steps_longer():
     """EPLB's placement is for a load that is there no more."""
-    wide = [
-        "workload.trace=''", "workload.max_concurrency=2000", "workload.num_requests=4000",
-        "workload.input_tokens=100", "workload.output_tokens=300", *SKEWED, "routing.placement=eplb",
-        "deployment.redundant_experts=128",
+    placed = [
+        "deployment.attention_dp=32", "deployment.ep=32", "workload.trace=''", "workload.max_concurrency=2000",
+        "workload.num_requests=2000", "workload.input_tokens=100", "workload.output_tokens=300", *SKEWED,
+        "routing.placement=eplb",
     ]  # fmt: skip
-    still = serve(load_scenario("deepseek-v3-h800", wide))
-    moved = serve(load_scenario("deepseek-v3-h800", [*wide, "serving.expert_drift={share_per_hour: 900}"]))
+    still, moved = (
+        serve(load_scenario("longcat-flash-h800", [*placed, *more]))
+        for more in ((), ["serving.expert_drift={share_per_hour: 900}"])
+    )
     assert mean(moved) > 1.02 * mean(still)
 
 

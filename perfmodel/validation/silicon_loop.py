@@ -25,6 +25,8 @@ from perfmodel.validation.setups import Setup
 
 WAVES = 10
 """Prompts per slot."""
+MANY, WAVES_OF_MANY = 1000, 3
+"""Disaggregated rows with more slots than this have so many prompts per slot: the largest has 8,192 slots."""
 BLOCK_TOKENS = 64
 HOLD_STEPS = 60
 """TensorRT-LLM's timeout_iters, where prompts are held back (docs/engines.md)."""
@@ -39,16 +41,16 @@ def simulated(record: Mapping[str, str], setup: Setup, steps: Steps) -> Records:
     """
     slots = int(float(record["concurrency"]))
     inputs, outputs = int(float(record["isl"])), max(1, int(float(record["osl"])))
+    apart = record["mode"] == "disagg"
     requests = requests_of(
         Workload(
             max_concurrency=slots,
-            num_requests=WAVES * slots,
+            num_requests=(WAVES_OF_MANY if apart and slots > MANY else WAVES) * slots,
             input_tokens=_lengths(inputs, setup.length_ratio),
             output_tokens=_lengths(outputs, setup.length_ratio),
         ),
         seed=0,
     )
-    apart = record["mode"] == "disagg"
     decode = _instances(setup, steps.decode, slots, requests, steps.decode_instances)
     prefill = _instances(setup, steps.prefill, slots, requests, steps.prefill_instances) if apart else None
     return simulate(
