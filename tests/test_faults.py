@@ -165,8 +165,9 @@ def test_experts_drift_until_they_are_placed_anew():
     assert drift_at(node(*SKEWED, *drift), 1700.0) == pytest.approx(0.5 * 100 / 3600)
 
 
-def test_drifting_experts_make_steps_longer():
+def test_drifting_experts_make_steps_longer(monkeypatch):
     """EPLB's placement is for a load that is there no more."""
+    monkeypatch.setattr("perfmodel.serving.conditions.DRIFT_LEVELS", 2)  # a second each
     placed = [
         "deployment.attention_dp=32", "deployment.ep=32", "workload.trace=''", "workload.max_concurrency=2000",
         "workload.num_requests=2000", "workload.input_tokens=100", "workload.output_tokens=300", *SKEWED,
