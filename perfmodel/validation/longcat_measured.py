@@ -14,6 +14,7 @@ from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.load import load_scenario
 from perfmodel.validation import roles
+from perfmodel.validation.full_batches import full_batches, lengths_with
 from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
 from perfmodel.validation.steps import bounds, predict_step
@@ -35,7 +36,7 @@ def _setup() -> dict[str, Any]:
 
 
 def rows(progress: Progress | None = None) -> list[Row]:
-    """Three rows per measurement: TPOT (the target), throughput and cost."""
+    """Three rows per measurement: TPOT (the target), throughput and cost; two more with the batch simulated."""
     setup = _setup()
     published = {roles.row_id(record): record for record in roles.read_published(FILE)}
     found: list[Row] = []
@@ -74,7 +75,27 @@ def _rows_of(name: str, record: dict[str, str], own: dict[str, Any], setup: dict
     }
     user = (float(record["tokens_per_s_per_user_low"]) + float(record["tokens_per_s_per_user_high"])) / 2.0
     rate = float(record["output_tokens_per_s_per_gpu"])
+    simulated = full_batches(
+        scenario, lengths_with(setup["input_over_output"], float(record["avg_context_tokens"])), round(batch)
+    )
+    served = {**common, "suite": f"{NAME}-serving"}
     return [
+        Row(
+            quantity="tpot_s",
+            unit="s",
+            measured=1.0 / user,
+            predicted=batch / simulated,
+            reason="the same row, simulated request by request",
+            **served,
+        ),
+        Row(
+            quantity="output_tokens_per_s_per_gpu",
+            unit="tokens/s",
+            measured=rate,
+            predicted=simulated,
+            reason="the same row, simulated request by request",
+            **served,
+        ),
         Row(
             quantity="tpot_s",
             unit="s",

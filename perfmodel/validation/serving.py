@@ -179,7 +179,7 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
     }
     model = MODELS[record["model"]]
     experts = 256 if model == "deepseek-v3" else 0
-    stated = re.search(r"\((\d+) redundant\)", record["moe_parallel"])
+    stated = re.search(r"\(\+?(\d+) redundant", record["moe_parallel"])
     deployment["redundant_experts"] = int(stated[1]) if stated else -experts % ep if experts else 0
     if decode:
         deployment |= {

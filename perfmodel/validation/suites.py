@@ -58,6 +58,7 @@ _TITLES = (
     ("longcat-theory", "the LongCat-Flash report's Table 7, itself a calculation"),
     ("longcat-measured", "the LongCat-Flash report's Table 6, measured"),
     ("deepseek", "DeepSeek's production figures and profile, and SGLang on 96 H100"),
+    ("deepseek-fleet", "what a node of DeepSeek's fleet could do, against its production average"),
     ("silicon", "TTFT and TPOT at fixed concurrency on H100, H200, B200 and GB200"),
 )
 """Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""
