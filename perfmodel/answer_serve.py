@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.answer import plain, provenance, warnings
+from perfmodel.economics.energy import energy_metrics
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
@@ -69,7 +70,7 @@ def answer_serve(
         "prefill": _prefill(served),
         **serving_metrics(served.records, scenario),
         "without_faults": _without_faults(served),
-        "energy_j": None,
+        **energy_metrics(served.records, scenario),
         "warnings": [*_warnings(served), *warnings(step)],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
@@ -109,6 +110,9 @@ def _warnings(served: Served) -> list[str]:
             f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
             "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
         )
+    gpu = served.scenario.cluster.gpu
+    if gpu.tdp_w is None:
+        texts.append(f"energy_j is unknown: {gpu.name} states no cluster.gpu.tdp_w")
     if served.path is not None and served.path.flag:
         texts.append(f"transfer of caches: {served.path.flag}")
     records = served.records

@@ -160,9 +160,21 @@ def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             if values["prefill_busy_pct"] is not None
             else []
         ),
+        ("MFU, MBU", f"{values['mfu']:.1%}, {values['mbu']:.1%}", "of the peaks, over the whole span"),
+        *_power_rates(values),
         ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", "found in a prefix cache"),
         ("preemptions", f"{values['preemptions']:,}", "requests that lost their KV blocks for a while"),
         *([("retries", f"{values['retries']:,}", "after a replica was lost")] if values["retries"] else []),
+    ]
+
+
+def _power_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if values["energy_j"] is None:
+        return []
+    per_token = with_unit(values["energy_j_per_output_token"], "J")
+    return [
+        ("power per GPU", with_unit(values["power_w_per_gpu"], "W"), "coarse: docs/serve.md"),
+        ("energy", with_unit(values["energy_j"], "J"), f"{per_token} per output token, GPUs alone"),
     ]
 
 

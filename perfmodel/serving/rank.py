@@ -129,6 +129,8 @@ class Rank:
         )
         if self.cache is not None:
             bound += self.cache.locked_blocks
+        if bound - len(self.running) > room:  # not even without what is unused of each request's last block
+            return False
         return bound <= room or self.used_blocks(step) + more <= room
 
     def has_room(self, tokens: int, step: int, path: Path = ()) -> bool:

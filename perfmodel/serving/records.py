@@ -1,6 +1,7 @@
 """What a serving simulation leaves: one row per request, and gaps between tokens as runs. Judged elsewhere."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,3 +84,7 @@ class StepRuns:
     def of(cls, rows: Floats) -> "StepRuns":
         """From rows (runs x columns) in the order of the fields."""
         return cls(*np.asarray(rows, dtype=np.float64).reshape(-1, len(cls.__slots__)).T)
+
+    def where(self, rows: Any) -> "StepRuns":
+        """Some of the rows, by numbers or a mask."""
+        return StepRuns(*(getattr(self, name)[rows] for name in self.__slots__))

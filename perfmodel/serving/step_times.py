@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from perfmodel.ops.routed import rank_load
 from perfmodel.ops.work import step_work
 from perfmodel.overlap.schedules import num_micro_batches
+from perfmodel.serving.records import StepRuns
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import predict_steps
@@ -161,6 +162,18 @@ def _prompts(prompt: Array, attended: Array, per_gpu: float) -> dict[str, Array]
         "deployment.prefill_tokens": length,
         "deployment.prefill_cached_tokens": np.maximum(attended - length / 2.0, 0.0),
     }
+
+
+def work_values(scenario: Scenario, phase: str, runs: StepRuns) -> dict[str, Array]:
+    """Leaves of the steps of ``runs``, all of one phase, for the rank with the mean number of tokens."""
+    per_gpu = 1.0 / scenario.deployment.attention_tp
+    values: dict[str, Array] = {}
+    if phase != "prefill":
+        requests = runs.requests * runs.even
+        values |= _decodes(requests * per_gpu, runs.tokens / runs.requests)
+    if phase != "decode":
+        values |= _prompts(runs.prompt * runs.even, runs.attended / runs.prompt, per_gpu)
+    return values
 
 
 class _Grid:
