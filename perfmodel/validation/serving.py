@@ -132,7 +132,7 @@ def _missing(record: Mapping[str, str]) -> str:
     if record["phase"] == "fleet" or (
         "production traffic" in record["routing"] and record["phase"] == "prefill"
     ):
-        return "an average over a day of traffic: answered once requests are simulated"
+        return "an average over a day of traffic: suite deepseek-fleet"
     if record["phase"] == "ablation":
         return f"{record['metric']}: the row states neither layout nor batch of what it compares"
     if record["metric"] not in METRICS:
