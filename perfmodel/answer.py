@@ -10,10 +10,10 @@ import numpy as np
 
 import perfmodel
 from perfmodel.economics.rates import step_rates
+from perfmodel.economics.work import hbm_seconds, peak_seconds
 from perfmodel.kernels.calibration import mismatches
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.memory import check_memory, max_batch_per_gpu, step_memory
-from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
@@ -72,8 +72,8 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         **asdict(step_rates(scenario, step.step_time_s)),
         "memory_bytes": {name: int(value) for name, value in memory.as_dict().items()},
         "max_batch_per_gpu": max_batch_per_gpu(scenario),
-        "mfu": utilisation(step, _peak_seconds),
-        "mbu": utilisation(step, _memory_seconds),
+        "mfu": utilisation(step, peak_seconds),
+        "mbu": utilisation(step, hbm_seconds),
         "breakdown_s": breakdown_s(timeline, rank),
         "stages_s": _stages(step, rank),
         **_real_experts(scenario),
@@ -128,8 +128,8 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
                     "dtype": op.dtype,
                     "time_s": _mean(timing.seconds),
                     "bound": timing.bound,
-                    "mfu": _share(_peak_seconds(op, timing, step.scenario), timing),
-                    "mbu": _share(_memory_seconds(op, timing, step.scenario), timing),
+                    "mfu": _share(peak_seconds(op, step.scenario.cluster.gpu), timing),
+                    "mbu": _share(hbm_seconds(op, step.scenario.cluster.gpu), timing),
                     "log_std": timing.log_std,
                     "source": timing.source,
                     "flag": timing.flag,
@@ -141,9 +141,9 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
 def utilisation(step: Step, ideal: Any) -> float:
     """Ideal seconds of all ops (``ideal`` gives one op's) over the step time, averaged over ranks."""
     total = sum(
-        segment.repeat * _mean(ideal(task.op, timing, step.scenario))
+        segment.repeat * _mean(ideal(task.op, step.scenario.cluster.gpu))
         for segment in step.segments
-        for task, timing in zip(segment.tasks, segment.timings, strict=True)
+        for task in segment.tasks
     )
     return total / step.step_time_s
 
@@ -275,16 +275,6 @@ def _stages(step: Step, rank: int) -> list[dict[str, Any]]:
         {"segment": step.segments[number].name, "stage": stage, "seconds": seconds}
         for (number, stage), seconds in stage_seconds(step.timeline, rank).items()
     ]
-
-
-def _peak_seconds(op: Op, timing: Timing, scenario: Scenario) -> Any:
-    if op.op_class == OpClass.HOST or op.is_communication:
-        return 0.0
-    return op.flops / scenario.cluster.gpu.peak_flops(op.dtype)
-
-
-def _memory_seconds(op: Op, timing: Timing, scenario: Scenario) -> Any:
-    return op.hbm_bytes / scenario.cluster.gpu.hbm_bytes_per_s
 
 
 def _share(ideal_s: Any, timing: Timing) -> float | None:

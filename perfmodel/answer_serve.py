@@ -1,11 +1,13 @@
 """The answer to ``perfmodel serve``: what was simulated, with money, warnings and provenance."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from perfmodel.answer import plain, provenance, warnings
+from perfmodel.economics.energy import unknown_power, usage_of_runs, usage_values
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
@@ -47,6 +49,7 @@ def answer_serve(
     served = serve(scenario, requests=requests, progress=progress)
     decode = scenario.deployment.model_copy(update={"phase": "decode"})
     step = simulate_step(scenario.model_copy(update={"deployment": decode}))
+    metrics = serving_metrics(served.records, scenario)
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -55,17 +58,28 @@ def answer_serve(
         "replicas": scenario.serving.replicas,
         "policy": served.batching.policy,
         "kv_tokens_per_rank": served.kv_tokens,
-        **serving_metrics(served.records, scenario),
-        "energy_j": None,
+        **metrics,
+        **_usage(served, metrics),
         "warnings": [*_warnings(served), *warnings(step)],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
 
 
+def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Utilisation and energy, all GPUs counted over the whole span."""
+    scenario, span_s = served.scenario, metrics["duration_s"]
+    usage = usage_of_runs(
+        scenario, served.records.load.runs, replicas=scenario.serving.replicas, span_s=span_s
+    )
+    tokens = int(served.records.output_tokens.sum())
+    return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
+
+
 def _warnings(served: Served) -> list[str]:
-    """What of the traffic makes the answer less certain."""
-    texts = []
+    """What of the traffic, or of what is known, makes the answer less certain."""
+    unknown = unknown_power(served.scenario)
+    texts = [unknown] if unknown else []
     if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
         texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
     asked = served.scenario.serving.max_running

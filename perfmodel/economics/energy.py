@@ -1,0 +1,120 @@
+"""Utilisation and energy of a serving run: a coarse model of what boards draw (docs/power.md). Pure functions.
+
+A GPU always draws its idle power. While a step runs it draws more: one share of the board's limit in kernels bound by
+their arithmetic, another in those bound by memory, a third in the rest of the step. Hosts, switches, fans and cooling
+are not counted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perfmodel.economics.work import work_of_runs
+from perfmodel.serving.records import StepRuns
+from perfmodel.spec.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Joules of all GPUs over a run, parts that sum up to the whole."""
+
+    idle: float
+    """Idle power over the whole span, steps included."""
+    compute: float
+    """What kernels bound by their arithmetic draw above it."""
+    memory: float
+    """What kernels bound by device memory do."""
+    communication: float
+    """What the rest of the steps does: communication, waiting for other ranks and the host, launches."""
+
+    @property
+    def total(self) -> float:
+        """All of it, J."""
+        return self.idle + self.compute + self.memory + self.communication
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run made of its GPUs, idle time included."""
+
+    mfu: float
+    """FLOPs over the peak of each op's dtype, over time and GPUs."""
+    mbu: float
+    """HBM bytes over the peak bandwidth, over time and GPUs."""
+    energy: Energy | None
+    """None: :func:`unknown_power` says why."""
+
+
+def usage_of_runs(scenario: Scenario, runs: StepRuns, *, replicas: int, span_s: float) -> Usage:
+    """Utilisation and energy of ``replicas`` copies of the scenario's deployment over ``span_s`` seconds.
+
+    ``runs`` are those of these replicas alone: with pools of other deployments, ask for each and add energies up.
+
+    Raises:
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    work = work_of_runs(scenario, runs)
+    whole = replicas * span_s
+    each = runs.seconds / np.maximum(runs.steps, 1.0)
+    # kernels of two streams that run together share the GPU: no more than the step has
+    busy = work.compute_s + work.memory_s
+    fits = np.minimum(1.0, np.divide(each, busy, out=np.ones_like(busy), where=busy > 0.0))
+    compute_s = float((runs.steps * work.compute_s * fits).sum())
+    memory_s = float((runs.steps * work.memory_s * fits).sum())
+    return Usage(
+        mfu=float((runs.steps * work.peak_s).sum()) / whole,
+        mbu=float((runs.steps * work.hbm_s).sum()) / whole,
+        energy=_energy(scenario, whole, compute_s, memory_s, float(runs.seconds.sum())),
+    )
+
+
+def _energy(
+    scenario: Scenario, whole_s: float, compute_s: float, memory_s: float, steps_s: float
+) -> Energy | None:
+    """Energy of replicas whose seconds, summed over replicas, are given: the whole span, kernels, steps."""
+    gpu, power, gpus = scenario.cluster.gpu, scenario.power, scenario.deployment.num_gpus
+    if gpu.tdp_w is None or gpu.idle_w is None or power is None:
+        return None
+    idle_w, limit_w = gpu.idle_w, gpu.tdp_w
+
+    def above(share: float, seconds: float) -> float:
+        return gpus * seconds * max(share * limit_w - idle_w, 0.0)
+
+    return Energy(
+        idle=gpus * whole_s * idle_w,
+        compute=above(power.compute, compute_s),
+        memory=above(power.memory, memory_s),
+        communication=above(power.communication, steps_s - compute_s - memory_s),
+    )
+
+
+def unknown_power(scenario: Scenario) -> str | None:
+    """Why energy can't be answered, in words; None: it can."""
+    gpu = scenario.cluster.gpu
+    missing = [
+        name
+        for name, value in (
+            ("cluster.gpu.tdp_w", gpu.tdp_w),
+            ("cluster.gpu.idle_w", gpu.idle_w),
+            ("power", scenario.power),
+        )
+        if value is None
+    ]
+    if not missing:
+        return None
+    return f"energy is not answered: {', '.join(missing)} not stated for {gpu.name} ({gpu.architecture})"
+
+
+def usage_values(usage: Usage, *, gpus: int, span_s: float, output_tokens: int) -> dict[str, Any]:
+    """The keys of ``perfmodel serve --json`` about utilisation and energy; None where power is unknown."""
+    energy = usage.energy
+    parts = ("idle", "compute", "memory", "communication")
+    return {
+        "mfu": usage.mfu,
+        "mbu": usage.mbu,
+        "energy_j": energy.total if energy else None,
+        "energy_parts_j": {part: getattr(energy, part) for part in parts} if energy else None,
+        "power_w_per_gpu": energy.total / (gpus * span_s) if energy else None,
+        "energy_j_per_output_token": energy.total / output_tokens if energy else None,
+    }
