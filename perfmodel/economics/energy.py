@@ -85,7 +85,7 @@ def _energy(
         idle=gpus * whole_s * idle_w,
         compute=above(power.compute, compute_s),
         memory=above(power.memory, memory_s),
-        communication=above(power.communication, steps_s - compute_s - memory_s),
+        communication=above(power.communication, max(steps_s - compute_s - memory_s, 0.0)),
     )
 
 

@@ -5,7 +5,7 @@ row's ops are counted and costed once more, all rows as one array, with the work
 experts: FLOPs are proportional to tokens, so those of the mean rank are the mean over ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +65,20 @@ def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
     decodes, prompt = _mean_rank(scenario, runs)
     per_gpu = 1.0 / scenario.deployment.attention_tp
     for phase, rows in _phases(runs):
-        leaves: dict[str, Floats] = {}
+        mean: dict[str, Floats] = {}
+        alone: dict[str, Floats] = {}
+        shares: dict[str, Floats] = {}
         if phase != "prefill":
-            leaves |= decode_leaves(decodes[rows] * per_gpu, runs.tokens[rows] / runs.requests[rows])
-        if phase != "decode":  # prompts as long as the fullest rank's, but fewer
-            fewer = prompt[rows] / runs.prompt[rows]
-            leaves |= prompt_leaves(
-                runs.prompt[rows], runs.attended[rows] / runs.prompt[rows], fewer * per_gpu
-            )
-        found[:, rows] = _count(_balanced(scenario, phase), leaves)
+            requests, context = decodes[rows], runs.tokens[rows] / runs.requests[rows]
+            mean |= decode_leaves(requests * per_gpu, context)
+            alone |= decode_leaves(np.maximum(requests, 1.0) * per_gpu, context)
+            shares["_decode"] = np.minimum(requests, 1.0)
+        if phase != "decode":
+            most, attended = runs.prompt[rows], runs.attended[rows] / runs.prompt[rows]
+            shares["_prefill"] = prompt[rows] / most
+            mean |= prompt_leaves(most, attended, shares["_prefill"] * per_gpu)
+            alone |= prompt_leaves(most, attended, per_gpu)
+        found[:, rows] = _count(_balanced(scenario, phase), mean, alone, shares)
     return Work(*found)
 
 
@@ -107,15 +112,31 @@ def _balanced(scenario: Scenario, phase: str) -> Scenario:
     return scenario.model_copy(update={"deployment": deployment, "routing": routing})
 
 
-def _count(scenario: Scenario, leaves: dict[str, Floats]) -> Floats:
-    """The columns of :class:`Work` (4, rows) of steps whose leaves are arrays."""
+def _count(
+    scenario: Scenario,
+    mean: Mapping[str, Floats],
+    alone: Mapping[str, Floats],
+    shares: Mapping[str, Floats],
+) -> Floats:
+    """The columns of :class:`Work` (4, rows) of steps whose leaves are arrays.
+
+    ``mean`` describes the mean rank. Attention cores run only on the share of ranks that have a request of theirs, by
+    the end of the kernel's name, and there as ``alone`` says: a hundredth of a prompt on every rank would take each of
+    them as long as the smallest kernel does.
+    """
     gpu = scenario.cluster.gpu
-    total = np.zeros((4, len(next(iter(leaves.values())))))
-    for segment in step_segments(with_arrays(scenario, leaves)):
-        for task, timing in zip(segment.tasks, segment.timings, strict=True):
-            parts = (peak_seconds(task.op, gpu), hbm_seconds(task.op, gpu), *_busy(task.op, timing))
+    total = np.zeros((4, len(next(iter(mean.values())))))
+    steps = (step_segments(with_arrays(scenario, leaves)) for leaves in (mean, alone))
+    for segment, other in zip(*steps, strict=True):
+        pairs = zip(segment.tasks, segment.timings, other.tasks, other.timings, strict=True)
+        for task, timing, task_alone, timing_alone in pairs:
+            op, factor = task.op, np.asarray(float(segment.repeat))
+            for end, share in shares.items():
+                if op.kernel.endswith(end):
+                    op, timing, factor = task_alone.op, timing_alone, factor * share
+            parts = (peak_seconds(op, gpu), hbm_seconds(op, gpu), *_busy(op, timing))
             for column, part in zip(total, parts, strict=True):
-                column += segment.repeat * part
+                column += factor * part
     return total
 
 
