@@ -10,8 +10,8 @@ import numpy as np
 
 import perfmodel
 from perfmodel.economics.rates import step_rates
+from perfmodel.economics.work import hbm_seconds, peak_seconds
 from perfmodel.kernels.calibration import mismatches
-from perfmodel.kernels.ideal import memory_seconds, peak_seconds
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.memory import check_memory, max_batch_per_gpu, step_memory
 from perfmodel.ops.parameters import active_parameters
@@ -73,7 +73,7 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "memory_bytes": {name: int(value) for name, value in memory.as_dict().items()},
         "max_batch_per_gpu": max_batch_per_gpu(scenario),
         "mfu": utilisation(step, peak_seconds),
-        "mbu": utilisation(step, memory_seconds),
+        "mbu": utilisation(step, hbm_seconds),
         "breakdown_s": breakdown_s(timeline, rank),
         "stages_s": _stages(step, rank),
         **_real_experts(scenario),
@@ -129,7 +129,7 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
                     "time_s": _mean(timing.seconds),
                     "bound": timing.bound,
                     "mfu": _share(peak_seconds(op, step.scenario.cluster.gpu), timing),
-                    "mbu": _share(memory_seconds(op, step.scenario.cluster.gpu), timing),
+                    "mbu": _share(hbm_seconds(op, step.scenario.cluster.gpu), timing),
                     "log_std": timing.log_std,
                     "source": timing.source,
                     "flag": timing.flag,

@@ -1,12 +1,13 @@
 """The answer to ``perfmodel serve``: what was simulated, with money, warnings and provenance."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from perfmodel.answer import plain, provenance, warnings
-from perfmodel.economics.energy import energy_metrics
+from perfmodel.economics.energy import add_usages, unknown_power, usage_of_runs, usage_values
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
@@ -59,6 +60,7 @@ def answer_serve(
     served = serve(scenario, requests=requests, progress=progress)
     decode = scenario.deployment.model_copy(update={"phase": "decode"})
     step = simulate_step(scenario.model_copy(update={"deployment": decode}))
+    metrics = serving_metrics(served.records, scenario)
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -68,9 +70,9 @@ def answer_serve(
         "policy": served.pool.batching.policy,
         "kv_tokens_per_rank": served.pool.kv_tokens,
         "prefill": _prefill(served),
-        **serving_metrics(served.records, scenario),
+        **metrics,
+        **_usage(served, metrics),
         "without_faults": _without_faults(served),
-        **energy_metrics(served.records, scenario),
         "warnings": [*_warnings(served), *warnings(step)],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
@@ -99,9 +101,27 @@ def _prefill(served: Served) -> dict[str, Any] | None:
     }
 
 
+def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Utilisation and energy, all GPUs counted over the whole span."""
+    runs, span_s, replicas = served.records.load.runs, metrics["duration_s"], served.pool.layout.replicas
+    usage = usage_of_runs(
+        served.scenario, runs.where(runs.replica < replicas), replicas=replicas, span_s=span_s
+    )
+    if served.prefill is not None:
+        own = served.prefill.layout.replicas
+        other = usage_of_runs(
+            served.prefill.scenario, runs.where(runs.replica >= replicas), replicas=own, span_s=span_s
+        )
+        gpus = served.pool.scenario.deployment.num_gpus * replicas
+        usage = add_usages(usage, gpus, other, served.prefill.scenario.deployment.num_gpus * own)
+    tokens = int(served.records.output_tokens.sum())
+    return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
+
+
 def _warnings(served: Served) -> list[str]:
-    """What of the traffic makes the answer less certain."""
-    texts = []
+    """What of the traffic, or of what is known, makes the answer less certain."""
+    unknown = unknown_power(served.scenario)
+    texts = [unknown] if unknown else []
     if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
         texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
     asked = served.scenario.serving.max_running
@@ -110,9 +130,6 @@ def _warnings(served: Served) -> list[str]:
             f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
             "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
         )
-    gpu = served.scenario.cluster.gpu
-    if gpu.tdp_w is None:
-        texts.append(f"energy_j is unknown: {gpu.name} states no cluster.gpu.tdp_w")
     if served.path is not None and served.path.flag:
         texts.append(f"transfer of caches: {served.path.flag}")
     records = served.records

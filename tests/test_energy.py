@@ -1,104 +1,217 @@
-"""Utilisation and energy of a serving run: from its table of steps, beside those of a single step."""
+"""MFU, MBU and energy of serving runs: by hand, against a single step, conservation, what is unknown."""
+
+import json
 
 import numpy as np
 import pytest
-from test_serve import node
+from typer.testing import CliRunner
 
 from perfmodel.answer import answer_step
 from perfmodel.answer_serve import answer_serve
-from perfmodel.economics.energy import pool_use
+from perfmodel.cli import app
+from perfmodel.economics import work
+from perfmodel.economics.energy import unknown_power, usage_of_runs
+from perfmodel.economics.work import work_of_runs
+from perfmodel.errors import SpecError
 from perfmodel.serving.records import StepRuns
+from perfmodel.spec import catalogue
 from perfmodel.spec.load import load_scenario
-from perfmodel.spec.power import power
+from perfmodel.spec.power import Power
 
-TRAFFIC = ["workload.trace=''", "workload.request_rate=20", "workload.num_requests=200"]
+NODE = [
+    "cluster=h200-ib", "calibration=h200-sxm", "deployment.attention_dp=1", "deployment.attention_tp=8",
+    "deployment.dense_tp=8", "deployment.ep=8", "deployment.overlap=sequential", "routing.imbalance=1",
+    "workload.trace=''",
+]  # fmt: skip
+"""DeepSeek-V3 on one node of eight H200, tensor-parallel, experts balanced."""
 
 
-def row(*, seconds, steps=1, requests=0, tokens=0.0, prompt=0.0, attended=0.0, even=1.0):
-    return StepRuns.of([[0.0, 0, seconds, steps, 0, requests, requests, tokens, prompt, attended, even]])
+def node(*overrides):
+    return load_scenario("deepseek-v3-h800", [*NODE, *overrides])
 
 
-@pytest.mark.parametrize("phase", ["decode", "prefill"])
-def test_a_step_is_as_busy_as_perfmodel_step_says(phase):
+def runs_of(**columns):
+    """One row of the table of steps: a decode step of 16 requests unless told otherwise."""
+    row = dict.fromkeys(StepRuns.__slots__, 0.0)
+    row |= {"seconds": 0.02, "steps": 1.0, "held": 16.0, "requests": 16.0, "tokens": 16 * 4000.0, "even": 1.0}
+    return StepRuns.of([list((row | columns).values())])
+
+
+PROMPT = {"requests": 0.0, "tokens": 0.0, "held": 1.0, "prompt": 2000.0, "attended": 2000 * 1000.0}
+MIXED = PROMPT | {"requests": 16.0, "tokens": 16 * 4000.0, "held": 17.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "step"),
+    [
+        ({}, ["deployment.batch_per_gpu=2", "deployment.context_tokens=4000"]),
+        (
+            PROMPT,
+            ["deployment.phase=prefill", "deployment.prefill_tokens=2000", "deployment.prefill_requests_per_gpu=0.125"],
+        ),
+        (
+            MIXED,
+            [
+                "deployment.phase=mixed", "deployment.batch_per_gpu=2", "deployment.context_tokens=4000",
+                "deployment.prefill_tokens=2000", "deployment.prefill_requests_per_gpu=0.125",
+            ],
+        ),
+    ],
+    ids=["decode", "prefill", "mixed"],
+)  # fmt: skip
+def test_one_step_uses_what_perfmodel_step_says(row, step):
+    expected = answer_step(node(*step)).values
+    seconds = expected["step_time_s"]
+    found = usage_of_runs(node(), runs_of(**row, seconds=seconds), replicas=1, span_s=seconds)
+    assert found.mfu == pytest.approx(expected["mfu"], rel=1e-6)
+    assert found.mbu == pytest.approx(expected["mbu"], rel=1e-6)
+
+
+@pytest.mark.parametrize("row", [{}, PROMPT, MIXED], ids=["decode", "prefill", "mixed"])
+def test_energy_lies_between_idle_and_the_limit(row):
+    scenario = node()
+    energy = usage_of_runs(scenario, runs_of(**row, seconds=0.05), replicas=1, span_s=0.05).energy
+    gpu = scenario.cluster.gpu
+    assert 8 * 0.05 * gpu.idle_w < energy.total <= 8 * 0.05 * gpu.tdp_w
+    assert min(energy.compute, energy.memory, energy.communication) >= 0.0
+    assert energy.total == energy.idle + energy.compute + energy.memory + energy.communication
+
+
+def test_energy_by_hand():
+    """Half the step in kernels bound by memory: watts times seconds times GPUs."""
     scenario = node(
-        f"deployment.phase={phase}", "deployment.prefill_requests_per_gpu=0.125", "routing.imbalance=1"
+        "cluster.gpu.idle_w=100",
+        "cluster.gpu.tdp_w=600",
+        "power={compute: 1, memory: 0.5, communication: 0.25}",
     )
-    step = answer_step(scenario).values
-    seconds, requests = step["step_time_s"], scenario.deployment.batch_per_gpu * 8
-    work = (
-        {"requests": requests, "tokens": requests * scenario.deployment.context_tokens}
-        if phase == "decode"
-        else {"prompt": 2048.0, "attended": 2048.0 * 1024.0}
-    )
-    use = pool_use(scenario, row(seconds=10 * seconds, steps=10, **work), 10 * seconds)
-    assert use.peak_s / use.total_s == pytest.approx(step["mfu"], rel=1e-6)
-    assert use.memory_s / use.total_s == pytest.approx(step["mbu"], rel=1e-6)
+    seconds = 2.0 * float(work_of_runs(scenario, runs_of()).memory_s[0])
+    compute = float(work_of_runs(scenario, runs_of()).compute_s[0])
+    energy = usage_of_runs(scenario, runs_of(seconds=seconds), replicas=2, span_s=3 * seconds).energy
+    assert energy.idle == pytest.approx(2 * 8 * 3 * seconds * 100)
+    assert energy.memory == pytest.approx(8 * seconds / 2 * (300 - 100))
+    assert energy.compute == pytest.approx(8 * compute * (600 - 100))
+    assert energy.communication == pytest.approx(8 * (seconds / 2 - compute) * (150 - 100))
 
 
-def test_work_counts_for_the_mean_rank_and_grows_with_steps():
-    scenario = load_scenario("longcat-flash-h800")
-    alike, uneven = (
-        pool_use(scenario, row(seconds=1.0, steps=20, requests=96, tokens=480_000.0, even=even), 1.0)
-        for even in (1.0, 0.25)
-    )
-    assert uneven.peak_s < 0.5 * alike.peak_s
-    assert uneven.memory_s > 0.25 * alike.memory_s  # weights are read all the same
-    twice = pool_use(scenario, row(seconds=2.0, steps=40, requests=96, tokens=480_000.0), 2.0)
-    assert twice.above_idle_s == pytest.approx(
-        {name: 2 * value for name, value in alike.above_idle_s.items()}
-    )
-    assert alike.total_s == 128.0
+def test_kernels_that_share_a_step_draw_no_more_than_the_limit():
+    scenario = node()
+    energy = usage_of_runs(scenario, runs_of(seconds=1e-5), replicas=1, span_s=1e-5).energy
+    assert energy.communication == pytest.approx(0.0, abs=1e-9)
+    assert energy.total <= 8 * 1e-5 * scenario.cluster.gpu.tdp_w
 
 
-def test_power_lies_between_idle_and_the_boards_limit():
-    draws = power()
-    idle, compute = draws.idle.share * 700.0, draws.compute.share * 700.0
-    assert draws.idle.share < draws.communication.share < draws.memory.share < draws.compute.share < 1.0
-    slow, fast = (
-        answer_serve(
-            node("workload.trace=''", f"workload.request_rate={rate}", "workload.num_requests=200")
-        ).values
-        for rate in (0.1, 100)
-    )
-    assert idle < slow["power_w_per_gpu"] < fast["power_w_per_gpu"] < compute
-    for values in (slow, fast):
-        assert sum(values["energy_split_j"].values()) == pytest.approx(values["energy_j"])
-        assert values["energy_j"] == pytest.approx(values["power_w_per_gpu"] * values["gpu_hours"] * 3600.0)
-        outputs = values["output_tokens_per_s"] * values["duration_s"]
-        assert values["energy_j_per_output_token"] == pytest.approx(values["energy_j"] / outputs)
-        assert all(part >= 0.0 for part in values["energy_split_j"].values())
-    assert slow["energy_j_per_output_token"] > 3.0 * fast["energy_j_per_output_token"]
+def test_an_idle_cluster_draws_idle_power():
+    found = usage_of_runs(node(), StepRuns.of(np.zeros((0, 11))), replicas=3, span_s=10.0)
+    assert found.energy.total == found.energy.idle == pytest.approx(3 * 8 * 10.0 * 115)
+    assert found.mfu == found.mbu == 0.0
+
+
+def test_the_same_steps_twice_take_twice_the_energy():
+    once = usage_of_runs(node(), runs_of(seconds=0.05), replicas=1, span_s=0.06)
+    twice = usage_of_runs(node(), runs_of(seconds=0.1, steps=2.0), replicas=1, span_s=0.12)
+    assert twice.energy.total == pytest.approx(2.0 * once.energy.total)
+    assert twice.mfu == pytest.approx(once.mfu)
+
+
+def test_work_of_the_mean_rank_is_the_mean_over_ranks():
+    """One busy rank of 128: a 128th of the FLOPs that all would take, and its prompt costs it what it would alone."""
+    scenario = load_scenario("deepseek-v3-h800")
+    ranks = scenario.deployment.attention_dp
+    for row, held in (({"tokens": 64_000.0}, 16.0), (PROMPT, 1.0)):
+        all_ = work_of_runs(scenario, runs_of(**(row | {"held": held * ranks})))
+        one = work_of_runs(scenario, runs_of(**(row | {"held": held, "even": 1.0 / ranks})))
+        assert one.peak_s[0] == pytest.approx(all_.peak_s[0] / ranks)
+        assert one.hbm_s[0] > all_.hbm_s[0] / ranks  # weights are read however few tokens there are
+        assert one.compute_s[0] + one.memory_s[0] < all_.compute_s[0] + all_.memory_s[0]
+
+
+def test_rows_are_counted_in_chunks(monkeypatch):
+    rows = [list(vars_of(runs_of(tokens=tokens))) for tokens in (16e3, 32e3, 48e3, 64e3, 80e3)]
+    whole = work_of_runs(node(), StepRuns.of(rows))
+    monkeypatch.setattr(work, "CHUNK", 2)
+    assert work_of_runs(node(), StepRuns.of(rows)).hbm_s == pytest.approx(whole.hbm_s)
+
+
+def vars_of(runs):
+    return (getattr(runs, name)[0] for name in StepRuns.__slots__)
+
+
+# --- what is stated, and what is not --------------------------------------------------------------------------------
+
+
+def test_every_architecture_that_states_power_names_its_source():
+    for name in catalogue.names("power"):
+        power = Power(name=name, **catalogue.entry("power", name))
+        assert power.source
+        assert power.communication < power.memory < power.compute
+    for name in catalogue.names("gpus"):
+        gpu = catalogue.gpu(name)
+        assert gpu.idle_w is None or "idle: " in gpu.source
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        (["cluster.gpu=h20-sxm", "calibration=''"], "cluster.gpu.tdp_w, cluster.gpu.idle_w"),
+        (["cluster.gpu=gb200-nvl72", "calibration=''"], "cluster.gpu.idle_w"),
+        (["cluster.gpu.architecture=ampere", "calibration=''"], "power"),
+    ],
+)
+def test_energy_without_figures_is_null_and_says_why(overrides, missing):
+    scenario = node("workload.num_requests=3", "serving.kv_tokens=20000", *overrides)
+    assert unknown_power(scenario).startswith(f"energy is not answered: {missing} not stated for")
+    values = answer_serve(scenario).values
+    keys = ("energy_j", "energy_parts_j", "power_w_per_gpu", "energy_j_per_output_token")
+    assert [values[key] for key in keys] == [None] * 4
+    assert values["mbu"] > 0.0
+    assert unknown_power(scenario) in values["warnings"]
+
+
+def test_a_scenario_may_refine_or_replace_what_is_published():
+    assert load_scenario("longcat-flash-h800").power.name == "hopper"
+    refined = load_scenario("longcat-flash-h800", ["power.memory=0.5"]).power
+    assert (refined.memory, refined.compute) == (0.5, 1.0)
+    assert load_scenario("longcat-flash-h800", ["power=blackwell"]).power.name == "blackwell"
+    assert load_scenario("longcat-flash-h800", ["power=blackwell", "power.compute=0.9"]).power.memory == 0.86
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("power.memory=1.5", "power.memory = 1.5"),
+        ("power=bogus", "bogus"),
+        ("power=3", "power = 3"),
+        ("power.watts=3", "watts"),
+        ("cluster.gpu.idle_w=900", "idle_w = 900 exceeds"),
+    ],
+)
+def test_bad_power_is_refused(override, message):
+    with pytest.raises(SpecError, match=message):
+        load_scenario("longcat-flash-h800", [override])
+
+
+def test_the_command_says_energy():
+    args = ["serve", "longcat-flash-h800", "--set", "workload.num_requests=60"]
+    values = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
+    assert sum(values["energy_parts_j"].values()) == pytest.approx(values["energy_j"])
+    watts = values["energy_j"] / values["duration_s"] / values["num_gpus"]
+    assert values["power_w_per_gpu"] == pytest.approx(watts)
+    assert 121.7 < watts < 700.0
+    tokens = values["output_tokens_per_s"] * values["duration_s"]
+    assert values["energy_j_per_output_token"] == pytest.approx(values["energy_j"] / tokens)
+    shown = CliRunner().invoke(app, args).stdout
+    for text in ("MFU, MBU", "power per GPU", "energy per output token"):
+        assert text in shown
 
 
 def test_prefill_replicas_draw_power_too():
     apart = (
         "prefill={deployment: {engine: sglang, attention_tp: 8, dense_tp: 8, ep: 8}, serving: {replicas: 2}}"
     )
-    together, own = (answer_serve(node(*TRAFFIC, *more)).values for more in ((), (apart,)))
-    assert own["energy_split_j"]["idle"] == pytest.approx(
-        3.0 * together["energy_split_j"]["idle"] * own["duration_s"] / together["duration_s"]
-    )
-    computed = [one["energy_split_j"]["compute"] for one in (together, own)]
-    assert computed[1] == pytest.approx(computed[0], rel=0.3)
-
-
-def test_without_a_limit_energy_is_unknown():
-    values = answer_serve(node(*TRAFFIC, "cluster.gpu.tdp_w=null")).values
-    assert values["energy_j"] is values["power_w_per_gpu"] is None
-    assert values["mfu"] > 0.0
-    assert any("states no cluster.gpu.tdp_w" in text for text in values["warnings"])
-
-
-def test_many_steps_are_represented_by_some():
-    """A long run's use, from every step and from a thousand of them."""
-    scenario, rng = node(), np.random.default_rng(0)
-    n = 5_000
-    requests = rng.integers(1, 60, n).astype(float)
-    rows = np.stack(
-        [np.arange(n), np.zeros(n), 0.02 + requests * 1e-4, np.ones(n), np.zeros(n), requests, requests,
-         requests * 2_000.0, np.zeros(n), np.zeros(n), np.ones(n)], axis=1
-    )  # fmt: skip
-    some = pool_use(scenario, StepRuns.of(rows), 1.0)
-    parts = [pool_use(scenario, StepRuns.of(rows[i : i + 500]), 1.0) for i in range(0, n, 500)]
-    assert some.peak_s == pytest.approx(sum(part.peak_s for part in parts), rel=0.03)
-    assert some.memory_s == pytest.approx(sum(part.memory_s for part in parts), rel=0.03)
+    traffic = ["workload.trace=''", "workload.request_rate=20", "workload.num_requests=200"]
+    together, own = (answer_serve(node(*traffic, *more)).values for more in ((), (apart,)))
+    spans = own["duration_s"] / together["duration_s"]
+    assert own["energy_parts_j"]["idle"] == pytest.approx(3.0 * spans * together["energy_parts_j"]["idle"])
+    assert own["energy_parts_j"]["compute"] == pytest.approx(together["energy_parts_j"]["compute"], rel=0.3)
+    assert sum(own["energy_parts_j"].values()) == pytest.approx(own["energy_j"])
+    assert own["mfu"] * 3.0 * spans == pytest.approx(together["mfu"], rel=0.1)

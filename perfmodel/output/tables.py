@@ -12,7 +12,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output.formats import with_unit
+from perfmodel.output.formats import scaled, with_unit
 from perfmodel.output.reproduce import scenario_title
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
@@ -160,21 +160,33 @@ def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             if values["prefill_busy_pct"] is not None
             else []
         ),
-        ("MFU, MBU", f"{values['mfu']:.1%}, {values['mbu']:.1%}", "of the peaks, over the whole span"),
-        *_power_rates(values),
         ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", "found in a prefix cache"),
         ("preemptions", f"{values['preemptions']:,}", "requests that lost their KV blocks for a while"),
         *([("retries", f"{values['retries']:,}", "after a replica was lost")] if values["retries"] else []),
+        (
+            "MFU, MBU",
+            f"{values['mfu'] * PERCENT:.2g} %, {values['mbu'] * PERCENT:.2g} %",
+            "of the peaks, mean over GPUs and the whole span",
+        ),
+        *_serve_energy(values),
     ]
 
 
-def _power_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    if values["energy_j"] is None:
+def _serve_energy(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows about power; none where it is unknown (a warning says why)."""
+    energy = values["energy_j"]
+    if energy is None:
         return []
-    per_token = with_unit(values["energy_j_per_output_token"], "J")
+    parts = {name: part / energy for name, part in values["energy_parts_j"].items()}
+    shares = ", ".join(f"{name} {share * PERCENT:.0f} %" for name, share in parts.items())
     return [
-        ("power per GPU", with_unit(values["power_w_per_gpu"], "W"), "coarse: docs/serve.md"),
-        ("energy", with_unit(values["energy_j"], "J"), f"{per_token} per output token, GPUs alone"),
+        (
+            "power per GPU",
+            with_unit(values["power_w_per_gpu"], "W"),
+            "boards alone, a coarse model (docs/power.md)",
+        ),
+        ("energy", scaled(energy, "J"), shares),
+        ("energy per output token", with_unit(values["energy_j_per_output_token"], "J"), ""),
     ]
 
 

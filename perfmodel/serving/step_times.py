@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from perfmodel.ops.routed import rank_load
 from perfmodel.ops.work import step_work
 from perfmodel.overlap.schedules import num_micro_batches
-from perfmodel.serving.records import StepRuns
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import predict_steps
@@ -120,15 +119,17 @@ class TwinStepTimes:
         return self._mixed.at((even, requests, tokens / requests, prompt, mean))
 
     def _decode_times(self, even: Array, requests: Array, context: Array) -> Array:
-        return self._times("decode", _decodes(requests * self.per_gpu, context), even)
+        return self._times("decode", decode_leaves(requests * self.per_gpu, context), even)
 
     def _prefill_times(self, even: Array, prompt: Array, attended: Array) -> Array:
-        return self._times("prefill", _prompts(prompt, attended, self.per_gpu), even)
+        return self._times("prefill", prompt_leaves(prompt, attended, self.per_gpu), even)
 
     def _mixed_times(
         self, even: Array, requests: Array, context: Array, prompt: Array, attended: Array
     ) -> Array:
-        values = _decodes(requests * self.per_gpu, context) | _prompts(prompt, attended, self.per_gpu)
+        values = decode_leaves(requests * self.per_gpu, context) | prompt_leaves(
+            prompt, attended, self.per_gpu
+        )
         return self._times("mixed", values, even)
 
     def _times(self, phase: str, values: dict[str, Array], even: Array) -> Array:
@@ -146,12 +147,13 @@ class TwinStepTimes:
         return np.asarray(predict_steps(scenario).step_time_s)
 
 
-def _decodes(batch_per_gpu: Array, context: Array) -> dict[str, Array]:
+def decode_leaves(batch_per_gpu: Array, context: Array) -> dict[str, Array]:
+    """Leaves of a scenario whose steps decode."""
     return {"deployment.batch_per_gpu": batch_per_gpu, "deployment.context_tokens": context}
 
 
-def _prompts(prompt: Array, attended: Array, per_gpu: float) -> dict[str, Array]:
-    """Prompt tokens that attend to ``attended`` tokens each, as equal requests.
+def prompt_leaves(prompt: Array, attended: Array, per_gpu: float | Array) -> dict[str, Array]:
+    """Leaves of a scenario whose steps have prompt tokens that attend to ``attended`` tokens each, as equal requests.
 
     A prompt of l tokens without a cache attends to l / 2 each: several short ones where that is more than is wanted,
     else one with what is missing in its cache.
@@ -162,18 +164,6 @@ def _prompts(prompt: Array, attended: Array, per_gpu: float) -> dict[str, Array]
         "deployment.prefill_tokens": length,
         "deployment.prefill_cached_tokens": np.maximum(attended - length / 2.0, 0.0),
     }
-
-
-def work_values(scenario: Scenario, phase: str, runs: StepRuns) -> dict[str, Array]:
-    """Leaves of the steps of ``runs``, all of one phase, for the rank with the mean number of tokens."""
-    per_gpu = 1.0 / scenario.deployment.attention_tp
-    values: dict[str, Array] = {}
-    if phase != "prefill":
-        requests = runs.requests * runs.even
-        values |= _decodes(requests * per_gpu, runs.tokens / runs.requests)
-    if phase != "decode":
-        values |= _prompts(runs.prompt * runs.even, runs.attended / runs.prompt, per_gpu)
-    return values
 
 
 class _Grid:

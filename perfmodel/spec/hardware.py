@@ -32,6 +32,8 @@ class Gpu(Spec):
     """Streaming multiprocessors."""
     tdp_w: Positive | None = None
     """Board power limit, W."""
+    idle_w: Positive | None = None
+    """Board power with a model loaded and nothing to do, W."""
     source: str = ""
     """Where the figures come from."""
     date: str = ""
@@ -41,6 +43,13 @@ class Gpu(Spec):
     def _some_peak(self) -> "Gpu":
         if self.bf16_tflops is None and self.fp32_tflops is None:
             msg = "bf16_tflops: missing; a device without BF16 must state fp32_tflops"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _idles_below_its_limit(self) -> "Gpu":
+        if self.idle_w is not None and self.tdp_w is not None and self.idle_w > self.tdp_w:
+            msg = f"idle_w = {self.idle_w:g} exceeds the board's limit, tdp_w = {self.tdp_w:g}"
             raise ValueError(msg)
         return self
 

@@ -1,8 +1,8 @@
 """From a catalogue name or a YAML file, plus ``key.path=value`` overrides, to a :class:`Scenario`.
 
-A section (model, cluster, cluster.gpu, prices) is a catalogue name, or a mapping whose ``base`` names one and whose
-other keys replace fields of it. A scenario may have a ``base`` too. ``model`` may also be the path of a Hugging Face
-config.json; its other keys then replace keys of that config.
+A section (model, cluster, cluster.gpu, prices, power) is a catalogue name, or a mapping whose ``base`` names one and
+whose other keys replace fields of it. A scenario may have a ``base`` too. ``model`` may also be the path of a Hugging
+Face config.json; its other keys then replace keys of that config.
 """
 
 import math
@@ -24,6 +24,8 @@ SECTIONS = tuple(Scenario.model_fields)
 MAX_BASES = 10
 CALIBRATED = "calibrated"
 """Cluster name that stands for the device of the scenario's calibration."""
+NAMED = ("model", "cluster", "prices", "power", "gpu")
+"""Sections that a catalogue name may stand for."""
 
 
 def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
@@ -61,6 +63,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     fields["routing"] = _routing(fields.get("routing", {}), fields["model"])
     fields["cluster"] = _section("clusters", fields["cluster"], "cluster")
     fields["prices"] = _section("prices", fields["prices"], "prices")
+    fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
@@ -120,6 +123,15 @@ def _calibration(value: Any, folder: Path) -> str:
     if not isinstance(value, str):
         raise SpecError(f"calibration = {_show(value)}: must be a catalogue name or the path of a folder")
     return str(folder / value) if "/" in value or value.endswith(".json") else value
+
+
+def _power(section: Any, cluster: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the cluster's GPU draws: its architecture's figures or those named, with the section's keys over them."""
+    gpu = cluster.get("gpu")
+    architecture = gpu.get("architecture") if isinstance(gpu, Mapping) else None
+    if isinstance(section, Mapping) and "base" not in section and architecture in catalogue.names("power"):
+        section = {**section, "base": architecture}
+    return _section("power", section, "power") or None
 
 
 def _base(section: Any) -> Any:
@@ -274,7 +286,7 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in top.items():
         under = result.get(key)
         if isinstance(value, Mapping) and "base" not in value:
-            if isinstance(under, str) and key in ("model", "cluster", "prices", "gpu"):
+            if isinstance(under, str) and key in NAMED:
                 under = {"base": under}
             if isinstance(under, Mapping):
                 result[key] = _merged(under, value)
@@ -290,7 +302,7 @@ def _replaced(document: Mapping[str, Any], keys: list[str], value: Any, path: st
         result[head] = value
         return result
     child = result.get(head, {})
-    if isinstance(child, str) and head in ("model", "cluster", "prices", "gpu"):
+    if isinstance(child, str) and head in NAMED:
         child = {"base": child}
     if not isinstance(child, Mapping):
         raise SpecError(f"--set {path}: {head} is {_show(child)}, which has no field {rest[0]}")

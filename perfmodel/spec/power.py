@@ -1,34 +1,20 @@
-"""What a GPU draws while it waits for what: shares of its board's limit, from ``data/power.yaml``."""
-
-from functools import cache
+"""What a GPU draws while kernels run."""
 
 from perfmodel.spec.base import PositiveFraction, Spec
-from perfmodel.spec.catalogue import DATA
-from perfmodel.spec.documents import read_document
-
-
-class Draw(Spec):
-    """One state."""
-
-    share: PositiveFraction
-    """Of the board's power limit."""
-    source: str
 
 
 class Power(Spec):
-    """All states."""
+    """Power of a GPU as shares of its board limit (``cluster.gpu.tdp_w``), by what bounds the kernel that runs."""
 
-    idle: Draw
-    """Nothing runs."""
-    communication: Draw
-    """Kernels wait for wires, or for their launch."""
-    memory: Draw
-    """Kernels wait for device memory."""
-    compute: Draw
-    """Kernels multiply as fast as they can."""
-
-
-@cache
-def power() -> Power:
-    """The shipped shares."""
-    return Power.model_validate(read_document(DATA / "power.yaml"))
+    compute: PositiveFraction
+    """A kernel bound by its arithmetic."""
+    memory: PositiveFraction
+    """A kernel bound by device memory."""
+    communication: PositiveFraction
+    """In a step, while neither runs: the GPU communicates, waits for other ranks or for the host, or launches."""
+    name: str = ""
+    """Catalogue name."""
+    source: str = ""
+    """Where the figures come from."""
+    date: str = ""
+    """When they were read there (ISO date)."""

@@ -10,6 +10,7 @@ from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Model, Moe
+from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.routing import Routing, theta_of
@@ -44,6 +45,8 @@ class Scenario(Spec):
     """Expert activation."""
     prices: Prices
     """What a GPU costs."""
+    power: Power | None = None
+    """What a GPU draws while kernels run, for ``perfmodel serve``; a file may leave it out: as its architecture's."""
     workload: Workload = Workload()
     """Traffic, for ``perfmodel serve``."""
     serving: Serving = Serving()

@@ -1,0 +1,149 @@
+"""What a serving run's steps ask of the mean GPU: work over peaks, and how long kernels of each kind keep it busy.
+
+The simulator keeps a row per run of steps, with the work of the rank that has most (:class:`StepRuns`). Here every
+row's ops are counted and costed once more, all rows as one array, with the work of the mean rank and the mean load of
+experts: FLOPs are proportional to tokens, so those of the mean rank are the mean over ranks.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.kernels.timing import Timing
+from perfmodel.numeric import Num, maximum, where
+from perfmodel.ops.op import Op, OpClass
+from perfmodel.serving.records import StepRuns
+from perfmodel.serving.step_times import decode_leaves, prompt_leaves
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.hardware import Gpu
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import step_segments
+
+Floats = NDArray[np.float64]
+
+CHUNK = 32_768
+"""Rows counted together: enough that Python's share is small, few enough that a step's ops fit in the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Columns (runs,): seconds of the mean GPU in one step of each run."""
+
+    peak_s: Floats
+    """FLOPs over the peak of each op's dtype."""
+    hbm_s: Floats
+    """HBM bytes over the peak bandwidth."""
+    compute_s: Floats
+    """In which kernels run that are bound by their arithmetic, each one's fixed part (launch, tail) left out."""
+    memory_s: Floats
+    """The same of kernels bound by device memory."""
+
+
+def peak_seconds(op: Op, gpu: Gpu) -> Num:
+    """FLOPs over the peak of the op's dtype, s; their sum over time is MFU."""
+    if op.op_class == OpClass.HOST or op.is_communication:
+        return 0.0
+    return op.flops / gpu.peak_flops(op.dtype)
+
+
+def hbm_seconds(op: Op, gpu: Gpu) -> Num:
+    """HBM bytes over the peak bandwidth, s; their sum over time is MBU."""
+    return op.hbm_bytes / gpu.hbm_bytes_per_s
+
+
+def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
+    """What one step of each run asks of the mean GPU.
+
+    ``scenario`` has the deployment of the replicas whose runs these are: where pools differ, ask for each.
+
+    Raises:
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    found = np.zeros((4, len(runs.steps)))
+    decodes, prompt = _mean_rank(scenario, runs)
+    per_gpu = 1.0 / scenario.deployment.attention_tp
+    for phase, rows in _phases(runs):
+        mean: dict[str, Floats] = {}
+        alone: dict[str, Floats] = {}
+        shares: dict[str, Floats] = {}
+        if phase != "prefill":
+            requests, context = decodes[rows], runs.tokens[rows] / runs.requests[rows]
+            mean |= decode_leaves(requests * per_gpu, context)
+            alone |= decode_leaves(np.maximum(requests, 1.0) * per_gpu, context)
+            shares["_decode"] = np.minimum(requests, 1.0)
+        if phase != "decode":
+            most, attended = runs.prompt[rows], runs.attended[rows] / runs.prompt[rows]
+            shares["_prefill"] = prompt[rows] / most
+            mean |= prompt_leaves(most, attended, shares["_prefill"] * per_gpu)
+            alone |= prompt_leaves(most, attended, per_gpu)
+        found[:, rows] = _count(_balanced(scenario, phase), mean, alone, shares)
+    return Work(*found)
+
+
+def _mean_rank(scenario: Scenario, runs: StepRuns) -> tuple[Floats, Floats]:
+    """(decoding requests, prompt tokens) of the mean rank, whose tokens are ``even`` times those of the fullest."""
+    ranks = scenario.deployment.attention_dp
+    per_decode = 1 + scenario.deployment.mtp.draft_tokens
+    decodes = np.minimum(runs.requests, runs.held / ranks)
+    tokens = runs.even * (runs.prompt + runs.requests * per_decode)
+    prompt = np.clip(tokens - decodes * per_decode, runs.prompt / ranks, runs.prompt)
+    return decodes, prompt
+
+
+def _phases(runs: StepRuns) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """Rows of each kind of step, at most CHUNK at a time."""
+    reads, decodes = runs.prompt > 0.0, runs.requests > 0.0
+    for phase, chosen in (
+        ("decode", ~reads & decodes),
+        ("prefill", reads & ~decodes),
+        ("mixed", reads & decodes),
+    ):
+        rows = np.flatnonzero(chosen)
+        for first in range(0, len(rows), CHUNK):
+            yield phase, rows[first : first + CHUNK]
+
+
+def _balanced(scenario: Scenario, phase: str) -> Scenario:
+    """Steps of one phase in which every rank's experts have the mean load."""
+    deployment = scenario.deployment.model_copy(update={"phase": phase, "ranks": "representative"})
+    routing = scenario.routing.model_copy(update={"rank_loads": (1.0,)})
+    return scenario.model_copy(update={"deployment": deployment, "routing": routing})
+
+
+def _count(
+    scenario: Scenario,
+    mean: Mapping[str, Floats],
+    alone: Mapping[str, Floats],
+    shares: Mapping[str, Floats],
+) -> Floats:
+    """The columns of :class:`Work` (4, rows) of steps whose leaves are arrays.
+
+    ``mean`` describes the mean rank. Attention cores run only on the share of ranks that have a request of theirs, by
+    the end of the kernel's name, and there as ``alone`` says: a hundredth of a prompt on every rank would take each of
+    them as long as the smallest kernel does.
+    """
+    gpu = scenario.cluster.gpu
+    total = np.zeros((4, len(next(iter(mean.values())))))
+    steps = (step_segments(with_arrays(scenario, leaves)) for leaves in (mean, alone))
+    for segment, other in zip(*steps, strict=True):
+        pairs = zip(segment.tasks, segment.timings, other.tasks, other.timings, strict=True)
+        for task, timing, task_alone, timing_alone in pairs:
+            op, factor = task.op, np.asarray(float(segment.repeat))
+            for end, share in shares.items():
+                if op.kernel.endswith(end):
+                    op, timing, factor = task_alone.op, timing_alone, factor * share
+            parts = (peak_seconds(op, gpu), hbm_seconds(op, gpu), *_busy(op, timing))
+            for column, part in zip(total, parts, strict=True):
+                column += factor * part
+    return total
+
+
+def _busy(op: Op, timing: Timing) -> tuple[Num, Num]:
+    """(compute, memory): seconds of a kernel beyond its latency, on the side of what bounds it."""
+    if op.op_class == OpClass.HOST or op.is_communication:
+        return 0.0, 0.0
+    seconds = maximum(timing.compute_s, timing.memory_s)
+    arithmetic = timing.compute_s > timing.memory_s
+    return where(arithmetic, seconds, 0.0), where(arithmetic, 0.0, seconds)
