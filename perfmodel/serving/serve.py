@@ -11,7 +11,7 @@ from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.records import Records
 from perfmodel.serving.replica import Batching, Policy
 from perfmodel.serving.requests import Requests, requests_of
-from perfmodel.serving.step_times import TwinStepTimes
+from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.spec.scenario import Scenario
 
 ENGINE_POLICY: dict[str, Policy] = {"sglang": "prefill-first", "vllm": "mixed", "trtllm": "mixed"}
@@ -29,6 +29,8 @@ class Served:
     batching: Batching
     kv_tokens: int
     """Tokens that one rank's cache holds."""
+    times: StepTimes
+    """What steps took."""
 
 
 def serve(
@@ -37,10 +39,13 @@ def serve(
     requests: Requests | None = None,
     progress: Progress | None = None,
     together: bool = True,
+    times: StepTimes | None = None,
 ) -> Served:
     """Serve a scenario's workload (or the given requests), every request from its arrival to its last token.
 
-    ``together = False`` steps the engines one step at a time: the same records, slower.
+    ``together = False`` steps the engines one step at a time: the same records, slower. ``times``, those of an earlier
+    run of the same lengths (:attr:`Served.times`, or :class:`perfmodel.serving.stretch.Stretched`), are taken instead
+    of asking the twin anew.
 
     Raises:
         InfeasibleError: weights leave no room for a cache, or a request is longer than the cache.
@@ -54,7 +59,7 @@ def serve(
     layout, batching, kv_tokens = layout_of(scenario), batching_of(scenario), kv_tokens_of(scenario)
     longest = int((asked.input_tokens + asked.output_tokens).max())
     deployment = scenario.deployment
-    times = TwinStepTimes(
+    steps = times or TwinStepTimes(
         scenario,
         most_requests=_most_requests(asked, layout, kv_tokens),
         most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
@@ -62,7 +67,7 @@ def serve(
     )
     records = simulate(
         asked,
-        lambda _: times,  # replicas are alike
+        lambda _: steps,  # replicas are alike
         layout,
         replace(batching, together=together),
         decode_steps(
@@ -70,7 +75,7 @@ def serve(
         ),
         progress=progress,
     )
-    return Served(scenario, asked, records, layout, batching, kv_tokens)
+    return Served(scenario, asked, records, layout, batching, kv_tokens, steps)
 
 
 def _check_servable(scenario: Scenario) -> None:

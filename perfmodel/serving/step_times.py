@@ -119,37 +119,45 @@ class TwinStepTimes:
         return self._mixed.at((even, requests, tokens / requests, prompt, mean))
 
     def _decode_times(self, even: Array, requests: Array, context: Array) -> Array:
-        return self._times("decode", _decodes(requests * self.per_gpu, context), even)
+        return self._times("decode", decode_values(requests * self.per_gpu, context), even)
 
     def _prefill_times(self, even: Array, prompt: Array, attended: Array) -> Array:
-        return self._times("prefill", _prompts(prompt, attended, self.per_gpu), even)
+        return self._times("prefill", prompt_values(prompt, attended, self.per_gpu), even)
 
     def _mixed_times(
         self, even: Array, requests: Array, context: Array, prompt: Array, attended: Array
     ) -> Array:
-        values = _decodes(requests * self.per_gpu, context) | _prompts(prompt, attended, self.per_gpu)
+        values = decode_values(requests * self.per_gpu, context) | prompt_values(
+            prompt, attended, self.per_gpu
+        )
         return self._times("mixed", values, even)
 
     def _times(self, phase: str, values: dict[str, Array], even: Array) -> Array:
-        """Times of steps; the busiest expert-parallel rank's load is what even ranks would give it times ``even``. It
-        may be below 1, while nobody sends less than the fullest rank does.
+        """Times of steps of uneven ranks. The busiest one's load of experts may be below 1, while nobody sends less
+        than the fullest rank does.
         """
         deployment = self.scenario.deployment.model_copy(update={"phase": phase})
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
-        moe = scenario.model.moe
-        if moe is not None and deployment.attention_dp > 1 and deployment.ep > 1:
-            tokens = step_work(scenario.deployment).tokens / num_micro_batches(deployment.overlap)
-            load = rank_load(moe, tokens, scenario) * even
-            routing = scenario.routing.model_copy(update={"rank_loads": (load,)})
-            scenario = scenario.model_copy(update={"routing": routing})
-        return np.asarray(predict_steps(scenario).step_time_s)
+        return np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
 
 
-def _decodes(batch_per_gpu: Array, context: Array) -> dict[str, Array]:
+def with_uneven_ranks(scenario: Scenario, even: Any) -> Scenario:
+    """The scenario with the busiest expert-parallel rank's load at what even ranks would give it times ``even``."""
+    moe, deployment = scenario.model.moe, scenario.deployment
+    if moe is None or deployment.attention_dp == 1 or deployment.ep == 1:
+        return scenario
+    tokens = step_work(deployment).tokens / num_micro_batches(deployment.overlap)
+    load = rank_load(moe, tokens, scenario) * even
+    routing = scenario.routing.model_copy(update={"rank_loads": (load,)})
+    return scenario.model_copy(update={"routing": routing})
+
+
+def decode_values(batch_per_gpu: Array, context: Array) -> dict[str, Array]:
+    """Requests that decode, all with the same context."""
     return {"deployment.batch_per_gpu": batch_per_gpu, "deployment.context_tokens": context}
 
 
-def _prompts(prompt: Array, attended: Array, per_gpu: float) -> dict[str, Array]:
+def prompt_values(prompt: Array, attended: Array, per_gpu: float) -> dict[str, Array]:
     """Prompt tokens that attend to ``attended`` tokens each, as equal requests.
 
     A prompt of l tokens without a cache attends to l / 2 each: several short ones where that is more than is wanted,

@@ -1,0 +1,105 @@
+"""How far off all steps of a run may be together: factors on its decode steps and on those that carry prompts.
+
+The spread is that of two typical steps of the run (the mean ones, by the time that they take) under the draws that
+``perfmodel step`` takes: what both use (a kernel on one shape, the device's noise between runs, the engine) errs alike
+in both, so the two factors are correlated by as much as the two steps have in common. They are taken as log-normal,
+with the draws' means, spreads and correlation. One pair holds for a whole run: that kernels on other shapes err
+otherwise, and so average out over a run's batches, is not counted, which makes intervals rather too wide than too
+narrow.
+"""
+
+from dataclasses import dataclass
+from math import ceil, exp, log2
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.serving.records import StepRuns
+from perfmodel.serving.step_times import decode_values, prompt_values, with_uneven_ranks
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import has_contention, predict_steps, step_segments
+from perfmodel.uncertainty import drawn_step_times
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of log(drawn time / the model's time): mean, standard deviation, and correlation between the two kinds."""
+
+    decode_mean: float
+    decode_log_std: float
+    prompt_mean: float
+    prompt_log_std: float
+    correlation: float
+
+    def factors(self, count: int) -> list[tuple[float, float]]:
+        """``count`` quasi-random pairs (decode, prompt) by Hammersley's points: the decode factor has one in each of
+        ``count`` equally likely parts, and so has (``count`` a power of two) what the prompt's does not share with it.
+        """
+        normal, half = NormalDist(), 0.5 / 2 ** ceil(log2(count))
+        own = max(0.0, 1.0 - self.correlation**2) ** 0.5
+        pairs = []
+        for i in range(count):
+            first, second = normal.inv_cdf((i + 0.5) / count), normal.inv_cdf(_reversed_bits(i) + half)
+            third = self.correlation * first + own * second
+            pairs.append(
+                (
+                    exp(self.decode_mean + self.decode_log_std * first),
+                    exp(self.prompt_mean + self.prompt_log_std * third),
+                )
+            )
+        return pairs
+
+
+def run_spread(scenario: Scenario, runs: StepRuns, *, common_log_std: float) -> Spread | None:
+    """The spread of a run's typical steps; None where some op has no known spread.
+
+    A run that has only one kind of step gives the other kind the same spread, which nothing asks for.
+    """
+    decodes = runs.prompt == 0.0
+    steps = [typical_step(scenario, runs, rows) for rows in (decodes, ~decodes) if rows.any()]
+    drawn = drawn_step_times(
+        [step_segments(step) for step in steps],
+        common_log_std=common_log_std,
+        contention=has_contention(scenario),
+    )
+    if drawn is None:
+        return None
+    logs = [
+        np.log(times / float(predict_steps(step).step_time_s[0]))
+        for step, times in zip(steps, drawn, strict=True)
+    ]
+    decode, prompt = logs[0], logs[-1]
+    stds = float(decode.std()), float(prompt.std())
+    together = float(np.corrcoef(decode, prompt)[0, 1]) if min(stds) > 0.0 else 0.0
+    return Spread(float(decode.mean()), stds[0], float(prompt.mean()), stds[1], min(max(together, -1.0), 1.0))
+
+
+def typical_step(scenario: Scenario, runs: StepRuns, rows: Bools) -> Scenario:
+    """One step with the mean work of the chosen ones, each weighted by its time."""
+
+    def mean(values: Floats) -> Floats:
+        return np.asarray(np.average(values[rows], weights=runs.seconds[rows]))
+
+    requests, prompt, per_gpu = mean(runs.requests), mean(runs.prompt), 1.0 / scenario.deployment.attention_tp
+    values: dict[str, Floats] = {}
+    if requests:
+        values |= decode_values(requests * per_gpu, mean(runs.tokens) / requests)
+    if prompt:
+        values |= prompt_values(prompt, mean(runs.attended) / prompt, per_gpu)
+    plain = {path.removeprefix("deployment."): float(value) for path, value in values.items()}
+    phase = "mixed" if requests and prompt else "prefill" if prompt else "decode"
+    own = {"phase": phase, "ranks": "representative", **plain}
+    step = scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update=own)})
+    return with_uneven_ranks(step, float(mean(runs.even)))
+
+
+def _reversed_bits(i: int) -> float:
+    """Van der Corput's sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, .."""
+    found, part = 0.0, 0.5
+    while i:
+        found, i, part = found + part * (i & 1), i >> 1, part / 2.0
+    return found
