@@ -39,14 +39,14 @@ FIGURES = (
 
 
 def check_repeats(repeats: int) -> None:
-    """Refuses a number of repeats that gives no 80 % interval, or takes days.
+    """Refuses a number of repeats that gives no 80 % interval, no even draws, or takes days.
 
     Raises:
-        SpecError: out of range.
+        SpecError: out of range, or no power of two.
     """
-    if not LEAST_REPEATS <= repeats <= MOST_REPEATS:
+    if not LEAST_REPEATS <= repeats <= MOST_REPEATS or repeats & (repeats - 1):
         raise SpecError(
-            f"--repeats {repeats}: must be from {LEAST_REPEATS} to {MOST_REPEATS}, a power of two if you can"
+            f"--repeats {repeats}: must be a power of two from {LEAST_REPEATS} to {MOST_REPEATS}, e.g. {REPEATS}"
         )
 
 

@@ -111,7 +111,8 @@ def serve(
         ),
     ] = False,
     repeats: Annotated[
-        int | None, typer.Option(metavar="N", help="How many repeats --intervals takes (default 16).")
+        int | None,
+        typer.Option(metavar="N", help="How many repeats --intervals takes, a power of two (default 16)."),
     ] = None,
     fleet_requests_per_day: Annotated[
         float | None,

@@ -9,12 +9,14 @@ load alone: where it waited for requests it could have served more, where it fel
 **By objective** (``slo``): the peak over the largest request rate of one replica at which enough requests keep every
 objective, found by simulation: the scenario's traffic for one replica, sped up and slowed down by bisection. A rate
 counts only if the replica keeps up, too: what is left after the last arrival takes at most half as long as the arrivals
-did. Several replicas behind a router do a little better than one each, so the number is rather too large.
+did. Several replicas behind a router do a little better than one each, so the number is rather too large. Where the
+answer has model intervals, so have these replicas.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import ceil
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,12 @@ from perfmodel.answer_serve import BEHIND, ServeAnswer
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.serving.serve import Served, serve
+from perfmodel.serving.spread import Spread
+from perfmodel.serving.step_times import StepTimes
+from perfmodel.serving.stretch import Stretched
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
+from perfmodel.uncertainty import QUANTILES
 from perfmodel.units import HOUR, PERCENT
 
 HOURS_PER_DAY = 24.0
@@ -144,6 +150,9 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
     elif scenario.slo != Slo():
         found = fastest(answer.served, traffic.good_pct, progress=progress)
         texts += _said(found, traffic.good_pct)
+        if found.requests_per_s is not None and "interval_draws" in values:
+            bounds, said = _interval(answer, traffic.good_pct, peak, progress)
+            values, texts = values | {"intervals": values["intervals"] | bounds}, texts + said
         by_slo = {
             **_size(peak, found.requests_per_s, scenario),
             "good_pct": traffic.good_pct,
@@ -160,6 +169,26 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
         "by_slo": by_slo,
     }
     return replace(answer, values=values | {"fleet": fleet, "warnings": texts})
+
+
+def _interval(
+    answer: ServeAnswer, good_pct: float, peak: float, progress: Progress | None
+) -> tuple[dict[str, list[int]], list[str]]:
+    """The 80 % interval of replicas and GPUs by the objectives: the search with all steps as fast, and as slow, as one
+    draw of the model's spread in ten; or, where no rate keeps the objectives then, words about it.
+    """
+    scenario = answer.scenario
+    spread = Spread(**{name: answer.values["interval_draws"][name] for name in Spread.__slots__})
+    sizes = []
+    for share in QUANTILES:
+        times = Stretched(answer.served.times, *spread.at(NormalDist().inv_cdf(share)))
+        found = fastest(answer.served, good_pct, times=times, progress=progress)
+        if found.requests_per_s is None:
+            return {}, [
+                "fleet: with steps as slow as one draw in ten, no number of replicas keeps the objectives"
+            ]
+        sizes.append(_size(peak, found.requests_per_s, scenario))
+    return {f"fleet.by_slo.{key}": [size[key] for size in sizes] for key in ("replicas", "num_gpus")}, []
 
 
 def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[str, Any]:
@@ -213,14 +242,17 @@ def _fixed_rate(served: Served) -> str:
     return ""
 
 
-def fastest(served: Served, good_pct: float, *, progress: Progress | None = None) -> Fastest:
+def fastest(
+    served: Served, good_pct: float, *, times: StepTimes | None = None, progress: Progress | None = None
+) -> Fastest:
     """The largest rate of one replica at which ``good_pct`` of the requests keep the objectives, within TOLERANCE.
 
     Arrivals of the run are moved closer together or further apart: what ``request_rate`` or ``time_scale`` would do.
     From the run's own rate per replica it doubles or halves until the answer changes, and bisects. With few requests
-    the share is not quite monotone in the rate: then it is one of the rates at which it changes.
+    the share is not quite monotone in the rate: then it is one of the rates at which it changes. ``times``: other step
+    times than the run's.
     """
-    search = _Search(served, good_pct, progress)
+    search = _Search(served, good_pct, times or served.times, progress)
     speed = 1.0 / served.scenario.serving.replicas
     if search.holds(speed):
         low, high = speed, 2.0 * speed
@@ -243,9 +275,11 @@ def fastest(served: Served, good_pct: float, *, progress: Progress | None = None
 class _Search:
     """One replica under the same requests at one speed after another."""
 
-    def __init__(self, served: Served, wanted_pct: float, progress: Progress | None) -> None:
+    def __init__(
+        self, served: Served, wanted_pct: float, times: StepTimes, progress: Progress | None
+    ) -> None:
         scenario, requests = served.scenario, served.requests
-        self.served, self.wanted_pct, self.progress = served, wanted_pct, progress
+        self.requests, self.wanted_pct, self.times, self.progress = requests, wanted_pct, times, progress
         serving = scenario.serving.model_copy(update={"replicas": 1})
         self.scenario = scenario.model_copy(update={"serving": serving})
         roots = requests.roots
@@ -259,14 +293,14 @@ class _Search:
 
     def holds(self, speed: float) -> bool:
         """Whether enough requests keep the objectives, and the replica keeps up."""
-        asked = self.served.requests
+        asked = self.requests
         arrival = asked.arrival_s.copy()
         arrival[asked.roots] /= speed
         self.runs += 1
         done = serve(
             self.scenario,
             requests=replace(asked, arrival_s=arrival),
-            times=self.served.times,  # one replica's steps are those of several
+            times=self.times,  # one replica's steps are those of several
             progress=self.progress,
         )
         found = serving_metrics(done.records, self.scenario)

@@ -94,7 +94,7 @@ def print_serve(answer: ServeAnswer) -> None:
     if "intervals" in values:
         out.print(_serve_intervals(values))
     if "fleet" in values:
-        out.print(_fleet(values["fleet"]))
+        out.print(_fleet(values["fleet"], values.get("intervals", {}).get("fleet.by_slo.replicas")))
     out.print(_basis(values["provenance"]))
     print_warnings(values["warnings"])
 
@@ -130,8 +130,8 @@ def _range(bounds: Sequence[float], unit: str) -> str:
     return " to ".join(with_unit(bound, unit) for bound in bounds)
 
 
-def _fleet(fleet: Mapping[str, Any]) -> Table:
-    """Replicas for a day's traffic."""
+def _fleet(fleet: Mapping[str, Any], replicas: Sequence[int] | None) -> Table:
+    """Replicas for a day's traffic; ``replicas`` is the interval of those by the objectives."""
     table = _table(
         f"{fleet['requests_per_day']:,.0f} requests per day ({fleet['tokens_per_day']:.3g} tokens), peak "
         f"{fleet['peak_to_mean']:g} times the mean: {number(fleet['peak_requests_per_s'])} requests/s",
@@ -141,6 +141,8 @@ def _fleet(fleet: Mapping[str, Any]) -> Table:
     by_slo = fleet["by_slo"]
     if by_slo is not None:
         note = f"simulated: {by_slo['good_pct']:g} % keep it"
+        if replicas is not None:
+            note += f"; {replicas[0]:,} to {replicas[1]:,} replicas with 80 % probability"
         rows.append(("by SLO", by_slo, note))
     for name, size, what in rows:
         cells = (

@@ -9,7 +9,7 @@ narrow.
 """
 
 from dataclasses import dataclass
-from math import ceil, exp, log2
+from math import exp
 from statistics import NormalDist
 
 import numpy as np
@@ -36,22 +36,30 @@ class Spread:
     correlation: float
 
     def factors(self, count: int) -> list[tuple[float, float]]:
-        """``count`` quasi-random pairs (decode, prompt) by Hammersley's points: the decode factor has one in each of
-        ``count`` equally likely parts, and so has (``count`` a power of two) what the prompt's does not share with it.
+        """``count`` (a power of two) quasi-random pairs (decode, prompt), a lattice on the principal axes of the two:
+        what they share, and what tells them apart, has one point in each of ``count`` equally likely parts. For every
+        pair there is its mirror image.
         """
-        normal, half = NormalDist(), 0.5 / 2 ** ceil(log2(count))
-        own = max(0.0, 1.0 - self.correlation**2) ** 0.5
-        pairs = []
-        for i in range(count):
-            first, second = normal.inv_cdf((i + 0.5) / count), normal.inv_cdf(_reversed_bits(i) + half)
-            third = self.correlation * first + own * second
-            pairs.append(
-                (
-                    exp(self.decode_mean + self.decode_log_std * first),
-                    exp(self.prompt_mean + self.prompt_log_std * third),
-                )
-            )
-        return pairs
+        normal = NormalDist()
+        shared = np.array([normal.inv_cdf((i + 0.5) / count) for i in range(count)])
+        lattices = [shared[(np.arange(count) * odd + odd // 2) % count] for odd in range(1, count, 2)]
+        apart = min(lattices, key=lambda one: abs(float(one @ shared)))
+        shared, apart = (
+            ((1.0 + sign * self.correlation) / 2.0) ** 0.5 * axis for sign, axis in ((1, shared), (-1, apart))
+        )
+        decode = np.exp(self.decode_mean + self.decode_log_std * (shared + apart))
+        prompt = np.exp(self.prompt_mean + self.prompt_log_std * (shared - apart))
+        return list(zip(decode.tolist(), prompt.tolist(), strict=True))
+
+    def at(self, deviations: float) -> tuple[float, float]:
+        """The pair (decode, prompt) where the decode factor is so many standard deviations from its middle, and the
+        prompt's is what it then is on average.
+        """
+        shared = self.correlation * self.prompt_log_std
+        return (
+            exp(self.decode_mean + deviations * self.decode_log_std),
+            exp(self.prompt_mean + deviations * shared),
+        )
 
 
 def run_spread(scenario: Scenario, runs: StepRuns, *, common_log_std: float) -> Spread | None:
@@ -95,11 +103,3 @@ def typical_step(scenario: Scenario, runs: StepRuns, rows: Bools) -> Scenario:
     own = {"phase": phase, "ranks": "representative", **plain}
     step = scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update=own)})
     return with_uneven_ranks(step, float(mean(runs.even)))
-
-
-def _reversed_bits(i: int) -> float:
-    """Van der Corput's sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, .."""
-    found, part = 0.0, 0.5
-    while i:
-        found, i, part = found + part * (i & 1), i >> 1, part / 2.0
-    return found
