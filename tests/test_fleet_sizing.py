@@ -146,6 +146,14 @@ def test_model_intervals_reach_the_replicas():
     assert any("as slow as one draw in ten" in text for text in values["warnings"])
 
 
+def test_few_requests_are_said_to_be_few():
+    words = "too few to be sure of the rate"
+    few = fleet_of(traffic(2, 150, *SLO), requests_per_day=1e6)["warnings"]
+    assert any(f"2 of 150 requests may miss the objectives, {words}" in text for text in few)
+    half = fleet_of(traffic(2, 150, *SLO), requests_per_day=1e6, good_pct=50.0)["warnings"]
+    assert not any(words in text for text in half)
+
+
 def test_an_objective_that_nobody_keeps_has_no_number_of_replicas():
     values = fleet_of(traffic(2, 20, "slo.ttft_ms=1"), requests_per_day=1e6)
     size = values["fleet"]["by_slo"]

@@ -40,6 +40,8 @@ GOOD_PCT = 99.0
 """Share of requests that must keep the objectives, where none is stated."""
 TOLERANCE = 1.02
 """The rate is found within a factor of it."""
+FEW = 30.0
+"""Requests that may miss the objectives, below which chance decides."""
 ALONE = 2.0**20
 """So many times slower, requests meet nobody; so many times faster, they come at once."""
 MOST_REPLICAS = 10**9
@@ -149,7 +151,7 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
         texts.append(f"fleet: no replicas by the objectives: {fixed}")
     elif scenario.slo != Slo():
         found = fastest(answer.served, traffic.good_pct, progress=progress)
-        texts += _said(found, traffic.good_pct)
+        texts += _said(found, traffic.good_pct, values["requests"])
         if found.requests_per_s is not None and "interval_draws" in values:
             bounds, said = _interval(answer, traffic.good_pct, peak, progress)
             values, texts = values | {"intervals": values["intervals"] | bounds}, texts + said
@@ -206,7 +208,7 @@ def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[st
     return asdict(Size(per_replica, replicas, gpus, usd_per_day, usd_per_day * DAYS_PER_MONTH))
 
 
-def _said(found: Fastest, good_pct: float) -> list[str]:
+def _said(found: Fastest, good_pct: float, judged: int) -> list[str]:
     """What makes the number of replicas less certain, or impossible."""
     if found.limited_by == "requests":
         return [
@@ -217,12 +219,19 @@ def _said(found: Fastest, good_pct: float) -> list[str]:
             f"fleet: no number of replicas keeps the objectives: of requests that come alone {found.good_pct:.3g} % "
             f"do, {good_pct:g} % are asked for"
         ]
+    texts = []
     if found.limited_by == "throughput":
-        return [
+        texts.append(
             "fleet: the largest rate is the one that a replica keeps up with; if a run of more requests "
             "(workload.num_requests) settles, it may find a higher one"
-        ]
-    return []
+        )
+    may_miss = judged * (1.0 - good_pct / PERCENT)
+    if may_miss < FEW:
+        texts.append(
+            f"fleet: {may_miss:.0f} of {judged:,} requests may miss the objectives, too few to be sure of the rate: short "
+            "runs find more than a replica sustains; raise workload.num_requests"
+        )
+    return texts
 
 
 # --- the rate that keeps the objectives -----------------------------------------------------------------------------
@@ -280,6 +289,8 @@ class _Search:
     ) -> None:
         scenario, requests = served.scenario, served.requests
         self.requests, self.wanted_pct, self.times, self.progress = requests, wanted_pct, times, progress
+        self.first = served if scenario.serving.replicas == 1 and times is served.times else None
+        """What has been simulated already."""
         serving = scenario.serving.model_copy(update={"replicas": 1})
         self.scenario = scenario.model_copy(update={"serving": serving})
         roots = requests.roots
@@ -294,15 +305,18 @@ class _Search:
     def holds(self, speed: float) -> bool:
         """Whether enough requests keep the objectives, and the replica keeps up."""
         asked = self.requests
-        arrival = asked.arrival_s.copy()
-        arrival[asked.roots] /= speed
         self.runs += 1
-        done = serve(
-            self.scenario,
-            requests=replace(asked, arrival_s=arrival),
-            times=self.times,  # one replica's steps are those of several
-            progress=self.progress,
-        )
+        if speed == 1.0 and self.first is not None:
+            done = self.first
+        else:
+            arrival = asked.arrival_s.copy()
+            arrival[asked.roots] /= speed
+            done = serve(
+                self.scenario,
+                requests=replace(asked, arrival_s=arrival),
+                times=self.times,  # one replica's steps are those of several
+                progress=self.progress,
+            )
         found = serving_metrics(done.records, self.scenario)
         self.good_pct = PERCENT * found["goodput_requests_per_s"] / found["requests_per_s"]
         self.good[speed] = self.good_pct
