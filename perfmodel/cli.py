@@ -129,7 +129,8 @@ def serve(
     fleet_peak_to_mean: Annotated[
         float | None,
         typer.Option(
-            metavar="F", help="Requests per second in the day's busiest time over the day's mean, e.g. 2.5."
+            metavar="F",
+            help="Requests per second in the day's busiest stretch (as long as the run) over the day's mean, e.g. 2.5.",
         ),
     ] = None,
     fleet_good_pct: Annotated[

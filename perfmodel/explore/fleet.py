@@ -1,7 +1,8 @@
 """How many replicas a day's traffic takes: two answers to one question, from a run that has been simulated.
 
 Of a day only its busiest time matters: peak requests/s = requests per day / 86,400 s x ``peak_to_mean``, which whoever
-asks must state. Replicas are rented all day.
+asks must state. Rates are means over a stretch as long as the run, so the peak is the busiest such stretch: what changes
+within it (a trace has busy minutes of its own) is in the run already. Replicas are rented all day.
 
 **By throughput**: the peak over what one replica of the run served per second. Arithmetic, and true to the run's own
 load alone: where it waited for requests it could have served more, where it fell behind its users waited.
@@ -54,7 +55,7 @@ class Traffic:
     """What a day brings."""
 
     peak_to_mean: float
-    """Requests per second in the busiest time over those of the mean second."""
+    """Requests per second in the day's busiest stretch, one as long as the run, over those of the mean second."""
     requests_per_day: float | None = None
     tokens_per_day: float | None = None
     """Prompts' and outputs', instead of requests; a request has as many as the run's mean one."""
@@ -228,8 +229,8 @@ def _said(found: Fastest, good_pct: float, judged: int) -> list[str]:
     may_miss = judged * (1.0 - good_pct / PERCENT)
     if may_miss < FEW:
         texts.append(
-            f"fleet: {may_miss:.0f} of {judged:,} requests may miss the objectives, too few to be sure of the rate: short "
-            "runs find more than a replica sustains; raise workload.num_requests"
+            f"fleet: {may_miss:.0f} of {judged:,} requests may miss the objectives, too few to be sure of the rate: "
+            "short runs find more than a replica sustains; raise workload.num_requests"
         )
     return texts
 
