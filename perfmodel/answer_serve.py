@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.answer import plain, provenance, warnings
+from perfmodel.answer import common_log_std, plain, provenance, warnings
+from perfmodel.answer_intervals import check_repeats, run_intervals
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of_runs, usage_values
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
@@ -14,7 +15,7 @@ from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces import read_trace
-from perfmodel.step import simulate_step
+from perfmodel.step import Step, simulate_step
 
 SHORTAGE = 0.02
 """Share of requests preempted above which it is said."""
@@ -31,6 +32,7 @@ WITHOUT_FAULTS = (
     "usd_per_million_total_tokens",
 )
 """Figures that are told for healthy replicas too, where the scenario has faults."""
+NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +50,27 @@ class ServeAnswer:
 
 
 def answer_serve(
-    scenario: Scenario, *, requests: Requests | None = None, progress: Progress | None = None
+    scenario: Scenario,
+    *,
+    requests: Requests | None = None,
+    progress: Progress | None = None,
+    repeats: int | None = None,
 ) -> ServeAnswer:
-    """Serve a scenario's traffic and say what it means.
+    """Serve a scenario's traffic and say what it means; with ``repeats``, model intervals from so many more runs.
 
     Raises:
+        SpecError: too few repeats, or too many.
         InfeasibleError: no room for a cache, or for a request.
         DataError: a trace that can't be read.
         UnsupportedError: the model has a part whose run time is not modelled.
     """
+    if repeats is not None:
+        check_repeats(repeats)
     served = serve(scenario, requests=requests, progress=progress)
     decode = scenario.deployment.model_copy(update={"phase": "decode"})
     step = simulate_step(scenario.model_copy(update={"deployment": decode}))
     metrics = serving_metrics(served.records, scenario)
+    intervals = _intervals(served, step, repeats, progress)
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -73,7 +83,12 @@ def answer_serve(
         **metrics,
         **_usage(served, metrics),
         "without_faults": _without_faults(served),
-        "warnings": [*_warnings(served), *warnings(step)],
+        **intervals,
+        "warnings": [
+            *_warnings(served),
+            *([NO_INTERVALS] if repeats is not None and not intervals else []),
+            *warnings(step),
+        ],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
@@ -118,10 +133,20 @@ def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
 
 
+def _intervals(served: Served, step: Step, repeats: int | None, progress: Progress | None) -> dict[str, Any]:
+    """Model intervals, where they were asked for and every op's spread is known."""
+    if repeats is None:
+        return {}
+    return run_intervals(served, common_log_std=common_log_std(step), repeats=repeats, progress=progress)
+
+
 def _warnings(served: Served) -> list[str]:
     """What of the traffic, or of what is known, makes the answer less certain."""
     unknown = unknown_power(served.scenario)
     texts = [unknown] if unknown else []
+    workload = served.scenario.workload
+    if workload.warm_up_requests or workload.cool_down_requests:
+        texts.append("gaps between outputs (ITL) are pooled: they are those of all requests, left out or not")
     if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
         texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
     asked = served.scenario.serving.max_running

@@ -103,9 +103,46 @@ def serve(
             help="Write a result as `vllm bench serve --save-result --save-detailed` does.",
         ),
     ] = None,
+    intervals: Annotated[
+        bool,
+        typer.Option(
+            "--intervals",
+            help="80 % intervals of the figures: the run is repeated with step times drawn from the model's spread.",
+        ),
+    ] = False,
+    repeats: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many repeats --intervals takes, a power of two (default 16)."),
+    ] = None,
+    fleet_requests_per_day: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="How many replicas a day of so many requests takes, and what they cost: by this run's throughput, and "
+            "by simulation where slo is stated. Needs --fleet-peak-to-mean.",
+        ),
+    ] = None,
+    fleet_tokens_per_day: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="The same for so many tokens, prompts and outputs together."),
+    ] = None,
+    fleet_peak_to_mean: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="Requests per second in the day's busiest stretch (as long as the run) over the day's mean, e.g. 2.5.",
+        ),
+    ] = None,
+    fleet_good_pct: Annotated[
+        float | None,
+        typer.Option(metavar="PCT", help="Share of requests that must keep the slo (default 99)."),
+    ] = None,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
+    from perfmodel.answer_intervals import REPEATS
     from perfmodel.answer_serve import answer_serve
+    from perfmodel.errors import SpecError
+    from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.output.progress import request_progress
     from perfmodel.spec.load import load_scenario
 
@@ -117,9 +154,14 @@ def serve(
         from perfmodel.output.vllm_result import check_result_file
 
         check_result_file(result)
+    if repeats is not None and not intervals:
+        raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
+    traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
     asked = load_scenario(scenario, set_ or ())
     with request_progress() as progress:
-        answer = answer_serve(asked, progress=progress)
+        answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
+        if traffic is not None:
+            answer = with_fleet(answer, traffic, progress=progress)
     if requests is not None:
         from perfmodel.output.requests import write_requests
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.serving.records import Records
+from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import HOUR, MEGA, MS, PERCENT
 
@@ -27,7 +28,11 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
     """The keys of ``perfmodel serve --json`` that follow from records; SI units, None where nothing is known.
 
     All GPUs of all replicas divide rates and are paid for the whole span, from the first arrival to the last end.
+    With a warm-up or cool-down only requests between them count (:mod:`perfmodel.serving.window`), from the first of
+    their arrivals to the last of their ends; gaps between outputs (``itl_s``) stay those of all.
     """
+    served = len(records.arrival_s)
+    records = counted(records, scenario.workload)
     ttft, tpot, e2e = latencies(records)
     gpus = scenario.fleet_gpus
     start = float(records.arrival_s.min())
@@ -42,6 +47,7 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
     busy_s = float(runs.seconds[own].sum())
     return {
         "requests": len(ttft),
+        "left_out_requests": served - len(ttft),
         "completed": int((records.end_s >= 0.0).sum()),
         "num_gpus": gpus,
         "duration_s": span,
@@ -65,7 +71,7 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
         "prompt_steps_pct": PERCENT
         * float(runs.seconds[own & (runs.prompt > 0.0)].sum())
         / max(busy_s, 1e-300),
-        "steps": int(runs.steps.sum()),
+        "steps": round(float(runs.steps.sum())),
         "prefill_busy_pct": (
             PERCENT * float(runs.seconds[~own].sum()) / (span * scenario.prefill.serving.replicas)
             if scenario.prefill is not None

@@ -7,6 +7,7 @@ from perfmodel.answer_serve import ServeAnswer
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write, check_writable
 from perfmodel.serving.serve import as_columns
+from perfmodel.serving.window import counted_rows
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -28,7 +29,9 @@ def write_requests(answer: ServeAnswer, path: Path) -> None:
 
     import pandas
 
-    frame = pandas.DataFrame(as_columns(answer.served))
+    served = answer.served
+    judged = counted_rows(served.records, served.scenario.workload)
+    frame = pandas.DataFrame(as_columns(served) | {"counted": judged})
     if path.suffix == ".csv":
         atomic_write(path, frame.to_csv(index_label="request"))
         return

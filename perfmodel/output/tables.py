@@ -12,7 +12,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output.formats import scaled, with_unit
+from perfmodel.output.formats import count, scaled, with_unit
 from perfmodel.output.reproduce import scenario_title
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
@@ -74,7 +74,7 @@ def print_serve(answer: ServeAnswer) -> None:
     out.print(
         Text(
             f"{values['model']} | {_replicas(values, scenario)} | "
-            f"{values['policy']} | {values['requests']:,} requests over {with_unit(values['duration_s'], 's')}, "
+            f"{values['policy']} | {_counted(values)} over {with_unit(values['duration_s'], 's')}, "
             f"{traffic} | "
             f"KV cache {values['kv_tokens_per_rank']:,} tokens per rank",
             style="dim",
@@ -93,6 +93,10 @@ def print_serve(answer: ServeAnswer) -> None:
     out.print(rates)
     if values["without_faults"] is not None:
         out.print(_fault_table(values))
+    if "intervals" in values:
+        out.print(_serve_intervals(values))
+    if "fleet" in values:
+        out.print(_fleet(values["fleet"], values.get("intervals", {}).get("fleet.by_slo.replicas")))
     out.print(_basis(values["provenance"]))
     print_warnings(values["warnings"])
 
@@ -113,6 +117,66 @@ def _fault_table(values: Mapping[str, Any]) -> Table:
         ("$ per million output tokens", "usd_per_million_output_tokens"),
     ):
         table.add_row(name, f"{values[key]:.3g}", f"{healthy[key]:.3g}")
+    return table
+
+
+def _counted(values: Mapping[str, Any]) -> str:
+    """``950 requests (50 more left out)``."""
+    left_out = values["left_out_requests"]
+    return f"{values['requests']:,} requests" + (f" ({left_out:,} more left out)" if left_out else "")
+
+
+def _serve_intervals(values: Mapping[str, Any]) -> Table:
+    """How far off the figures are if step times are."""
+    found, parts = values["intervals"], ("mean", "p50", "p90", "p99")
+    table = _table("80 % intervals of the model", "", *parts)
+    for name, key, unit, _ in _LATENCIES:
+        if f"{key}.mean" in found:
+            table.add_row(name, *(Text(_range(found[f"{key}.{part}"], unit)) for part in parts))
+    for name, key in (
+        ("requests/s", "requests_per_s"),
+        ("of them within the SLO", "goodput_requests_per_s"),
+        ("output tokens/s per GPU", "output_tokens_per_s_per_gpu"),
+        ("$ per million output tokens", "usd_per_million_output_tokens"),
+        ("$ per million tokens", "usd_per_million_total_tokens"),
+    ):
+        table.add_row(name, Text(_range(found[key], "")))
+    table.caption = (
+        f"{values['interval_draws']['repeats']} repeats with step times drawn from the model's spread"
+    )
+    return table
+
+
+def _range(bounds: Sequence[float], unit: str) -> str:
+    return " to ".join(with_unit(bound, unit) for bound in bounds)
+
+
+def _fleet(fleet: Mapping[str, Any], replicas: Sequence[int] | None) -> Table:
+    """Replicas for a day's traffic; ``replicas`` is the interval of those by the objectives."""
+    table = _table(
+        f"{fleet['requests_per_day']:,.0f} requests per day ({fleet['tokens_per_day']:.3g} tokens), peak "
+        f"{fleet['peak_to_mean']:g} times the mean: {number(fleet['peak_requests_per_s'])} requests/s",
+        "", "requests/s per replica", "replicas", "GPUs", "$ per day", "$ per month", "what it is",
+    )  # fmt: skip
+    rows = [("by throughput", fleet["by_throughput"], "arithmetic, at this run's load")]
+    by_slo = fleet["by_slo"]
+    if by_slo is not None:
+        note = f"simulated: {by_slo['good_pct']:g} % keep it"
+        if replicas is not None:
+            note += f"; {replicas[0]:,} to {replicas[1]:,} replicas with 80 % probability"
+        rows.append(("by SLO", by_slo, note))
+    for name, size, what in rows:
+        cells = (
+            "-" if size[key] is None else show(size[key])
+            for key, show in (
+                ("requests_per_s_per_replica", number),
+                ("replicas", count),
+                ("num_gpus", count),
+                ("usd_per_day", number),
+                ("usd_per_month", number),
+            )
+        )
+        table.add_row(name, *cells, Text(what, style="dim"))
     return table
 
 

@@ -16,6 +16,7 @@ from perfmodel.economics.requests import PERCENTILES, Floats, latencies
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write, check_writable
 from perfmodel.serving.records import Ints, Records
+from perfmodel.serving.window import counted
 from perfmodel.spec.slo import Slo
 from perfmodel.spec.trace_results import MAX_RESULT_BYTES
 from perfmodel.spec.workload import Ramp, Workload
@@ -61,7 +62,10 @@ def result_values(answer: ServeAnswer) -> dict[str, Any]:
     Requests stand in the order of ``--requests``. ``request_rate`` is null where a trace's own times are used, and
     ``request_goodput`` where no objective is stated; so are TPOT and ITL where every output is one token.
     """
-    records, values = answer.served.records, answer.values
+    records = counted(
+        answer.served.records, answer.scenario.workload
+    )  # as a benchmark leaves its warm-ups out
+    values = answer.values
     inputs, outputs = int(records.input_tokens.sum()), int(records.output_tokens.sum())
     return {
         "date": time.strftime("%Y%m%d-%H%M%S"),

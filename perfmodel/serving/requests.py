@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError, SpecError
 from perfmodel.serving import draws
 from perfmodel.serving.draws import Floats, Ints, constant, draw_arrivals, draw_counts, draw_seconds, stream
+from perfmodel.serving.window import check_left
 from perfmodel.spec.trace import MAX_TOKENS, Trace
 from perfmodel.spec.traces import read_trace
 from perfmodel.spec.workload import (
@@ -92,12 +93,14 @@ def requests_of(workload: Workload, seed: int) -> Requests:
     their own, so changing the lengths changes no arrival.
 
     Raises:
-        SpecError: a negative seed, an unknown trace, or requests that do not fit ``max_context_tokens`` or MAX_TOKENS.
+        SpecError: a negative seed, an unknown trace, requests that do not fit ``max_context_tokens`` or MAX_TOKENS, or
+            a warm-up and cool-down of as many as there are.
         DataError: a trace that can't be read, or has no times where they are needed.
     """
     if workload.trace:
         return _from_trace(workload, seed)
     n = workload.num_requests or DEFAULT_REQUESTS
+    check_left(workload, n)
     inputs, outputs, parent = (
         _sessions(workload, n, seed) if workload.has_turns else _singles(workload, n, seed)
     )
@@ -131,6 +134,7 @@ def _from_trace(w: Workload, seed: int) -> Requests:
         w.trace, w.trace_format, start_s=w.start_s, duration_s=w.duration_s, num_requests=w.num_requests
     )
     n = trace.num_requests
+    check_left(w, n)
     parent = constant(n, NONE)
     return _frozen(
         Requests(

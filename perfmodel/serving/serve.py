@@ -53,6 +53,8 @@ class Served:
     """Those that compute prompts only, where there are any."""
     path: KvPath | None
     """Between them."""
+    fleet: Fleet
+    """What steps took."""
 
 
 def serve(
@@ -61,10 +63,13 @@ def serve(
     requests: Requests | None = None,
     progress: Progress | None = None,
     together: bool = True,
+    fleet: Fleet | None = None,
 ) -> Served:
     """Serve a scenario's workload (or the given requests), every request from its arrival to its last token.
 
-    ``together = False`` steps the engines one step at a time: the same records, slower.
+    ``together = False`` steps the engines one step at a time: the same records, slower. ``fleet``, that of an earlier
+    run of the same lengths (:attr:`Served.fleet`, or one :func:`perfmodel.serving.stretch.stretched`), is taken instead
+    of asking the twin anew.
 
     Raises:
         InfeasibleError: weights leave no room for a cache, or a request is longer than the cache.
@@ -79,10 +84,10 @@ def serve(
     pool = _pool_of(scenario, asked)
     prefill = _pool_of(side, asked) if side is not None else None
     path = _path(scenario)
-    fleet = Fleet(pool.times, prefill.times if prefill else None)
+    steps = fleet or Fleet(pool.times, prefill.times if prefill else None)
     records = simulate(
         asked,
-        lambda _: pool.times(),
+        lambda _: steps.decode(HEALTHY),
         pool.layout,
         replace(pool.batching, together=together),
         decode_steps(
@@ -92,16 +97,16 @@ def serve(
             PrefillSide(
                 prefill.layout,
                 replace(prefill.batching, together=together),
-                lambda _: prefill.times(),
+                lambda _: steps.of("prefill")(HEALTHY),
                 path,
             )
             if prefill is not None and path is not None
             else None
         ),
-        changes=changes_of(scenario, fleet, path),
+        changes=changes_of(scenario, steps, path),
         progress=progress,
     )
-    return Served(scenario, asked, records, pool, prefill, path)
+    return Served(scenario, asked, records, pool, prefill, path, steps)
 
 
 def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:

@@ -133,18 +133,23 @@ class TwinStepTimes:
         return self._times("mixed", values, even)
 
     def _times(self, phase: str, values: dict[str, Array], even: Array) -> Array:
-        """Times of steps; the busiest expert-parallel rank's load is what even ranks would give it times ``even``. It
-        may be below 1, while nobody sends less than the fullest rank does.
+        """Times of steps of uneven ranks. The busiest one's load of experts may be below 1, while nobody sends less
+        than the fullest rank does.
         """
         deployment = self.scenario.deployment.model_copy(update={"phase": phase})
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
-        moe = scenario.model.moe
-        if moe is not None and deployment.attention_dp > 1 and deployment.ep > 1:
-            tokens = step_work(scenario.deployment).tokens / num_micro_batches(deployment.overlap)
-            load = rank_load(moe, tokens, scenario) * even
-            routing = scenario.routing.model_copy(update={"rank_loads": (load,)})
-            scenario = scenario.model_copy(update={"routing": routing})
-        return np.asarray(predict_steps(scenario).step_time_s)
+        return np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
+
+
+def with_uneven_ranks(scenario: Scenario, even: Any) -> Scenario:
+    """The scenario with the busiest expert-parallel rank's load at what even ranks would give it times ``even``."""
+    moe, deployment = scenario.model.moe, scenario.deployment
+    if moe is None or deployment.attention_dp == 1 or deployment.ep == 1:
+        return scenario
+    tokens = step_work(deployment).tokens / num_micro_batches(deployment.overlap)
+    load = rank_load(moe, tokens, scenario) * even
+    routing = scenario.routing.model_copy(update={"rank_loads": (load,)})
+    return scenario.model_copy(update={"routing": routing})
 
 
 def decode_leaves(batch_per_gpu: Array, context: Array) -> dict[str, Array]:

@@ -72,6 +72,10 @@ class Workload(Spec):
     """Closed loop: how long a free slot (a user) waits before it sends the next session, the first one included."""
     num_requests: Annotated[Count, Field(le=MAX_REQUESTS)] | None = None
     """Requests in all, turns included. None: all of a trace's window, else 1000."""
+    warm_up_requests: CountOrZero = 0
+    """Requests, the first to arrive, that are served but not judged: they find an empty system."""
+    cool_down_requests: CountOrZero = 0
+    """Requests, the last to arrive, that are served but not judged: what comes after them no longer loads it."""
     input_tokens: Distribution | None = None
     """Tokens of a prompt, without ``prefix_tokens``; of a session's first one. None: a trace's, else 1024."""
     output_tokens: Distribution | None = None

@@ -1,0 +1,106 @@
+"""80 % model intervals of a serving run: how far off its figures are if step times are, queues included.
+
+The run is repeated with the same arrivals, lengths and seed, and with step times stretched by draws of the model's
+spread (:mod:`perfmodel.serving.spread`); what of it a queue swallows or multiplies then shows. ``mean_intervals`` are
+another thing: how much a mean would differ over another stretch of the same traffic, were step times exact.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from perfmodel.economics.requests import serving_metrics
+from perfmodel.errors import SpecError
+from perfmodel.serving.serve import Served, serve
+from perfmodel.serving.spread import run_spread
+from perfmodel.serving.stretch import stretched
+from perfmodel.uncertainty import QUANTILES
+
+REPEATS = 16
+LEAST_REPEATS, MOST_REPEATS = 8, 1024
+
+LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "tokens_per_s_per_user")
+FIGURES = (
+    "requests_per_s",
+    "goodput_requests_per_s",
+    "input_tokens_per_s_per_gpu",
+    "output_tokens_per_s",
+    "output_tokens_per_s_per_gpu",
+    "total_tokens_per_s_per_gpu",
+    "busy_pct",
+    "gpu_hours",
+    "usd_per_million_input_tokens",
+    "usd_per_million_output_tokens",
+    "usd_per_million_total_tokens",
+)
+"""What of a run's figures gets an interval."""
+
+
+def check_repeats(repeats: int) -> None:
+    """Refuses a number of repeats that gives no 80 % interval, no even draws, or takes days.
+
+    Raises:
+        SpecError: out of range, or no power of two.
+    """
+    if not LEAST_REPEATS <= repeats <= MOST_REPEATS or repeats & (repeats - 1):
+        raise SpecError(
+            f"--repeats {repeats}: must be a power of two from {LEAST_REPEATS} to {MOST_REPEATS}, e.g. {REPEATS}"
+        )
+
+
+def run_intervals(
+    served: Served,
+    *,
+    common_log_std: float,
+    repeats: int = REPEATS,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """``intervals`` (quantity such as "ttft_s.mean" -> [low, high]) and ``interval_draws`` (how they were found).
+
+    Empty where some op that the run's steps use has no known spread. ``common_log_std`` is what all ops share; progress
+    counts the requests of all repeats.
+
+    Raises:
+        SpecError: too few repeats, or too many.
+    """
+    check_repeats(repeats)
+    scenario = served.scenario
+    spread = run_spread(scenario, served.records.load.runs, common_log_std=common_log_std)
+    if spread is None:
+        return {}
+    drawn: dict[str, list[float]] = {}
+    for number, (decode, prompt) in enumerate(spread.factors(repeats)):
+        again = serve(
+            scenario,
+            requests=served.requests,
+            fleet=stretched(served.fleet, decode, prompt),
+            progress=_of_all(progress, number, repeats),
+        )
+        for name, value in _figures(serving_metrics(again.records, scenario)).items():
+            drawn.setdefault(name, []).append(value)
+    return {
+        "intervals": {
+            # each draw stands for one of equally likely parts, so that the k-th smallest is the (k - 1/2) / n quantile
+            name: [float(bound) for bound in np.quantile(values, QUANTILES, method="hazen")]
+            for name, values in drawn.items()
+        },
+        "interval_draws": {"repeats": repeats, **asdict(spread)},
+    }
+
+
+def _figures(values: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that get an interval, by name; unknown ones are left out."""
+    spreads = ((key, values[key]) for key in LATENCIES)
+    found = {f"{key}.{part}": value for key, spread in spreads if spread for part, value in spread.items()}
+    return found | {key: float(values[key]) for key in FIGURES}
+
+
+def _of_all(
+    progress: Callable[[int, int], None] | None, before: int, runs: int
+) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    tell = progress
+    return lambda done, total: tell(before * total + done, runs * total)

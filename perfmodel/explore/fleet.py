@@ -1,0 +1,343 @@
+"""How many replicas a day's traffic takes: two answers to one question, from a run that has been simulated.
+
+Of a day only its busiest time matters: peak requests/s = requests per day / 86,400 s x ``peak_to_mean``, which whoever
+asks must state. Rates are means over a stretch as long as the run, so the peak is the busiest such stretch: what
+changes within it (a trace has busy minutes of its own) is in the run already. Replicas are rented all day.
+
+**By throughput**: the peak over what one replica of the run served per second. Arithmetic, and true to the run's own
+load alone: where it waited for requests it could have served more, where it fell behind its users waited.
+
+**By objective** (``slo``): the peak over the largest request rate of one replica at which enough requests keep every
+objective, found by simulation: the scenario's traffic for one replica, sped up and slowed down by bisection. A rate
+counts only if the replica keeps up, too: what is left after the last arrival takes at most half as long as the arrivals
+did. Several replicas behind a router do a little better than one each, so the number is rather too large. Where the
+answer has model intervals, so have these replicas.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from perfmodel.answer_serve import BEHIND, ServeAnswer
+from perfmodel.economics.requests import serving_metrics
+from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.serving.conditions import Fleet
+from perfmodel.serving.serve import Served, serve
+from perfmodel.serving.spread import Spread
+from perfmodel.serving.stretch import stretched
+from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.slo import Slo
+from perfmodel.uncertainty import QUANTILES
+from perfmodel.units import HOUR, PERCENT
+
+HOURS_PER_DAY = 24.0
+DAYS_PER_MONTH = 365.0 / 12.0
+DAY = HOURS_PER_DAY * HOUR
+GOOD_PCT = 99.0
+"""Share of requests that must keep the objectives, where none is stated."""
+TOLERANCE = 1.02
+"""The rate is found within a factor of it."""
+FEW = 30.0
+"""Requests that may miss the objectives, below which chance decides."""
+ALONE = 2.0**20
+"""So many times slower, requests meet nobody; so many times faster, they come at once."""
+MOST_REPLICAS = 10**9
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a day brings."""
+
+    peak_to_mean: float
+    """Requests per second in the day's busiest stretch, one as long as the run, over those of the mean second."""
+    requests_per_day: float | None = None
+    tokens_per_day: float | None = None
+    """Prompts' and outputs', instead of requests; a request has as many as the run's mean one."""
+    good_pct: float = GOOD_PCT
+
+    def __post_init__(self) -> None:
+        if (self.requests_per_day is None) == (self.tokens_per_day is None):
+            raise SpecError(
+                "a day's traffic is stated in requests or in tokens, not both: give one of the two"
+            )
+        for name, value, low, high in (
+            ("requests per day", self.requests_per_day, 0.0, 1e15),
+            ("tokens per day", self.tokens_per_day, 0.0, 1e18),
+            ("good requests, %", self.good_pct, 0.0, PERCENT),
+        ):
+            if value is not None and not low < value <= high:
+                raise SpecError(f"{name} = {value:g}: must be above {low:g} and at most {high:g}")
+        if not 1.0 <= self.peak_to_mean <= DAY:
+            raise SpecError(
+                f"peak to mean = {self.peak_to_mean:g}: must be at least 1 (an even day) and at most {DAY:,.0f}"
+            )
+
+
+def daily_traffic(
+    requests_per_day: float | None,
+    tokens_per_day: float | None,
+    peak_to_mean: float | None,
+    good_pct: float | None,
+) -> Traffic | None:
+    """Traffic from the command line's options; None where none is given.
+
+    Raises:
+        SpecError: options that say too little or too much, or a value out of range.
+    """
+    if requests_per_day is None and tokens_per_day is None:
+        for name, value in (("--fleet-peak-to-mean", peak_to_mean), ("--fleet-good-pct", good_pct)):
+            if value is not None:
+                raise SpecError(
+                    f"{name} {value:g}: give --fleet-requests-per-day or --fleet-tokens-per-day, too"
+                )
+        return None
+    if peak_to_mean is None:
+        raise SpecError(
+            "a fleet is sized for the day's busiest time: state --fleet-peak-to-mean, its requests per second over "
+            "the day's mean (1: an even day)"
+        )
+    return Traffic(peak_to_mean, requests_per_day, tokens_per_day, GOOD_PCT if good_pct is None else good_pct)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Replicas for the peak, and what they cost."""
+
+    requests_per_s_per_replica: float
+    replicas: int
+    num_gpus: int
+    usd_per_day: float
+    usd_per_month: float
+    """Of 365 / 12 days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fastest:
+    """The largest request rate at which one replica keeps the objectives."""
+
+    requests_per_s: float | None
+    """None: not even requests that come alone keep them, or even all at once do."""
+    good_pct: float
+    """Share of requests that keep them there."""
+    limited_by: str
+    """What fails just above: "slo", or "throughput" (the replica does not keep up); "requests": nothing does, there are
+    too few of them."""
+    runs: int
+    """Simulated to find it."""
+
+
+def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | None = None) -> ServeAnswer:
+    """The same answer with ``fleet`` (SI units) and what is to be said about it.
+
+    ``by_slo`` is None where the scenario states no objective, or its traffic has no rate that could be changed; its
+    replicas are None where no rate keeps the objectives.
+
+    Raises:
+        InfeasibleError: more replicas than anyone has.
+    """
+    scenario, values, texts = answer.scenario, answer.values, list(answer.values["warnings"])
+    per_s = values["requests_per_s"]
+    tokens = values["num_gpus"] * values["total_tokens_per_s_per_gpu"] / per_s
+    per_day = traffic.requests_per_day or (traffic.tokens_per_day or 0.0) / tokens
+    peak = per_day / DAY * traffic.peak_to_mean
+    by_slo = None
+    fixed = _fixed_rate(answer.served)
+    if scenario.slo != Slo() and fixed:
+        texts.append(f"fleet: no replicas by the objectives: {fixed}")
+    elif scenario.slo != Slo():
+        found = fastest(answer.served, traffic.good_pct, progress=progress)
+        texts += _said(found, traffic.good_pct, values["requests"])
+        if found.requests_per_s is not None and "interval_draws" in values:
+            bounds, said = _interval(answer, traffic.good_pct, peak, progress)
+            values, texts = values | {"intervals": values["intervals"] | bounds}, texts + said
+        by_slo = {
+            **_size(peak, found.requests_per_s, scenario),
+            "good_pct": traffic.good_pct,
+            "found_good_pct": found.good_pct,
+            "limited_by": found.limited_by,
+            "runs": found.runs,
+        }
+    fleet = {
+        "requests_per_day": per_day,
+        "tokens_per_day": per_day * tokens,
+        "peak_to_mean": traffic.peak_to_mean,
+        "peak_requests_per_s": peak,
+        "by_throughput": _size(peak, per_s / _units(scenario), scenario),
+        "by_slo": by_slo,
+    }
+    return replace(answer, values=values | {"fleet": fleet, "warnings": texts})
+
+
+def _interval(
+    answer: ServeAnswer, good_pct: float, peak: float, progress: Progress | None
+) -> tuple[dict[str, list[int]], list[str]]:
+    """The 80 % interval of replicas and GPUs by the objectives: the search with all steps as fast, and as slow, as one
+    draw of the model's spread in ten; or, where no rate keeps the objectives then, words about it.
+    """
+    scenario = answer.scenario
+    spread = Spread(**{name: answer.values["interval_draws"][name] for name in Spread.__slots__})
+    sizes = []
+    for share in QUANTILES:
+        fleet = stretched(answer.served.fleet, *spread.at(NormalDist().inv_cdf(share)))
+        found = fastest(answer.served, good_pct, fleet=fleet, progress=progress)
+        if found.requests_per_s is None:
+            return {}, [
+                "fleet: with steps as slow as one draw in ten, no number of replicas keeps the objectives"
+            ]
+        sizes.append(_size(peak, found.requests_per_s, scenario))
+    return {f"fleet.by_slo.{key}": [size[key] for size in sizes] for key in ("replicas", "num_gpus")}, []
+
+
+def _units(scenario: Scenario) -> int:
+    """Of what the fleet has several: replicas, or the whole scenario where prefill is apart."""
+    return scenario.serving.replicas if scenario.prefill is None else 1
+
+
+def _unit(scenario: Scenario) -> Scenario:
+    """One of them, healthy."""
+    serving = scenario.serving.model_copy(update={"replicas": scenario.serving.replicas // _units(scenario)})
+    return scenario.model_copy(update={"serving": serving, "faults": ()})
+
+
+def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[str, Any]:
+    """The keys of :class:`Size`; None each where no rate is known."""
+    if per_replica is None:
+        return dict.fromkeys(Size.__slots__)
+    if peak > MOST_REPLICAS * per_replica:
+        raise InfeasibleError(
+            f"fleet: a peak of {peak:.3g} requests/s takes more than {MOST_REPLICAS:,} replicas of {per_replica:.3g}: "
+            "state less traffic"
+        )
+    replicas = max(1, ceil(peak / per_replica))
+    gpus = replicas * _unit(scenario).fleet_gpus
+    usd_per_day = gpus * scenario.prices.usd_per_gpu_hour * HOURS_PER_DAY
+    return asdict(Size(per_replica, replicas, gpus, usd_per_day, usd_per_day * DAYS_PER_MONTH))
+
+
+def _said(found: Fastest, good_pct: float, judged: int) -> list[str]:
+    """What makes the number of replicas less certain, or impossible."""
+    if found.limited_by == "requests":
+        return [
+            "fleet: all requests at once keep the objectives, there are too few: raise workload.num_requests"
+        ]
+    if found.requests_per_s is None:
+        return [
+            f"fleet: no number of replicas keeps the objectives: of requests that come alone {found.good_pct:.3g} % "
+            f"do, {good_pct:g} % are asked for"
+        ]
+    texts = []
+    if found.limited_by == "throughput":
+        texts.append(
+            "fleet: the largest rate is the one that a replica keeps up with; if a run of more requests "
+            "(workload.num_requests) settles, it may find a higher one"
+        )
+    may_miss = judged * (1.0 - good_pct / PERCENT)
+    if may_miss < FEW:
+        texts.append(
+            f"fleet: {may_miss:.0f} of {judged:,} requests may miss the objectives, too few to be sure of the rate: "
+            "short runs find more than a replica sustains; raise workload.num_requests"
+        )
+    return texts
+
+
+# --- the rate that keeps the objectives -----------------------------------------------------------------------------
+
+
+def _fixed_rate(served: Served) -> str:
+    """Why the traffic has no request rate that could be changed; empty: it has one."""
+    workload = served.scenario.workload
+    if workload.max_concurrency is not None:
+        return "workload.max_concurrency holds requests back, so that they set their own rate"
+    if workload.ramp is not None:
+        return "workload.ramp has no single rate: state request_rate"
+    if workload.rate == float("inf"):
+        return "all requests come at once: state workload.request_rate, or a trace with times"
+    if not np.ptp(served.requests.arrival_s[served.requests.roots]) > 0.0:
+        return "requests that all come at one time have no rate"
+    return ""
+
+
+def fastest(
+    served: Served, good_pct: float, *, fleet: Fleet | None = None, progress: Progress | None = None
+) -> Fastest:
+    """The largest rate of one replica at which ``good_pct`` of the requests keep the objectives, within TOLERANCE.
+
+    Arrivals of the run are moved closer together or further apart: what ``request_rate`` or ``time_scale`` would do.
+    From the run's own rate per replica it doubles or halves until the answer changes, and bisects. With few requests
+    the share is not quite monotone in the rate: then it is one of the rates at which it changes. ``fleet``: other step
+    times than the run's.
+    """
+    search = _Search(served, good_pct, fleet or served.fleet, progress)
+    speed = 1.0 / _units(served.scenario)
+    if search.holds(speed):
+        low, high = speed, 2.0 * speed
+        while search.holds(high):
+            if high > ALONE * speed:
+                return Fastest(None, search.good_pct, "requests", search.runs)
+            low, high = high, 2.0 * high
+    else:
+        if not search.holds(speed / ALONE):
+            return Fastest(None, search.good_pct, "slo", search.runs)
+        low, high = speed / 2.0, speed
+        while not search.holds(low):
+            low, high = low / 2.0, low
+    while high > TOLERANCE * low:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if search.holds(middle) else (low, middle)
+    return Fastest(low * search.rate, search.good[low], search.limits[high], search.runs)
+
+
+class _Search:
+    """One replica under the same requests at one speed after another."""
+
+    def __init__(self, served: Served, wanted_pct: float, fleet: Fleet, progress: Progress | None) -> None:
+        scenario, requests = served.scenario, served.requests
+        self.requests, self.wanted_pct, self.fleet, self.progress = requests, wanted_pct, fleet, progress
+        self.scenario = _unit(scenario)
+        self.first = served if self.scenario == scenario and fleet is served.fleet else None
+        """What has been simulated already."""
+        roots = requests.roots
+        sessions = (len(roots) - 1) / float(np.ptp(requests.arrival_s[roots]))
+        self.rate = sessions * requests.num_requests / len(roots)
+        """Requests per second at speed 1, as they were drawn: a short run's differ from ``request_rate`` by chance."""
+        self.runs = 0
+        self.good: dict[float, float] = {}
+        self.limits: dict[float, str] = {}
+        self.good_pct = 0.0
+
+    def holds(self, speed: float) -> bool:
+        """Whether enough requests keep the objectives, and the replica keeps up."""
+        asked = self.requests
+        self.runs += 1
+        if speed == 1.0 and self.first is not None:
+            done = self.first
+        else:
+            arrival = asked.arrival_s.copy()
+            arrival[asked.roots] /= speed
+            done = serve(
+                self.scenario,
+                requests=replace(asked, arrival_s=arrival),
+                fleet=self.fleet,  # one replica's steps are those of several
+                progress=self.progress,
+            )
+        found = serving_metrics(done.records, self.scenario)
+        self.good_pct = PERCENT * found["goodput_requests_per_s"] / found["requests_per_s"]
+        self.good[speed] = self.good_pct
+        if self.good_pct < self.wanted_pct:
+            self.limits[speed] = "slo"
+        elif _behind(done):
+            self.limits[speed] = "throughput"
+        return speed not in self.limits
+
+
+def _behind(served: Served) -> bool:
+    """Whether more is left after the last arrival than a replica that keeps up would have."""
+    records = served.records
+    left = float(records.end_s.max() - records.arrival_s.max())
+    return left > BEHIND * float(np.ptp(records.arrival_s))
