@@ -103,6 +103,14 @@ def serve(
             help="Write a result as `vllm bench serve --save-result --save-detailed` does.",
         ),
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write engine steps and requests as a Chrome trace for Perfetto (.json or .json.gz); the trace that "
+            "is served is workload.trace.",
+        ),
+    ] = None,
     intervals: Annotated[
         bool,
         typer.Option(
@@ -154,6 +162,10 @@ def serve(
         from perfmodel.output.vllm_result import check_result_file
 
         check_result_file(result)
+    if trace is not None:
+        from perfmodel.output.serve_trace import check_trace_file
+
+        check_trace_file(trace)
     if repeats is not None and not intervals:
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
@@ -170,13 +182,19 @@ def serve(
         from perfmodel.output.vllm_result import write_result
 
         write_result(answer, result)
+    if trace is not None:
+        from perfmodel.output.serve_trace import write_serve_trace
+
+        left_out = write_serve_trace(answer, trace)
+        if left_out:
+            typer.echo(f"{trace}: {left_out}", err=True)
     if json:
         _print_json(answer.values)
     else:
         from perfmodel.output.tables import print_serve
 
         print_serve(answer)
-    for path in (requests, result):
+    for path in (requests, result, trace):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 
