@@ -100,3 +100,30 @@ def test_an_hour_of_conversations(benchmark, replicas, least_per_s):
     served = benchmark.pedantic(serve, args=(scenario,), rounds=3, warmup_rounds=1)
     assert len(served.records.end_s) == 19_366
     assert 19_366 / benchmark.stats.stats.median > least_per_s
+
+
+def test_an_hour_through_128_ranks_in_lockstep(benchmark):
+    """The main job's traffic: one replica whose 128 ranks wait for each other in every step."""
+    from perfmodel.serving.serve import serve
+
+    served = benchmark.pedantic(serve, args=(load_scenario("longcat-flash-h800"),), rounds=3, warmup_rounds=1)
+    assert 19_366 / benchmark.stats.stats.median > 5_000
+    assert len(served.records.end_s) == 19_366
+
+
+@pytest.mark.parametrize("requests", [20_000, 200_000])
+def test_cost_grows_with_requests_alone(benchmark, requests):
+    """Ten times as many take no longer each, and a request leaves at most 200 bytes (the table of steps is beside it)."""
+    from dataclasses import fields
+
+    from perfmodel.serving.serve import serve
+
+    traffic = (
+        "workload.trace=''", "workload.request_rate=5", f"workload.num_requests={requests}",
+        "workload.input_tokens={min: 200, max: 2000}", "workload.output_tokens={min: 20, max: 400}",
+    )  # fmt: skip
+    scenario = load_scenario("deepseek-v3-h800", [*NODE, *traffic])
+    records = benchmark.pedantic(serve, args=(scenario,), rounds=1, warmup_rounds=1).records
+    assert requests / benchmark.stats.stats.median > 10_000
+    columns = [getattr(records, one.name) for one in fields(records) if one.name != "load"]
+    assert sum(column.nbytes for column in columns) <= 200 * requests
