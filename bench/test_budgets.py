@@ -113,7 +113,7 @@ def test_an_hour_through_128_ranks_in_lockstep(benchmark):
 
 @pytest.mark.parametrize("requests", [20_000, 200_000])
 def test_cost_grows_with_requests_alone(benchmark, requests):
-    """Ten times as many take no longer each, and a request leaves at most 200 bytes (the table of steps is beside it)."""
+    """Ten times as many take no longer each, and each leaves at most 200 bytes (the table of steps is beside it)."""
     from dataclasses import fields
 
     from perfmodel.serving.serve import serve
