@@ -13,6 +13,7 @@ from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
+from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces import read_trace
 from perfmodel.step import Step, simulate_step
@@ -118,7 +119,8 @@ def _prefill(served: Served) -> dict[str, Any] | None:
 
 def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Utilisation and energy, all GPUs counted over the whole span."""
-    runs, span_s, replicas = served.records.load.runs, metrics["duration_s"], served.pool.layout.replicas
+    records = counted(served.records, served.scenario.workload)
+    runs, span_s, replicas = records.load.runs, metrics["duration_s"], served.pool.layout.replicas
     usage = usage_of_runs(
         served.scenario, runs.where(runs.replica < replicas), replicas=replicas, span_s=span_s
     )
@@ -129,7 +131,7 @@ def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
         )
         gpus = served.pool.scenario.deployment.num_gpus * replicas
         usage = add_usages(usage, gpus, other, served.prefill.scenario.deployment.num_gpus * own)
-    tokens = int(served.records.output_tokens.sum())
+    tokens = int(records.output_tokens.sum())
     return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
 
 

@@ -215,3 +215,10 @@ def test_prefill_replicas_draw_power_too():
     assert own["energy_parts_j"]["compute"] == pytest.approx(together["energy_parts_j"]["compute"], rel=0.3)
     assert sum(own["energy_parts_j"].values()) == pytest.approx(own["energy_j"])
     assert own["mfu"] * 3.0 * spans == pytest.approx(together["mfu"], rel=0.1)
+
+
+def test_what_is_left_out_draws_no_power():
+    traffic = ["workload.trace=''", "workload.request_rate=20", "workload.num_requests=400"]
+    whole, cut = (answer_serve(node(*traffic, f"workload.warm_up_requests={n}")).values for n in (0, 200))
+    assert cut["power_w_per_gpu"] == pytest.approx(whole["power_w_per_gpu"], rel=0.1)
+    assert cut["mfu"] == pytest.approx(whole["mfu"], rel=0.15)

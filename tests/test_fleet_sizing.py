@@ -239,3 +239,14 @@ def test_with_prefill_apart_the_whole_scenario_is_what_a_fleet_has_several_of():
     for size in (fleet["by_throughput"], fleet["by_slo"]):
         assert size["num_gpus"] == size["replicas"] * 5 * 8
     assert fleet["by_slo"]["requests_per_s_per_replica"] > 0.0
+
+
+@pytest.mark.parametrize("requests", [400, 2_000])
+def test_a_server_is_not_sold_for_more_than_it_can_do(requests):
+    """One request at a time, an objective that nobody misses: the rate is the server's own."""
+    alone = node("workload.num_requests=1", "workload.output_tokens=100")
+    capacity = 1.0 / float(serve(alone).records.end_s[0])
+    even = ["workload.burstiness=inf", "serving.max_running=1", "slo.e2e_ms=1e9"]
+    found = fastest(serve(traffic(2, requests, *even)), 99.0)
+    assert found.requests_per_s == pytest.approx(capacity, rel=0.15)
+    assert found.limited_by == "throughput"

@@ -293,6 +293,11 @@ def fastest(
     return Fastest(low * search.rate, search.good[low], search.limits[high], search.runs)
 
 
+GROWTH, CHANCE, CHANCE_STD = 0.05, 0.1, 1.5
+"""A queue grows if a quarter of the arrivals adds more than this share of them, and more than chance does: this share
+of what is there, or so many of its roots."""
+
+
 class _Search:
     """One replica under the same requests at one speed after another."""
 
@@ -337,7 +342,15 @@ class _Search:
 
 
 def _behind(served: Served) -> bool:
-    """Whether more is left after the last arrival than a replica that keeps up would have."""
-    records = served.records
-    left = float(records.end_s.max() - records.arrival_s.max())
-    return left > BEHIND * float(np.ptp(records.arrival_s))
+    """Whether the replica does not keep up: much is left after the last arrival, or those whom the last quarter of
+    arrivals finds in the system are clearly more than those whom the quarter before found.
+    """
+    arrivals, ends = np.sort(served.records.arrival_s), np.sort(served.records.end_s)
+    if ends[-1] - arrivals[-1] > BEHIND * float(np.ptp(arrivals)):
+        return True
+    quarter = len(arrivals) // 4
+    if not quarter:
+        return False
+    found = np.arange(len(arrivals)) - np.searchsorted(ends, arrivals, side="right")
+    before, after = float(found[-2 * quarter : -quarter].mean()), float(found[-quarter:].mean())
+    return bool(after - before > max(GROWTH * quarter, CHANCE * before, CHANCE_STD * before**0.5))
