@@ -294,3 +294,16 @@ def test_bad_input_says_what_is_allowed(overrides, error, message):
 def test_reports_costs_are_not_served():
     with pytest.raises(SpecError, match="costs = report"):
         serve(load_scenario("table7-longcat-flash"))
+
+
+def test_several_steps_per_scheduling_share_its_gap_and_make_requests_wait():
+    one, four = (
+        serve(node("workload.request_rate=20", "workload.num_requests=200", f"serving.scheduler_steps={n}"))
+        for n in (1, 4)
+    )
+    gap_s = node().deployment.constants.host_gap_us * 1e-6
+    alone = [served.pool.times().decode_s(4, 4_000.0, 1.0) for served in (one, four)]
+    assert gap_s > 0.0
+    assert alone[0] - alone[1] == pytest.approx(0.75 * gap_s, rel=0.05)
+    waits = [float((served.records.scheduled_s - served.records.arrival_s).mean()) for served in (one, four)]
+    assert waits[1] > 1.3 * waits[0]

@@ -225,6 +225,7 @@ def batching_of(scenario: Scenario) -> Batching:
         max_batched_tokens=serving.max_batched_tokens,
         tokens_per_decode=per_decode,
         graph_batches=serving.graph_batches or (),
+        poll_steps=serving.scheduler_steps,
         swap_s_per_token=swap_s,
     )
 

@@ -136,7 +136,11 @@ class TwinStepTimes:
         """Times of steps of uneven ranks. The busiest one's load of experts may be below 1, while nobody sends less
         than the fullest rank does.
         """
-        deployment = self.scenario.deployment.model_copy(update={"phase": phase})
+        changed: dict[str, Any] = {"phase": phase}
+        if phase == "decode":  # several steps per scheduling share its gap
+            gap_us = self.scenario.deployment.constants.host_gap_us
+            changed["host_gap_us"] = gap_us / self.scenario.serving.scheduler_steps
+        deployment = self.scenario.deployment.model_copy(update=changed)
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
         return np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
 

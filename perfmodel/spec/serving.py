@@ -49,6 +49,9 @@ class Serving(Spec):
     memory and back (``cluster.gpu.host_gb_per_s``)."""
     watermark: Fraction = 0.01
     """Share of the blocks that must stay free when a request is taken in."""
+    scheduler_steps: Annotated[Count, Field(le=1000)] = 1
+    """Decode steps that are launched per scheduling (multi-step scheduling): requests that come meanwhile wait for the
+    last of them, and the host's gap counts once."""
     graph_batches: tuple[Count, ...] | None = None
     """Batch sizes of captured graphs, ascending: a smaller decode batch is padded to the next. None: no padding."""
 
