@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from perfmodel.economics.fleet import DailyTraffic, least_fleet
 from perfmodel.output.validation_markdown import validation_markdown
+from perfmodel.spec.load import load_scenario
 from perfmodel.validation import roles, silicon
 from perfmodel.validation.deepseek_fleet import fleet
+from perfmodel.validation.full_batches import full_batches, lengths_with
+from perfmodel.validation.serving import throughput
 from perfmodel.validation.suites import SUITES, Validation, run_suites
 
 RECORDS = roles.read_published(silicon.FILE)
@@ -65,26 +69,55 @@ def test_targets_that_are_met_stay_met(everything):
 
 
 def test_full_batches_simulated_request_by_request(everything):
-    """Table 6 within 10 % a row: of 128 ranks in lockstep the fullest sets the pace, which a mean step leaves out."""
+    """Ranks of unlike contexts in lockstep take up to 3 % longer than a mean step: no more, or batches weren't full."""
     by_key = {(row.suite, row.id, row.quantity): row for row in everything.rows}
-    served = [r for r in everything.rows if r.suite == "longcat-measured-serving" and r.quantity == "tpot_s"]
-    assert len(served) == 5
+    served = [r for r in everything.rows if r.suite == "longcat-measured-serving"]
+    assert len(served) == 10
     for row in served:
-        assert abs(row.error_pct) <= 10.0, row
-        mean_step = by_key["longcat-measured", row.id, "tpot_s"].predicted
-        assert mean_step < row.predicted < 1.3 * mean_step
+        mean_step = by_key["longcat-measured", row.id, row.quantity].predicted
+        slower = row.predicted / mean_step if row.quantity == "tpot_s" else mean_step / row.predicted
+        assert 1.0 < slower < 1.03, row
+
+
+@pytest.mark.parametrize("batch", [8, 32])
+def test_full_batches_are_full(batch):
+    """Throughput is the batch over TPOT, which holds only while no slot is empty."""
+    settings = [f"deployment.batch_per_gpu={batch}", "deployment.context_tokens=5000"]
+    found = full_batches(load_scenario("longcat-flash-h800", settings), lengths_with(3.62, 5000.0), batch)
+    assert 0.99 * batch <= found.batch_per_rank <= batch
+    assert found.output_tokens_per_s_per_gpu * found.tpot_s == pytest.approx(found.batch_per_rank, rel=1e-9)
 
 
 def test_the_fleet_of_deepseek(everything):
-    """Decode within 20 % of production at 128 requests per GPU; at 84 it is 25 % off, so that the target over the whole
-    range is missed."""
+    """Decode within 20 % of production at 128 requests per GPU; at 84 it is 21 % off, so that the target over the whole
+    range is missed by one point. A mean step says the same within 1 %.
+    """
     by_id = {row.id: row for row in everything.rows if row.suite == "deepseek-fleet"}
     assert abs(by_id["ds_prod_decode_128"].error_pct) <= 20.0
-    assert -26.0 < by_id["ds_prod_decode_84"].error_pct < -20.0
+    assert -22.0 < by_id["ds_prod_decode_84"].error_pct < -20.0
+    record = next(r for r in roles.read_published("serving.csv") if r["id"] == "ds_prod_decode")
+    for batch in (84, 128):
+        _, mean_step = throughput({**record, "batch_per_gpu": str(batch)})
+        assert by_id[f"ds_prod_decode_{batch}"].predicted == pytest.approx(mean_step, rel=0.01)
     least = fleet(list(by_id.values()), 128)
     rates = by_id["ds_prod_prefill"].predicted, by_id["ds_prod_decode_128"].predicted
     assert least.gpus == pytest.approx(608e9 / 86400 / rates[0] + 168e9 / 86400 / rates[1])
     assert least.usd_per_day == pytest.approx(least.gpus * 24 * 2.0)
+    assert f"{least.gpus / 8:.1f} nodes" in by_id["ds_prod_decode_128"].reason
+    assert {row.role for row in by_id.values()} == {"check", "comparison"}  # no row of it sets anything
+
+
+def test_a_fleet_by_hand():
+    """86.4 M tokens in a day are 1,000 a second: 10 GPUs at 100, and 20 at 50 for as many of output."""
+    least = least_fleet(
+        DailyTraffic(86.4e6, 86.4e6),
+        input_tokens_per_s_per_gpu=100.0,
+        output_tokens_per_s_per_gpu=50.0,
+        usd_per_gpu_hour=2.0,
+    )
+    assert (least.prefill_gpus, least.decode_gpus, least.gpus) == pytest.approx((10.0, 20.0, 30.0))
+    assert least.usd_per_day == pytest.approx(1440.0)
+    assert least.usd_per_million_output_tokens == pytest.approx(1440.0 / 86.4)
 
 
 def test_no_longcat_row_and_no_check_row_is_answered_by_its_own_figure(everything):

@@ -228,6 +228,12 @@ def test_rows_that_vanish_are_missed(ceiling):
     assert not above([], ["another"])
 
 
+def test_a_suite_does_not_answer_for_another_that_begins_alike():
+    assert not [text for text in above([], ["deepseek"]) if text.startswith("deepseek-fleet")]
+    assert [text for text in above([], ["deepseek-fleet"]) if text.startswith("deepseek-fleet")]
+    assert [text for text in above([], ["longcat-measured"]) if text.startswith("longcat-measured-serving")]
+
+
 def test_recorded_ceilings_belong_to_registered_suites():
     for suite, _, _ in recorded():
         assert any(suite == name or suite.startswith(f"{name}-") for name in SUITES)

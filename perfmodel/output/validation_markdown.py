@@ -7,7 +7,7 @@ from perfmodel.output.formats import with_unit
 from perfmodel.validation.rows import Row, summarise, unanswered
 from perfmodel.validation.suites import Validation
 
-LISTED = ("longcat-measured", "deepseek")
+LISTED = ("longcat-measured", "longcat-measured-serving", "deepseek", "deepseek-fleet")
 """Suites whose answered rows are few enough to be listed."""
 
 
@@ -18,6 +18,8 @@ def validation_markdown(result: Validation) -> str:
         rows = [row for row in result.rows if row.suite == suite and row.predicted is not None]
         if rows:
             lines += ["", f"### Rows of {suite}", "", *_rows(rows)]
+            notes = [f"- {_cell(row.id)}: {_cell(row.reason)}" for row in rows if row.reason]
+            lines += ["", *dict.fromkeys(notes)] if notes else []
     missing = unanswered(result.rows)
     if missing:
         lines += ["", "### Not answered", "", "| suite | rows | reason |", "|---|---|---|"]

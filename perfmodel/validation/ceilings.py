@@ -60,10 +60,20 @@ def above(rows: Sequence[Row], suites: Collection[str]) -> tuple[str, ...]:
     summary = {(line["suite"], line["quantity"], line["role"]): line for line in summarise(rows)}
     found: list[str] = []
     for key, ceiling in recorded().items():
-        if any(key[0] == name or key[0].startswith(f"{name}-") for name in suites):
+        if _owner(key[0]) in suites:
             own = [row for row in rows if (row.suite, row.quantity, row.role) == key]
             found += (f"{' '.join(key)}: {text}" for text in _worse(ceiling, summary.get(key), own))
     return tuple(found)
+
+
+def _owner(part: str) -> str:
+    """The suite that a part (``silicon-noted``) belongs to: the longest name that begins it, so that ``deepseek`` does
+    not answer for ``deepseek-fleet``.
+    """
+    from perfmodel.validation.suites import SUITES
+
+    names = [name for name in SUITES if part == name or part.startswith(f"{name}-")]
+    return max(names, key=len, default=part)
 
 
 def _worse(ceiling: Ceiling, line: Mapping[str, Any] | None, rows: Sequence[Row]) -> Iterator[str]:

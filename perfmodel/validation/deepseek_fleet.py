@@ -9,6 +9,7 @@ DeepSeek's profile; batches of 84 and 128 requests per decoding GPU, the ends of
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from perfmodel.economics.fleet import DailyTraffic, Fleet, least_fleet
@@ -67,15 +68,30 @@ def rows(progress: Progress | None = None) -> list[Row]:
                 unit="tokens/s",
                 measured=float(record["value"]) / GPUS_PER_NODE,
                 predicted=predict(),
-                role=committed[FILE, name],
-                reason=f"{ending[1:]} requests per GPU" if ending else HEADROOM,
+                role="check" if committed[FILE, name] == "check" else "comparison",  # nothing is fitted here
+                reason=None if ending else HEADROOM,
                 source=record["source"],
             )
         )
-    return found
+    return [_with_fleet(row, found, published) for row in found]
 
 
 HEADROOM = "production's average over a day; the ratio is its headroom, no error"
+
+
+def _with_fleet(row: Row, found: list[Row], published: Mapping[str, Mapping[str, str]]) -> Row:
+    """A decode row that says what its batch means for the day's nodes: arithmetic, so no row of its own."""
+    name, _, batch = row.id.rpartition("_")
+    if name != "ds_prod_decode":
+        return row
+    least, ran = fleet(found, int(batch)), float(published["ds_prod_nodes_mean"]["value"])
+    prefill, decode = least.prefill_gpus / GPUS_PER_NODE, least.decode_gpus / GPUS_PER_NODE
+    text = (
+        f"{batch} requests per GPU: the day takes at least {prefill + decode:.1f} nodes ({prefill:.1f} prefill, "
+        f"{decode:.1f} decode), ${least.usd_per_day:,.0f}; production's {ran:g} are "
+        f"{ran / (prefill + decode):.2f} of that"
+    )
+    return replace(row, reason=text)
 
 
 def lengths_of(published: Mapping[str, Mapping[str, str]]) -> Lengths:
@@ -111,8 +127,13 @@ def prefill_rate(record: Mapping[str, str], lengths: Lengths, hits: float) -> fl
             }
         )
     ).records
-    busy, tokens = middle(found.load.runs, prompts=True)
-    cached = float(found.cached_tokens.sum()) / float(found.input_tokens.sum())
+    runs, (low, high) = found.load.runs, middle(found.load.runs)
+    ends, firsts = runs.start_s + runs.seconds, found.first_token_s
+    own, then = (ends > low) & (ends <= high), (firsts > low) & (firsts <= high)
+    tokens, busy = float((runs.even * runs.prompt)[own].sum()), float(runs.seconds[own].sum())
+    cached = float(found.cached_tokens[then].sum()) / float(
+        found.input_tokens[then].sum()
+    )  # first ones find none
     return tokens * ranks / (1.0 - cached) / busy / scenario.deployment.num_gpus
 
 
@@ -121,7 +142,7 @@ def decode_rate(record: Mapping[str, str], lengths: Lengths, batch: int) -> floa
     what they have computed waits.
     """
     scenario = scenario_of({**record, "batch_per_gpu": str(batch)})
-    return full_batches(scenario, lengths, batch)
+    return full_batches(scenario, lengths, batch).output_tokens_per_s_per_gpu
 
 
 def fleet(found: list[Row], batch: int) -> Fleet:
