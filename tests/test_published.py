@@ -176,7 +176,7 @@ def test_answers_have_intervals_that_hold_them(rows):
         assert 0.0 < row.low <= row.predicted <= row.high, row.id
 
 
-def test_time_to_first_token_is_answered_where_one_instance_serves(rows):
+def test_time_to_first_token_is_answered(rows):
     """Errors are far above the target of 20 %: docs/trust.md says why. They stay below their recorded ceilings."""
     clean = [row for row in rows if row.quantity == "ttft_s" and row.suite == "silicon"]
     answered = [row for row in clean if row.predicted is not None]
@@ -184,8 +184,9 @@ def test_time_to_first_token_is_answered_where_one_instance_serves(rows):
     for row in answered:
         assert 5e-3 < row.predicted < 100.0, row.id
     apart = [row for row in rows if row.quantity == "ttft_s" and row.suite == "silicon-disaggregated"]
-    assert {row.predicted for row in apart} == {None}
-    assert {row.reason for row in apart} == {silicon.TTFT_REASON}
+    answered = [row for row in apart if row.predicted is not None]
+    assert len(answered) >= 0.95 * len(apart)
+    assert all(1e-2 < row.predicted < 200.0 for row in answered)
 
 
 def test_peers_figures_stand_beside_their_rows(rows):
