@@ -39,6 +39,7 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     document, folder = _document(str(name))
     for text in overrides:
         document = apply_override(document, text)
+        _refuse_nulls(document, "")
         document = _from_here(document, text)
     return build_scenario(document, folder=folder)
 
@@ -49,6 +50,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     Raises:
         SpecError: unknown key, missing section or bad value.
     """
+    _refuse_nulls(document, "")
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
         raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
@@ -68,6 +70,15 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
         return Scenario.model_validate(fields)
     except ValidationError as error:
         raise SpecError(describe(error)) from error
+
+
+def _refuse_nulls(value: Any, path: str) -> None:
+    """A null character in a text: no name and no path has one, and the system's calls fail on it."""
+    if isinstance(value, str) and "\0" in value:
+        raise SpecError(f"{path} = {_show(value)}: holds a null character, which no name or path can have")
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            _refuse_nulls(one, f"{path}.{key}" if path else str(key))
 
 
 def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
