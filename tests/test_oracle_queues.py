@@ -66,7 +66,7 @@ def both(router, kind, servers, turns, pause, seed, folder):
     return ours, run_oracle("simulate_queue.py", str(path))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize(
     ("router", "kind", "servers", "turns", "pause"),
     [
