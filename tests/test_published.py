@@ -186,7 +186,9 @@ def test_time_to_first_token_is_answered(rows):
     apart = [row for row in rows if row.quantity == "ttft_s" and row.suite == "silicon-disaggregated"]
     answered = [row for row in apart if row.predicted is not None]
     assert len(answered) >= 0.95 * len(apart)
-    assert all(1e-2 < row.predicted < 200.0 for row in answered)
+    assert all(
+        1e-2 < row.predicted < 1000.0 for row in answered
+    )  # a prefill side that is overrun lets thousands wait
 
 
 def test_peers_figures_stand_beside_their_rows(rows):
