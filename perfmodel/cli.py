@@ -151,8 +151,10 @@ def serve(
     from perfmodel.answer_serve import answer_serve
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic, with_fleet
+    from perfmodel.output.files import check_distinct
     from perfmodel.output.progress import request_progress
     from perfmodel.spec.load import load_scenario
+    from perfmodel.spec.traces import trace_path
 
     if requests is not None:  # before any work
         from perfmodel.output.requests import check_requests_file
@@ -170,6 +172,11 @@ def serve(
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
     asked = load_scenario(scenario, set_ or ())
+    served = trace_path(asked.workload.trace) if asked.workload.trace else None
+    check_distinct(
+        {"--requests": requests, "--result": result, "--trace": trace},
+        {"the scenario": Path(scenario), "workload.trace": served},
+    )
     with request_progress() as progress:
         answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
         if traffic is not None:

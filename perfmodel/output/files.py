@@ -1,6 +1,7 @@
 """Writing a file whole or not at all."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from perfmodel.errors import DataError
@@ -38,6 +39,21 @@ def check_writable(path: Path) -> None:
         raise DataError(f"{path}: is a folder; give a file name in it, e.g. {path / 'step.html'}")
     if not path.parent.is_dir():
         raise DataError(f"{path}: the folder {path.parent} does not exist; create it, or give another path")
+
+
+def check_distinct(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> None:
+    """Refuse an output that is another output's file, or one that is read: it would be lost.
+
+    Raises:
+        DataError: as said, with the names (an option or a key) of both.
+    """
+    taken = {path.resolve(): name for name, path in inputs.items() if path is not None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(path.resolve(), name)
+        if other != name:
+            raise DataError(f"{name} {path}: is the file of {other} too; give another path")
 
 
 def _write(file: Path, asked: Path, content: bytes) -> None:

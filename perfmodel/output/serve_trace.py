@@ -16,15 +16,17 @@ import numpy as np
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write, check_writable
-from perfmodel.serving.records import Records, StepRuns
+from perfmodel.serving.records import Ints, Records, StepRuns
 from perfmodel.serving.serve import Served
 from perfmodel.units import US
 
 SUFFIXES = (".json", ".json.gz")
 MOST_EVENTS = 200_000
-"""Of steps, with their counters, and again of requests: what a browser opens without complaint."""
+"""Of steps, their counters and requests together: what a browser opens without complaint."""
 EVENTS_PER_STEP = 2
-EVENTS_PER_REQUEST = 8
+"""A span and a counter."""
+EVENTS_PER_REQUEST = 10
+"""At most: begin and end of the whole and of four states."""
 REQUESTS_PROCESS = 1_000_000
 
 Event = dict[str, Any]
@@ -50,17 +52,8 @@ def write_serve_trace(answer: ServeAnswer, path: Path) -> str:
         DataError: it can't be written.
     """
     served = answer.served
-    steps, requests = MOST_EVENTS // EVENTS_PER_STEP, MOST_EVENTS // EVENTS_PER_REQUEST
     runs = served.records.load.runs
-    left = [
-        f"{have - most:,} of {have:,} {what}"
-        for what, have, most in (
-            ("runs of steps", len(runs.seconds), steps),
-            ("requests", len(served.records.end_s), requests),
-        )
-        if have > most
-    ]
-    note = f"left out, the last to begin: {' and '.join(left)}" if left else ""
+    steps, requests, note = _kept(served.records)
     head = {
         "displayTimeUnit": "ms",
         "scenario": served.scenario.name,
@@ -69,8 +62,8 @@ def write_serve_trace(answer: ServeAnswer, path: Path) -> str:
     }
     events = [
         *_names(served),
-        *_steps(runs.where(np.argsort(runs.start_s, kind="stable")[:steps])),
-        *_requests(served.records, np.argsort(served.records.arrival_s, kind="stable")[:requests]),
+        *_steps(runs.where(steps)),
+        *_requests(served, requests),
     ]
     lines = ",\n".join(json.dumps(event, allow_nan=False, separators=(",", ":")) for event in events)
     text = f'{json.dumps(head, allow_nan=False)[:-1]}, "traceEvents": [\n{lines}\n]}}\n'
@@ -84,6 +77,24 @@ def replica_name(served: Served, number: int) -> str:
     if served.prefill is None:
         return f"replica {number}"
     return f"decode {number}" if number < decode else f"prefill {number - decode}"
+
+
+def _kept(records: Records) -> tuple[Ints, Ints, str]:
+    """(rows of runs, rows of requests, what is left out), each in the order of beginning, all up to one instant."""
+    starts = np.concatenate([records.load.runs.start_s, records.arrival_s])
+    steps, requests = len(records.load.runs.start_s), len(records.arrival_s)
+    order = np.argsort(starts, kind="stable")
+    events = np.where(order < steps, EVENTS_PER_STEP, EVENTS_PER_REQUEST).cumsum()
+    kept, left = np.split(order, [int(np.searchsorted(events, MOST_EVENTS, side="right"))])
+    rows, arrived = kept[kept < steps], kept[kept >= steps] - steps
+    if not left.size:
+        return rows, arrived, ""
+    return (
+        rows,
+        arrived,
+        f"left out, what begins from {starts[left[0]]:,.1f} s on: {steps - len(rows):,} of {steps:,} runs of steps "
+        f"and {requests - len(arrived):,} of {requests:,} requests",
+    )
 
 
 def _names(served: Served) -> Iterator[Event]:
@@ -113,6 +124,7 @@ def _steps(runs: StepRuns) -> Iterator[Event]:
                 "decoding requests of the fullest rank": int(run["requests"]),
                 "tokens in their caches": round(run["tokens"]),
                 "prompt tokens of the fullest rank": round(run["prompt"]),
+                "pairs its prompts attend to": round(run["attended"]),
                 "mean rank over the fullest": round(run["even"], 4),
             },
         }
@@ -133,8 +145,9 @@ def _step_name(run: dict[str, float]) -> str:
     return f"prompt {run['prompt']:,.0f} tokens{beside}"
 
 
-def _requests(records: Records, rows: np.ndarray) -> Iterator[Event]:
+def _requests(served: Served, rows: Ints) -> Iterator[Event]:
     """Nested spans on a track per request, which Perfetto packs (async events)."""
+    records = served.records
     times = (
         records.arrival_s,
         records.scheduled_s,
@@ -154,7 +167,8 @@ def _requests(records: Records, rows: np.ndarray) -> Iterator[Event]:
             "cached_tokens": int(records.cached_tokens[row]),
             "preemptions": int(records.preemptions[row]),
             "retries": int(records.retries[row]),
-            "replica": int(records.replica[row]),
+            "prompt on": replica_name(served, int(records.prefill_replica[row])),
+            "decoded on": replica_name(served, int(records.replica[row])),
         }
         spans = [("queued", arrival, scheduled), ("prefill", scheduled, prefilled)]
         spans += [("transfer", prefilled, first)] if prefilled < first else []
