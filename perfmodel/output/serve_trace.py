@@ -16,7 +16,7 @@ import numpy as np
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write, check_writable
-from perfmodel.serving.records import Ints, Records, StepRuns
+from perfmodel.serving.records import Ints, StepRuns
 from perfmodel.serving.serve import Served
 from perfmodel.units import US
 
@@ -25,8 +25,9 @@ MOST_EVENTS = 200_000
 """Of steps, their counters and requests together: what a browser opens without complaint."""
 EVENTS_PER_STEP = 2
 """A span and a counter."""
-EVENTS_PER_REQUEST = 10
-"""At most: begin and end of the whole and of four states."""
+EVENTS_PER_REQUEST = 8
+"""At most: begin and end of the whole, of queued, prefill and decode."""
+EVENTS_PER_TRANSFER = 2
 REQUESTS_PROCESS = 1_000_000
 
 Event = dict[str, Any]
@@ -53,7 +54,7 @@ def write_serve_trace(answer: ServeAnswer, path: Path) -> str:
     """
     served = answer.served
     runs = served.records.load.runs
-    steps, requests, note = _kept(served.records)
+    steps, requests, note = _kept(served)
     head = {
         "displayTimeUnit": "ms",
         "scenario": served.scenario.name,
@@ -79,12 +80,14 @@ def replica_name(served: Served, number: int) -> str:
     return f"decode {number}" if number < decode else f"prefill {number - decode}"
 
 
-def _kept(records: Records) -> tuple[Ints, Ints, str]:
+def _kept(served: Served) -> tuple[Ints, Ints, str]:
     """(rows of runs, rows of requests, what is left out), each in the order of beginning, all up to one instant."""
+    records = served.records
+    per_request = EVENTS_PER_REQUEST + (EVENTS_PER_TRANSFER if served.prefill else 0)
     starts = np.concatenate([records.load.runs.start_s, records.arrival_s])
     steps, requests = len(records.load.runs.start_s), len(records.arrival_s)
     order = np.argsort(starts, kind="stable")
-    events = np.where(order < steps, EVENTS_PER_STEP, EVENTS_PER_REQUEST).cumsum()
+    events = np.where(order < steps, EVENTS_PER_STEP, per_request).cumsum()
     kept, left = np.split(order, [int(np.searchsorted(events, MOST_EVENTS, side="right"))])
     rows, arrived = kept[kept < steps], kept[kept >= steps] - steps
     if not left.size:
