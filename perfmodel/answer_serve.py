@@ -88,18 +88,28 @@ def answer_serve(
         "warnings": [
             *_warnings(served),
             *([NO_INTERVALS] if repeats is not None and not intervals else []),
-            *warnings(step),
+            *dict.fromkeys([*warnings(step), *_prefill_warnings(scenario)]),
         ],
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
 
 
+def _prefill_warnings(scenario: Scenario) -> list[str]:
+    """What makes the prefill replicas' steps less certain, where they are others."""
+    side = scenario.prefill_side
+    if side is None:
+        return []
+    deployment = side.deployment.model_copy(update={"phase": "prefill"})
+    return warnings(simulate_step(side.model_copy(update={"deployment": deployment})))
+
+
 def _without_faults(served: Served) -> dict[str, Any] | None:
     """What the same traffic would have had from healthy replicas."""
     if not served.scenario.faults:
         return None
-    healthy = serve(served.scenario.model_copy(update={"faults": ()}), requests=served.requests)
+    scenario = served.scenario.model_copy(update={"faults": ()})
+    healthy = serve(scenario, requests=served.requests, fleet=served.fleet)
     found = serving_metrics(healthy.records, healthy.scenario)
     return {key: found[key] for key in WITHOUT_FAULTS}
 

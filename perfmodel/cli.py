@@ -198,7 +198,7 @@ def serve(
     if json:
         _print_json(answer.values)
     else:
-        from perfmodel.output.tables import print_serve
+        from perfmodel.output.serve_tables import print_serve
 
         print_serve(answer)
     for path in (requests, result, trace):

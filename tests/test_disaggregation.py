@@ -7,7 +7,7 @@ import pytest
 import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_serving import Linear, Watching, number_in_system, requests_of, served, traffic
+from test_serving import LAYOUTS, Linear, Watching, number_in_system, requests_of, served, traffic
 
 from perfmodel.errors import InfeasibleError
 from perfmodel.serving import cluster as module
@@ -181,17 +181,6 @@ def test_a_full_decode_pool_holds_prompts_back(layer_wise):
 
 # --- over random traffic --------------------------------------------------------------------------------------------
 
-POOLS = st.builds(
-    Layout,
-    replicas=st.integers(1, 3),
-    ranks=st.integers(1, 3),
-    blocks=st.sampled_from([30, 60, 100_000]),
-    block_tokens=st.just(16),
-    max_running=st.sampled_from([1, 4, 1000]),
-    watermark=st.sampled_from([0.0, 0.05]),
-    router=st.sampled_from(["central", "round-robin", "least-tokens", "prefix-aware"]),
-    rank_router=st.sampled_from(["round-robin", "least-tokens"]),
-)
 PATHS = st.builds(
     KvPath,
     st.sampled_from([1.0, 100.0]),
@@ -217,7 +206,7 @@ def assert_served(records, requests, steps):
     assert inside * span == pytest.approx((records.end_s - records.arrival_s).sum(), rel=1e-9)
 
 
-@given(traffic(), POOLS, POOLS, PATHS, SWAPS)
+@given(traffic(), LAYOUTS, LAYOUTS, PATHS, SWAPS)
 @settings(max_examples=80, deadline=None)
 def test_everything_is_served_once_and_steps_together_change_nothing(asked, layout, prefill, path, swap):
     requests, seed = unlike_prompts(asked[0]), asked[1]

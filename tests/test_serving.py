@@ -306,7 +306,7 @@ LAYOUTS = st.builds(
     block_tokens=st.just(16),
     max_running=st.sampled_from([1, 4, 1000]),
     watermark=st.sampled_from([0.0, 0.05]),
-    router=st.sampled_from(["central", "round-robin", "least-tokens"]),
+    router=st.sampled_from(["central", "round-robin", "least-tokens", "prefix-aware"]),
     rank_router=st.sampled_from(["round-robin", "least-tokens"]),
 )
 

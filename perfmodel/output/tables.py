@@ -9,10 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer import StepAnswer
-from perfmodel.answer_serve import ServeAnswer
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output.formats import count, scaled, with_unit
+from perfmodel.output.formats import with_unit
 from perfmodel.output.reproduce import scenario_title
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
@@ -47,7 +46,7 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     out.print(_breakdown(values))
     out.print(_stages(answer))
     out.print(_memory(answer))
-    out.print(_basis(values["provenance"]))
+    out.print(basis(values["provenance"]))
     if ops:
         out.print(_ops(values["ops"]))
     else:
@@ -64,202 +63,12 @@ def print_warnings(texts: Sequence[str]) -> None:
         err.print(Text(f"warning: {text}", style="yellow"))
 
 
-def print_serve(answer: ServeAnswer) -> None:
-    """Print a serving run: latencies, rates and money, what the engine was busy with."""
-    out, values = console(), answer.values
-    served, scenario = answer.served, answer.scenario
-    out.print(Text(scenario_title(scenario), style="bold"))
-    cap = served.requests.max_concurrency
-    traffic = f"at most {cap:,} in flight" if cap is not None else "open loop"
-    out.print(
-        Text(
-            f"{values['model']} | {_replicas(values, scenario)} | "
-            f"{values['policy']} | {_counted(values)} over {with_unit(values['duration_s'], 's')}, "
-            f"{traffic} | "
-            f"KV cache {values['kv_tokens_per_rank']:,} tokens per rank",
-            style="dim",
-        )
-    )
-    latency = _table("Latency per request", "", "mean", "p50", "p90", "p99", "what it is")
-    for name, key, unit, what in _LATENCIES:
-        found = values[key]
-        if found is not None:
-            cells = (with_unit(found[part], unit) for part in ("mean", "p50", "p90", "p99"))
-            latency.add_row(name, *(Text(cell) for cell in cells), Text(what, style="dim"))
-    out.print(latency)
-    rates = _table("Throughput and cost", "quantity", "value")
-    for name, text, note in _serve_rates(values):
-        rates.add_row(name, text, Text(note, style="dim"))
-    out.print(rates)
-    if values["without_faults"] is not None:
-        out.print(_fault_table(values))
-    if "intervals" in values:
-        out.print(_serve_intervals(values))
-    if "fleet" in values:
-        out.print(_fleet(values["fleet"], values.get("intervals", {}).get("fleet.by_slo.replicas")))
-    out.print(_basis(values["provenance"]))
-    print_warnings(values["warnings"])
-
-
-def _fault_table(values: Mapping[str, Any]) -> Table:
-    """What faults cost: the same traffic with and without them."""
-    table, healthy = _table("What the faults cost", "", "with them", "without"), values["without_faults"]
-    for name, key, part in (
-        ("TTFT mean", "ttft_s", "mean"),
-        ("TTFT p99", "ttft_s", "p99"),
-        ("TPOT mean", "tpot_s", "mean"),
-        ("E2E p99", "e2e_s", "p99"),
-    ):
-        if values[key] is not None:
-            table.add_row(name, with_unit(values[key][part], "s"), with_unit(healthy[key][part], "s"))
-    for name, key in (
-        ("requests/s within the SLO", "goodput_requests_per_s"),
-        ("$ per million output tokens", "usd_per_million_output_tokens"),
-    ):
-        table.add_row(name, f"{values[key]:.3g}", f"{healthy[key]:.3g}")
-    return table
-
-
-def _counted(values: Mapping[str, Any]) -> str:
-    """``950 requests (50 more left out)``."""
-    left_out = values["left_out_requests"]
-    return f"{values['requests']:,} requests" + (f" ({left_out:,} more left out)" if left_out else "")
-
-
-def _serve_intervals(values: Mapping[str, Any]) -> Table:
-    """How far off the figures are if step times are."""
-    found, parts = values["intervals"], ("mean", "p50", "p90", "p99")
-    table = _table("80 % intervals of the model", "", *parts)
-    for name, key, unit, _ in _LATENCIES:
-        if f"{key}.mean" in found:
-            table.add_row(name, *(Text(_range(found[f"{key}.{part}"], unit)) for part in parts))
-    for name, key in (
-        ("requests/s", "requests_per_s"),
-        ("of them within the SLO", "goodput_requests_per_s"),
-        ("output tokens/s per GPU", "output_tokens_per_s_per_gpu"),
-        ("$ per million output tokens", "usd_per_million_output_tokens"),
-        ("$ per million tokens", "usd_per_million_total_tokens"),
-    ):
-        table.add_row(name, Text(_range(found[key], "")))
-    table.caption = (
-        f"{values['interval_draws']['repeats']} repeats with step times drawn from the model's spread"
-    )
-    return table
-
-
-def _range(bounds: Sequence[float], unit: str) -> str:
-    return " to ".join(with_unit(bound, unit) for bound in bounds)
-
-
-def _fleet(fleet: Mapping[str, Any], replicas: Sequence[int] | None) -> Table:
-    """Replicas for a day's traffic; ``replicas`` is the interval of those by the objectives."""
-    table = _table(
-        f"{fleet['requests_per_day']:,.0f} requests per day ({fleet['tokens_per_day']:.3g} tokens), peak "
-        f"{fleet['peak_to_mean']:g} times the mean: {number(fleet['peak_requests_per_s'])} requests/s",
-        "", "requests/s per replica", "replicas", "GPUs", "$ per day", "$ per month", "what it is",
-    )  # fmt: skip
-    rows = [("by throughput", fleet["by_throughput"], "arithmetic, at this run's load")]
-    by_slo = fleet["by_slo"]
-    if by_slo is not None:
-        note = f"simulated: {by_slo['good_pct']:g} % keep it"
-        if replicas is not None:
-            note += f"; {replicas[0]:,} to {replicas[1]:,} replicas with 80 % probability"
-        rows.append(("by SLO", by_slo, note))
-    for name, size, what in rows:
-        cells = (
-            "-" if size[key] is None else show(size[key])
-            for key, show in (
-                ("requests_per_s_per_replica", number),
-                ("replicas", count),
-                ("num_gpus", count),
-                ("usd_per_day", number),
-                ("usd_per_month", number),
-            )
-        )
-        table.add_row(name, *cells, Text(what, style="dim"))
-    return table
-
-
-_LATENCIES = (
-    ("TTFT", "ttft_s", "s", "arrival to first token"),
-    ("queue", "queue_s", "s", "of it, until a step works on it"),
-    ("transfer", "transfer_s", "s", "of it, from the prompt's end until its cache has arrived"),
-    ("TPOT", "tpot_s", "s", "per token after the first"),
-    ("ITL", "itl_s", "s", "gap between outputs, pooled"),
-    ("E2E", "e2e_s", "s", "arrival to last token"),
-    ("tokens/s per user", "tokens_per_s_per_user", "", "1 / TPOT"),
-)
-"""Rows of the latency table: label, key, unit, meaning."""
-
-
-def _replicas(values: Mapping[str, Any], scenario: Scenario) -> str:
-    """``2 x 16 + 1 x 128 x h800-sxm``."""
-    own, prefill = f"{values['replicas']} x {scenario.deployment.num_gpus}", scenario.prefill
-    if prefill is None:
-        return f"{own} x {values['gpu']}"
-    apart = f"{prefill.serving.replicas} x {prefill.deployment.num_gpus}"
-    return f"{apart} for prefill and {own} for decode, {values['gpu']}"
-
-
-def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    good = values["goodput_requests_per_s"]
-    return [
-        ("requests/s", f"{values['requests_per_s']:.3g}", f"{good:.3g} within the SLO"),
-        ("output tokens/s per GPU", f"{values['output_tokens_per_s_per_gpu']:,.0f}", "all GPUs counted"),
-        ("input tokens/s per GPU", f"{values['input_tokens_per_s_per_gpu']:,.0f}", ""),
-        (
-            "$ per million output tokens",
-            f"{values['usd_per_million_output_tokens']:.3g}",
-            "all cost on the output",
-        ),
-        ("$ per million tokens", f"{values['usd_per_million_total_tokens']:.3g}", "input and output alike"),
-        ("GPU hours", f"{values['gpu_hours']:,.3g}", f"{values['num_gpus']:,} GPUs"),
-        (
-            "busy",
-            f"{values['busy_pct']:.0f} %",
-            f"{values['prompt_steps_pct']:.0f} % of it in steps with prompts",
-        ),
-        *(
-            [("busy with prompts", f"{values['prefill_busy_pct']:.0f} %", "the prefill replicas")]
-            if values["prefill_busy_pct"] is not None
-            else []
-        ),
-        ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", "found in a prefix cache"),
-        ("preemptions", f"{values['preemptions']:,}", "requests that lost their KV blocks for a while"),
-        *([("retries", f"{values['retries']:,}", "after a replica was lost")] if values["retries"] else []),
-        (
-            "MFU, MBU",
-            f"{values['mfu'] * PERCENT:.2g} %, {values['mbu'] * PERCENT:.2g} %",
-            "of the peaks, mean over GPUs and the whole span",
-        ),
-        *_serve_energy(values),
-    ]
-
-
-def _serve_energy(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows about power; none where it is unknown (a warning says why)."""
-    energy = values["energy_j"]
-    if energy is None:
-        return []
-    parts = {name: part / energy for name, part in values["energy_parts_j"].items()}
-    shares = ", ".join(f"{name} {share * PERCENT:.0f} %" for name, share in parts.items())
-    return [
-        (
-            "power per GPU",
-            with_unit(values["power_w_per_gpu"], "W"),
-            "boards alone, a coarse model (docs/power.md)",
-        ),
-        ("energy", scaled(energy, "J"), shares),
-        ("energy per output token", with_unit(values["energy_j_per_output_token"], "J"), ""),
-    ]
-
-
 def print_variants(scenario: Scenario, variants: Sequence[Variant], warnings: Sequence[str]) -> None:
     """Print the comparison of numbers of zero-computation experts, one column per variant."""
     out = console()
     out.print(Text(scenario_title(scenario), style="bold"))
     names = [f"{one.zero_experts}" for one in variants]
-    table = _table("Zero-computation experts: what they change", "per GPU and step", *names)
+    table = table_of("Zero-computation experts: what they change", "per GPU and step", *names)
     for label, cell in _VARIANT_ROWS:
         cells = [cell(one) for one in variants]
         if any(cells):
@@ -297,7 +106,7 @@ def print_validation(result: Validation) -> None:
         out.print(rows)
     reasons = unanswered(result.rows)
     if reasons:
-        table = _table("Not answered", "suite", "rows", "reason")
+        table = table_of("Not answered", "suite", "rows", "reason")
         for suite, reason, number_of_rows in reasons:
             table.add_row(Text(suite), str(number_of_rows), Text(reason))
         out.print(table)
@@ -315,7 +124,7 @@ def _validation_rows(rows: Sequence[Row]) -> Table:
         title += f": up to {FURTHEST} rows, furthest off, of {len(rows):,} (--html FILE or --json for all)"
         answered = [row for row in rows if row.error_pct is not None]
         rows = sorted(answered, key=lambda row: -abs(row.error_pct or 0.0))[:FURTHEST]
-    table = _table(title, "row", "quantity", "measured", "predicted", "error", "as printed", "role")
+    table = table_of(title, "row", "quantity", "measured", "predicted", "error", "as printed", "role")
     for row in rows:
         printed = {None: "", True: "yes", False: "NO"}[row.matches_printed]
         predicted = "" if row.predicted is None else with_unit(row.predicted, row.unit)
@@ -342,7 +151,7 @@ def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
         for name, key in percents.items()
         if name in always or any(line[key] is not None for line in summary)
     }
-    table = _table(
+    table = table_of(
         "Errors, % of the measured figure", "suite", "quantity", "role", "rows", "answered", *shown
     )
     for line in summary:
@@ -386,7 +195,7 @@ def _subtitle(answer: StepAnswer) -> str:
 
 
 def _results(values: dict[str, Any]) -> Table:
-    table = _table("Result", "quantity", "value", "")
+    table = table_of("Result", "quantity", "value", "")
     rows = [
         ("tokens/s per user", "tokens_per_s_per_user", 1.0, "1 / TPOT"),
         ("output tokens/s per GPU", "output_tokens_per_s_per_gpu", 1.0, ""),
@@ -432,7 +241,7 @@ def _results(values: dict[str, Any]) -> Table:
     return table
 
 
-def _basis(found: dict[str, Any]) -> str:
+def basis(found: dict[str, Any]) -> str:
     """What the times rest on, in one line."""
     if not found["calibrated_ops"]:
         return "Times: achievable fractions of the peaks, fitted on public kernel timings (--ops names each source)"
@@ -443,7 +252,7 @@ def _basis(found: dict[str, Any]) -> str:
 
 
 def _breakdown(values: dict[str, Any]) -> Table:
-    table = _table("Where the step's time goes (critical path)", "class", "ms", "share", "")
+    table = table_of("Where the step's time goes (critical path)", "class", "ms", "share", "")
     total = values["step_time_s"]
     for name, seconds in values["breakdown_s"].items():
         share = seconds / total
@@ -453,7 +262,7 @@ def _breakdown(values: dict[str, Any]) -> Table:
 
 
 def _stages(answer: StepAnswer) -> Table:
-    table = _table("Parts of the schedule (critical path)", "part", "us per layer", "layers", "ms per step")
+    table = table_of("Parts of the schedule (critical path)", "part", "us per layer", "layers", "ms per step")
     repeats = {segment.name: segment.repeat for segment in answer.step.segments}
     runs = [name for name in repeats if name.startswith("layers")]
     parts: dict[str, tuple[float, int]] = {}
@@ -473,7 +282,7 @@ def _stages(answer: StepAnswer) -> Table:
 def _memory(answer: StepAnswer) -> Table:
     scenario, values = answer.scenario, answer.values
     device = float(scenario.cluster.gpu.memory_bytes)
-    table = _table("Memory per GPU", "class", "GB", "of device", "")
+    table = table_of("Memory per GPU", "class", "GB", "of device", "")
     classes = values["memory_bytes"]
     for name, size in classes.items():
         table.add_row(
@@ -488,7 +297,7 @@ def _memory(answer: StepAnswer) -> Table:
 
 
 def _ops(rows: Sequence[dict[str, Any]]) -> Table:
-    table = _table(
+    table = table_of(
         "Ops, each alone",
         "op",
         "stream",
@@ -526,7 +335,8 @@ def _bar(share: float) -> str:
     return "█" * cells
 
 
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
+    """An empty table in the style of all others; columns of figures are right-justified."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
