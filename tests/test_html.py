@@ -252,7 +252,7 @@ def test_every_class_has_a_colour_of_its_own(sbo: StepAnswer) -> None:
 
 def test_plotly_is_imported_only_when_a_page_is_made() -> None:
     code = (
-        "import sys, perfmodel.output.html, perfmodel.output.charts; "
+        "import sys, perfmodel.output.html, perfmodel.output.charts.timeline; "
         "print('plotly' in sys.modules or 'jinja2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from perfmodel import cli
 from perfmodel.errors import DataError, PerfModelError
+from perfmodel.output.charts.validation import hover, interval_text
 from perfmodel.output.formats import with_unit
 from perfmodel.output.progress import suite_progress
-from perfmodel.output.validation_charts import hover, interval_text
 from perfmodel.output.validation_html import MAX_ROWS, page, quantity_name, validation_html
 from perfmodel.spec.catalogue import DATA
 from perfmodel.validation import ceilings, suites, user_data

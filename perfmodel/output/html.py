@@ -6,7 +6,8 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output import charts
+from perfmodel.output.charts.shares import breakdown_chart, memory_chart
+from perfmodel.output.charts.timeline import timeline_chart
 from perfmodel.output.colours import EXPOSED, MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
@@ -161,9 +162,9 @@ def _figures(answer: StepAnswer, runs: Sequence[OpRun]) -> dict[str, str]:
     return {
         "layer": _embed(layer_figure(layer), "layer", buttons=BUTTONS),
         "step": _embed(step_figure(step_window(runs)), "step", buttons=BUTTONS),
-        "breakdown": _embed(charts.breakdown_chart(values["breakdown_s"], unit="ms", scale=MS), "breakdown"),
+        "breakdown": _embed(breakdown_chart(values["breakdown_s"], unit="ms", scale=MS), "breakdown"),
         "memory": _embed(
-            charts.memory_chart(
+            memory_chart(
                 values["memory_bytes"],
                 usable=float(usable_bytes(scenario)),
                 device=float(scenario.cluster.gpu.memory_bytes),
@@ -180,7 +181,7 @@ def layer_figure(window: Window) -> Any:
     unit_s, unit = (US, "µs") if window.seconds < LONG_LAYER_S else (MS, "ms")
     strips = stage_rows(window, unit_s)
     one_batch = len({run.launch.micro_batch for run in window.runs}) == 1
-    return charts.timeline_chart(
+    return timeline_chart(
         op_rows(window, unit_s, detailed=True),
         lanes=lanes_of(window, strips),
         end=window.seconds / unit_s,
@@ -194,7 +195,7 @@ def layer_figure(window: Window) -> Any:
 def step_figure(window: Window) -> Any:
     """The timeline of the whole step, every op."""
     strips = layer_rows(window, MS)
-    return charts.timeline_chart(
+    return timeline_chart(
         op_rows(window, MS, detailed=False),
         lanes=lanes_of(window, strips),
         end=window.seconds / MS,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perfmodel.output import validation_charts as charts
+from perfmodel.output.charts import validation as charts
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, with_unit
 from perfmodel.output.pages import render

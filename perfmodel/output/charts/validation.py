@@ -2,14 +2,14 @@
 
 Every point's ``customdata`` is its row's number, from which the page also takes what hovering says (:func:`hover`); a
 trace without it (diagonal, bands) is drawn whatever the filter.
-As in :mod:`perfmodel.output.charts`, the page sets colours of text and lines for its theme.
+As in :mod:`perfmodel.output.charts.base`, the page sets colours of text and lines for its theme.
 """
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from perfmodel.output.charts import CLEAR, Figure, layout
+from perfmodel.output.charts.base import CLEAR, Figure, layout
 from perfmodel.output.formats import with_unit
 from perfmodel.validation.rows import Row
 

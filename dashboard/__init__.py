@@ -1,0 +1,1 @@
+"""The what-if dashboard: Streamlit pages over perfmodel. ``perfmodel dashboard`` starts it."""

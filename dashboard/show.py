@@ -1,0 +1,44 @@
+"""What all pages show in the same way: charts, figures with their intervals, tables with downloads."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
+
+
+def chart(figure: Any, key: str, *, zooms: bool = False) -> None:
+    """A figure as wide as the page, in the theme's colours."""
+    config = {"displaylogo": False, "displayModeBar": "hover" if zooms else False, "modeBarButtons": BUTTONS}
+    st.plotly_chart(figure, width="stretch", theme="streamlit", key=f"chart-{key}", config=config)
+
+
+def downloads(rows: pd.DataFrame, name: str) -> None:
+    """The rows of a result as CSV and as Parquet."""
+    parquet = io.BytesIO()
+    rows.to_parquet(parquet, index=False)
+    with st.container(horizontal=True):
+        st.download_button(
+            "CSV", rows.to_csv(index=False), f"{name}.csv", "text/csv", on_click="ignore", key=f"csv-{name}"
+        )
+        st.download_button(
+            "Parquet",
+            parquet.getvalue(),
+            f"{name}.parquet",
+            "application/vnd.apache.parquet",
+            on_click="ignore",
+            key=f"parquet-{name}",
+        )
+
+
+def warnings(texts: Sequence[str]) -> None:
+    """What makes the page's figures less certain, folded away if it is much."""
+    if texts:
+        with st.expander(
+            f"{len(texts)} warning{'s' if len(texts) > 1 else ''} about these figures", icon="⚠️"
+        ):
+            for text in texts:
+                st.text(text)  # as text: it may quote what somebody uploaded

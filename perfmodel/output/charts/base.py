@@ -1,0 +1,49 @@
+"""What all charts have in common: type names, layout, axis titles.
+
+Charts are pure functions from plain rows or a DataFrame to plotly figures, shared by the HTML pages, the report and the
+dashboard. Figures carry no background and no colour of their own for text and lines: the page that shows them sets
+those for its theme (classes ``xtick``, ``gtitle``, ...). Every mark's meaning is in its hover text too, never in its
+colour alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+Figure = Any
+"""plotly's; typed so because plotly is imported only where a figure is made."""
+
+CLEAR = "rgba(0,0,0,0)"
+
+
+def layout(height: int, **own: Any) -> dict[str, Any]:
+    """What every chart's layout has in common, and a chart's ``own`` settings over it."""
+    return {
+        "template": "none",
+        "height": height,
+        "margin": {"l": 12, "r": 12, "t": 12, "b": 48},
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "modebar": {"bgcolor": CLEAR},
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "legend": {
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "bgcolor": CLEAR,
+        },
+        "hoverlabel": {"align": "left"},
+        "dragmode": "zoom",
+    } | own
+
+
+def bars_layout(height: int) -> dict[str, Any]:
+    """Of charts made of bars, labelled inside."""
+    return layout(height, barmode="overlay", uniformtext={"minsize": 10, "mode": "hide"})
+
+
+def axis_title(text: str) -> dict[str, Any]:
+    """An axis title, close to its axis."""
+    return {"text": text, "standoff": 6, "font": {"size": 13}}
