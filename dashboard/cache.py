@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import streamlit as st
 
@@ -25,9 +25,9 @@ def kept(most: int = MOST_KEPT) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        cached: F = st.cache_resource(max_entries=most, show_spinner=False, hash_funcs={Scenario: key_of})(
+        cached: Any = st.cache_resource(max_entries=most, show_spinner=False, hash_funcs={Scenario: key_of})(
             function
         )
-        return cached
+        return cast(F, cached)
 
     return decorate
