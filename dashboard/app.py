@@ -12,6 +12,10 @@ from dashboard.sidebar import sidebar
 PAGES = (
     ("what_if", "What-if", ":material/tune:"),
     ("overlap", "Overlap", ":material/layers:"),
+    ("experts", "Experts", ":material/alt_route:"),
+    ("traffic", "Traffic", ":material/swap_vert:"),
+    ("compare", "Compare", ":material/compare_arrows:"),
+    ("trust", "Trust", ":material/verified:"),
 )
 # Module of dashboard.views, title, icon; the first is the one that opens. (A string here would be shown on the page.)
 

@@ -201,12 +201,12 @@ def unpacked(packed_text: str) -> str:
     try:
         unzip = zlib.decompressobj()
         data = unzip.decompress(base64.urlsafe_b64decode(packed_text.encode()), 4 * MOST_TEXT + 1)
-        if not unzip.eof:
-            raise DataError(f"yaml: damaged, or longer than {MOST_TEXT:,} characters")
-        text = data.decode("utf-8")
+        text = data.decode("utf-8") if unzip.eof else ""
     except (binascii.Error, zlib.error, ValueError) as error:
         raise DataError("yaml: damaged; the link's end may be missing") from error
-    if len(text) > MOST_TEXT:
+    if not unzip.eof and len(data) <= MOST_TEXT:
+        raise DataError("yaml: damaged; the link's end may be missing")
+    if not unzip.eof or len(text) > MOST_TEXT:
         raise DataError(f"yaml: longer than {MOST_TEXT:,} characters")
     return text
 

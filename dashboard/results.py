@@ -11,6 +11,8 @@ from dashboard.cache import kept
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.errors import PerfModelError
 from perfmodel.explore.curve import batch_curve
+from perfmodel.explore.difference import Difference
+from perfmodel.explore.difference import difference as explained
 from perfmodel.output.html import step_html
 from perfmodel.output.trace import write_trace
 from perfmodel.spec.scenario import Scenario
@@ -43,6 +45,15 @@ def curve(scenario: Scenario) -> pd.DataFrame:
 def published(scenario: Scenario) -> pd.DataFrame:
     """Published points that belong to the scenario."""
     return published_points(scenario)
+
+
+@kept()
+def difference(a: Scenario, b: Scenario) -> Difference | Failed:
+    """What makes b differ from a, or why that can't be said."""
+    try:
+        return explained(a, b)
+    except PerfModelError as error:
+        return Failed(str(error))
 
 
 def html(scenario: Scenario) -> str:

@@ -1,10 +1,11 @@
 """The trade-off curve: what each user gets against what each GPU gives or a million tokens cost, over the batch."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.output.charts.base import Figure, axis_title, layout
-from perfmodel.output.colours import BAND, HERE, PREDICTED, PUBLISHED
+from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
 from perfmodel.output.formats import duration, significant, usd, with_unit
 
 if TYPE_CHECKING:
@@ -72,6 +73,33 @@ def trade_off_chart(
         figure.update_yaxes(type="log", tickprefix="$")
     else:
         figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: str, y: str) -> Figure:
+    """Several curves and their marked batches, without bands: ``curves`` has name -> (curve, batch that is asked)."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(layout=layout(400, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 92}))
+    for (name, (curve, here)), colour, dash in zip(curves.items(), SCENARIO_COLOURS, DASHES, strict=False):
+        sizes = [13 if batch == here else 5 for batch in curve.batch_per_gpu]
+        symbols = ["star" if batch == here else "circle" for batch in curve.batch_per_gpu]
+        figure.add_trace(
+            go.Scatter(
+                x=curve[x],
+                y=curve[y],
+                mode="lines+markers",
+                name=escape(name),
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"size": sizes, "symbol": symbols},
+                customdata=[f"{escape(name)}: {_hover(row, x, y)}" for _, row in curve.iterrows()],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
+    figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
+    if y.startswith("usd"):
+        figure.update_yaxes(type="log", tickprefix="$")
     return figure
 
 
