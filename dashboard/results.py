@@ -28,9 +28,9 @@ class Failed:
 
 @kept()
 def answer(scenario: Scenario) -> StepAnswer | Failed:
-    """The step's answer, or why there is none."""
+    """The step's answer, without how steps vary, or why there is none."""
     try:
-        return answer_step(scenario)
+        return answer_step(scenario, over_steps=False)
     except PerfModelError as error:
         return Failed(str(error))
 
