@@ -97,7 +97,7 @@ def _layout(scenario: Scenario) -> Iterator[Told]:
     parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1)
     if d.redundant_experts:
         parts.append(f"{d.redundant_experts} redundant experts")
-    yield "layout", f"{d.num_gpus:,} GPUs: {', '.join(parts)}; overlap {d.overlap}; {d.backend}", source
+    yield "layout", f"{_gpus(d.num_gpus)}: {', '.join(parts)}; overlap {d.overlap}; {d.backend}", source
     work = []
     if d.phase != "prefill":
         work.append(f"{d.batch_per_gpu:,g} requests per GPU, {d.context_tokens:,g} tokens of context each")
@@ -125,7 +125,10 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
         yield "kernel times", f"{found['calibration']}: no calibration of timed kernels", "docs/calibrate.md"
     constants, engine = scenario.deployment.constants, scenario.deployment.engine
     name = engine or "none"
-    text = f"{name}: host gap {constants.host_gap_us:,.4g} us per step, busiest rank x {constants.imbalance:g}"
+    stated = scenario.routing.imbalance
+    imbalance = constants.imbalance if stated is None else stated
+    text = f"{name}: host gap {constants.host_gap_us:,.4g} us per step, busiest rank x {imbalance:g}"
+    text += "" if stated is None else f" (as the scenario states; fitted: {constants.imbalance:g})"
     if constants.log_std:
         text += f", unexplained spread {constants.log_std:.3g} in the logarithm"
     yield "engine constants", text, constants.source or "no engine named: neutral constants"
@@ -152,8 +155,6 @@ def _routing(step: StepAnswer) -> Iterator[Told]:
         load = f"popularity {routing.popularity}{skew}, placement {routing.placement}"
     else:
         load = "no popularity stated"
-    if routing.imbalance is not None:
-        load += f"; busiest rank x {routing.imbalance:g} on top"
     yield "expert load", load, routing.source or scenario.source or SCENARIO
 
 
@@ -173,9 +174,9 @@ def _traffic(scenario: Scenario, serve: ServeAnswer | None) -> Iterator[Told]:
         text += f", {w.rate:g} per second"
     source = _joined(str(card.get("source", "")), str(card.get("licence", "")), str(card.get("publisher", "")))
     yield "traffic", text, source or scenario.source or SCENARIO
-    replicas = f"{values['replicas']} of {scenario.deployment.num_gpus:,} GPUs, {values['policy']}"
+    replicas = f"{values['replicas']} x {_gpus(scenario.deployment.num_gpus)}, {values['policy']}"
     if values["prefill"]:
-        replicas += f"; prefill apart: {values['prefill']['replicas']} on {values['prefill']['num_gpus']:,} GPUs"
+        replicas += f"; prefill apart: {values['prefill']['replicas']} on {_gpus(values['prefill']['num_gpus'])}"
     yield "replicas", replicas, scenario.source or SCENARIO
     slo = [f"{name} {limit:g} ms" for name, limit in _limits(scenario) if limit is not None]
     if slo:
@@ -185,6 +186,10 @@ def _traffic(scenario: Scenario, serve: ServeAnswer | None) -> Iterator[Told]:
 def _limits(scenario: Scenario) -> tuple[tuple[str, float | None], ...]:
     slo = scenario.slo
     return ("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms)
+
+
+def _gpus(number: int) -> str:
+    return f"{number:,} GPU{'' if number == 1 else 's'}"
 
 
 def _joined(*texts: str) -> str:

@@ -10,6 +10,10 @@ from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 
 
+LONGEST_LINE = 10_000
+"""Texts are not broken: what shows them breaks lines."""
+
+
 def scenario_yaml(scenario: Scenario) -> tuple[str, bool]:
     """The scenario in full, and whether that text was read back and gave the same scenario (its ``hash``).
 
@@ -32,8 +36,8 @@ def _yaml(document: dict[str, Any]) -> str:
     from ruamel.yaml import YAML  # deferred: slow to import
 
     yaml = YAML()
-    yaml.default_flow_style = None
-    yaml.width = 100
+    yaml.default_flow_style = False
+    yaml.width = LONGEST_LINE
     out = io.StringIO()
     yaml.dump(_without_empty(document), out)
     return out.getvalue()

@@ -122,9 +122,9 @@ def _served(
 
 
 def _break_even(step: StepAnswer, api_usd: float | None) -> dict[str, Any] | None:
-    """At which utilisation the step's output tokens cost what an API asks; None without a price, or without output."""
+    """At which utilisation the step's output tokens cost what an API asks; None where no price is asked or paid."""
     usd = step.values["usd_per_million_output_tokens"]
-    if api_usd is None or usd is None:
+    if api_usd is None or not usd:
         return None
     bounds = step.values.get("intervals", {}).get("usd_per_million_output_tokens")
     found = asdict(break_even(usd, api_usd, bounds))

@@ -6,7 +6,6 @@ from typing import Any
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step
 from perfmodel.validation.ceilings import recorded
-from perfmodel.validation.measured import calibration_names
 
 CAVEATS = (
     "Kernels alone are the small part of the error, 1 to 5 % in the median; what an engine adds around them is the "
@@ -62,7 +61,7 @@ def _curve_lines(step: Step) -> Iterator[Line]:
 def _suite_lines(step: Step) -> Iterator[Line]:
     for (suite, quantity, role), ceiling in recorded().items():
         about = _about(suite, step.scenario)
-        if about and role == "check" and ceiling.median_abs_pct is not None:
+        if about and role in ("check", "theory") and quantity in QUANTITIES:
             yield {
                 "suite": suite,
                 "quantity": quantity,
@@ -74,6 +73,15 @@ def _suite_lines(step: Step) -> Iterator[Line]:
             }
 
 
+QUANTITIES = (
+    "tpot_s",
+    "ttft_s",
+    "itl_s",
+    "output_tokens_per_s_per_gpu",
+    "input_tokens_per_s_per_gpu",
+    "usd_per_million_output_tokens",
+)
+"""Of a suite, what a report states too."""
 MEASURED_SERVING = ("h100-sxm", "h200-sxm", "b200-sxm", "gb200-nvl72")
 """GPUs of suite silicon."""
 
@@ -81,9 +89,8 @@ MEASURED_SERVING = ("h100-sxm", "h200-sxm", "b200-sxm", "gb200-nvl72")
 def _about(suite: str, scenario: Scenario) -> str:
     """What a suite's rows have to do with a scenario; empty: nothing."""
     model, gpu = scenario.model.name, scenario.cluster.gpu.name
-    calibrated = scenario.calibration in calibration_names()
-    if suite in ("kernels", "collectives"):
-        return "kernels of all shipped calibrations, this one among them" if calibrated else ""
+    if scenario.costs == "report":
+        return "this way of counting: figures round to those printed" if suite == "longcat-theory" else ""
     if suite.startswith("longcat-measured"):
         here = " on this GPU" if gpu == "h800-sxm" else ", on H800"
         return f"this model{here}" if model == "longcat-flash" else ""
@@ -91,6 +98,6 @@ def _about(suite: str, scenario: Scenario) -> str:
         here = "this model" if model == "deepseek-v3" else "another model"
         return f"{here}, on H800 and H100" if gpu in ("h800-sxm", "h100-sxm") or here == "this model" else ""
     if suite == "silicon":
-        where = "this GPU among them" if gpu in MEASURED_SERVING else "other GPUs"
+        where = "this GPU among others" if gpu in MEASURED_SERVING else "other GPUs"
         return f"measured serving of other models, {where}" if scenario.deployment.engine else ""
     return ""
