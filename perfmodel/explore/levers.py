@@ -131,7 +131,10 @@ def _acceptance(scenario: Scenario, _: float | None) -> Ends | LeftOut:
         reason = "published for LongCat-Flash: Table 7 counts with 0.8, Table 5 has 92.1 % on MT-Bench"
         source = setup["source"]
     else:
-        low, high = max(mtp.acceptance - WHAT_IF_ACCEPTANCE, 0.0), min(mtp.acceptance + WHAT_IF_ACCEPTANCE, 1.0)
+        low, high = (
+            max(mtp.acceptance - WHAT_IF_ACCEPTANCE, 0.0),
+            min(mtp.acceptance + WHAT_IF_ACCEPTANCE, 1.0),
+        )
         reason, source = f"a what-if: {WHAT_IF_ACCEPTANCE:g} less and more, no published range", ""
     return tuple(  # type: ignore[return-value]
         Setting(
@@ -274,7 +277,9 @@ LEVERS = (
     Lever("real experts per token", "experts", _mean_text, _real_experts),
     Lever("draft acceptance", "probability", lambda s: f"{s.deployment.mtp.acceptance:g}", _acceptance),
     Lever("HBM bandwidth", "GB/s", lambda s: _gb_per_s(s.cluster.gpu.hbm_gb_per_s), _hbm),
-    Lever("network bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.network.gb_per_s_per_gpu), _network),
+    Lever(
+        "network bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.network.gb_per_s_per_gpu), _network
+    ),
     Lever("link bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.node.link_gb_per_s), _link),
 )
 """In the order in which they are asked."""

@@ -12,7 +12,7 @@ from typing import Any
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.utilisation import usd_at_utilisation
 from perfmodel.errors import PerfModelError
-from perfmodel.explore.levers import LEVERS, Lever, LeftOut, Setting
+from perfmodel.explore.levers import LEVERS, LeftOut, Lever, Setting
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import simulate_step
 
@@ -104,7 +104,12 @@ def _swing(scenario: Scenario, lever: Lever, low: Setting, high: Setting) -> Swi
     reasons = dict.fromkeys(filter(None, (low.reason, high.reason)))
     sources = dict.fromkeys(filter(None, (low.source, high.source)))
     return Swing(
-        lever.name, lever.unit, lever.base(scenario), *ends, reason="; ".join(reasons), source="; ".join(sources)
+        lever.name,
+        lever.unit,
+        lever.base(scenario),
+        *ends,
+        reason="; ".join(reasons),
+        source="; ".join(sources),
     )
 
 

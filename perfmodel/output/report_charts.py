@@ -51,7 +51,9 @@ def lever_frame(sensitivity: Mapping[str, Any], key: str) -> "pd.DataFrame":
         for lever in sensitivity["levers"]
     ]
     frame = pd.DataFrame(rows)
-    return frame.iloc[(frame["high"] - frame["low"]).abs().argsort(kind="stable")[::-1]].reset_index(drop=True)
+    return frame.iloc[(frame["high"] - frame["low"]).abs().argsort(kind="stable")[::-1]].reset_index(
+        drop=True
+    )
 
 
 def tornado(values: Mapping[str, Any]) -> Figure:

@@ -46,7 +46,10 @@ def page(report: Report) -> dict[str, Any]:
         "command": values["provenance"]["command"],
         "version": values["provenance"]["perfmodel"],
         "hashes": [
-            (label, f"scenario hash {found['scenario_hash']}, calibration {found['calibration']}, seed {found['seed']}")
+            (
+                label,
+                f"scenario hash {found['scenario_hash']}, calibration {found['calibration']}, seed {found['seed']}",
+            )
             for label, found in values["provenance"]["scenarios"].items()
             if found
         ],
@@ -97,8 +100,19 @@ def _part(part: Part, number: int) -> Cell:
         "levers": _levers(part, at),
         "left_out": list(part.values["sensitivity"]["left_out"].items()),
         "break_even": _break_even(part, at),
-        "assumptions": part.values["assumptions"],
+        "assumptions": _assumptions(part.values["assumptions"]),
     }
+
+
+def _assumptions(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The rows; a source that stands above is named by its row."""
+    first: dict[str, str] = {}
+    shown = []
+    for row in rows:
+        owner = first.setdefault(row["source"], row["what"])
+        repeats = row["source"] and owner != row["what"]
+        shown.append({**row, "source": f"as {owner}" if repeats else row["source"]})
+    return shown
 
 
 _TILES = 3
@@ -130,7 +144,12 @@ def _levers(part: Part, at: str) -> list[Cell]:
             "ends": [
                 (
                     lever[end]["label"],
-                    Figure(f"{at}.sensitivity.levers.{number}.{end}.{key}", "", lever[end][key], text(lever[end][key])),
+                    Figure(
+                        f"{at}.sensitivity.levers.{number}.{end}.{key}",
+                        "",
+                        lever[end][key],
+                        text(lever[end][key]),
+                    ),
                 )
                 for end in ("low", "high")
             ],
@@ -149,7 +168,10 @@ def _break_even(part: Part, at: str) -> Cell | None:
     return {
         "api": usd(found["api_usd_per_million_output_tokens"]),
         "at": Figure(
-            f"{at}.break_even.utilisation_pct", "", found["utilisation_pct"], f"{significant(found['utilisation_pct'])} %"
+            f"{at}.break_even.utilisation_pct",
+            "",
+            found["utilisation_pct"],
+            f"{significant(found['utilisation_pct'])} %",
         ),
         "interval": f"{significant(bounds[0])} to {significant(bounds[1])} %" if bounds else "",
         "never": found["utilisation_pct"] > 100.0,
@@ -190,20 +212,31 @@ def _difference(row: Mapping[str, Any], number: int) -> Cell:
         "name": row["name"],
         "first": found["name_a"],
         "reason": "",
-        "charts": [embed(chart, f"difference-{number}-{key}") for key, chart in difference_charts(found).items()],
+        "charts": [
+            embed(chart, f"difference-{number}-{key}") for key, chart in difference_charts(found).items()
+        ],
         "rows": [
             {
                 "component": part["component"],
-                "usd": Figure(f"{at}.rows.{place}.delta_usd", "", part["delta_usd"], _signed(part["delta_usd"], usd)),
+                "usd": Figure(
+                    f"{at}.rows.{place}.delta_usd", "", part["delta_usd"], _signed(part["delta_usd"], usd)
+                ),
                 "tpot": None
                 if part["delta_tpot_s"] is None
-                else Figure(f"{at}.rows.{place}.delta_tpot_s", "", part["delta_tpot_s"], _signed(part["delta_tpot_s"], duration)),
+                else Figure(
+                    f"{at}.rows.{place}.delta_tpot_s",
+                    "",
+                    part["delta_tpot_s"],
+                    _signed(part["delta_tpot_s"], duration),
+                ),
             }
             for place, part in enumerate(found["rows"])
             if part["component"] != "waiting" or part["delta_usd"] or part["delta_tpot_s"]
         ],
         "usd": _signed(found["usd_b"] - found["usd_a"], usd),
-        "tpot": None if found["tpot_a_s"] is None else _signed(found["tpot_b_s"] - found["tpot_a_s"], duration),
+        "tpot": None
+        if found["tpot_a_s"] is None
+        else _signed(found["tpot_b_s"] - found["tpot_a_s"], duration),
     }
 
 

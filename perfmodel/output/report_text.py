@@ -9,6 +9,7 @@ from perfmodel.output.html import question
 from perfmodel.report.content import Report
 from perfmodel.report.part import Part
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.slo import Slo
 from perfmodel.units import PERCENT
 
 
@@ -29,7 +30,12 @@ class Figure:
 def report_values(report: Report) -> dict[str, Any]:
     """``perfmodel report --json``: the report's values with each scenario's question and answer in words."""
     scenarios = [
-        {**part.values, "question": question(part.scenario), "answer": answer(part), "traffic_answer": traffic_answer(part)}
+        {
+            **part.values,
+            "question": question(part.scenario),
+            "answer": answer(part),
+            "traffic_answer": traffic_answer(part),
+        }
         for part in report.parts
     ]
     return {**report.values, "scenarios": scenarios}
@@ -108,15 +114,22 @@ def step_figures(part: Part, at: str) -> list[Figure]:
 def cost_figures(part: Part, at: str) -> list[Figure]:
     """Money at full batches, and of a month."""
     money = part.values["money"]
-    intervals = part.values["step"].get("intervals", {})
-    found = list(_figures({**money, "intervals": intervals}, f"{at}.money", _MONEY))
+    found = list(_figures(money, f"{at}.money", _MONEY))
     notes = {
         "usd_per_million_output_tokens": "full batches, prompts not counted",
         "usd_per_million_input_tokens": money["input_basis"],
         "usd_per_month": f"{count(money['num_gpus'])} GPUs rented all month (365 / 12 days)",
     }
     return [
-        Figure(one.key, one.label, one.value, one.text, one.interval, one.interval_text, notes.get(one.key.rpartition(".")[2], ""))
+        Figure(
+            one.key,
+            one.label,
+            one.value,
+            one.text,
+            one.interval,
+            one.interval_text,
+            notes.get(one.key.rpartition(".")[2], ""),
+        )
         for one in found
     ]
 
@@ -125,11 +138,12 @@ def traffic_figures(part: Part, at: str) -> list[Figure]:
     """Rates and money of the traffic as simulated."""
     if part.serve is None:
         return []
-    served = f"{at}.money.served"
-    return [
-        *_figures(part.values["serve"], f"{at}.serve", _SERVE),
-        *_figures(part.values["money"]["served"], served, _SERVED),
-    ]
+    values, served = part.values["serve"], part.values["money"]["served"]
+    rates = [row for row in _SERVE if row[0] != "goodput_requests_per_s" or part.scenario.slo != Slo()]
+    priced = part.values["money"]["usd_per_gpu_hour"] > 0.0
+    costs = [row for row in _SERVED if priced or row[2] is not usd]
+    bounded = {**served, "intervals": values.get("intervals", {})}
+    return [*_figures(values, f"{at}.serve", rates), *_figures(bounded, f"{at}.money.served", costs)]
 
 
 def latency_rows(part: Part, at: str) -> list[tuple[str, list[Figure]]]:
@@ -137,7 +151,12 @@ def latency_rows(part: Part, at: str) -> list[tuple[str, list[Figure]]]:
     if part.serve is None:
         return []
     rows = []
-    for key, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E"), ("queue_s", "waiting in the queue, of TTFT")):
+    for key, name in (
+        ("ttft_s", "TTFT"),
+        ("tpot_s", "TPOT"),
+        ("e2e_s", "E2E"),
+        ("queue_s", "waiting in the queue, of TTFT"),
+    ):
         found = part.values["serve"][key]
         if found is not None:
             bounds = part.values["serve"].get("intervals", {})
@@ -168,7 +187,11 @@ def fleet_rows(part: Part, at: str) -> list[tuple[str, list[Figure], str]]:
                     ("usd_per_month", "per month", dollars),
                 )
             ]
-            note = "arithmetic, at this run's load" if key == "by_throughput" else f"simulated: {size['good_pct']:g} % keep them"
+            note = (
+                "arithmetic, at this run's load"
+                if key == "by_throughput"
+                else f"simulated: {size['good_pct']:g} % keep them"
+            )
             rows.append((name, cells, note))
     return rows
 
@@ -221,14 +244,18 @@ _SERVE = (
     ("goodput_requests_per_s", "requests/s that keep the objectives", significant),
     ("output_tokens_per_s_per_gpu", "output tokens/s per GPU", significant),
     ("input_tokens_per_s_per_gpu", "input tokens/s per GPU", significant),
-    ("busy_pct", "of the time some step runs", _pct),
+    ("busy_pct", "share of the time in which some step runs", _pct),
     ("gpu_hours", "GPU hours", significant),
 )
 _SERVED = (
-    ("usd_per_million_total_tokens", "per million tokens, input and output together", usd),
-    ("usd_per_million_output_tokens", "per million output tokens, all cost on them", usd),
-    ("usd_per_million_input_tokens", "per million input tokens, all cost on them", usd),
-    ("full_batch_usd_per_million_total_tokens", "per million tokens in this proportion, were batches full", usd),
+    ("usd_per_million_total_tokens", "$ per million tokens, input and output together", usd),
+    ("usd_per_million_output_tokens", "$ per million output tokens, all cost on them", usd),
+    ("usd_per_million_input_tokens", "$ per million input tokens, all cost on them", usd),
+    (
+        "full_batch_usd_per_million_total_tokens",
+        "$ per million tokens in this proportion, were batches full",
+        usd,
+    ),
     ("input_tokens_per_output_token", "input tokens per output token", significant),
-    ("output_rate_pct_of_full_batch", "of the output rate of full batches is asked for", _pct),
+    ("output_rate_pct_of_full_batch", "output tokens/s, of what full batches would give", _pct),
 )

@@ -59,7 +59,11 @@ def _hardware(scenario: Scenario) -> Iterator[Told]:
         f"within {node.link_domain_gpus}, network {network.gb_per_s_per_gpu:,.4g} GB/s per GPU"
     )
     changed = cluster.name in catalogue.names("clusters") and (
-        {key: catalogue.entry("clusters", cluster.name)[part].get(key) for part in ("node", "network") for key in _LINKS[part]}
+        {
+            key: catalogue.entry("clusters", cluster.name)[part].get(key)
+            for part in ("node", "network")
+            for key in _LINKS[part]
+        }
         != {key: getattr(getattr(cluster, part), key) for part in ("node", "network") for key in _LINKS[part]}
     )
     yield "cluster", text, _joined(cluster.source, cluster.date, CHANGED if changed else "")
@@ -172,11 +176,15 @@ def _traffic(scenario: Scenario, serve: ServeAnswer | None) -> Iterator[Told]:
         text += ", all at once" if w.max_concurrency is None else f", {w.max_concurrency:,} in flight"
     elif isinstance(w.rate, float):
         text += f", {w.rate:g} per second"
-    source = _joined(str(card.get("source", "")), str(card.get("licence", "")), str(card.get("publisher", "")))
+    source = _joined(
+        str(card.get("source", "")), str(card.get("licence", "")), str(card.get("publisher", ""))
+    )
     yield "traffic", text, source or scenario.source or SCENARIO
     replicas = f"{values['replicas']} x {_gpus(scenario.deployment.num_gpus)}, {values['policy']}"
     if values["prefill"]:
-        replicas += f"; prefill apart: {values['prefill']['replicas']} on {_gpus(values['prefill']['num_gpus'])}"
+        replicas += (
+            f"; prefill apart: {values['prefill']['replicas']} on {_gpus(values['prefill']['num_gpus'])}"
+        )
     yield "replicas", replicas, scenario.source or SCENARIO
     slo = [f"{name} {limit:g} ms" for name, limit in _limits(scenario) if limit is not None]
     if slo:

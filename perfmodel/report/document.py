@@ -9,7 +9,6 @@ from perfmodel.spec.documents import parse_yaml
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 
-
 LONGEST_LINE = 10_000
 """Texts are not broken: what shows them breaks lines."""
 

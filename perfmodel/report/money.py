@@ -8,6 +8,7 @@ from perfmodel.errors import PerfModelError
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
 
+OUTPUT, INPUT = "usd_per_million_output_tokens", "usd_per_million_input_tokens"
 HOURS_PER_MONTH = 24.0 * 365.0 / 12.0
 
 
@@ -21,7 +22,7 @@ def money(step: StepAnswer, serve: ServeAnswer | None) -> dict[str, Any]:
     """
     scenario, values = step.scenario, step.values
     price = scenario.prices.usd_per_gpu_hour
-    input_usd, basis = _input_cost(step)
+    input_usd, input_interval, basis = _input_cost(step)
     output_usd = values["usd_per_million_output_tokens"]
     usd = output_usd if output_usd is not None else input_usd
     gpus = scenario.fleet_gpus
@@ -30,6 +31,14 @@ def money(step: StepAnswer, serve: ServeAnswer | None) -> dict[str, Any]:
         "usd_per_million_output_tokens": output_usd,
         "usd_per_million_input_tokens": input_usd,
         "input_basis": basis,
+        "intervals": {
+            key: bounds
+            for key, bounds in (
+                (OUTPUT, values.get("intervals", {}).get(OUTPUT)),
+                (INPUT, input_interval),
+            )
+            if bounds
+        },
         "usd_by_op_class": {
             name: usd * seconds / values["step_time_s"] for name, seconds in values["breakdown_s"].items()
         },
@@ -40,7 +49,9 @@ def money(step: StepAnswer, serve: ServeAnswer | None) -> dict[str, Any]:
     }
 
 
-def _served(step: dict[str, Any], serve: ServeAnswer | None, input_usd: float | None) -> dict[str, Any] | None:
+def _served(
+    step: dict[str, Any], serve: ServeAnswer | None, input_usd: float | None
+) -> dict[str, Any] | None:
     """What the traffic's tokens cost, and how much of the GPUs it fills."""
     if serve is None:
         return None
@@ -64,13 +75,15 @@ def _served(step: dict[str, Any], serve: ServeAnswer | None, input_usd: float | 
 _KINDS = ("output", "input", "total")
 
 
-def _input_cost(step: StepAnswer) -> tuple[float | None, str]:
-    """(USD per million prompt tokens, what step that is of): the step's own, or a prefill step's on the same GPUs."""
+def _input_cost(step: StepAnswer) -> tuple[float | None, list[float] | None, str]:
+    """(USD per million prompt tokens, its 80 % interval, what step that is of): the step's own, or a prefill step's on
+    the same GPUs.
+    """
     scenario = step.scenario
     if scenario.deployment.phase == "prefill":
-        return step.values["usd_per_million_input_tokens"], "the step itself"
+        return (*_of(step), "the step itself")
     if scenario.costs == "report":
-        return None, "costs = report counts decode alone"
+        return None, None, "costs = report counts decode alone"
     side: Scenario = scenario.prefill_side or scenario
     deployment = side.deployment.model_copy(update={"phase": "prefill"})
     basis = (
@@ -80,5 +93,9 @@ def _input_cost(step: StepAnswer) -> tuple[float | None, str]:
     try:
         found = answer_step(side.model_copy(update={"deployment": deployment, "prefill": None}))
     except PerfModelError as error:
-        return None, f"{basis}: {error}"
-    return found.values["usd_per_million_input_tokens"], basis
+        return None, None, f"{basis}: {error}"
+    return (*_of(found), basis)
+
+
+def _of(answer: StepAnswer) -> tuple[float, list[float] | None]:
+    return answer.values[INPUT], answer.values.get("intervals", {}).get(INPUT)

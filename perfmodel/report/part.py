@@ -7,7 +7,7 @@ from typing import Any
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.answer_serve import ServeAnswer, answer_serve
 from perfmodel.economics.utilisation import break_even
-from perfmodel.errors import PerfModelError
+from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.explore.sensitivity import sensitivity
 from perfmodel.report.assumptions import assumptions
@@ -30,6 +30,22 @@ class Options:
     """A day's traffic to size a fleet for."""
     api_usd_per_million_output_tokens: float | None = None
     """What somebody else asks for a million output tokens."""
+
+
+DEAREST_USD = 1e6
+"""Per million tokens: a dollar per token."""
+
+
+def check_api_price(usd: float | None) -> None:
+    """Refuses a price that nobody asks.
+
+    Raises:
+        SpecError: not above 0, or above DEAREST_USD.
+    """
+    if usd is not None and not 0.0 < usd <= DEAREST_USD:
+        raise SpecError(
+            f"--api-usd-per-million-output {usd:g}: must be above 0 and at most {DEAREST_USD:g} USD, e.g. 0.7"
+        )
 
 
 @dataclass(frozen=True, slots=True)

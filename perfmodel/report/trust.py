@@ -41,9 +41,9 @@ def _curve_lines(step: Step) -> Iterator[Line]:
         for task, timing in zip(segment.tasks, segment.timings, strict=True)
         if timing.calibrated
     }
-    backends = {
-        task.op.backend for segment in step.segments for task in segment.tasks if task.op.backend
-    } | {""}
+    backends = {task.op.backend for segment in step.segments for task in segment.tasks if task.op.backend} | {
+        ""
+    }
     for (kernel, dtype, backend), curve in calibration.curves.items():
         own = (kernel, dtype) in used or (dtype == "any" and any(kernel == name for name, _ in used))
         if own and (not backend or backend in backends) and curve.median_error_pct is not None:

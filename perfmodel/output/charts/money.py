@@ -114,8 +114,12 @@ def tornado_chart(
         tickprefix="$" if is_money else "",
         ticksuffix=unit,
     )
-    figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, automargin=True, ticklabelstandoff=6)
-    figure.update_layout(uniformtext=None, margin={"t": 12, "b": 84, "l": 12, "r": 12}, legend={"traceorder": "normal"})
+    figure.update_yaxes(
+        autorange="reversed", fixedrange=True, showgrid=False, automargin=True, ticklabelstandoff=6
+    )
+    figure.update_layout(
+        uniformtext=None, margin={"t": 12, "b": 84, "l": 12, "r": 12}, legend={"traceorder": "normal"}
+    )
     return figure
 
 
@@ -156,6 +160,8 @@ def waterfall_chart(
             measure=["absolute", *["relative"] * len(rows), "total"],
             text=[text(start), *(_signed(delta, text) for _, delta in rows), text(end)],
             textposition="outside",
+            constraintext="none",
+            textfont={"size": 11},
             cliponaxis=False,
             increasing={"marker": {"color": INCREASE}},
             decreasing={"marker": {"color": DECREASE}},
@@ -167,7 +173,12 @@ def waterfall_chart(
         )
     )
     figure.update_xaxes(
-        tickvals=list(range(len(labels))), ticktext=labels, fixedrange=True, showgrid=False, tickangle=0, automargin=True
+        tickvals=list(range(len(labels))),
+        ticktext=labels,
+        fixedrange=True,
+        showgrid=False,
+        tickangle=0,
+        automargin=True,
     )
     figure.update_yaxes(
         title=axis_title(escape(title)),
@@ -223,7 +234,11 @@ def break_even_chart(
         if utilisation_pct is not None and utilisation_pct <= 100.0:
             _break_even_point(figure, api_usd, utilisation_pct, interval_pct)
     figure.update_xaxes(
-        title=axis_title("share of the time in full steps, %"), range=[0, 102], ticksuffix=" %", fixedrange=True, zeroline=False
+        title=axis_title("share of the time in full steps, %"),
+        range=[0, 102],
+        ticksuffix=" %",
+        fixedrange=True,
+        zeroline=False,
     )
     figure.update_yaxes(
         title=axis_title("USD per million output tokens"),
@@ -251,7 +266,7 @@ def speed_cost_chart(frame: "pd.DataFrame") -> Figure:
             y=frame["usd"],
             mode="markers+text",
             text=names,
-            textposition="top center",
+            textposition="top right",
             cliponaxis=False,
             marker={"size": 11, "color": OWN_COST},
             error_x=_bars(frame, "speed"),
@@ -263,9 +278,15 @@ def speed_cost_chart(frame: "pd.DataFrame") -> Figure:
             hovertemplate="%{customdata}<extra></extra>",
         )
     )
-    figure.update_xaxes(title=axis_title("tokens/s per user (faster →)"), rangemode="tozero", fixedrange=True, zeroline=False)
+    figure.update_xaxes(
+        title=axis_title("tokens/s per user (faster →)"), rangemode="tozero", fixedrange=True, zeroline=False
+    )
     figure.update_yaxes(
-        title=axis_title("USD per million output tokens"), rangemode="tozero", tickprefix="$", fixedrange=True, automargin=True
+        title=axis_title("USD per million output tokens"),
+        rangemode="tozero",
+        tickprefix="$",
+        fixedrange=True,
+        automargin=True,
     )
     return figure
 
@@ -290,7 +311,14 @@ def _band(figure: Figure, low: float, high: float) -> None:
     figure.add_vrect(x0=low, x1=high, fillcolor=INTERVAL, line_width=0, layer="below")
     mark = {"symbol": "square", "size": 12, "color": INTERVAL}
     figure.add_trace(  # for the legend alone
-        go.Scatter(x=[None], y=[None], mode="markers", marker=mark, name="80 % interval of the model", hoverinfo="skip")
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker=mark,
+            name="80 % interval of the model",
+            hoverinfo="skip",
+        )
     )
 
 
