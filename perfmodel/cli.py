@@ -306,7 +306,7 @@ def report(
             "--fleet-peak-to-mean": fleet_peak_to_mean,
             "--fleet-good-pct": fleet_good_pct,
             "--format": format_,
-            "--out": out or (None if pdf or format_ or json else "report.html"),
+            "--out": out,
             "--pdf": pdf,
             "--json": json,
         },

@@ -86,7 +86,7 @@ def difference(a: StepAnswer | Scenario, b: StepAnswer | Scenario) -> Difference
             "tokens are not the same good; compare steps of one phase"
         )
     parts_a, parts_b = step_parts(one.step), step_parts(other.step)
-    rows = tuple([*(_row(name, parts_a, parts_b) for name in COMPONENTS), _price_row(parts_a, parts_b)])
+    rows = (*(_row(name, parts_a, parts_b) for name in COMPONENTS), _price_row(parts_a, parts_b))
     return Difference(
         name_a=one.scenario.name,
         name_b=other.scenario.name,

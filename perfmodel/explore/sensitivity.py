@@ -1,4 +1,4 @@
-"""What moves the cost of a token: one lever at a time between a low and a high value, each with the reason for its range.
+"""What moves the cost of a token: one lever at a time between a low and a high value, and why these.
 
 A lever's value is the same step simulated again with one field changed. A range is what is published or quoted; where
 nothing is, it is plus and minus WHAT_IF_PCT and says that it is a what-if. A lever that a scenario does not have is
@@ -100,14 +100,14 @@ def sensitivity(
 
 
 def _swing(scenario: Scenario, lever: Lever, low: Setting, high: Setting) -> Swing:
-    ends = [_end(scenario, setting) for setting in (low, high)]
     reasons = dict.fromkeys(filter(None, (low.reason, high.reason)))
     sources = dict.fromkeys(filter(None, (low.source, high.source)))
     return Swing(
-        lever.name,
-        lever.unit,
-        lever.base(scenario),
-        *ends,
+        lever=lever.name,
+        unit=lever.unit,
+        base_label=lever.base(scenario),
+        low=_end(scenario, low),
+        high=_end(scenario, high),
         reason="; ".join(reasons),
         source="; ".join(sources),
     )

@@ -25,8 +25,8 @@ def chromium() -> str:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         raise DataError(
-            "--pdf: needs Chromium or Chrome to print, and none is on the PATH: install it (Debian: apt install chromium), "
-            "or write HTML with --out and print it from a browser"
+            "--pdf: needs Chromium or Chrome to print, and none is on the PATH: install it (Debian: apt install "
+            "chromium), or write HTML with --out and print it from a browser"
         )
     return found
 

@@ -83,7 +83,7 @@ def break_even(values: Mapping[str, Any]) -> Figure:
     import pandas as pd
 
     usd = values["money"]["usd_per_million_output_tokens"]
-    at = np.arange(LEAST_PCT, PERCENT + 1.0)
+    at: Any = np.arange(LEAST_PCT, PERCENT + 1.0)
     frame = pd.DataFrame({"utilisation_pct": at, "usd": usd_at_utilisation(usd, at)})
     bounds = values["step"].get("intervals", {}).get("usd_per_million_output_tokens")
     if bounds:
@@ -145,7 +145,7 @@ def difference_charts(found: Mapping[str, Any]) -> dict[str, Figure]:
             frame.rename(columns={"delta_tpot_s": "delta"}),
             start=found["tpot_a_s"],
             end=found["tpot_b_s"],
-            title="time per output token, ms",
+            title="time per output token",
             is_money=False,
             **ends,
         )

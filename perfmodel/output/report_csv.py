@@ -8,8 +8,8 @@ from typing import Any
 from perfmodel.report.content import Report
 
 COLUMNS = ("scenario", "key", "value", "low", "high", "text")
-"""``key`` is the figure's place in ``perfmodel report --json``, below its scenario; ``low`` and ``high`` the 80 % interval;
-``text`` what is no number."""
+"""``key`` is the figure's place in ``perfmodel report --json``, below its scenario; ``low`` and ``high`` the 80 %
+interval; ``text`` what is no number."""
 SKIPPED = ("ops", "intervals", "scenario_yaml", "warnings", "provenance", "mean_intervals", "interval_draws")
 """Not figures, or beside the figure that they belong to."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perfmodel.output.charts.money import MINUS
 from perfmodel.output.colours import OP_CLASS_COLOURS, op_class_name
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.html import question
@@ -107,7 +108,7 @@ def _part(part: Part, number: int) -> Cell:
 def _assumptions(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     """The rows; a source that stands above is named by its row."""
     first: dict[str, str] = {}
-    shown = []
+    shown: list[Mapping[str, str]] = []
     for row in rows:
         owner = first.setdefault(row["source"], row["what"])
         repeats = row["source"] and owner != row["what"]
@@ -247,7 +248,7 @@ NOISE = 1e-12
 def _signed(value: float, text: Any) -> str:
     if abs(value) < NOISE:
         return "0"
-    return f"{'+' if value > 0 else '−'}{text(abs(value))}"
+    return f"{'+' if value > 0 else MINUS}{text(abs(value))}"
 
 
 def _validation_row(line: Mapping[str, Any]) -> Cell:

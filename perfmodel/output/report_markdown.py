@@ -106,7 +106,8 @@ def _money(part: Part, shown: dict[str, Any]) -> list[str]:
         blocks += [
             "### How busy the GPUs must be",
             plain(
-                f"Break-even with {found['api']} per million output tokens at {found['at'].text} of the time in full steps{bounds}."
+                f"Break-even with {found['api']} per million output tokens: at {found['at'].text} of the time in full "
+                f"steps{bounds}."
             ),
         ]
     rows = [[row["what"], row["value"], row["source"]] for row in shown["assumptions"]]

@@ -10,7 +10,7 @@ from perfmodel.report.content import Report
 from perfmodel.report.part import Part
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
-from perfmodel.units import PERCENT
+from perfmodel.units import MEGA, PERCENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ def answer(part: Part) -> str:
     price = part.scenario.prices.usd_per_gpu_hour
     if not price:
         bounds = _said(values.get("intervals", {}).get("step_time_s"), duration)
-        return f"{part.scenario.model.name} {speed}, a step taking {duration(values['step_time_s'])}{bounds}; its GPUs have no price."
+        step = f"a step taking {duration(values['step_time_s'])}{bounds}"
+        return f"{part.scenario.model.name} {speed}, {step}; its GPUs have no price."
     bounds = _said(values.get("intervals", {}).get(key), usd)
     return (
         f"{part.scenario.model.name} {speed} and costs {usd(values[key])} per million {kind} tokens at "
@@ -89,8 +90,8 @@ def traffic_answer(part: Part) -> str:
     )
     if money["usd_per_gpu_hour"]:
         text += (
-            f"; paid for the whole run, these GPUs cost {usd(served['usd_per_million_total_tokens'])} per million tokens, "
-            f"input and output together, and {dollars(money['usd_per_month'])} per month"
+            f"; paid for the whole run, these GPUs cost {usd(served['usd_per_million_total_tokens'])} per million "
+            f"tokens, input and output together, and {dollars(money['usd_per_month'])} per month"
         )
     fill = served["output_rate_pct_of_full_batch"]
     if fill is not None:
@@ -199,8 +200,9 @@ def fleet_rows(part: Part, at: str) -> list[tuple[str, list[Figure], str]]:
 def fleet_title(part: Part) -> str:
     """What day the fleet is for."""
     fleet = part.values["money"]["fleet"]
+    tokens = significant(fleet["tokens_per_day"] / MEGA)
     return (
-        f"A day of {fleet['requests_per_day']:,.0f} requests ({significant(fleet['tokens_per_day'] / 1e6)} million tokens), "
+        f"A day of {fleet['requests_per_day']:,.0f} requests ({tokens} million tokens), "
         f"busiest at {fleet['peak_to_mean']:g} times its mean: {significant(fleet['peak_requests_per_s'])} requests/s"
     )
 

@@ -102,7 +102,8 @@ def _comparison(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 
 def _compared(first: Part, part: Part) -> dict[str, Any]:
-    assert first.step is not None and part.step is not None
+    assert first.step is not None
+    assert part.step is not None
     values = part.step.values
     row = {key: values[key] for key in _COMPARED}
     row |= {"name": part.label, "intervals": {key: values.get("intervals", {}).get(key) for key in _BOUNDED}}
@@ -167,7 +168,7 @@ def _warnings(parts: Sequence[Part]) -> list[str]:
 
 def _intervals(parts: Sequence[Part]) -> dict[str, Any]:
     """``LABEL.step.QUANTITY`` and ``LABEL.serve.QUANTITY`` -> [low, high]."""
-    found = {}
+    found: dict[str, Any] = {}
     for part in parts:
         for kind in ("step", "serve"):
             own = (part.values[kind] or {}).get("intervals", {})

@@ -1,6 +1,6 @@
 """How far off perfmodel has been where a step's figures rest: errors on record, and caveats that no number holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perfmodel.spec.scenario import Scenario
@@ -54,8 +54,13 @@ def _curve_lines(step: Step) -> Iterator[Line]:
                 "n": curve.num_rows,
                 "median_abs_pct": curve.median_error_pct,
                 "coverage_pct": None,
-                "about": f"this GPU's kernels, as {calibration.document.get('source', 'timed')}",
+                "about": f"this GPU's kernels, timed on {_device(calibration.document)}",
             }
+
+
+def _device(document: Mapping[str, Any]) -> str:
+    environment = document.get("environment", {})
+    return str(environment.get("device_name") or environment.get("cpu") or "it")
 
 
 def _suite_lines(step: Step) -> Iterator[Line]:

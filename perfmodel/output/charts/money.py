@@ -1,7 +1,7 @@
 """Charts of money: what moves a token's cost, why two differ, when one's own GPUs beat a price, speed against cost.
 
-Pure functions from a DataFrame to a plotly figure, as in :mod:`perfmodel.output.charts.base`. Names and labels come from
-users' files, and plotly draws a subset of HTML: everything that is text here is escaped here.
+Pure functions from a DataFrame to a plotly figure, as in :mod:`perfmodel.output.charts.base`. Names and labels come
+from users' files, and plotly draws a subset of HTML: everything that is text here is escaped here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,14 @@ from perfmodel.output.formats import duration, percent, usd
 if TYPE_CHECKING:
     import pandas as pd
 
+MINUS = "\N{MINUS SIGN}"
 ROW_PIXELS = 44
 BAR_SHARE = 0.62
 """Of a row that its bar fills."""
 ROOM = 0.42
 """Of the width of all bars, on each side, for the labels at their ends."""
+ROOM_AT_END = 0.22
+"""Of a waterfall's width, for the labels beyond its bars."""
 FLAT = 1e-9
 """Changes below this share of the larger total are none."""
 
@@ -64,8 +67,8 @@ def tornado_chart(
     """Levers as bars around ``base``, the first row on top.
 
     Columns: ``name``; ``low`` and ``high``, the result at the lever's low and high value; ``low_label`` and
-    ``high_label``, those values in words. ``interval`` (the model's own 80 %) is a band behind them. Results are USD, or
-    seconds with ``is_money`` False.
+    ``high_label``, those values in words. ``interval`` (the model's own 80 %) is a band behind them. Results are USD,
+    or seconds with ``is_money`` False.
     """
     import plotly.graph_objects as go
 
@@ -152,16 +155,20 @@ def waterfall_chart(
     hovers = [f"<b>{escape(start_label)}</b><br>{text(start)}"]
     hovers += [f"<b>{escape(name)}</b><br>{_signed(delta, text)}" for name, delta in rows]
     hovers += [f"<b>{escape(end_label)}</b><br>{text(end)}, {_change(end, start)}"]
-    figure = go.Figure(layout=layout(380, margin={"l": 12, "r": 12, "t": 28, "b": 12}))
+    figure = go.Figure(
+        layout=layout(ROW_PIXELS * len(labels) + 60, margin={"l": 12, "r": 12, "t": 8, "b": 52})
+    )
+    places = list(range(len(labels)))
     figure.add_trace(
         go.Waterfall(
-            x=list(range(len(labels))),
-            y=[start * scale, *(delta * scale for _, delta in rows), end * scale],
+            orientation="h",
+            y=places,
+            x=[start * scale, *(delta * scale for _, delta in rows), end * scale],
             measure=["absolute", *["relative"] * len(rows), "total"],
             text=[text(start), *(_signed(delta, text) for _, delta in rows), text(end)],
             textposition="outside",
             constraintext="none",
-            textfont={"size": 11},
+            textfont={"size": 12},
             cliponaxis=False,
             increasing={"marker": {"color": INCREASE}},
             decreasing={"marker": {"color": DECREASE}},
@@ -172,21 +179,25 @@ def waterfall_chart(
             showlegend=False,
         )
     )
-    figure.update_xaxes(
-        tickvals=list(range(len(labels))),
+    figure.update_yaxes(
+        tickvals=places,
         ticktext=labels,
+        autorange="reversed",
         fixedrange=True,
         showgrid=False,
-        tickangle=0,
+        zeroline=False,
         automargin=True,
+        ticklabelstandoff=6,
     )
-    figure.update_yaxes(
+    reached = [start, *(start + sum(delta for _, delta in rows[: n + 1]) for n in range(len(rows))), end, 0.0]
+    room = ROOM_AT_END * (max(reached) - min(reached)) * scale
+    figure.update_xaxes(
         title=axis_title(escape(title)),
-        rangemode="tozero",
+        range=[min(reached) * scale - (room if min(reached) < 0.0 else 0.0), max(reached) * scale + room],
         fixedrange=True,
         tickprefix="$" if is_money else "",
         ticksuffix="" if is_money else " ms",
-        automargin=True,
+        nticks=6,
         zeroline=False,
     )
     return figure
@@ -259,14 +270,14 @@ def speed_cost_chart(frame: "pd.DataFrame") -> Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure(layout=layout(400, margin={"l": 12, "r": 12, "t": 12, "b": 60}, showlegend=False))
-    names = [escape(name) for name in frame["name"]]
+    names, middle = [escape(name) for name in frame["name"]], max(frame["speed"]) / 2.0
     figure.add_trace(
         go.Scatter(
             x=frame["speed"],
             y=frame["usd"],
             mode="markers+text",
             text=names,
-            textposition="top right",
+            textposition=["top right" if speed <= middle else "top left" for speed in frame["speed"]],
             cliponaxis=False,
             marker={"size": 11, "color": OWN_COST},
             error_x=_bars(frame, "speed"),
@@ -381,11 +392,11 @@ def _change(value: float, base: float) -> str:
 
 
 def _signed(value: float, text: Any) -> str:
-    return f"{'+' if value > 0 else '−'}{text(abs(value))}"
+    return f"{'+' if value > 0 else MINUS}{text(abs(value))}"
 
 
-def _broken(label: str, width: int = 14) -> str:
-    """A label in lines that fit under a bar."""
+def _broken(label: str, width: int = 18) -> str:
+    """A label in lines that fit beside a bar."""
     import textwrap
 
     return "<br>".join(escape(line) for line in textwrap.wrap(label, width) or [""])
