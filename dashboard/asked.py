@@ -68,12 +68,12 @@ class Asked:
         """
         return _scenario(self)
 
-    def command(self) -> str:
+    def command(self, verb: str = "step", options: str = "") -> str:
         """The command line that asks the same (of an upload: with the file that the dashboard gives back)."""
         if self.text:
-            return "perfmodel step scenario.yaml"
+            return " ".join(filter(None, (f"perfmodel {verb} scenario.yaml", options)))
         sets = (f"--set {shlex.quote(f'{path}={value}')}" for path, value in self.sets)
-        return " ".join(("perfmodel step", shlex.quote(self.name), *sets))
+        return " ".join(filter(None, (f"perfmodel {verb}", shlex.quote(self.name), *sets, options)))
 
     def query(self) -> dict[str, str | list[str]]:
         """Query parameters of the link."""

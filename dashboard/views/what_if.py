@@ -162,3 +162,12 @@ def _take_away(scenario: Scenario) -> None:
             on_click="ignore",
             key="download-html",
         )
+        st.download_button(
+            "Cost report (HTML)",
+            lambda: results.report([scenario], asked.command("report", "--out report.html")),
+            "report.html",
+            "text/html",
+            on_click="ignore",
+            key="download-report",
+            help="To hand on: the answer in a sentence, assumptions, traffic, sensitivity. Takes some seconds.",
+        )
