@@ -34,14 +34,14 @@ def dashboard(log=subprocess.DEVNULL, **environment):
         start_new_session=True,
     )
     try:
-        _wait(port)
+        wait_until_served(port)
         yield port
     finally:
         os.killpg(process.pid, 15)
         process.wait(20)
 
 
-def _wait(port):
+def wait_until_served(port):
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         try:
@@ -59,8 +59,8 @@ class Shown:
     metrics: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     exceptions: list[str] = field(default_factory=list)
-    widgets: dict[str, str] = field(default_factory=dict)
-    """User key -> the id by which the front end names the widget."""
+    widgets: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """User key -> kind of the widget, and the id by which the front end names it."""
 
 
 class Session:
@@ -75,13 +75,14 @@ class Session:
         self.shown = Shown()
 
     def run(self, **changed):
-        """Run the script, with widgets (user keys) moved to new values, and read until it is over."""
+        """Run the script, with sliders and number inputs (user keys) moved to new values, and read until it is over."""
         message = BackMsg()
         message.rerun_script.query_string = self.query
         for key, value in changed.items():
-            state = WidgetState(id=self.shown.widgets[key])
-            if isinstance(value, str):
-                state.string_value = value
+            kind, found = self.shown.widgets[key]
+            state = WidgetState(id=found)
+            if kind == "number_input":
+                state.double_value = value
             else:
                 state.double_array_value.data.append(value)
             self.states[key] = state
@@ -108,7 +109,7 @@ class Session:
             widget = getattr(element, kind, None)
             found = getattr(widget, "id", "")
             if isinstance(found, str) and "-ask-" in found:
-                self.shown.widgets["ask-" + found.rpartition("-ask-")[2]] = found
+                self.shown.widgets["ask-" + found.rpartition("-ask-")[2]] = (kind, found)
 
     def close(self):
         self.connection.__exit__(None, None, None)
