@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment oracle-env clean
+.PHONY: help demo dash test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment oracle-env clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ help: ## what each target does
 demo: $(VENV)/.run-$(KEY) ## LongCat-Flash decoding on 128 H800, and an HTML timeline of it
 	$(BIN)/perfmodel step longcat-flash-h800 --html longcat-flash-h800.html
 	@echo "Timeline: open longcat-flash-h800.html in a browser"
+
+dash: $(VENV)/.dash-$(KEY) ## the what-if dashboard in a browser, on this machine only
+	$(BIN)/perfmodel dashboard
 
 test: $(VENV)/.dev-$(KEY) oracle-env ## set up and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone' $(PYTEST_ARGS)
@@ -71,6 +74,10 @@ clean: ## remove environments and caches
 $(VENV)/.run-$(KEY):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dash-$(KEY): $(VENV)/.run-$(KEY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dashboard]'
 	touch $@
 
 $(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)

@@ -1,6 +1,7 @@
 """What all pages show in the same way: charts, figures with their intervals, tables with downloads."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,3 +43,11 @@ def warnings(texts: Sequence[str]) -> None:
         ):
             for text in texts:
                 st.text(text)  # as text: it may quote what somebody uploaded
+
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>$:^&])")
+
+
+def plain(text: str) -> str:
+    """Text as Streamlit's Markdown shows it letter by letter: links, maths, colours and icons included."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

@@ -26,7 +26,7 @@ from perfmodel.overlap.analysis import (
 from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import Step, has_contention, simulate_step
+from perfmodel.step import Step, common_log_std, has_contention, simulate_step
 from perfmodel.tails import step_tails
 from perfmodel.uncertainty import step_interval
 
@@ -237,18 +237,12 @@ def _uncovered(step: Step) -> list[str]:
     return [text + _listed(names)] if names else []
 
 
-def common_log_std(step: Step) -> float:
-    """Spread that all ops of a step share: the device's noise between runs, and what the engine's constants leave."""
-    repeat = step.calibration.repeat_log_std if step.calibration else 0.0
-    return float(np.hypot(repeat, step.scenario.deployment.constants.log_std))
-
-
 def _intervals(step: Step) -> dict[str, Any]:
     """80 % intervals of the step time and of what follows from it, where every op's spread is known."""
     if step.scenario.costs == "report":
         return {}  # a published way of counting has no spread
     found = step_interval(
-        step.segments, common_log_std=common_log_std(step), contention=has_contention(step.scenario)
+        step.segments, common_log_std=common_log_std(step.scenario), contention=has_contention(step.scenario)
     )
     if found is None:
         return {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.answer import common_log_std, plain, provenance, warnings
+from perfmodel.answer import plain, provenance, warnings
 from perfmodel.answer_intervals import check_repeats, run_intervals
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of_runs, usage_values
 from perfmodel.economics.requests import serving_metrics
@@ -16,7 +16,7 @@ from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces import read_trace
-from perfmodel.step import Step, simulate_step
+from perfmodel.step import Step, common_log_std, simulate_step
 
 SHORTAGE = 0.02
 """Share of requests preempted above which it is said."""
@@ -149,7 +149,9 @@ def _intervals(served: Served, step: Step, repeats: int | None, progress: Progre
     """Model intervals, where they were asked for and every op's spread is known."""
     if repeats is None:
         return {}
-    return run_intervals(served, common_log_std=common_log_std(step), repeats=repeats, progress=progress)
+    return run_intervals(
+        served, common_log_std=common_log_std(step.scenario), repeats=repeats, progress=progress
+    )
 
 
 def _warnings(served: Served) -> list[str]:

@@ -324,6 +324,20 @@ def validate(
         raise typer.Exit(1)
 
 
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port of this machine.")] = 8501,
+    address: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 shows the dashboard to the whole network.")
+    ] = "127.0.0.1",
+    headless: Annotated[bool, typer.Option("--headless", help="Don't open a browser.")] = False,
+) -> None:
+    """What-if in a browser: sliders, curves, timelines, traffic; on this machine only unless told otherwise."""
+    from perfmodel.output.start_dashboard import run_dashboard
+
+    raise typer.Exit(run_dashboard(port, address=address, headless=headless))
+
+
 def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
     from perfmodel.errors import PerfModelError

@@ -1,5 +1,6 @@
 """One step of a batch: ops, their costs and their schedule, run on the timeline or on its vectorised twin."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -67,6 +68,13 @@ def predict_steps(scenario: Scenario) -> StepTimes:
 def has_contention(scenario: Scenario) -> bool:
     """Whether ops that run together slow each other; never under ``costs: report``."""
     return scenario.deployment.contention and scenario.costs != "report"
+
+
+def common_log_std(scenario: Scenario) -> float:
+    """Spread that all ops of a step share: the device's noise between runs, and what the engine's constants leave."""
+    calibration = _calibration(scenario)
+    repeat = calibration.repeat_log_std if calibration else 0.0
+    return math.hypot(repeat, scenario.deployment.constants.log_std)
 
 
 def step_segments(scenario: Scenario) -> tuple[Segment, ...]:

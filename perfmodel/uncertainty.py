@@ -10,10 +10,13 @@ interval. ``calibrate check`` and ``perfmodel validate`` report how often measur
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.kernels.timing import Timing
+from perfmodel.numeric import Num
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.twin import step_times
 
@@ -56,6 +59,50 @@ def drawn_step_times(
         step_times([_scaled(segment, factors) for segment in segments], contention=contention).step_time_s
         for segments in steps
     ]
+
+
+def drawn_curve(
+    segments: Sequence[Segment], like: Sequence[Segment], *, common_log_std: float, contention: bool
+) -> Array | None:
+    """Step times of the scenarios that the timings' arrays hold, under the same 64 draws, s: (draws, scenarios).
+
+    ``like`` is the step of one of them, whose shapes say which ops err together: a kernel is one curve at every point,
+    and at that scenario the draws are :func:`step_interval`'s. None where an op's time has no known spread.
+    """
+    keys: dict[str, float] = {}
+    if not _add_spread_keys(like, keys) or not keys:
+        return None
+    factors = _factors(keys, common_log_std)
+    points = max(np.size(timing.seconds) for segment in segments for timing in segment.timings)
+    drawn = [
+        replace(
+            segment,
+            timings=tuple(
+                _at_points(timing, factors[own.spread_key or COMMON], points)
+                for timing, own in zip(segment.timings, one.timings, strict=True)
+            ),
+        )
+        for segment, one in zip(segments, like, strict=True)
+    ]
+    return step_times(drawn, contention=contention).step_time_s.reshape(DRAWS, points)
+
+
+def _at_points(timing: Timing, factors: Array, points: int) -> Timing:
+    """The timing of every point under every draw, draw after draw."""
+
+    def own(part: Num) -> Num:
+        drawn: Any = np.multiply.outer(factors, np.broadcast_to(np.asarray(part, dtype=float), (points,)))
+        flat: Num = drawn.ravel()
+        return flat
+
+    return replace(
+        timing,
+        latency_s=own(timing.latency_s),
+        compute_s=own(timing.compute_s),
+        memory_s=own(timing.memory_s),
+        link_s=own(timing.link_s),
+        network_s=own(timing.network_s),
+    )
 
 
 def _scaled(segment: Segment, factors: Mapping[str, Array]) -> Segment:

@@ -8,7 +8,6 @@ from test_serve import DECODES, PROMPT, node
 from typer.testing import CliRunner
 
 from perfmodel import answer_intervals
-from perfmodel.answer import common_log_std
 from perfmodel.answer_serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import SpecError
@@ -16,7 +15,7 @@ from perfmodel.serving.records import StepRuns
 from perfmodel.serving.serve import serve
 from perfmodel.serving.spread import Spread, run_spread, typical_step
 from perfmodel.serving.stretch import stretched
-from perfmodel.step import predict_steps, simulate_step
+from perfmodel.step import common_log_std, predict_steps, simulate_step
 from perfmodel.uncertainty import step_interval
 
 BUSY = ["workload.request_rate=4", "workload.num_requests=150", "workload.output_tokens=150"]
@@ -70,7 +69,7 @@ def test_the_spread_is_that_of_the_step_command():
     scenario = node()
     runs = StepRuns.of([[0, 0, 4.0, 6, 0, 1, 64, 64 * 5000, 0, 0, 1]])
     step = simulate_step(node("deployment.batch_per_gpu=8", "deployment.context_tokens=5000"))
-    common = common_log_std(step)
+    common = common_log_std(step.scenario)
     found = run_spread(scenario, runs, common_log_std=common)
     low, high = step_interval(step.segments, common_log_std=common, contention=True)
     assert found.correlation == pytest.approx(1.0)

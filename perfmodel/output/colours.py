@@ -27,6 +27,29 @@ OP_CLASS_COLOURS: dict[str, str] = {
 EXPOSED = "#D55E00"
 """Signal colour: communication that nothing hides."""
 
+STREAM_COLOURS: dict[str, str] = {
+    "compute": "#0072B2",
+    "experts": "#E69F00",
+    "NVLink": "#009E73",
+    "network": "#CC79A7",
+    "host": "#6E6E6E",
+}
+"""Stream, as charts name it -> colour."""
+
+SCENARIO_COLOURS = ("#8A8A8A", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6FD0")
+"""Scenarios beside each other, in order; the first is what the others are compared with."""
+DASHES = ("dash", "solid", "dot", "dashdot", "longdash", "solid", "dot", "dash")
+"""Their lines, so that colour alone never tells them apart."""
+
+PREDICTED = "#0072B2"
+"""What perfmodel says."""
+BAND = "rgba(0,114,178,0.18)"
+"""Its 80 % interval."""
+HERE = "#D55E00"
+"""The scenario that is asked, among others."""
+PUBLISHED = "#009E73"
+"""What somebody measured."""
+
 OP_CLASS_NAMES: dict[str, str] = {
     OpClass.DENSE_FFN: "dense FFN",
     OpClass.TP_COMMUNICATION: "TP communication",

@@ -103,6 +103,28 @@ def overlap_pct(timeline: Timeline, rank: int = 0) -> float:
     return PERCENT * _overlap(compute, communication) / total if total > 0.0 else 0.0
 
 
+def occupied_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
+    """Each instant of a step once, by what one rank does in it, s; sums to the step time.
+
+    ``compute``: something computes; ``communication``: something communicates and nothing computes (exposed);
+    ``host``: neither, and the host works; ``waiting``: nothing runs.
+    """
+    compute, communication = _compute_and_communication(timeline, rank)
+    host = _merge(
+        (span.start_s, span.end_s)
+        for span in rank_spans(timeline, rank)
+        if op_of(timeline, span).stream == Stream.HOST
+    )
+    upto_communication = _merge((*compute, *communication))
+    upto_host = _length(_merge((*upto_communication, *host)))
+    return {
+        "compute": _length(compute),
+        "communication": _length(upto_communication) - _length(compute),
+        "host": upto_host - _length(upto_communication),
+        "waiting": timeline.step_time_s - upto_host,
+    }
+
+
 MOST_RANKS = 16
 """Ranks that :func:`in_situ_s` looks at, spaced evenly."""
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from perfmodel.errors import PerfModelError, SpecError
+from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec import catalogue
-from perfmodel.spec.documents import parse_yaml, read_document
+from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.model import Model
 from perfmodel.spec.routing_files import READERS
@@ -26,6 +26,7 @@ CALIBRATED = "calibrated"
 """Cluster name that stands for the device of the scenario's calibration."""
 NAMED = ("model", "cluster", "prices", "power", "gpu")
 """Sections that a catalogue name may stand for."""
+FILE_ENDINGS = (".yaml", ".yml", ".json", ".csv", ".jsonl", ".parquet", ".gz")
 
 
 def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
@@ -42,6 +43,70 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         _refuse_nulls(document, "")
         document = _from_here(document, text)
     return build_scenario(document, folder=folder)
+
+
+def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "scenario") -> Scenario:
+    """The scenario of a YAML text from somebody unknown, e.g. an upload: it may name the catalogue, but no file.
+
+    Raises:
+        SpecError: an unknown key or name, a bad value, or a file named.
+        DataError: malformed or hostile YAML, or more than a megabyte of it.
+        UnsupportedError: a model that is not modelled.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise DataError(f"{name}: larger than {MAX_BYTES} bytes, which no scenario is")
+    found = parse_yaml(text, name)
+    if not isinstance(found, dict):
+        raise DataError(f"{name}: must hold a mapping of keys to values, e.g. base: longcat-flash-h800")
+    refuse_files(found)
+    document, _ = _with_base({"name": name, **found}, Path(), 0)
+    for override in overrides:
+        document = apply_override(document, override)
+    refuse_files(document)
+    return build_scenario(document)
+
+
+def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
+    """A catalogue scenario with overrides from somebody unknown, e.g. a link: nothing in them may name a file.
+
+    Raises:
+        SpecError: no such name, an unknown key, a bad value, or a file named.
+        UnsupportedError: a model that is not modelled.
+    """
+    document = {"base": name}
+    refuse_files(document)
+    document, _ = _with_base(document, Path(), 0)
+    for override in overrides:
+        document = apply_override(document, override)
+    document.setdefault("name", name)
+    refuse_files(document)
+    return build_scenario(document)
+
+
+def refuse_files(document: Mapping[str, Any]) -> None:
+    """Refuse a document that names a file of this machine, where a catalogue name or the content itself would do.
+
+    Raises:
+        SpecError: as said, with the key.
+    """
+    sections = {key: document.get(key) for key in ("model", "workload", "routing")}
+    inner = {key: value for key, value in sections.items() if isinstance(value, Mapping)}
+    named = {
+        "base": document.get("base"),
+        "calibration": document.get("calibration"),
+        "model": sections["model"] if isinstance(sections["model"], str) else None,
+        "model.base": inner.get("model", {}).get("base"),
+        "workload.trace": inner.get("workload", {}).get("trace"),
+    }
+    for key, value in named.items():
+        if isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(FILE_ENDINGS)):
+            raise SpecError(
+                f"{key} = {_show(value)}: a file can't be named here; allowed: names of the catalogue"
+            )
+    for key in READERS:
+        value = inner.get("routing", {}).get(key)
+        if isinstance(value, str):
+            raise SpecError(f"routing.{key} = {_show(value)}: a file can't be named here; state the numbers")
 
 
 def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Scenario:
@@ -232,6 +297,11 @@ def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
     else:
         document, folder = catalogue.entry("scenarios", name), Path()
         document.setdefault("name", name)
+    return _with_base(document, folder, depth)
+
+
+def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict[str, Any], Path]:
+    """The document merged over its base, and the folder that the result's paths are relative to."""
     base = document.pop("base", None)
     if base is None:
         return document, folder

@@ -13,12 +13,12 @@ from perfmodel.errors import PerfModelError
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import has_contention, predict_steps, step_segments
+from perfmodel.step import common_log_std, has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
 from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
-from perfmodel.validation.steps import StepPrediction, bounds, common_log_std, predict_step
+from perfmodel.validation.steps import StepPrediction, bounds, predict_step
 from perfmodel.validation.suites import Progress
 
 MODELS = {

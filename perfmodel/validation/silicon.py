@@ -15,6 +15,7 @@ from perfmodel.errors import PerfModelError
 from perfmodel.serving.closed_loop import ClosedLoop, MeanStep, Steps, mean_step, tpot_draws
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
+from perfmodel.step import common_log_std
 from perfmodel.units import MS
 from perfmodel.validation import roles
 from perfmodel.validation.measured import identities
@@ -22,7 +23,7 @@ from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.silicon_loop import simulated
-from perfmodel.validation.steps import bounds, common_log_std
+from perfmodel.validation.steps import bounds
 
 NAME = "silicon"
 FILE = "silicon_serving.csv"

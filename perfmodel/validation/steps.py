@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.kernels.calibration import load_calibration
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import has_contention, step_segments
+from perfmodel.step import common_log_std, has_contention, step_segments
 from perfmodel.uncertainty import drawn_step_times
 
 Array = NDArray[np.float64]
@@ -40,12 +39,6 @@ def predict_step(scenario: Scenario) -> StepPrediction:
         for task, timing in zip(segment.tasks, segment.timings, strict=True)
     }
     return StepPrediction(scenario, seconds, None if found is None else found[0], alone)
-
-
-def common_log_std(scenario: Scenario) -> float:
-    """Spread that everything in a step shares: the device's noise and what the engine's constants leave unexplained."""
-    repeat = load_calibration(scenario.calibration).repeat_log_std if scenario.calibration else 0.0
-    return float(np.hypot(repeat, scenario.deployment.constants.log_std))
 
 
 def bounds(values: Any) -> tuple[float, float]:

@@ -46,4 +46,4 @@ def bars_layout(height: int) -> dict[str, Any]:
 
 def axis_title(text: str) -> dict[str, Any]:
     """An axis title, close to its axis."""
-    return {"text": text, "standoff": 6, "font": {"size": 13}}
+    return {"text": text, "standoff": 12, "font": {"size": 13}}

@@ -1,0 +1,84 @@
+"""Changes that bring others with them: another model, cluster or layout must stay a scenario that can be run."""
+
+from perfmodel.spec import catalogue
+from perfmodel.spec.scenario import Scenario
+
+Changes = dict[str, str | None]
+
+
+def model_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
+    """Another model, with what it can't do taken back, and words about that."""
+    model, d = catalogue.model(name), scenario.deployment
+    changes: Changes = {
+        "model": name,
+        "routing.mean_real_experts": "null",
+        "routing.workload": '""',
+        "routing.std_real_experts": "null",
+    }
+    said = []
+    if d.overlap in ("sbo", "sbo-engine") and not model.has_shortcut:
+        overlap = "tbo" if model.moe else "sequential"
+        changes["deployment.overlap"] = overlap
+        said.append(f"no shortcut in {name}, so nothing for sbo to hide behind: overlap is {overlap}")
+    if d.mtp.draft_tokens and model.mtp is None:
+        changes["deployment.mtp.draft_tokens"] = "0"
+        said.append(f"{name} has no draft layer (MTP): draft tokens are 0")
+    if model.moe is None and scenario.routing.popularity:
+        changes["routing"] = "{}"
+        said.append(f"{name} has no experts: routing is left out")
+    redundant = redundant_experts(model.moe.num_experts if model.moe else 0, d.ep)
+    if redundant != d.redundant_experts:
+        changes["deployment.redundant_experts"] = str(redundant)
+        said.append(f"redundant experts are {redundant}, so that {d.ep} ranks hold equally many")
+    return changes, "; ".join(said)
+
+
+def cluster_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
+    """Another cluster, with its GPU's own calibration and price where the catalogue has them."""
+    gpu = str(catalogue.entry("clusters", name)["gpu"])
+    calibration = gpu if gpu in catalogue.names("calibrations") else ""
+    changes: Changes = {"cluster": name, "calibration": calibration or '""'}
+    said = [
+        f"kernels as calibrated on {gpu}"
+        if calibration
+        else f"no calibration ships for {gpu}: kernels by roofline with fitted fractions"
+    ]
+    prices = prices_of(gpu)
+    if prices and scenario.prices.name not in prices:
+        changes["prices"] = prices[0]
+        said.append(f"price {prices[0]}")
+    elif not prices:
+        said.append(f"the catalogue has no price for {gpu}: $ {scenario.prices.usd_per_gpu_hour:g} is kept")
+    return changes, "; ".join(said)
+
+
+def layout_changes(
+    scenario: Scenario, *, gpus: int, attention_tp: int, dense_tp: int, moe_tp: int
+) -> tuple[Changes, str]:
+    """Another layout of one pipeline stage: data parallelism, expert parallelism and redundant experts follow."""
+    moe = scenario.model.moe
+    ep = max(gpus // moe_tp, 1)
+    redundant = redundant_experts(moe.num_experts if moe else 0, ep)
+    changes: Changes = {
+        "deployment.attention_dp": str(max(gpus // attention_tp, 1)),
+        "deployment.attention_tp": str(attention_tp),
+        "deployment.dense_tp": str(dense_tp),
+        "deployment.moe_tp": str(moe_tp),
+        "deployment.ep": str(ep),
+        "deployment.redundant_experts": str(redundant),
+    }
+    said = f"{redundant} redundant experts, so that {ep} ranks hold equally many" if redundant else ""
+    return changes, said
+
+
+def redundant_experts(num_experts: int, ep: int) -> int:
+    """Fewest copies with which every rank holds equally many experts."""
+    return -num_experts % ep if num_experts else 0
+
+
+def prices_of(gpu: str) -> tuple[str, ...]:
+    """Prices of the catalogue for a GPU: those that name its family."""
+    family = gpu.partition("-")[0].upper()
+    return tuple(
+        name for name in catalogue.names("prices") if catalogue.entry("prices", name).get("gpu") == family
+    )

@@ -1,0 +1,57 @@
+"""The dashboard's first file: the address, the controls, and one of its pages. Run by ``perfmodel dashboard``."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import streamlit as st
+
+from dashboard import session
+from dashboard.show import plain
+from dashboard.sidebar import sidebar
+
+PAGES = (
+    ("what_if", "What-if", ":material/tune:"),
+    ("overlap", "Overlap", ":material/layers:"),
+    ("experts", "Experts", ":material/alt_route:"),
+    ("traffic", "Traffic", ":material/swap_vert:"),
+    ("compare", "Compare", ":material/compare_arrows:"),
+    ("trust", "Trust", ":material/verified:"),
+)
+# Module of dashboard.views, title, icon; the first is the one that opens. (A string here would be shown on the page.)
+
+
+def main() -> None:
+    """One run of the script."""
+    st.set_page_config(page_title="perfmodel", page_icon="📈", layout="wide")
+    session.start()
+    page = st.navigation(
+        [
+            st.Page(
+                _page(module), title=title, icon=icon, url_path=module.replace("_", "-"), default=number == 0
+            )
+            for number, (module, title, icon) in enumerate(PAGES)
+        ]
+    )
+    sidebar(session.scenario())
+    session.write_link()
+    st.title(page.title)
+    errors, notes = session.said()
+    for text in errors:
+        st.error(plain(f"{text}. The scenario is as it was."), icon=":material/error:")
+    for text in notes:
+        st.info(plain(text), icon=":material/info:")
+    page.run()
+
+
+def _page(module: str) -> Callable[[], None]:
+    """A page's function, whose module is read when it is first opened."""
+
+    def page() -> None:
+        import_module(f"dashboard.views.{module}").render(session.scenario())
+
+    page.__name__ = module
+    return page
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""What a session asks: a catalogue scenario or an uploaded one, with overrides; and the same as a link.
+
+A link reads like the command line: ``?v=1&scenario=NAME&set=key.path=value&set=...``, or ``yaml=...`` for an upload,
+which it carries whole. ``hash`` is the scenario's, so that a link whose names have come to mean something else says so.
+"""
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import perfmodel
+from perfmodel.errors import DataError, SpecError
+from perfmodel.spec.documents import parse_yaml
+from perfmodel.spec.load import apply_override, scenario_of_name, scenario_of_text
+from perfmodel.spec.scenario import Scenario
+
+VERSION = "1"
+"""Of the link's form."""
+DEFAULT = "longcat-flash-h800"
+MOST_SETS = 200
+MOST_CHARACTERS = 2_000
+"""Of one override."""
+MOST_TEXT = 24_000
+"""Characters of an uploaded scenario: a link has to carry it."""
+MOST_GPUS = 4096
+MOST_LAYERS = 512
+"""What a page computes while somebody waits for it."""
+
+Sets = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scenario as it was asked for."""
+
+    name: str = DEFAULT
+    """Of the catalogue; with ``text``, the upload's own."""
+    text: str = ""
+    """An uploaded scenario; empty: the catalogue's."""
+    sets: Sets = ()
+    """Overrides: key path and value, as YAML."""
+
+    def changed(self, changes: Mapping[str, str | None]) -> "Asked":
+        """With some overrides replaced (None: dropped); a section's new name drops overrides inside it."""
+        kept = {
+            path: value
+            for path, value in self.sets
+            if path not in changes and not any(path.startswith(f"{section}.") for section in changes)
+        }
+        kept |= {path: value for path, value in changes.items() if value is not None}
+        ordered = sorted(
+            kept.items(), key=lambda item: (item[0].count("."), item[0])
+        )  # sections before their fields
+        return replace(self, sets=tuple(ordered))
+
+    def scenario(self) -> Scenario:
+        """The scenario.
+
+        Raises:
+            SpecError: an unknown name or key, a bad value, a file named, or more than a page can compute.
+            DataError: YAML that is none.
+            UnsupportedError: a model that is not modelled.
+        """
+        return _scenario(self)
+
+    def query(self) -> dict[str, str | list[str]]:
+        """Query parameters of the link."""
+        which = {"yaml": packed(self.text), "name": self.name} if self.text else {"scenario": self.name}
+        sets = {"set": [f"{path}={value}" for path, value in self.sets]} if self.sets else {}
+        return {"v": VERSION, **which, **sets, "hash": self.scenario().hash}
+
+
+def yaml_of(asked: Asked) -> str:
+    """A scenario file that asks the same, for the command line and to upload again."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    document: dict[str, Any] = parse_yaml(asked.text, asked.name) if asked.text else {"base": asked.name}
+    for path, value in asked.sets:
+        document = apply_override(document, f"{path}={value}")
+    out = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(document, out)
+    return f"# perfmodel {perfmodel.__version__}, scenario hash {asked.scenario().hash}\n{out.getvalue()}"
+
+
+@lru_cache(maxsize=256)
+def _scenario(asked: Asked) -> Scenario:
+    """Frozen, and the same for every session that asks the same."""
+    overrides = [f"{path}={value}" for path, value in asked.sets]
+    if asked.text:
+        found = scenario_of_text(asked.text, overrides, name=asked.name)
+    else:
+        found = scenario_of_name(asked.name, overrides)
+    sides = [found, found.prefill_side] if found.prefill_side is not None else [found]
+    for side in sides:
+        d = side.deployment
+        if max(d.num_gpus, d.ep) > MOST_GPUS:
+            raise SpecError(
+                f"{d.num_gpus:,} GPUs: the dashboard answers up to {MOST_GPUS:,}; use the command line"
+            )
+        if d.ranks != "representative":
+            raise SpecError(
+                "deployment.ranks = all: the dashboard simulates the busiest rank; use perfmodel step"
+            )
+    if found.model.num_layers > MOST_LAYERS:
+        raise SpecError(
+            f"{found.model.num_layers:,} layers: the dashboard answers up to {MOST_LAYERS}; use the command line"
+        )
+    return found
+
+
+def from_query(query: Mapping[str, Sequence[str]]) -> Asked | None:
+    """What a link asks; None where it asks nothing.
+
+    Raises:
+        SpecError: another version's link, or one that is damaged; DataError, UnsupportedError: as for a scenario.
+    """
+    if not any(key in query for key in ("v", "scenario", "yaml", "set")):
+        return None
+    version = _one(query, "v", "")
+    if version != VERSION:
+        raise SpecError(f"v = {version or 'missing'!s:.20}: this dashboard reads links of version {VERSION}")
+    if "yaml" in query:
+        asked = Asked(name=_one(query, "name", "upload")[:80], text=unpacked(_one(query, "yaml", "")))
+    else:
+        asked = Asked(name=_one(query, "scenario", DEFAULT)[:200])
+    asked = replace(asked, sets=parsed_sets(query.get("set", ())))
+    asked.scenario()
+    return asked
+
+
+def link_warning(asked: Asked, query: Mapping[str, Sequence[str]]) -> str:
+    """What to say where a link's scenario is no longer the one that it was made for."""
+    stated = _one(query, "hash", "")
+    if stated and stated != asked.scenario().hash:
+        return (
+            "this link was made for a scenario that has changed since (another version of perfmodel, or a link edited "
+            "by hand): figures may differ from those that its sender saw"
+        )
+    return ""
+
+
+def parsed_sets(texts: Iterable[str]) -> Sets:
+    """``key.path=value`` as pairs.
+
+    Raises:
+        SpecError: too many, too long, or not of that form.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise SpecError(f"set = {text[:60]!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
+        if len(text) > MOST_CHARACTERS:
+            raise SpecError(f"set = {text[:60]!r}...: longer than {MOST_CHARACTERS} characters")
+        found[path.strip()] = value
+    if len(found) > MOST_SETS:
+        raise SpecError(f"{len(found)} overrides: at most {MOST_SETS}; upload a scenario instead")
+    return tuple(found.items())
+
+
+def uploaded(data: bytes, name: str) -> Asked:
+    """An uploaded scenario.
+
+    Raises:
+        DataError: too long for a link, or not UTF-8; SpecError, UnsupportedError: as for a scenario.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    if len(text) > MOST_TEXT:
+        raise DataError(
+            f"{name}: {len(text):,} characters; the dashboard takes scenarios up to {MOST_TEXT:,}"
+        )
+    if not text.strip():
+        raise DataError(f"{name}: is empty; a scenario begins with e.g. base: {DEFAULT}")
+    asked = Asked(name=name[:80], text=text)
+    asked.scenario()
+    return asked
+
+
+def packed(text: str) -> str:
+    """Text for a link."""
+    return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpacked(packed_text: str) -> str:
+    """The text again.
+
+    Raises:
+        DataError: damaged, or longer than MOST_TEXT when unpacked.
+    """
+    try:
+        unzip = zlib.decompressobj()
+        data = unzip.decompress(base64.urlsafe_b64decode(packed_text.encode()), 4 * MOST_TEXT + 1)
+        text = data.decode("utf-8") if unzip.eof else ""
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise DataError("yaml: damaged; the link's end may be missing") from error
+    if not unzip.eof and len(data) <= MOST_TEXT:
+        raise DataError("yaml: damaged; the link's end may be missing")
+    if not unzip.eof or len(text) > MOST_TEXT:
+        raise DataError(f"yaml: longer than {MOST_TEXT:,} characters")
+    return text
+
+
+def _one(query: Mapping[str, Sequence[str]], key: str, default: str) -> str:
+    values = query.get(key) or (default,)
+    return values[-1]

@@ -1,0 +1,120 @@
+"""What a session has asked and how it may change: every change is tried first, and a bad one leaves all as it was."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import streamlit as st
+
+from dashboard.asked import Asked, from_query, link_warning
+from perfmodel.errors import PerfModelError
+from perfmodel.spec.scenario import Scenario
+
+ASKED, BASELINE, MESSAGES, NOTES = "asked", "baseline", "messages", "notes"
+"""Keys of the session's state."""
+
+
+def start() -> None:
+    """On a session's first run, take the scenario from the link; a bad link leaves the default and says why."""
+    if ASKED in st.session_state:
+        return
+    st.session_state[ASKED] = Asked()
+    st.session_state[BASELINE] = None
+    st.session_state[MESSAGES], st.session_state[NOTES] = [], []
+    query = {key: st.query_params.get_all(key) for key in st.query_params}
+    try:
+        found = from_query(query)
+        if found is not None:
+            st.session_state[ASKED] = found
+            warning = link_warning(found, query)
+            if warning:
+                note(warning)
+        if query.get("vs"):
+            st.session_state[BASELINE] = from_query(parse_qs(query["vs"][-1], keep_blank_values=True))
+    except PerfModelError as error:
+        complain(f"this link can't be read, so it was left out: {error}")
+
+
+def asked() -> Asked:
+    """What the session asks now."""
+    found: Asked = st.session_state[ASKED]
+    return found
+
+
+def scenario() -> Scenario:
+    """The scenario of :func:`asked`; it has been tried."""
+    return asked().scenario()
+
+
+def ask(new: Asked) -> bool:
+    """Ask something else; False, with a message on the page, where that is no scenario."""
+    try:
+        new.scenario()
+    except PerfModelError as error:
+        complain(str(error))
+        return False
+    st.session_state[ASKED] = new
+    return True
+
+
+def try_asking(make: Callable[[], Asked]) -> None:
+    """Ask what ``make`` gives, where it gives a scenario."""
+    try:
+        new = make()
+    except PerfModelError as error:
+        complain(str(error))
+    else:
+        ask(new)
+
+
+def start_again(new: Asked) -> None:
+    """Ask something else, as a button's callback."""
+    ask(new)
+
+
+def change(changes: Mapping[str, str | None]) -> bool:
+    """Change some overrides; False, with a message on the page, where that is no scenario."""
+    return ask(asked().changed(changes))
+
+
+def complain(text: str) -> None:
+    """An error for the top of the page, shown once."""
+    st.session_state[MESSAGES].append(text)
+
+
+def note(text: str) -> None:
+    """A remark for the top of the page, shown once."""
+    st.session_state[NOTES].append(text)
+
+
+def said() -> tuple[list[str], list[str]]:
+    """Errors and remarks that have not been shown yet."""
+    found = st.session_state[MESSAGES], st.session_state[NOTES]
+    st.session_state[MESSAGES], st.session_state[NOTES] = [], []
+    return found
+
+
+def write_link() -> None:
+    """Put the scenario (and what it is compared with) into the page's address."""
+    from urllib.parse import urlencode
+
+    query = asked().query()
+    baseline: Asked | None = st.session_state[BASELINE]
+    if baseline is not None:
+        query["vs"] = urlencode(baseline.query(), doseq=True)
+    now = {key: st.query_params.get_all(key) for key in st.query_params}
+    if now != {key: [value] if isinstance(value, str) else value for key, value in query.items()}:
+        st.query_params.from_dict(query)
+
+
+def change_with(
+    function: Callable[..., tuple[Mapping[str, str | None], str]], *args: Any, **kwargs: Any
+) -> None:
+    """Change what ``function`` says follows from its arguments, and say what else it changed."""
+    try:
+        changes, said_of_it = function(scenario(), *args, **kwargs)
+    except PerfModelError as error:
+        complain(str(error))
+        return
+    if change(changes) and said_of_it:
+        note(said_of_it)

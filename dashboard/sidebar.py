@@ -1,0 +1,428 @@
+"""The scenario's controls. Each shows what the scenario says; a change that makes no scenario is taken back."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard import session
+from dashboard.adapt import cluster_changes, layout_changes, model_changes, prices_of
+from dashboard.asked import uploaded, yaml_of
+from dashboard.presets import presets
+from dashboard.show import plain
+from dashboard.words import HELP
+from perfmodel.spec import catalogue
+from perfmodel.spec.scenario import Scenario
+
+OWN = "your own"
+"""A price, model or cluster that is not the catalogue's."""
+
+
+def sidebar(scenario: Scenario) -> None:
+    """All controls."""
+    with st.sidebar:
+        _presets()
+        _model_and_cluster(scenario)
+        _step(scenario)
+        _schedule(scenario)
+        if scenario.model.moe is not None:
+            _routing(scenario)
+        _layout(scenario)
+        _prices(scenario)
+        _numbers(scenario)
+        _upload()
+
+
+# --- one widget ------------------------------------------------------------------------------------------------------
+
+
+def _key(name: str) -> str:
+    return f"ask-{name}"
+
+
+def _set(name: str, value: Any) -> str:
+    """A widget shows the scenario's value, whatever it showed before."""
+    key = _key(name)
+    if st.session_state.get(key) != value:
+        st.session_state[key] = value
+    return key
+
+
+def _asked(name: str, path: str, form: Callable[[Any], str] = str) -> None:
+    """A widget was moved: ask for its value at ``path``."""
+    value = st.session_state[_key(name)]
+    if value is not None:
+        session.change({path: form(value)})
+
+
+def _select(
+    label: str, name: str, options: Sequence[Any], value: Any, changed: Callable[[], None], **more: Any
+) -> None:
+    """A choice that always has the scenario's own value among it."""
+    shown = list(options) if value in options else [value, *options]
+    st.selectbox(
+        label, shown, key=_set(name, value), on_change=changed, help=HELP.get(name), filter_mode=None, **more
+    )
+
+
+def _number(label: str, name: str, path: str, value: float, *, low: float, high: float, step: float) -> None:
+    whole = float(step).is_integer()
+    kind: Callable[[float], Any] = int if whole else float
+    st.number_input(
+        label,
+        min_value=kind(min(low, value)),
+        max_value=kind(max(high, value)),
+        step=kind(step),
+        key=_set(name, kind(value)),
+        on_change=_asked,
+        args=(name, path, lambda v: f"{v:g}" if not whole else str(v)),
+        help=HELP.get(name),
+    )
+
+
+def _slider(label: str, name: str, path: str, value: float, *, low: float, high: float, step: float) -> None:
+    whole = float(step).is_integer() and float(value).is_integer()
+    kind: Callable[[float], Any] = int if whole else float
+    st.slider(
+        label,
+        min_value=kind(min(low, value)),
+        max_value=kind(max(high, value)),
+        step=kind(step),
+        key=_set(name, kind(value)),
+        on_change=_asked,
+        args=(name, path, lambda v: f"{v:.6g}"),
+        help=HELP.get(name),
+    )
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _upload() -> None:
+    """A scenario file of the user's own."""
+    with st.expander("Your own scenario", icon=":material/upload_file:"):
+
+        def taken() -> None:
+            file = st.session_state[_key("upload")]
+            if file is not None:
+                name = file.name.rsplit(".", 1)[0]
+                session.try_asking(lambda: uploaded(file.getvalue(), name))
+
+        st.file_uploader(
+            "Scenario (YAML)",
+            type=["yaml", "yml"],
+            key=_key("upload"),
+            on_change=taken,
+            help="As perfmodel step takes it, e.g. what the What-if page downloads; it may name the catalogue, but no "
+            "files.",
+        )
+        st.download_button(
+            "Download this scenario",
+            yaml_of(session.asked()),
+            "scenario.yaml",
+            "application/yaml",
+            on_click="ignore",
+            key="sidebar-yaml",
+        )
+
+
+def _presets() -> None:
+    known = presets()
+    now = session.asked()
+    fitting = [number for number, preset in enumerate(known) if preset.asked == now]
+    same_base = [n for n, preset in enumerate(known) if preset.asked.name == now.name and not now.text]
+    number = next(iter((*fitting, *same_base)), None)
+    title = f"upload: {now.name}" if now.text else None
+
+    def chosen() -> None:
+        picked = st.session_state[_key("preset")]
+        if picked is not None:
+            session.ask(known[picked].asked)
+
+    st.selectbox(
+        "Start from",
+        range(len(known)),
+        key=_set("preset", number),
+        index=None,
+        placeholder=title or "a preset",
+        format_func=lambda n: known[n].title,
+        on_change=chosen,
+        help="Scenarios of the catalogue. Choosing one replaces all settings below.",
+    )
+    if number is not None:
+        changed = len(now.sets) - len(known[number].asked.sets) if not fitting else 0
+        if fitting:
+            st.caption(plain(known[number].citation))
+        else:
+            st.button(
+                f"Back to the preset ({max(changed, 1)} changed)",
+                on_click=session.start_again,
+                args=(known[number].asked,),
+                type="tertiary",
+                icon=":material/undo:",
+            )
+
+
+def _model_and_cluster(scenario: Scenario) -> None:
+    def model() -> None:
+        session.change_with(model_changes, st.session_state[_key("model")])
+
+    def cluster() -> None:
+        session.change_with(cluster_changes, st.session_state[_key("cluster")])
+
+    models = [name for name in catalogue.names("models") if not catalogue.model(name).unmodelled]
+    _select("Model", "model", models, scenario.model.name, model)
+    _select("Cluster", "cluster", catalogue.names("clusters"), scenario.cluster.name or OWN, cluster)
+
+
+def _step(scenario: Scenario) -> None:
+    d = scenario.deployment
+    if d.phase == "prefill":
+        _slider(
+            "Prompts per GPU",
+            "prompts",
+            "deployment.prefill_requests_per_gpu",
+            float(d.prefill_requests_per_gpu),
+            low=1,
+            high=64,
+            step=1,
+        )
+        _slider(
+            "Tokens per prompt",
+            "prompt_tokens",
+            "deployment.prefill_tokens",
+            float(d.prefill_tokens),
+            low=128,
+            high=32_768,
+            step=1,
+        )
+        return
+    _slider(
+        "Batch, requests per GPU",
+        "batch",
+        "deployment.batch_per_gpu",
+        float(d.batch_per_gpu),
+        low=1,
+        high=256,
+        step=1,
+    )
+    _slider(
+        "Context, tokens per request",
+        "context",
+        "deployment.context_tokens",
+        float(d.context_tokens),
+        low=0,
+        high=131_072,
+        step=1,
+    )
+
+
+def _schedule(scenario: Scenario) -> None:
+    d = scenario.deployment
+    if scenario.costs == "report":
+        options = [d.overlap]
+    elif scenario.model.has_shortcut:
+        options = ["sequential", "tbo", "sbo", "sbo-engine"]
+    else:
+        options = ["sequential", "tbo"]
+
+    def overlap() -> None:
+        picked = st.session_state[_key("overlap")]
+        if picked is not None:
+            session.change({"deployment.overlap": picked})
+
+    st.segmented_control(
+        "Overlap schedule", options, key=_set("overlap", d.overlap), on_change=overlap, help=HELP["overlap"]
+    )
+    if d.phase != "prefill" and (scenario.model.mtp is not None or scenario.costs == "report"):
+        left, right = st.columns(2)
+        with left:
+            _number(
+                "Draft tokens (MTP)",
+                "drafts",
+                "deployment.mtp.draft_tokens",
+                d.mtp.draft_tokens,
+                low=0,
+                high=8,
+                step=1,
+            )
+        with right:
+            _number(
+                "Acceptance",
+                "acceptance",
+                "deployment.mtp.acceptance",
+                d.mtp.acceptance,
+                low=0.0,
+                high=1.0,
+                step=0.05,
+            )
+
+
+def _routing(scenario: Scenario) -> None:
+    moe, routing = scenario.model.moe, scenario.routing
+    assert moe is not None
+    with st.expander("Routing: which experts tokens wake", icon=":material/alt_route:"):
+        stated = routing.activation or routing.layer_means
+        if moe.num_zero_experts and not stated:
+            _slider(
+                f"Real experts per token, mean of {moe.top_k} picks",
+                "real_experts",
+                "routing.mean_real_experts",
+                round(scenario.mean_real_experts, 4),
+                low=0.1,
+                high=float(moe.top_k),
+                step=0.1,
+            )
+
+        def popularity() -> None:
+            picked = st.session_state[_key("popularity")]
+            changes: dict[str, str | None] = {"routing.popularity": picked or '""', "routing.skew": "null"}
+            if picked == "power-law":
+                changes["routing.skew"] = "0.53"
+            if not picked:
+                changes |= {"routing.placement": "contiguous", "routing.drift": "0.0"}
+            session.change(changes)
+
+        _select(
+            "Popularity of experts",
+            "popularity",
+            ("", "uniform", "power-law"),
+            routing.popularity,
+            popularity,
+            format_func=lambda name: name or "not modelled",
+        )
+        if routing.popularity in ("power-law", "dirichlet"):
+            _number(
+                "Skew",
+                "skew",
+                "routing.skew",
+                float(routing.skew or 0.5),
+                low=0.05,
+                high=2.0,
+                step=0.05,
+            )
+        if routing.popularity:
+
+            def placement() -> None:
+                session.change({"routing.placement": st.session_state[_key("placement")]})
+
+            _select("Placement", "placement", ("contiguous", "eplb"), routing.placement, placement)
+        _number(
+            "Redundant experts",
+            "redundant",
+            "deployment.redundant_experts",
+            scenario.deployment.redundant_experts,
+            low=0,
+            high=4096,
+            step=max(scenario.deployment.ep, 1),
+        )
+        st.caption("How much each of these changes a step: page Experts.")
+
+
+def _layout(scenario: Scenario) -> None:
+    d = scenario.deployment
+
+    def layout() -> None:
+        read = {
+            name: int(st.session_state[_key(name)]) for name in ("gpus", "attention_tp", "dense_tp", "moe_tp")
+        }
+        session.change_with(layout_changes, **read)
+
+    with st.expander("Layout: how GPUs share the work", icon=":material/grid_view:"):
+        powers = (1, 2, 4, 8, 16, 32, 64)
+        _select(
+            "GPUs per replica", "gpus", (1, 2, 4, 8, 16, 32, 64, 96, 128, 144, 256, 512), d.stage_gpus, layout
+        )
+        left, right = st.columns(2)
+        with left:
+            _select("Attention TP", "attention_tp", powers, d.attention_tp, layout)
+            _select("Expert TP", "moe_tp", powers, d.moe_tp, layout)
+        with right:
+            _select("Dense TP", "dense_tp", powers, d.dense_tp, layout)
+            _number("Pipeline stages", "pp", "deployment.pp", d.pp, low=1, high=32, step=1)
+        st.caption(f"Attention DP {d.attention_dp}, experts EP {d.ep}, {d.num_gpus:,} GPUs in all.")
+
+
+def _prices(scenario: Scenario) -> None:
+    prices = scenario.prices
+
+    def catalogued() -> None:
+        picked = st.session_state[_key("prices")]
+        if picked != OWN:
+            session.change({"prices": picked})
+
+    stated = scenario.prices.name
+    own_price = any(path == "prices.usd_per_gpu_hour" for path, _ in session.asked().sets)
+    with st.expander(f"Price: \\${prices.usd_per_gpu_hour:g} per GPU hour", icon=":material/payments:"):
+        options = (*prices_of(scenario.cluster.gpu.name), OWN)
+        _select(
+            "Price of the catalogue",
+            "prices",
+            options,
+            OWN if own_price or stated not in options else stated,
+            catalogued,
+        )
+        _number(
+            "$ per GPU hour",
+            "price",
+            "prices.usd_per_gpu_hour",
+            float(prices.usd_per_gpu_hour),
+            low=0.0,
+            high=100.0,
+            step=0.1,
+        )
+        if prices.source and not own_price:
+            st.caption(plain(f"{prices.term}, {prices.date}: {prices.source}"))
+
+
+def _numbers(scenario: Scenario) -> None:
+    """Kernels and number formats."""
+    d = scenario.deployment
+
+    def text(name: str, path: str) -> Callable[[], None]:
+        def changed() -> None:
+            session.change({path: st.session_state[_key(name)] or '""'})
+
+        return changed
+
+    with st.expander("Engine, kernels and formats", icon=":material/tune:"):
+        _select(
+            "Phase",
+            "phase",
+            ("decode", "prefill"),
+            d.phase,
+            text("phase", "deployment.phase"),
+        )
+        _select(
+            "Engine",
+            "engine",
+            ("", "sglang", "vllm", "trtllm"),
+            d.engine,
+            text("engine", "deployment.engine"),
+            format_func=lambda name: name or "none in particular",
+        )
+        _select(
+            "Calibration",
+            "calibration",
+            ("", *catalogue.names("calibrations")),
+            scenario.calibration,
+            text("calibration", "calibration"),
+            format_func=lambda name: name or "none: roofline",
+        )
+        left, right = st.columns(2)
+        with left:
+            _select(
+                "Attention core",
+                "attention_dtype",
+                ("bf16", "fp8"),
+                d.precision.attention,
+                text("attention_dtype", "deployment.precision.attention"),
+            )
+        with right:
+            _select(
+                "KV cache",
+                "kv_dtype",
+                ("bf16", "fp8"),
+                d.precision.kv_cache,
+                text("kv_dtype", "deployment.precision.kv_cache"),
+            )

@@ -1,0 +1,204 @@
+"""Compare: the scenario (B) against another (A), and which parts make the difference."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from perfmodel.output.charts.money import waterfall_chart
+
+from dashboard import results, session
+from dashboard.asked import Asked
+from dashboard.presets import presets
+from dashboard.results import Failed
+from dashboard.show import chart, downloads, plain, warnings
+from dashboard.words import HELP, NAMES
+from perfmodel.answer import StepAnswer
+from perfmodel.explore.curve import batch_of
+from perfmodel.explore.difference import Difference
+from perfmodel.output.charts.curve import trade_offs_chart
+from perfmodel.output.formats import count, duration, percent, significant, usd
+from perfmodel.output.html import question
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import PERCENT
+
+SAME = "the same without overlap"
+PINNED = "a scenario that was pinned"
+
+ROWS: tuple[tuple[str, Callable[[Any], str], bool], ...] = (
+    ("tokens_per_s_per_user", significant, True),
+    ("output_tokens_per_s_per_gpu", significant, True),
+    ("input_tokens_per_s_per_gpu", significant, True),
+    ("usd_per_million_output_tokens", usd, False),
+    ("usd_per_million_input_tokens", usd, False),
+    ("tpot_s", duration, False),
+    ("ttft_s", duration, False),
+    ("step_time_s", duration, False),
+    ("exposed_communication_s", duration, False),
+    ("mfu", percent, True),
+    ("max_batch_per_gpu", count, True),
+)
+"""Key, how it is written, and whether more is better."""
+
+
+def render(scenario: Scenario) -> None:
+    """The page."""
+    asked_a, title = _choose()
+    a = replace_seed(asked_a.scenario(), scenario)
+    left, right = st.columns(2)
+    for column, name, side in ((left, "A", a), (right, "B", scenario)):
+        with column:
+            st.markdown(f"**{name}**, {'the one in the sidebar' if name == 'B' else plain(title)}")
+            st.caption(plain(question(side)))
+    found = [results.answer(one) for one in (a, scenario)]
+    for name, one in zip("AB", found, strict=True):
+        if isinstance(one, Failed):
+            st.error(plain(f"{name}: {one.text}"), icon=":material/block:")
+    first, second = found
+    if isinstance(first, Failed) or isinstance(second, Failed):
+        return
+    _metrics(first, second)
+    _why(a, scenario)
+    _curves(a, scenario)
+    rows = _table(first, second)
+    with st.expander("All figures side by side"):
+        st.dataframe(rows, hide_index=True, width="stretch")
+    downloads(rows, "comparison")
+    warnings(
+        [f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in one.values["warnings"]]
+    )
+
+
+def replace_seed(a: Scenario, b: Scenario) -> Scenario:
+    """A under B's seed: chance must not make the difference."""
+    return a.model_copy(update={"seed": b.seed})
+
+
+def _choose() -> tuple[Asked, str]:
+    """A, and what it is called."""
+    known = presets()
+    pinned: Asked | None = st.session_state[session.BASELINE]
+    titles = [preset.title for preset in known]
+    options = [
+        SAME,
+        *titles,
+        *([PINNED] if pinned is not None and all(p.asked != pinned for p in known) else []),
+    ]
+    now = SAME if pinned is None else next((p.title for p in known if p.asked == pinned), PINNED)
+    st.session_state["compare-with"] = now
+
+    def chosen() -> None:
+        picked = st.session_state["compare-with"]
+        if picked == SAME:
+            st.session_state[session.BASELINE] = None
+        elif picked != PINNED:
+            st.session_state[session.BASELINE] = next(p.asked for p in known if p.title == picked)
+
+    def pin() -> None:
+        st.session_state[session.BASELINE] = session.asked()
+
+    def swap() -> None:
+        st.session_state[session.BASELINE], new = session.asked(), _baseline()
+        session.ask(new)
+
+    st.selectbox(
+        "Compare with (A)",
+        options,
+        key="compare-with",
+        on_change=chosen,
+        help="The scenario in the sidebar is B. Both use B's seed, so that chance makes no difference.",
+    )
+    with st.container(horizontal=True):
+        st.button("Pin the sidebar's scenario as A", on_click=pin, icon=":material/push_pin:")
+        st.button("Swap A and B", on_click=swap, icon=":material/swap_horiz:")
+    return _baseline(), now
+
+
+def _baseline() -> Asked:
+    """What is compared with: pinned, or the scenario itself without overlap; if it has none, the preset."""
+    pinned: Asked | None = st.session_state[session.BASELINE]
+    if pinned is not None:
+        return pinned
+    now = session.asked()
+    d = now.scenario().deployment
+    if d.overlap in ("sequential", "tbo-report"):
+        return replace(now, sets=())
+    return now.changed({"deployment.overlap": "sequential"})
+
+
+def _metrics(a: StepAnswer, b: StepAnswer) -> None:
+    """B's figures with the change from A."""
+    with st.container(horizontal=True):
+        for key, text, more_is_better in ROWS[:8]:
+            one, other = a.values[key], b.values[key]
+            if other is None:
+                continue
+            change = None if not one else f"{PERCENT * (other / one - 1.0):+.1f}%"
+            st.metric(
+                NAMES[key],
+                text(other),
+                change,
+                delta_color="normal" if more_is_better else "inverse",
+                help=f"{HELP[key]} Below: against A's {text(one) if one is not None else '-'}.",
+                width=170,
+            )
+
+
+def _why(a: Scenario, b: Scenario) -> None:
+    """The waterfall."""
+    found = results.difference(a, b)
+    if isinstance(found, Failed):
+        st.info(plain(found.text), icon=":material/info:")
+        return
+    kinds = ["$"] if found.tpot_a_s is None else ["$", "TPOT"]
+    title, switch = st.columns([3, 1], vertical_alignment="bottom")
+    with title:
+        st.subheader(
+            "What makes the difference",
+            help="Time per token, cut into what the step waits for. compute: something computes. exposed: "
+            "only communication does. imbalance: beyond what the same step takes with every rank equally loaded. host: "
+            "the engine's gap between steps. price: the same seconds at the other price. Parts add up exactly; where "
+            "seconds and price both differ their product's change is split evenly.",
+        )
+    with switch:
+        kind = st.segmented_control(
+            "In", kinds, default="$", required=True, key="compare-kind", label_visibility="collapsed"
+        )
+    chart(waterfall_chart(pd.DataFrame(found.rows), **_waterfall(found, kind or "$")), "waterfall")
+    downloads(pd.DataFrame(found.rows), "difference")
+
+
+def _waterfall(found: Difference, kind: str) -> dict[str, Any]:
+    return {"quantity": "usd" if kind == "$" else "tpot_s"}
+
+
+def _curves(a: Scenario, b: Scenario) -> None:
+    """Both trade-off curves."""
+    phases = {one.deployment.phase == "prefill" for one in (a, b)}
+    if len(phases) > 1:
+        return
+    x, y = (
+        ("ttft_s", "usd_per_million_input_tokens")
+        if True in phases
+        else (
+            "tokens_per_s_per_user",
+            "usd_per_million_output_tokens",
+        )
+    )
+    st.subheader("Speed and cost over the batch", help=HELP["batch"])
+    curves = {"A": (results.curve(a), batch_of(a)), "B": (results.curve(b), batch_of(b))}
+    chart(trade_offs_chart(curves, x=x, y=y), "compare-curves", zooms=True)
+
+
+def _table(a: StepAnswer, b: StepAnswer) -> pd.DataFrame:
+    """All figures in SI units, with the change in percent."""
+    keys = [key for key, _, _ in ROWS if a.values[key] is not None or b.values[key] is not None]
+    rows = pd.DataFrame(
+        {"figure": keys, "A": [a.values[key] for key in keys], "B": [b.values[key] for key in keys]}
+    )
+    rows["change_pct"] = [
+        PERCENT * (other / one - 1.0) if one and other is not None else None
+        for one, other in zip(rows.A, rows.B, strict=True)
+    ]
+    return rows

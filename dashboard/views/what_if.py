@@ -1,0 +1,165 @@
+"""What-if: one step of the scenario, the trade-off over the batch, where time goes and what fills memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from dashboard import results, session
+from dashboard.asked import yaml_of
+from dashboard.results import Failed
+from dashboard.show import chart, downloads, plain, warnings
+from dashboard.words import HELP, NAMES
+from perfmodel.answer import StepAnswer
+from perfmodel.explore.curve import batch_of
+from perfmodel.ops.memory import usable_bytes
+from perfmodel.output.charts.curve import trade_off_chart
+from perfmodel.output.charts.shares import breakdown_chart, memory_chart
+from perfmodel.output.formats import count, duration, percent, significant, usd
+from perfmodel.output.html import question
+from perfmodel.output.reproduce import step_command
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB, MS, PERCENT
+
+HEADLINES: tuple[tuple[str, Any], ...] = (
+    ("tokens_per_s_per_user", significant),
+    ("output_tokens_per_s_per_gpu", significant),
+    ("input_tokens_per_s_per_gpu", significant),
+    ("usd_per_million_output_tokens", usd),
+    ("usd_per_million_input_tokens", usd),
+    ("tpot_s", duration),
+    ("ttft_s", duration),
+    ("step_time_s", duration),
+)
+FACTS: tuple[tuple[str, Any], ...] = (
+    ("exposed_communication_s", duration),
+    ("overlap_pct", lambda value: percent(value / PERCENT)),
+    ("mfu", percent),
+    ("mbu", percent),
+    ("max_batch_per_gpu", count),
+)
+
+
+def render(scenario: Scenario) -> None:
+    """The page."""
+    found = results.answer(scenario)
+    st.markdown(plain(question(scenario)))
+    if isinstance(found, Failed):
+        st.error(plain(found.text), icon=":material/block:")
+        return
+    _figures(found.values, HEADLINES)
+    _trade_off(scenario, found)
+    left, right = st.columns(2)
+    with left:
+        st.subheader(
+            "Where the time goes", help="Every moment of the step is given to the op that the step waits for."
+        )
+        chart(breakdown_chart(found.values["breakdown_s"], unit="ms", scale=MS), "breakdown")
+    with right:
+        st.subheader("What fills a GPU's memory", help="Per GPU; 1 GB = 1e9 bytes.")
+        chart(
+            memory_chart(
+                found.values["memory_bytes"],
+                usable=float(usable_bytes(scenario)),
+                device=float(scenario.cluster.gpu.memory_bytes),
+                unit="GB",
+                scale=GB,
+            ),
+            "memory",
+        )
+    _figures(found.values, FACTS)
+    warnings(found.values["warnings"])
+    _take_away(scenario)
+
+
+def _figures(values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> None:
+    """Figures with their intervals; those that the phase does not have are left out."""
+    with st.container(horizontal=True):
+        for key, text in wanted:
+            if values[key] is None:
+                continue
+            bounds = values.get("intervals", {}).get(key)
+            st.metric(
+                NAMES[key],
+                text(values[key]),
+                f"{text(bounds[0])} to {text(bounds[1])}" if bounds else None,
+                delta_color="off",
+                delta_arrow="off",
+                help=HELP[key] + (f" Below: {HELP['interval']}" if bounds else ""),
+                width=170,
+            )
+
+
+def _trade_off(scenario: Scenario, found: StepAnswer) -> None:
+    """The curve, by throughput or by cost."""
+    prefill = scenario.deployment.phase == "prefill"
+    x = "ttft_s" if prefill else "tokens_per_s_per_user"
+    kind = "input" if prefill else "output"
+    by = {"throughput": f"{kind}_tokens_per_s_per_gpu", "cost": f"usd_per_million_{kind}_tokens"}
+    title, switch = st.columns([3, 1], vertical_alignment="bottom")
+    with title:
+        st.subheader(
+            "What each user gets, what each GPU gives",
+            help="One point per batch size, up to what fits in memory. Band: " + HELP["interval"],
+        )
+    with switch:
+        picked = st.segmented_control(
+            "Against",
+            list(by),
+            default="throughput",
+            required=True,
+            key="what-if-by",
+            label_visibility="collapsed",
+        )
+    rows = results.curve(scenario)
+    chart(
+        trade_off_chart(
+            rows,
+            x=x,
+            y=by[picked or "throughput"],
+            here=batch_of(scenario),
+            published=results.published(scenario),
+        ),
+        "trade-off",
+        zooms=True,
+    )
+    if len(results.published(scenario)):
+        st.caption(
+            "Diamonds are measured and published (LongCat-Flash technical report, arXiv 2509.01322, Table 6) at "
+            "contexts and formats of their own; hover to see which."
+        )
+
+
+def _take_away(scenario: Scenario) -> None:
+    """Everything to take along."""
+    st.subheader("Take it along")
+    command, exact = step_command(scenario)
+    st.code(command, language="bash", wrap_lines=True)
+    if not exact:
+        st.caption("The command needs the scenario's file, which you can download here.")
+    downloads(results.curve(scenario), "trade-off")
+    with st.container(horizontal=True):
+        st.download_button(
+            "Scenario (YAML)",
+            yaml_of(session.asked()),
+            "scenario.yaml",
+            "application/yaml",
+            on_click="ignore",
+            key="download-scenario",
+        )
+        st.download_button(
+            "Trace for Perfetto",
+            lambda: results.trace(scenario),
+            "step.json.gz",
+            "application/gzip",
+            on_click="ignore",
+            key="download-trace",
+        )
+        st.download_button(
+            "Timeline (HTML)",
+            lambda: results.html(scenario),
+            "step.html",
+            "text/html",
+            on_click="ignore",
+            key="download-html",
+        )

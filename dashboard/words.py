@@ -1,0 +1,70 @@
+"""What terms mean, in a sentence each: the tooltips of all pages."""
+
+HELP = {
+    "model": "Architecture, from the model's Hugging Face config.json.",
+    "cluster": "GPU, node and network. Choosing one brings its GPU's calibration and price along.",
+    "calibration": "Kernel times measured on a GPU: every op that it covers takes its time from there.",
+    "engine": "Serving engine whose kernels and documented defaults count, with constants fitted on published runs.",
+    "phase": "decode: one step makes one token (and drafts) per request. prefill: a step computes prompts.",
+    "gpus": "GPUs of one replica that work on one step together.",
+    "attention_tp": "Tensor parallelism of attention: GPUs that share one request's heads. The rest is data parallel.",
+    "dense_tp": "Tensor parallelism of the dense FFNs: GPUs that share their columns.",
+    "moe_tp": "Tensor parallelism inside each expert; 1: every expert is whole on one rank.",
+    "pp": "Pipeline stages: parts of the layers on GPUs of their own.",
+    "overlap": (
+        "How communication hides behind compute. sequential: not at all. tbo: two half batches take turns. sbo: "
+        "LongCat's shortcut lets one batch hide dispatch and combine behind a dense FFN and the second attention. "
+        "sbo-engine: as the released engine does it."
+    ),
+    "batch": "Requests that one GPU decodes at the same time. More: cheaper tokens, slower for each user.",
+    "prompts": "Prompts that one GPU computes in the same step.",
+    "prompt_tokens": "New tokens of a prompt in this step.",
+    "context": "Tokens in a request's KV cache: its prompt and what it has produced so far.",
+    "drafts": "Tokens that the model's own draft layer (multi-token prediction, MTP) proposes per step; 0: off.",
+    "acceptance": "Probability that a draft token is accepted, given that those before it were.",
+    "real_experts": (
+        "Mean number of experts per token that compute; the rest of its picks are zero-computation experts, which "
+        "return their input and cost nothing."
+    ),
+    "popularity": "Which experts tokens like. uniform: all alike, loads differ by chance. power-law: some are hot.",
+    "skew": "Exponent of the power law: 0.3 is mild, 1 is strong.",
+    "placement": "contiguous: experts on ranks in order. eplb: by load, hot ones copied (needs redundant experts).",
+    "redundant": "Extra copies of experts in all. Routed and redundant ones together must divide by the ranks.",
+    "imbalance": "Load of the busiest rank beyond what popularity explains; 1: nothing more.",
+    "attention_dtype": "Number format of the attention core.",
+    "kv_dtype": "Number format of the KV cache.",
+    "price": "What a GPU costs per hour, idle or busy.",
+    "tokens_per_s_per_user": "Output tokens that one request gets per second: 1 / TPOT.",
+    "output_tokens_per_s_per_gpu": "Output tokens per second over all GPUs of the replica.",
+    "input_tokens_per_s_per_gpu": "Prompt tokens per second over all GPUs.",
+    "usd_per_million_output_tokens": "GPU cost of a million output tokens with every GPU busy all the time; prompts, "
+    "idle hours and staff are not in it (the Traffic page counts prompts and idle time).",
+    "usd_per_million_input_tokens": "GPU cost of a million prompt tokens with every GPU busy all the time.",
+    "tpot_s": "Time per output token of one request: step time over tokens per step.",
+    "ttft_s": "Time to first token: of the prompt's step alone, without waiting in a queue.",
+    "step_time_s": "Time of one step of the batch: all layers, drafts and the host's gap.",
+    "max_batch_per_gpu": "Requests per GPU that fit in memory, at this context.",
+    "overlap_pct": "Share of communication time that runs behind compute (Holistic Trace Analysis's definition).",
+    "exposed_communication_s": "Time per step in which something communicates and nothing computes.",
+    "mfu": "Model FLOPs utilisation: FLOPs over the peak of each op's number format, over the step's time.",
+    "mbu": "Model bandwidth utilisation: HBM bytes over the peak bandwidth, over the step's time.",
+    "interval": "80 % interval: kernels' and the engine's measured spread, carried through the schedule by 64 draws.",
+}
+"""Key -> tooltip."""
+
+NAMES = {
+    "tokens_per_s_per_user": "Tokens/s per user",
+    "output_tokens_per_s_per_gpu": "Output tokens/s per GPU",
+    "input_tokens_per_s_per_gpu": "Input tokens/s per GPU",
+    "usd_per_million_output_tokens": "$ per M output tokens",
+    "usd_per_million_input_tokens": "$ per M input tokens",
+    "tpot_s": "TPOT",
+    "ttft_s": "TTFT, no queue",
+    "step_time_s": "Step time",
+    "max_batch_per_gpu": "Requests per GPU that fit",
+    "overlap_pct": "Communication hidden",
+    "exposed_communication_s": "Exposed communication",
+    "mfu": "MFU",
+    "mbu": "MBU",
+}
+"""Key of an answer -> name for people."""

@@ -1,0 +1,95 @@
+"""The trade-off curve: what each user gets against what each GPU gives, over the batch, with intervals.
+
+One step per batch size, all of them together on the vectorised twin; the draws of an interval are shared by all points,
+so that the band moves as one: if a kernel is slower than modelled, it is at every batch.
+"""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.economics.rates import step_rates
+from perfmodel.ops.memory import max_batch_per_gpu
+from perfmodel.overlap.twin import step_times
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import common_log_std, has_contention, step_segments
+from perfmodel.uncertainty import QUANTILES, drawn_curve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POINTS = 16
+"""Batch sizes of a curve, where none are stated."""
+
+BATCH = {"decode": "deployment.batch_per_gpu", "mixed": "deployment.batch_per_gpu"}
+PROMPTS = "deployment.prefill_requests_per_gpu"
+
+RATES = (
+    "step_time_s",
+    "tpot_s",
+    "ttft_s",
+    "tokens_per_s_per_user",
+    "output_tokens_per_s_per_gpu",
+    "input_tokens_per_s_per_gpu",
+    "usd_per_million_output_tokens",
+    "usd_per_million_input_tokens",
+)
+"""Columns of a curve beside the batch; those with an interval have ``_low`` and ``_high`` too."""
+
+Array = NDArray[np.float64]
+
+
+def batch_key(scenario: Scenario) -> str:
+    """Key path of what the curve varies: decoding requests per GPU, in prefill prompts per GPU."""
+    return BATCH.get(scenario.deployment.phase, PROMPTS)
+
+
+def batch_of(scenario: Scenario) -> float:
+    """The scenario's own value of it."""
+    d = scenario.deployment
+    return float(d.prefill_requests_per_gpu if d.phase == "prefill" else d.batch_per_gpu)
+
+
+def curve_batches(scenario: Scenario, points: int = POINTS) -> Array:
+    """Whole batch sizes from 1 to what fits in memory, evenly spread in logarithms, with the scenario's own."""
+    most = max(max_batch_per_gpu(scenario), 1)
+    spread = np.unique(np.round(np.geomspace(1.0, most, points)))
+    return np.unique(np.append(spread, batch_of(scenario)))
+
+
+def batch_curve(scenario: Scenario, batches: Array | None = None) -> "pd.DataFrame":
+    """One row per batch size: ``batch_per_gpu`` and RATES in SI units, 80 % intervals as ``NAME_low``, ``NAME_high``.
+
+    Quantities that the phase does not have are left out; intervals too, where the spread of some op is not known.
+
+    Raises:
+        UnsupportedError: the model has a part whose run time is not modelled.
+        SpecError: a batch out of range.
+    """
+    import pandas as pd
+
+    found = curve_batches(scenario) if batches is None else np.asarray(batches, dtype=float)
+    many = with_arrays(scenario, {batch_key(scenario): found})
+    segments, contention = step_segments(many), has_contention(scenario)
+    seconds = step_times(segments, contention=contention).step_time_s
+    columns: dict[str, Array] = {"batch_per_gpu": found, **_rates(many, seconds)}
+    drawn = None
+    if scenario.costs != "report":  # a published way of counting has no spread
+        drawn = drawn_curve(
+            segments, step_segments(scenario), common_log_std=common_log_std(scenario), contention=contention
+        )
+    if drawn is not None:
+        fast, slow = (_rates(many, np.quantile(drawn, q, axis=0)) for q in QUANTILES)
+        for name in fast:
+            columns[f"{name}_low"] = np.minimum(fast[name], slow[name])
+            columns[f"{name}_high"] = np.maximum(fast[name], slow[name])
+    return pd.DataFrame(columns)
+
+
+def _rates(many: Scenario, seconds: Any) -> dict[str, Array]:
+    """RATES that the phase has, one value per batch size."""
+    known = {"step_time_s": seconds, **asdict(step_rates(many, seconds))}
+    return {name: np.broadcast_to(known[name], seconds.shape) for name in RATES if known[name] is not None}

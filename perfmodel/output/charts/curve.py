@@ -1,0 +1,166 @@
+"""The trade-off curve: what each user gets against what each GPU gives or a million tokens cost, over the batch."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.output.charts.base import Figure, axis_title, layout
+from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
+from perfmodel.output.formats import duration, significant, usd, with_unit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AXES = {
+    "tokens_per_s_per_user": "tokens/s per user",
+    "ttft_s": "time to first token without a queue, s",
+    "output_tokens_per_s_per_gpu": "output tokens/s per GPU",
+    "input_tokens_per_s_per_gpu": "input tokens/s per GPU",
+    "usd_per_million_output_tokens": "$ per million output tokens",
+    "usd_per_million_input_tokens": "$ per million input tokens",
+}
+"""Column -> axis title."""
+
+
+def trade_off_chart(
+    curve: "pd.DataFrame", *, x: str, y: str, here: float, published: "pd.DataFrame | None" = None
+) -> Figure:
+    """``y`` against ``x``, a point per batch size, with the 80 % band where the columns have one.
+
+    ``curve`` is :func:`perfmodel.explore.curve.batch_curve`'s; ``here`` the batch that is asked, marked; ``published``
+    points have both columns, a label and a source. Costs are drawn on a logarithmic axis.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure(layout=layout(430, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 92}))
+    if f"{x}_low" in curve and f"{y}_low" in curve:
+        figure.add_trace(_band(curve, x, y))
+    figure.add_trace(
+        go.Scatter(
+            x=curve[x],
+            y=curve[y],
+            mode="lines+markers",
+            name="predicted, by batch",
+            line={"color": PREDICTED, "width": 2},
+            marker={"size": 6},
+            customdata=[_hover(row, x, y) for _, row in curve.iterrows()],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+    asked = curve[curve.batch_per_gpu == here]
+    if len(asked):
+        figure.add_trace(
+            go.Scatter(
+                x=asked[x],
+                y=asked[y],
+                mode="markers",
+                name=f"your batch: {here:g} per GPU",
+                marker={
+                    "color": HERE,
+                    "size": 14,
+                    "symbol": "star",
+                    "line": {"width": 1, "color": "#FFFFFF"},
+                },
+                customdata=[_hover(row, x, y) for _, row in asked.iterrows()],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    if published is not None and len(published) and x in published and y in published:
+        figure.add_trace(_published(published, x, y))
+    figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
+    figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
+    if y.startswith("usd"):
+        figure.update_yaxes(type="log", tickprefix="$")
+    else:
+        figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: str, y: str) -> Figure:
+    """Several curves and their marked batches, without bands: ``curves`` has name -> (curve, batch that is asked)."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(layout=layout(400, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 92}))
+    for (name, (curve, here)), colour, dash in zip(curves.items(), SCENARIO_COLOURS, DASHES, strict=False):
+        sizes = [13 if batch == here else 5 for batch in curve.batch_per_gpu]
+        symbols = ["star" if batch == here else "circle" for batch in curve.batch_per_gpu]
+        figure.add_trace(
+            go.Scatter(
+                x=curve[x],
+                y=curve[y],
+                mode="lines+markers",
+                name=escape(name),
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"size": sizes, "symbol": symbols},
+                customdata=[f"{escape(name)}: {_hover(row, x, y)}" for _, row in curve.iterrows()],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
+    figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
+    if y.startswith("usd"):
+        figure.update_yaxes(type="log", tickprefix="$")
+    return figure
+
+
+def _band(curve: "pd.DataFrame", x: str, y: str) -> Any:
+    """From the curve of fast draws to that of slow ones: a slower step is slower for users and for GPUs alike."""
+    import plotly.graph_objects as go
+
+    better = "low" if y.startswith("usd") else "high"
+    worse = "high" if better == "low" else "low"
+    fast, slow = ("low", "high") if x == "ttft_s" else ("high", "low")
+    xs = [*curve[f"{x}_{fast}"], *curve[f"{x}_{slow}"][::-1]]
+    ys = [*curve[f"{y}_{better}"], *curve[f"{y}_{worse}"][::-1]]
+    return go.Scatter(
+        x=xs,
+        y=ys,
+        mode="lines",
+        fill="toself",
+        fillcolor=BAND,
+        line={"width": 0},
+        name="80 % interval",
+        hoverinfo="skip",
+    )
+
+
+def _published(points: "pd.DataFrame", x: str, y: str) -> Any:
+    import plotly.graph_objects as go
+
+    def text(row: Any) -> str:
+        numbers = f"{significant(row[x])} {AXES[x]}<br>{_value(row[y], y)} {AXES[y].removeprefix('$ ')}"
+        return f"<b>published</b>: {escape(row['label'])}<br>{numbers}<br>{escape(row['source'])}"
+
+    return go.Scatter(
+        x=points[x],
+        y=points[y],
+        mode="markers",
+        name="published, measured",
+        marker={
+            "color": PUBLISHED,
+            "size": 11,
+            "symbol": "diamond",
+            "line": {"width": 1, "color": "#FFFFFF"},
+        },
+        customdata=[text(row) for _, row in points.iterrows()],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _hover(row: Any, x: str, y: str) -> str:
+    lines = [f"<b>{row['batch_per_gpu']:g} per GPU</b>"]
+    for name in dict.fromkeys((x, y)):
+        bounds = (
+            f" ({_value(row[f'{name}_low'], name)} to {_value(row[f'{name}_high'], name)})"
+            if f"{name}_low" in row
+            else ""
+        )
+        lines.append(f"{_value(row[name], name)}{bounds} {AXES[name].removeprefix('$ ')}")
+    lines.append(f"step {duration(row['step_time_s'])}")
+    return "<br>".join(lines)
+
+
+def _value(value: float, name: str) -> str:
+    if name.startswith("usd"):
+        return usd(value)
+    return with_unit(value, "s") if name.endswith("_s") and "per_s" not in name else significant(value)
