@@ -65,7 +65,7 @@ class Recorded:
         suites: Collection[str] | None = None,
     ) -> "Recorded":
         """Only the rows of a GPU, an engine, a model (catalogue names) or some suites; what is None is not asked."""
-        names = _printed(model) if model is not None else ()
+        names = printed_names(model) if model is not None else ()
         return replace(
             self,
             rows=tuple(
@@ -155,7 +155,7 @@ def _same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
-def _printed(model: str) -> frozenset[str]:
+def printed_names(model: str) -> frozenset[str]:
     """The names under which rows have a catalogue model."""
     from perfmodel.validation import serving, silicon
 
