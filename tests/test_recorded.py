@@ -9,7 +9,9 @@ from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import load_calibration
 from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.spec import catalogue
+from perfmodel.spec.load import load_scenario
 from perfmodel.validation import recorded
+from perfmodel.validation.evidence import closest
 from perfmodel.validation.recorded import FILE, Recorded, content, differences, read, recorded_results
 from perfmodel.validation.rows import Row, summarise
 from perfmodel.validation.suites import SUITES, Validation, run_suites
@@ -121,3 +123,34 @@ def test_a_record_that_says_the_same_stays(tmp_path, monkeypatch):
     write_record(result(row(predicted=0.022)), path)
     assert recorded.read(path).rows[0].predicted == 0.022
     assert recorded.read(path).date != old.date
+
+
+# --- which rows are most like a scenario ------------------------------------------------------------------------------
+
+
+def test_the_closest_measurements_come_first_and_count_once():
+    found = closest(load_scenario("longcat-flash-h800"), SHIPPED)
+    assert found[0].words == "same model, GPU and engine"
+    assert {line["suite"] for line in found[0].summary} == {"longcat-measured", "longcat-measured-serving"}
+    assert [one.words for one in found[1:]] == [
+        "same GPU and engine, another model", "same engine, another model and GPU",
+    ]  # fmt: skip
+    lines = [line for one in found for line in one.summary]
+    assert {line["role"] for line in lines} == {"check"}
+    assert not {line["suite"] for line in lines} & {"kernels", "collectives"}
+    answered = [
+        r for r in SHIPPED.rows
+        if r.role == "check" and r.predicted is not None and not r.suite.startswith(("kernels", "collectives"))
+        and (r.model == "LongCat-Flash" or r.system == "h800-sxm" or r.engine == "sglang")
+    ]  # fmt: skip
+    assert sum(line["answered"] for line in lines) == len(answered)
+
+
+def test_without_an_engine_no_row_shares_it():
+    found = closest(load_scenario("longcat-flash-h800", ["deployment.engine=''"]), SHIPPED)
+    assert found[0].words == "same model and GPU, another engine"
+    assert all("engine" not in one.alike for one in found)
+
+
+def test_nothing_is_like_a_device_that_nobody_published():
+    assert closest(load_scenario("reference-cpu"), SHIPPED) == []
