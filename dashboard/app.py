@@ -1,5 +1,8 @@
 """The dashboard's first file: the address, the controls, and one of its pages. Run by ``perfmodel dashboard``."""
 
+import os
+import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 
@@ -8,6 +11,8 @@ import streamlit as st
 from dashboard import session
 from dashboard.show import plain
 from dashboard.sidebar import sidebar
+
+TIMES = "PERFMODEL_DASHBOARD_TIMES"  # set: every run of the script says how long it took
 
 PAGES = (
     ("what_if", "What-if", ":material/tune:"),
@@ -22,6 +27,7 @@ PAGES = (
 
 def main() -> None:
     """One run of the script."""
+    started = time.perf_counter()
     st.set_page_config(page_title="perfmodel", page_icon="📈", layout="wide")
     session.start()
     page = st.navigation(
@@ -41,6 +47,8 @@ def main() -> None:
     for text in notes:
         st.info(plain(text), icon=":material/info:")
     page.run()
+    if os.environ.get(TIMES):
+        print(f"redrawn {page.title} in {time.perf_counter() - started:.4f} s", file=sys.stderr, flush=True)
 
 
 def _page(module: str) -> Callable[[], None]:

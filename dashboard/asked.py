@@ -6,6 +6,7 @@ which it carries whole. ``hash`` is the scenario's, so that a link whose names h
 
 import base64
 import binascii
+import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,6 +67,13 @@ class Asked:
             UnsupportedError: a model that is not modelled.
         """
         return _scenario(self)
+
+    def command(self, verb: str = "step", options: str = "") -> str:
+        """The command line that asks the same (of an upload: with the file that the dashboard gives back)."""
+        if self.text:
+            return " ".join(filter(None, (f"perfmodel {verb} scenario.yaml", options)))
+        sets = (f"--set {shlex.quote(f'{path}={value}')}" for path, value in self.sets)
+        return " ".join(filter(None, (f"perfmodel {verb}", shlex.quote(self.name), *sets, options)))
 
     def query(self) -> dict[str, str | list[str]]:
         """Query parameters of the link."""

@@ -1,6 +1,7 @@
 """What pages ask of perfmodel, each result kept for all sessions."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ class Failed:
 
 @kept()
 def answer(scenario: Scenario) -> StepAnswer | Failed:
-    """The step's answer, or why there is none."""
+    """The step's answer, without how steps vary, or why there is none."""
     try:
-        return answer_step(scenario)
+        return answer_step(scenario, over_steps=False)
     except PerfModelError as error:
         return Failed(str(error))
 
@@ -54,6 +55,14 @@ def difference(a: Scenario, b: Scenario) -> Difference | Failed:
         return explained(a, b)
     except PerfModelError as error:
         return Failed(str(error))
+
+
+def report(scenarios: Sequence[Scenario], command: str) -> str:
+    """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it."""
+    from perfmodel.output.report_html import report_html
+    from perfmodel.report.content import build_report
+
+    return report_html(build_report(scenarios, command=command))
 
 
 def html(scenario: Scenario) -> str:

@@ -45,8 +45,10 @@ class StepAnswer:
         return self.step.scenario
 
 
-def answer_step(scenario: Scenario) -> StepAnswer:
+def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
     """Simulate one step and say what it means.
+
+    Without ``over_steps`` many steps are not drawn for how much their times vary, which takes as long as all the rest.
 
     Raises:
         InfeasibleError: the step does not fit in memory.
@@ -77,7 +79,7 @@ def answer_step(scenario: Scenario) -> StepAnswer:
         "breakdown_s": breakdown_s(timeline, rank),
         "stages_s": _stages(step, rank),
         **_real_experts(scenario),
-        "over_steps": step_tails(scenario),
+        "over_steps": step_tails(scenario) if over_steps else None,
         "exposed_communication_s": exposed_communication_s(timeline, rank),
         "overlap_pct": overlap_pct(timeline, rank),
         "in_situ_s": in_situ_s(timeline),

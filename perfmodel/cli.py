@@ -207,6 +207,137 @@ def serve(
 
 
 @app.command()
+def report(
+    scenarios: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCENARIO...",
+            help="Catalogue names or YAML files; the others are compared with the first.",
+        ),
+    ],
+    set_: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the report: .html (opens offline), .md, .csv or .json."),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="html, md, csv or json; without it, by --out's suffix."
+        ),
+    ] = None,
+    pdf: Annotated[
+        Path | None, typer.Option(metavar="FILE.pdf", help="Print the HTML report; needs Chromium.")
+    ] = None,
+    json: AsJson = False,
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Leave the traffic out: steps alone.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="80 % intervals of the traffic's figures, by 16 more runs.")
+    ] = False,
+    api_usd_per_million_output: Annotated[
+        float | None,
+        typer.Option(metavar="USD", help="What an API asks for a million output tokens: break-even with it."),
+    ] = None,
+    fleet_requests_per_day: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="Size a fleet for a day of so many requests, as `perfmodel serve` does."
+        ),
+    ] = None,
+    fleet_tokens_per_day: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="The same for so many tokens, prompts and outputs together."),
+    ] = None,
+    fleet_peak_to_mean: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F", help="Requests per second in the day's busiest stretch over the day's mean."
+        ),
+    ] = None,
+    fleet_good_pct: Annotated[
+        float | None,
+        typer.Option(metavar="PCT", help="Share of requests that must keep the slo (default 99)."),
+    ] = None,
+) -> None:
+    """A cost report to hand on: speed, cost and its causes, what would move it, how sure, how to repeat it."""
+    from perfmodel.answer_intervals import REPEATS
+    from perfmodel.errors import SpecError
+    from perfmodel.explore.fleet import daily_traffic
+    from perfmodel.output.files import check_distinct, check_writable
+    from perfmodel.output.progress import report_progress
+    from perfmodel.output.report_files import WRITERS, report_format, report_json, write_report
+    from perfmodel.output.report_text import answer
+    from perfmodel.output.reproduce import report_command
+    from perfmodel.report.content import build_report
+    from perfmodel.report.part import Options, check_api_price
+    from perfmodel.spec.load import load_scenario
+    from perfmodel.spec.traces import trace_path
+
+    if out is None and pdf is None and format_ is None and not json:
+        raise SpecError("nowhere to write: give --out FILE.html, --pdf FILE.pdf, --format or --json")
+    if json and format_ is not None and out is None:
+        raise SpecError(
+            f"--json prints JSON: give --out for the report as {format_}, or leave one of the two out"
+        )
+    kind = report_format(format_, out)
+    if pdf is not None:  # before any work
+        from perfmodel.output.pdf import chromium
+
+        check_writable(pdf)
+        chromium()
+    check_api_price(api_usd_per_million_output)
+    if no_serve and (intervals or fleet_requests_per_day or fleet_tokens_per_day):
+        raise SpecError("--no-serve leaves the traffic out: give no --intervals and no --fleet-... beside it")
+    traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
+    asked = [load_scenario(name, set_ or ()) for name in scenarios]
+    inputs: dict[str, Path | None] = {f"the scenario {name}": Path(name) for name in scenarios}
+    for name, one in zip(scenarios, asked, strict=True):
+        inputs[f"workload.trace of {name}"] = trace_path(one.workload.trace) if one.workload.trace else None
+    check_distinct({"--out": out, "--pdf": pdf}, inputs)
+    command = report_command(
+        scenarios,
+        set_ or (),
+        {
+            "--no-serve": no_serve,
+            "--intervals": intervals,
+            "--api-usd-per-million-output": api_usd_per_million_output,
+            "--fleet-requests-per-day": fleet_requests_per_day,
+            "--fleet-tokens-per-day": fleet_tokens_per_day,
+            "--fleet-peak-to-mean": fleet_peak_to_mean,
+            "--fleet-good-pct": fleet_good_pct,
+            "--format": format_,
+            "--out": out,
+            "--pdf": pdf,
+            "--json": json,
+        },
+    )
+    options = Options(
+        serves=not no_serve,
+        repeats=REPEATS if intervals else None,
+        traffic=traffic,
+        api_usd_per_million_output_tokens=api_usd_per_million_output,
+    )
+    with report_progress() as progress:
+        found = build_report(asked, options, command=command, progress=progress)
+    if out is not None:
+        write_report(found, kind, out)
+    if pdf is not None:
+        from perfmodel.output.pdf import write_pdf
+
+        write_pdf(WRITERS["html"](found), pdf)
+    if json:
+        typer.echo(report_json(found), nl=False)
+    elif out is None and pdf is None:
+        typer.echo(WRITERS[kind](found), nl=False)
+    else:
+        for part in found.parts:
+            typer.echo(f"{part.label}: {answer(part)}")
+    for path in (out, pdf):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
 def experts(
     scenario: ScenarioName,
     set_: Overrides = None,

@@ -63,8 +63,9 @@ def drawn_step_times(
 
 def drawn_curve(
     segments: Sequence[Segment], like: Sequence[Segment], *, common_log_std: float, contention: bool
-) -> Array | None:
-    """Step times of the scenarios that the timings' arrays hold, under the same 64 draws, s: (draws, scenarios).
+) -> tuple[Array, Array] | None:
+    """Step times of the scenarios that the timings' arrays hold, s: as they are (scenarios,) and under the same 64
+    draws (draws, scenarios), all in one run of the twin.
 
     ``like`` is the step of one of them, whose shapes say which ops err together: a kernel is one curve at every point,
     and at that scenario the draws are :func:`step_interval`'s. None where an op's time has no known spread.
@@ -72,7 +73,7 @@ def drawn_curve(
     keys: dict[str, float] = {}
     if not _add_spread_keys(like, keys) or not keys:
         return None
-    factors = _factors(keys, common_log_std)
+    factors = {key: np.append(1.0, own) for key, own in _factors(keys, common_log_std).items()}
     points = max(np.size(timing.seconds) for segment in segments for timing in segment.timings)
     drawn = [
         replace(
@@ -84,7 +85,8 @@ def drawn_curve(
         )
         for segment, one in zip(segments, like, strict=True)
     ]
-    return step_times(drawn, contention=contention).step_time_s.reshape(DRAWS, points)
+    times = step_times(drawn, contention=contention).step_time_s.reshape(1 + DRAWS, points)
+    return times[0], times[1:]
 
 
 def _at_points(timing: Timing, factors: Array, points: int) -> Timing:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from perfmodel.output.charts.money import waterfall_chart
 
 from dashboard import results, session
 from dashboard.asked import Asked
@@ -18,6 +17,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.explore.curve import batch_of
 from perfmodel.explore.difference import Difference
 from perfmodel.output.charts.curve import trade_offs_chart
+from perfmodel.output.charts.money import waterfall_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.html import question
 from perfmodel.spec.scenario import Scenario
@@ -65,6 +65,14 @@ def render(scenario: Scenario) -> None:
     with st.expander("All figures side by side"):
         st.dataframe(rows, hide_index=True, width="stretch")
     downloads(rows, "comparison")
+    st.download_button(
+        "Cost report of both (HTML)",
+        lambda: results.report([a, scenario], ""),
+        "report.html",
+        "text/html",
+        on_click="ignore",
+        key="compare-report",
+    )
     warnings(
         [f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in one.values["warnings"]]
     )
@@ -165,12 +173,29 @@ def _why(a: Scenario, b: Scenario) -> None:
         kind = st.segmented_control(
             "In", kinds, default="$", required=True, key="compare-kind", label_visibility="collapsed"
         )
-    chart(waterfall_chart(pd.DataFrame(found.rows), **_waterfall(found, kind or "$")), "waterfall")
+    chart(_waterfall(found, is_money=kind != "TPOT"), "waterfall")
     downloads(pd.DataFrame(found.rows), "difference")
 
 
-def _waterfall(found: Difference, kind: str) -> dict[str, Any]:
-    return {"quantity": "usd" if kind == "$" else "tpot_s"}
+def _waterfall(found: Difference, *, is_money: bool) -> Any:
+    """From A's figure to B's, in money or in time per output token."""
+    column = "delta_usd" if is_money else "delta_tpot_s"
+    token = "prompt" if found.phase == "prefill" else "output"
+    start, end = (found.usd_a, found.usd_b) if is_money else (found.tpot_a_s or 0.0, found.tpot_b_s or 0.0)
+    return waterfall_chart(
+        pd.DataFrame(
+            {
+                "component": [row["component"] for row in found.rows],
+                "delta": [row[column] for row in found.rows],
+            }
+        ),
+        start=start,
+        end=end,
+        start_label="A",
+        end_label="B",
+        title=f"USD per million {token} tokens" if is_money else "time per output token (TPOT)",
+        is_money=is_money,
+    )
 
 
 def _curves(a: Scenario, b: Scenario) -> None:

@@ -17,7 +17,6 @@ from perfmodel.output.charts.curve import trade_off_chart
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.html import question
-from perfmodel.output.reproduce import step_command
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MS, PERCENT
 
@@ -133,15 +132,15 @@ def _trade_off(scenario: Scenario, found: StepAnswer) -> None:
 def _take_away(scenario: Scenario) -> None:
     """Everything to take along."""
     st.subheader("Take it along")
-    command, exact = step_command(scenario)
-    st.code(command, language="bash", wrap_lines=True)
-    if not exact:
-        st.caption("The command needs the scenario's file, which you can download here.")
+    asked = session.asked()
+    st.code(asked.command(), language="bash", wrap_lines=True)
+    if asked.text:
+        st.caption("The command needs the scenario's file: download it here.")
     downloads(results.curve(scenario), "trade-off")
     with st.container(horizontal=True):
         st.download_button(
             "Scenario (YAML)",
-            yaml_of(session.asked()),
+            yaml_of(asked),
             "scenario.yaml",
             "application/yaml",
             on_click="ignore",
@@ -162,4 +161,13 @@ def _take_away(scenario: Scenario) -> None:
             "text/html",
             on_click="ignore",
             key="download-html",
+        )
+        st.download_button(
+            "Cost report (HTML)",
+            lambda: results.report([scenario], asked.command("report", "--out report.html")),
+            "report.html",
+            "text/html",
+            on_click="ignore",
+            key="download-report",
+            help="To hand on: the answer in a sentence, assumptions, traffic, sensitivity. Takes some seconds.",
         )

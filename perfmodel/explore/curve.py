@@ -74,15 +74,15 @@ def batch_curve(scenario: Scenario, batches: Array | None = None) -> "pd.DataFra
     found = curve_batches(scenario) if batches is None else np.asarray(batches, dtype=float)
     many = with_arrays(scenario, {batch_key(scenario): found})
     segments, contention = step_segments(many), has_contention(scenario)
-    seconds = step_times(segments, contention=contention).step_time_s
-    columns: dict[str, Array] = {"batch_per_gpu": found, **_rates(many, seconds)}
     drawn = None
     if scenario.costs != "report":  # a published way of counting has no spread
         drawn = drawn_curve(
             segments, step_segments(scenario), common_log_std=common_log_std(scenario), contention=contention
         )
+    seconds = step_times(segments, contention=contention).step_time_s if drawn is None else drawn[0]
+    columns: dict[str, Array] = {"batch_per_gpu": found, **_rates(many, seconds)}
     if drawn is not None:
-        fast, slow = (_rates(many, np.quantile(drawn, q, axis=0)) for q in QUANTILES)
+        fast, slow = (_rates(many, np.quantile(drawn[1], q, axis=0)) for q in QUANTILES)
         for name in fast:
             columns[f"{name}_low"] = np.minimum(fast[name], slow[name])
             columns[f"{name}_high"] = np.maximum(fast[name], slow[name])

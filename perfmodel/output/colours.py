@@ -72,6 +72,15 @@ MEMORY_NAMES: dict[str, str] = {"kv_cache": "KV cache", "communication_buffers":
 STRIP = "#6B7280"
 """Bars that carry a label (stages, layers): grey, readable with white text on both themes."""
 
+LOW_END, HIGH_END = "#56B4E9", "#E69F00"
+"""The two ends of a lever's range."""
+INCREASE, DECREASE, TOTAL = "#D55E00", "#0072B2", "#7F8894"
+"""What adds to a figure, what takes from it, and the figure itself."""
+OWN_COST, API_PRICE = "#0072B2", "#D55E00"
+"""One's own GPUs, and what somebody else asks."""
+INTERVAL = "rgba(127,127,127,0.22)"
+"""An 80 % interval behind other marks."""
+
 
 def op_class_name(op_class: str) -> str:
     """An op class for people."""

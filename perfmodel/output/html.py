@@ -11,7 +11,7 @@ from perfmodel.output.charts.timeline import timeline_chart
 from perfmodel.output.colours import EXPOSED, MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
-from perfmodel.output.pages import render
+from perfmodel.output.pages import embed, render
 from perfmodel.output.reproduce import scenario_title, step_command
 from perfmodel.output.spans import OpRun, op_runs
 from perfmodel.output.windows import (
@@ -160,10 +160,10 @@ def _figures(answer: StepAnswer, runs: Sequence[OpRun]) -> dict[str, str]:
     values, scenario = answer.values, answer.scenario
     layer = layer_window(answer.step.segments, runs)
     return {
-        "layer": _embed(layer_figure(layer), "layer", buttons=BUTTONS),
-        "step": _embed(step_figure(step_window(runs)), "step", buttons=BUTTONS),
-        "breakdown": _embed(breakdown_chart(values["breakdown_s"], unit="ms", scale=MS), "breakdown"),
-        "memory": _embed(
+        "layer": embed(layer_figure(layer), "layer", buttons=BUTTONS),
+        "step": embed(step_figure(step_window(runs)), "step", buttons=BUTTONS),
+        "breakdown": embed(breakdown_chart(values["breakdown_s"], unit="ms", scale=MS), "breakdown"),
+        "memory": embed(
             memory_chart(
                 values["memory_bytes"],
                 usable=float(usable_bytes(scenario)),
@@ -204,21 +204,6 @@ def step_figure(window: Window) -> Any:
         strip=strips,
         slider=True,
     )
-
-
-def _embed(figure: Any, name: str, *, buttons: Sequence[Sequence[str]] = ()) -> str:
-    """A figure as HTML. The buttons are listed because plotly's own choice has one that uploads the chart."""
-    config = {
-        "displaylogo": False,
-        "displayModeBar": "hover" if buttons else False,
-        "modeBarButtons": [list(group) for group in buttons],
-        "plotlyServerURL": "",
-        "responsive": True,
-    }
-    html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
-    )
-    return html
 
 
 def _layer_text(answer: StepAnswer, runs: Sequence[OpRun], rank: int) -> Cell:

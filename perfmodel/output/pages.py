@@ -1,7 +1,7 @@
 """Self-contained HTML pages: a jinja2 template, plotly inline, text escaped."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,29 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["linked"] = linked
-    text = template.read_text(encoding="utf-8")
-    return environment.from_string(text).render(plotly_js=get_plotlyjs(), **values)
+    return environment.get_template(template.name).render(plotly_js=get_plotlyjs(), **values)
+
+
+def embed(figure: Any, name: str, *, buttons: Sequence[Sequence[str]] = ()) -> str:
+    """A figure as HTML. The buttons are listed because plotly's own choice has one that uploads the chart."""
+    config = {
+        "displaylogo": False,
+        "displayModeBar": "hover" if buttons else False,
+        "modeBarButtons": [list(group) for group in buttons],
+        "plotlyServerURL": "",
+        "responsive": True,
+    }
+    html: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
+    )
+    return html
 
 
 def linked(text: str) -> Any:

@@ -28,17 +28,32 @@ def suite_progress() -> Iterator[Progress | None]:
 
     None where stderr is not a terminal: a log would keep every line.
     """
+    with _line(lambda suite: (suite, "") if suite == "requests" else (f"suite {suite}", " rows")) as tell:
+        yield tell
+
+
+@contextmanager
+def report_progress() -> Iterator[Progress | None]:
+    """As :func:`suite_progress`, for the parts of a report: "longcat-flash-h800, requests: 120 of 1,000"."""
+    with _line(lambda what: (what, "")) as tell:
+        yield tell
+
+
+@contextmanager
+def _line(words: Callable[[str], tuple[str, str]]) -> Iterator[Progress | None]:
+    """The line; ``words`` are what stands before and after its numbers."""
     if not sys.stderr.isatty():
         yield None
         return
     last = 0.0
 
-    def tell(suite: str, done: int, total: int) -> None:
+    def tell(name: str, done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= INTERVAL_S:
             last = time.monotonic()
-            what, of = (suite, "") if suite == "requests" else (f"suite {suite}", " rows")
-            sys.stderr.write(f"{ERASE_LINE}{what}: {done:,} of {total:,}{of}")
+            what, of = words(name)
+            printable = "".join(character if character.isprintable() else "?" for character in what)
+            sys.stderr.write(f"{ERASE_LINE}{printable}: {done:,} of {total:,}{of}")
             sys.stderr.flush()
 
     try:

@@ -1,7 +1,7 @@
 """The command that gives an answer again."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from perfmodel.errors import PerfModelError
@@ -31,6 +31,27 @@ def step_command(scenario: Scenario) -> tuple[str, bool]:
     except PerfModelError:
         same = False
     return _command(scenario.name, sets), same
+
+
+def report_command(names: Iterable[str], sets: Iterable[str], options: Mapping[str, Any]) -> str:
+    """A ``perfmodel report`` command as it was given; options that are None or False are left out, True is a flag."""
+    words = ["perfmodel", "report", *names]
+    words += [word for text in sets for word in ("--set", text)]
+    for name, value in options.items():
+        if value is True:
+            words.append(name)
+        elif value is not None and value is not False:
+            words += [
+                name,
+                f"{value:.17g}"
+                if isinstance(value, float) and float(f"{value:g}") != value
+                else _word(value),
+            ]
+    return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def scenario_title(scenario: Scenario) -> str:

@@ -1,10 +1,8 @@
 """Starting the dashboard: Streamlit as a process of its own, on this machine only unless asked otherwise."""
 
 import importlib.util
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 from perfmodel.errors import DataError, SpecError
 
@@ -18,8 +16,8 @@ OPTIONS = {
 """Streamlit's settings: nothing is sent home, uploads are scenarios (MB)."""
 
 
-def app_file() -> Path:
-    """The dashboard's script.
+def check_installed() -> None:
+    """Refuse to start what is not there.
 
     Raises:
         DataError: Streamlit or the dashboard is not installed.
@@ -30,10 +28,6 @@ def app_file() -> Path:
                 f"perfmodel dashboard: the package {package} is not installed; pip install 'perfmodel[dashboard]' "
                 "(in a checkout: make dash)"
             )
-    found = importlib.util.find_spec("dashboard")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).with_name("app.py")
 
 
 def dashboard_command(port: int, *, address: str, headless: bool) -> list[str]:
@@ -44,6 +38,7 @@ def dashboard_command(port: int, *, address: str, headless: bool) -> list[str]:
     """
     if not 0 < port < 2**16:
         raise SpecError(f"--port {port}: must be from 1 to {2**16 - 1}")
+    check_installed()
     options = {
         **OPTIONS,
         "server.address": address,
@@ -51,15 +46,13 @@ def dashboard_command(port: int, *, address: str, headless: bool) -> list[str]:
         "server.headless": str(headless).lower(),
     }
     words = [f"--{key}={value}" for key, value in options.items()]
-    return [sys.executable, "-m", "streamlit", "run", str(app_file()), *words]
+    return [sys.executable, "-m", "dashboard", *words]
 
 
 def run_dashboard(port: int, *, address: str, headless: bool) -> int:
     """Serve until interrupted; the process's exit code."""
     command = dashboard_command(port, address=address, headless=headless)
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
-        return subprocess.call(command, env={**os.environ, "PYTHONPATH": path})
+        return subprocess.call(command)
     except KeyboardInterrupt:
         return 0

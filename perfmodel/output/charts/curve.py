@@ -20,6 +20,8 @@ AXES = {
     "usd_per_million_input_tokens": "$ per million input tokens",
 }
 """Column -> axis title."""
+DOLLARS = tuple(digit * 10.0**power for power in range(-4, 5) for digit in (1.0, 2.0, 5.0))
+"""Ticks of a logarithmic axis of costs."""
 
 
 def trade_off_chart(
@@ -70,7 +72,7 @@ def trade_off_chart(
     figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
     figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
     if y.startswith("usd"):
-        figure.update_yaxes(type="log", tickprefix="$")
+        figure.update_yaxes(type="log", tickvals=DOLLARS, ticktext=[f"${value:g}" for value in DOLLARS])
     else:
         figure.update_yaxes(rangemode="tozero")
     return figure
@@ -99,7 +101,7 @@ def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: s
     figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
     figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
     if y.startswith("usd"):
-        figure.update_yaxes(type="log", tickprefix="$")
+        figure.update_yaxes(type="log", tickvals=DOLLARS, ticktext=[f"${value:g}" for value in DOLLARS])
     return figure
 
 

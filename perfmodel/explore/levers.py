@@ -1,0 +1,285 @@
+"""The levers of :mod:`perfmodel.explore.sensitivity`: what may be otherwise, how far, and who says so."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from perfmodel.explore.difference import balanced
+from perfmodel.spec import catalogue
+from perfmodel.spec.catalogue import DATA
+from perfmodel.spec.documents import read_document
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import PERCENT
+
+WHAT_IF_PCT = 20.0
+"""Half range of a lever for which nothing is published."""
+WHAT_IF = f"a what-if: {WHAT_IF_PCT:g} % less and more, no published range"
+WHAT_IF_ACCEPTANCE = 0.1
+TABLE6 = "longcat_table6_setup.yaml"
+SKEW_FILE = "routing_skew.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One end of a range."""
+
+    value: float
+    label: str
+    """The value for people."""
+    scenario: Scenario | None = None
+    """What is simulated; None: the scenario as it is."""
+    utilisation_pct: float | None = None
+    """Share of the time in which GPUs do full steps; None: all of it."""
+    reason: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Why a scenario does not have a lever."""
+
+    reason: str
+
+
+Ends = tuple[Setting, Setting]
+
+
+class Lever(NamedTuple):
+    """Something that may be otherwise."""
+
+    name: str
+    unit: str
+    base: Callable[[Scenario], str]
+    """The scenario's own value, for people."""
+    settings: Callable[[Scenario, float | None], Ends | LeftOut]
+    """Low and high end, from a scenario and its traffic's peak over mean."""
+
+
+# --- money ----------------------------------------------------------------------------------------------------------
+
+
+def _price(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    prices = scenario.prices
+    if not prices.usd_per_gpu_hour:
+        return LeftOut("the scenario's GPUs have no price")
+    family = _family(scenario)
+    quoted = sorted(
+        (float(row["usd_per_gpu_hour"]), name, row)
+        for name, row in ((name, catalogue.entry("prices", name)) for name in catalogue.names("prices"))
+        if row.get("gpu", "").upper() == family
+    )
+    if len({usd for usd, _, _ in quoted}) < 2:
+        return _scaled(scenario, "prices.usd_per_gpu_hour", _usd, f"{WHAT_IF} for {family}")
+    return tuple(  # type: ignore[return-value]
+        Setting(
+            usd,
+            f"{_usd(usd)} ({name})",
+            _with(scenario, "prices.usd_per_gpu_hour", usd),
+            reason=f"cheapest and dearest {family} price of the catalogue",
+            source=f"{row.get('term', '')}, {row.get('date', '')}: {row.get('source', '')}",
+        )
+        for usd, name, row in (quoted[0], quoted[-1])
+    )
+
+
+def _utilisation(scenario: Scenario, peak_to_mean: float | None) -> Ends | LeftOut:
+    if not scenario.prices.usd_per_gpu_hour:
+        return LeftOut("the scenario's GPUs have no price")
+    if peak_to_mean is not None:
+        share = PERCENT / peak_to_mean
+        reason = f"GPUs rented all day for a peak of {peak_to_mean:g} times the mean, as stated"
+        source = ""
+    else:
+        (mean, source), (peak, _) = _published("ds_prod_nodes_mean"), _published("ds_prod_nodes_peak")
+        share = PERCENT * mean / peak
+        reason = f"DeepSeek's day: {mean:g} nodes on average, {peak:g} at its peak; rented for the peak"
+    low = Setting(share, f"{share:.0f} %", utilisation_pct=share, reason=reason, source=source)
+    return low, Setting(PERCENT, "100 %", utilisation_pct=PERCENT)
+
+
+# --- hardware -------------------------------------------------------------------------------------------------------
+
+
+def _hbm(scenario: Scenario, _: float | None) -> Ends:
+    return _scaled(scenario, "cluster.gpu.hbm_gb_per_s", _gb_per_s)
+
+
+def _network(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    if scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus:
+        return LeftOut("all GPUs of a replica are in one link domain: nothing crosses the network")
+    return _scaled(scenario, "cluster.network.gb_per_s_per_gpu", _gb_per_s)
+
+
+def _link(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    if scenario.deployment.num_gpus == 1:
+        return LeftOut("one GPU: nothing crosses a link")
+    return _scaled(scenario, "cluster.node.link_gb_per_s", _gb_per_s)
+
+
+# --- model ----------------------------------------------------------------------------------------------------------
+
+
+def _acceptance(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    mtp = scenario.deployment.mtp
+    if not mtp.draft_tokens or scenario.deployment.phase == "prefill":
+        return LeftOut("no draft tokens (deployment.mtp)")
+    if scenario.model.name.startswith("longcat-flash") and scenario.model.name != "longcat-flash-lite":
+        setup = read_document(DATA / "published" / TABLE6)
+        low, high = setup["acceptance_interval"]
+        reason = "published for LongCat-Flash: Table 7 counts with 0.8, Table 5 has 92.1 % on MT-Bench"
+        source = setup["source"]
+    else:
+        low, high = (
+            max(mtp.acceptance - WHAT_IF_ACCEPTANCE, 0.0),
+            min(mtp.acceptance + WHAT_IF_ACCEPTANCE, 1.0),
+        )
+        reason, source = f"a what-if: {WHAT_IF_ACCEPTANCE:g} less and more, no published range", ""
+    return tuple(  # type: ignore[return-value]
+        Setting(
+            value,
+            f"{value:g}",
+            _with(scenario, "deployment.mtp.acceptance", value),
+            reason=reason,
+            source=source,
+        )
+        for value in (float(low), float(high))
+    )
+
+
+def _skew(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    moe, routing = scenario.model.moe, scenario.routing
+    if moe is None:
+        return LeftOut(f"model {scenario.model.name} has no experts")
+    if scenario.deployment.ep == 1:
+        return LeftOut("deployment.ep = 1: every GPU has all experts, so none is busier for them")
+    even = Setting(
+        0.0, "every rank the mean load", balanced(scenario), reason="at best perfect balance, engine included"
+    )
+    if routing.rank_loads is not None or routing.popularity in ("histogram", "dirichlet"):
+        what = "routing.rank_loads" if routing.rank_loads is not None else f"popularity {routing.popularity}"
+        return even, Setting(1.0, f"as stated ({what})", reason="as it is, against perfect balance")
+    model, record = next(iter(read_document(DATA / "published" / SKEW_FILE).items()))
+    exponent = max(float(record["skew"]), float(routing.skew or 0.0))
+    changed = {"popularity": "power-law", "skew": exponent}
+    skewed = scenario.model_copy(update={"routing": routing.model_copy(update=changed)})
+    return even, Setting(
+        exponent,
+        f"power law, exponent {exponent:g}",
+        skewed,
+        reason=f"at worst the power law that was fitted for {model}"
+        if exponent == float(record["skew"])
+        else "at worst the power law as stated",
+        source=record["source"],
+    )
+
+
+def _real_experts(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    moe, routing = scenario.model.moe, scenario.routing
+    if moe is None or not moe.num_zero_experts:
+        return LeftOut(f"model {scenario.model.name} has no zero-computation experts")
+    for name in ("activation", "layer_means", "std_real_experts"):
+        if getattr(routing, name) is not None:
+            return LeftOut(f"routing.{name} states the number of real experts")
+    known = moe.real_experts_by_workload
+    if known:
+        ends = [(mean, name) for name, mean in sorted(known.items(), key=lambda item: item[1])]
+        low, high = ends[0], ends[-1]
+        reason = "lowest and highest published mean of a workload"
+        source = _activation_source(scenario.model.name)
+    else:
+        own = scenario.mean_real_experts
+        share = WHAT_IF_PCT / PERCENT
+        low, high = (own * (1.0 - share), ""), (min(own * (1.0 + share), float(moe.top_k)), "")
+        reason, source = WHAT_IF, ""
+    return tuple(  # type: ignore[return-value]
+        Setting(
+            mean,
+            f"{mean:.3g}" + (f" ({name})" if name else ""),
+            scenario.model_copy(
+                update={"routing": routing.model_copy(update={"mean_real_experts": mean, "workload": ""})}
+            ),
+            reason=reason,
+            source=source,
+        )
+        for mean, name in (low, high)
+    )
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _scaled(scenario: Scenario, path: str, text: Callable[[float], str], reason: str = WHAT_IF) -> Ends:
+    """The field at ``path`` lower and higher by WHAT_IF_PCT."""
+    own = float(_at(scenario, path))
+    low, high = (own * (1.0 + sign * WHAT_IF_PCT / PERCENT) for sign in (-1.0, 1.0))
+    return (
+        Setting(low, text(low), _with(scenario, path, low), reason=reason),
+        Setting(high, text(high), _with(scenario, path, high)),
+    )
+
+
+def _at(spec: Any, path: str) -> Any:
+    for key in path.split("."):
+        spec = getattr(spec, key)
+    return spec
+
+
+def _with(spec: Any, path: str, value: Any) -> Any:
+    head, _, rest = path.partition(".")
+    child = _with(getattr(spec, head), rest, value) if rest else value
+    return spec.model_copy(update={head: child})
+
+
+def _family(scenario: Scenario) -> str:
+    """``H800`` of h800-sxm: what the catalogue's prices are quoted for."""
+    return scenario.cluster.gpu.name.partition("-")[0].upper()
+
+
+def _usd(value: float) -> str:
+    return f"${value:.3g}"
+
+
+def _gb_per_s(value: float) -> str:
+    return f"{value:,.4g} GB/s"
+
+
+@cache
+def _published(row_id: str) -> tuple[float, str]:
+    """(value, source) of a row of ``data/published/serving.csv``."""
+    with (DATA / "published" / "serving.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if row["id"] == row_id)
+    return float(row["value"]), row["source"]
+
+
+def _activation_source(model: str) -> str:
+    known = model in catalogue.names("models")
+    return str(catalogue.entry("models", model).get("activation", {}).get("source", "")) if known else ""
+
+
+def _mean_text(scenario: Scenario) -> str:
+    return f"{scenario.mean_real_experts:.3g}"
+
+
+def _skew_text(scenario: Scenario) -> str:
+    routing = scenario.routing
+    if routing.rank_loads is not None:
+        return "loads as stated"
+    skew = "" if routing.skew is None else f" {routing.skew:g}"
+    return f"{routing.popularity}{skew}" if routing.popularity else "no popularity stated"
+
+
+LEVERS = (
+    Lever("GPU price", "USD per GPU hour", lambda s: _usd(s.prices.usd_per_gpu_hour), _price),
+    Lever("utilisation", "% of the time in full steps", lambda _: "100 %", _utilisation),
+    Lever("expert load", "exponent", _skew_text, _skew),
+    Lever("real experts per token", "experts", _mean_text, _real_experts),
+    Lever("draft acceptance", "probability", lambda s: f"{s.deployment.mtp.acceptance:g}", _acceptance),
+    Lever("HBM bandwidth", "GB/s", lambda s: _gb_per_s(s.cluster.gpu.hbm_gb_per_s), _hbm),
+    Lever(
+        "network bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.network.gb_per_s_per_gpu), _network
+    ),
+    Lever("link bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.node.link_gb_per_s), _link),
+)
+"""In the order in which they are asked."""

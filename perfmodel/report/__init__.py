@@ -1,0 +1,1 @@
+"""What a cost report says, as numbers and plain records; :mod:`perfmodel.output` only tells it."""

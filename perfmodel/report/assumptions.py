@@ -1,0 +1,204 @@
+"""What a scenario's answer assumes, each with its source: rows ``what``, ``value``, ``source``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from perfmodel.answer import StepAnswer
+from perfmodel.answer_serve import ServeAnswer
+from perfmodel.ops.parameters import parameter_counts
+from perfmodel.spec import catalogue
+from perfmodel.spec.hardware import Gpu
+from perfmodel.spec.prices import Prices
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB, GIGA
+
+CHANGED = "changed from the catalogue's entry, which its source does not cover"
+SCENARIO = "the scenario"
+Row = dict[str, str]
+
+
+def assumptions(step: StepAnswer, serve: ServeAnswer | None) -> list[Row]:
+    """The rows, from the model to the traffic."""
+    scenario = step.scenario
+    rows = [
+        *_model(step),
+        *_hardware(scenario),
+        _price(scenario),
+        *_layout(scenario),
+        *_timing(step),
+        *_routing(step),
+        *_traffic(scenario, serve),
+    ]
+    return [{"what": what, "value": value, "source": source} for what, value, source in rows]
+
+
+Told = tuple[str, str, str]
+
+
+def _model(step: StepAnswer) -> Iterator[Told]:
+    model = step.scenario.model
+    known = model.name in catalogue.names("models")
+    source = catalogue.entry("models", model.name)["source"] if known else "a config.json of the user's"
+    active = step.values["active_parameters"]
+    total = parameter_counts(model).total / GIGA
+    text = f"{model.name}: {total:,.4g} B parameters"
+    if active:
+        text += f", {active['mean'] / GIGA:,.3g} B active per token (mean)"
+    yield "model", text, source
+
+
+def _hardware(scenario: Scenario) -> Iterator[Told]:
+    cluster, gpu = scenario.cluster, scenario.cluster.gpu
+    peaks = [("BF16", gpu.bf16_tflops), ("FP8", gpu.fp8_tflops), ("FP4", gpu.fp4_tflops)]
+    figures = [f"{gpu.memory_bytes / GB:,.4g} GB", f"{gpu.hbm_gb_per_s:,.4g} GB/s HBM"]
+    figures += [f"{peak:,.4g} TFLOP/s {name}" for name, peak in peaks if peak]
+    yield "GPU", f"{gpu.name}: {', '.join(figures)}", _sourced(gpu, "gpus", gpu.source, gpu.date)
+    node, network = cluster.node, cluster.network
+    text = (
+        f"{cluster.name or 'unnamed'}: {node.num_gpus} GPUs per node, link {node.link_gb_per_s:,.4g} GB/s per GPU "
+        f"within {node.link_domain_gpus}, network {network.gb_per_s_per_gpu:,.4g} GB/s per GPU"
+    )
+    changed = cluster.name in catalogue.names("clusters") and (
+        {
+            key: catalogue.entry("clusters", cluster.name)[part].get(key)
+            for part in ("node", "network")
+            for key in _LINKS[part]
+        }
+        != {key: getattr(getattr(cluster, part), key) for part in ("node", "network") for key in _LINKS[part]}
+    )
+    yield "cluster", text, _joined(cluster.source, cluster.date, CHANGED if changed else "")
+
+
+_LINKS = {"node": ("num_gpus", "link_gb_per_s", "link_domain_gpus"), "network": ("gb_per_s_per_gpu",)}
+
+
+def _price(scenario: Scenario) -> Told:
+    prices = scenario.prices
+    text = f"${prices.usd_per_gpu_hour:,.4g} per GPU hour"
+    if prices.term:
+        text += f", {prices.term}"
+    if prices.gpu and not scenario.cluster.gpu.name.upper().startswith(prices.gpu.upper()):
+        text += f" (quoted for {prices.gpu})"
+    return "price", text, _sourced(prices, "prices", prices.source, prices.date)
+
+
+def _sourced(section: Gpu | Prices, kind: str, source: str, date: str) -> str:
+    """A section's source and date, and whether its figures are still those of the catalogue."""
+    changed = False
+    if section.name in catalogue.names(kind):
+        entry = type(section)(**{**catalogue.entry(kind, section.name), "name": section.name})
+        changed = section.model_dump(exclude=_LABELS) != entry.model_dump(exclude=_LABELS)
+    return _joined(source, date, CHANGED if changed else "")
+
+
+_LABELS = {"name", "source", "date", "term", "gpu"}
+
+
+def _layout(scenario: Scenario) -> Iterator[Told]:
+    d, p = scenario.deployment, scenario.deployment.precision
+    source = scenario.source or SCENARIO
+    parts = [f"attention DP{d.attention_dp} TP{d.attention_tp}", f"dense TP{d.dense_tp}", f"EP{d.ep}"]
+    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1)
+    if d.redundant_experts:
+        parts.append(f"{d.redundant_experts} redundant experts")
+    yield "layout", f"{_gpus(d.num_gpus)}: {', '.join(parts)}; overlap {d.overlap}; {d.backend}", source
+    work = []
+    if d.phase != "prefill":
+        work.append(f"{d.batch_per_gpu:,g} requests per GPU, {d.context_tokens:,g} tokens of context each")
+    if d.phase != "decode":
+        work.append(f"{d.prefill_requests_per_gpu:,g} x {d.prefill_tokens:,g} prompt tokens per GPU")
+    yield "work of a step", f"{d.phase}: {'; '.join(work)}", source
+    formats = f"linear {p.linear}, experts {p.experts}, attention {p.attention}, KV cache {p.kv_cache}"
+    yield "number formats", f"{formats}; dispatch {p.dispatch}, combine {p.combine}", source
+    if d.mtp.draft_tokens and d.phase != "prefill":
+        yield (
+            "drafts",
+            f"{d.mtp.draft_tokens} token{'s' if d.mtp.draft_tokens > 1 else ''} per step, accepted with probability "
+            f"{d.mtp.acceptance:g}",
+            source,
+        )
+
+
+def _timing(step: StepAnswer) -> Iterator[Told]:
+    scenario, found = step.scenario, step.values["provenance"]
+    used = step.step.calibration
+    if used is not None:
+        text = f"{found['calibration']}: kernels timed for {found['calibrated_ops']} of {found['ops']} ops"
+        yield "calibration", text, _joined(str(used.document.get("source", "")), used.created[:10])
+    else:
+        yield "kernel times", f"{found['calibration']}: no calibration of timed kernels", "docs/calibrate.md"
+    constants, engine = scenario.deployment.constants, scenario.deployment.engine
+    name = engine or "none"
+    stated = scenario.routing.imbalance
+    imbalance = constants.imbalance if stated is None else stated
+    text = f"{name}: host gap {constants.host_gap_us:,.4g} us per step, busiest rank x {imbalance:g}"
+    text += "" if stated is None else f" (as the scenario states; fitted: {constants.imbalance:g})"
+    if constants.log_std:
+        text += f", unexplained spread {constants.log_std:.3g} in the logarithm"
+    yield "engine constants", text, constants.source or "no engine named: neutral constants"
+    if scenario.given.attention_us is not None:
+        yield "attention", f"{scenario.given.attention_us:g} us, given", scenario.source or SCENARIO
+
+
+def _routing(step: StepAnswer) -> Iterator[Told]:
+    scenario, real = step.scenario, step.values["real_experts"]
+    moe, routing = scenario.model.moe, scenario.routing
+    if moe is None or real is None:
+        return
+    text = f"{real['mean']:.3g} of {moe.top_k} picks per token compute"
+    if real["std"]:
+        text += f" (standard deviation {real['std']:.3g})"
+    known = scenario.model.name in catalogue.names("models")
+    published = catalogue.entry("models", scenario.model.name).get("activation", {}) if known else {}
+    stated = routing.source or ("" if routing.mean_real_experts is None else SCENARIO)
+    yield "real experts", text, stated or str(published.get("source", "")) or "the model's configuration"
+    skew = "" if routing.skew is None else f" {routing.skew:g}"
+    if routing.rank_loads is not None:
+        load = "load of every rank as stated"
+    elif routing.popularity:
+        load = f"popularity {routing.popularity}{skew}, placement {routing.placement}"
+    else:
+        load = "no popularity stated"
+    yield "expert load", load, routing.source or scenario.source or SCENARIO
+
+
+def _traffic(scenario: Scenario, serve: ServeAnswer | None) -> Iterator[Told]:
+    if serve is None:
+        return
+    w, values = scenario.workload, serve.values
+    known = w.trace in catalogue.names("traces")
+    card: dict[str, Any] = catalogue.entry("traces", w.trace) if known else {}
+    text = f"{values['requests']:,} requests over {values['duration_s']:,.4g} s"
+    if w.trace:
+        text = f"{values['provenance']['trace']}: {text}"
+        text += f", {w.time_scale:g} times as fast as recorded" if w.time_scale != 1.0 else ""
+    elif w.rate == float("inf"):
+        text += ", all at once" if w.max_concurrency is None else f", {w.max_concurrency:,} in flight"
+    elif isinstance(w.rate, float):
+        text += f", {w.rate:g} per second"
+    source = _joined(
+        str(card.get("source", "")), str(card.get("licence", "")), str(card.get("publisher", ""))
+    )
+    yield "traffic", text, source or scenario.source or SCENARIO
+    replicas = f"{values['replicas']} x {_gpus(scenario.deployment.num_gpus)}, {values['policy']}"
+    if values["prefill"]:
+        replicas += (
+            f"; prefill apart: {values['prefill']['replicas']} on {_gpus(values['prefill']['num_gpus'])}"
+        )
+    yield "replicas", replicas, scenario.source or SCENARIO
+    slo = [f"{name} {limit:g} ms" for name, limit in _limits(scenario) if limit is not None]
+    if slo:
+        yield "objectives", ", ".join(slo), SCENARIO
+
+
+def _limits(scenario: Scenario) -> tuple[tuple[str, float | None], ...]:
+    slo = scenario.slo
+    return ("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms)
+
+
+def _gpus(number: int) -> str:
+    return f"{number:,} GPU{'' if number == 1 else 's'}"
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)

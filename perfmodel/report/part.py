@@ -1,0 +1,157 @@
+"""One scenario of a report: its step, its traffic, what they cost, and what would move that."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perfmodel.answer import StepAnswer, answer_step
+from perfmodel.answer_serve import ServeAnswer, answer_serve
+from perfmodel.economics.utilisation import break_even
+from perfmodel.errors import PerfModelError, SpecError
+from perfmodel.explore.fleet import Traffic, with_fleet
+from perfmodel.explore.sensitivity import sensitivity
+from perfmodel.report.assumptions import assumptions
+from perfmodel.report.document import scenario_yaml
+from perfmodel.report.money import money
+from perfmodel.spec.scenario import Scenario
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a report is asked to hold beside the steps."""
+
+    serves: bool = True
+    """Whether the scenarios' traffic is simulated."""
+    repeats: int | None = None
+    """Runs behind intervals of the traffic's figures; None: no such intervals."""
+    traffic: Traffic | None = None
+    """A day's traffic to size a fleet for."""
+    api_usd_per_million_output_tokens: float | None = None
+    """What somebody else asks for a million output tokens."""
+
+
+DEAREST_USD = 1e6
+"""Per million tokens: a dollar per token."""
+
+
+def check_api_price(usd: float | None) -> None:
+    """Refuses a price that nobody asks.
+
+    Raises:
+        SpecError: not above 0, or above DEAREST_USD.
+    """
+    if usd is not None and not 0.0 < usd <= DEAREST_USD:
+        raise SpecError(
+            f"--api-usd-per-million-output {usd:g}: must be above 0 and at most {DEAREST_USD:g} USD, e.g. 0.7"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One scenario's share of a report."""
+
+    label: str
+    """Its name, unique in the report."""
+    scenario: Scenario
+    step: StepAnswer | None
+    serve: ServeAnswer | None
+    error: PerfModelError | None
+    """Why there is no step."""
+    values: dict[str, Any]
+    """An entry of ``scenarios`` of ``perfmodel report --json``."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of step and traffic, each once."""
+        texts: list[str] = []
+        for answer in (self.step, self.serve):
+            texts += answer.values["warnings"] if answer is not None else []
+        if self.values["reason"]:
+            texts.append(f"no answer: {self.values['reason']}")
+        if self.values["serve_reason"] and self.values["serve_reason"] != NOT_ASKED:
+            texts.append(f"traffic not simulated: {self.values['serve_reason']}")
+        return list(dict.fromkeys(texts))
+
+
+NOT_ASKED = "not asked for (--no-serve)"
+
+
+def answer_part(
+    label: str, scenario: Scenario, options: Options, *, progress: Progress | None = None
+) -> Part:
+    """Everything that a report says of one scenario; what can't be answered has its reason instead."""
+    text, is_exact = scenario_yaml(scenario)
+    values: dict[str, Any] = {
+        "name": label,
+        "title": scenario.title,
+        "reason": None,
+        "step": None,
+        "serve": None,
+        "serve_reason": None,
+        "money": None,
+        "sensitivity": None,
+        "break_even": None,
+        "assumptions": [],
+        "scenario_yaml": text,
+        "scenario_yaml_is_exact": is_exact,
+    }
+    _tell(progress, "step", 0, 1)
+    try:
+        step = answer_step(scenario)
+    except PerfModelError as error:
+        return Part(label, scenario, None, None, error, values | {"reason": str(error)})
+    serve, serve_reason = _served(scenario, options, progress)
+    levers = sensitivity(
+        scenario,
+        peak_to_mean=options.traffic.peak_to_mean if options.traffic else None,
+        progress=lambda done, total: _tell(progress, "sensitivity", done, total),
+    )
+    values |= {
+        "step": step.values,
+        "serve": serve.values if serve is not None else None,
+        "serve_reason": serve_reason,
+        "money": money(step, serve),
+        "sensitivity": levers.as_dict(),
+        "break_even": _break_even(step, options.api_usd_per_million_output_tokens),
+        "assumptions": assumptions(step, serve),
+    }
+    return Part(label, scenario, step, serve, None, values)
+
+
+def _served(
+    scenario: Scenario, options: Options, progress: Progress | None
+) -> tuple[ServeAnswer | None, str | None]:
+    """The traffic's answer, or why there is none."""
+    if not options.serves:
+        return None, NOT_ASKED
+
+    def tell(done: int, total: int) -> None:
+        _tell(progress, "requests", done, total)
+
+    try:
+        answer = answer_serve(scenario, progress=tell, repeats=options.repeats)
+        return (with_fleet(answer, options.traffic, progress=tell) if options.traffic else answer), None
+    except PerfModelError as error:
+        return None, str(error)
+
+
+def _break_even(step: StepAnswer, api_usd: float | None) -> dict[str, Any] | None:
+    """At which utilisation the step's output tokens cost what an API asks; None where no price is asked or paid."""
+    usd = step.values["usd_per_million_output_tokens"]
+    if api_usd is None or not usd:
+        return None
+    bounds = step.values.get("intervals", {}).get("usd_per_million_output_tokens")
+    found = asdict(break_even(usd, api_usd, bounds))
+    return {
+        "api_usd_per_million_output_tokens": found["api_usd_per_million_tokens"],
+        "usd_per_million_output_tokens": usd,
+        "utilisation_pct": found["utilisation_pct"],
+        "interval_pct": list(found["interval_pct"]) if found["interval_pct"] else None,
+    }
+
+
+def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(what, done, total)

@@ -1,0 +1,114 @@
+"""A running dashboard, and sessions of it without a browser: its websocket, as Streamlit's front end speaks it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+from websockets.sync.client import connect
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 60.0
+
+
+@contextmanager
+def dashboard(log=subprocess.DEVNULL, **environment):
+    """Port of a dashboard that was started as a user starts it; what it says goes to ``log``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perfmodel", "dashboard", "--port", str(port), "--headless"],
+        cwd=ROOT,
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    try:
+        _wait(port)
+        yield port
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(20)
+
+
+def _wait(port):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(f"the dashboard did not start within {SECONDS:g} s")
+
+
+@dataclass
+class Shown:
+    """What one run of the script put on the page."""
+
+    metrics: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    exceptions: list[str] = field(default_factory=list)
+    widgets: dict[str, str] = field(default_factory=dict)
+    """User key -> the id by which the front end names the widget."""
+
+
+class Session:
+    """One user."""
+
+    def __init__(self, port, query=""):
+        self.query = query
+        address = f"ws://127.0.0.1:{port}/_stcore/stream"
+        self.connection = connect(address, subprotocols=["streamlit"], max_size=None, proxy=None)
+        self.socket = self.connection.__enter__()
+        self.states = {}
+        self.shown = Shown()
+
+    def run(self, **changed):
+        """Run the script, with widgets (user keys) moved to new values, and read until it is over."""
+        message = BackMsg()
+        message.rerun_script.query_string = self.query
+        for key, value in changed.items():
+            state = WidgetState(id=self.shown.widgets[key])
+            if isinstance(value, str):
+                state.string_value = value
+            else:
+                state.double_array_value.data.append(value)
+            self.states[key] = state
+        message.rerun_script.widget_states.widgets.extend(self.states.values())
+        self.socket.send(message.SerializeToString())
+        self.shown = Shown(widgets=dict(self.shown.widgets) if changed else {})
+        while True:
+            answer = ForwardMsg.FromString(self.socket.recv(timeout=SECONDS))
+            kind = answer.WhichOneof("type")
+            if kind == "delta" and answer.delta.WhichOneof("type") == "new_element":
+                self._element(answer.delta.new_element)
+            elif kind == "script_finished":
+                return self.shown
+
+    def _element(self, element):
+        kind = element.WhichOneof("type")
+        if kind == "metric":
+            self.shown.metrics[element.metric.label] = element.metric.body
+        elif kind == "exception":
+            self.shown.exceptions.append(element.exception.message)
+        elif kind == "alert":
+            self.shown.errors.append(element.alert.body)
+        else:
+            widget = getattr(element, kind, None)
+            found = getattr(widget, "id", "")
+            if isinstance(found, str) and "-ask-" in found:
+                self.shown.widgets["ask-" + found.rpartition("-ask-")[2]] = found
+
+    def close(self):
+        self.connection.__exit__(None, None, None)

@@ -1,0 +1,148 @@
+"""The dashboard's logic: what controls ask, what pages show, and ten people at once who must not disturb each other."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from sessions import Session, dashboard
+from streamlit.testing.v1 import AppTest
+
+from perfmodel.answer import answer_step
+from perfmodel.output.formats import significant, usd
+from perfmodel.output.start_dashboard import dashboard_command
+from perfmodel.spec import catalogue
+from perfmodel.spec.load import load_scenario
+
+APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
+
+
+def started(**query):
+    test = AppTest.from_file(str(APP), default_timeout=60)
+    for key, value in query.items():
+        test.query_params[key] = value
+    return test.run()
+
+
+def shown(test):
+    assert not test.exception
+    return {metric.label: metric.value for metric in test.metric}
+
+
+def answered(*sets, name="longcat-flash-h800"):
+    return answer_step(load_scenario(name, sets), over_steps=False).values
+
+
+def fits(test, values):
+    found = shown(test)
+    assert found["Tokens/s per user"] == significant(values["tokens_per_s_per_user"])
+    assert found["$ per M output tokens"] == usd(values["usd_per_million_output_tokens"])
+
+
+def test_the_first_screen_has_the_main_job_and_its_interval():
+    test = started()
+    fits(test, answered())
+    intervals = [metric.delta for metric in test.metric if metric.label == "Tokens/s per user"]
+    low, high = answered()["intervals"]["tokens_per_s_per_user"]
+    assert intervals == [f"{significant(low)} to {significant(high)}"]
+    assert test.query_params["scenario"] == "longcat-flash-h800"
+    assert test.query_params["v"] == "1"
+
+
+@pytest.mark.parametrize("name", catalogue.names("scenarios"))
+def test_every_scenario_of_the_catalogue_opens(name):
+    test = started(v="1", scenario=name)
+    assert shown(test)
+    assert not test.error
+
+
+def test_controls_ask_what_the_command_line_would():
+    test = started()
+    test.slider(key="ask-batch").set_value(40).run()
+    test.number_input(key="ask-acceptance").set_value(0.75).run()
+    test.segmented_control(key="ask-overlap").set_value("sequential").run()
+    sets = ["deployment.batch_per_gpu=40", "deployment.mtp.acceptance=0.75", "deployment.overlap=sequential"]
+    fits(test, answered(*sets))
+    assert sorted(test.query_params["set"]) == sorted(sets)
+    assert test.code[0].value.startswith("perfmodel step longcat-flash-h800 --set ")
+    again = started(v="1", scenario="longcat-flash-h800", set=test.query_params["set"])
+    assert shown(again) == shown(test)
+    assert again.slider(key="ask-batch").value == 40
+
+
+def test_another_model_takes_back_what_it_cannot_do_and_says_so():
+    test = started()
+    test.selectbox(key="ask-model").set_value("qwen3-235b-a22b").run()
+    assert any("overlap is tbo" in note.value and "draft tokens are 0" in note.value for note in test.info)
+    scenario = [f"{key}={value}" for key, _, value in (s.partition("=") for s in test.query_params["set"])]
+    assert load_scenario("longcat-flash-h800", scenario).model.name == "qwen3-235b-a22b"
+    test.selectbox(key="ask-cluster").set_value("gb200-nvl72").run()
+    assert any("gb200" in note.value for note in test.info)
+    assert shown(test)
+
+
+def test_a_change_that_makes_no_scenario_is_taken_back():
+    test = started()
+    before = shown(test)
+    test.selectbox(key="ask-dense_tp").set_value(64).run()
+    test.selectbox(key="ask-gpus").set_value(32).run()
+    assert any("dense_tp = 64 must divide" in error.value.replace("\\", "") for error in test.error)
+    assert test.selectbox(key="ask-gpus").value == 128
+    assert test.selectbox(key="ask-dense_tp").value == 64
+    test.selectbox(key="ask-dense_tp").set_value(4).run()
+    assert not test.error
+    assert shown(test) == before
+
+
+def test_a_scenario_that_does_not_fit_says_by_how_much():
+    test = started()
+    test.slider(key="ask-context").set_value(131_072).run()
+    assert not test.exception
+    (error,) = test.error
+    assert r"largest batch that fits\: 6 requests per GPU" in error.value
+
+
+def test_a_bad_link_leaves_the_default_and_is_shown_as_text():
+    test = started(v="1", scenario="<b>nobody</b>[x](javascript:alert(1))")
+    (error,) = test.error
+    assert r"\<b\>nobody" in error.value
+    assert r"\[x\]\(javascript\:alert" in error.value
+    fits(test, answered())
+
+
+def test_the_baseline_is_part_of_the_link():
+    vs = urlencode({"v": "1", "scenario": "deepseek-v3-h800"})
+    test = started(v="1", scenario="longcat-flash-h800", vs=vs)
+    assert "deepseek-v3-h800" in test.query_params["vs"]
+    assert not test.error
+
+
+def test_it_listens_on_this_machine_only_unless_asked():
+    command = dashboard_command(8501, address="127.0.0.1", headless=True)
+    assert "--server.address=127.0.0.1" in command
+    assert "--browser.gatherUsageStats=false" in command
+
+
+def test_ten_people_at_once_neither_mix_nor_fail():
+    batches = [[4 * person + 1 + turn for turn in range(3)] for person in range(10)]
+    wanted = {b: answered(f"deployment.batch_per_gpu={b}") for own in batches for b in own}
+
+    def person(number, port):
+        first, *others = batches[number]
+        session = Session(port, f"v=1&scenario=longcat-flash-h800&set=deployment.batch_per_gpu%3D{first}")
+        seen = [session.run()]
+        seen += [session.run(**{"ask-batch": batch}) for batch in others]
+        session.close()
+        return seen
+
+    with dashboard() as port, ThreadPoolExecutor(10) as pool:
+        everything = list(pool.map(lambda number: person(number, port), range(10)))
+    for own, pages in zip(batches, everything, strict=True):
+        for batch, page in zip(own, pages, strict=True):
+            assert page.exceptions == []
+            assert page.errors == []
+            speed = wanted[batch]["tokens_per_s_per_user"]
+            assert page.metrics["Tokens/s per user"] == significant(speed)
+            assert page.metrics["Output tokens/s per GPU"] == significant(
+                wanted[batch]["output_tokens_per_s_per_gpu"]
+            )

@@ -1,0 +1,190 @@
+"""The dashboard in a real browser: every page, its controls, its files and its address."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from browser import PICTURES, browser
+from sessions import dashboard
+
+from perfmodel.answer import answer_step
+from perfmodel.output.formats import significant, usd
+from perfmodel.spec.load import load_scenario
+
+pytestmark = pytest.mark.browser
+
+PAGES = ("", "overlap", "experts", "traffic", "compare", "trust")
+SECONDS = 60_000
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The dashboard's address, served as a user would start it."""
+    with dashboard() as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chrome):
+    context = chrome.new_context(viewport={"width": 1400, "height": 1200}, accept_downloads=True)
+    yield context.new_page()
+    context.close()
+
+
+def opened(page, address):
+    """Go there and wait until nothing runs any more."""
+    page.goto(address)
+    page.wait_for_selector("[data-testid=stPlotlyChart] .main-svg", timeout=SECONDS)
+    settled(page)
+
+
+def settled(page):
+    page.wait_for_timeout(150)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=SECONDS)
+    page.wait_for_timeout(150)
+
+
+def metrics(page):
+    """Label -> value of every figure on the page."""
+    labels = page.locator("[data-testid=stMetricLabel]").all_inner_texts()
+    values = page.locator("[data-testid=stMetricValue]").all_inner_texts()
+    return dict(zip(labels, values, strict=True))
+
+
+def downloaded(page, label):
+    with page.expect_download(timeout=SECONDS) as waiting:
+        page.get_by_role("button", name=label, exact=True).click()
+    return Path(waiting.value.path()).read_bytes()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_with_a_result_and_without_an_error(name, server, chrome):
+    context = chrome.new_context(viewport={"width": 1400, "height": 1800})
+    page = context.new_page()
+    said = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    outside = []
+    page.on(
+        "request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None
+    )
+    opened(page, f"{server}/{name}")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"dashboard-{name or 'what-if'}.png")
+    assert not page.locator("[data-testid=stException]").count()
+    assert not page.locator("[data-testid=stAlertContentError]").count()
+    # Streamlit itself asks for its health below a page's address before it asks at the root
+    assert [text for text in said if "404" not in text] == []
+    assert [address for address in outside if not address.startswith(("data:", "blob:"))] == []
+    context.close()
+
+
+def test_pages_in_the_dark_and_on_a_phone(server, chrome):
+    for name, more in (
+        ("dark", {"color_scheme": "dark", "viewport": {"width": 1400, "height": 1200}}),
+        ("narrow", {"viewport": {"width": 420, "height": 900}}),
+    ):
+        context = chrome.new_context(**more)
+        page = context.new_page()
+        opened(page, server)
+        page.screenshot(path=PICTURES / f"dashboard-what-if-{name}.png")
+        width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+        assert width <= more["viewport"]["width"]
+        assert metrics(page)["Tokens/s per user"]
+        context.close()
+
+
+def test_numbers_are_perfmodels_and_a_reloaded_address_shows_them_again(page, server):
+    opened(page, server)
+    expected = answer_step(load_scenario("longcat-flash-h800")).values
+    first = metrics(page)
+    assert first["Tokens/s per user"] == significant(expected["tokens_per_s_per_user"])
+    assert first["$ per M output tokens"] == usd(expected["usd_per_million_output_tokens"])
+    page.locator(".st-key-ask-overlap").get_by_text("tbo", exact=True).click()
+    settled(page)
+    slider = page.locator(".st-key-ask-batch input[type=range]")
+    slider.focus()
+    slider.press("ArrowLeft")
+    settled(page)
+    changed = metrics(page)
+    sets = ["deployment.overlap=tbo", "deployment.batch_per_gpu=95"]
+    values = answer_step(load_scenario("longcat-flash-h800", sets)).values
+    assert changed["Tokens/s per user"] == significant(values["tokens_per_s_per_user"])
+    assert changed["$ per M output tokens"] == usd(values["usd_per_million_output_tokens"])
+    assert "overlap%3Dtbo" in page.url
+    page.reload()
+    settled(page)
+    page.wait_for_selector("[data-testid=stMetricValue]", timeout=SECONDS)
+    settled(page)
+    assert metrics(page) == changed
+    page.get_by_role("link", name="Compare").click()
+    settled(page)
+    assert "batch_per_gpu%3D95" in page.url
+
+
+def test_files_can_be_taken_along_and_say_the_same(page, server, tmp_path):
+    opened(page, f"{server}/?v=1&scenario=longcat-flash-h800&set=deployment.batch_per_gpu%3D64")
+    rows = pd.read_csv(io.BytesIO(downloaded(page, "CSV")))
+    again = pd.read_parquet(io.BytesIO(downloaded(page, "Parquet")))
+    pd.testing.assert_frame_equal(rows, again, check_dtype=False)
+    expected = answer_step(load_scenario("longcat-flash-h800", ["deployment.batch_per_gpu=64"])).values
+    (asked,) = rows[rows.batch_per_gpu == 64].to_dict("records")
+    assert asked["tpot_s"] == pytest.approx(expected["tpot_s"], rel=1e-6)
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_bytes(downloaded(page, "Scenario (YAML)"))
+    assert load_scenario(scenario).hash == expected["provenance"]["scenario_hash"]
+    trace = json.loads(gzip.decompress(downloaded(page, "Trace for Perfetto")))
+    assert len(trace["traceEvents"]) > 1000
+    assert b"<h1>" in downloaded(page, "Timeline (HTML)")
+
+
+HOSTILE = """base: longcat-flash-h800
+title: "<img src=x onerror=alert(1)> :red[x] $x$ [a](javascript:alert(1))"
+deployment: {batch_per_gpu: 24}
+"""
+
+
+def test_an_upload_is_taken_and_a_bad_one_leaves_the_scenario_as_it_was(page, server, tmp_path):
+    opened(page, server)
+    before = metrics(page)
+    alerts = []
+    page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    page.get_by_text("Your own scenario").click()
+    bad = tmp_path / "<b>bad<b>.yaml"
+    bad.write_text("base: longcat-flash-h800\ndeployment: {batch_per_gpu: '<script>alert(1)</script>'}\n")
+    page.locator("input[type=file]").set_input_files(bad)
+    page.wait_for_selector("[data-testid=stAlertContentError]", timeout=SECONDS)
+    settled(page)
+    said = page.locator("[data-testid=stAlertContentError]").inner_text()
+    assert "batch_per_gpu = '<script>alert(1)</script>'" in said
+    assert "The scenario is as it was" in said
+    assert metrics(page) == before
+    good = tmp_path / "mine.yaml"
+    good.write_text(HOSTILE)
+    page.locator("input[type=file]").set_input_files(good)
+    page.wait_for_function("window.location.href.includes('yaml=')", timeout=SECONDS)
+    settled(page)
+    values = answer_step(load_scenario("longcat-flash-h800", ["deployment.batch_per_gpu=24"])).values
+    assert metrics(page)["Tokens/s per user"] == significant(values["tokens_per_s_per_user"])
+    for name in ("Compare", "Overlap"):
+        page.get_by_role("link", name=name).click()
+        settled(page)
+    assert alerts == []
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_made_up_address_gives_a_message_and_the_default(page, server):
+    opened(page, f"{server}/?v=1&scenario=longcat-flash-h800&set=deployment.ep%3D%3Cb%3E7")
+    said = page.locator("[data-testid=stAlertContentError]").inner_text()
+    assert "this link can't be read" in said
+    assert "<b>7" in said
+    expected = answer_step(load_scenario("longcat-flash-h800")).values
+    assert metrics(page)["Tokens/s per user"] == significant(expected["tokens_per_s_per_user"])
