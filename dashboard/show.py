@@ -18,21 +18,30 @@ def chart(figure: Any, key: str, *, zooms: bool = False) -> None:
 
 
 def downloads(rows: pd.DataFrame, name: str) -> None:
-    """The rows of a result as CSV and as Parquet."""
-    parquet = io.BytesIO()
-    rows.to_parquet(parquet, index=False)
+    """The rows of a result as CSV and as Parquet, written when somebody asks for them."""
     with st.container(horizontal=True):
         st.download_button(
-            "CSV", rows.to_csv(index=False), f"{name}.csv", "text/csv", on_click="ignore", key=f"csv-{name}"
+            "CSV",
+            lambda: rows.to_csv(index=False),
+            f"{name}.csv",
+            "text/csv",
+            on_click="ignore",
+            key=f"csv-{name}",
         )
         st.download_button(
             "Parquet",
-            parquet.getvalue(),
+            lambda: _parquet(rows),
             f"{name}.parquet",
             "application/vnd.apache.parquet",
             on_click="ignore",
             key=f"parquet-{name}",
         )
+
+
+def _parquet(rows: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    rows.to_parquet(out, index=False)
+    return out.getvalue()
 
 
 def warnings(texts: Sequence[str]) -> None:

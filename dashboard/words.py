@@ -1,5 +1,7 @@
 """What terms mean, in a sentence each: the tooltips of all pages."""
 
+from perfmodel.output.validation_html import ROLES
+
 HELP = {
     "model": "Architecture, from the model's Hugging Face config.json.",
     "cluster": "GPU, node and network. Choosing one brings its GPU's calibration and price along.",
@@ -68,3 +70,40 @@ NAMES = {
     "mbu": "MBU",
 }
 """Key of an answer -> name for people."""
+
+TRUST: dict[str, str] = {
+    "suite": "A set of published figures that is compared with predictions in one way.",
+    "role": "Whose judge a row is. " + " ".join(f"{role}: {text}." for role, text in ROLES.items()),
+    "quantity": "What was measured.",
+    "rows": "Rows with a prediction, of all rows; why the others have none is listed below.",
+    "median": "Half of the errors are smaller: the median of |predicted - measured| in % of the measured figure.",
+    "mean": "Mean of |predicted - measured| in % of the measured figure: a few large errors lift it over the median.",
+    "bias": "Mean of the signed errors: + predictions are too large, - too small. For a time, - is too fast.",
+    "coverage": "How many of the rows with an interval have the measured figure inside it. Honest 80 % intervals "
+    "come near 80; above, they are wider than they need to be.",
+    "width": "Mean width of the 80 % interval in % of the prediction: wide intervals cover easily.",
+    "peer": "Median error of another tool (aiconfigurator 0.12.0) on the rows that both answer.",
+    "ours": "perfmodel's median error on the same rows.",
+    "signed": "Predicted minus measured, in % of the measured figure.",
+    "si": "In SI units; the column unit says which.",
+    "repeat": "How far two timings of the same thing lie apart, in the median: nothing can be predicted better.",
+    "published": "Published figures with their sources, set beside what perfmodel says of the same set-up: those that "
+    "it misses as well as those that it hits.",
+    "scatter": "On the diagonal a prediction is exact; bands are ±10 and ±25 %. Bars, where rows are few: the 80 % "
+    "interval.",
+    "errors": "Signed, right of zero predictions are too large. A box holds the middle half of the rows, the line in "
+    "it is their median. Grey: another tool, on the same rows.",
+    "alike": "What these measurements share with the scenario. Rows that set no constant (role check) alone.",
+    "timed": "Shapes that were timed on the device for this kernel.",
+    "left_out": "Shapes were left out of the fit in turn and predicted: half of them were off by less than this.",
+    "p90": "Nine of ten left-out shapes were off by less than this.",
+    "ops": "Ops of this step that take their time from it.",
+    "age": "Days since the calibration was fitted. Kernels change with every release of an engine or a driver.",
+    "covered": "Share of the time of all ops, each alone, that comes from the calibration's timings. The rest is "
+    "estimated from FLOPs and bytes at fractions of the peaks that similar kernels reach (roofline).",
+    "kernels": "Median over the calibration's kernels that this step uses, of the median error on shapes that their "
+    "fits never saw.",
+    "nearest": "Median error on the published measurements that are most like this scenario: same model, GPU and "
+    "engine if there are any.",
+}
+"""Term of the page on trust -> tooltip."""

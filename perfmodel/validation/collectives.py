@@ -35,6 +35,15 @@ TRANSFERS = (
 )
 TABLES = "aiconfigurator"
 BACKENDS = {"DeepEP V1 low-latency": "deepep-low-latency", "DeepEP V1 normal": "deepep-normal"}
+GPUS = {
+    "H100-SXM": "h100-sxm",
+    "H100-SXM (CX7)": "h100-sxm",
+    "H200": "h200-sxm",
+    "H800-SXM": "h800-sxm",
+    "B200": "b200-sxm",
+    "GB200": "gb200-nvl72",
+}
+"""GPU as printed -> catalogue name."""
 DOMAIN = 8
 """GPUs of an H800 node."""
 
@@ -65,6 +74,7 @@ def _published(record: Mapping[str, str]) -> Row:
         "id": " ".join(filter(None, (label, record["dtype"], f"hidden {record['hidden']}", record["sms"]))),
         "model": record["gpu"],
         "source": record["source"],
+        "system": GPUS.get(record["gpu"], ""),
     }
     if backend is None or record["gpu"] != "H800-SXM":
         stated = record["latency_us"] or record["bandwidth_GBps"]

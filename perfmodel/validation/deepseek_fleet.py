@@ -23,7 +23,7 @@ from perfmodel.validation import roles
 from perfmodel.validation.full_batches import Lengths, full_batches, lengths_with, middle, uniform
 from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
-from perfmodel.validation.serving import SYSTEMS, scenario_of
+from perfmodel.validation.serving import SYSTEMS, engine_of, scenario_of
 from perfmodel.validation.suites import Progress
 
 NAME = "deepseek-fleet"
@@ -74,6 +74,8 @@ def rows(progress: Progress | None = None) -> list[Row]:
                 role="check" if committed[FILE, name] == "check" else "comparison",  # nothing is fitted here
                 reason=None if ending else HEADROOM,
                 source=record["source"],
+                system=SYSTEMS[record["system"]][1],
+                engine=engine_of(record["framework"]),
             )
         )
     return [_with_fleet(row, found, published) for row in found]

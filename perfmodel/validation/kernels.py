@@ -50,6 +50,7 @@ def _independent() -> list[Row]:
             "source": record["source"],
         }
         name = CALIBRATION.get(record["gpu"])
+        common["system"] = name or ""
         dense = record["op"] == "dense gemm" and record["unit"] == "TFLOPS" and m and n and k
         flops = 2.0 * m * n * k * max(groups, 1.0)
         if dense and name is not None:

@@ -72,6 +72,8 @@ def _rows_of(name: str, record: dict[str, str], own: dict[str, Any], setup: dict
         "model": record["model"],
         "role": "check",
         "source": record["source"],
+        "system": scenario.cluster.gpu.name,
+        "engine": setup["engine"],
     }
     user = (float(record["tokens_per_s_per_user_low"]) + float(record["tokens_per_s_per_user_high"])) / 2.0
     rate = float(record["output_tokens_per_s_per_gpu"])

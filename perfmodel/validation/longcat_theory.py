@@ -39,6 +39,7 @@ def rows() -> list[Row]:
 
 def _model_rows(published: dict[str, str]) -> list[Row]:
     name = SCENARIOS[published["model"]]
+    gpu = load_scenario(name).cluster.gpu.name
     own, tbo = _quantities(name), _quantities(name, "deployment.overlap=tbo")
     found = []
     for column, (quantity, unit, scale) in COLUMNS.items():
@@ -49,6 +50,7 @@ def _model_rows(published: dict[str, str]) -> list[Row]:
             "unit": unit,
             "measured": float(published[column]) * scale,
             "source": published["source"],
+            "system": gpu,
         }
         printed = matches_printed(own[quantity] / scale, published[column])
         found.append(Row(id=name, predicted=own[quantity], role="theory", matches_printed=printed, **common))

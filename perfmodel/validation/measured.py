@@ -90,6 +90,8 @@ def _row(suite: str, name: str, record: Mapping[str, str], curves: Mapping[Any, 
         model=name,
         role="check",
         source=record["source"],
+        system=shipped(name).gpu,
+        engine=record["engine"],
     )
 
 

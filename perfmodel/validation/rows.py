@@ -34,6 +34,10 @@ class Row:
     """Whether the prediction rounds to the figure as printed; None where no printed cell is meant."""
     peer_predicted: float | None = None
     """What another tool predicts for the row."""
+    system: str = ""
+    """Catalogue name of the GPU that was measured; empty: the catalogue has none, or nobody says."""
+    engine: str = ""
+    """Serving engine whose kernels and constants stand for it; empty: none."""
 
     @property
     def error_pct(self) -> float | None:

@@ -38,6 +38,7 @@ SYSTEMS = {
     "B200-SXM": ("b200-ib", "b200-sxm"),
     "GB200-NVL72": ("gb200-nvl72", "gb200-nvl72"),
 }
+"""System as printed -> (catalogue cluster, calibration, which bears its GPU's name)."""
 ENGINES = {"in-house": "sglang", "SGLang": "sglang", "vLLM": "vllm", "TensorRT-LLM": "trtllm"}
 """Framework as printed (its first words) -> engine; DeepSeek's own takes SGLang's constants."""
 METRICS = {
@@ -93,6 +94,8 @@ def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None)
         "measured": float(record["value"]) * _scale(record),
         "role": role,
         "source": record.get("source", ""),
+        "system": SYSTEMS.get(record["system"], ("", ""))[1],
+        "engine": _known_engine(record["framework"]),
     }
     try:
         if gain is not None:
@@ -280,10 +283,15 @@ def engine_of(framework: str) -> str:
     Raises:
         PerfModelError: none of those that are known.
     """
-    for name, engine in ENGINES.items():
-        if framework.startswith(name):
-            return engine
-    raise PerfModelError(f"framework {framework!r}: must be one of {', '.join(ENGINES)}")
+    engine = _known_engine(framework)
+    if not engine:
+        raise PerfModelError(f"framework {framework!r}: must be one of {', '.join(ENGINES)}")
+    return engine
+
+
+def _known_engine(framework: str) -> str:
+    """The same; empty for a framework that is not known."""
+    return next((engine for name, engine in ENGINES.items() if framework.startswith(name)), "")
 
 
 def _number(prefix: str, text: str) -> int:

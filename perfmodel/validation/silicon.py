@@ -41,7 +41,7 @@ SYSTEMS = {
     "b200_sxm": ("b200-ib", "b200-sxm"),
     "gb200": ("gb200-nvl72", "gb200-nvl72"),
 }
-"""System as printed -> (catalogue cluster, calibration)."""
+"""System as printed -> (catalogue cluster, calibration, which bears its GPU's name)."""
 MODES = ("agg", "disagg")
 PRECISIONS = ("fp4", "fp8", "int4", "bf16")
 ENGINES = ("sglang", "trtllm", "vllm")
@@ -102,6 +102,8 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
         "unit": "s",
         "role": role,
         "source": record.get("source", ""),
+        "system": SYSTEMS.get(record["system"], ("", ""))[1],
+        "engine": record["backend"] if record["backend"] in ENGINES else "",
     }
     predicted, reason = predict(record)
     low, high = _interval(record, predicted) if predicted else (None, None)

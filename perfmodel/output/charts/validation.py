@@ -5,6 +5,8 @@ trace without it (diagonal, bands) is drawn whatever the filter.
 As in :mod:`perfmodel.output.charts.base`, the page sets colours of text and lines for its theme.
 """
 
+import math
+import random
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,8 +15,10 @@ from perfmodel.output.charts.base import CLEAR, Figure, layout
 from perfmodel.output.formats import with_unit
 from perfmodel.validation.rows import Row
 
-SUITE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6FD0")
-"""Okabe and Ito's palette, as in :mod:`perfmodel.output.colours`; suites beyond take them again."""
+SUITE_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6FD0", "#8C564B", "#999933", "#AA4499",
+)  # fmt: skip
+"""Okabe and Ito's palette and Paul Tol's, as in :mod:`perfmodel.output.colours`; suites beyond take them again."""
 
 PEER_COLOUR = "#8A8A8A"
 
@@ -56,8 +60,11 @@ def interval_text(row: Row) -> str:
     return f"{number if number and high.endswith(f' {unit}') else low} to {high}"
 
 
-def scatter_chart(rows: Sequence[Row]) -> Figure:
-    """Predicted against measured on logarithmic axes, one trace per suite; the page shows one unit's rows at a time."""
+def scatter_chart(rows: Sequence[Row], colours: Mapping[str, str] | None = None) -> Figure:
+    """Predicted against measured on logarithmic axes, one trace per suite; the page shows one unit's rows at a time.
+
+    ``colours`` by suite; without them, in the order of the rows.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure(layout=_layout(height=560))
@@ -66,7 +73,7 @@ def scatter_chart(rows: Sequence[Row]) -> Figure:
     line = {"width": 1.2, "color": PEER_COLOUR}
     ends = [1 / FAR, FAR]
     figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line=line, name="exact", hoverinfo="skip"))
-    for suite, colour in suite_colours(rows).items():
+    for suite, colour in (colours or suite_colours(rows)).items():
         own = [(number, row) for number, row in _drawable(rows) if row.suite == suite]
         if own:
             figure.add_trace(_points(suite, colour, own, num_rows=len(rows)))
@@ -77,12 +84,12 @@ def scatter_chart(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def error_chart(rows: Sequence[Row]) -> Figure:
+def error_chart(rows: Sequence[Row], colours: Mapping[str, str] | None = None) -> Figure:
     """Signed errors, one lane per suite (and one for its peer, where one is known): quartiles and every row."""
     import plotly.graph_objects as go
 
     lanes = []
-    for suite, colour in suite_colours(rows).items():
+    for suite, colour in (colours or suite_colours(rows)).items():
         own = [(number, row) for number, row in enumerate(rows) if row.suite == suite]
         lanes.append((suite, colour, [(n, row, row.error_pct) for n, row in own]))
         lanes.append((f"{suite}: peer", PEER_COLOUR, [(n, row, row.peer_error_pct) for n, row in own]))
@@ -102,6 +109,55 @@ def error_chart(rows: Sequence[Row]) -> Figure:
     figure.update_yaxes(
         type="category", autorange="reversed", showgrid=False, fixedrange=True, ticklabelstandoff=6
     )
+    return figure
+
+
+def sample(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many rows of each suite, drawn at random (always the same ones), so that few do not drown in many."""
+    drawn = random.Random(0)
+    numbers: list[int] = []
+    for suite in dict.fromkeys(row.suite for row in rows):
+        own = [number for number, row in enumerate(rows) if row.suite == suite]
+        numbers += own if len(own) <= most else drawn.sample(own, most)
+    return [rows[number] for number in sorted(numbers)]
+
+
+def whole_scatter(rows: Sequence[Row], colours: Mapping[str, str]) -> Figure:
+    """:func:`scatter_chart` of rows of one unit, with what a page's script would add: ranges, units, hover texts."""
+    figure = _hovering(scatter_chart(rows, colours), rows)
+    values = [value for _, row in _drawable(rows) for value in (row.measured, row.predicted) if value]
+    low, high = (math.log10(end(values, default=1.0)) for end in (min, max))
+    pad = 0.06 * max(high - low, 1.0)
+    unit = next((row.unit for row in rows), "")
+    axis = {
+        "range": [low - pad, high + pad],
+        "tickformat": "~s",
+        "ticksuffix": "s" if unit == "s" else "",
+        "tickprefix": "$" if unit == "USD" else "",
+        "nticks": 10,
+    }
+    words = "" if unit in ("s", "USD", "1", "ratio", "") else f", {unit}"
+    figure.update_xaxes(**axis, title={"text": f"measured{words}"})
+    figure.update_yaxes(**axis, title={"text": f"predicted{words}"})
+    return figure
+
+
+def whole_errors(rows: Sequence[Row], colours: Mapping[str, str]) -> Figure:
+    """:func:`error_chart` with hover texts, from where nearly all errors begin to where they end."""
+    figure = _hovering(error_chart(rows, colours), rows)
+    errors = sorted(error for row in rows if (error := row.error_pct) is not None)
+    if errors:
+        low, high = errors[len(errors) // 100], errors[-1 - len(errors) // 100]
+        figure.update_xaxes(range=[min(low, -30.0) - 5.0, max(high, 30.0) + 5.0], ticksuffix="%")
+    return figure
+
+
+def _hovering(figure: Figure, rows: Sequence[Row]) -> Figure:
+    """The figure with each point's hover text, where no script adds it."""
+    for trace in figure.data:
+        if trace.customdata is not None:
+            trace.hovertext = [hover(rows[number]) for number in trace.customdata]
+            trace.customdata = None
     return figure
 
 
