@@ -112,7 +112,8 @@ def _compared(first: Part, part: Part) -> dict[str, Any]:
     if part is first:
         return row
     try:
-        return row | {"difference": difference(first.step, part.step).as_dict()}
+        found = difference(first.step, part.step).as_dict()
+        return row | {"difference": {**found, "name_a": first.label, "name_b": part.label}}
     except PerfModelError as error:
         return row | {"difference_reason": str(error)}
 
