@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import pandas as pd
 from dashboard.cache import kept
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.errors import PerfModelError
+from perfmodel.explore import routing_effects
 from perfmodel.explore.curve import batch_curve
 from perfmodel.explore.difference import Difference
 from perfmodel.explore.difference import difference as explained
+from perfmodel.explore.routing_effects import Placed
+from perfmodel.explore.zero_experts import vary_zero_experts
 from perfmodel.output.html import step_html
 from perfmodel.output.trace import write_trace
 from perfmodel.spec.scenario import Scenario
@@ -55,6 +58,42 @@ def difference(a: Scenario, b: Scenario) -> Difference | Failed:
         return explained(a, b)
     except PerfModelError as error:
         return Failed(str(error))
+
+
+@kept()
+def active_rows(scenario: Scenario) -> pd.DataFrame:
+    """How many real experts a token wakes."""
+    return routing_effects.active_rows(scenario)
+
+
+@kept()
+def rank_loads(scenario: Scenario) -> pd.DataFrame:
+    """How busy each rank is."""
+    return routing_effects.rank_load_rows(scenario)
+
+
+@kept()
+def zero_experts(scenario: Scenario) -> pd.DataFrame | Failed:
+    """The step with other numbers of zero-computation experts, or why that can't be said."""
+    try:
+        variants = vary_zero_experts(scenario)
+    except PerfModelError as error:
+        return Failed(str(error))
+    return pd.DataFrame([asdict(variant) for variant in variants])
+
+
+def skew_cases(scenario: Scenario) -> list[tuple[Placed, float]] | Failed:
+    """Placements and exponents to try, or why there are none."""
+    try:
+        return routing_effects.skew_cases(scenario)
+    except PerfModelError as error:
+        return Failed(str(error))
+
+
+@kept(512)
+def skew_row(scenario: Scenario, placed: Placed, exponent: float) -> dict[str, Any]:
+    """One of them."""
+    return routing_effects.skew_row(scenario, placed, exponent)
 
 
 def report(scenarios: Sequence[Scenario], command: str) -> str:

@@ -77,6 +77,11 @@ def change(changes: Mapping[str, str | None]) -> bool:
     return ask(asked().changed(changes))
 
 
+def apply(changes: Mapping[str, str | None]) -> None:
+    """Change some overrides, as a button's callback."""
+    change(changes)
+
+
 def complain(text: str) -> None:
     """An error for the top of the page, shown once."""
     st.session_state[MESSAGES].append(text)

@@ -146,3 +146,76 @@ def test_ten_people_at_once_neither_mix_nor_fail():
             assert page.metrics["Output tokens/s per GPU"] == significant(
                 wanted[batch]["output_tokens_per_s_per_gpu"]
             )
+
+
+def opened(page, **query):
+    """A page of the dashboard, opened by its address."""
+    code = f"""
+import importlib
+import streamlit as st
+from dashboard import session
+session.start()
+session.write_link()
+importlib.import_module("dashboard.views.{page}").render(session.scenario())
+"""
+    test = AppTest.from_string(code, default_timeout=60)
+    for key, value in query.items():
+        test.query_params[key] = value
+    return test.run()
+
+
+@pytest.mark.parametrize("name", catalogue.names("scenarios"))
+@pytest.mark.parametrize("page", ["overlap", "experts", "compare"])
+def test_every_page_shows_every_scenario(page, name):
+    test = opened(page, v="1", scenario=name)
+    assert not test.exception
+    assert not test.error
+
+
+def test_a_model_without_experts_is_told_so():
+    sets = [
+        "model=llama-3.1-70b",
+        "deployment.overlap=sequential",
+        "deployment.mtp.draft_tokens=0",
+        "routing={}",
+    ]
+    test = opened("experts", v="1", scenario="longcat-flash-h800", set=sets)
+    assert not test.exception
+    assert "has no experts" in test.info[0].value.replace("\\", "")
+
+
+def test_overlap_shows_what_sbo_gains():
+    test = opened("overlap")
+    (table,) = test.dataframe
+    rows = table.value.set_index("overlap")
+    assert rows.loc["sbo", "step_time_s"] == pytest.approx(1e3 * answered()["step_time_s"])
+    assert rows.loc["sequential", "overlap_pct"] == 0.0
+    assert (
+        rows.loc["sbo", "step_time_s"]
+        < rows.loc["tbo", "step_time_s"]
+        < rows.loc["sequential", "step_time_s"]
+    )
+    charts = [one for one in test.main if one.type == "plotly_chart"]
+    assert len(charts) == 2
+
+
+def test_compare_has_the_change_and_its_parts_and_can_be_pinned_and_swapped():
+    test = opened("compare")
+    base = answered("deployment.overlap=sequential")["tokens_per_s_per_user"]
+    change = 100 * (answered()["tokens_per_s_per_user"] / base - 1)
+    assert [m.delta for m in test.metric if m.label == "Tokens/s per user"] == [f"{change:+.1f}%"]
+    (swap,) = [button for button in test.button if button.label.startswith("Swap")]
+    swap.click().run()
+    assert not test.exception
+    back = 100 * (base / answered()["tokens_per_s_per_user"] - 1)
+    assert [m.delta for m in test.metric if m.label == "Tokens/s per user"] == [f"{back:+.1f}%"]
+    assert "vs" in test.query_params
+
+
+def test_skew_is_worked_out_when_asked():
+    sets = ["deployment.attention_dp=16", "deployment.ep=16", "deployment.batch_per_gpu=8"]
+    test = opened("experts", v="1", scenario="longcat-flash-h800", set=sets)
+    before = len([one for one in test.main if one.type == "plotly_chart"])
+    test.button(key="experts-start").click().run()
+    assert not test.exception
+    assert len([one for one in test.main if one.type == "plotly_chart"]) == before + 1

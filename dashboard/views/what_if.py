@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import yaml_of
+from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, plain, warnings
 from dashboard.words import HELP, NAMES
@@ -44,7 +45,7 @@ def render(scenario: Scenario) -> None:
     found = results.answer(scenario)
     st.markdown(plain(question(scenario)))
     if isinstance(found, Failed):
-        st.error(plain(found.text), icon=":material/block:")
+        refuse(scenario, found)
         return
     _figures(found.values, HEADLINES)
     _trade_off(scenario, found)

@@ -36,6 +36,8 @@ STREAM_COLOURS: dict[str, str] = {
 }
 """Stream, as charts name it -> colour."""
 
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6FD0")
+"""Things of one kind beside each other, in order; lines are told apart by DASHES, too."""
 SCENARIO_COLOURS = ("#8A8A8A", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6FD0")
 """Scenarios beside each other, in order; the first is what the others are compared with."""
 DASHES = ("dash", "solid", "dot", "dashdot", "longdash", "solid", "dot", "dash")
