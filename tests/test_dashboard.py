@@ -100,6 +100,10 @@ def test_a_scenario_that_does_not_fit_says_by_how_much():
     assert not test.exception
     (error,) = test.error
     assert r"largest batch that fits\: 6 requests per GPU" in error.value
+    test.button(key="refusal-batch").click().run()
+    assert not test.error
+    assert test.slider(key="ask-batch").value == 6
+    fits(test, answered("deployment.context_tokens=131072", "deployment.batch_per_gpu=6"))
 
 
 def test_a_bad_link_leaves_the_default_and_is_shown_as_text():
@@ -179,6 +183,7 @@ def test_a_model_without_experts_is_told_so():
         "deployment.mtp.draft_tokens=0",
         "routing={}",
     ]
+    sets.append("deployment.batch_per_gpu=16")
     test = opened("experts", v="1", scenario="longcat-flash-h800", set=sets)
     assert not test.exception
     assert "has no experts" in test.info[0].value.replace("\\", "")

@@ -64,7 +64,9 @@ def test_skew_costs_and_placement_and_copies_save():
     }
     assert times[in_order.name][1] > times[in_order.name][0]
     assert times[eplb.name][1] < times[in_order.name][1]
-    assert times[copies.name][1] < times[eplb.name][1]
+    assert times[copies.name][1] == pytest.approx(
+        times[copies.name][0], rel=1e-3
+    )  # flat, for more weights to read
     even = [own[0] for own in times.values()]
     assert max(even) < 1.05 * min(even)
     assert times[in_order.name][0] == pytest.approx(answer_step(one).values["step_time_s"], rel=1e-6)
