@@ -242,8 +242,8 @@ def test_show_model_has_the_contract():
 
 def test_help_lists_what_is_built_and_no_more():
     text = run("--help").stdout
-    assert all(command in text for command in ("step", "serve", "experts", "show", "validate"))
-    assert not any(command in text for command in ("dashboard", "report", "train", "sweep"))
+    assert all(command in text for command in ("step", "serve", "experts", "show", "validate", "report"))
+    assert not any(command in text for command in ("dashboard", "train", "sweep"))
 
 
 def test_validate_checks():

@@ -220,7 +220,10 @@ def test_what_is_not_served_or_modelled_has_its_reason():
     assert "pipeline" in report.values["scenarios"][0]["serve_reason"]
     assert "Not simulated" in report_html(report)
     with pytest.raises(UnsupportedError):
-        build_report([load_scenario("longcat-flash-h800", ["model=longcat-2.0"])], Options(serves=False))
+        build_report(
+            [load_scenario("longcat-flash-h800", ["model=longcat-2.0", "deployment.batch_per_gpu=8"])],
+            Options(serves=False),
+        )
 
 
 def test_phases_are_not_compared():

@@ -75,12 +75,12 @@ def _price(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     return tuple(  # type: ignore[return-value]
         Setting(
             usd,
-            f"{_usd(usd)} ({name})",
+            _usd(usd),
             _with(scenario, "prices.usd_per_gpu_hour", usd),
-            reason=f"cheapest and dearest {family} price of the catalogue",
+            reason=f"{which} {family} price of the catalogue: {name}",
             source=f"{row.get('term', '')}, {row.get('date', '')}: {row.get('source', '')}",
         )
-        for usd, name, row in (quoted[0], quoted[-1])
+        for which, (usd, name, row) in (("cheapest", quoted[0]), ("dearest", quoted[-1]))
     )
 
 
@@ -155,7 +155,7 @@ def _skew(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     if scenario.deployment.ep == 1:
         return LeftOut("deployment.ep = 1: every GPU has all experts, so none is busier for them")
     even = Setting(
-        0.0, "every rank the mean load", balanced(scenario), reason="at best perfect balance, engine included"
+        0.0, "balanced", balanced(scenario), reason="at best the mean load on every rank, whatever the engine"
     )
     if routing.rank_loads is not None or routing.popularity in ("histogram", "dirichlet"):
         what = "routing.rank_loads" if routing.rank_loads is not None else f"popularity {routing.popularity}"
@@ -166,7 +166,7 @@ def _skew(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     skewed = scenario.model_copy(update={"routing": routing.model_copy(update=changed)})
     return even, Setting(
         exponent,
-        f"power law, exponent {exponent:g}",
+        f"power law {exponent:g}",
         skewed,
         reason=f"at worst the power law that was fitted for {model}"
         if exponent == float(record["skew"])

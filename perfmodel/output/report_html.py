@@ -213,6 +213,9 @@ def _difference(row: Mapping[str, Any], number: int) -> Cell:
         "name": row["name"],
         "first": found["name_a"],
         "reason": "",
+        "is_same": not any(
+            abs(part[key] or 0.0) > NOISE for part in found["rows"] for key in ("delta_usd", "delta_tpot_s")
+        ),
         "charts": [
             embed(chart, f"difference-{number}-{key}") for key, chart in difference_charts(found).items()
         ],

@@ -124,6 +124,9 @@ def _comparison(shown: dict[str, Any] | None) -> list[str]:
         if one["reason"]:
             blocks.append(plain(one["reason"]))
             continue
+        if one["is_same"]:
+            blocks.append("It does not: their steps cost and take the same.")
+            continue
         parts = [
             [row["component"], row["usd"].text, row["tpot"].text if row["tpot"] else "-"]
             for row in one["rows"]

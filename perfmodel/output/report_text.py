@@ -117,7 +117,11 @@ def cost_figures(part: Part, at: str) -> list[Figure]:
     money = part.values["money"]
     found = list(_figures(money, f"{at}.money", _MONEY))
     notes = {
-        "usd_per_million_output_tokens": "full batches, prompts not counted",
+        "usd_per_million_output_tokens": (
+            "full batches, prompts not counted"
+            if part.scenario.deployment.phase == "decode"
+            else "the prompts of the same steps are charged to the output"
+        ),
         "usd_per_million_input_tokens": money["input_basis"],
         "usd_per_month": f"{count(money['num_gpus'])} GPUs rented all month (365 / 12 days)",
     }

@@ -7,7 +7,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue
-from perfmodel.spec.hardware import Gpu
+from perfmodel.spec.hardware import Cluster, Gpu, Network, Node
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA
@@ -58,18 +58,15 @@ def _hardware(scenario: Scenario) -> Iterator[Told]:
         f"{cluster.name or 'unnamed'}: {node.num_gpus} GPUs per node, link {node.link_gb_per_s:,.4g} GB/s per GPU "
         f"within {node.link_domain_gpus}, network {network.gb_per_s_per_gpu:,.4g} GB/s per GPU"
     )
-    changed = cluster.name in catalogue.names("clusters") and (
-        {
-            key: catalogue.entry("clusters", cluster.name)[part].get(key)
-            for part in ("node", "network")
-            for key in _LINKS[part]
-        }
-        != {key: getattr(getattr(cluster, part), key) for part in ("node", "network") for key in _LINKS[part]}
-    )
-    yield "cluster", text, _joined(cluster.source, cluster.date, CHANGED if changed else "")
+    yield "cluster", text, _joined(cluster.source, cluster.date, CHANGED if _is_rewired(cluster) else "")
 
 
-_LINKS = {"node": ("num_gpus", "link_gb_per_s", "link_domain_gpus"), "network": ("gb_per_s_per_gpu",)}
+def _is_rewired(cluster: Cluster) -> bool:
+    """Whether node or network differ from the catalogue's cluster of that name."""
+    if cluster.name not in catalogue.names("clusters"):
+        return False
+    entry = catalogue.entry("clusters", cluster.name)
+    return bool(cluster.node != Node(**entry["node"]) or cluster.network != Network(**entry["network"]))
 
 
 def _price(scenario: Scenario) -> Told:

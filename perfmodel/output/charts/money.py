@@ -33,7 +33,7 @@ BAR_SHARE = 0.62
 """Of a row that its bar fills."""
 ROOM = 0.42
 """Of the width of all bars, on each side, for the labels at their ends."""
-ROOM_AT_END = 0.22
+ROOM_AT_END = 0.3
 """Of a waterfall's width, for the labels beyond its bars."""
 FLAT = 1e-9
 """Changes below this share of the larger total are none."""
@@ -216,7 +216,7 @@ def break_even_chart(
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure(layout=layout(340, margin={"l": 12, "r": 12, "t": 12, "b": 88}))
+    figure = go.Figure(layout=layout(370, margin={"l": 12, "r": 12, "t": 12, "b": 122}))
     at = list(frame["utilisation_pct"])
     if "low" in frame:
         figure.add_trace(
@@ -276,7 +276,7 @@ def speed_cost_chart(frame: "pd.DataFrame") -> Figure:
             x=frame["speed"],
             y=frame["usd"],
             mode="markers+text",
-            text=names,
+            text=_point_labels(frame, names),
             textposition=["top right" if speed <= middle else "top left" for speed in frame["speed"]],
             cliponaxis=False,
             marker={"size": 11, "color": OWN_COST},
@@ -314,6 +314,18 @@ def _bars(frame: "pd.DataFrame", column: str) -> dict[str, Any]:
         below.append(max(value - low, 0.0) if known else 0.0)
     shape = {"thickness": 1.2, "width": 4, "color": TOTAL}
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **shape}
+
+
+def _point_labels(frame: "pd.DataFrame", names: Sequence[str]) -> list[str]:
+    """A label per point; scenarios on one point share its first one's."""
+    owners: dict[tuple[float, float], list[str]] = {}
+    places = list(zip(frame["speed"], frame["usd"], strict=True))
+    for place, name in zip(places, names, strict=True):
+        owners.setdefault(place, []).append(name)
+    first = {place: places.index(place) for place in owners}
+    return [
+        "<br>".join(owners[place]) if first[place] == number else "" for number, place in enumerate(places)
+    ]
 
 
 def _band(figure: Figure, low: float, high: float) -> None:
