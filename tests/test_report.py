@@ -167,7 +167,14 @@ def test_yaml_gives_the_scenario_again(values):
 def test_validation_is_about_the_scenario(values):
     lines = {(line["suite"], line["about"]): line for line in values["validation"]}
     assert any(suite == "calibration h800-sxm" for suite, _ in lines)
-    assert lines["longcat-measured", "this model on this GPU"]["scenarios"] == ["longcat-flash-h800"]
+    closest = lines["longcat-measured", "same model, GPU and engine"]
+    assert closest["scenarios"] == ["longcat-flash-h800"]
+    (recorded,) = (
+        line
+        for line in recorded_results().summary()
+        if (line["suite"], line["quantity"]) == ("longcat-measured", closest["quantity"])
+    )
+    assert closest["median_abs_pct"] == recorded["median_abs_pct"]
     assert all("theory" not in suite for suite, _ in lines)
 
 

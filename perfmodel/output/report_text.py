@@ -193,12 +193,25 @@ def fleet_rows(part: Part, at: str) -> list[tuple[str, list[Figure], str]]:
                 )
             ]
             note = (
-                "arithmetic, at this run's load"
-                if key == "by_throughput"
-                else f"simulated: {size['good_pct']:g} % keep them"
+                _at_load(part) if key == "by_throughput" else f"simulated: {size['good_pct']:g} % keep them"
             )
             rows.append((name, cells, note))
     return rows
+
+
+def _at_load(part: Part) -> str:
+    """What the arithmetic of a fleet by throughput is worth: little, where the run's GPUs were mostly idle."""
+    fill = part.values["money"]["served"]["output_rate_pct_of_full_batch"]
+    if fill is None or fill > HALF_FULL_PCT:
+        return "arithmetic, at this run's load"
+    return (
+        f"arithmetic, at this run's load, which asks for {percent(fill / PERCENT)} of what full batches give: far more "
+        "GPUs than needed. State slo.ttft_ms and slo.tpot_ms to size by simulation"
+    )
+
+
+HALF_FULL_PCT = 50.0
+"""Below this share of full batches a run says little of what its GPUs could serve."""
 
 
 def fleet_title(part: Part) -> str:

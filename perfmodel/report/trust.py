@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step
-from perfmodel.validation.ceilings import recorded
+from perfmodel.validation.evidence import closest
+from perfmodel.validation.recorded import recorded_results
 
 CAVEATS = (
     "Kernels alone are the small part of the error, 1 to 5 % in the median; what an engine adds around them is the "
@@ -25,8 +25,8 @@ def validation_lines(step: Step) -> list[Line]:
     """Errors on record that say something about a step: ``suite``, ``quantity``, ``role``, ``n``, ``median_abs_pct``,
     ``coverage_pct`` (how often the 80 % interval held the measured figure; None: not on record) and ``about``.
 
-    First the calibration's own curves that cost the step's kernels, on shapes left out of their fit; then the suites of
-    ``perfmodel validate``, whose medians are those of their recorded limits.
+    First the calibration's own curves that cost the step's kernels, on shapes left out of their fit; then the rows of
+    ``perfmodel validate`` that are most like the scenario, as last recorded.
     """
     return [*_curve_lines(step), *_suite_lines(step)]
 
@@ -64,19 +64,21 @@ def _device(document: Mapping[str, Any]) -> str:
 
 
 def _suite_lines(step: Step) -> Iterator[Line]:
-    for (suite, quantity, role), ceiling in recorded().items():
-        about = _about(suite, step.scenario)
-        if about and role in ("check", "theory") and quantity in QUANTITIES:
-            yield {
-                "suite": suite,
-                "quantity": quantity,
-                "role": role,
-                "n": ceiling.answered_at_least,
-                "median_abs_pct": ceiling.median_abs_pct,
-                "coverage_pct": None,
-                "about": about,
-            }
+    """From the closest measurements on record (same model, GPU and engine) to those that share less, each row once."""
+    scenario, record = step.scenario, recorded_results()
+    if scenario.costs == "report":
+        own = record.about(model=scenario.model.name, suites=("longcat-theory",)).summary()
+        groups = [("this way of counting", own)]
+    else:
+        groups = [(one.words, list(one.summary)) for one in closest(scenario, record)]
+    lines = [(words, line) for words, summary in groups for line in summary if line["quantity"] in QUANTITIES]
+    for words, line in lines[:MOST_LINES]:
+        keys = ("suite", "quantity", "role", "median_abs_pct", "coverage_pct")
+        yield {**{key: line[key] for key in keys}, "n": line["answered"], "about": words}
 
+
+MOST_LINES = 12
+"""Of measurements, the closest first: what shares less says less."""
 
 QUANTITIES = (
     "tpot_s",
@@ -87,22 +89,3 @@ QUANTITIES = (
     "usd_per_million_output_tokens",
 )
 """Of a suite, what a report states too."""
-MEASURED_SERVING = ("h100-sxm", "h200-sxm", "b200-sxm", "gb200-nvl72")
-"""GPUs of suite silicon."""
-
-
-def _about(suite: str, scenario: Scenario) -> str:
-    """What a suite's rows have to do with a scenario; empty: nothing."""
-    model, gpu = scenario.model.name, scenario.cluster.gpu.name
-    if scenario.costs == "report":
-        return "this way of counting: figures round to those printed" if suite == "longcat-theory" else ""
-    if suite.startswith("longcat-measured"):
-        here = " on this GPU" if gpu == "h800-sxm" else ", on H800"
-        return f"this model{here}" if model == "longcat-flash" else ""
-    if suite.startswith("deepseek"):
-        here = "this model" if model == "deepseek-v3" else "another model"
-        return f"{here}, on H800 and H100" if gpu in ("h800-sxm", "h100-sxm") or here == "this model" else ""
-    if suite == "silicon":
-        where = "this GPU among others" if gpu in MEASURED_SERVING else "other GPUs"
-        return f"measured serving of other models, {where}" if scenario.deployment.engine else ""
-    return ""
