@@ -28,6 +28,7 @@ from perfmodel.report.content import build_report
 from perfmodel.report.part import Options, check_api_price
 from perfmodel.spec.documents import parse_yaml
 from perfmodel.spec.load import build_scenario, load_scenario
+from perfmodel.validation.recorded import recorded_results
 
 FEW = "workload.num_requests=200"
 EVIL = "=cmd|'/c calc'!A1 <img src=x onerror=alert(1)></script><script>alert(2)</script> [a](javascript:alert(3)) | `x`"

@@ -71,7 +71,12 @@ def _suite_lines(step: Step) -> Iterator[Line]:
         groups = [("this way of counting", own)]
     else:
         groups = [(one.words, list(one.summary)) for one in closest(scenario, record)]
-    lines = [(words, line) for words, summary in groups for line in summary if line["quantity"] in QUANTITIES]
+    lines = [
+        (words, line)
+        for words, summary in groups
+        for line in summary
+        if line["quantity"] in QUANTITIES and line["role"] in ("check", "theory")
+    ]
     for words, line in lines[:MOST_LINES]:
         keys = ("suite", "quantity", "role", "median_abs_pct", "coverage_pct")
         yield {**{key: line[key] for key in keys}, "n": line["answered"], "about": words}
