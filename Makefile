@@ -57,8 +57,9 @@ engine-constants: $(VENV)/.dev-$(KEY) ## refit the routing skew and the serving 
 routing-skew: $(VENV)/.dev-$(KEY) ## EPLB's gain in prefill and decode by how skewed routing is
 	$(BIN)/python -m calibrate.skew --curve
 
-pictures: $(VENV)/.dev-$(KEY) ## redraw the pictures of docs/routing.md and docs/controller.md (needs chromium)
+pictures: $(VENV)/.dev-$(KEY) ## redraw the pictures of docs/, screenshots of dashboard and report included (needs chromium)
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/screenshots.py
 
 trust: $(VENV)/.dev-$(KEY) ## run every validation suite and write its tables into docs/trust.md
 	$(BIN)/python -m calibrate.trust
