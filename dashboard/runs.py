@@ -1,7 +1,7 @@
 """Serving runs that are simulated while somebody watches, and kept for all sessions once they are done.
 
-What is kept is a slot per scenario, which a run fills when it ends. So a run itself is no cached call: it reports how far
-it is, ends when its session asks for something else (Streamlit interrupts a script where it next draws), and nobody
+What is kept is a slot per scenario, which a run fills when it ends. So a run itself is no cached call: it reports how
+far it is, ends when its session asks for something else (Streamlit interrupts a script where it next draws), and nobody
 waits for another session's.
 """
 
@@ -19,7 +19,7 @@ from dashboard.results import Failed
 from perfmodel.answer_serve import ServeAnswer, answer_serve
 from perfmodel.errors import PerfModelError
 from perfmodel.explore.goodput import RatePoint, goodput_curve
-from perfmodel.output.load_rows import load_frame
+from perfmodel.output.load_rows import batch_frame, load_frame
 from perfmodel.output.requests import request_frame, write_requests
 from perfmodel.output.serve_trace import write_serve_trace
 from perfmodel.spec.scenario import Scenario
@@ -108,12 +108,13 @@ class Frames:
 
     requests: pd.DataFrame
     load: pd.DataFrame
+    batch: pd.DataFrame
 
 
 @kept(8)
 def frames(scenario: Scenario, _answer: ServeAnswer) -> Frames:
     """Of the scenario's run; whoever changes them, copies them first."""
-    return Frames(request_frame(_answer), load_frame(_answer.served))
+    return Frames(request_frame(_answer), load_frame(_answer.served), batch_frame(_answer.served))
 
 
 def requests_file(answer: ServeAnswer, suffix: str) -> bytes:

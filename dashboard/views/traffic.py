@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -36,9 +37,9 @@ from perfmodel.output.charts.traffic import (
     load_chart,
     rate_latency_chart,
 )
-from perfmodel.output.formats import count, duration, percent, significant, usd, with_unit
+from perfmodel.output.formats import duration, percent, significant, usd, with_unit
 from perfmodel.spec.scenario import Scenario
-from perfmodel.units import MS, PERCENT
+from perfmodel.units import MS
 
 LIVE = 5_000
 """Up to so many requests a run starts by itself."""
@@ -308,8 +309,8 @@ def _figures(answer: ServeAnswer) -> None:
 
 def _metric(name: str, value: str, below: str, help_text: str) -> None:
     """A figure with a line below."""
-    text = {"delta_color": "off", "delta_arrow": "off"}
-    st.metric(name, value, below, help=help_text.replace("$", "\\$"), width=185, **text)
+    told = help_text.replace("$", "\\$")
+    st.metric(name, value, below, delta_color="off", delta_arrow="off", help=told, width=185)
 
 
 def _counted(answer: ServeAnswer) -> None:
@@ -372,14 +373,14 @@ def latency_table(values: Mapping[str, Any]) -> pd.DataFrame:
 
 def _over_time(answer: ServeAnswer) -> None:
     """Queue and batch."""
-    load = runs.frames(answer.scenario, answer).load
+    tables = runs.frames(answer.scenario, answer)
     left, right = st.columns(2)
     with left:
         st.subheader("Requests in the system", help=TRAFFIC["load"])
-        chart(load_chart(load), "load", zooms=True)
+        chart(load_chart(tables.load), "load", zooms=True)
     with right:
         st.subheader("Batch of the fullest rank", help=TRAFFIC["batch"])
-        chart(batch_chart(load), "batch", zooms=True)
+        chart(batch_chart(tables.batch), "batch", zooms=True)
 
 
 # --- goodput against rate --------------------------------------------------------------------------------------------
@@ -407,6 +408,7 @@ def _goodput(answer: ServeAnswer) -> None:
             own = runs.extend(answer, POINTS, draw, lambda found: _curve(answer, found, body))
         place.empty()
         st.session_state[SWEEP] = None
+        _curve(answer, own, body)
         if own.failed:
             place.info(plain(own.failed), icon=":material/info:")
         return
@@ -512,7 +514,7 @@ def _take_away(scenario: Scenario, offered: Offered, answer: ServeAnswer, *, cur
         ):
             st.download_button(
                 label,
-                lambda suffix=suffix: runs.requests_file(answer, suffix),
+                partial(runs.requests_file, answer, suffix),
                 f"requests{suffix}",
                 mime,
                 on_click="ignore",
@@ -521,12 +523,10 @@ def _take_away(scenario: Scenario, offered: Offered, answer: ServeAnswer, *, cur
             )
         st.download_button(
             "Trace for Perfetto",
-            lambda: runs.trace_file(answer),
+            partial(runs.trace_file, answer),
             "serve.json.gz",
             "application/gzip",
             on_click="ignore",
             key="traffic-download-trace",
             help="Every step and every request as spans, for ui.perfetto.dev.",
         )
-    st.caption(f"{count(answer.values['steps'])} steps, {percent(answer.values['prompt_steps_pct'] / PERCENT)} of their "
-               "time with prompts.")  # fmt: skip

@@ -106,7 +106,7 @@ def next_speed(found: Mapping[float, RatePoint]) -> float | None:
         return slowest / 2.0
     ordered = sorted(found)
     low, high = max(pairwise(ordered), key=lambda gap: gap[1] / gap[0])
-    return (low * high) ** 0.5
+    return float((low * high) ** 0.5)
 
 
 def rate_point(served: Served, speed: float, *, progress: Progress | None = None) -> RatePoint:

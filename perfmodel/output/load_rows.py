@@ -14,29 +14,44 @@ if TYPE_CHECKING:
 MOST_POINTS = 2000
 """Of one line."""
 
-COLUMNS = {
-    "waiting": "wait for a step",
-    "held": "are worked on",
-    "requests": "decode on the fullest rank",
-}
-"""Column of the step runs -> what its requests do."""
+STRETCHES = 200
+"""Of time, of each of which a batch's mean and largest are told."""
+WHAT = ("waiting", "held")
+"""Requests that wait for a step, and that are worked on: columns of the step runs."""
 
 
 def load_frame(served: Served, most: int = MOST_POINTS) -> "pd.DataFrame":
-    """Rows of ``pool`` (empty, or ``prefill`` and ``decode`` where they are apart), ``what`` (of :data:`COLUMNS`),
-    ``time_s`` and ``requests``: a step function over time, of all replicas of a pool together (``requests`` is the
-    largest batch of any rank instead). At most ``most`` rows per line; peaks and troughs are kept.
+    """Rows of ``pool`` (empty, or ``decode`` and ``prefill`` where they are apart), ``what`` (of :data:`WHAT`),
+    ``time_s`` and ``requests``: step functions over time, of all replicas of a pool together. At most ``most`` rows per
+    line; peaks and troughs are kept.
     """
     import pandas
 
     parts = [
         pandas.DataFrame({"pool": pool, "what": what, "time_s": times, "requests": values})
         for pool, runs in _pools(served)
-        for what in COLUMNS
-        if (pool, what) != ("prefill", "requests")  # a prompt's replica decodes nothing
+        for what in WHAT
         for times, values in (thinned(*_over_time(runs, what), most),)
     ]
     return pandas.concat(parts, ignore_index=True)
+
+
+def batch_frame(served: Served, stretches: int = STRETCHES) -> "pd.DataFrame":
+    """Rows of ``time_s`` (a stretch's beginning), ``largest`` and ``mean``: requests that decode on the fullest rank of
+    any replica, the mean over the time in which steps are taken.
+    """
+    import pandas
+
+    runs = next(iter(_pools(served)))[1]
+    end = float((runs.start_s + runs.seconds).max())
+    edges = np.linspace(0.0, end, stretches + 1)
+    at = np.clip(np.searchsorted(edges, runs.start_s, side="right") - 1, 0, stretches - 1)
+    largest, weight, total = np.zeros(stretches), np.zeros(stretches), np.zeros(stretches)
+    np.maximum.at(largest, at, runs.requests)
+    np.add.at(weight, at, runs.seconds)
+    np.add.at(total, at, runs.seconds * runs.requests)
+    mean = np.divide(total, weight, out=np.zeros(stretches), where=weight > 0.0)
+    return pandas.DataFrame({"time_s": edges[:-1], "largest": largest, "mean": mean})
 
 
 def _pools(served: Served) -> Iterator[tuple[str, StepRuns]]:
@@ -53,8 +68,6 @@ def _over_time(runs: StepRuns, what: str) -> tuple[Floats, Floats]:
     changes = [_changes(runs.where(runs.replica == number), what) for number in np.unique(runs.replica)]
     if not changes:
         return np.zeros(1), np.zeros(1)
-    if what == "requests":
-        return _highest(changes)
     times = np.concatenate([when for when, _ in changes])
     steps = np.concatenate([np.diff(values, prepend=0.0) for _, values in changes])
     order = np.argsort(times, kind="stable")
@@ -63,18 +76,8 @@ def _over_time(runs: StepRuns, what: str) -> tuple[Floats, Floats]:
     return times[order][last], total[last]
 
 
-def _highest(changes: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """The largest of several step functions."""
-    times = np.unique(np.concatenate([when for when, _ in changes]))
-    largest = np.zeros(len(times))
-    for when, values in changes:
-        at = np.searchsorted(when, times, side="right") - 1
-        largest = np.maximum(largest, np.where(at >= 0, values[at], 0.0))
-    return times, largest
-
-
 def _changes(runs: StepRuns, what: str) -> tuple[Floats, Floats]:
-    """One replica's: at the beginning of every run of steps, and 0 from the end of one that no other follows at once."""
+    """One replica's: at the beginning of every run of steps; 0 from the end of one that no other follows at once."""
     order = np.argsort(runs.start_s, kind="stable")
     starts, ends = runs.start_s[order], (runs.start_s + runs.seconds)[order]
     values = getattr(runs, what)[order]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perfmodel.output.charts.base import Figure, axis_title, layout
+from perfmodel.output.charts.base import Figure, axis_title, layout, log_axis
 from perfmodel.output.colours import BATCH, HERE, IDEAL, LATENCY_COLOURS, OBJECTIVE, PREDICTED, SERVED, WAITS
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.units import MS, PERCENT
@@ -23,7 +23,9 @@ MOST_POINTS = 400
 """Of one distribution's line."""
 WIDE = 20.0
 """A distribution whose 99th percentile is so many times its 1st is drawn over a logarithmic axis."""
-IN_SECONDS = 10.0
+FAR = 30.0
+"""A limit so many times beyond all latencies is not drawn, but told."""
+IN_SECONDS = 1.0
 """From this median on, seconds are shown rather than milliseconds."""
 
 
@@ -36,9 +38,11 @@ def latency_chart(rows: "pd.DataFrame", quantity: str, limit_s: float | None = N
     if not len(values):
         return figure
     scale, unit = (1.0, "s") if np.median(values) >= IN_SECONDS else (MS, "ms")
+    low, high = _span(values, limit_s)
+    logarithmic = bool(low > 0.0 and high > WIDE * low)
     shares = np.unique(np.concatenate([np.linspace(0.0, 100.0, MOST_POINTS), MARKED]))
     at = np.percentile(values, shares)
-    colour, name = LATENCY_COLOURS[quantity], NAMES[quantity]
+    colour, title = LATENCY_COLOURS[quantity], f"{NAMES[quantity]}, {unit}"
     figure.add_trace(
         go.Scatter(
             x=at / scale,
@@ -52,24 +56,33 @@ def latency_chart(rows: "pd.DataFrame", quantity: str, limit_s: float | None = N
             hovertemplate="%{customdata}<extra></extra>",
         )
     )
-    figure.add_trace(_percentiles(values, scale, colour))
-    logarithmic = _spans(values)
+    middle = (low * high) ** 0.5 if logarithmic else (low + high) / 2.0
+    figure.add_trace(_percentiles(values, scale, colour, middle))
     if limit_s is not None:
-        _limit(figure, values, limit_s, scale, unit, logarithmic=logarithmic)
-    figure.update_xaxes(
-        title=axis_title(f"{name}, {unit}"), type="log" if logarithmic else "linear", zeroline=False, nticks=6
-    )
+        _limit(figure, values, limit_s, scale, unit)
+    if logarithmic:
+        figure.update_xaxes(log_axis(low / scale, high / scale, title))
+    else:
+        figure.update_xaxes(
+            title=axis_title(title), range=[low / scale, high / scale], zeroline=False, nticks=6
+        )
     figure.update_yaxes(title=axis_title("requests, %"), range=[0, 104], zeroline=False, fixedrange=True)
     return figure
 
 
-def _spans(values: Any) -> bool:
-    """Whether a logarithmic axis shows it better."""
-    low, high = np.percentile(values, [1, 99])
-    return bool(low > 0.0 and high > WIDE * low)
+def _span(values: Any, limit_s: float | None) -> tuple[float, float]:
+    """From where to where the axis goes: nearly all values, and the limit if it is anywhere near."""
+    low, high = (float(value) for value in np.percentile(values, [0.5, 99.5]))
+    if limit_s is not None and limit_s < FAR * high:
+        low, high = min(low, limit_s), max(high, limit_s)
+    if high > WIDE * low:
+        return low / 1.15, high * 1.15
+    margin = 0.05 * (high - low) or 0.05 * high or 1.0
+    return max(low - margin, 0.0), high + margin
 
 
-def _percentiles(values: Any, scale: float, colour: str) -> Any:
+def _percentiles(values: Any, scale: float, colour: str, middle: float) -> Any:
+    """Marks with their numbers beside them, on the side where there is room."""
     import plotly.graph_objects as go
 
     at = np.percentile(values, MARKED)
@@ -78,9 +91,11 @@ def _percentiles(values: Any, scale: float, colour: str) -> Any:
         y=MARKED,
         mode="markers+text",
         marker={"color": colour, "size": 9, "line": {"width": 1, "color": "#FFFFFF"}},
-        text=[f"p{share} {duration(s)}" for share, s in zip(MARKED, at, strict=True)],
-        textposition=["middle right", "bottom right", "bottom right"],
-        cliponaxis=False,
+        text=[f" p{share} {duration(s)} " for share, s in zip(MARKED, at, strict=True)],
+        textposition=[
+            f"{height} {'left' if s > middle else 'right'}"
+            for height, s in zip(("middle", "bottom", "bottom"), at, strict=True)
+        ],
         customdata=[
             f"p{share}: {share} % of requests take {duration(s)} or less"
             for share, s in zip(MARKED, at, strict=True)
@@ -89,21 +104,19 @@ def _percentiles(values: Any, scale: float, colour: str) -> Any:
     )
 
 
-def _limit(
-    figure: Figure, values: Any, limit_s: float, scale: float, unit: str, *, logarithmic: bool
-) -> None:
-    """The objective as a line, and how many keep it."""
+def _limit(figure: Figure, values: Any, limit_s: float, scale: float, unit: str) -> None:
+    """The objective as a line, and how many keep it, in words above the chart."""
     kept = float((values <= limit_s).mean())
     figure.add_vline(x=limit_s / scale, line={"dash": "dash", "width": 2, "color": OBJECTIVE})
-    place = np.log10(limit_s / scale) if logarithmic else limit_s / scale
     figure.add_annotation(
-        x=place,
+        x=1.0,
+        xref="paper",
+        xanchor="right",
         y=1.0,
         yref="paper",
         yanchor="bottom",
-        xanchor="center",
         showarrow=False,
-        text=f"limit {limit_s / scale:g} {unit}: {percent(kept)} keep it",
+        text=f"limit {limit_s / scale:g} {unit} (dashed): {percent(kept)} keep it",
     )
 
 
@@ -112,7 +125,7 @@ def load_chart(rows: "pd.DataFrame") -> Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure(layout=layout(300, hovermode="x", margin={"l": 60, "r": 16, "t": 12, "b": 84}))
-    for (pool, what), own in rows[rows.what != "requests"].groupby(["pool", "what"], sort=False):
+    for (pool, what), own in rows.groupby(["pool", "what"], sort=False):
         where = f" ({pool})" if pool else ""
         words = "waiting" if what == "waiting" else "being served"
         figure.add_trace(
@@ -129,14 +142,21 @@ def load_chart(rows: "pd.DataFrame") -> Figure:
 
 
 def batch_chart(rows: "pd.DataFrame") -> Figure:
-    """The fullest rank's decode batch over time: rows of :func:`perfmodel.output.load_rows.load_frame`."""
+    """The fullest rank's decode batch: rows of :func:`perfmodel.output.load_rows.batch_frame`."""
     import plotly.graph_objects as go
 
-    figure = go.Figure(
-        layout=layout(300, hovermode="x", showlegend=False, margin={"l": 60, "r": 16, "t": 12, "b": 84})
-    )
-    own = rows[rows.what == "requests"]
-    figure.add_trace(_steps(own, "decoding on the fullest rank", BATCH, "solid"))
+    figure = go.Figure(layout=layout(300, hovermode="x", margin={"l": 60, "r": 16, "t": 12, "b": 84}))
+    for column, name, dash in (("largest", "largest", "solid"), ("mean", "mean over time", "dot")):
+        figure.add_trace(
+            go.Scatter(
+                x=rows.time_s,
+                y=rows[column],
+                mode="lines",
+                name=name,
+                line={"color": BATCH, "width": 1.5, "dash": dash, "shape": "hv"},
+                hovertemplate=f"{name} around %{{x:,.4g}} s: %{{y:,.3g}} requests<extra></extra>",
+            )
+        )
     figure.update_xaxes(title=axis_title("time since the start, s"), zeroline=False)
     figure.update_yaxes(title=axis_title("requests per rank"), rangemode="tozero", zeroline=False)
     return figure
@@ -208,7 +228,7 @@ def rate_latency_chart(points: "pd.DataFrame", quantity: str, limit_s: float | N
 def _rate_line(rows: "pd.DataFrame", column: str, name: str, colour: str, dash: str = "solid") -> Any:
     import plotly.graph_objects as go
 
-    scale = MS if column.endswith("p50_s") or column.endswith("p99_s") else 1.0
+    scale = MS if column.endswith(("p50_s", "p99_s")) else 1.0
     return go.Scatter(
         x=rows.requests_per_s,
         y=rows[column] / scale,
