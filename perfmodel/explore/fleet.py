@@ -26,6 +26,7 @@ from perfmodel.answer_serve import BEHIND, ServeAnswer
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.serving.conditions import Fleet
+from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.spread import Spread
 from perfmodel.serving.stretch import stretched
@@ -147,7 +148,7 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
     per_day = traffic.requests_per_day or (traffic.tokens_per_day or 0.0) / tokens
     peak = per_day / DAY * traffic.peak_to_mean
     by_slo = None
-    fixed = _fixed_rate(answer.served)
+    fixed = fixed_rate(answer.served)
     if scenario.slo != Slo() and fixed:
         texts.append(f"fleet: no replicas by the objectives: {fixed}")
     elif scenario.slo != Slo():
@@ -249,7 +250,7 @@ def _said(found: Fastest, good_pct: float, judged: int) -> list[str]:
 # --- the rate that keeps the objectives -----------------------------------------------------------------------------
 
 
-def _fixed_rate(served: Served) -> str:
+def fixed_rate(served: Served) -> str:
     """Why the traffic has no request rate that could be changed; empty: it has one."""
     workload = served.scenario.workload
     if workload.max_concurrency is not None:
@@ -261,6 +262,20 @@ def _fixed_rate(served: Served) -> str:
     if not np.ptp(served.requests.arrival_s[served.requests.roots]) > 0.0:
         return "requests that all come at one time have no rate"
     return ""
+
+
+def offered_rate(requests: Requests) -> float:
+    """Requests per second as they were drawn: a short run's differ from ``request_rate`` by chance."""
+    roots = requests.roots
+    sessions = (len(roots) - 1) / float(np.ptp(requests.arrival_s[roots]))
+    return sessions * requests.num_requests / len(roots)
+
+
+def faster(requests: Requests, speed: float) -> Requests:
+    """The same requests, sessions coming ``speed`` times as fast: what ``request_rate`` or ``time_scale`` would do."""
+    arrival = requests.arrival_s.copy()
+    arrival[requests.roots] /= speed
+    return replace(requests, arrival_s=arrival)
 
 
 def fastest(
@@ -307,10 +322,8 @@ class _Search:
         self.scenario = _unit(scenario)
         self.first = served if self.scenario == scenario and fleet is served.fleet else None
         """What has been simulated already."""
-        roots = requests.roots
-        sessions = (len(roots) - 1) / float(np.ptp(requests.arrival_s[roots]))
-        self.rate = sessions * requests.num_requests / len(roots)
-        """Requests per second at speed 1, as they were drawn: a short run's differ from ``request_rate`` by chance."""
+        self.rate = offered_rate(requests)
+        """Requests per second at speed 1."""
         self.runs = 0
         self.good: dict[float, float] = {}
         self.limits: dict[float, str] = {}
@@ -323,11 +336,9 @@ class _Search:
         if speed == 1.0 and self.first is not None:
             done = self.first
         else:
-            arrival = asked.arrival_s.copy()
-            arrival[asked.roots] /= speed
             done = serve(
                 self.scenario,
-                requests=replace(asked, arrival_s=arrival),
+                requests=faster(asked, speed),
                 fleet=self.fleet,  # one replica's steps are those of several
                 progress=self.progress,
             )
@@ -336,12 +347,12 @@ class _Search:
         self.good[speed] = self.good_pct
         if self.good_pct < self.wanted_pct:
             self.limits[speed] = "slo"
-        elif _behind(done):
+        elif behind(done):
             self.limits[speed] = "throughput"
         return speed not in self.limits
 
 
-def _behind(served: Served) -> bool:
+def behind(served: Served) -> bool:
     """Whether the replica does not keep up: much is left after the last arrival, or those whom the last quarter of
     arrivals finds in the system are clearly more than those whom the quarter before found.
     """
