@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("streamlit")
 
+from streamlit.testing.v1 import AppTest
+
 from dashboard.show import plain
 from dashboard.trusted import days, pct
 from perfmodel.kernels.calibration import load_calibration
@@ -16,7 +18,6 @@ from perfmodel.output.validation_html import quantity_name
 from perfmodel.spec import catalogue
 from perfmodel.validation.recorded import recorded_results
 from perfmodel.validation.rows import unanswered
-from streamlit.testing.v1 import AppTest
 
 RECORD = recorded_results()
 
