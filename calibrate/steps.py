@@ -235,7 +235,7 @@ def draw_steps(
     """Cases that differ in size, phase, batch, context and real experts: random draws, the same for a seed.
 
     Blocks and steps, phases and sizes take turns, so that each combination is covered; 0, 4, 8 or 12 real experts are
-    drawn at random.
+    drawn at random. No request is longer than its model takes.
     """
     random = np.random.default_rng(seed)
     kinds: Sequence[Literal["block", "step"]] = ("block", "step")
@@ -245,7 +245,8 @@ def draw_steps(
         size, phase = sizes[number // 6 % len(sizes)], phases[number // 2 % 3]
         experts = (0, 4, 8, 12)[int(random.integers(4))]
         experts = min(experts, SIZES[size].moe_topk)
-        work = _draw_work(phase, random, max_tokens, max_context)
+        longest = min(max_context, SIZES[size].max_position_embeddings)
+        work = _draw_work(phase, random, max_tokens, longest)
         cases.append(StepCase(size, dtype, kinds[number % 2], phase, experts, seed=seed + number, **work))
     return cases
 
@@ -268,7 +269,8 @@ def _draw_work(
         work["new_tokens"] = (1, 1, 2, 4)[int(random.integers(4))]
     if phase != "decode":
         work["prefill_requests"] = 1 if random.random() < 0.7 else 2
-        work["prefill_tokens"] = log_uniform(16, max_tokens * share / work["prefill_requests"])
+        most = min(max_tokens * share / work["prefill_requests"], max_context - 8)
+        work["prefill_tokens"] = log_uniform(16, most)
         room = max_context - work["prefill_tokens"]
         work["prefill_cached"] = log_uniform(16, room) if random.random() < 0.4 and room > 32 else 0
     return work

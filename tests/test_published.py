@@ -1,7 +1,13 @@
-"""Every published row through every suite, once: what is answered, how far off, and what docs/trust.md says of it."""
+"""What the record says of every published row, and that rows computed now say the same.
 
+All suites but silicon are computed anew (kernels, collectives, longcat-theory in test_recorded.py, deepseek in
+test_serving_rows.py). Of silicon: every row's TPOT; intervals and TTFT, which is simulated request by request, of four
+rows of each kind of run. The rest was computed by ``make trust``.
+"""
+
+import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,12 @@ from perfmodel.economics.fleet import DailyTraffic, least_fleet
 from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.spec.load import load_scenario
 from perfmodel.validation import roles, silicon
+from perfmodel.validation.ceilings import above
 from perfmodel.validation.deepseek_fleet import fleet
 from perfmodel.validation.full_batches import full_batches, lengths_with
+from perfmodel.validation.recorded import SAME, differences, recorded_results
 from perfmodel.validation.serving import throughput
+from perfmodel.validation.silicon_loop import MANY
 from perfmodel.validation.suites import SUITES, Validation, run_suites
 
 RECORDS = roles.read_published(silicon.FILE)
@@ -22,7 +31,48 @@ PAGE = Path(__file__).parent.parent / "docs" / "trust.md"
 
 @pytest.fixture(scope="module")
 def everything() -> Validation:
-    return run_suites()
+    record = recorded_results()
+    return Validation(record.rows, above(record.rows, SUITES), tuple(SUITES), None, record.calibrations)
+
+
+@pytest.mark.parametrize("suite", ["longcat-measured", "deepseek-fleet"])
+def test_the_record_is_what_a_suite_says_now(suite):
+    """Remake it: make trust."""
+    own = [row for row in recorded_results().rows if row.suite in (suite, f"{suite}-serving")]
+    assert list(differences(run_suites(suite).rows, own)) == []
+
+
+def kinds_of_runs():
+    """Four rows of each kind of run, chosen by a hash of their names; thousands of requests in flight take seconds."""
+    kinds = defaultdict(list)
+    for own in RECORDS:
+        names = ("mode", "system", "backend", "model", "precision")
+        kinds[(*(own[name] for name in names), bool(own["note"]))].append(own)
+    for rows in kinds.values():
+        light = [own for own in rows if float(own["concurrency"] or 0) <= 2048]
+        yield sorted(light, key=lambda own: hashlib.sha256(own["id"].encode()).digest())[:4]
+
+
+def test_the_record_is_what_silicon_says_now():
+    """TPOT of every row; whole rows, of every kind of run. Remake it: make trust."""
+    recorded = [row for row in recorded_results().rows if row.suite.split("-")[0] == "silicon"]
+    by_id = defaultdict(list)
+    for row in recorded:
+        by_id[row.id].append(row)
+    chosen = [own for rows in kinds_of_runs() for own in rows]
+    assert len(chosen) > 120
+    assert any(float(own["concurrency"] or 0) > MANY for own in chosen)
+    found = silicon.predict_rows(
+        chosen, suite="silicon", role=lambda own: roles.committed()[silicon.FILE, own["id"]]
+    )
+    assert list(differences(found, [row for own in chosen for row in by_id[own["id"]]])) == []
+    done = {own["id"] for own in chosen}
+    for own in RECORDS:
+        for row in by_id[own["id"]]:
+            if row.quantity == "tpot_s" and row.id not in done:
+                mean, why = silicon.predict(own)
+                assert row.reason == why, row.id
+                assert row.predicted == (mean and pytest.approx(mean.tpot_s, rel=SAME)), row.id
 
 
 def test_no_suite_is_worse_than_recorded(everything):

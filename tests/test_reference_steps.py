@@ -181,3 +181,10 @@ def test_drawn_steps_cover_what_they_should():
     both = {(case.size, case.phase, case.what) for case in cases}
     assert len(both) == 12
     assert all(case.tokens <= 512 and case.context + case.new_tokens <= 2048 for case in cases)
+
+
+def test_no_drawn_request_is_longer_than_its_model_takes():
+    cases = draw_steps(["tiny"], "fp32", 96, max_tokens=4096, max_context=4096, seed=1)
+    for case in cases:
+        assert case.context + case.new_tokens <= 1024
+        assert case.prefill_cached + case.prefill_tokens <= 1024
