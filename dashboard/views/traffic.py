@@ -408,7 +408,7 @@ def _goodput(answer: ServeAnswer) -> None:
             own = runs.extend(answer, POINTS, draw, lambda found: _curve(answer, found, body))
         place.empty()
         st.session_state[SWEEP] = None
-        _curve(answer, own, body)
+        _curve(answer, own, body, turn="last")
         if own.failed:
             place.info(plain(own.failed), icon=":material/info:")
         return
@@ -429,14 +429,14 @@ def _want_curve(key: str) -> None:
     st.session_state[SWEEP] = key
 
 
-def _curve(answer: ServeAnswer, own: Curve, body: Any) -> None:
-    """Charts and table of the points that are known."""
+def _curve(answer: ServeAnswer, own: Curve, body: Any, turn: str = "") -> None:
+    """Charts and table of the points that are known; ``turn`` tells apart two drawings of as many in one run."""
     if not own.points:
         return
     rows = pd.DataFrame([asdict(point) for point in own.points]).sort_values(
         "requests_per_s", ignore_index=True
     )
-    slo, number = answer.scenario.slo, len(own.points)
+    slo, number = answer.scenario.slo, f"{len(own.points)}{turn}"
     with body.container():
         left, middle, right = st.columns(3)
         with left:

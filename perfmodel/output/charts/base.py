@@ -67,3 +67,13 @@ def log_axis(low: float, high: float, title: str) -> dict[str, Any]:
         "title": axis_title(title),
         "zeroline": False,
     }
+
+
+def log_axis(prefix: str = "") -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2 and 5 of every power of ten, written out."""
+    values = [digit * 10.0**power for power in range(-6, 9) for digit in (1.0, 2.0, 5.0)]
+    return {"type": "log", "tickvals": values, "ticktext": [f"{prefix}{_tick(value)}" for value in values]}
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1.0 else f"{value:.6f}".rstrip("0")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.output.charts.base import Figure, axis_title, layout
+from perfmodel.output.charts.base import Figure, axis_title, layout, log_axis
 from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
 from perfmodel.output.formats import duration, significant, usd, with_unit
 
@@ -20,8 +20,6 @@ AXES = {
     "usd_per_million_input_tokens": "$ per million input tokens",
 }
 """Column -> axis title."""
-DOLLARS = tuple(digit * 10.0**power for power in range(-4, 5) for digit in (1.0, 2.0, 5.0))
-"""Ticks of a logarithmic axis of costs."""
 
 
 def trade_off_chart(
@@ -72,7 +70,7 @@ def trade_off_chart(
     figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
     figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
     if y.startswith("usd"):
-        figure.update_yaxes(type="log", tickvals=DOLLARS, ticktext=[f"${value:g}" for value in DOLLARS])
+        figure.update_yaxes(**log_axis("$"))
     else:
         figure.update_yaxes(rangemode="tozero")
     return figure
@@ -101,7 +99,7 @@ def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: s
     figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
     figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
     if y.startswith("usd"):
-        figure.update_yaxes(type="log", tickvals=DOLLARS, ticktext=[f"${value:g}" for value in DOLLARS])
+        figure.update_yaxes(**log_axis("$"))
     return figure
 
 

@@ -194,9 +194,7 @@ def goodput_chart(points: "pd.DataFrame") -> Figure:
     )
     figure.add_trace(_rate_line(rows, "goodput_requests_per_s", "goodput", PREDICTED))
     figure.add_trace(_asked(rows, "goodput_requests_per_s"))
-    figure.update_xaxes(
-        title=axis_title("requests that come per second"), type="log", zeroline=False, nticks=8
-    )
+    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_axis())
     top = float(rows.goodput_requests_per_s.max()) * 1.25
     figure.update_yaxes(title=axis_title("good requests per second"), range=[0.0, top], zeroline=False)
     return figure
@@ -212,16 +210,18 @@ def rate_latency_chart(points: "pd.DataFrame", quantity: str, limit_s: float | N
     for part, dash in (("p99", "solid"), ("p50", "dot")):
         figure.add_trace(_rate_line(rows, f"{quantity}_{part}_s", f"{quantity.upper()} {part}", colour, dash))
     if limit_s is not None:
-        figure.add_hline(
-            y=limit_s / MS,
-            line={"dash": "dash", "width": 2, "color": OBJECTIVE},
-            annotation_text=f"limit {limit_s / MS:g} ms",
-            annotation_position="top left",
+        figure.add_trace(
+            go.Scatter(
+                x=[rows.requests_per_s.min(), rows.requests_per_s.max()],
+                y=[limit_s / MS] * 2,
+                mode="lines",
+                name=f"limit {limit_s / MS:g} ms",
+                line={"dash": "dash", "width": 2, "color": OBJECTIVE},
+                hoverinfo="skip",
+            )
         )
-    figure.update_xaxes(
-        title=axis_title("requests that come per second"), type="log", zeroline=False, nticks=8
-    )
-    figure.update_yaxes(title=axis_title(f"{quantity.upper()}, ms"), type="log", zeroline=False, nticks=6)
+    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_axis())
+    figure.update_yaxes(title=axis_title(f"{quantity.upper()}, ms"), zeroline=False, **log_axis())
     return figure
 
 
