@@ -69,7 +69,7 @@ def log_axis(low: float, high: float, title: str) -> dict[str, Any]:
     }
 
 
-def log_axis(prefix: str = "") -> dict[str, Any]:
+def log_ticks(prefix: str = "") -> dict[str, Any]:
     """A logarithmic axis with ticks at 1, 2 and 5 of every power of ten, written out."""
     values = [digit * 10.0**power for power in range(-6, 9) for digit in (1.0, 2.0, 5.0)]
     return {"type": "log", "tickvals": values, "ticktext": [f"{prefix}{_tick(value)}" for value in values]}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.output.charts.base import Figure, axis_title, layout, log_axis
+from perfmodel.output.charts.base import Figure, axis_title, layout, log_ticks
 from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
 from perfmodel.output.formats import duration, significant, usd, with_unit
 
@@ -70,7 +70,7 @@ def trade_off_chart(
     figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
     figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
     if y.startswith("usd"):
-        figure.update_yaxes(**log_axis("$"))
+        figure.update_yaxes(**log_ticks("$"))
     else:
         figure.update_yaxes(rangemode="tozero")
     return figure
@@ -99,7 +99,7 @@ def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: s
     figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
     figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
     if y.startswith("usd"):
-        figure.update_yaxes(**log_axis("$"))
+        figure.update_yaxes(**log_ticks("$"))
     return figure
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perfmodel.output.charts.base import Figure, axis_title, layout, log_axis
+from perfmodel.output.charts.base import Figure, axis_title, layout, log_axis, log_ticks
 from perfmodel.output.colours import BATCH, HERE, IDEAL, LATENCY_COLOURS, OBJECTIVE, PREDICTED, SERVED, WAITS
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.units import MS, PERCENT
@@ -194,7 +194,7 @@ def goodput_chart(points: "pd.DataFrame") -> Figure:
     )
     figure.add_trace(_rate_line(rows, "goodput_requests_per_s", "goodput", PREDICTED))
     figure.add_trace(_asked(rows, "goodput_requests_per_s"))
-    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_axis())
+    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_ticks())
     top = float(rows.goodput_requests_per_s.max()) * 1.25
     figure.update_yaxes(title=axis_title("good requests per second"), range=[0.0, top], zeroline=False)
     return figure
@@ -220,8 +220,8 @@ def rate_latency_chart(points: "pd.DataFrame", quantity: str, limit_s: float | N
                 hoverinfo="skip",
             )
         )
-    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_axis())
-    figure.update_yaxes(title=axis_title(f"{quantity.upper()}, ms"), zeroline=False, **log_axis())
+    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_ticks())
+    figure.update_yaxes(title=axis_title(f"{quantity.upper()}, ms"), zeroline=False, **log_ticks())
     return figure
 
 
