@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from perfmodel.errors import DataError, SpecError
+from perfmodel.output.colours import OP_CLASS_COLOURS, PREDICTED
 
 OPTIONS = {
     "browser.gatherUsageStats": "false",
@@ -12,8 +13,10 @@ OPTIONS = {
     "runner.magicEnabled": "false",
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "1",
+    "theme.light.primaryColor": PREDICTED,
+    "theme.dark.primaryColor": OP_CLASS_COLOURS["dense_ffn"],
 }
-"""Streamlit's settings: nothing is sent home, uploads are scenarios (MB)."""
+"""Streamlit's settings: nothing is sent home, uploads are scenarios (MB), the charts' own colours."""
 
 
 def check_installed() -> None:
