@@ -1,0 +1,128 @@
+"""Goodput against rate: the same requests, faster and slower, and how many of them keep every objective.
+
+**Which rates.** From the run's own rate it goes up or down by STRIDE until one rate holds and the next does not (enough
+requests keep the objectives, and the replicas keep up), halves that interval to NEAR, and spends what is left on the
+widest gap below. Every next rate follows from the points that are there, so a search can be stopped and go on.
+
+**Goodput** counts by arrivals: the offered rate times the share of requests that keep the objectives. Where replicas
+fall behind it is what a run of this length had, good requests over its whole span, and a longer run has less.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from perfmodel.economics.requests import serving_metrics
+from perfmodel.errors import SpecError
+from perfmodel.explore.fleet import GOOD_PCT
+from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate
+from perfmodel.serving.cluster import Progress
+from perfmodel.serving.serve import Served, serve
+from perfmodel.units import PERCENT
+
+POINTS = 8
+STRIDE = 4.0
+"""Factor between rates until the first and the last good one are known."""
+NEAR = 1.25
+"""The largest rate that holds and the smallest that does not are this factor apart, then."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoodputPoint:
+    """One rate."""
+
+    speed: float
+    """Times the run's own rate."""
+    requests_per_s: float
+    """Requests that arrive per second."""
+    goodput_requests_per_s: float
+    """Of them, those that keep every objective; all, where none is stated."""
+    good_pct: float
+    """Their share."""
+    served_requests_per_s: float
+    """Requests over the span from the first arrival to the last end, as ``perfmodel serve`` counts."""
+    ttft_p99_s: float
+    tpot_p99_s: float | None
+    """None: every request has one output token."""
+    usd_per_million_output_tokens: float
+    """All GPUs over the whole span."""
+    keeps_up: bool
+    """False: the queue grows as long as requests come."""
+
+    def holds(self, good_pct: float = GOOD_PCT) -> bool:
+        """Whether enough requests keep the objectives, for as long as they come."""
+        return self.keeps_up and self.good_pct >= good_pct
+
+
+def goodput_points(
+    served: Served,
+    found: Sequence[GoodputPoint] = (),
+    *,
+    most: int = POINTS,
+    progress: Progress | None = None,
+) -> Iterator[GoodputPoint]:
+    """Points one after the other, in the order of the search, after those that are ``found`` already, ``most`` in all.
+
+    Replicas are healthy: faults have a time of their own, which another speed would leave behind.
+
+    Raises:
+        SpecError: the traffic has no rate that could be changed.
+    """
+    why = fixed_rate(served)
+    if why:
+        raise SpecError(f"no goodput against rate: {why}")
+    points = list(found)
+    while len(points) < most:
+        points.append(_point(served, next_speed(points), progress))
+        yield points[-1]
+
+
+def next_speed(points: Sequence[GoodputPoint]) -> float:
+    """Where to look next, times the run's own rate."""
+    if not points:
+        return 1.0
+    speeds = sorted(point.speed for point in points)
+    failing = min((point.speed for point in points if not point.holds()), default=None)
+    if failing is None:
+        return STRIDE * speeds[-1]
+    below = [speed for speed in speeds if speed < failing]
+    if not below:
+        return failing / STRIDE
+    if failing > NEAR * below[-1]:
+        return float((below[-1] * failing) ** 0.5)
+    gaps = [(high / low, low, high) for low, high in pairwise(below)]
+    widest, low, high = max(gaps, default=(1.0, below[0], below[0]))
+    return float((low * high) ** 0.5) if widest > NEAR**2 else below[0] / 2.0
+
+
+def largest_good(points: Sequence[GoodputPoint]) -> GoodputPoint | None:
+    """The largest rate that holds, below the first that does not; None: not even the smallest does."""
+    failing = min((point.speed for point in points if not point.holds()), default=float("inf"))
+    return max(
+        (point for point in points if point.speed < failing), key=lambda point: point.speed, default=None
+    )
+
+
+def _point(served: Served, speed: float, progress: Progress | None) -> GoodputPoint:
+    """One rate, simulated (the run itself, where it is its own rate)."""
+    scenario = served.scenario.model_copy(update={"faults": ()})
+    done = served
+    if speed != 1.0 or served.scenario.faults:
+        done = serve(
+            scenario, requests=at_speed(served.requests, speed), fleet=served.fleet, progress=progress
+        )
+    found = serving_metrics(done.records, scenario)
+    offered, per_s = speed * drawn_rate(served.requests), found["requests_per_s"]
+    share, keeps_up = found["goodput_requests_per_s"] / per_s, not behind(done)
+    tpot = found["tpot_s"]
+    return GoodputPoint(
+        speed=speed,
+        requests_per_s=offered,
+        goodput_requests_per_s=share * (offered if keeps_up else min(offered, per_s)),
+        good_pct=PERCENT * share,
+        served_requests_per_s=per_s,
+        ttft_p99_s=found["ttft_s"]["p99"],
+        tpot_p99_s=None if tpot is None else tpot["p99"],
+        usd_per_million_output_tokens=found["usd_per_million_output_tokens"],
+        keeps_up=keeps_up,
+    )
