@@ -1,8 +1,8 @@
 """Goodput against rate: the same requests, faster and slower, and how many of them keep every objective.
 
 **Which rates.** From the run's own rate it goes up or down by STRIDE until one rate holds and the next does not (enough
-requests keep the objectives, and the replicas keep up), halves that interval to NEAR, and spends what is left on the
-widest gap below. Every next rate follows from the points that are there, so a search can be stopped and go on.
+requests keep the objectives, and the replicas keep up), halves that interval to NEAR, and spends what is left on wide
+gaps and on lower rates. Every next rate follows from the points that are there, so a search can be stopped and go on.
 
 **Goodput** counts by arrivals: the offered rate times the share of requests that keep the objectives. Where replicas
 fall behind it is what a run of this length had, good requests over its whole span, and a longer run has less.
@@ -90,9 +90,9 @@ def next_speed(points: Sequence[GoodputPoint]) -> float:
         return failing / STRIDE
     if failing > NEAR * below[-1]:
         return float((below[-1] * failing) ** 0.5)
-    gaps = [(high / low, low, high) for low, high in pairwise(below)]
-    widest, low, high = max(gaps, default=(1.0, below[0], below[0]))
-    return float((low * high) ** 0.5) if widest > NEAR**2 else below[0] / 2.0
+    settled = sorted(point.speed for point in points if point.keeps_up)
+    widest, low, high = max((high / low, low, high) for low, high in pairwise([below[0] / 2.0, *settled]))
+    return float((low * high) ** 0.5) if widest > STRIDE / 2.0 else below[0] / 2.0
 
 
 def largest_good(points: Sequence[GoodputPoint]) -> GoodputPoint | None:

@@ -82,6 +82,14 @@ INTERVAL = "rgba(127,127,127,0.22)"
 """An 80 % interval behind other marks."""
 
 
+LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
+"""Latency of a request -> colour."""
+LOAD_COLOURS: dict[str, str] = {"waiting": "#D55E00", "in progress": "#0072B2", "decode batch": "#CC79A7"}
+"""What a replica has to do -> colour."""
+IDEAL = "#8A8A8A"
+"""What would be if every request were good."""
+
+
 def op_class_name(op_class: str) -> str:
     """An op class for people."""
     return OP_CLASS_NAMES.get(op_class, op_class.replace("_", " "))
