@@ -107,3 +107,38 @@ TRUST: dict[str, str] = {
     "engine if there are any.",
 }
 """Term of the page on trust -> tooltip."""
+
+TRAFFIC: dict[str, str] = {
+    "requests": "How many requests are simulated, in the order in which they arrive. More take longer and settle more: "
+    "a queue needs time to grow. The command line serves as many as you like.",
+    "time_scale": "How many times faster than in the trace requests arrive: 2 halves every gap.",
+    "request_rate": "Requests that arrive per second (with sessions: sessions). Empty: all at once.",
+    "slo_ttft": "Service level objective: a request is good if its first token comes within so many milliseconds. "
+    "Empty: no limit.",
+    "slo_tpot": "A request is good if it takes at most so many milliseconds per output token after the first. "
+    "Empty: no limit.",
+    "ttft": "Time to first token: from a request's arrival, its time in the queue included. p50: half of the requests "
+    "are faster; p99: all but one in a hundred.",
+    "tpot": "Time per output token of a request after the first: (E2E - TTFT) / (tokens - 1).",
+    "e2e": "End to end: from a request's arrival to its last token.",
+    "queue": "Part of TTFT before a step works on the request.",
+    "per_s": "Requests over the span from the first arrival to the last end.",
+    "goodput": "Requests per second that keep every objective (SLO); below, their share. All do where none is stated.",
+    "output_per_gpu": "Output tokens per second over the whole span and all GPUs, idle ones included.",
+    "usd_output": "GPU cost of the whole span over the output tokens: prompts and idle time are paid with it.",
+    "usd_total": "GPU cost of the whole span over prompt and output tokens together.",
+    "gpus": "GPUs of all replicas, those for prefill included.",
+    "busy": "Share of the span in which replicas run a step (mean over those that decode).",
+    "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
+    "preemptions": "How often a request lost its KV cache blocks because memory ran out, and was computed again.",
+    "latency": "Of the requests that are judged, how many took at most so long. Markers: p50, p90, p99. Vertical lines: "
+    "objectives. All but one in a hundred keep an objective that is right of the p99 marker.",
+    "load": "Above: requests that wait at replicas and requests that are being prefilled or decoded, all replicas "
+    "together. Below: requests that the fullest rank decodes in a step. Least and most are kept where points are "
+    "left out.",
+    "curve": "The same requests, arriving faster and slower. Goodput: those of the requests arriving per second that "
+    "keep every objective. The search looks for the rate at which fewer than 99 % do, or replicas fall behind. Every "
+    "point stays when you stop.",
+    "trace": "Every step and every request as spans, for ui.perfetto.dev; at most 200,000 events.",
+}
+"""Term of the page on traffic -> tooltip."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.output.charts.base import Figure, axis_title, layout
 from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, OWN_COST, PREDICTED
 from perfmodel.output.formats import count, duration, significant, usd
-from perfmodel.units import KILO, MS
+from perfmodel.units import MS, US
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,6 @@ LATENCY_NAMES = {
     "TPOT": "TPOT, time per output token",
     "E2E": "E2E, arrival to last token",
 }
-LOAD_DASHES = {"waiting": "solid", "in progress": "solid", "decode batch": "solid"}
 SECONDS_TICKS = tuple(digit * 10.0**power for power in range(-6, 6) for digit in (1.0, 3.0))
 """Ticks of a logarithmic axis of times, seconds."""
 
@@ -28,7 +27,7 @@ def seconds_label(seconds: float) -> str:
     for scale, unit in ((1.0, "s"), (MS, "ms")):
         if seconds >= scale:
             return f"{seconds / scale:,.0f} {unit}"
-    return f"{seconds * KILO / MS:,.0f} µs"
+    return f"{seconds / US:,.0f} µs"
 
 
 def _log_seconds() -> dict[str, Any]:
