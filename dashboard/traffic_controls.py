@@ -77,7 +77,7 @@ def _speed(workload: Workload) -> None:
         )
 
 
-def _number(label: str, path: str, value: float | None, *, help: str, **more: Any) -> None:  # noqa: A002
+def _number(label: str, path: str, value: float | None, *, help: str, **more: Any) -> None:
     """A number that shows what the scenario says, and asks for another one at ``path`` when it is changed."""
     key = f"traffic-{path}"
     if key not in st.session_state or st.session_state[key] != value:

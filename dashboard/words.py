@@ -131,7 +131,7 @@ TRAFFIC: dict[str, str] = {
     "busy": "Share of the span in which replicas run a step (mean over those that decode).",
     "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
     "preemptions": "How often a request lost its KV cache blocks because memory ran out, and was computed again.",
-    "latency": "Of the requests that are judged, how many took at most so long. Markers: p50, p90, p99. Vertical lines: "
+    "latency": "How many of the requests that are judged took at most so long. Markers: p50, p90, p99; vertical lines: "
     "objectives. All but one in a hundred keep an objective that is right of the p99 marker.",
     "load": "Above: requests that wait at replicas and requests that are being prefilled or decoded, all replicas "
     "together. Below: requests that the fullest rank decodes in a step. Least and most are kept where points are "
