@@ -163,7 +163,7 @@ def _figures(run: Run) -> None:
             f"{percent(good)} good" if stated else "no SLO stated",
         ),
         (
-            "Output tokens/s per GPU",
+            "Tokens/s per GPU",
             significant(values["output_tokens_per_s_per_gpu"]),
             "output_per_gpu",
             None,

@@ -92,10 +92,17 @@ def _alone(runs: StepRuns) -> tuple[Floats, Floats]:
     ends = own.start_s + own.seconds
     idle = ends[np.append(own.start_s[1:] - ends[:-1] > IDLE_S, True)]
     times = np.concatenate([own.start_s, idle])
-    values = np.array([own.waiting, own.held, own.requests])
+    values = np.array([own.waiting, own.held, _last_decodes(own)])
     values = np.concatenate([values, np.zeros((3, len(idle)))], axis=1)
     order = np.argsort(times, kind="stable")
     return times[order], values[:, order]
+
+
+def _last_decodes(runs: StepRuns) -> Floats:
+    """The batch of each run of steps, where it has prompts alone that of the last decode steps before."""
+    rows = np.where(runs.requests > 0.0, np.arange(len(runs.requests)), 0)
+    last: Floats = runs.requests[np.maximum.accumulate(rows)]
+    return last
 
 
 def _extremes(at_s: Floats, values: Floats, most: int) -> NDArray[np.int64]:

@@ -1,9 +1,11 @@
 """Traffic through replicas: how latencies are distributed, what waits and runs, and goodput against rate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.output.charts.base import Figure, axis_title, layout
+from perfmodel.output.charts.curve import DOLLARS
 from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, OWN_COST, PREDICTED
 from perfmodel.output.formats import count, duration, significant, usd
 from perfmodel.units import MS, US
@@ -18,8 +20,8 @@ LATENCY_NAMES = {
     "TPOT": "TPOT, time per output token",
     "E2E": "E2E, arrival to last token",
 }
-SECONDS_TICKS = tuple(digit * 10.0**power for power in range(-6, 6) for digit in (1.0, 3.0))
-"""Ticks of a logarithmic axis of times, seconds."""
+FEW_DECADES, SOME_DECADES = 0.9, 2.1
+"""Up to so many decades a logarithmic axis has three ticks in each, or two; above, one."""
 
 
 def seconds_label(seconds: float) -> str:
@@ -30,11 +32,18 @@ def seconds_label(seconds: float) -> str:
     return f"{seconds / US:,.0f} µs"
 
 
-def _log_seconds() -> dict[str, Any]:
+def _log_seconds(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis of times, with as many ticks as there is room for."""
+    positive = [value for value in values if value > 0.0] or [1.0]
+    low, high = log10(min(positive)), log10(max(positive))
+    digits = (1, 2, 5) if high - low < FEW_DECADES else (1, 3) if high - low < SOME_DECADES else (1,)
+    ticks = [digit * 10.0**power for power in range(floor(low) - 1, ceil(high) + 2) for digit in digits]
     return {
         "type": "log",
-        "tickvals": SECONDS_TICKS,
-        "ticktext": [seconds_label(tick) for tick in SECONDS_TICKS],
+        "tickvals": ticks,
+        "ticktext": [seconds_label(tick) for tick in ticks],
+        "tickangle": 0,
+        "range": [low - 0.08, high + 0.08],
     }
 
 
@@ -66,27 +75,37 @@ def latency_chart(rows: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
             )
         )
         if name in slo_s:
-            figure.add_vline(
-                x=slo_s[str(name)],
-                line={"color": colour, "width": 1.5, "dash": "dashdot"},
-                annotation={
-                    "text": f"{name} SLO {duration(slo_s[str(name)])}",
-                    "yref": "paper",
-                    "y": 1.0,
-                    "yanchor": "bottom",
-                    "xanchor": "center",
-                    "font": {"size": 12},
-                },
-            )
-    figure.update_xaxes(title=axis_title("time (logarithmic)"), zeroline=False, **_log_seconds())
+            _objective(figure, str(name), slo_s[str(name)])
+    figure.update_xaxes(
+        title=axis_title("time (logarithmic)"),
+        zeroline=False,
+        **_log_seconds([*rows.seconds, *slo_s.values()]),
+    )
     figure.update_yaxes(
-        title=axis_title("requests that took at most so long, %"),
+        title=axis_title("share of requests, %"),
         range=[0.0, 101.0],
         tickvals=[0, 25, *MARKED, 75],
         ticktext=["0", "25", *(f"p{pct:g}" for pct in MARKED), "75"],
         zeroline=False,
     )
     return figure
+
+
+def _objective(figure: Figure, name: str, limit_s: float) -> None:
+    """A vertical line at an objective, its name along it."""
+    line = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
+    figure.add_shape(type="line", x0=limit_s, x1=limit_s, y0=0.0, y1=1.0, yref="paper", line=line)
+    figure.add_annotation(
+        x=log10(limit_s),  # annotations, unlike shapes, take a logarithmic axis's own numbers
+        y=0.02,
+        yref="paper",
+        xanchor="right",
+        yanchor="bottom",
+        textangle=-90,
+        showarrow=False,
+        text=f"{name} SLO {duration(limit_s)}",
+        font={"size": 12},
+    )
 
 
 def load_chart(rows: "pd.DataFrame") -> Figure:
@@ -178,18 +197,31 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
         col=1,
     )
     line("goodput_requests_per_s", "goodput", PREDICTED, 1)
+    own = rows[rows.speed == 1.0]
+    figure.add_trace(
+        go.Scatter(
+            x=own.requests_per_s,
+            y=own.goodput_requests_per_s,
+            mode="markers",
+            name="this run's rate",
+            marker={"color": HERE, "size": 14, "symbol": "star", "line": {"width": 1, "color": "#FFFFFF"}},
+            customdata=[f"{_point_hover(row)}<br>this run's rate" for _, row in own.iterrows()],
+            hovertemplate="%{customdata}<extra></extra>",
+        ),
+        row=1,
+        col=1,
+    )
     line("ttft_p99_s", "TTFT p99", LATENCY_COLOURS["TTFT"], 2, LATENCY_DASHES["TTFT"])
     line("tpot_p99_s", "TPOT p99", LATENCY_COLOURS["TPOT"], 2, LATENCY_DASHES["TPOT"])
     line("usd_per_million_output_tokens", "$ per M output tokens", OWN_COST, 3, "dot")
     for name, limit in slo_s.items():
         if name in ("TTFT", "TPOT"):
-            figure.add_hline(
-                y=limit,
-                row=2,
-                col=1,
-                line={"color": LATENCY_COLOURS[name], "width": 1, "dash": "dashdot"},
-                annotation={"text": f"{name} SLO", "font": {"size": 11}, "xanchor": "right"},
-            )
+            line_of = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
+            figure.add_shape(type="line", x0=0.0, x1=shown, y0=limit, y1=limit, line=line_of, row=2, col=1)
+            figure.add_annotation(
+                x=shown, y=log10(limit), xanchor="right", yanchor="bottom", showarrow=False,
+                text=f"{name} SLO", font={"size": 12}, row=2, col=1,
+            )  # fmt: skip
     if not rows.keeps_up.all():
         figure.add_trace(
             go.Scatter(
@@ -197,15 +229,23 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
                 y=[None],
                 mode="markers",
                 name="falls behind: a longer run would be worse",
-                marker={"symbol": "x", "size": 8, "color": HERE},
+                marker={"symbol": "x", "size": 8, "color": IDEAL},
             )
         )
+    times = [*rows.ttft_p99_s, *rows.tpot_p99_s.dropna(), *slo_s.values()]
     figure.update_xaxes(range=[0.0, shown], zeroline=False)
     figure.update_xaxes(title=axis_title("requests that arrive per second"), row=3, col=1)
     figure.update_yaxes(zeroline=False)
     figure.update_yaxes(title=axis_title("goodput, requests/s"), range=[0.0, shown], row=1, col=1)
-    figure.update_yaxes(title=axis_title("p99 (logarithmic)"), row=2, col=1, **_log_seconds())
-    figure.update_yaxes(title=axis_title("$ per M output"), type="log", dtick=1, tickprefix="$", row=3, col=1)
+    figure.update_yaxes(title=axis_title("p99 (logarithmic)"), row=2, col=1, **_log_seconds(times))
+    figure.update_yaxes(
+        title=axis_title("$ per M output"),
+        type="log",
+        tickvals=DOLLARS,
+        ticktext=[f"${value:g}" for value in DOLLARS],
+        row=3,
+        col=1,
+    )
     return figure
 
 
