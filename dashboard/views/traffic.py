@@ -96,10 +96,10 @@ def _run_again() -> None:
 def _stopped_note(last: Run | None, asked: Asked) -> None:
     """What is shown after a stop, and how to go on."""
     text = "Stopped before the run had ended."
-    if last is not None and last.asked != asked:
-        text += " What follows belongs to earlier settings: " + last.asked.command("serve")
-    elif last is None:
+    if last is None:
         text += " Nothing has been served yet: run it, or ask for fewer requests."
+    elif last.asked != asked:
+        text += " What follows belongs to earlier settings, those of the command at the end of the page."
     st.info(plain(text), icon=":material/pause_circle:")
     st.button("Run", key="traffic-run", on_click=_run_again, icon=":material/play_arrow:")
 
@@ -172,9 +172,10 @@ def _figures(run: Run) -> None:
         ("$ per M tokens in all", usd(values["usd_per_million_total_tokens"]), "usd_total", None),
         ("GPUs", count(values["num_gpus"]), "gpus", None),
         ("Busy", percent(values["busy_pct"] / PERCENT), "busy", None),
-        ("Prompt tokens cached", percent(values["cache_hit_pct"] / PERCENT), "cached", None),
         ("Preemptions", count(values["preemptions"]), "preemptions", None),
     ]
+    if values["cache_hit_pct"]:
+        tiles.append(("Prompt tokens cached", percent(values["cache_hit_pct"] / PERCENT), "cached", None))
     with st.container(horizontal=True):
         for label, text, term, below in tiles:
             st.metric(

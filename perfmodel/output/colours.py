@@ -84,7 +84,15 @@ INTERVAL = "rgba(127,127,127,0.22)"
 
 LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
 """Latency of a request -> colour."""
-LOAD_COLOURS: dict[str, str] = {"waiting": "#D55E00", "in progress": "#0072B2", "decode batch": "#CC79A7"}
+LOAD_COLOURS: dict[str, str] = {
+    "waiting": "#D55E00",
+    "in progress": "#0072B2",
+    "decode batch": "#CC79A7",
+    "waiting, decode": "#D55E00",
+    "in progress, decode": "#0072B2",
+    "waiting, prefill": "#E69F00",
+    "in progress, prefill": "#009E73",
+}
 """What a replica has to do -> colour."""
 IDEAL = "#8A8A8A"
 """What would be if every request were good."""

@@ -121,15 +121,16 @@ def load_chart(rows: "pd.DataFrame") -> Figure:
     for (pool, name), own in rows.groupby(["pool", "quantity"], sort=False):
         if name == "decode batch" and pool == "prefill":
             continue  # they decode nothing
-        label = f"{name}, {pool}" if pool else str(name)
+        is_batch = name == "decode batch"
+        label = f"{name}, {pool}" if pool and not is_batch else str(name)
         figure.add_trace(
             go.Scatter(
                 x=own.at_s,
                 y=own.value,
                 mode="lines",
-                name=label + (" (fullest rank)" if name == "decode batch" else ""),
+                name=label + (" (fullest rank)" if is_batch else ""),
                 line={
-                    "color": LOAD_COLOURS[str(name)],
+                    "color": LOAD_COLOURS[label],
                     "width": 1.5,
                     "dash": "dot" if pool == "prefill" else "solid",
                     "shape": "hv",
@@ -140,7 +141,7 @@ def load_chart(rows: "pd.DataFrame") -> Figure:
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
             ),
-            row=2 if name == "decode batch" else 1,
+            row=2 if is_batch else 1,
             col=1,
         )
     figure.update_yaxes(rangemode="tozero", zeroline=False)
