@@ -1,6 +1,5 @@
 """What the Traffic page asks of a scenario's workload and objectives: as overrides, so that links carry them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -14,6 +13,8 @@ from perfmodel.spec.workload import MAX_RATE, Workload
 
 MOST_MS = 1e7
 MOST_SPEED = 1e6
+OPTIONAL = ("workload.num_requests", "workload.request_rate", "slo.ttft_ms", "slo.tpot_ms")
+"""What a scenario may leave out."""
 
 
 def controls(scenario: Scenario) -> None:
@@ -25,8 +26,8 @@ def controls(scenario: Scenario) -> None:
             "workload.num_requests",
             min(workload.num_requests or QUICK, MOST),
             help=TRAFFIC["requests"],
-            min_value=min(FEWEST, workload.num_requests or FEWEST),
-            max_value=MOST,
+            low=FEWEST,
+            high=MOST,
             step=100,
         )
         _speed(workload)
@@ -36,8 +37,8 @@ def controls(scenario: Scenario) -> None:
                 f"slo.{name}_ms",
                 value,
                 help=TRAFFIC[f"slo_{name}"],
-                min_value=0.001,
-                max_value=MOST_MS,
+                low=0.001,
+                high=MOST_MS,
                 placeholder="no limit",
                 step=100.0 if name == "ttft" else 10.0,
                 format="%g",
@@ -45,7 +46,7 @@ def controls(scenario: Scenario) -> None:
     asked = workload.num_requests
     if asked is not None and asked > MOST:
         st.caption(
-            f"{asked:,} requests are asked for; this page serves the first {MOST:,}, the command line all."
+            f"{asked:,} requests are asked for; this page serves {MOST:,} of them, the command line all."
         )
 
 
@@ -57,8 +58,8 @@ def _speed(workload: Workload) -> None:
             "workload.time_scale",
             workload.time_scale,
             help=TRAFFIC["time_scale"],
-            min_value=1e-3,
-            max_value=MOST_SPEED,
+            low=1e-3,
+            high=MOST_SPEED,
             step=0.5,
             format="%g",
         )
@@ -69,33 +70,42 @@ def _speed(workload: Workload) -> None:
             "workload.request_rate",
             None if rate == float("inf") else rate,
             help=TRAFFIC["request_rate"],
-            min_value=1e-6,
-            max_value=MAX_RATE,
+            low=1e-6,
+            high=MAX_RATE,
             step=1.0,
             format="%g",
             placeholder="all at once",
         )
 
 
-def _number(label: str, path: str, value: float | None, *, help: str, **more: Any) -> None:
+def _number(
+    label: str, path: str, value: float | None, *, low: float, high: float, help: str, **more: Any
+) -> None:
     """A number that shows what the scenario says, and asks for another one at ``path`` when it is changed."""
     key = f"traffic-{path}"
-    if key not in st.session_state or st.session_state[key] != value:
+    if st.session_state.get(key) != value or key not in st.session_state:
         st.session_state[key] = value
     st.number_input(
-        label, value=None, key=key, on_change=_asked(key, path), help=plain(help), width=190, **more
+        label,
+        min_value=low if value is None else min(low, value),
+        max_value=high if value is None else max(high, value),
+        value=None,
+        key=key,
+        on_change=_changed,
+        args=(key, path),
+        help=plain(help),
+        width=190,
+        **more,
     )
 
 
-def _asked(key: str, path: str) -> Callable[[], None]:
-    def changed() -> None:
-        value = st.session_state[key]
-        if value is not None:
-            session.change({path: f"{value:.12g}"})
-        elif session.change({path: None}) and _stated(session.scenario(), path):
-            session.change({path: "null"})  # the catalogue's scenario states one itself
-
-    return changed
+def _changed(key: str, path: str) -> None:
+    """A number was changed; one that was taken away is dropped, or null where the catalogue's scenario states it."""
+    value = st.session_state[key]
+    if value is not None:
+        session.change({path: f"{value:.12g}"})
+    elif session.change({path: None}) and path in OPTIONAL and _stated(session.scenario(), path):
+        session.change({path: "null"})
 
 
 def _stated(scenario: Scenario, path: str) -> bool:

@@ -78,10 +78,16 @@ def fill(box: Box, asked: Asked, progress: Progress) -> Run | Failed:
 
 
 def add_points(box: Box, answer: ServeAnswer, progress: Progress, came: Callable[[], None]) -> None:
-    """Simulate the points of the curve that are missing; each is in the box before ``came`` is called."""
+    """Simulate the points of the curve that are missing; each is in the box before ``came`` is called.
+
+    Whoever else does so meanwhile finds the same ones: the box keeps those of whoever is ahead.
+    """
+    points = box.points
     try:
-        for point in goodput_points(answer.served, box.points, progress=progress):
-            box.points = (*box.points, point)
+        for point in goodput_points(answer.served, points, progress=progress):
+            points = (*points, point)
+            if len(points) > len(box.points):
+                box.points = points
             came()
     except PerfModelError as error:
         box.refused = str(error)

@@ -111,6 +111,18 @@ def test_requests_that_come_at_once_can_be_given_a_rate():
     fits(app, answered("workload.num_requests=200", name="reference-cpu"))
 
 
+def test_a_number_beyond_the_controls_is_shown_and_one_taken_away_is_the_scenarios_own():
+    app = opened(FEW, "workload.time_scale=1e-5", "slo.tpot_ms=0.0001")
+    assert app.number_input(key="traffic-workload.time_scale").value == 1e-5
+    app.number_input(key="traffic-workload.time_scale").set_value(None)
+    app.number_input(key="traffic-slo.tpot_ms").set_value(None)
+    checked(app.run())
+    fits(app, answered(FEW))
+    assert app.number_input(key="traffic-workload.time_scale").value == 1.0
+    assert FEW in app.code[0].value
+    assert "slo" not in app.code[0].value
+
+
 def test_no_more_than_the_page_serves_and_it_says_so():
     asked = Asked(sets=(("workload.num_requests", "9000000"),))
     assert traffic_runs.served_by_page(asked).scenario().workload.num_requests == traffic_runs.MOST
@@ -199,6 +211,7 @@ def test_a_stopped_run_leaves_its_box_empty_and_a_stopped_curve_its_points():
     with pytest.raises(Stopped):
         traffic_runs.add_points(box, run.answer, lambda done, total: None, after_three)
     first = box.points
+    assert len({point.speed for point in first}) == 3
     assert len(first) == 3
     traffic_runs.add_points(box, run.answer, lambda done, total: None, lambda: None)
     assert box.points[:3] == first

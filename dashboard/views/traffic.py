@@ -195,10 +195,11 @@ def _goodput(run: Run) -> None:
         return
     box, key = box_of(run.answer.scenario), key_of(run.answer.scenario)
     place, shown = st.empty(), st.empty()
-    _show_points(box, run, shown)
+    running = st.session_state.get(CURVE) == key and not box.complete
+    _show_points(box, run, shown, table=not running)
     if box.complete:
         return
-    if st.session_state.get(CURVE) != key:
+    if not running:
         with place.container():
             st.button(
                 f"Go on ({len(box.points)} of {POINTS} rates)" if box.points else "Find goodput against rate",
@@ -211,7 +212,7 @@ def _goodput(run: Run) -> None:
         return
     with place.container():
         progress = _watched("traffic-stop-curve", _stop_curve, key, f"{len(box.points)} of {POINTS} rates")
-        add_points(box, run.answer, progress, lambda: _show_points(box, run, shown))
+        add_points(box, run.answer, progress, lambda: _show_points(box, run, shown, table=box.complete))
     place.empty()
 
 
@@ -223,7 +224,7 @@ def _stop_curve(key: str) -> None:
     st.session_state[CURVE] = None
 
 
-def _show_points(box: Box, run: Run, place: Any) -> None:
+def _show_points(box: Box, run: Run, place: Any, *, table: bool) -> None:
     """Chart, table and files of the points that are there."""
     if box.refused:
         place.error(plain(box.refused))
@@ -236,7 +237,7 @@ def _show_points(box: Box, run: Run, place: Any) -> None:
     with place.container():
         st.markdown(_found(box, run))
         chart(goodput_chart(rows, _slo_s(run)), f"goodput-{len(rows)}", zooms=True)
-        if box.complete:
+        if table:
             _table(rows)
             downloads(rows, "goodput")
 
