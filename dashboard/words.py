@@ -109,72 +109,36 @@ TRUST: dict[str, str] = {
 """Term of the page on trust -> tooltip."""
 
 TRAFFIC: dict[str, str] = {
-    "traffic": "Which requests come when. A trace is a recording of real users' traffic; drawn requests come at random "
-    "(Poisson) with lengths drawn around a mean (geometric).",
-    "num_requests": "Requests that are simulated, from the first one's arrival to the last one's last token. A trace "
-    "that has fewer gives all it has.",
-    "time_scale": "How many times faster than in the recording requests come: 2 halves every gap between them.",
-    "request_rate": "Requests that come per second, in the mean.",
-    "max_concurrency": "Closed loop: so many requests are in flight, and when one ends the next one comes.",
-    "input_tokens": "Mean length of prompts, tokens.",
-    "output_tokens": "Mean length of outputs, tokens.",
-    "ttft_ms": "Service level objective (SLO) for the time to first token, milliseconds: a request that waits longer "
-    "is not good. Empty: no limit.",
-    "tpot_ms": "Service level objective (SLO) for the time per output token after the first, milliseconds. Empty: no "
-    "limit. A fluent reader takes about 100 ms per token.",
-    "seed": "Of all random draws (arrivals, lengths, accepted drafts). The same seed gives the same run.",
-    "ttft_s": "Time to first token: from a request's arrival until its first token is out. Waiting for the batch, and "
-    "the prompt's computation, are in it.",
-    "queue_s": "Part of TTFT: until a step works on the request for the first time.",
-    "transfer_s": "Part of TTFT: from the prompt's end until its KV cache has arrived where it is decoded.",
-    "tpot_s": "Time per output token after the first, the mean over one request: (E2E - TTFT) / (tokens - 1).",
-    "itl_s": "Inter-token latency: the gap between two outputs of a request, of all requests together. With drafts a "
-    "step puts out several tokens at once, so it is longer than TPOT.",
-    "e2e_s": "End to end: from a request's arrival to its last token.",
-    "percentiles": "p50: half of the requests are at or below it (median). p90: nine of ten. p99: 99 of 100.",
-    "requests_per_s": "Requests over the whole span, from the first arrival to the last token.",
-    "goodput_requests_per_s": "Requests per second that keep every stated objective (SLO). Others are served and paid "
-    "for too, but count for nothing here.",
-    "output_tokens_per_s_per_gpu": "Output tokens per second, all GPUs of all replicas counted over the whole span.",
-    "usd_per_million_output_tokens": "Cost of all GPUs over the whole span, idle time and prompts included, per "
-    "million output tokens. Little traffic makes it high: GPUs are paid for while they wait.",
-    "usd_per_million_total_tokens": "The same cost, spread over prompt and output tokens alike.",
-    "energy_j_per_output_token": "Energy of all GPU boards (not servers, network or cooling) over the whole span, per "
-    "output token, by a coarse model.",
-    "power_w_per_gpu": "Mean power of one GPU board over the whole span, by a coarse model.",
-    "busy_pct": "Share of the span in which the engine takes a step.",
-    "cache_hit_pct": "Prompt tokens that were found in a prefix cache and not computed again.",
-    "preemptions": "Requests that lost their KV cache for a while because memory was short.",
-    "latency": "A point says which share of the requests took at most so long. Dashed: the objective.",
-    "load": "Of all replicas together. Requests that wait are at a replica which has no room or no time for them yet.",
-    "batch": "Requests that decode together on the rank that has most of them: the slowest rank sets every step.",
-    "goodput": "The same traffic at other speeds: how many good requests per second there are. It rises with the rate "
-    "until requests miss their objectives. Hollow: the queue grows, which can't go on.",
-    "held": "Whether replicas keep up: no queue grows, little is left after the last arrival.",
-    "good_pct": "Share of requests that keep every objective.",
+    "requests": "How many requests are simulated, in the order in which they arrive. More take longer and settle more: "
+    "a queue needs time to grow. The command line serves as many as you like.",
+    "time_scale": "How many times faster than in the trace requests arrive: 2 halves every gap.",
+    "request_rate": "Requests that arrive per second (with sessions: sessions). Empty: all at once.",
+    "slo_ttft": "Service level objective: a request is good if its first token comes within so many milliseconds. "
+    "Empty: no limit.",
+    "slo_tpot": "A request is good if it takes at most so many milliseconds per output token after the first. "
+    "Empty: no limit.",
+    "ttft": "Time to first token: from a request's arrival, its time in the queue included. p50: half of the requests "
+    "are faster; p99: all but one in a hundred.",
+    "tpot": "Time per output token of a request after the first: (E2E - TTFT) / (tokens - 1).",
+    "e2e": "End to end: from a request's arrival to its last token.",
+    "queue": "Part of TTFT before a step works on the request.",
+    "per_s": "Requests over the span from the first arrival to the last end.",
+    "goodput": "Requests per second that keep every objective (SLO); below, their share. All do where none is stated.",
+    "output_per_gpu": "Output tokens per second over the whole span and all GPUs, idle ones included.",
+    "usd_output": "GPU cost of the whole span over the output tokens: prompts and idle time are paid with it.",
+    "usd_total": "GPU cost of the whole span over prompt and output tokens together.",
+    "gpus": "GPUs of all replicas, those for prefill included.",
+    "busy": "Share of the span in which replicas run a step (mean over those that decode).",
+    "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
+    "preemptions": "How often a request lost its KV cache blocks because memory ran out, and was computed again.",
+    "latency": "How many of the requests that are judged took at most so long. Markers: p50, p90, p99; vertical lines: "
+    "objectives. All but one in a hundred keep an objective that is right of the p99 marker.",
+    "load": "Above: requests that wait at replicas and requests that are being prefilled or decoded, all replicas "
+    "together. Below: requests that the fullest rank decodes in a step. Least and most are kept where points are "
+    "left out.",
+    "curve": "The same requests, arriving faster and slower. Goodput here is counted by arrivals: of the requests that "
+    "arrive per second, those that keep every objective. The search looks for the rate at which fewer than 99 % do, or "
+    "replicas fall behind. Every point stays when you stop.",
+    "trace": "Every step and every request as spans, for ui.perfetto.dev; at most 200,000 events.",
 }
 """Term of the page on traffic -> tooltip."""
-
-EXPERTS: dict[str, str] = {
-    "active": "Parameters that one token is multiplied with: everything but the experts it does not wake. A router "
-    "picks the same number of experts for every token, but zero-computation experts return their input and cost "
-    "nothing.",
-    "mean": "Mean over tokens.",
-    "range": "From a token all of whose picks compute nothing to one all of whose picks are real experts.",
-    "std": "Standard deviation of a token's active parameters over all layers: layers choose independently unless "
-    "routing.layer_correlation says otherwise, so they average out.",
-    "load": "Pairs of a token and a real expert that a rank computes, over the mean rank's, in one drawn step. All "
-    "ranks wait for the busiest one.",
-    "rank": "Expert-parallel (EP) rank: a GPU, or a few under expert TP, that holds some of the experts.",
-    "busiest": "Expected load of the busiest rank over the mean, averaged over layers and steps.",
-    "unexplained": "What measured runs of this engine leave unexplained multiplies the busiest rank's load.",
-    "layer": "Experts are popular in another order in every layer.",
-    "zero": "Experts that return their input and compute nothing. All are taken as alike in the router's eyes: with "
-    "more of them fewer picks are real. This states cost; what it does to quality is not known here.",
-    "skew": "Popularity of the i-th expert falls as i to the minus this exponent; 0: all alike. 0.53 is what SGLang's "
-    "published gain from EPLB implies for DeepSeek-V3.",
-    "eplb": "Expert parallel load balancer (DeepSeek's): copies popular experts and spreads heavy ones over ranks.",
-    "redundant": "Slots for copies of experts, beside the experts themselves.",
-    "step": "Time of one step of the batch.",
-}
-"""Term of the page on experts -> tooltip."""

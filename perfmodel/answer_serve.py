@@ -83,7 +83,7 @@ def answer_serve(
         "prefill": _prefill(served),
         **metrics,
         **_usage(served, metrics),
-        "without_faults": _without_faults(served),
+        "without_faults": _without_faults(served, progress),
         **intervals,
         "warnings": [
             *_warnings(served),
@@ -104,12 +104,12 @@ def _prefill_warnings(scenario: Scenario) -> list[str]:
     return warnings(simulate_step(side.model_copy(update={"deployment": deployment})))
 
 
-def _without_faults(served: Served) -> dict[str, Any] | None:
+def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any] | None:
     """What the same traffic would have had from healthy replicas."""
     if not served.scenario.faults:
         return None
     scenario = served.scenario.model_copy(update={"faults": ()})
-    healthy = serve(scenario, requests=served.requests, fleet=served.fleet)
+    healthy = serve(scenario, requests=served.requests, fleet=served.fleet, progress=progress)
     found = serving_metrics(healthy.records, healthy.scenario)
     return {key: found[key] for key in WITHOUT_FAULTS}
 

@@ -1,532 +1,316 @@
-"""Traffic: requests through the scenario's replicas, how long each takes, and how many a second stay good."""
+"""Traffic: the scenario's requests through its replicas, latencies and cost, and goodput against rate."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import runs, session
+from dashboard import session
+from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
-from dashboard.offered import (
-    DRAWN,
-    LEAST_REQUESTS,
-    MOST_REQUESTS,
-    OWN,
-    Offered,
-    at_first,
-    offer,
-    overrides,
-    paced,
-    traffics,
-)
 from dashboard.results import Failed
-from dashboard.runs import Curve
 from dashboard.show import chart, downloads, plain, warnings
+from dashboard.traffic_controls import controls
+from dashboard.traffic_runs import Box, Progress, Run, add_points, box_of, fill, served_by_page, written
 from dashboard.words import TRAFFIC
-from perfmodel.answer_serve import ServeAnswer
-from perfmodel.errors import PerfModelError
-from perfmodel.explore.goodput import POINTS
-from perfmodel.output.charts.traffic import (
-    batch_chart,
-    goodput_chart,
-    latency_chart,
-    load_chart,
-    rate_latency_chart,
-)
-from perfmodel.output.formats import duration, percent, significant, usd, with_unit
+from perfmodel.explore.goodput import POINTS, largest_good
+from perfmodel.explore.speeds import drawn_rate, fixed_rate
+from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart
+from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.spec.scenario import Scenario
-from perfmodel.units import MS
+from perfmodel.spec.slo import Slo
+from perfmodel.units import MS, PERCENT
 
-LIVE = 5_000
-"""Up to so many requests a run starts by itself."""
-SHOWN, WANTED, STOPPED, SWEEP = "traffic-shown", "traffic-wanted", "traffic-stopped", "traffic-sweep"
-"""Keys of the session's state: the last answer; the runs (by key) that were asked for and stopped; the curve."""
-PACE = {
-    "time_scale": "Speed, times the trace's",
-    "request_rate": "Requests per second",
-    "max_concurrency": "Requests in flight",
-}
+STOPPED, CURVE, LAST = "traffic-stopped", "traffic-curve", "traffic-last"
+"""Keys of the session's state: settings whose run was stopped, those whose curve is wanted, the run shown last."""
 
 
 def render(scenario: Scenario) -> None:
     """The page."""
-    st.markdown(plain(_question(scenario)))
-    offered = _controls(scenario)
-    try:
-        asked = offer(scenario, offered)
-    except PerfModelError as error:
-        st.error(plain(str(error)), icon=":material/block:")
-        return
-    found = _found(asked)
+    controls(scenario)
+    found = _run(served_by_page(session.asked()))
     if isinstance(found, Failed):
         st.error(plain(found.text), icon=":material/block:")
-        st.caption(_after_failure(scenario))
         return
     if found is None:
         return
+    st.session_state[LAST] = found
+    _sentence(found)
     _figures(found)
-    _latencies(found)
-    _over_time(found)
-    _goodput(found)
-    warnings(found.values["warnings"])
-    _take_away(scenario, offered, found, current=found.scenario == asked)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("How long requests take", help=TRAFFIC["latency"])
+        chart(latency_chart(found.latency, _slo_s(found)), "latency", zooms=True)
+    with right:
+        st.subheader("Queue and batch over time", help=TRAFFIC["load"])
+        chart(load_chart(found.load), "load", zooms=True)
+    curve = st.container()  # simulated last, so that everything else is there meanwhile
+    warnings(found.answer.values["warnings"])
+    _take_away(found)
+    with curve:
+        _goodput(found)
 
 
-def _question(scenario: Scenario) -> str:
-    return (
-        f"{scenario.model.name} on {scenario.fleet_gpus:,} {scenario.cluster.gpu.name}: what do users see, and "
-        "what does a token cost, when requests come as they do in reality? Every request is simulated, from its "
-        "arrival to its last token."
-    )
+# --- the run ---------------------------------------------------------------------------------------------------------
 
 
-def _after_failure(scenario: Scenario) -> str:
-    if scenario.costs == "report":
-        return "This preset counts one step as a published table does. Choose another one, e.g. longcat-flash-h800."
-    return "Nothing could be simulated; the message says what to change. The What-if page shows single steps."
-
-
-# --- controls --------------------------------------------------------------------------------------------------------
-
-
-def _controls(scenario: Scenario) -> Offered:
-    """The page's own controls; they start anew where a scenario brings other traffic, and outlive other pages."""
-    stated = (scenario.workload.model_dump_json(), scenario.slo.model_dump_json(), str(scenario.seed))
-    place = hashlib.sha256("".join(stated).encode()).hexdigest()[:8]
-    state = f"traffic-offered-{place}"
-    now: Offered = st.session_state.get(state) or at_first(scenario)
-
-    def key(name: str) -> str:
-        return f"traffic-{name}-{place}"
-
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        traffic = st.selectbox(
-            "Traffic",
-            options := traffics(scenario),
-            index=options.index(now.traffic) if now.traffic in options else 0,
-            format_func=lambda name: _traffic_name(scenario, name),
-            key=key("kind"),
-            help=TRAFFIC["traffic"],
-            filter_mode=None,
-            width=230,
-        )
-        if traffic != now.traffic:
-            now = replace(now, traffic=traffic, pace=paced(scenario, traffic)[1])
-        number = st.number_input(
-            "Requests",
-            LEAST_REQUESTS,
-            MOST_REQUESTS,
-            value=now.num_requests,
-            step=1_000,
-            key=key("requests"),
-            help=TRAFFIC["num_requests"],
-            width=130,
-        )
-        pace = _pace(scenario, now, key(f"pace-{traffic}"))
-        lengths = {}
-        if traffic == DRAWN:
-            for name, label, most in (
-                ("input_tokens", "Prompt, tokens", 32_768),
-                ("output_tokens", "Output, tokens", 8_192),
-            ):
-                lengths[name] = st.number_input(
-                    label,
-                    1,
-                    most,
-                    value=getattr(now, name),
-                    step=64,
-                    key=key(name),
-                    help=TRAFFIC[name],
-                    width=130,
-                )
-        limits = {}
-        for name, label in (("ttft_ms", "TTFT limit, ms"), ("tpot_ms", "TPOT limit, ms")):
-            limits[name] = st.number_input(
-                label,
-                min_value=0.1,
-                max_value=1e7,
-                value=getattr(now, name),
-                step=100.0 if name == "ttft_ms" else 10.0,
-                format="%g",
-                placeholder="none",
-                key=key(name),
-                help=TRAFFIC[name],
-                width=130,
-            )
-        seed = st.number_input(
-            "Seed", 0, 2**31, value=now.seed, step=1, key=key("seed"), help=TRAFFIC["seed"], width=110
-        )
-    now = replace(now, num_requests=int(number), pace=pace, seed=int(seed), **limits, **lengths)
-    st.session_state[state] = now
-    return now
-
-
-def _traffic_name(scenario: Scenario, name: str) -> str:
-    if name == DRAWN:
-        return "drawn: Poisson"
-    if name != OWN:
-        return f"trace {name}"
-    workload = scenario.workload
-    if workload.trace:
-        return f"trace {workload.trace}"
-    return "the scenario's" + (
-        " (all at once)" if workload.rate == float("inf") and not workload.max_concurrency else ""
-    )
-
-
-def _pace(scenario: Scenario, now: Offered, key: str) -> float | None:
-    name, first = paced(scenario, now.traffic)
-    if not name or first is None:
-        return None
-    whole = name == "max_concurrency"
-    value = now.pace if now.pace is not None else first
-    return float(
-        st.number_input(
-            PACE[name],
-            min_value=1.0 if whole else 0.001,
-            max_value=100_000.0,
-            value=min(max(value, 1.0 if whole else 0.001), 100_000.0),
-            step=1.0,
-            format="%.0f" if whole else "%g",
-            key=key,
-            help=TRAFFIC[name],
-            width=180,
-        )
-    )
-
-
-# --- running ---------------------------------------------------------------------------------------------------------
-
-
-def _found(asked: Scenario) -> ServeAnswer | Failed | None:
-    """The answer to what is asked: kept, simulated now, or the last one there was, with words about that."""
-    key, place = key_of(asked), st.empty()
-    found = runs.slot(asked).found
-    if found is None and _starts(asked, key):
-        found = _run(asked, key, place)
-    if isinstance(found, ServeAnswer):
-        st.session_state[SHOWN] = found
-    if found is not None:
-        place.container()
-        return found
-    last: ServeAnswer | None = st.session_state.get(SHOWN)
+def _run(asked: Asked) -> Run | Failed | None:
+    """The run of the settings, simulated now if need be; after a stop the last one, with a note."""
+    box, key = box_of(asked.scenario()), key_of(asked.scenario())
+    place = st.empty()
+    if box.run is not None:
+        return box.run
+    if st.session_state.get(STOPPED) == key:
+        last: Run | None = st.session_state.get(LAST)
+        with place.container():
+            _stopped_note(last, asked)
+        return last
     with place.container():
-        stopped = st.session_state.get(STOPPED) == key
-        said = "Stopped. " if stopped else ""
-        said += (
-            "What is shown below belongs to earlier settings."
-            if last is not None
-            else "There is no earlier result to show: run it."
-        )
-        st.info(said, icon=":material/history:")
-        st.button(
-            f"Run {asked.workload.num_requests:,} requests",
-            on_click=_want,
-            args=(WANTED, key),
-            type="primary",
-            icon=":material/play_arrow:",
-            key="traffic-run",
-        )
-    return last
-
-
-def _starts(asked: Scenario, key: str) -> bool:
-    """Whether the run starts: it was asked for, or it is short and nobody has stopped it."""
-    if st.session_state.get(WANTED) == key:
-        return True
-    return (asked.workload.num_requests or 0) <= LIVE and st.session_state.get(STOPPED) != key
-
-
-def _want(what: str, key: str) -> None:
-    """A button's callback: start."""
-    st.session_state[what], st.session_state[STOPPED] = key, None
-
-
-def _stop(what: str, key: str) -> None:
-    """A button's callback; the click has interrupted the run already."""
-    st.session_state[what], st.session_state[STOPPED] = None, key
-
-
-def _run(asked: Scenario, key: str, place: Any) -> ServeAnswer | Failed:
-    with place.container():
-        tell = _progress("Setting up step times", WANTED, key)
-        found = runs.run(
-            asked, lambda done, total: tell(f"{done:,} of {total:,} requests served", done / total)
-        )
+        found = fill(box, asked, _watched("traffic-stop", _stop_run, key, "Setting up step times"))
     place.empty()
     return found
 
 
-def _progress(text: str, what: str, key: str) -> Any:
-    """A progress bar and a button that stops; call it with a text and a share."""
+def _watched(button: str, stop: Callable[..., None], argument: str, first: str) -> Progress:
+    """A Stop button and a bar; the function that moves the bar, at which Streamlit can stop the script."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Stop", on_click=_stop, args=(what, key), icon=":material/stop:", key=f"{what}-stop")
-        bar = st.progress(0.0, text=text)
-    return lambda text, share: bar.progress(min(share, 1.0), text=text)
+        st.button("Stop", key=button, on_click=stop, args=(argument,), icon=":material/stop_circle:")
+        bar = st.progress(0.0, first)
+
+    def progress(done: int, total: int) -> None:
+        bar.progress(done / total, f"{done:,} of {total:,} requests served")
+
+    return progress
 
 
-# --- what it shows ---------------------------------------------------------------------------------------------------
+def _stop_run(key: str) -> None:
+    st.session_state[STOPPED] = key
 
 
-def _figures(answer: ServeAnswer) -> None:
-    """Headlines."""
-    values = answer.values
+def _run_again() -> None:
+    st.session_state[STOPPED] = None
+
+
+def _stopped_note(last: Run | None, asked: Asked) -> None:
+    """What is shown after a stop, and how to go on."""
+    text = "Stopped before the run had ended."
+    if last is None:
+        text += " Nothing has been served yet: run it, or ask for fewer requests."
+    elif last.asked != asked:
+        text += " What follows belongs to earlier settings, those of the command at the end of the page."
+    st.info(plain(text), icon=":material/pause_circle:")
+    st.button("Run", key="traffic-run", on_click=_run_again, icon=":material/play_arrow:")
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def _slo_s(run: Run) -> dict[str, float]:
+    """Objectives that are stated, seconds."""
+    slo = run.answer.scenario.slo
+    stated = {"TTFT": slo.ttft_ms, "TPOT": slo.tpot_ms, "E2E": slo.e2e_ms}
+    return {name: limit * MS for name, limit in stated.items() if limit is not None}
+
+
+def _sentence(run: Run) -> None:
+    """Who was served by what."""
+    answer, values = run.answer, run.answer.values
+    scenario, requests = answer.scenario, answer.served.requests
+    workload = scenario.workload
+    what = f"{requests.num_requests:,} requests" + (f" of {workload.trace}" if workload.trace else "")
+    arrive = (
+        "" if fixed_rate(answer.served) else f", {significant(drawn_rate(requests))} arriving per second,"
+    )
+    if requests.max_concurrency is not None:
+        arrive = f", at most {requests.max_concurrency:,} in flight,"
+    replicas = scenario.serving.replicas
+    by = f"{replicas} replica{'s' if replicas > 1 else ''} of {scenario.deployment.num_gpus} {values['gpu']}"
+    if values["prefill"] is not None:
+        apart = values["prefill"]
+        by += f" for decode and {apart['replicas']} of {apart['num_gpus'] // apart['replicas']} for prefill"
+    left = f", {values['left_out_requests']:,} left out" if values["left_out_requests"] else ""
+    st.markdown(
+        plain(
+            f"{what}{arrive} served by {by} in {duration(values['duration_s'])} "
+            f"(policy {values['policy']}, seed {scenario.seed}{left})."
+        )
+    )
+    if workload.trace and workload.num_requests and requests.num_requests < workload.num_requests:
+        st.caption(plain(f"{workload.trace} has no more than {requests.num_requests:,} requests."))
+
+
+def _figures(run: Run) -> None:
+    """Latencies, rates and money."""
+    values = run.answer.values
     good = values["goodput_requests_per_s"] / values["requests_per_s"]
-    _counted(answer)
-    with st.container(horizontal=True):
-        for name, key in (("TTFT", "ttft_s"), ("TPOT", "tpot_s")):
-            spread = values[key]
-            if spread is not None:
-                _metric(
-                    f"{name}, median", duration(spread["p50"]), f"p99 {duration(spread['p99'])}",
-                    f"{TRAFFIC[key]} {TRAFFIC['percentiles']}",
-                )  # fmt: skip
-        _metric(
-            "Goodput", f"{significant(values['goodput_requests_per_s'])} req/s",
-            f"{percent(good)} of {significant(values['requests_per_s'])} req/s", TRAFFIC["goodput_requests_per_s"],
-        )  # fmt: skip
-        _metric(
-            "Output tokens/s per GPU", significant(values["output_tokens_per_s_per_gpu"]),
-            f"busy {values['busy_pct']:.0f} % of the time",
-            f"{TRAFFIC['output_tokens_per_s_per_gpu']} Busy: {TRAFFIC['busy_pct']}",
-        )  # fmt: skip
-        _metric(
-            "$ per M output tokens", usd(values["usd_per_million_output_tokens"]),
-            f"{usd(values['usd_per_million_total_tokens'])} per M in and out",
-            f"{TRAFFIC['usd_per_million_output_tokens']} Below: {TRAFFIC['usd_per_million_total_tokens']}",
-        )  # fmt: skip
-        if values["energy_j"] is not None and values["energy_j_per_output_token"] is not None:
-            _metric(
-                "Energy per output token", with_unit(values["energy_j_per_output_token"], "J"),
-                f"{significant(values['power_w_per_gpu'])} W per GPU",
-                f"{TRAFFIC['energy_j_per_output_token']} Below: {TRAFFIC['power_w_per_gpu']}",
-            )  # fmt: skip
-
-
-def _metric(name: str, value: str, below: str, help_text: str) -> None:
-    """A figure with a line below."""
-    told = help_text.replace("$", "\\$")
-    st.metric(name, value, below, delta_color="off", delta_arrow="off", help=told, width=185)
-
-
-def _counted(answer: ServeAnswer) -> None:
-    values = answer.values
-    asked = answer.scenario.workload.num_requests
-    served = values["requests"] + values["left_out_requests"]
-    text = f"{served:,} requests over {duration(values['duration_s'])} on {values['num_gpus']:,} GPUs"
-    if asked is not None and served < asked:
-        text += f" (the trace has no more; {asked:,} were asked for)"
-    if values["left_out_requests"]:
-        text += f"; {values['left_out_requests']:,} of them, the first and the last, are not judged"
-    hits = values["cache_hit_pct"]
-    text += f"; {values['preemptions']:,} preemptions" if values["preemptions"] else ""
-    text += f"; {hits:.1f} % of prompt tokens from caches" if hits else ""
-    st.caption(plain(text))
-
-
-def _latencies(answer: ServeAnswer) -> None:
-    """Distributions, and a table of everything that has one."""
-    st.subheader("How long requests take", help=f"{TRAFFIC['latency']} {TRAFFIC['percentiles']}")
-    rows, slo = runs.frames(answer.scenario, answer).requests, answer.scenario.slo
-    judged = rows[rows.counted]
-    limits = {"ttft_s": slo.ttft_ms, "tpot_s": slo.tpot_ms, "e2e_s": slo.e2e_ms}
-    for column, (quantity, limit_ms) in zip(st.columns(3), limits.items(), strict=True):
-        with column:
-            limit = None if limit_ms is None else limit_ms * MS
-            chart(latency_chart(judged, quantity, limit), f"latency-{quantity}")
-    with st.expander("As a table"):
-        st.dataframe(
-            latency_table(answer.values),
-            hide_index=True,
-            width="stretch",
-            column_config={
-                name: st.column_config.TextColumn(help=TRAFFIC["percentiles"])
-                for name in ("p50", "p90", "p99")
-            },
-        )
-
-
-def latency_table(values: Mapping[str, Any]) -> pd.DataFrame:
-    """Mean and percentiles of everything that a request waits for, with what each is."""
-    rows = [
-        {
-            "latency": name,
-            **{part: duration(values[key][part]) for part in ("mean", "p50", "p90", "p99")},
-            "what it is": TRAFFIC[key],
-        }
-        for name, key in (
-            ("TTFT", "ttft_s"),
-            ("of it: queue", "queue_s"),
-            ("of it: transfer", "transfer_s"),
-            ("TPOT", "tpot_s"),
-            ("ITL", "itl_s"),
-            ("E2E", "e2e_s"),
-        )
-        if values[key] is not None
+    stated = run.answer.scenario.slo != Slo()
+    tiles: list[tuple[str, str, str, str | None]] = []
+    for name, key in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("E2E", "e2e_s")):
+        found = values[key]
+        tiles += [
+            (f"{name} {part}", duration(found and found[part]), key.removesuffix("_s"), None)
+            for part in ("p50", "p99")
+        ]
+    tiles += [
+        ("Queue p99", duration(values["queue_s"]["p99"]), "queue", None),
+        ("Requests/s", significant(values["requests_per_s"]), "per_s", None),
+        (
+            "Goodput, requests/s",
+            significant(values["goodput_requests_per_s"]),
+            "goodput",
+            f"{percent(good)} good" if stated else "no SLO stated",
+        ),
+        (
+            "Tokens/s per GPU",
+            significant(values["output_tokens_per_s_per_gpu"]),
+            "output_per_gpu",
+            None,
+        ),
+        ("$ per M output tokens", usd(values["usd_per_million_output_tokens"]), "usd_output", None),
+        ("$ per M tokens in all", usd(values["usd_per_million_total_tokens"]), "usd_total", None),
+        ("GPUs", count(values["num_gpus"]), "gpus", None),
+        ("Busy", percent(values["busy_pct"] / PERCENT), "busy", None),
+        ("Preemptions", count(values["preemptions"]), "preemptions", None),
     ]
-    return pd.DataFrame(rows)
-
-
-def _over_time(answer: ServeAnswer) -> None:
-    """Queue and batch."""
-    tables = runs.frames(answer.scenario, answer)
-    left, right = st.columns(2)
-    with left:
-        st.subheader("Requests in the system", help=TRAFFIC["load"])
-        chart(load_chart(tables.load), "load", zooms=True)
-    with right:
-        st.subheader("Batch of the fullest rank", help=TRAFFIC["batch"])
-        chart(batch_chart(tables.batch), "batch", zooms=True)
+    if values["cache_hit_pct"]:
+        tiles.append(("Prompt tokens cached", percent(values["cache_hit_pct"] / PERCENT), "cached", None))
+    with st.container(horizontal=True):
+        for label, text, term, below in tiles:
+            st.metric(
+                label, text, below, delta_color="off", delta_arrow="off", help=plain(TRAFFIC[term]), width=160
+            )
 
 
 # --- goodput against rate --------------------------------------------------------------------------------------------
 
 
-def _goodput(answer: ServeAnswer) -> None:
-    """The curve as far as it is known, and the button that finds more of it."""
-    key, own = key_of(answer.scenario), runs.curve(answer.scenario)
-    st.subheader("Goodput against rate", help=f"{TRAFFIC['goodput']} {TRAFFIC['goodput_requests_per_s']}")
-    place, body = st.empty(), st.empty()
-    _curve(answer, own, body)
-    if own.failed:
-        place.info(plain(own.failed), icon=":material/info:")
+def _goodput(run: Run) -> None:
+    """The curve: asked for with a button, since it takes eight runs."""
+    st.subheader("Goodput against rate", help=plain(TRAFFIC["curve"]))
+    why = fixed_rate(run.answer.served)
+    if why:
+        st.caption(plain(f"This traffic has no rate to change: {why}."))
         return
-    if own.ended:
+    box, key = box_of(run.answer.scenario), key_of(run.answer.scenario)
+    place, shown = st.empty(), st.empty()
+    running = st.session_state.get(CURVE) == key and not box.complete
+    _show_points(box, run, shown, table=not running)
+    if box.complete:
         return
-    if st.session_state.get(SWEEP) == key:
+    if not running:
         with place.container():
-            tell = _progress("One rate after the other", SWEEP, key)
-
-            def draw(done: int, total: int) -> None:
-                text = f"rate {len(own.points) + 1} of {POINTS}: {done:,} of {total:,} requests served"
-                tell(text, (len(own.points) + done / total) / POINTS)
-
-            own = runs.extend(answer, POINTS, draw, lambda found: _curve(answer, found, body))
-        place.empty()
-        st.session_state[SWEEP] = None
-        _curve(answer, own, body, turn="last")
-        if own.failed:
-            place.info(plain(own.failed), icon=":material/info:")
+            st.button(
+                f"Go on ({len(box.points)} of {POINTS} rates)" if box.points else "Find goodput against rate",
+                key="traffic-find",
+                on_click=_want_curve,
+                args=(key,),
+                icon=":material/query_stats:",
+                help=f"Serves the same requests at {POINTS} rates.",
+            )
         return
     with place.container():
-        st.button(
-            "Find goodput against rate"
-            if not own.points
-            else f"Go on: {len(own.points)} of {POINTS} rates are known",
-            on_click=_want_curve,
-            args=(key,),
-            icon=":material/play_arrow:",
-            key="traffic-find",
-            help=f"Simulates the same requests at up to {POINTS} rates; every one is kept, so you can stop any time.",
-        )
+        progress = _watched("traffic-stop-curve", _stop_curve, key, f"{len(box.points)} of {POINTS} rates")
+        add_points(box, run.answer, progress, lambda: _show_points(box, run, shown, table=box.complete))
+    place.empty()
 
 
 def _want_curve(key: str) -> None:
-    st.session_state[SWEEP] = key
+    st.session_state[CURVE] = key
 
 
-def _curve(answer: ServeAnswer, own: Curve, body: Any, turn: str = "") -> None:
-    """Charts and table of the points that are known; ``turn`` tells apart two drawings of as many in one run."""
-    if not own.points:
+def _stop_curve(key: str) -> None:
+    st.session_state[CURVE] = None
+
+
+def _show_points(box: Box, run: Run, place: Any, *, table: bool) -> None:
+    """Chart, table and files of the points that are there."""
+    if box.refused:
+        place.error(plain(box.refused))
         return
-    rows = pd.DataFrame([asdict(point) for point in own.points]).sort_values(
+    if not box.points:
+        return
+    rows = pd.DataFrame([asdict(point) for point in box.points]).sort_values(
         "requests_per_s", ignore_index=True
     )
-    slo, number = answer.scenario.slo, f"{len(own.points)}{turn}"
-    with body.container():
-        left, middle, right = st.columns(3)
-        with left:
-            chart(goodput_chart(rows), f"goodput-{number}")
-        limits = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms}
-        for column, (quantity, limit) in zip((middle, right), limits.items(), strict=True):
-            with column:
-                chart(
-                    rate_latency_chart(rows, quantity, None if limit is None else limit * MS),
-                    f"rate-{quantity}-{number}",
-                )
-        st.markdown(plain(curve_words(own)))
-        if own.ended:
-            with st.expander("As a table"):
-                st.dataframe(
-                    rate_table(rows), hide_index=True, width="stretch", column_config=_rate_columns()
-                )
-                downloads(rows, "goodput")
+    with place.container():
+        st.markdown(_found(box, run))
+        chart(goodput_chart(rows, _slo_s(run)), f"goodput-{len(rows)}", zooms=True)
+        if table:
+            _table(rows)
+            downloads(rows, "goodput")
 
 
-def curve_words(own: Curve) -> str:
-    """What the points say, in a sentence."""
-    good = [point for point in own.points if point.holds]
-    if not good:
-        return "At none of these rates nine of ten requests keep the limits."
-    best = max(good, key=lambda point: point.requests_per_s)
-    return (
-        f"Up to about {significant(best.requests_per_s)} requests/s nine of ten keep the limits and no queue grows; "
-        f"there a million output tokens cost {usd(best.usd_per_million_output_tokens)}. Short runs are kind: a queue "
-        "takes time to grow, so raise the number of requests to be sure."
+def _found(box: Box, run: Run) -> str:
+    """The largest rate that holds, in words."""
+    best = largest_good(box.points)
+    kept = "keep the SLO" if run.answer.scenario.slo != Slo() else "are served (no SLO is stated)"
+    if best is None:
+        return plain(f"At none of these rates 99% of the requests {kept}.")
+    beyond = [point for point in box.points if point.speed > best.speed]
+    text = (
+        f"Up to {significant(best.requests_per_s)} requests/s, {significant(best.speed)} times this run's rate, "
+        f"{best.good_pct:.3g}% of the requests {kept}, at {usd(best.usd_per_million_output_tokens)} per million output "
+        "tokens"
     )
+    return plain(text + ("." if beyond else "; no larger rate has been tried."))
 
 
-def rate_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The points for people."""
-    return pd.DataFrame(
-        {
-            "requests/s": rows.requests_per_s,
-            "good requests/s": rows.goodput_requests_per_s,
-            "good, %": rows.good_pct,
-            "keeps up": rows.keeps_up,
-            "TTFT p99, ms": rows.ttft_p99_s / MS,
-            "TPOT p99, ms": rows.tpot_p99_s / MS,
-            "$ per M output tokens": rows.usd_per_million_output_tokens,
-        }
+def _table(rows: pd.DataFrame) -> None:
+    shown = rows.assign(ttft_p99_s=rows.ttft_p99_s / MS, tpot_p99_s=pd.to_numeric(rows.tpot_p99_s) / MS).drop(
+        columns=["speed"]
     )
+    st.dataframe(shown, hide_index=True, width="stretch", column_config=_COLUMNS)
 
 
-def _rate_columns() -> dict[str, Any]:
-    number = st.column_config.NumberColumn
-    return {
-        "requests/s": number(format="%.3g", help=TRAFFIC["request_rate"]),
-        "good requests/s": number(format="%.3g", help=TRAFFIC["goodput_requests_per_s"]),
-        "good, %": number(format="%.1f", help=TRAFFIC["good_pct"]),
-        "keeps up": st.column_config.CheckboxColumn(help=TRAFFIC["held"]),
-        "TTFT p99, ms": number(format="%.0f", help=TRAFFIC["ttft_s"]),
-        "TPOT p99, ms": number(format="%.1f", help=TRAFFIC["tpot_s"]),
-        "$ per M output tokens": number(format="%.3g", help=TRAFFIC["usd_per_million_output_tokens"]),
-    }
+_number = st.column_config.NumberColumn
+_COLUMNS = {
+    "requests_per_s": _number("Requests/s arriving", format="%.2f"),
+    "goodput_requests_per_s": _number("Goodput, requests/s", format="%.2f", help=TRAFFIC["curve"]),
+    "good_pct": _number("Good, %", format="%.1f"),
+    "served_requests_per_s": _number("Served, requests/s", format="%.2f", help=TRAFFIC["per_s"]),
+    "ttft_p99_s": _number("TTFT p99, ms", format="%.0f", help=TRAFFIC["ttft"]),
+    "tpot_p99_s": _number("TPOT p99, ms", format="%.1f", help=TRAFFIC["tpot"]),
+    "usd_per_million_output_tokens": _number("$ per M output", format="%.2f", help=TRAFFIC["usd_output"]),
+    "keeps_up": st.column_config.CheckboxColumn("Keeps up", help="The queue does not grow."),
+}
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- to take along ---------------------------------------------------------------------------------------------------
 
 
-def _take_away(scenario: Scenario, offered: Offered, answer: ServeAnswer, *, current: bool) -> None:
-    """The run's files, and the command that makes them."""
+def _take_away(run: Run) -> None:
+    """The command, the requests, the trace."""
     st.subheader("Take it along")
-    if current and session.ASKED in st.session_state:
-        asked = session.asked().changed(overrides(scenario, offered))
-        st.code(asked.command("serve"), language="bash", wrap_lines=True)
+    st.code(run.asked.command("serve"), language="bash", wrap_lines=True)
+    if run.asked.text:
+        st.caption("The command needs the scenario's file: download it here.")
     with st.container(horizontal=True):
-        for label, suffix, mime in (
-            ("Requests (CSV)", ".csv", "text/csv"),
-            ("Requests (Parquet)", ".parquet", "application/vnd.apache.parquet"),
+        for label, name, kind in (
+            ("Requests (CSV)", "requests.csv", "text/csv"),
+            ("Requests (Parquet)", "requests.parquet", "application/vnd.apache.parquet"),
+            ("Trace for Perfetto", "serve-trace.json.gz", "application/gzip"),
         ):
             st.download_button(
                 label,
-                partial(runs.requests_file, answer, suffix),
-                f"requests{suffix}",
-                mime,
+                _file(run, name),
+                name,
+                kind,
                 on_click="ignore",
-                key=f"traffic-download{suffix}",
-                help="A row per request: when it came, waited, began and ended, in seconds, and its lengths in tokens.",
+                key=f"traffic-{name}",
+                help=TRAFFIC["trace"] if name.startswith("serve") else None,
             )
-        st.download_button(
-            "Trace for Perfetto",
-            partial(runs.trace_file, answer),
-            "serve.json.gz",
-            "application/gzip",
-            on_click="ignore",
-            key="traffic-download-trace",
-            help="Every step and every request as spans, for ui.perfetto.dev.",
-        )
+        if run.asked.text:
+            st.download_button(
+                "Scenario (YAML)",
+                yaml_of(run.asked),
+                "scenario.yaml",
+                "application/yaml",
+                on_click="ignore",
+                key="traffic-scenario",
+            )
+
+
+def _file(run: Run, name: str) -> Callable[[], bytes]:
+    return lambda: written(run.answer, name)

@@ -20,13 +20,11 @@ from math import ceil
 from statistics import NormalDist
 from typing import Any
 
-import numpy as np
-
-from perfmodel.answer_serve import BEHIND, ServeAnswer
+from perfmodel.answer_serve import ServeAnswer
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate
 from perfmodel.serving.conditions import Fleet
-from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.spread import Spread
 from perfmodel.serving.stretch import stretched
@@ -250,34 +248,6 @@ def _said(found: Fastest, good_pct: float, judged: int) -> list[str]:
 # --- the rate that keeps the objectives -----------------------------------------------------------------------------
 
 
-def fixed_rate(served: Served) -> str:
-    """Why the traffic has no request rate that could be changed; empty: it has one."""
-    workload = served.scenario.workload
-    if workload.max_concurrency is not None:
-        return "workload.max_concurrency holds requests back, so that they set their own rate"
-    if workload.ramp is not None:
-        return "workload.ramp has no single rate: state request_rate"
-    if workload.rate == float("inf"):
-        return "all requests come at once: state workload.request_rate, or a trace with times"
-    if not np.ptp(served.requests.arrival_s[served.requests.roots]) > 0.0:
-        return "requests that all come at one time have no rate"
-    return ""
-
-
-def offered_rate(requests: Requests) -> float:
-    """Requests per second as they were drawn: a short run's differ from ``request_rate`` by chance."""
-    roots = requests.roots
-    sessions = (len(roots) - 1) / float(np.ptp(requests.arrival_s[roots]))
-    return sessions * requests.num_requests / len(roots)
-
-
-def faster(requests: Requests, speed: float) -> Requests:
-    """The same requests, sessions coming ``speed`` times as fast: what ``request_rate`` or ``time_scale`` would do."""
-    arrival = requests.arrival_s.copy()
-    arrival[requests.roots] /= speed
-    return replace(requests, arrival_s=arrival)
-
-
 def fastest(
     served: Served, good_pct: float, *, fleet: Fleet | None = None, progress: Progress | None = None
 ) -> Fastest:
@@ -308,11 +278,6 @@ def fastest(
     return Fastest(low * search.rate, search.good[low], search.limits[high], search.runs)
 
 
-GROWTH, CHANCE, CHANCE_STD = 0.05, 0.1, 1.5
-"""A queue grows if a quarter of the arrivals adds more than this share of them, and more than chance does: this share
-of what is there, or so many of its roots."""
-
-
 class _Search:
     """One replica under the same requests at one speed after another."""
 
@@ -322,8 +287,7 @@ class _Search:
         self.scenario = _unit(scenario)
         self.first = served if self.scenario == scenario and fleet is served.fleet else None
         """What has been simulated already."""
-        self.rate = offered_rate(requests)
-        """Requests per second at speed 1."""
+        self.rate = drawn_rate(requests)
         self.runs = 0
         self.good: dict[float, float] = {}
         self.limits: dict[float, str] = {}
@@ -331,14 +295,13 @@ class _Search:
 
     def holds(self, speed: float) -> bool:
         """Whether enough requests keep the objectives, and the replica keeps up."""
-        asked = self.requests
         self.runs += 1
         if speed == 1.0 and self.first is not None:
             done = self.first
         else:
             done = serve(
                 self.scenario,
-                requests=faster(asked, speed),
+                requests=at_speed(self.requests, speed),
                 fleet=self.fleet,  # one replica's steps are those of several
                 progress=self.progress,
             )
@@ -350,18 +313,3 @@ class _Search:
         elif behind(done):
             self.limits[speed] = "throughput"
         return speed not in self.limits
-
-
-def behind(served: Served) -> bool:
-    """Whether the replica does not keep up: much is left after the last arrival, or those whom the last quarter of
-    arrivals finds in the system are clearly more than those whom the quarter before found.
-    """
-    arrivals, ends = np.sort(served.records.arrival_s), np.sort(served.records.end_s)
-    if ends[-1] - arrivals[-1] > BEHIND * float(np.ptp(arrivals)):
-        return True
-    quarter = len(arrivals) // 4
-    if not quarter:
-        return False
-    found = np.arange(len(arrivals)) - np.searchsorted(ends, arrivals, side="right")
-    before, after = float(found[-2 * quarter : -quarter].mean()), float(found[-quarter:].mean())
-    return bool(after - before > max(GROWTH * quarter, CHANCE * before, CHANCE_STD * before**0.5))

@@ -83,18 +83,20 @@ OWN_COST, API_PRICE = "#0072B2", "#D55E00"
 INTERVAL = "rgba(127,127,127,0.22)"
 """An 80 % interval behind other marks."""
 
-LATENCY_COLOURS = {"ttft_s": "#0072B2", "tpot_s": "#009E73", "e2e_s": "#CC79A7"}
-"""Latency -> colour."""
-OBJECTIVE = "#D55E00"
-"""A limit that users set: everything beyond misses it."""
-WAITS, SERVED, BATCH = "#D55E00", "#0072B2", "#009E73"
-"""Requests that wait, requests that are worked on, and the fullest rank's batch."""
+LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
+"""Latency of a request -> colour."""
+LOAD_COLOURS: dict[str, str] = {
+    "waiting": "#D55E00",
+    "in progress": "#0072B2",
+    "decode batch": "#CC79A7",
+    "waiting, decode": "#D55E00",
+    "in progress, decode": "#0072B2",
+    "waiting, prefill": "#E69F00",
+    "in progress, prefill": "#009E73",
+}
+"""What a replica has to do -> colour."""
 IDEAL = "#8A8A8A"
-"""What would be if nothing were lost: all requests good, all ranks alike."""
-IN_ORDER, BALANCED = "#E69F00", "#0072B2"
-"""Experts on ranks in order, and placed by their load."""
-OTHERS = "#56B4E9"
-"""Variants beside the one that is asked."""
+"""What would be if every request were good."""
 
 
 def op_class_name(op_class: str) -> str:

@@ -2,16 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write, check_writable
 from perfmodel.serving.serve import as_columns
 from perfmodel.serving.window import counted_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -27,20 +23,15 @@ def check_requests_file(path: Path) -> None:
     check_writable(path)
 
 
-def request_frame(answer: ServeAnswer) -> "pd.DataFrame":
-    """A row per request: times in seconds, lengths in tokens, and whether it is judged (``counted``)."""
-    import pandas
-
-    served = answer.served
-    judged = counted_rows(served.records, served.scenario.workload)
-    return pandas.DataFrame(as_columns(served) | {"counted": judged})
-
-
 def write_requests(answer: ServeAnswer, path: Path) -> None:
     """Writes the file, whole or not at all; Parquet carries the provenance in its metadata (key ``perfmodel``)."""
     import io
 
-    frame = request_frame(answer)
+    import pandas
+
+    served = answer.served
+    judged = counted_rows(served.records, served.scenario.workload)
+    frame = pandas.DataFrame(as_columns(served) | {"counted": judged})
     if path.suffix == ".csv":
         atomic_write(path, frame.to_csv(index_label="request"))
         return

@@ -6,7 +6,6 @@ those for its theme (classes ``xtick``, ``gtitle``, ...). Every mark's meaning i
 colour alone.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,25 +47,6 @@ def bars_layout(height: int) -> dict[str, Any]:
 def axis_title(text: str) -> dict[str, Any]:
     """An axis title, close to its axis."""
     return {"text": text, "standoff": 12, "font": {"size": 13}}
-
-
-def log_axis(low: float, high: float, title: str) -> dict[str, Any]:
-    """A logarithmic axis from ``low`` to ``high`` (both above 0) whose ticks are whole numbers, all of one size.
-
-    1, 2, 5, 10, .. where that is few enough, else powers of ten.
-    """
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    parts = (1, 2, 5) if high < 300.0 * low else (1,)
-    ticks = [part * 10.0**decade for decade in decades for part in parts]
-    kept = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-    return {
-        "type": "log",
-        "range": [math.log10(low), math.log10(high)],
-        "tickvals": kept,
-        "ticktext": [f"{tick:,.0f}" if tick >= 1.0 else f"{tick:g}" for tick in kept],
-        "title": axis_title(title),
-        "zeroline": False,
-    }
 
 
 def log_ticks(prefix: str = "") -> dict[str, Any]:

@@ -1,270 +1,270 @@
-"""Charts of served traffic: how long requests took, how many were there, and what more of them would do."""
+"""Traffic through replicas: how latencies are distributed, what waits and runs, and goodput against rate."""
 
+from collections.abc import Iterable, Mapping
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from perfmodel.output.charts.base import Figure, axis_title, layout, log_axis, log_ticks
-from perfmodel.output.colours import BATCH, HERE, IDEAL, LATENCY_COLOURS, OBJECTIVE, PREDICTED, SERVED, WAITS
-from perfmodel.output.formats import duration, percent, significant, usd
-from perfmodel.units import MS, PERCENT
+from perfmodel.output.charts.base import Figure, axis_title, layout, log_ticks
+from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, OWN_COST, PREDICTED
+from perfmodel.output.formats import count, duration, significant, usd
+from perfmodel.units import MS, US
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = {
-    "ttft_s": "time to first token (TTFT)",
-    "tpot_s": "time per output token (TPOT)",
-    "e2e_s": "whole request (E2E)",
+MARKED = (50.0, 90.0, 99.0)
+LATENCY_DASHES = {"TTFT": "solid", "TPOT": "dash", "E2E": "dot"}
+LATENCY_NAMES = {
+    "TTFT": "TTFT, time to first token",
+    "TPOT": "TPOT, time per output token",
+    "E2E": "E2E, arrival to last token",
 }
-MARKED = (50, 90, 99)
-"""Percentiles that are marked."""
-MOST_POINTS = 400
-"""Of one distribution's line."""
-WIDE = 20.0
-"""A distribution whose 99th percentile is so many times its 1st is drawn over a logarithmic axis."""
-FAR = 30.0
-"""A limit so many times beyond all latencies is not drawn, but told."""
-IN_SECONDS = 1.0
-"""From this median on, seconds are shown rather than milliseconds."""
+FEW_DECADES, SOME_DECADES = 0.9, 2.1
+"""Up to so many decades a logarithmic axis has three ticks in each, or two; above, one."""
 
 
-def latency_chart(rows: "pd.DataFrame", quantity: str, limit_s: float | None = None) -> Figure:
-    """Share of requests at or below each latency, with percentiles and the limit; ``quantity``: a column in seconds."""
+def seconds_label(seconds: float) -> str:
+    """A tick: 300 µs, 10 ms, 3 s, 1,000 s."""
+    for scale, unit in ((1.0, "s"), (MS, "ms")):
+        if seconds >= scale:
+            return f"{seconds / scale:,.0f} {unit}"
+    return f"{seconds / US:,.0f} µs"
+
+
+def _log_seconds(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis of times, with as many ticks as there is room for."""
+    positive = [value for value in values if value > 0.0] or [1.0]
+    low, high = log10(min(positive)), log10(max(positive))
+    digits = (1, 2, 5) if high - low < FEW_DECADES else (1, 3) if high - low < SOME_DECADES else (1,)
+    ticks = [digit * 10.0**power for power in range(floor(low) - 1, ceil(high) + 2) for digit in digits]
+    return {
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [seconds_label(tick) for tick in ticks],
+        "tickangle": 0,
+        "range": [low - 0.08, high + 0.08],
+    }
+
+
+def latency_chart(rows: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
+    """Share of requests that took at most so long; ``rows`` as of :func:`~perfmodel.output.traffic_rows.latency_rows`.
+
+    ``slo_s``: quantity -> objective, seconds, drawn as a line in the quantity's colour.
+    """
     import plotly.graph_objects as go
 
-    values = np.sort(rows[quantity].dropna().to_numpy(dtype=float))
-    figure = go.Figure(layout=layout(300, showlegend=False, margin={"l": 60, "r": 16, "t": 28, "b": 48}))
-    if not len(values):
-        return figure
-    scale, unit = (1.0, "s") if np.median(values) >= IN_SECONDS else (MS, "ms")
-    low, high = _span(values, limit_s)
-    logarithmic = bool(low > 0.0 and high > WIDE * low)
-    shares = np.unique(np.concatenate([np.linspace(0.0, 100.0, MOST_POINTS), MARKED]))
-    at = np.percentile(values, shares)
-    colour, title = LATENCY_COLOURS[quantity], f"{NAMES[quantity]}, {unit}"
-    figure.add_trace(
-        go.Scatter(
-            x=at / scale,
-            y=shares,
-            mode="lines",
-            line={"color": colour, "width": 2.5},
-            customdata=[
-                f"{share:.4g} % of requests: {duration(s)} or less"
-                for share, s in zip(shares, at, strict=True)
-            ],
-            hovertemplate="%{customdata}<extra></extra>",
+    figure = go.Figure(layout=layout(400, hovermode="closest", margin={"l": 60, "r": 16, "t": 28, "b": 110}))
+    for name, own in rows.groupby("quantity", sort=False):
+        seen = own[own.seconds > 0.0]  # outputs that a step makes together have no time between them
+        colour = LATENCY_COLOURS[str(name)]
+        marked = seen.pct.isin(MARKED)
+        figure.add_trace(
+            go.Scatter(
+                x=seen.seconds,
+                y=seen.pct,
+                mode="lines+markers",
+                name=LATENCY_NAMES[str(name)],
+                line={"color": colour, "width": 2, "dash": LATENCY_DASHES[str(name)]},
+                marker={"color": colour, "size": [9 if is_marked else 0 for is_marked in marked]},
+                customdata=[
+                    f"<b>{name} p{pct:.3g}</b>: {duration(seconds)}<br>{pct:.3g}% of requests took at most that"
+                    for pct, seconds in zip(seen.pct, seen.seconds, strict=True)
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
         )
+        if name in slo_s:
+            _objective(figure, str(name), slo_s[str(name)])
+    figure.update_xaxes(
+        title=axis_title("time (logarithmic)"),
+        zeroline=False,
+        **_log_seconds([*rows.seconds, *slo_s.values()]),
     )
-    middle = (low * high) ** 0.5 if logarithmic else (low + high) / 2.0
-    figure.add_trace(_percentiles(values, scale, colour, middle))
-    if limit_s is not None:
-        _limit(figure, values, limit_s, scale, unit)
-    if logarithmic:
-        figure.update_xaxes(log_axis(low / scale, high / scale, title))
-    else:
-        figure.update_xaxes(
-            title=axis_title(title), range=[low / scale, high / scale], zeroline=False, nticks=6
-        )
-    figure.update_yaxes(title=axis_title("requests, %"), range=[0, 104], zeroline=False, fixedrange=True)
+    figure.update_yaxes(
+        title=axis_title("share of requests, %"),
+        range=[0.0, 101.0],
+        tickvals=[0, 25, *MARKED, 75],
+        ticktext=["0", "25", *(f"p{pct:g}" for pct in MARKED), "75"],
+        zeroline=False,
+    )
     return figure
 
 
-def _span(values: Any, limit_s: float | None) -> tuple[float, float]:
-    """From where to where the axis goes: nearly all values, and the limit if it is anywhere near."""
-    low, high = (float(value) for value in np.percentile(values, [0.5, 99.5]))
-    if limit_s is not None and limit_s < FAR * high:
-        low, high = min(low, limit_s), max(high, limit_s)
-    if high > WIDE * low:
-        return low / 1.15, high * 1.15
-    margin = 0.05 * (high - low) or 0.05 * high or 1.0
-    return max(low - margin, 0.0), high + margin
-
-
-def _percentiles(values: Any, scale: float, colour: str, middle: float) -> Any:
-    """Marks with their numbers beside them, on the side where there is room."""
-    import plotly.graph_objects as go
-
-    at = np.percentile(values, MARKED)
-    return go.Scatter(
-        x=at / scale,
-        y=MARKED,
-        mode="markers+text",
-        marker={"color": colour, "size": 9, "line": {"width": 1, "color": "#FFFFFF"}},
-        text=[f" p{share} {duration(s)} " for share, s in zip(MARKED, at, strict=True)],
-        textposition=[
-            f"{height} {'left' if s > middle else 'right'}"
-            for height, s in zip(("middle", "bottom", "bottom"), at, strict=True)
-        ],
-        customdata=[
-            f"p{share}: {share} % of requests take {duration(s)} or less"
-            for share, s in zip(MARKED, at, strict=True)
-        ],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
-
-
-def _limit(figure: Figure, values: Any, limit_s: float, scale: float, unit: str) -> None:
-    """The objective as a line, and how many keep it, in words above the chart."""
-    kept = float((values <= limit_s).mean())
-    figure.add_vline(x=limit_s / scale, line={"dash": "dash", "width": 2, "color": OBJECTIVE})
+def _objective(figure: Figure, name: str, limit_s: float) -> None:
+    """A vertical line at an objective, its name along it."""
+    line = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
+    figure.add_shape(type="line", x0=limit_s, x1=limit_s, y0=0.0, y1=1.0, yref="paper", line=line)
     figure.add_annotation(
-        x=1.0,
-        xref="paper",
-        xanchor="right",
-        y=1.0,
+        x=log10(limit_s),  # annotations, unlike shapes, take a logarithmic axis's own numbers
+        y=0.02,
         yref="paper",
+        xanchor="right",
         yanchor="bottom",
+        textangle=-90,
         showarrow=False,
-        text=f"limit {limit_s / scale:g} {unit} (dashed): {percent(kept)} keep it",
+        text=f"{name} SLO {duration(limit_s)}",
+        font={"size": 12},
     )
 
 
 def load_chart(rows: "pd.DataFrame") -> Figure:
-    """Requests that wait and that are worked on, over time: rows of :func:`perfmodel.output.load_rows.load_frame`."""
+    """Requests that wait and that are in progress, and below them the decode batch, over time.
+
+    ``rows`` as of :func:`~perfmodel.output.traffic_rows.load_rows`; a second pool (prefill) is dashed.
+    """
     import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
 
-    figure = go.Figure(layout=layout(300, hovermode="x", margin={"l": 60, "r": 16, "t": 12, "b": 84}))
-    for (pool, what), own in rows.groupby(["pool", "what"], sort=False):
-        where = f" ({pool})" if pool else ""
-        words = "waiting" if what == "waiting" else "being served"
-        figure.add_trace(
-            _steps(
-                own,
-                f"{words}{where}",
-                WAITS if what == "waiting" else SERVED,
-                "dot" if pool == "prefill" else "solid",
-            )
-        )
-    figure.update_xaxes(title=axis_title("time since the start, s"), zeroline=False)
-    figure.update_yaxes(title=axis_title("requests"), rangemode="tozero", zeroline=False)
-    return figure
-
-
-def batch_chart(rows: "pd.DataFrame") -> Figure:
-    """The fullest rank's decode batch: rows of :func:`perfmodel.output.load_rows.batch_frame`."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(layout=layout(300, hovermode="x", margin={"l": 60, "r": 16, "t": 12, "b": 84}))
-    for column, name, dash in (("largest", "largest", "solid"), ("mean", "mean over time", "dot")):
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
+    figure.update_layout(layout(400, hovermode="closest", margin={"l": 60, "r": 16, "t": 12, "b": 110}))
+    for (pool, name), own in rows.groupby(["pool", "quantity"], sort=False):
+        if name == "decode batch" and pool == "prefill":
+            continue  # they decode nothing
+        is_batch = name == "decode batch"
+        label = f"{name}, {pool}" if pool and not is_batch else str(name)
         figure.add_trace(
             go.Scatter(
-                x=rows.time_s,
-                y=rows[column],
+                x=own.at_s,
+                y=own.value,
                 mode="lines",
-                name=name,
-                line={"color": BATCH, "width": 1.5, "dash": dash, "shape": "hv"},
-                hovertemplate=f"{name} around %{{x:,.4g}} s: %{{y:,.3g}} requests<extra></extra>",
-            )
+                name=label + (" (fullest rank)" if is_batch else ""),
+                line={
+                    "color": LOAD_COLOURS[label],
+                    "width": 1.5,
+                    "dash": "dot" if pool == "prefill" else "solid",
+                    "shape": "hv",
+                },
+                customdata=[
+                    f"<b>{label}</b>: {count(value)} requests<br>{duration(at_s)} after the start"
+                    for at_s, value in zip(own.at_s, own.value, strict=True)
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            ),
+            row=2 if is_batch else 1,
+            col=1,
         )
-    figure.update_xaxes(title=axis_title("time since the start, s"), zeroline=False)
-    figure.update_yaxes(title=axis_title("requests per rank"), rangemode="tozero", zeroline=False)
+    figure.update_yaxes(rangemode="tozero", zeroline=False)
+    figure.update_yaxes(title=axis_title("requests"), row=1, col=1)
+    figure.update_yaxes(title=axis_title("requests per rank"), row=2, col=1)
+    figure.update_xaxes(zeroline=False)
+    figure.update_xaxes(title=axis_title("time since the start, s"), row=2, col=1)
     return figure
 
 
-def _steps(rows: "pd.DataFrame", name: str, colour: str, dash: str) -> Any:
+def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
+    """Goodput, p99 latencies and cost against the rate at which requests arrive, above each other.
+
+    ``points`` have the fields of :class:`perfmodel.explore.goodput.GoodputPoint` as columns.
+    """
     import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
 
-    return go.Scatter(
-        x=rows.time_s,
-        y=rows.requests,
-        mode="lines",
-        name=name,
-        line={"color": colour, "width": 1.5, "shape": "hv", "dash": dash},
-        hovertemplate=f"%{{y:,.0f}} {name}, at %{{x:,.4g}} s<extra></extra>",
-    )
-
-
-def goodput_chart(points: "pd.DataFrame") -> Figure:
-    """Goodput against rate, with the rate itself: rows of :class:`perfmodel.explore.goodput.RatePoint`."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(layout=layout(340, margin={"l": 64, "r": 16, "t": 12, "b": 88}))
     rows = points.sort_values("requests_per_s")
-    rates = rows.requests_per_s.to_numpy(dtype=float)
+    hovers = [_point_hover(row) for _, row in rows.iterrows()]
+    figure = make_subplots(
+        rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.4, 0.35, 0.25]
+    )
+    figure.update_layout(layout(640, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 110}))
+    symbols = ["circle" if keeps_up else "x" for keeps_up in rows.keeps_up]
+
+    def line(y: str, name: str, colour: str, number: int, dash: str = "solid") -> None:
+        figure.add_trace(
+            go.Scatter(
+                x=rows.requests_per_s,
+                y=rows[y],
+                mode="lines+markers",
+                name=name,
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"color": colour, "size": 8, "symbol": symbols},
+                customdata=hovers,
+                hovertemplate="%{customdata}<extra></extra>",
+            ),
+            row=number,
+            col=1,
+        )
+
+    shown = _shown_rate(rows)
     figure.add_trace(
         go.Scatter(
-            x=rates,
-            y=rates,
+            x=[0.0, shown],
+            y=[0.0, shown],
             mode="lines",
-            name="every request good",
-            line={"color": IDEAL, "width": 1.5, "dash": "dot"},
+            name="if every request were good",
+            line={"color": IDEAL, "width": 1.5, "dash": "dash"},
             hoverinfo="skip",
-        )
+        ),
+        row=1,
+        col=1,
     )
-    figure.add_trace(_rate_line(rows, "goodput_requests_per_s", "goodput", PREDICTED))
-    figure.add_trace(_asked(rows, "goodput_requests_per_s"))
-    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_ticks())
-    top = float(rows.goodput_requests_per_s.max()) * 1.25
-    figure.update_yaxes(title=axis_title("good requests per second"), range=[0.0, top], zeroline=False)
-    return figure
-
-
-def rate_latency_chart(points: "pd.DataFrame", quantity: str, limit_s: float | None = None) -> Figure:
-    """A latency's median and 99th percentile against the rate; ``quantity``: ttft or tpot."""
-    import plotly.graph_objects as go
-
-    rows = points.sort_values("requests_per_s").dropna(subset=[f"{quantity}_p50_s", f"{quantity}_p99_s"])
-    figure = go.Figure(layout=layout(340, margin={"l": 64, "r": 16, "t": 12, "b": 88}))
-    colour = LATENCY_COLOURS[f"{quantity}_s"]
-    for part, dash in (("p99", "solid"), ("p50", "dot")):
-        figure.add_trace(_rate_line(rows, f"{quantity}_{part}_s", f"{quantity.upper()} {part}", colour, dash))
-    if limit_s is not None:
+    line("goodput_requests_per_s", "goodput", PREDICTED, 1)
+    own = rows[rows.speed == 1.0]
+    figure.add_trace(
+        go.Scatter(
+            x=own.requests_per_s,
+            y=own.goodput_requests_per_s,
+            mode="markers",
+            name="this run's rate",
+            marker={"color": HERE, "size": 14, "symbol": "star", "line": {"width": 1, "color": "#FFFFFF"}},
+            customdata=[f"{_point_hover(row)}<br>this run's rate" for _, row in own.iterrows()],
+            hovertemplate="%{customdata}<extra></extra>",
+        ),
+        row=1,
+        col=1,
+    )
+    line("ttft_p99_s", "TTFT p99", LATENCY_COLOURS["TTFT"], 2, LATENCY_DASHES["TTFT"])
+    line("tpot_p99_s", "TPOT p99", LATENCY_COLOURS["TPOT"], 2, LATENCY_DASHES["TPOT"])
+    line("usd_per_million_output_tokens", "$ per M output tokens", OWN_COST, 3, "dot")
+    for name, limit in slo_s.items():
+        if name in ("TTFT", "TPOT"):
+            line_of = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
+            figure.add_shape(type="line", x0=0.0, x1=shown, y0=limit, y1=limit, line=line_of, row=2, col=1)
+            figure.add_annotation(
+                x=shown, y=log10(limit), xanchor="right", yanchor="bottom", showarrow=False,
+                text=f"{name} SLO", font={"size": 12}, row=2, col=1,
+            )  # fmt: skip
+    if not rows.keeps_up.all():
         figure.add_trace(
             go.Scatter(
-                x=[rows.requests_per_s.min(), rows.requests_per_s.max()],
-                y=[limit_s / MS] * 2,
-                mode="lines",
-                name=f"limit {limit_s / MS:g} ms",
-                line={"dash": "dash", "width": 2, "color": OBJECTIVE},
-                hoverinfo="skip",
+                x=[None],
+                y=[None],
+                mode="markers",
+                name="falls behind: a longer run would be worse",
+                marker={"symbol": "x", "size": 8, "color": IDEAL},
             )
         )
-    figure.update_xaxes(title=axis_title("requests that come per second"), zeroline=False, **log_ticks())
-    figure.update_yaxes(title=axis_title(f"{quantity.upper()}, ms"), zeroline=False, **log_ticks())
+    times = [*rows.ttft_p99_s, *rows.tpot_p99_s.dropna(), *slo_s.values()]
+    figure.update_xaxes(range=[0.0, shown], zeroline=False)
+    figure.update_xaxes(title=axis_title("requests that arrive per second"), row=3, col=1)
+    figure.update_yaxes(zeroline=False)
+    figure.update_yaxes(title=axis_title("goodput, requests/s"), range=[0.0, shown], row=1, col=1)
+    figure.update_yaxes(title=axis_title("p99 (logarithmic)"), row=2, col=1, **_log_seconds(times))
+    figure.update_yaxes(
+        title=axis_title("$ per M output"),
+        **log_ticks("$"),
+        row=3,
+        col=1,
+    )
     return figure
 
 
-def _rate_line(rows: "pd.DataFrame", column: str, name: str, colour: str, dash: str = "solid") -> Any:
-    import plotly.graph_objects as go
-
-    scale = MS if column.endswith(("p50_s", "p99_s")) else 1.0
-    return go.Scatter(
-        x=rows.requests_per_s,
-        y=rows[column] / scale,
-        mode="lines+markers",
-        name=name,
-        line={"color": colour, "width": 2, "dash": dash},
-        marker={"size": 7, "symbol": ["circle" if held else "circle-open" for held in rows.keeps_up]},
-        customdata=[_point_text(row) for _, row in rows.iterrows()],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+def _shown_rate(rows: "pd.DataFrame") -> float:
+    """Where the axis of rates ends: not far beyond the first rate at which something fails."""
+    failing = rows[~rows.keeps_up | (rows.good_pct < rows.good_pct.max() / 2.0)].requests_per_s
+    most = float(rows.requests_per_s.max())
+    return 1.05 * (min(most, 2.0 * float(failing.min())) if len(failing) else most)
 
 
-def _asked(rows: "pd.DataFrame", column: str) -> Any:
-    """The traffic as it was asked, among faster and slower."""
-    import plotly.graph_objects as go
-
-    own = rows[rows.speed == 1.0]
-    return go.Scatter(
-        x=own.requests_per_s,
-        y=own[column],
-        mode="markers",
-        name="your traffic",
-        marker={"color": HERE, "size": 14, "symbol": "star", "line": {"width": 1, "color": "#FFFFFF"}},
-        customdata=[_point_text(row) for _, row in own.iterrows()],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
-
-
-def _point_text(row: Any) -> str:
+def _point_hover(row: Any) -> str:
+    tpot = row["tpot_p99_s"]
     lines = [
-        f"<b>{significant(row.requests_per_s)} requests/s come</b>",
-        f"{significant(row.goodput_requests_per_s)} are good ({percent(row.good_pct / PERCENT)})",
-        f"TTFT p50 {duration(row.ttft_p50_s)}, p99 {duration(row.ttft_p99_s)}",
+        f"<b>{significant(row['requests_per_s'])} requests/s arrive</b>",
+        f"goodput {significant(row['goodput_requests_per_s'])} requests/s: {row['good_pct']:.3g}% keep the SLO",
+        f"TTFT p99 {duration(row['ttft_p99_s'])}",
+        f"TPOT p99 {duration(tpot)}"
+        if tpot == tpot and tpot is not None
+        else "no TPOT: one output token each",
+        f"{usd(row['usd_per_million_output_tokens'])} per M output tokens",
     ]
-    if row.tpot_p99_s is not None and row.tpot_p99_s == row.tpot_p99_s:
-        lines.append(f"TPOT p50 {duration(row.tpot_p50_s)}, p99 {duration(row.tpot_p99_s)}")
-    lines.append(f"{usd(row.usd_per_million_output_tokens)} per million output tokens")
-    lines.append("" if row.keeps_up else "the queue grows: this can't go on")
-    return "<br>".join(line for line in lines if line)
+    if not row["keeps_up"]:
+        lines.append("falls behind: the queue grows as long as requests come")
+    return "<br>".join(lines)
