@@ -23,7 +23,7 @@ dash: $(VENV)/.dash-$(KEY) ## the what-if dashboard in a browser, on this machin
 	$(BIN)/perfmodel dashboard
 
 test: $(VENV)/.dev-$(KEY) oracle-env ## set up and run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -p no:xdist -m alone $(PYTEST_ARGS)
 
 check: $(VENV)/.dev-$(KEY) ## format, lint, types, import directions

@@ -84,8 +84,7 @@ def test_the_expected_maximum_is_the_mean_of_drawn_steps(overrides):
 def test_a_representative_rank_stands_for_all_ranks(overrides):
     """All ranks with drawn loads, barriers and stragglers included, against the rank with the expected maximum."""
     representative = step_s(*overrides)
-    every = np.mean([step_s(*overrides, "deployment.ranks=all", f"seed={seed}") for seed in range(2)])
-    assert representative == pytest.approx(every, rel=0.03)
+    assert representative == pytest.approx(step_s(*overrides, "deployment.ranks=all"), rel=0.01)
 
 
 def test_arrays_of_batches_are_done_element_by_element():
@@ -402,7 +401,7 @@ def test_it_predicts_the_decode_gain():
 
 
 def test_more_skew_gains_more():
-    gains = skew.curve([0.3, 0.9])
+    gains = skew.curve([0.3, fitted_skew("deepseek-v3")])
     assert [prefill for _, prefill, _ in gains] == sorted(prefill for _, prefill, _ in gains)
     assert [decode for _, _, decode in gains] == sorted(decode for _, _, decode in gains)
 

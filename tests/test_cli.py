@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from command import run_here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,11 @@ STEP_KEYS = {
 
 
 def run(*args):
+    """Most commands run here; what a process of its own adds is tested by ``run_apart`` and the README's commands."""
+    return run_here("perfmodel", *args)
+
+
+def run_apart(*args):
     return subprocess.run(
         [sys.executable, "-m", "perfmodel", *map(str, args)],
         capture_output=True,
@@ -210,10 +216,17 @@ def test_any_value_anywhere_is_accepted_or_refused_clearly(path, value):
 
 
 def test_same_scenario_same_bytes():
-    assert (
-        run("step", "longcat-flash-h800", "--json").stdout
-        == run("step", "longcat-flash-h800", "--json").stdout
-    )
+    first, second = (run_apart("step", "longcat-flash-h800", "--json").stdout for _ in range(2))
+    assert json.loads(first)["step_time_s"] > 0
+    assert first == second == run("step", "longcat-flash-h800", "--json").stdout
+
+
+def test_a_users_mistake_ends_a_process_with_its_code_and_no_traceback():
+    for override, code in (("bogus=1", 2), ("deployment.batch_per_gpu=100000", 3)):
+        done = run_apart("step", "longcat-flash-h800", "--set", override)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith("perfmodel: ")
+        assert len(done.stderr.strip().splitlines()) <= 2
 
 
 def test_scenario_hash_follows_the_numbers_only():
@@ -242,8 +255,10 @@ def test_show_model_has_the_contract():
 
 def test_help_lists_what_is_built_and_no_more():
     text = run("--help").stdout
-    assert all(command in text for command in ("step", "serve", "experts", "show", "validate", "report"))
-    assert not any(command in text for command in ("dashboard", "train", "sweep"))
+    assert all(
+        command in text for command in ("step", "serve", "report", "experts", "show", "validate", "dashboard")
+    )
+    assert not any(command in text for command in ("train", "sweep"))
 
 
 def test_validate_checks():

@@ -21,8 +21,10 @@ TRUTH = np.array([3000.0, 12.0, 1.37])
 """Host gap us, synchronisation us, imbalance."""
 
 
-def made_rows(count=24, truth=TRUTH, noise=0.0, name="sglang", seed=0, imbalance=True):
-    """Rows that an engine of known constants would give; some feel the imbalance, some do not."""
+def made_rows(count=24, truth=TRUTH, noise=0.0, name="sglang", seed=0, imbalance=True, groups=3):
+    """Rows that an engine of known constants would give; some feel the imbalance, some do not. A fit is made per group
+    left out and set of constants, so that its time grows with the groups.
+    """
     random = np.random.default_rng(seed)
     found = []
     for number in range(count):
@@ -35,7 +37,7 @@ def made_rows(count=24, truth=TRUTH, noise=0.0, name="sglang", seed=0, imbalance
             FitRow(
                 f"row{number}",
                 name,
-                f"group{number % 6}",
+                f"group{number % groups}",
                 exact * np.exp(noise * random.standard_normal()),
                 base,
                 slope,
@@ -55,7 +57,7 @@ def test_a_row_is_linear_in_times_and_between_imbalances():
 
 
 def test_known_constants_are_found_again():
-    constants, residuals = fit_engine(made_rows())
+    constants, residuals = fit_engine(made_rows(groups=6))
     assert constants == pytest.approx(TRUTH, rel=0.01)
     assert np.abs(residuals).max() < 1e-3
 
