@@ -1,6 +1,7 @@
 """A running dashboard, and sessions of it without a browser: its websocket, as Streamlit's front end speaks it."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,13 +21,15 @@ SECONDS = 60.0
 
 
 @contextmanager
-def dashboard(log=subprocess.DEVNULL, **environment):
-    """Port of a dashboard that was started as a user starts it; what it says goes to ``log``."""
+def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environment):
+    """Port of a dashboard that was started as a user starts it, by ``command`` on a free port; what it says goes to
+    ``log``.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "perfmodel", "dashboard", "--port", str(port), "--headless"],
+        [sys.executable, "-m", *shlex.split(command), "--port", str(port), "--headless"],
         cwd=ROOT,
         stdout=log,
         stderr=log,

@@ -66,13 +66,19 @@ def downloaded(page, label):
     return Path(waiting.value.path()).read_bytes()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_page_opens_with_a_result_and_without_an_error(name, server, chrome):
+@pytest.fixture(scope="module")
+def visitor(chrome):
+    """Somebody who opens one page's address after the other: the browser keeps what it has read."""
     context = chrome.new_context(viewport={"width": 1400, "height": 1800})
-    page = context.new_page()
-    said = []
+    yield context
+    context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_with_a_result_and_without_an_error(name, server, visitor):
+    page = visitor.new_page()
+    said, outside = [], []
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    outside = []
     page.on(
         "request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None
     )
@@ -84,7 +90,7 @@ def test_every_page_opens_with_a_result_and_without_an_error(name, server, chrom
     # Streamlit itself asks for its health below a page's address before it asks at the root
     assert [text for text in said if "404" not in text] == []
     assert [address for address in outside if not address.startswith(("data:", "blob:"))] == []
-    context.close()
+    page.close()
 
 
 def test_pages_in_the_dark_and_on_a_phone(server, chrome):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import run_here
+from sessions import dashboard
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -86,6 +87,15 @@ def test_command_runs(command, tmp_path):
     done = run(command, tmp_path) if apart else run_here(program, *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+SERVING = sorted({c for own in COMMANDS.values() for c in own if c.startswith("perfmodel dashboard")})
+
+
+@pytest.mark.parametrize("command", SERVING)
+def test_dashboard_serves(command):
+    with dashboard(command=command):  # on another port, without a browser
+        pass
 
 
 @pytest.mark.alone
