@@ -82,6 +82,7 @@ class Asked:
         return {"v": VERSION, **which, **sets, "hash": self.scenario().hash}
 
 
+@lru_cache(maxsize=256)
 def yaml_of(asked: Asked) -> str:
     """A scenario file that asks the same, for the command line and to upload again."""
     import io

@@ -1,6 +1,7 @@
 """The scenario's controls. Each shows what the scenario says; a change that makes no scenario is taken back."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import streamlit as st
@@ -163,6 +164,12 @@ def _presets() -> None:
             )
 
 
+@cache
+def _models() -> tuple[str, ...]:
+    """Models of the catalogue whose steps can be timed."""
+    return tuple(name for name in catalogue.names("models") if not catalogue.model(name).unmodelled)
+
+
 def _model_and_cluster(scenario: Scenario) -> None:
     def model() -> None:
         session.change_with(model_changes, st.session_state[_key("model")])
@@ -170,8 +177,7 @@ def _model_and_cluster(scenario: Scenario) -> None:
     def cluster() -> None:
         session.change_with(cluster_changes, st.session_state[_key("cluster")])
 
-    models = [name for name in catalogue.names("models") if not catalogue.model(name).unmodelled]
-    _select("Model", "model", models, scenario.model.name, model)
+    _select("Model", "model", _models(), scenario.model.name, model)
     _select("Cluster", "cluster", catalogue.names("clusters"), scenario.cluster.name or OWN, cluster)
 
 

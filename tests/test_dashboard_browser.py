@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -194,3 +195,21 @@ def test_a_made_up_address_gives_a_message_and_the_default(page, server):
     assert "<b>7" in said
     expected = answer_step(load_scenario("longcat-flash-h800")).values
     assert metrics(page)["Tokens/s per user"] == significant(expected["tokens_per_s_per_user"])
+
+
+def test_a_long_run_can_be_stopped_and_the_last_result_stays(page, server):
+    opened(page, f"{server}/traffic")
+    before = metrics(page)
+    requests = page.get_by_label("Requests", exact=True)
+    requests.fill("50000")
+    requests.press("Enter")
+    stop = page.get_by_role("button", name="Stop")
+    stop.wait_for(timeout=SECONDS)
+    page.wait_for_timeout(1000)
+    started = time.monotonic()
+    stop.click()
+    page.get_by_text("Stopped before the run had ended").wait_for(timeout=SECONDS)
+    settled(page)
+    assert time.monotonic() - started < 20.0  # the whole run takes far longer on a busy machine
+    assert metrics(page) == before
+    assert not page.locator("[data-testid=stException]").count()

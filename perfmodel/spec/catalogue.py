@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,13 @@ def entry(kind: str, name: str) -> dict[str, Any]:
     """
     _known(kind, name)
     value = _table(kind)[name]
-    return read_document(value) if isinstance(value, Path) else dict(value)
+    return deepcopy(_shipped(value)) if isinstance(value, Path) else dict(value)
+
+
+@cache
+def _shipped(path: Path) -> dict[str, Any]:
+    """A file of the package, which nobody changes while it runs."""
+    return read_document(path)
 
 
 def _known(kind: str, name: str) -> None:
