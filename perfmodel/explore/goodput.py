@@ -4,14 +4,17 @@
 requests keep the objectives, and the replicas keep up), halves that interval to NEAR, and spends what is left on wide
 gaps and on lower rates. Every next rate follows from the points that are there, so a search can be stopped and go on.
 
-**Goodput** counts by arrivals: the offered rate times the share of requests that keep the objectives. Where replicas
-fall behind it is what a run of this length had, good requests over its whole span, and a longer run has less.
+**Rates** are taken up to the last first token. A run of finite length ends with a tail in which nobody comes any more:
+over the whole span rates would look the lower, and tokens the dearer, the faster requests come. So goodput is the
+requests that keep every objective over the time from the first arrival until the last session has begun its answer:
+where replicas keep up the share of good requests times the rate, where they don't, less. It is never more than the rate.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from perfmodel.economics.rates import usd_per_million
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import SpecError
 from perfmodel.explore.fleet import GOOD_PCT
@@ -45,7 +48,7 @@ class GoodputPoint:
     tpot_p99_s: float | None
     """None: every request has one output token."""
     usd_per_million_output_tokens: float
-    """All GPUs over the whole span."""
+    """All cost on the output: at this rate for ever where replicas keep up, else over the run's whole span."""
     keeps_up: bool
     """False: the queue grows as long as requests come."""
 
@@ -112,17 +115,26 @@ def _point(served: Served, speed: float, progress: Progress | None) -> GoodputPo
             scenario, requests=at_speed(served.requests, speed), fleet=served.fleet, progress=progress
         )
     found = serving_metrics(done.records, scenario)
-    offered, per_s = speed * drawn_rate(served.requests), found["requests_per_s"]
-    share, keeps_up = found["goodput_requests_per_s"] / per_s, not behind(done)
-    tpot = found["tpot_s"]
+    share, keeps_up = found["goodput_requests_per_s"] / found["requests_per_s"], not behind(done)
+    begun, usd, tpot = _begun_per_s(done), found["usd_per_million_output_tokens"], found["tpot_s"]
+    if keeps_up:  # at this rate for ever
+        tokens = float(done.records.output_tokens.mean())
+        usd = float(usd_per_million(scenario.prices.usd_per_gpu_hour, begun * tokens / scenario.fleet_gpus))
     return GoodputPoint(
         speed=speed,
-        requests_per_s=offered,
-        goodput_requests_per_s=share * (offered if keeps_up else min(offered, per_s)),
+        requests_per_s=speed * drawn_rate(served.requests),
+        goodput_requests_per_s=share * begun,
         good_pct=PERCENT * share,
-        served_requests_per_s=per_s,
+        served_requests_per_s=found["requests_per_s"],
         ttft_p99_s=found["ttft_s"]["p99"],
         tpot_p99_s=None if tpot is None else tpot["p99"],
-        usd_per_million_output_tokens=found["usd_per_million_output_tokens"],
+        usd_per_million_output_tokens=usd,
         keeps_up=keeps_up,
     )
+
+
+def _begun_per_s(served: Served) -> float:
+    """Requests per second, from the first arrival until the last session has its first token."""
+    records, roots = served.records, served.requests.roots
+    span = float(records.first_token_s[roots].max() - records.arrival_s[roots].min())
+    return (len(roots) - 1) / span * served.requests.num_requests / len(roots)
