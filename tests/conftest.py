@@ -1,4 +1,10 @@
-"""Order of the test files: those that take longest first, so that two workers end at about the same time."""
+"""What all tests share: the order of files, and a main module that stays what it was."""
+
+import sys
+
+import pytest
+
+MAIN = sys.modules["__main__"]
 
 LONGEST = (
     "test_dashboard_browser.py",
@@ -14,8 +20,15 @@ LONGEST = (
     "test_calibrate_fit.py",
     "test_html.py",
 )
-"""Only about time: every order gives the same results."""
+"""Files that take longest go first, so that two workers end at about the same time: about nothing but time."""
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def main_module():
+    """Streamlit's AppTest leaves its script as ``__main__``, which a process that a later test spawns runs again."""
+    yield
+    sys.modules["__main__"] = MAIN

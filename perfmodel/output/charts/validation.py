@@ -134,11 +134,14 @@ def whole_scatter(rows: Sequence[Row], colours: Mapping[str, str]) -> Figure:
         "tickformat": "~s",
         "ticksuffix": "s" if unit == "s" else "",
         "tickprefix": "$" if unit == "USD" else "",
-        "nticks": 10,
+        "nticks": 8,
     }
     words = "" if unit in ("s", "USD", "1", "ratio", "") else f", {unit}"
     figure.update_xaxes(**axis, title={"text": f"measured{words}"})
     figure.update_yaxes(**axis, title={"text": f"predicted{words}"})
+    figure.for_each_trace(
+        lambda trace: trace.update(showlegend=bool(trace.hovertext))
+    )  # not the bands: few lines
     return figure
 
 
@@ -148,7 +151,9 @@ def whole_errors(rows: Sequence[Row], colours: Mapping[str, str]) -> Figure:
     errors = sorted(error for row in rows if (error := row.error_pct) is not None)
     if errors:
         low, high = errors[len(errors) // 100], errors[-1 - len(errors) // 100]
-        figure.update_xaxes(range=[min(low, -30.0) - 5.0, max(high, 30.0) + 5.0], ticksuffix="%")
+        figure.update_xaxes(
+            range=[min(low, -30.0) - 5.0, max(high, 30.0) + 5.0], ticksuffix="%", title={"text": "error"}
+        )
     return figure
 
 
