@@ -7,7 +7,7 @@ gaps and on lower rates. Every next rate follows from the points that are there,
 **Rates** are taken up to the last first token. A run of finite length ends with a tail in which nobody comes any more:
 over the whole span rates would look the lower, and tokens the dearer, the faster requests come. So goodput is the
 requests that keep every objective over the time from the first arrival until the last session has begun its answer:
-where replicas keep up the share of good requests times the rate, where they don't, less. It is never more than the rate.
+where replicas keep up, the share of good requests times the rate; where they don't, less. It never exceeds the rate.
 """
 
 from collections.abc import Iterator, Sequence
