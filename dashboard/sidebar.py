@@ -432,3 +432,4 @@ def _numbers(scenario: Scenario) -> None:
                 d.precision.kv_cache,
                 text("kv_dtype", "deployment.precision.kv_cache"),
             )
+        _number("Seed", "seed", "seed", scenario.seed, low=0, high=10**9, step=1)
