@@ -129,8 +129,8 @@ TRAFFIC: dict[str, str] = {
     "usd_output": "GPU cost of the whole span over the output tokens: prompts and idle time are paid with it.",
     "usd_total": "GPU cost of the whole span over prompt and output tokens together.",
     "gpus": "GPUs of all replicas, those for prefill included.",
-    "energy": "Of all GPU boards over the whole span (not of servers, network or cooling), by a coarse model that is 3 to "
-    "27 % too low on most measured runs. Below: mean power of a board.",
+    "energy": "Of all GPU boards over the whole span (not of servers, network or cooling), by a coarse model that is "
+    "3 to 27 % too low on most measured runs. Below: mean power of a board.",
     "busy": "Share of the span in which replicas run a step (mean over those that decode).",
     "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
     "preemptions": "How often a request lost its KV cache blocks because memory ran out, and was computed again.",
@@ -141,8 +141,8 @@ TRAFFIC: dict[str, str] = {
     "left out.",
     "curve": "The same requests, arriving faster and slower. Rates here count up to the last first token, so that a "
     "short run's tail does not make them look low: the share of good requests times the rate, where replicas keep up. "
-    "The search looks for the rate at which fewer than 99 % are good, or replicas fall behind. Every point stays when you "
-    "stop.",
+    "The search looks for the rate at which fewer than 99 % are good, or replicas fall behind. Every point stays when "
+    "you stop.",
     "trace": "Every step and every request as spans, for ui.perfetto.dev; at most 200,000 events.",
 }
 """Term of the page on traffic -> tooltip."""
