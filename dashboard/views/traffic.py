@@ -177,7 +177,7 @@ def _figures(run: Run) -> None:
     if values["energy_j_per_output_token"] is not None:
         power = f"{values['power_w_per_gpu']:,.0f} W per GPU"
         joules = f"{significant(values['energy_j_per_output_token'])} J"
-        tiles.append(("Energy per output token", joules, "energy", power))
+        tiles.append(("Energy, output token", joules, "energy", power))
     if values["cache_hit_pct"]:
         tiles.append(("Prompt tokens cached", percent(values["cache_hit_pct"] / PERCENT), "cached", None))
     with st.container(horizontal=True):
