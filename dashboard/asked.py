@@ -28,6 +28,7 @@ MOST_CHARACTERS = 2_000
 MOST_TEXT = 24_000
 """Characters of an uploaded scenario: a link has to carry it."""
 MOST_GPUS = 4096
+MOST_FLEET = 16_384
 MOST_LAYERS = 512
 """What a page computes while somebody waits for it."""
 
@@ -118,6 +119,10 @@ def _scenario(asked: Asked) -> Scenario:
             raise SpecError(
                 "deployment.ranks = all: the dashboard simulates the busiest rank; use perfmodel step"
             )
+    if found.fleet_gpus > MOST_FLEET:
+        raise SpecError(
+            f"{found.fleet_gpus:,} GPUs in all replicas: the dashboard answers up to {MOST_FLEET:,}; use the command line"
+        )
     if found.model.num_layers > MOST_LAYERS:
         raise SpecError(
             f"{found.model.num_layers:,} layers: the dashboard answers up to {MOST_LAYERS}; use the command line"

@@ -23,6 +23,10 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.published_points import published_points
 
 
+MOST_REQUESTS = 50_000
+"""Of a report made while somebody waits."""
+
+
 @dataclass(frozen=True)
 class Failed:
     """Why a scenario has no answer."""
@@ -97,11 +101,15 @@ def skew_row(scenario: Scenario, placed: Placed, exponent: float) -> dict[str, A
 
 
 def report(scenarios: Sequence[Scenario], command: str) -> str:
-    """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it."""
+    """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it; without
+    traffic where that is more than somebody waits for.
+    """
     from perfmodel.output.report_html import report_html
     from perfmodel.report.content import build_report
+    from perfmodel.report.part import Options
 
-    return report_html(build_report(scenarios, command=command))
+    serves = all((one.workload.num_requests or 0) <= MOST_REQUESTS for one in scenarios)
+    return report_html(build_report(scenarios, Options(serves=serves), command=command))
 
 
 def html(scenario: Scenario) -> str:

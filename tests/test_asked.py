@@ -109,6 +109,7 @@ def test_an_empty_link_asks_nothing_and_page_addresses_of_streamlit_are_left_alo
             {"v": ["1"], "set": ["deployment={attention_dp: 8192, ep: 512, moe_tp: 16}"]},
             "use the command line",
         ),
+        ({"v": ["1"], "set": ["serving.replicas=1000"]}, "in all replicas"),
         ({"v": ["1"], "set": ["seed=" + "1" * 3000]}, "longer than"),
         ({"v": ["1"], "set": [f"a{i}.b=1" for i in range(300)]}, "at most"),
         ({"v": ["1"], "yaml": ["not base64!"]}, "damaged"),
