@@ -121,7 +121,8 @@ def _scenario(asked: Asked) -> Scenario:
             )
     if found.fleet_gpus > MOST_FLEET:
         raise SpecError(
-            f"{found.fleet_gpus:,} GPUs in all replicas: the dashboard answers up to {MOST_FLEET:,}; use the command line"
+            f"{found.fleet_gpus:,} GPUs in all replicas: the dashboard answers up to {MOST_FLEET:,}; use the "
+            "command line"
         )
     if found.model.num_layers > MOST_LAYERS:
         raise SpecError(

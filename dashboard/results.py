@@ -22,7 +22,6 @@ from perfmodel.output.trace import write_trace
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.published_points import published_points
 
-
 MOST_REQUESTS = 50_000
 """Of a report made while somebody waits."""
 
