@@ -104,7 +104,11 @@ def test_an_empty_link_asks_nothing_and_page_addresses_of_streamlit_are_left_alo
         ({"v": ["1"], "set": ["model=/etc"]}, "a file can't be named here"),
         ({"v": ["1"], "set": ["model={base: /etc/x.json}"]}, "a file can't be named here"),
         ({"v": ["1"], "set": ["routing.histogram=/etc/passwd"]}, "a file can't be named here"),
+        ({"v": ["1"], "set": ["workload.trace=Makefile"]}, "not in the catalogue"),  # there, if it runs here
+        ({"v": ["1"], "set": ["calibration=.."]}, "not in the catalogue"),
         ({"v": ["1"], "set": ["deployment.ranks=all"]}, "busiest rank"),
+        ({"v": ["1"], "set": ["model.n_routed_experts=999936"]}, "experts per token: the dashboard answers"),
+        ({"v": ["1"], "set": ["model.moe_topk=768"]}, "experts per token: the dashboard answers"),
         (
             {"v": ["1"], "set": ["deployment={attention_dp: 8192, ep: 512, moe_tp: 16}"]},
             "use the command line",
