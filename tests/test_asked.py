@@ -167,6 +167,22 @@ def test_any_model_of_the_catalogue_can_be_chosen(name):
         assert "overlap is tbo" in said
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "mixtral-8x22b", "llama-3.1-70b"])
+def test_another_model_suits_prefill_replicas_too(name):
+    apart = Asked("longcat-flash-h800-pd")
+    found = apart.changed(model_changes(apart.scenario(), name)[0]).scenario()
+    assert found.model.name == name
+    assert found.prefill.deployment.overlap in ("tbo", "sequential")
+
+
+def test_another_model_leaves_out_what_was_stated_of_the_old_ones_experts():
+    histogram = ", ".join(["2.0"] * 8 + ["1.0"] * 504)
+    stated = Asked(sets=(("routing", f"{{popularity: histogram, histogram: [{histogram}]}}"),))
+    changes, said = model_changes(stated.scenario(), "deepseek-v3")
+    assert stated.changed(changes).scenario().routing.histogram is None
+    assert "histogram" in said
+
+
 @pytest.mark.parametrize("name", catalogue.names("clusters"))
 def test_any_cluster_can_be_chosen_and_brings_its_own_calibration(name):
     changes, _ = cluster_changes(Asked().scenario(), name)
