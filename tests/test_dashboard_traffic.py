@@ -261,3 +261,9 @@ def test_a_kept_run_has_the_command_of_whoever_asks():
     assert figures(first) == figures(second)
     assert "--set seed=3" in first.code[0].value
     assert "--set seed=0x3" in second.code[0].value
+
+
+def test_a_report_serves_no_more_than_the_page():
+    assert traffic_runs.at_most(Asked()) == Asked()
+    many = Asked(sets=(("workload.num_requests", "10000000"),))
+    assert traffic_runs.at_most(many).scenario().workload.num_requests == traffic_runs.MOST

@@ -12,6 +12,7 @@ from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, plain, warnings
+from dashboard.traffic_runs import MOST
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
 from perfmodel.explore.curve import batch_of
@@ -68,7 +69,7 @@ def render(scenario: Scenario) -> None:
     downloads(rows, "comparison")
     st.download_button(
         "Cost report of both (HTML)",
-        lambda: results.report([a, scenario], ""),
+        lambda: results.report([_served(a), _served(scenario)], ""),
         "report.html",
         "text/html",
         on_click="ignore",
@@ -77,6 +78,15 @@ def render(scenario: Scenario) -> None:
     warnings(
         [f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in one.values["warnings"]]
     )
+
+
+def _served(scenario: Scenario) -> Scenario:
+    """For a report: of no more requests than the Traffic page serves, since nobody can stop a download."""
+    workload = scenario.workload
+    if workload.num_requests is None or workload.num_requests <= MOST:
+        return scenario
+    fewer = workload.model_copy(update={"num_requests": MOST})
+    return scenario.model_copy(update={"workload": fewer})
 
 
 def replace_seed(a: Scenario, b: Scenario) -> Scenario:
