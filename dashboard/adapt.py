@@ -5,10 +5,13 @@ from perfmodel.spec.scenario import Scenario
 
 Changes = dict[str, str | None]
 
+OF_EXPERTS = ("activation", "layer_means", "layer_stds", "histogram")
+"""Fields of routing that describe one model's experts."""
+
 
 def model_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
     """Another model, with what it can't do taken back, and words about that."""
-    model, d = catalogue.model(name), scenario.deployment
+    model = catalogue.model(name)
     changes: Changes = {
         "model": name,
         "routing.mean_real_experts": "null",
@@ -16,20 +19,34 @@ def model_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
         "routing.std_real_experts": "null",
     }
     said = []
-    if d.overlap in ("sbo", "sbo-engine") and not model.has_shortcut:
-        overlap = "tbo" if model.moe else "sequential"
-        changes["deployment.overlap"] = overlap
-        said.append(f"no shortcut in {name}, so nothing for sbo to hide behind: overlap is {overlap}")
-    if d.mtp.draft_tokens and model.mtp is None:
-        changes["deployment.mtp.draft_tokens"] = "0"
-        said.append(f"{name} has no draft layer (MTP): draft tokens are 0")
-    if model.moe is None and scenario.routing.popularity:
+    sides = {"deployment": scenario.deployment}
+    if scenario.prefill is not None:
+        sides["prefill.deployment"] = scenario.prefill.deployment
+    for path, d in sides.items():
+        where = "" if path == "deployment" else " on the prefill replicas"
+        if d.overlap in ("sbo", "sbo-engine") and not model.has_shortcut:
+            overlap = "tbo" if model.moe else "sequential"
+            changes[f"{path}.overlap"] = overlap
+            said.append(
+                f"no shortcut in {name}, so nothing for sbo to hide behind: overlap is {overlap}{where}"
+            )
+        if d.mtp.draft_tokens and model.mtp is None:
+            changes[f"{path}.mtp.draft_tokens"] = "0"
+            said.append(f"{name} has no draft layer (MTP): draft tokens are 0{where}")
+        redundant = redundant_experts(model.moe.num_experts if model.moe else 0, d.ep)
+        if redundant != d.redundant_experts:
+            changes[f"{path}.redundant_experts"] = str(redundant)
+            said.append(f"redundant experts are {redundant}, so that {d.ep} ranks hold equally many{where}")
+    routing = scenario.routing
+    stated = [key for key in OF_EXPERTS if getattr(routing, key) is not None]
+    if model.moe is None and (routing.popularity or stated):
         changes["routing"] = "{}"
         said.append(f"{name} has no experts: routing is left out")
-    redundant = redundant_experts(model.moe.num_experts if model.moe else 0, d.ep)
-    if redundant != d.redundant_experts:
-        changes["deployment.redundant_experts"] = str(redundant)
-        said.append(f"redundant experts are {redundant}, so that {d.ep} ranks hold equally many")
+    elif stated:
+        changes |= {f"routing.{key}": "null" for key in stated}
+        if routing.histogram is not None:
+            changes["routing.popularity"] = '""'
+        said.append(f"what was stated of {scenario.model.name}'s experts is left out: {', '.join(stated)}")
     return changes, "; ".join(said)
 
 

@@ -30,6 +30,8 @@ MOST_TEXT = 24_000
 MOST_GPUS = 4096
 MOST_FLEET = 16_384
 MOST_LAYERS = 512
+MOST_EXPERTS = 8192
+MOST_PICKS = 128
 """What a page computes while somebody waits for it."""
 
 Sets = tuple[tuple[str, str], ...]
@@ -128,6 +130,14 @@ def _scenario(asked: Asked) -> Scenario:
         raise SpecError(
             f"{found.model.num_layers:,} layers: the dashboard answers up to {MOST_LAYERS}; use the command line"
         )
+    moe = found.model.moe
+    if moe is not None:
+        experts = moe.num_experts + moe.num_zero_experts + max(s.deployment.redundant_experts for s in sides)
+        if experts > MOST_EXPERTS or moe.top_k > MOST_PICKS:
+            raise SpecError(
+                f"{moe.top_k:,} of {experts:,} experts per token: the dashboard answers up to {MOST_PICKS} of "
+                f"{MOST_EXPERTS:,}; use the command line"
+            )
     return found
 
 

@@ -91,7 +91,7 @@ def _slider(label: str, name: str, path: str, value: float, *, low: float, high:
         step=kind(step),
         key=_set(name, kind(value)),
         on_change=_asked,
-        args=(name, path, lambda v: f"{v:.6g}"),
+        args=(name, path, lambda v: f"{v:.12g}"),
         help=HELP.get(name),
     )
 
@@ -283,6 +283,8 @@ def _routing(scenario: Scenario) -> None:
         def popularity() -> None:
             picked = st.session_state[_key("popularity")]
             changes: dict[str, str | None] = {"routing.popularity": picked or '""', "routing.skew": "null"}
+            stated = [key for key in ("histogram", "rank_loads") if getattr(routing, key) is not None]
+            changes |= {f"routing.{key}": "null" for key in stated}  # they would contradict it, or hide it
             if picked == "power-law":
                 changes["routing.skew"] = "0.53"
             if not picked:
@@ -358,7 +360,8 @@ def _prices(scenario: Scenario) -> None:
             session.change({"prices": picked})
 
     stated = scenario.prices.name
-    own_price = any(path == "prices.usd_per_gpu_hour" for path, _ in session.asked().sets)
+    entry = catalogue.entry("prices", stated) if stated in catalogue.names("prices") else {}
+    own_price = prices.usd_per_gpu_hour != entry.get("usd_per_gpu_hour")
     with st.expander(f"Price: \\${prices.usd_per_gpu_hour:g} per GPU hour", icon=":material/payments:"):
         options = (*prices_of(scenario.cluster.gpu.name), OWN)
         _select(

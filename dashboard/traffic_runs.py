@@ -67,6 +67,12 @@ def served_by_page(asked: Asked) -> Asked:
     return asked if number == wanted else asked.changed({"workload.num_requests": str(number)})
 
 
+def at_most(asked: Asked) -> Asked:
+    """What is asked, of MOST requests if it asks for more."""
+    wanted = asked.scenario().workload.num_requests
+    return asked.changed({"workload.num_requests": str(MOST)}) if wanted and wanted > MOST else asked
+
+
 def fill(box: Box, asked: Asked, progress: Progress) -> Run | Failed:
     """Simulate, and put the result into the box."""
     try:

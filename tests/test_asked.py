@@ -104,7 +104,11 @@ def test_an_empty_link_asks_nothing_and_page_addresses_of_streamlit_are_left_alo
         ({"v": ["1"], "set": ["model=/etc"]}, "a file can't be named here"),
         ({"v": ["1"], "set": ["model={base: /etc/x.json}"]}, "a file can't be named here"),
         ({"v": ["1"], "set": ["routing.histogram=/etc/passwd"]}, "a file can't be named here"),
+        ({"v": ["1"], "set": ["workload.trace=Makefile"]}, "not in the catalogue"),  # there, if it runs here
+        ({"v": ["1"], "set": ["calibration=.."]}, "not in the catalogue"),
         ({"v": ["1"], "set": ["deployment.ranks=all"]}, "busiest rank"),
+        ({"v": ["1"], "set": ["model.n_routed_experts=999936"]}, "experts per token: the dashboard answers"),
+        ({"v": ["1"], "set": ["model.moe_topk=768"]}, "experts per token: the dashboard answers"),
         (
             {"v": ["1"], "set": ["deployment={attention_dp: 8192, ep: 512, moe_tp: 16}"]},
             "use the command line",
@@ -162,6 +166,22 @@ def test_any_model_of_the_catalogue_can_be_chosen(name):
     assert found.model.name == name
     if name == "deepseek-v3":
         assert "overlap is tbo" in said
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "mixtral-8x22b", "llama-3.1-70b"])
+def test_another_model_suits_prefill_replicas_too(name):
+    apart = Asked("longcat-flash-h800-pd")
+    found = apart.changed(model_changes(apart.scenario(), name)[0]).scenario()
+    assert found.model.name == name
+    assert found.prefill.deployment.overlap in ("tbo", "sequential")
+
+
+def test_another_model_leaves_out_what_was_stated_of_the_old_ones_experts():
+    histogram = ", ".join(["2.0"] * 8 + ["1.0"] * 504)
+    stated = Asked(sets=(("routing", f"{{popularity: histogram, histogram: [{histogram}]}}"),))
+    changes, said = model_changes(stated.scenario(), "deepseek-v3")
+    assert stated.changed(changes).scenario().routing.histogram is None
+    assert "histogram" in said
 
 
 @pytest.mark.parametrize("name", catalogue.names("clusters"))

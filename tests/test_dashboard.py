@@ -224,3 +224,36 @@ def test_skew_is_worked_out_when_asked():
     test.button(key="experts-start").click().run()
     assert not test.exception
     assert len([one for one in test.main if one.type == "plotly_chart"]) == before + 1
+
+
+def test_gpus_without_a_price_save_time_and_their_tokens_cost_nothing():
+    test = opened("experts", v="1", scenario="longcat-flash-h800", set=["prices.usd_per_gpu_hour=0"])
+    (said,) = [one.value for one in test.markdown if "zero" in one.value and "instead of" in one.value]
+    assert "nan" not in said
+    assert "less per token" in said
+
+
+def test_compare_says_what_it_compares_with_where_nothing_overlaps():
+    sets = ["deployment.overlap=sequential", "deployment.batch_per_gpu=64"]
+    test = opened("compare", v="1", scenario="longcat-flash-h800", set=sets)
+    assert "without overlap" not in test.selectbox(key="compare-with").value
+    assert "without overlap" in opened("compare").selectbox(key="compare-with").value
+
+
+def test_a_price_of_ones_own_has_no_source_of_the_catalogues():
+    test = started(
+        v="1", scenario="longcat-flash-h800", set=["prices={base: h800-deepseek-lease, usd_per_gpu_hour: 5}"]
+    )
+    assert test.selectbox(key="ask-prices").value == "your own"
+    assert not [one.value for one in test.sidebar.caption if "deepseek" in one.value]
+
+
+@pytest.mark.parametrize("popularity", ["", "uniform", "power-law"])
+def test_a_stated_histogram_can_be_left(popularity):
+    histogram = ", ".join(["2.0"] * 8 + ["1.0"] * 504)
+    routing = f"routing={{popularity: histogram, histogram: [{histogram}]}}"
+    test = started(v="1", scenario="longcat-flash-h800", set=[routing, "deployment.batch_per_gpu=32"])
+    test.selectbox(key="ask-popularity").set_value(popularity).run()
+    assert shown(test)
+    assert not test.error
+    assert test.selectbox(key="ask-popularity").value == popularity

@@ -253,3 +253,17 @@ def test_two_users_do_not_share_what_they_stopped_or_saw():
     fits(one, answered(FEW))
     fits(two, answered("workload.num_requests=301"))
     assert not two.info
+
+
+def test_a_kept_run_has_the_command_of_whoever_asks():
+    """Two ways to ask the same scenario share its run, not its words."""
+    first, second = opened(FEW, "seed=3"), opened(FEW, "seed=0x3")
+    assert figures(first) == figures(second)
+    assert "--set seed=3" in first.code[0].value
+    assert "--set seed=0x3" in second.code[0].value
+
+
+def test_a_report_serves_no_more_than_the_page():
+    assert traffic_runs.at_most(Asked()) == Asked()
+    many = Asked(sets=(("workload.num_requests", "10000000"),))
+    assert traffic_runs.at_most(many).scenario().workload.num_requests == traffic_runs.MOST

@@ -102,3 +102,8 @@ def test_models_without_experts_and_single_ranks_say_so():
         active_rows(load_scenario("longcat-flash-h800", dense))
     with pytest.raises(SpecError, match="one rank"):
         skew_cases(load_scenario("reference-cpu"))
+
+
+def test_a_free_gpu_has_a_cost_of_nothing_rather_than_none():
+    row = skew_row(scenario("prices.usd_per_gpu_hour=0"), PLACEMENTS[0], 0.0)
+    assert row["usd_per_million_tokens"] == 0.0

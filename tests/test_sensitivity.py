@@ -120,6 +120,7 @@ def test_utilisation_is_as_published_or_as_stated(main_job):
         ),
         ("longcat-flash-h800", ["routing.std_real_experts=3"], {"real experts per token"}),
         ("longcat-flash-h800", ["deployment.phase=prefill"], {"draft acceptance"}),
+        ("table7-longcat-flash", [], {"HBM bandwidth", "network bandwidth", "link bandwidth"}),
     ],
 )
 def test_what_does_not_apply_has_its_reason(name, sets, left_out):

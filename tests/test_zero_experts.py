@@ -88,6 +88,7 @@ def test_the_command_prints_a_column_for_each_and_json():
         ("longcat-flash-h800", ["--zero", "-1"], "must be a whole number from 0"),
         ("longcat-flash-h800", ["--zero", "1.5"], "must be whole numbers"),
         ("longcat-flash-h800", ["--zero", "x"], "must be whole numbers"),
+        ("longcat-flash-h800", ["--set", "model.moe_topk=600", "--zero", "0"], "would be only 512"),
         ("longcat-flash-h800", ["--real", "13"], "top_k = 12"),
         ("longcat-flash-h800", ["--real", "nan"], "must be finite"),
         ("longcat-flash-h800", ["--real", "8", "--zero", "0"], "one of them at a time"),

@@ -12,6 +12,7 @@ from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, plain, warnings
+from dashboard.traffic_runs import MOST
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
 from perfmodel.explore.curve import batch_of
@@ -24,6 +25,7 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
 
 SAME = "the same without overlap"
+UNCHANGED = "the same without the sidebar's changes"
 PINNED = "a scenario that was pinned"
 
 ROWS: tuple[tuple[str, Callable[[Any], str], bool], ...] = (
@@ -67,7 +69,7 @@ def render(scenario: Scenario) -> None:
     downloads(rows, "comparison")
     st.download_button(
         "Cost report of both (HTML)",
-        lambda: results.report([a, scenario], ""),
+        lambda: results.report([_served(a), _served(scenario)], ""),
         "report.html",
         "text/html",
         on_click="ignore",
@@ -76,6 +78,15 @@ def render(scenario: Scenario) -> None:
     warnings(
         [f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in one.values["warnings"]]
     )
+
+
+def _served(scenario: Scenario) -> Scenario:
+    """For a report: of no more requests than the Traffic page serves, since nobody can stop a download."""
+    workload = scenario.workload
+    if workload.num_requests is None or workload.num_requests <= MOST:
+        return scenario
+    fewer = workload.model_copy(update={"num_requests": MOST})
+    return scenario.model_copy(update={"workload": fewer})
 
 
 def replace_seed(a: Scenario, b: Scenario) -> Scenario:
@@ -88,17 +99,18 @@ def _choose() -> tuple[Asked, str]:
     known = presets()
     pinned: Asked | None = st.session_state[session.BASELINE]
     titles = [preset.title for preset in known]
+    same = SAME if _overlaps() else UNCHANGED
     options = [
-        SAME,
+        same,
         *titles,
         *([PINNED] if pinned is not None and all(p.asked != pinned for p in known) else []),
     ]
-    now = SAME if pinned is None else next((p.title for p in known if p.asked == pinned), PINNED)
+    now = same if pinned is None else next((p.title for p in known if p.asked == pinned), PINNED)
     st.session_state["compare-with"] = now
 
     def chosen() -> None:
         picked = st.session_state["compare-with"]
-        if picked == SAME:
+        if picked == same:
             st.session_state[session.BASELINE] = None
         elif picked != PINNED:
             st.session_state[session.BASELINE] = next(p.asked for p in known if p.title == picked)
@@ -124,15 +136,19 @@ def _choose() -> tuple[Asked, str]:
 
 
 def _baseline() -> Asked:
-    """What is compared with: pinned, or the scenario itself without overlap; if it has none, the preset."""
+    """What is compared with: pinned, or the scenario itself without overlap; if it has none, without changes."""
     pinned: Asked | None = st.session_state[session.BASELINE]
     if pinned is not None:
         return pinned
     now = session.asked()
-    d = now.scenario().deployment
-    if d.overlap in ("sequential", "tbo-report"):
+    if not _overlaps():
         return replace(now, sets=())
     return now.changed({"deployment.overlap": "sequential"})
+
+
+def _overlaps() -> bool:
+    """Whether the sidebar's scenario has an overlap that could be left out."""
+    return session.scenario().deployment.overlap not in ("sequential", "tbo-report")
 
 
 def _metrics(a: StepAnswer, b: StepAnswer) -> None:

@@ -1,7 +1,7 @@
 """Traffic: the scenario's requests through its replicas, latencies and cost, and goodput against rate."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -60,6 +60,8 @@ def _run(asked: Asked) -> Run | Failed | None:
     """The run of the settings, simulated now if need be; after a stop the last one, with a note."""
     box, key = box_of(asked.scenario()), key_of(asked.scenario())
     place = st.empty()
+    if isinstance(box.run, Run):
+        return replace(box.run, asked=asked)  # its command and file, not those of whoever ran it
     if box.run is not None:
         return box.run
     if st.session_state.get(STOPPED) == key:

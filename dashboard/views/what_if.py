@@ -6,10 +6,11 @@ from typing import Any
 import streamlit as st
 
 from dashboard import results, session
-from dashboard.asked import yaml_of
+from dashboard.asked import Asked, yaml_of
 from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, plain, warnings
+from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
 from perfmodel.explore.curve import batch_of
@@ -165,10 +166,16 @@ def _take_away(scenario: Scenario) -> None:
         )
         st.download_button(
             "Cost report (HTML)",
-            lambda: results.report([scenario], asked.command("report", "--out report.html")),
+            lambda: _report(asked),
             "report.html",
             "text/html",
             on_click="ignore",
             key="download-report",
             help="To hand on: the answer in a sentence, assumptions, traffic, sensitivity. Takes some seconds.",
         )
+
+
+def _report(asked: Asked) -> str:
+    """The cost report, of no more requests than the Traffic page serves: nobody can stop a download."""
+    asked = at_most(asked)
+    return results.report([asked.scenario()], asked.command("report", "--out report.html"))

@@ -102,17 +102,26 @@ def _utilisation(scenario: Scenario, peak_to_mean: float | None) -> Ends | LeftO
 # --- hardware -------------------------------------------------------------------------------------------------------
 
 
-def _hbm(scenario: Scenario, _: float | None) -> Ends:
+OWN_BANDWIDTHS = LeftOut("costs = report counts with bandwidths of its own, whatever the hardware says")
+
+
+def _hbm(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    if scenario.costs == "report":
+        return OWN_BANDWIDTHS
     return _scaled(scenario, "cluster.gpu.hbm_gb_per_s", _gb_per_s)
 
 
 def _network(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    if scenario.costs == "report":
+        return OWN_BANDWIDTHS
     if scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus:
         return LeftOut("all GPUs of a replica are in one link domain: nothing crosses the network")
     return _scaled(scenario, "cluster.network.gb_per_s_per_gpu", _gb_per_s)
 
 
 def _link(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    if scenario.costs == "report":
+        return OWN_BANDWIDTHS
     if scenario.deployment.num_gpus == 1:
         return LeftOut("one GPU: nothing crosses a link")
     return _scaled(scenario, "cluster.node.link_gb_per_s", _gb_per_s)

@@ -123,11 +123,12 @@ def skew_row(scenario: Scenario, placed: Placed, exponent: float) -> dict[str, A
     one = _placed(scenario, placed, exponent)
     seconds = float(predict_steps(one).step_time_s[0])
     rates = step_rates(one, seconds)
+    output = rates.usd_per_million_output_tokens
     return {
         "placement": placed.name,
         "exponent": exponent,
         "step_time_s": seconds,
-        "usd_per_million_tokens": rates.usd_per_million_output_tokens or rates.usd_per_million_input_tokens,
+        "usd_per_million_tokens": output if output is not None else rates.usd_per_million_input_tokens,
     }
 
 

@@ -61,6 +61,11 @@ def vary_zero_experts(scenario: Scenario, numbers: Sequence[int] = ZERO_EXPERTS)
             raise SpecError(
                 f"zero experts = {number}: must be a whole number from 0 to {MOST_ZERO_EXPERTS}, e.g. 256"
             )
+        if moe.top_k > moe.num_experts + number:
+            raise SpecError(
+                f"zero experts = {number}: a token picks {moe.top_k} experts, and there would be only "
+                f"{moe.num_experts + number}"
+            )
     return [_variant(_with_moe(scenario, with_zero_experts(moe, number))) for number in numbers]
 
 

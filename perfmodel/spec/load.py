@@ -103,6 +103,10 @@ def refuse_files(document: Mapping[str, Any]) -> None:
             raise SpecError(
                 f"{key} = {_show(value)}: a file can't be named here; allowed: names of the catalogue"
             )
+    for key, kind in (("calibration", "calibrations"), ("workload.trace", "traces")):
+        value = named[key]  # readers take any name that exists in the working directory for a path
+        if isinstance(value, str) and value and value not in catalogue.names(kind):
+            raise SpecError(f"{key} = {_show(value)}: not in the catalogue (perfmodel show {kind})")
     for key in READERS:
         value = inner.get("routing", {}).get(key)
         if isinstance(value, str):
