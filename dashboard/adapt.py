@@ -1,5 +1,7 @@
 """Changes that bring others with them: another model, cluster or layout must stay a scenario that can be run."""
 
+from math import gcd
+
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
 
@@ -50,6 +52,14 @@ def model_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
     return changes, "; ".join(said)
 
 
+def own_model() -> tuple[Changes, str]:
+    """The scenario's own model again, with what other models took back."""
+    paths = ("overlap", "mtp.draft_tokens", "redundant_experts")
+    changes: Changes = {"model": None, "routing": None}
+    changes |= {f"{side}.{path}": None for side in ("deployment", "prefill.deployment") for path in paths}
+    return changes, "schedule, drafts, redundant experts and routing are the scenario's own again"
+
+
 def cluster_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
     """Another cluster, with its GPU's own calibration and price where the catalogue has them."""
     gpu = str(catalogue.entry("clusters", name)["gpu"])
@@ -74,6 +84,10 @@ def layout_changes(
 ) -> tuple[Changes, str]:
     """Another layout of one pipeline stage: data parallelism, expert parallelism and redundant experts follow."""
     moe = scenario.model.moe
+    said = []
+    if gpus % dense_tp:
+        dense_tp = gcd(gpus, dense_tp)
+        said.append(f"dense TP is {dense_tp}, which divides {gpus} GPUs")
     ep = max(gpus // moe_tp, 1)
     redundant = redundant_experts(moe.num_experts if moe else 0, ep)
     changes: Changes = {
@@ -84,8 +98,9 @@ def layout_changes(
         "deployment.ep": str(ep),
         "deployment.redundant_experts": str(redundant),
     }
-    said = f"{redundant} redundant experts, so that {ep} ranks hold equally many" if redundant else ""
-    return changes, said
+    if redundant:
+        said.append(f"{redundant} redundant experts, so that {ep} ranks hold equally many")
+    return changes, "; ".join(said)
 
 
 def redundant_experts(num_experts: int, ep: int) -> int:

@@ -29,6 +29,7 @@ MOST_TEXT = 24_000
 """Characters of an uploaded scenario: a link has to carry it."""
 MOST_GPUS = 4096
 MOST_FLEET = 16_384
+MOST_REPLICAS = 500
 MOST_LAYERS = 512
 MOST_EXPERTS = 8192
 MOST_PICKS = 128
@@ -125,6 +126,11 @@ def _scenario(asked: Asked) -> Scenario:
         raise SpecError(
             f"{found.fleet_gpus:,} GPUs in all replicas: the dashboard answers up to {MOST_FLEET:,}; use the "
             "command line"
+        )
+    replicas = max(side.serving.replicas for side in sides)
+    if replicas > MOST_REPLICAS:
+        raise SpecError(
+            f"{replicas:,} replicas: the dashboard answers up to {MOST_REPLICAS}; use the command line"
         )
     if found.model.num_layers > MOST_LAYERS:
         raise SpecError(

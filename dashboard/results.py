@@ -22,9 +22,6 @@ from perfmodel.output.trace import write_trace
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.published_points import published_points
 
-MOST_REQUESTS = 50_000
-"""Of a report made while somebody waits."""
-
 
 @dataclass(frozen=True)
 class Failed:
@@ -100,15 +97,11 @@ def skew_row(scenario: Scenario, placed: Placed, exponent: float) -> dict[str, A
 
 
 def report(scenarios: Sequence[Scenario], command: str) -> str:
-    """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it; without
-    traffic where that is more than somebody waits for.
-    """
+    """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it."""
     from perfmodel.output.report_html import report_html
     from perfmodel.report.content import build_report
-    from perfmodel.report.part import Options
 
-    serves = all((one.workload.num_requests or 0) <= MOST_REQUESTS for one in scenarios)
-    return report_html(build_report(scenarios, Options(serves=serves), command=command))
+    return report_html(build_report(scenarios, command=command))
 
 
 def html(scenario: Scenario) -> str:

@@ -1,13 +1,14 @@
 """The scenario's controls. Each shows what the scenario says; a change that makes no scenario is taken back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import streamlit as st
 
 from dashboard import session
-from dashboard.adapt import cluster_changes, layout_changes, model_changes, prices_of
+from dashboard.adapt import cluster_changes, layout_changes, model_changes, own_model, prices_of
 from dashboard.asked import uploaded, yaml_of
 from dashboard.presets import presets
 from dashboard.show import plain
@@ -172,7 +173,11 @@ def _models() -> tuple[str, ...]:
 
 def _model_and_cluster(scenario: Scenario) -> None:
     def model() -> None:
-        session.change_with(model_changes, st.session_state[_key("model")])
+        name = st.session_state[_key("model")]
+        if name == replace(session.asked(), sets=()).scenario().model.name:
+            session.change_with(lambda _: own_model())
+        else:
+            session.change_with(model_changes, name)
 
     def cluster() -> None:
         session.change_with(cluster_changes, st.session_state[_key("cluster")])

@@ -84,14 +84,26 @@ def test_another_model_takes_back_what_it_cannot_do_and_says_so():
 def test_a_change_that_makes_no_scenario_is_taken_back():
     test = started()
     before = shown(test)
-    test.selectbox(key="ask-dense_tp").set_value(64).run()
-    test.selectbox(key="ask-gpus").set_value(32).run()
-    assert any("dense_tp = 64 must divide" in error.value.replace("\\", "") for error in test.error)
-    assert test.selectbox(key="ask-gpus").value == 128
-    assert test.selectbox(key="ask-dense_tp").value == 64
-    test.selectbox(key="ask-dense_tp").set_value(4).run()
-    assert not test.error
+    test.number_input(key="ask-redundant").set_value(7).run()
+    assert any("must divide the 512 routed + 7 redundant" in e.value.replace("\\", "") for e in test.error)
+    assert test.number_input(key="ask-redundant").value == 0
     assert shown(test) == before
+
+
+def test_fewer_gpus_bring_a_dense_tp_that_divides_them():
+    test = started()
+    test.selectbox(key="ask-gpus").set_value(2).run()
+    assert any("dense TP is 2" in note.value for note in test.info)
+    assert not test.exception
+
+
+def test_the_own_model_again_is_the_own_scenario_again():
+    test = started()
+    before = shown(test)
+    test.selectbox(key="ask-model").set_value("llama-3.1-70b").run()
+    test.selectbox(key="ask-model").set_value("longcat-flash").run()
+    assert shown(test) == before
+    assert "set" not in test.query_params
 
 
 def test_a_scenario_that_does_not_fit_says_by_how_much():
