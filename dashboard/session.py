@@ -30,7 +30,10 @@ def start() -> None:
             if warning:
                 note(warning)
         if query.get("vs"):
-            st.session_state[BASELINE] = from_query(parse_qs(query["vs"][-1], keep_blank_values=True))
+            other = parse_qs(query["vs"][-1], keep_blank_values=True)
+            st.session_state[BASELINE] = baseline = from_query(other)
+            if baseline is not None and link_warning(baseline, other):
+                note(f"of what is compared with: {link_warning(baseline, other)}")
     except PerfModelError as error:
         complain(f"this link can't be read, so it was left out: {error}")
 

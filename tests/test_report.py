@@ -480,3 +480,16 @@ def test_heavy_parts_are_imported_when_a_page_is_made():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_price_that_has_no_break_even_says_why():
+    options = Options(serves=False, api_usd_per_million_output_tokens=0.7)
+    for name, sets, why in (
+        ("longcat-flash-h800", ["deployment.phase=prefill"], "no output tokens"),
+        ("reference-cpu", [], "no price"),
+    ):
+        report = build_report([load_scenario(name, sets)], options)
+        assert report.values["scenarios"][0]["break_even"] is None
+        assert any("break-even" in text and why in text for text in report.values["warnings"])
+    found = build_report([load_scenario("longcat-flash-h800")], options)
+    assert found.values["scenarios"][0]["break_even_reason"] is None

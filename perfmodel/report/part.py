@@ -70,6 +70,8 @@ class Part:
             texts += answer.values["warnings"] if answer is not None else []
         if self.values["reason"]:
             texts.append(f"no answer: {self.values['reason']}")
+        if self.values["break_even_reason"]:
+            texts.append(f"no break-even with the API's price: {self.values['break_even_reason']}")
         if self.values["serve_reason"] and self.values["serve_reason"] != NOT_ASKED:
             texts.append(f"traffic not simulated: {self.values['serve_reason']}")
         return list(dict.fromkeys(texts))
@@ -93,6 +95,7 @@ def answer_part(
         "money": None,
         "sensitivity": None,
         "break_even": None,
+        "break_even_reason": None,
         "assumptions": [],
         "scenario_yaml": text,
         "scenario_yaml_is_exact": is_exact,
@@ -115,6 +118,7 @@ def answer_part(
         "money": money(step, serve),
         "sensitivity": levers.as_dict(),
         "break_even": _break_even(step, options.api_usd_per_million_output_tokens),
+        "break_even_reason": _no_break_even(step, options.api_usd_per_million_output_tokens),
         "assumptions": assumptions(step, serve),
     }
     return Part(label, scenario, step, serve, None, values)
@@ -150,6 +154,14 @@ def _break_even(step: StepAnswer, api_usd: float | None) -> dict[str, Any] | Non
         "utilisation_pct": found["utilisation_pct"],
         "interval_pct": list(found["interval_pct"]) if found["interval_pct"] else None,
     }
+
+
+def _no_break_even(step: StepAnswer, api_usd: float | None) -> str | None:
+    """Why a price that was asked has no break-even; None where it has one, or none was asked."""
+    if api_usd is None or step.values["usd_per_million_output_tokens"]:
+        return None
+    prefill = step.scenario.deployment.phase == "prefill"
+    return "a prefill step has no output tokens" if prefill else "the GPUs have no price"
 
 
 def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
