@@ -1,15 +1,15 @@
 """The scenario's controls. Each shows what the scenario says; a change that makes no scenario is taken back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import streamlit as st
 
 from dashboard import session
 from dashboard.adapt import cluster_changes, layout_changes, model_changes, own_model, prices_of
 from dashboard.asked import uploaded, yaml_of
+from dashboard.controls import field, key_of, select, showing, slider, value_of
 from dashboard.presets import presets
 from dashboard.show import plain
 from dashboard.words import HELP
@@ -35,77 +35,12 @@ def sidebar(scenario: Scenario) -> None:
         _upload()
 
 
-# --- one widget ------------------------------------------------------------------------------------------------------
-
-
-def _key(name: str) -> str:
-    return f"ask-{name}"
-
-
-def _set(name: str, value: Any) -> str:
-    """A widget shows the scenario's value, whatever it showed before."""
-    key = _key(name)
-    if st.session_state.get(key) != value:
-        st.session_state[key] = value
-    return key
-
-
-def _asked(name: str, path: str, form: Callable[[Any], str] = str) -> None:
-    """A widget was moved: ask for its value at ``path``."""
-    value = st.session_state[_key(name)]
-    if value is not None:
-        session.change({path: form(value)})
-
-
-def _select(
-    label: str, name: str, options: Sequence[Any], value: Any, changed: Callable[[], None], **more: Any
-) -> None:
-    """A choice that always has the scenario's own value among it."""
-    shown = list(options) if value in options else [value, *options]
-    st.selectbox(
-        label, shown, key=_set(name, value), on_change=changed, help=HELP.get(name), filter_mode=None, **more
-    )
-
-
-def _number(label: str, name: str, path: str, value: float, *, low: float, high: float, step: float) -> None:
-    whole = float(step).is_integer()
-    kind: Callable[[float], Any] = int if whole else float
-    st.number_input(
-        label,
-        min_value=kind(min(low, value)),
-        max_value=kind(max(high, value)),
-        step=kind(step),
-        key=_set(name, kind(value)),
-        on_change=_asked,
-        args=(name, path, lambda v: f"{v:g}" if not whole else str(v)),
-        help=HELP.get(name),
-    )
-
-
-def _slider(label: str, name: str, path: str, value: float, *, low: float, high: float, step: float) -> None:
-    whole = float(step).is_integer() and float(value).is_integer()
-    kind: Callable[[float], Any] = int if whole else float
-    st.slider(
-        label,
-        min_value=kind(min(low, value)),
-        max_value=kind(max(high, value)),
-        step=kind(step),
-        key=_set(name, kind(value)),
-        on_change=_asked,
-        args=(name, path, lambda v: f"{v:.12g}"),
-        help=HELP.get(name),
-    )
-
-
-# --- sections --------------------------------------------------------------------------------------------------------
-
-
 def _upload() -> None:
     """A scenario file of the user's own."""
     with st.expander("Your own scenario", icon=":material/upload_file:"):
 
         def taken() -> None:
-            file = st.session_state[_key("upload")]
+            file = value_of("upload")
             if file is not None:
                 name = file.name.rsplit(".", 1)[0]
                 session.try_asking(lambda: uploaded(file.getvalue(), name))
@@ -113,7 +48,7 @@ def _upload() -> None:
         st.file_uploader(
             "Scenario (YAML)",
             type=["yaml", "yml"],
-            key=_key("upload"),
+            key=key_of("upload"),
             on_change=taken,
             help="As perfmodel step takes it, e.g. what the What-if page downloads; it may name the catalogue, but no "
             "files.",
@@ -137,14 +72,14 @@ def _presets() -> None:
     title = f"upload: {now.name}" if now.text else None
 
     def chosen() -> None:
-        picked = st.session_state[_key("preset")]
+        picked = value_of("preset")
         if picked is not None:
             session.ask(known[picked].asked)
 
     st.selectbox(
         "Start from",
         range(len(known)),
-        key=_set("preset", number),
+        key=showing("preset", number),
         index=None,
         placeholder=title or "a preset",
         format_func=lambda n: known[n].title,
@@ -173,23 +108,23 @@ def _models() -> tuple[str, ...]:
 
 def _model_and_cluster(scenario: Scenario) -> None:
     def model() -> None:
-        name = st.session_state[_key("model")]
+        name = value_of("model")
         if name == replace(session.asked(), sets=()).scenario().model.name:
             session.change_with(lambda _: own_model())
         else:
             session.change_with(model_changes, name)
 
     def cluster() -> None:
-        session.change_with(cluster_changes, st.session_state[_key("cluster")])
+        session.change_with(cluster_changes, value_of("cluster"))
 
-    _select("Model", "model", _models(), scenario.model.name, model)
-    _select("Cluster", "cluster", catalogue.names("clusters"), scenario.cluster.name or OWN, cluster)
+    select("Model", "model", _models(), scenario.model.name, model)
+    select("Cluster", "cluster", catalogue.names("clusters"), scenario.cluster.name or OWN, cluster)
 
 
 def _step(scenario: Scenario) -> None:
     d = scenario.deployment
     if d.phase == "prefill":
-        _slider(
+        slider(
             "Prompts per GPU",
             "prompts",
             "deployment.prefill_requests_per_gpu",
@@ -198,7 +133,7 @@ def _step(scenario: Scenario) -> None:
             high=64,
             step=1,
         )
-        _slider(
+        slider(
             "Tokens per prompt",
             "prompt_tokens",
             "deployment.prefill_tokens",
@@ -208,7 +143,7 @@ def _step(scenario: Scenario) -> None:
             step=1,
         )
         return
-    _slider(
+    slider(
         "Batch, requests per GPU",
         "batch",
         "deployment.batch_per_gpu",
@@ -217,7 +152,7 @@ def _step(scenario: Scenario) -> None:
         high=256,
         step=1,
     )
-    _slider(
+    slider(
         "Context, tokens per request",
         "context",
         "deployment.context_tokens",
@@ -238,17 +173,21 @@ def _schedule(scenario: Scenario) -> None:
         options = ["sequential", "tbo"]
 
     def overlap() -> None:
-        picked = st.session_state[_key("overlap")]
+        picked = value_of("overlap")
         if picked is not None:
             session.change({"deployment.overlap": picked})
 
     st.segmented_control(
-        "Overlap schedule", options, key=_set("overlap", d.overlap), on_change=overlap, help=HELP["overlap"]
+        "Overlap schedule",
+        options,
+        key=showing("overlap", d.overlap),
+        on_change=overlap,
+        help=HELP["overlap"],
     )
     if d.phase != "prefill" and (scenario.model.mtp is not None or scenario.costs == "report"):
         left, right = st.columns(2)
         with left:
-            _number(
+            field(
                 "Draft tokens (MTP)",
                 "drafts",
                 "deployment.mtp.draft_tokens",
@@ -258,7 +197,7 @@ def _schedule(scenario: Scenario) -> None:
                 step=1,
             )
         with right:
-            _number(
+            field(
                 "Acceptance",
                 "acceptance",
                 "deployment.mtp.acceptance",
@@ -275,7 +214,7 @@ def _routing(scenario: Scenario) -> None:
     with st.expander("Routing: which experts tokens wake", icon=":material/alt_route:"):
         stated = routing.activation or routing.layer_means
         if moe.num_zero_experts and not stated:
-            _slider(
+            slider(
                 f"Real experts per token, mean of {moe.top_k} picks",
                 "real_experts",
                 "routing.mean_real_experts",
@@ -286,7 +225,7 @@ def _routing(scenario: Scenario) -> None:
             )
 
         def popularity() -> None:
-            picked = st.session_state[_key("popularity")]
+            picked = value_of("popularity")
             changes: dict[str, str | None] = {"routing.popularity": picked or '""', "routing.skew": "null"}
             stated = [key for key in ("histogram", "rank_loads") if getattr(routing, key) is not None]
             changes |= {f"routing.{key}": "null" for key in stated}  # they would contradict it, or hide it
@@ -296,7 +235,7 @@ def _routing(scenario: Scenario) -> None:
                 changes |= {"routing.placement": "contiguous", "routing.drift": "0.0"}
             session.change(changes)
 
-        _select(
+        select(
             "Popularity of experts",
             "popularity",
             ("", "uniform", "power-law"),
@@ -305,7 +244,7 @@ def _routing(scenario: Scenario) -> None:
             format_func=lambda name: name or "not modelled",
         )
         if routing.popularity in ("power-law", "dirichlet"):
-            _number(
+            field(
                 "Skew",
                 "skew",
                 "routing.skew",
@@ -317,10 +256,10 @@ def _routing(scenario: Scenario) -> None:
         if routing.popularity:
 
             def placement() -> None:
-                session.change({"routing.placement": st.session_state[_key("placement")]})
+                session.change({"routing.placement": value_of("placement")})
 
-            _select("Placement", "placement", ("contiguous", "eplb"), routing.placement, placement)
-        _number(
+            select("Placement", "placement", ("contiguous", "eplb"), routing.placement, placement)
+        field(
             "Redundant experts",
             "redundant",
             "deployment.redundant_experts",
@@ -336,23 +275,21 @@ def _layout(scenario: Scenario) -> None:
     d = scenario.deployment
 
     def layout() -> None:
-        read = {
-            name: int(st.session_state[_key(name)]) for name in ("gpus", "attention_tp", "dense_tp", "moe_tp")
-        }
+        read = {name: int(value_of(name)) for name in ("gpus", "attention_tp", "dense_tp", "moe_tp")}
         session.change_with(layout_changes, **read)
 
     with st.expander("Layout: how GPUs share the work", icon=":material/grid_view:"):
         powers = (1, 2, 4, 8, 16, 32, 64)
-        _select(
+        select(
             "GPUs per replica", "gpus", (1, 2, 4, 8, 16, 32, 64, 96, 128, 144, 256, 512), d.stage_gpus, layout
         )
         left, right = st.columns(2)
         with left:
-            _select("Attention TP", "attention_tp", powers, d.attention_tp, layout)
-            _select("Expert TP", "moe_tp", powers, d.moe_tp, layout)
+            select("Attention TP", "attention_tp", powers, d.attention_tp, layout)
+            select("Expert TP", "moe_tp", powers, d.moe_tp, layout)
         with right:
-            _select("Dense TP", "dense_tp", powers, d.dense_tp, layout)
-            _number("Pipeline stages", "pp", "deployment.pp", d.pp, low=1, high=32, step=1)
+            select("Dense TP", "dense_tp", powers, d.dense_tp, layout)
+            field("Pipeline stages", "pp", "deployment.pp", d.pp, low=1, high=32, step=1)
         st.caption(f"Attention DP {d.attention_dp}, experts EP {d.ep}, {d.num_gpus:,} GPUs in all.")
 
 
@@ -360,7 +297,7 @@ def _prices(scenario: Scenario) -> None:
     prices = scenario.prices
 
     def catalogued() -> None:
-        picked = st.session_state[_key("prices")]
+        picked = value_of("prices")
         if picked != OWN:
             session.change({"prices": picked})
 
@@ -369,14 +306,14 @@ def _prices(scenario: Scenario) -> None:
     own_price = prices.usd_per_gpu_hour != entry.get("usd_per_gpu_hour")
     with st.expander(f"Price: \\${prices.usd_per_gpu_hour:g} per GPU hour", icon=":material/payments:"):
         options = (*prices_of(scenario.cluster.gpu.name), OWN)
-        _select(
+        select(
             "Price of the catalogue",
             "prices",
             options,
             OWN if own_price or stated not in options else stated,
             catalogued,
         )
-        _number(
+        field(
             "$ per GPU hour",
             "price",
             "prices.usd_per_gpu_hour",
@@ -395,19 +332,19 @@ def _numbers(scenario: Scenario) -> None:
 
     def text(name: str, path: str) -> Callable[[], None]:
         def changed() -> None:
-            session.change({path: st.session_state[_key(name)] or '""'})
+            session.change({path: value_of(name) or '""'})
 
         return changed
 
     with st.expander("Engine, kernels and formats", icon=":material/tune:"):
-        _select(
+        select(
             "Phase",
             "phase",
             ("decode", "prefill"),
             d.phase,
             text("phase", "deployment.phase"),
         )
-        _select(
+        select(
             "Engine",
             "engine",
             ("", "sglang", "vllm", "trtllm"),
@@ -415,7 +352,7 @@ def _numbers(scenario: Scenario) -> None:
             text("engine", "deployment.engine"),
             format_func=lambda name: name or "none in particular",
         )
-        _select(
+        select(
             "Calibration",
             "calibration",
             ("", *catalogue.names("calibrations")),
@@ -425,7 +362,7 @@ def _numbers(scenario: Scenario) -> None:
         )
         left, right = st.columns(2)
         with left:
-            _select(
+            select(
                 "Attention core",
                 "attention_dtype",
                 ("bf16", "fp8"),
@@ -433,11 +370,11 @@ def _numbers(scenario: Scenario) -> None:
                 text("attention_dtype", "deployment.precision.attention"),
             )
         with right:
-            _select(
+            select(
                 "KV cache",
                 "kv_dtype",
                 ("bf16", "fp8"),
                 d.precision.kv_cache,
                 text("kv_dtype", "deployment.precision.kv_cache"),
             )
-        _number("Seed", "seed", "seed", scenario.seed, low=0, high=10**9, step=1)
+        field("Seed", "seed", "seed", scenario.seed, low=0, high=10**9, step=1)

@@ -31,6 +31,29 @@ Overrides = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")]
+FleetRequests = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="How many replicas a day of so many requests takes, and what they cost: by this run's throughput, and "
+        "by simulation where slo is stated. Needs --fleet-peak-to-mean.",
+    ),
+]
+FleetTokens = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="The same for so many tokens, prompts and outputs together."),
+]
+FleetPeak = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Requests per second in the day's busiest stretch (as long as the run) over the day's mean, e.g. 2.5.",
+    ),
+]
+FleetGood = Annotated[
+    float | None,
+    typer.Option(metavar="PCT", help="Share of requests that must keep the slo (default 99)."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -122,29 +145,10 @@ def serve(
         int | None,
         typer.Option(metavar="N", help="How many repeats --intervals takes, a power of two (default 16)."),
     ] = None,
-    fleet_requests_per_day: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="How many replicas a day of so many requests takes, and what they cost: by this run's throughput, and "
-            "by simulation where slo is stated. Needs --fleet-peak-to-mean.",
-        ),
-    ] = None,
-    fleet_tokens_per_day: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="The same for so many tokens, prompts and outputs together."),
-    ] = None,
-    fleet_peak_to_mean: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F",
-            help="Requests per second in the day's busiest stretch (as long as the run) over the day's mean, e.g. 2.5.",
-        ),
-    ] = None,
-    fleet_good_pct: Annotated[
-        float | None,
-        typer.Option(metavar="PCT", help="Share of requests that must keep the slo (default 99)."),
-    ] = None,
+    fleet_requests_per_day: FleetRequests = None,
+    fleet_tokens_per_day: FleetTokens = None,
+    fleet_peak_to_mean: FleetPeak = None,
+    fleet_good_pct: FleetGood = None,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
     from perfmodel.answer_intervals import REPEATS
@@ -238,26 +242,10 @@ def report(
         float | None,
         typer.Option(metavar="USD", help="What an API asks for a million output tokens: break-even with it."),
     ] = None,
-    fleet_requests_per_day: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N", help="Size a fleet for a day of so many requests, as `perfmodel serve` does."
-        ),
-    ] = None,
-    fleet_tokens_per_day: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="The same for so many tokens, prompts and outputs together."),
-    ] = None,
-    fleet_peak_to_mean: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F", help="Requests per second in the day's busiest stretch over the day's mean."
-        ),
-    ] = None,
-    fleet_good_pct: Annotated[
-        float | None,
-        typer.Option(metavar="PCT", help="Share of requests that must keep the slo (default 99)."),
-    ] = None,
+    fleet_requests_per_day: FleetRequests = None,
+    fleet_tokens_per_day: FleetTokens = None,
+    fleet_peak_to_mean: FleetPeak = None,
+    fleet_good_pct: FleetGood = None,
 ) -> None:
     """A cost report to hand on: speed, cost and its causes, what would move it, how sure, how to repeat it."""
     from perfmodel.answer_intervals import REPEATS

@@ -213,3 +213,12 @@ def test_a_long_run_can_be_stopped_and_the_last_result_stays(page, server):
     assert time.monotonic() - started < 20.0  # the whole run takes far longer on a busy machine
     assert metrics(page) == before
     assert not page.locator("[data-testid=stException]").count()
+
+
+def test_the_report_of_a_comparison_says_how_to_repeat_it(page, server):
+    link = "?v=1&scenario=longcat-flash-h800&set=workload.num_requests%3D100"
+    opened(page, f"{server}/compare{link}")
+    report = downloaded(page, "Cost report of both (HTML)").decode()
+    assert "perfmodel report a.yaml b.yaml --out report.html" in report
+    values = answer_step(load_scenario("longcat-flash-h800", ["deployment.overlap=sequential"])).values
+    assert usd(values["usd_per_million_output_tokens"]) in report

@@ -12,7 +12,7 @@ from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, plain, warnings
-from dashboard.traffic_runs import MOST
+from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
 from perfmodel.explore.curve import batch_of
@@ -47,6 +47,7 @@ ROWS: tuple[tuple[str, Callable[[Any], str], bool], ...] = (
 def render(scenario: Scenario) -> None:
     """The page."""
     asked_a, title = _choose()
+    asked_b = session.asked()  # read here: a download is made where there is no session
     a = replace_seed(asked_a.scenario(), scenario)
     left, right = st.columns(2)
     for column, name, side in ((left, "A", a), (right, "B", scenario)):
@@ -69,24 +70,23 @@ def render(scenario: Scenario) -> None:
     downloads(rows, "comparison")
     st.download_button(
         "Cost report of both (HTML)",
-        lambda: results.report([_served(a), _served(scenario)], ""),
+        lambda: _report(asked_a, asked_b),
         "report.html",
         "text/html",
         on_click="ignore",
         key="compare-report",
+        help="Takes some seconds. It holds both scenarios as YAML: saved as a.yaml and b.yaml, its command repeats it.",
     )
     warnings(
         [f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in one.values["warnings"]]
     )
 
 
-def _served(scenario: Scenario) -> Scenario:
-    """For a report: of no more requests than the Traffic page serves, since nobody can stop a download."""
-    workload = scenario.workload
-    if workload.num_requests is None or workload.num_requests <= MOST:
-        return scenario
-    fewer = workload.model_copy(update={"num_requests": MOST})
-    return scenario.model_copy(update={"workload": fewer})
+def _report(asked_a: Asked, asked_b: Asked) -> str:
+    """The cost report of both, of no more requests than the Traffic page serves: nobody can stop a download."""
+    a, b = at_most(asked_a), at_most(asked_b)
+    scenarios = [replace_seed(a.scenario(), b.scenario()), b.scenario()]
+    return results.report(scenarios, "perfmodel report a.yaml b.yaml --out report.html")
 
 
 def replace_seed(a: Scenario, b: Scenario) -> Scenario:
