@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
 from perfmodel.spec.engine import EngineConstants, engine_constants
 from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype
+from perfmodel.spec.host import Host
 
 Schedule = Literal["sequential", "tbo", "sbo", "sbo-engine", "tbo-report"]
 AllToAll = Literal[
@@ -157,6 +158,8 @@ class Deployment(Spec):
     """Tokens per GPU for which DeepEP low-latency's buffers are sized."""
     slowdown: Slowdown = Slowdown()
     """What is wrong with the slowest GPU."""
+    host: Host = Host()
+    """What launches the kernels."""
     host_gap_us: NonNegative | None = None
     """Host time per step that the GPU waits for. None: the engine's fitted constant, 0 without an engine."""
     layer_sync_us: NonNegative | None = None
