@@ -10,7 +10,7 @@ from perfmodel.routing.activation import beta_binomial
 from perfmodel.routing.loads import multinomial_rank_loads, sample_activation, sample_experts
 from perfmodel.routing.popularity import power_law
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.spec.routing import theta_of
 from perfmodel.step import predict_steps, simulate_step
 

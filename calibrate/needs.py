@@ -14,7 +14,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Precision
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hf_config import model_from_config
-from perfmodel.spec.load import describe
+from perfmodel.spec.messages import describe
 from perfmodel.spec.model import Model
 from perfmodel.spec.scenario import Scenario
 

@@ -16,7 +16,7 @@ from perfmodel.output.files import atomic_write
 from perfmodel.step import predict_steps
 from perfmodel.validation import roles
 from perfmodel.validation.deepseek import FILE, GAINS
-from perfmodel.validation.popularity import SKEW_FILE
+from perfmodel.engines.known_routing import SKEW_FILE
 from perfmodel.validation.serving import scenario_of
 
 PREFILL, DECODE = "lmsys_h100_eplb_gain_prefill", "lmsys_h100_eplb_gain_decode"
@@ -58,7 +58,7 @@ def curve(exponents: Sequence[float]) -> list[tuple[float, float, float]]:
 
 
 def main() -> None:
-    """Fit and write ``data/published/routing_skew.yaml``; with ``--curve`` print both gains by exponent instead."""
+    """Fit and write ``data/routing_skew.yaml``; with ``--curve`` print both gains by exponent instead."""
     if "--curve" in sys.argv[1:]:
         for exponent, prefill, decode in curve([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2]):
             print(f"{exponent:.1f}  prefill {prefill:.2f}  decode {decode:.2f}", flush=True)

@@ -16,7 +16,7 @@ from typing import Any
 import perfmodel
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.documents import parse_yaml
-from perfmodel.spec.load import apply_override, scenario_of_name, scenario_of_text
+from perfmodel.load import apply_override, scenario_of_name, scenario_of_text
 from perfmodel.spec.scenario import Scenario
 
 VERSION = "1"

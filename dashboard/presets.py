@@ -5,7 +5,7 @@ from functools import cache
 
 from dashboard.asked import DEFAULT, Asked
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 TABLE_6 = (
     "LongCat-Flash technical report, arXiv 2509.01322, Table 6: {measured}. Requests per GPU are its throughput over "

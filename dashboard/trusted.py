@@ -183,22 +183,17 @@ def _engine(scenario: Scenario) -> str:
         return (
             "none is named: nothing is added for its host, its scheduler and ranks that wait for each other."
         )
-    constants = deployment.constants
-    parts = [f"{significant(float(constants.host_gap_us))} µs of host time per step"]
-    if constants.layer_sync_us:
-        parts.append(f"{significant(float(constants.layer_sync_us))} µs per layer")
-    if constants.imbalance != 1.0:
-        parts.append(
-            f"a busiest rank {significant(float(constants.imbalance))} times as loaded as routing says"
-        )
-    stated = deployment.host_gap_us is not None or deployment.layer_sync_us is not None
-    text = f"{deployment.engine} adds {' and '.join(parts)}{' (the scenario says so)' if stated else ''}."
-    if constants.rows:
-        spread = significant(PERCENT * float(constants.log_std), 2)
-        text += (
-            f" Fitted on {constants.rows} published rows, which vary by {spread}% around it; source: "
-            f"{constants.source}."
-        )
+    host = deployment.host
+    parts = [
+        f"a host that launches decode steps by {host.decode} and prompts by {host.prompts}",
+        f"{significant(float(host.prepare_us))} µs to prepare a step",
+    ]
+    if host.launch_us:
+        parts.append(f"{significant(float(host.launch_us))} µs per eager launch")
+    text = f"{deployment.engine} {deployment.engine_version} adds {', '.join(parts)}."
+    if deployment.step_log_std:
+        spread = significant(PERCENT * float(deployment.step_log_std), 2)
+        text += f" Published runs of it vary by {spread}% around what is modelled."
     return text
 
 

@@ -3,7 +3,7 @@
 from perfmodel.answer import answer_step
 from perfmodel.explore.curve import batch_curve
 from perfmodel.output.charts.curve import trade_off_chart
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 
 def warm() -> None:

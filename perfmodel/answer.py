@@ -25,6 +25,7 @@ from perfmodel.overlap.analysis import (
 )
 from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.spec.catalogue import DATA
+from perfmodel.spec.host import Host
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, common_log_std, has_contention, simulate_step
 from perfmodel.tails import step_tails
@@ -170,10 +171,8 @@ def warnings(step: Step) -> list[str]:
     measured = step.calibration is not None and step.calibration.contention_measured
     if has_contention(scenario) and not measured and any(s.name.startswith("layers") for s in step.segments):
         texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
-    if not np.any(scenario.deployment.constants.host_gap_us):
-        texts.append(
-            "deployment.host_gap_us = 0: no engine is named whose host time per step is known; none is counted"
-        )
+    if not scenario.deployment.engine and scenario.deployment.host == Host():
+        texts.append("no engine is named: no host time is counted")
     return [*texts, *_routing_warnings(scenario)]
 
 

@@ -84,7 +84,7 @@ def step(
 ) -> None:
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
     from perfmodel.answer import answer_step
-    from perfmodel.spec.load import load_scenario
+    from perfmodel.load import load_scenario
 
     if html is not None:  # before anything is written
         from perfmodel.output.files import check_writable
@@ -155,9 +155,9 @@ def serve(
     from perfmodel.answer_serve import answer_serve
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic, with_fleet
+    from perfmodel.load import load_scenario
     from perfmodel.output.files import check_distinct
     from perfmodel.output.progress import request_progress
-    from perfmodel.spec.load import load_scenario
     from perfmodel.spec.traces import trace_path
 
     if requests is not None:  # before any work
@@ -251,6 +251,7 @@ def report(
     from perfmodel.answer_intervals import REPEATS
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic
+    from perfmodel.load import load_scenario
     from perfmodel.output.files import check_distinct, check_writable
     from perfmodel.output.progress import report_progress
     from perfmodel.output.report_files import WRITERS, report_format, report_json, write_report
@@ -258,7 +259,6 @@ def report(
     from perfmodel.output.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.part import Options, check_api_price
-    from perfmodel.spec.load import load_scenario
     from perfmodel.spec.traces import trace_path
 
     if out is None and pdf is None and format_ is None and not json:
@@ -344,7 +344,7 @@ def experts(
     """What zero-computation experts buy: the same step with other numbers of them. Cost, not quality."""
     from perfmodel.errors import SpecError
     from perfmodel.explore import zero_experts
-    from perfmodel.spec.load import load_scenario, number_list
+    from perfmodel.load import load_scenario, number_list
 
     if zero is not None and real is not None:
         raise SpecError("--zero and --real: vary one of them at a time")

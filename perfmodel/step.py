@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.communication import beside_compute
@@ -74,7 +75,7 @@ def common_log_std(scenario: Scenario) -> float:
     """Spread that all ops of a step share: the device's noise between runs, and what the engine's constants leave."""
     calibration = _calibration(scenario)
     repeat = calibration.repeat_log_std if calibration else 0.0
-    return math.hypot(repeat, scenario.deployment.constants.log_std)
+    return math.hypot(repeat, scenario.deployment.step_log_std)
 
 
 def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
@@ -203,7 +204,7 @@ def _slowed(op: Op, timing: Timing, slow: Slowdown) -> Timing:
 
 def _calibration(scenario: Scenario) -> Calibration | None:
     used = scenario.calibration and scenario.costs != "report"
-    return load_calibration(scenario.calibration, scenario.deployment.engine) if used else None
+    return load_calibration(scenario.calibration, kernels_of(scenario.deployment.engine)) if used else None
 
 
 def _is_attention(op: Op) -> bool:

@@ -12,7 +12,7 @@ from perfmodel.ops.parameters import active, active_parameters
 from perfmodel.routing.activation import activation, beta_binomial, moments
 from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.spec.routing import theta_of
 from perfmodel.step import predict_steps, simulate_step
 

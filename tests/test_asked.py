@@ -22,7 +22,7 @@ from dashboard.asked import (
 from dashboard.presets import presets
 from perfmodel.errors import PerfModelError
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario, scenario_of_text
+from perfmodel.load import load_scenario, scenario_of_text
 
 
 def as_query(asked):

@@ -28,12 +28,12 @@ from perfmodel.routing.loads import expected_maximum as loads_maximum
 from perfmodel.routing.popularity import power_law, shuffled
 from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.spec.model import Moe
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.tails import step_tails
 from perfmodel.validation import roles
-from perfmodel.validation.popularity import fitted_skew
+from perfmodel.engines.known_routing import fitted_skew
 
 LONGCAT = catalogue.model("longcat-flash")
 SKEWED = ("routing.popularity=power-law", "routing.skew=0.6")

@@ -16,7 +16,7 @@ from perfmodel.ops.build import MEMORY_BOUND, gemm
 from perfmodel.ops.op import OpClass
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.hardware import Cluster
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step, step_segments
 
 COMPUTE = ("gemm", "bmm", "grouped_gemm", "mla_decode", "mla_prefill", *sorted(MEMORY_BOUND))

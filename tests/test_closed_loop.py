@@ -12,7 +12,7 @@ from scenarios import BARE
 
 from perfmodel.serving import closed_loop
 from perfmodel.serving.closed_loop import ClosedLoop, Steps, chunking, mean_step, tpot_draws
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 GPUS = 8
 

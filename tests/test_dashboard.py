@@ -12,7 +12,7 @@ from perfmodel.answer import answer_step
 from perfmodel.output.formats import significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 

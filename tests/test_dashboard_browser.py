@@ -13,7 +13,7 @@ from sessions import dashboard
 
 from perfmodel.answer import answer_step
 from perfmodel.output.formats import significant, usd
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 pytestmark = pytest.mark.browser
 

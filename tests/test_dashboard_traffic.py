@@ -18,7 +18,7 @@ from perfmodel.answer_serve import answer_serve
 from perfmodel.explore.goodput import POINTS
 from perfmodel.output.formats import duration, significant, usd
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 FEW = "workload.num_requests=300"
 

@@ -24,7 +24,7 @@ RECORD = recorded_results()
 
 def page(name, settings):
     from dashboard.views.trust import render
-    from perfmodel.spec.load import load_scenario
+    from perfmodel.load import load_scenario
 
     render(load_scenario(name, settings))
 

@@ -15,7 +15,7 @@ from perfmodel.economics.work import work_of_runs
 from perfmodel.errors import SpecError
 from perfmodel.serving.records import StepRuns
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.spec.power import Power
 
 NODE = [

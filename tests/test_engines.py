@@ -13,7 +13,7 @@ from perfmodel.errors import DataError
 from perfmodel.spec import engine
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.engine import EngineConstants, engine_constants
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps
 from perfmodel.validation import roles, serving, silicon
 

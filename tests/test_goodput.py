@@ -20,7 +20,7 @@ from perfmodel.explore.goodput import (
 from perfmodel.explore.speeds import at_speed, drawn_rate
 from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart, seconds_label
 from perfmodel.output.traffic_rows import latency_rows, load_rows
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 SLO = ["slo.ttft_ms=1000", "slo.tpot_ms=100"]
 

@@ -10,7 +10,7 @@ from perfmodel.kernels.calibration import MODULES, load_calibration
 from perfmodel.kernels.communication import beside_compute, stretches
 from perfmodel.kernels.cost import cost
 from perfmodel.ops.op import OpClass
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step, step_segments
 
 CALIBRATION = load_calibration("h800-sxm", "sglang")

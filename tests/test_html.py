@@ -23,7 +23,7 @@ from perfmodel.output.reproduce import step_command
 from perfmodel.output.spans import op_runs
 from perfmodel.output.windows import exposed_rows, layer_window, op_rows, stage_rows
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
 

@@ -22,7 +22,7 @@ from perfmodel.kernels.calibration import load_calibration
 from perfmodel.ops.build import gemm as gemm_op
 from perfmodel.ops.op import OpClass
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 DATE = "2026-11-24T00:00:00+00:00"
 PACKAGE = os.environ.get("PERFMODEL_TABLES", "")

@@ -9,7 +9,7 @@ from perfmodel.ops.op import OpClass
 from perfmodel.ops.work import Group, tokens_per_step
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.catalogue import names
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import step_segments
 
 SINGLE = {"attention_dp": 1, "attention_tp": 1, "dense_tp": 1, "ep": 1, "batch_per_gpu": 1}

@@ -14,7 +14,7 @@ import pytest
 
 from perfmodel.economics.fleet import DailyTraffic, least_fleet
 from perfmodel.output.validation_markdown import validation_markdown
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.validation import roles, silicon
 from perfmodel.validation.ceilings import above
 from perfmodel.validation.deepseek_fleet import fleet

@@ -9,7 +9,7 @@ from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import load_calibration
 from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.validation import recorded
 from perfmodel.validation.evidence import closest
 from perfmodel.validation.recorded import FILE, Recorded, content, differences, read, recorded_results

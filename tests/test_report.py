@@ -27,7 +27,7 @@ from perfmodel.output.report_text import answer
 from perfmodel.report.content import build_report
 from perfmodel.report.part import Options, check_api_price
 from perfmodel.spec.documents import parse_yaml
-from perfmodel.spec.load import build_scenario, load_scenario
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.validation.recorded import recorded_results
 
 FEW = "workload.num_requests=200"

@@ -13,7 +13,7 @@ from perfmodel.explore.routing_effects import (
     skew_row,
 )
 from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 SMALL = ("deployment.attention_dp=32", "deployment.ep=32", "deployment.batch_per_gpu=32")
 

@@ -7,7 +7,7 @@ from perfmodel.explore.levers import LEVERS, _with
 from perfmodel.explore.sensitivity import sensitivity
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import simulate_step
 
 NAMES = [lever.name for lever in LEVERS]

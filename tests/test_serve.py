@@ -19,7 +19,7 @@ from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.serve import batching_of, serve
 from perfmodel.serving.step_times import TwinStepTimes
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps
 
 NODE = [

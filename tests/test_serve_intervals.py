@@ -87,7 +87,7 @@ def test_decodes_and_prompts_err_together_as_far_as_they_share_kernels():
 
 
 def test_ranks_in_lockstep_have_a_spread_too():
-    from perfmodel.spec.load import load_scenario
+    from perfmodel.load import load_scenario
 
     served = serve(load_scenario("longcat-flash-h800", ["workload.num_requests=200"]))
     found = run_spread(served.scenario, served.records.load.runs, common_log_std=0.0)

@@ -5,7 +5,7 @@ import pytest
 
 from perfmodel.errors import SpecError
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.validation.rows import matches_printed
 from perfmodel.validation.suites import run_suites

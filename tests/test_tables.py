@@ -32,7 +32,7 @@ from perfmodel.ops.build import gemm
 from perfmodel.ops.moe import expert_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 CLUSTER = load_scenario("longcat-flash-h800").cluster
 GRIDS = (

@@ -15,7 +15,7 @@ from perfmodel.overlap.graph import Segment, Task
 from perfmodel.overlap.timeline import simulate
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import has_contention, predict_steps, simulate_step, step_segments
 
 TIMES = st.floats(1e-7, 1e-3)

@@ -28,7 +28,7 @@ from calibrate.toy_routing import (
 from perfmodel import __version__
 from perfmodel.answer import answer_step
 from perfmodel.errors import DataError
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from reference_model.training import fit, new_model
 
 SHARE = 0.01

@@ -11,7 +11,7 @@ from perfmodel.cli import app
 from perfmodel.errors import DataError
 from perfmodel.output import vllm_result
 from perfmodel.output.vllm_result import check_result_file, result_values, write_result
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.spec.traces import read_trace
 
 NODE = [

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from perfmodel.errors import DataError, SpecError
 from perfmodel.serving.draws import draw_arrivals
 from perfmodel.serving.requests import NONE, Requests, requests_of
-from perfmodel.spec.load import describe
+from perfmodel.spec.messages import describe
 from perfmodel.spec.workload import MAX_TOKENS, Ramp, Workload
 
 N = 200_000

@@ -10,7 +10,7 @@ from perfmodel.cli import app
 from perfmodel.errors import SpecError
 from perfmodel.explore.zero_experts import vary_real_experts, vary_zero_experts
 from perfmodel.ops.parameters import active
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 
 BASE = load_scenario("longcat-flash-h800")
 

@@ -12,7 +12,7 @@ from perfmodel.units import US
 
 def host_op(scenario: Scenario) -> Op:
     """The host time per step that the GPU waits for."""
-    seconds = scenario.deployment.constants.host_gap_us * US
+    seconds = scenario.deployment.host.prepare_us * US
     return Op("host.gap", OpClass.HOST, "host", Stream.HOST, shape={"seconds": seconds})
 
 

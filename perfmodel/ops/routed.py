@@ -71,9 +71,9 @@ MOST_MEANS = 16
 
 
 def unexplained_load(scenario: Scenario) -> Num:
-    """Load of the busiest rank over what popularity and placement explain: stated, or the engine's fitted constant."""
+    """Load of the busiest rank over what popularity and placement explain: stated, else 1."""
     stated = scenario.routing.imbalance
-    return scenario.deployment.constants.imbalance if stated is None else stated
+    return 1.0 if stated is None else stated
 
 
 def _raised(loads: Any, factor: Num) -> Any:

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from perfmodel.engines.profile import leaves, profile
+from perfmodel.engines.profile import names as profile_names
 from perfmodel.errors import SpecError
 from perfmodel.kernels.calibration import load_calibration
+from perfmodel.load import load_scenario
 from perfmodel.ops.parameters import (
     active_by_real_experts,
     index_bytes_per_token,
@@ -14,12 +17,11 @@ from perfmodel.ops.parameters import (
 from perfmodel.output.tables import console, number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.load import load_scenario
 from perfmodel.spec.trace import summary
 from perfmodel.spec.traces import read_trace
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces")
+KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -29,7 +31,8 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
-    return [_SUMMARIES[kind](name) for name in catalogue.names(kind)]
+    names = profile_names() if kind == "engines" else catalogue.names(kind)
+    return [_SUMMARIES[kind](name) for name in names]
 
 
 def entry_values(kind: str, name: str) -> dict[str, Any]:
@@ -52,7 +55,29 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
         return calibration_values(name)
     if kind == "traces":
         return trace_values(name)
+    if kind == "engines":
+        return engine_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
+
+
+def engine_values(name: str) -> dict[str, Any]:
+    """What an engine does: its rules in order, each with when it holds and its source; later ones win.
+
+    Raises:
+        SpecError: no such engine.
+    """
+    engine = profile(name)
+    return {
+        "name": name,
+        "title": engine.title,
+        "version": engine.version,
+        "versions_read": list(engine.read),
+        "experts": engine.experts,
+        "rules": [
+            {"when": dict(rule.get("when") or {}), "set": dict(leaves(rule["set"])), "source": rule["source"]}
+            for rule in engine.rules
+        ],
+    }
 
 
 def model_values(name: str) -> dict[str, Any]:
@@ -278,6 +303,17 @@ def _trace_row(name: str) -> dict[str, Any]:
     }
 
 
+def _engine_row(name: str) -> dict[str, Any]:
+    engine = profile(name)
+    return {
+        "name": name,
+        "title": engine.title,
+        "version": engine.version,
+        "versions read": ", ".join(engine.read),
+        "rules": len(engine.rules),
+    }
+
+
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "models": _model_row,
     "gpus": _gpu_row,
@@ -286,4 +322,5 @@ _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "scenarios": _scenario_row,
     "calibrations": _calibration_row,
     "traces": _trace_row,
+    "engines": _engine_row,
 }

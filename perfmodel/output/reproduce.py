@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import load_scenario
 from perfmodel.spec import catalogue
-from perfmodel.spec.load import load_scenario
 from perfmodel.spec.scenario import Scenario
 
 SECTIONS = {"model": "models", "cluster": "clusters", "prices": "prices"}

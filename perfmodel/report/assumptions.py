@@ -5,6 +5,7 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.engines.profile import profile
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue
 from perfmodel.spec.hardware import Cluster, Gpu, Network, Node
@@ -124,17 +125,25 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
         yield "calibration", text, _joined(str(used.document.get("source", "")), used.created[:10])
     else:
         yield "kernel times", f"{found['calibration']}: no calibration of timed kernels", "docs/calibrate.md"
-    constants, engine = scenario.deployment.constants, scenario.deployment.engine
-    name = engine or "none"
-    stated = scenario.routing.imbalance
-    imbalance = constants.imbalance if stated is None else stated
-    text = f"{name}: host gap {constants.host_gap_us:,.4g} us per step, busiest rank x {imbalance:g}"
-    text += "" if stated is None else f" (as the scenario states; fitted: {constants.imbalance:g})"
-    if constants.log_std:
-        text += f", unexplained spread {constants.log_std:.3g} in the logarithm"
-    yield "engine constants", text, constants.source or "no engine named: neutral constants"
+    yield _engine(scenario)
     if scenario.given.attention_us is not None:
         yield "attention", f"{scenario.given.attention_us:g} us, given", scenario.source or SCENARIO
+
+
+def _engine(scenario: Scenario) -> Told:
+    """The engine whose defaults were filled in, and what its host costs."""
+    deployment, host = scenario.deployment, scenario.deployment.host
+    if not deployment.engine:
+        return "engine", "none named: no host time is counted", SCENARIO
+    own = profile(deployment.engine, deployment.engine_version)
+    text = (
+        f"{own.title} {own.version}: decode steps by {host.decode}, steps with prompts by {host.prompts}, "
+        f"{host.prepare_us:,.4g} us to prepare a step{' beside the GPU' if host.asynchronous else ''}, "
+        f"{host.launch_us:,.4g} us per eager launch"
+    )
+    if deployment.step_log_std:
+        text += f"; unexplained spread {deployment.step_log_std:.3g} in the logarithm"
+    return "engine", text, f"perfmodel show engines {own.name}"
 
 
 def _routing(step: StepAnswer) -> Iterator[Told]:

@@ -4,9 +4,9 @@ import io
 from typing import Any
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import build_scenario
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import parse_yaml
-from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 
 LONGEST_LINE = 10_000

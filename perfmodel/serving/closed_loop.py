@@ -23,8 +23,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from perfmodel.errors import SpecError
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.workload import DEFAULT_INPUT, DEFAULT_OUTPUT
 from perfmodel.step import has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import Array, drawn_step_times
 
@@ -82,6 +84,49 @@ class Steps:
     """Phase prefill, of the prefill instance where disaggregated; its requests and tokens are replaced."""
     decode_instances: int = 1
     prefill_instances: int = 1
+
+
+def steps_of(scenario: Scenario) -> Steps:
+    """The steps of a scenario's replicas."""
+    side = scenario.prefill_side
+    prefill = scenario if side is None else side
+    return Steps(
+        _in_phase(scenario, "decode"),
+        _in_phase(prefill, "prefill"),
+        scenario.serving.replicas,
+        prefill.serving.replicas,
+    )
+
+
+def loop_of(scenario: Scenario) -> ClosedLoop:
+    """A scenario's closed loop in the mean: ``workload.max_concurrency`` requests of mean length in flight.
+
+    Raises:
+        SpecError: the workload is no closed loop.
+    """
+    workload, serving, deployment = scenario.workload, scenario.serving, scenario.deployment
+    if workload.max_concurrency is None or workload.trace:
+        raise SpecError("workload.max_concurrency: missing; a closed loop has so many requests in flight")
+    inputs = (workload.input_tokens or DEFAULT_INPUT).expected + workload.prefix_tokens
+    outputs = (workload.output_tokens or DEFAULT_OUTPUT).expected
+    ranks = deployment.attention_dp * serving.replicas
+    side = scenario.prefill_side
+    own = serving if side is None else side.serving
+    budget = float(own.max_batched_tokens)
+    return ClosedLoop(
+        concurrency=float(workload.max_concurrency),
+        input_tokens=inputs,
+        output_tokens=max(2.0, outputs),
+        policy="disaggregated" if side is not None else serving.policy,
+        chunk_tokens=max(budget, inputs) if own.whole_prompts else budget,
+        max_running=float(serving.max_running * ranks),
+        poll_steps=float(serving.scheduler_steps),
+        ranks_together=deployment.attention_dp if serving.hold_steps else 1,
+    )
+
+
+def _in_phase(scenario: Scenario, phase: str) -> Scenario:
+    return scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update={"phase": phase})})
 
 
 def mean_step(steps: Steps, load: ClosedLoop) -> MeanStep:

@@ -47,6 +47,7 @@ def simulate(
     prefill: PrefillSide | None = None,
     changes: Iterable[Change] = (),
     progress: Progress | None = None,
+    latency_s: float = 0.0,
 ) -> Records:
     """Serve every request and note when.
 
@@ -59,6 +60,7 @@ def simulate(
         prefill: replicas that compute the prompts; None: those that decode do.
         changes: what happens to replicas meanwhile, in order of time.
         progress: told now and then how far it is.
+        latency_s: what a request spends in front of the engine, s.
 
     Raises:
         InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
@@ -66,7 +68,9 @@ def simulate(
     _check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
     if prefill is not None:
         _check_lengths(requests.input_tokens + 1, requests, prefill.layout)
-    return _Cluster(requests, times, layout, batching, decode_steps, prefill, changes, progress).run()
+    return _Cluster(
+        requests, times, layout, batching, decode_steps, prefill, changes, progress, latency_s
+    ).run()
 
 
 def _check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
@@ -92,7 +96,9 @@ class _Cluster:
         prefill: PrefillSide | None = None,
         changes: Iterable[Change] = (),
         progress: Progress | None = None,
+        latency_s: float = 0.0,
     ) -> None:
+        self.latency_s = latency_s
         self.env, self.requests, self.progress = simpy.Environment(), requests, progress
         self.child = requests.child.tolist()
         self.pause = requests.arrival_s.tolist()
@@ -178,7 +184,10 @@ class _Cluster:
 
     def _arrive(self, request: int) -> None:
         self.book.arrived_s[request] = self.env.now
-        self._take_in(request)
+        if self.latency_s:
+            self._at(self.latency_s, partial(self._take_in, request))
+        else:
+            self._take_in(request)
 
     # --- faults -------------------------------------------------------------------------------------------------
 

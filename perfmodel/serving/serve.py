@@ -22,9 +22,6 @@ from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB
 
-ENGINE_POLICY: dict[str, Policy] = {"sglang": "prefill-first", "vllm": "mixed", "trtllm": "mixed"}
-"""Default of each engine (docs/engines.md)."""
-
 
 @dataclass(frozen=True, slots=True)
 class ServedPool:
@@ -105,13 +102,15 @@ def serve(
         ),
         changes=changes_of(scenario, steps, path),
         progress=progress,
+        latency_s=(scenario if side is None else side).serving.front_end.latency_s,
     )
     return Served(scenario, asked, records, pool, prefill, path, steps)
 
 
 def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:
     """The replicas of a scenario's deployment; step times are made when they are asked for."""
-    layout, batching, kv_tokens = layout_of(scenario), batching_of(scenario), kv_tokens_of(scenario)
+    layout, kv_tokens = layout_of(scenario), kv_tokens_of(scenario)
+    batching = batching_of(scenario, longest_prompt=int(asked.input_tokens.max()))
     longest = int((asked.input_tokens + asked.output_tokens).max())
 
     @cache
@@ -199,12 +198,10 @@ def layout_of(scenario: Scenario) -> Layout:
     )
 
 
-def batching_of(scenario: Scenario) -> Batching:
-    """The engine's policy and budgets."""
+def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
+    """The engine's policy and budgets; where prompts are never cut, a step can carry the longest."""
     serving, deployment = scenario.serving, scenario.deployment
-    policy: Policy = ENGINE_POLICY.get(deployment.engine, "mixed")
-    if serving.policy != "auto":
-        policy = serving.policy
+    policy: Policy = serving.policy
     per_decode = 1 + deployment.mtp.draft_tokens
     if policy == "mixed" and serving.max_batched_tokens <= per_decode:
         raise SpecError(
@@ -222,10 +219,11 @@ def batching_of(scenario: Scenario) -> Batching:
         swap_s = cached_token_bytes(scenario) / (bandwidth * GB)
     return Batching(
         policy=policy,
-        max_batched_tokens=serving.max_batched_tokens,
+        max_batched_tokens=max(serving.max_batched_tokens, longest_prompt if serving.whole_prompts else 0),
         tokens_per_decode=per_decode,
         graph_batches=serving.graph_batches or (),
         poll_steps=serving.scheduler_steps,
+        hold_steps=serving.hold_steps if deployment.attention_dp > 1 else 0,
         swap_s_per_token=swap_s,
     )
 

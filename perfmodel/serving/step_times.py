@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.ops.routed import rank_load
-from perfmodel.ops.work import step_work
+from perfmodel.ops.work import step_work, tokens_per_step
 from perfmodel.overlap.schedules import num_micro_batches
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
@@ -138,11 +138,29 @@ class TwinStepTimes:
         """
         changed: dict[str, Any] = {"phase": phase}
         if phase == "decode":  # several steps per scheduling share its gap
-            gap_us = self.scenario.deployment.constants.host_gap_us
-            changed["host_gap_us"] = gap_us / self.scenario.serving.scheduler_steps
+            host = self.scenario.deployment.host
+            shared = host.prepare_us / self.scenario.serving.scheduler_steps
+            changed["host"] = host.model_copy(update={"prepare_us": shared})
         deployment = self.scenario.deployment.model_copy(update=changed)
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
-        return np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
+        times = np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
+        if phase != "prefill":
+            requests = values["deployment.batch_per_gpu"] * even * deployment.stage_gpus
+            times = np.maximum(times, streaming_s(self.scenario, requests))
+        return times
+
+
+def streaming_s(scenario: Scenario, requests: Array) -> Array:
+    """Seconds that a replica's front end needs to stream one decode step of ``requests``: beyond its capacity outputs
+    back up, and in the long run steps come no faster than they are sent. What waits meanwhile is not followed.
+
+    A chunk of ``stream_interval`` tokens costs what a single token does: the capacity is counted in chunks.
+    """
+    front = scenario.serving.front_end
+    if front.tokens_per_s is None:
+        return np.zeros_like(requests)
+    tokens = requests * tokens_per_step(scenario.deployment)
+    return np.asarray(tokens / (front.tokens_per_s * front.servers * front.stream_interval))
 
 
 def with_uneven_ranks(scenario: Scenario, even: Any) -> Scenario:

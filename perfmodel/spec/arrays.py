@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from perfmodel.errors import SpecError
-from perfmodel.spec.load import describe
+from perfmodel.spec.messages import describe
 from perfmodel.spec.scenario import Scenario
 
 SWEEPABLE = (
@@ -16,7 +16,7 @@ SWEEPABLE = (
     "deployment.prefill_requests_per_gpu",
     "deployment.prefill_tokens",
     "deployment.prefill_cached_tokens",
-    "deployment.host_gap_us",
+    "deployment.host.prepare_us",
     "deployment.mtp.acceptance",
     "routing.mean_real_experts",
     "routing.imbalance",

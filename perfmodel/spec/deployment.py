@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
-from perfmodel.spec.engine import EngineConstants, engine_constants
 from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype
 from perfmodel.spec.host import Host
 
@@ -105,9 +104,11 @@ class Deployment(Spec):
     attention_tp: Count = 1
     """Tensor parallelism of attention."""
     dense_tp: Count = 1
-    """Tensor parallelism of dense FFNs and of shared experts that are not replicated."""
+    """Tensor parallelism of dense FFNs and of shared experts that are not replicated; a file may leave it out: as
+    ``attention_tp``."""
     ep: Count = 1
-    """Expert parallelism: groups among which routed experts are divided."""
+    """Expert parallelism: groups among which routed experts are divided. A file may leave one of ``ep`` and ``moe_tp``
+    out, which follows from the other, or both: the engine's default."""
     moe_tp: Count = 1
     """Tensor parallelism inside each expert."""
     redundant_experts: CountOrZero = 0
@@ -133,9 +134,11 @@ class Deployment(Spec):
     """Where shared experts run under the sequential schedule: before the routed ones, or beside them."""
     expert_kernel: Literal["auto", "cutlass", "deepgemm"] = "auto"
     """Kernel of fused experts where an engine has several; auto: its default."""
-    engine: Literal["", "sglang", "trtllm", "vllm"] = ""
-    """Serving engine: whose kernels a calibration answers with, where it has several, and whose constants count. Empty:
-    none in particular."""
+    engine: Literal["", "deepseek", "sglang", "trtllm", "vllm"] = ""
+    """Serving engine: its defaults fill in what a scenario leaves open (``perfmodel show engines``), and a calibration
+    answers with its kernels, where it has several. Empty: none in particular."""
+    engine_version: str = Field(default="", max_length=40)
+    """Version of the engine whose defaults count. Empty: the one that was read at last."""
     contention: bool = True
     """Whether ops that run together slow each other; False: each takes its solo time."""
     ranks: Literal["representative", "all"] = "representative"
@@ -160,10 +163,9 @@ class Deployment(Spec):
     """What is wrong with the slowest GPU."""
     host: Host = Host()
     """What launches the kernels."""
-    host_gap_us: NonNegative | None = None
-    """Host time per step that the GPU waits for. None: the engine's fitted constant, 0 without an engine."""
-    layer_sync_us: NonNegative | None = None
-    """Time per layer in which neither kernel nor wire is busy. None: the engine's fitted constant, 0 without one."""
+    step_log_std: NonNegative = 0.0
+    """Spread of step times around what is modelled: standard deviation of the log residual on published runs of the
+    engine (filled in by it)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Deployment":
@@ -188,13 +190,6 @@ class Deployment(Spec):
         if self.phase != "decode" and self.prefill_requests_per_gpu == 0:
             return f"prefill_requests_per_gpu = 0 must be greater than 0 in phase {self.phase}"
         return None
-
-    @property
-    def constants(self) -> EngineConstants:
-        """The engine's constants, with what the deployment states itself over them."""
-        stated = {"host_gap_us": self.host_gap_us, "layer_sync_us": self.layer_sync_us}
-        fitted = engine_constants(self.engine)
-        return fitted.model_copy(update={key: value for key, value in stated.items() if value is not None})
 
     @property
     def stage_gpus(self) -> int:

@@ -84,6 +84,15 @@ class Distribution(Spec):
         return "exponential" if self.std is None else "lognormal"
 
     @property
+    def expected(self) -> float:
+        """Mean of what is drawn, cuts at a minimum or maximum beside a mean left out of account."""
+        if self.value is not None:
+            return self.value
+        if self.values is not None:
+            return sum(self.values) / len(self.values)
+        return self.mean if self.mean is not None else ((self.min or 0.0) + (self.max or 0.0)) / 2.0
+
+    @property
     def stated(self) -> tuple[float, ...]:
         """Every number that is itself a possible draw: the fixed one, the bounds, the measured ones."""
         single = (self.value, self.min, self.max)

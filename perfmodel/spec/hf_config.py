@@ -54,6 +54,7 @@ def model_from_config(
     try:
         return Model(
             name=name,
+            family=model_type,
             layers=layers,
             mtp=parts.mtp,
             ngram_embedding=parts.ngram_embedding,

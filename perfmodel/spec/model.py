@@ -196,6 +196,8 @@ class Model(Spec):
 
     name: str
     """Catalogue name, or the stem of the config's path."""
+    family: str = ""
+    """``model_type`` of its config: engines' defaults differ by it."""
     hidden_size: Count
     """Width of the residual stream."""
     vocab_size: Count

@@ -14,6 +14,8 @@ class Prices(Spec):
     """Which GPU the price is for."""
     term: str = ""
     """On-demand, reserved, assumed lease, ..."""
+    default_for: tuple[str, ...] = ()
+    """GPUs of the catalogue whose price it is where a scenario states none."""
     source: str = ""
     """Where it was quoted."""
     date: str = ""

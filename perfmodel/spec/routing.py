@@ -73,7 +73,7 @@ class Routing(Spec):
     """Share of the popularity that has moved to other experts since they were placed."""
     imbalance: Positive | None = Field(default=None, ge=1.0)
     """Load of the busiest expert-parallel rank over what ``popularity`` explains (over the mean, where none is stated).
-    None: the engine's fitted constant, 1 without an engine."""
+    None: 1."""
     rank_loads: tuple[NonNegative, ...] | None = Field(default=None, max_length=4096)
     """Load of each expert-parallel rank relative to the mean (their mean is 1), whatever ``popularity`` says; None: as
     it says."""

@@ -66,6 +66,8 @@ class Scenario(Spec):
     """Times taken from elsewhere."""
     seed: CountOrZero = 0
     """Seed of every random stream."""
+    notes: tuple[str, ...] = ()
+    """What was filled in that a reader should know; nothing depends on it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
@@ -97,7 +99,14 @@ class Scenario(Spec):
         result.
         """
         text = self.model_dump_json(
-            exclude={"name": True, "title": True, "source": True, "calibration": True, "workload": {"trace"}}
+            exclude={
+                "name": True,
+                "title": True,
+                "source": True,
+                "notes": True,
+                "calibration": True,
+                "workload": {"trace"},
+            }
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Count, Fraction, Positive, Spec
+from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec
 
 
 class ExpertDrift(Spec):
@@ -14,6 +14,20 @@ class ExpertDrift(Spec):
     """Share of the popularity that moves to other experts in an hour (``routing.drift`` is where it starts)."""
     rebalance_s: Positive | None = None
     """Seconds between two placements; None: experts stay where they are."""
+
+
+class FrontEnd(Spec):
+    """HTTP, tokeniser and streaming in front of an engine: what a request costs outside its steps."""
+
+    latency_s: NonNegative = 0.0
+    """From a request's arrival until the engine may schedule it and, after its first token, until a client has that:
+    both together, without queueing."""
+    tokens_per_s: Positive | None = None
+    """Output tokens per second that one server process streams; beyond it outputs queue. None: no limit."""
+    servers: Count = 1
+    """Server processes per replica (vLLM's ``--api-server-count``)."""
+    stream_interval: Annotated[Count, Field(le=10_000)] = 1
+    """Tokens per chunk that a client receives; the first token is always sent at once."""
 
 
 class Serving(Spec):
@@ -31,12 +45,16 @@ class Serving(Spec):
     """Which data-parallel rank of a replica takes it."""
     prefix_cache: bool = True
     """Whether a rank keeps what it has computed, for prompts that begin alike."""
-    policy: Literal["auto", "mixed", "prefill-first"] = "auto"
-    """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait. auto: the engine's
-    default, prefill-first for SGLang, mixed otherwise (docs/engines.md)."""
+    policy: Literal["mixed", "prefill-first"] = "mixed"
+    """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait."""
     max_batched_tokens: Count = 8192
     """Most tokens of one step and rank that carries prompts (decodes beside them included); longer prompts are cut in
     chunks."""
+    whole_prompts: bool = False
+    """Whether prompts are never cut in chunks: one that is longer than ``max_batched_tokens`` has a step of its own."""
+    hold_steps: Annotated[CountOrZero, Field(le=100_000)] = 0
+    """Prompts wait until every data-parallel rank has one, at most so many decode steps (TensorRT-LLM's attention-DP
+    balance); 0: they run as they come."""
     max_running: Count = 1024
     """Most requests of one rank that are being prefilled or decode; fewer where DeepEP low-latency's buffers hold
     fewer."""
@@ -55,6 +73,8 @@ class Serving(Spec):
     graph_batches: tuple[Count, ...] | None = None
     """Batch sizes of captured graphs, ascending: a smaller decode batch is padded to the next. None: no padding."""
 
+    front_end: FrontEnd = FrontEnd()
+    """What stands between users and the engine."""
     expert_drift: ExpertDrift | None = None
     """How the experts' load moves away from their placement over time; needs ``routing.popularity``. None: it stays."""
 

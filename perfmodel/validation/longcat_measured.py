@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from perfmodel.economics.rates import usd_per_million
+from perfmodel.load import load_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.load import load_scenario
 from perfmodel.validation import roles
 from perfmodel.validation.full_batches import full_batches, lengths_with
 from perfmodel.validation.measured import identities

@@ -9,8 +9,8 @@ import csv
 from typing import Any
 
 from perfmodel.answer import answer_step
+from perfmodel.load import load_scenario
 from perfmodel.spec.catalogue import DATA
-from perfmodel.spec.load import load_scenario
 from perfmodel.units import MS, US
 from perfmodel.validation.rows import Row, matches_printed
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import build_scenario
 from perfmodel.ops.work import tokens_per_step
-from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std, has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import drawn_step_times

@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import build_scenario
 from perfmodel.serving.closed_loop import ClosedLoop, MeanStep, Steps, mean_step, tpot_draws
-from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std
 from perfmodel.units import MS

@@ -12,15 +12,18 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from perfmodel.engines.fill import prefill_deployment, with_engine
+from perfmodel.engines.known_routing import with_known_routing
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 
-SECTIONS = tuple(Scenario.model_fields)
+SECTIONS = (*Scenario.model_fields, "engine")
 MAX_BASES = 10
 CALIBRATED = "calibrated"
 """Cluster name that stands for the device of the scenario's calibration."""
@@ -38,11 +41,12 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         UnsupportedError: a model that is not modelled.
     """
     document, folder = _document(str(name))
-    for text in overrides:
+    texts = tuple(overrides)
+    for text in texts:
         document = apply_override(document, text)
         _refuse_nulls(document, "")
         document = _from_here(document, text)
-    return build_scenario(document, folder=folder)
+    return build_scenario(_moved(document, texts), folder=folder)
 
 
 def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "scenario") -> Scenario:
@@ -60,10 +64,11 @@ def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "s
         raise DataError(f"{name}: must hold a mapping of keys to values, e.g. base: longcat-flash-h800")
     refuse_files(found)
     document, _ = _with_base({"name": name, **found}, Path(), 0)
-    for override in overrides:
+    texts = tuple(overrides)
+    for override in texts:
         document = apply_override(document, override)
     refuse_files(document)
-    return build_scenario(document)
+    return build_scenario(_moved(document, texts))
 
 
 def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
@@ -76,11 +81,12 @@ def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
     document = {"base": name}
     refuse_files(document)
     document, _ = _with_base(document, Path(), 0)
-    for override in overrides:
+    texts = tuple(overrides)
+    for override in texts:
         document = apply_override(document, override)
     document.setdefault("name", name)
     refuse_files(document)
-    return build_scenario(document)
+    return build_scenario(_moved(document, texts))
 
 
 def refuse_files(document: Mapping[str, Any]) -> None:
@@ -101,16 +107,16 @@ def refuse_files(document: Mapping[str, Any]) -> None:
     for key, value in named.items():
         if isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(FILE_ENDINGS)):
             raise SpecError(
-                f"{key} = {_show(value)}: a file can't be named here; allowed: names of the catalogue"
+                f"{key} = {shown(value)}: a file can't be named here; allowed: names of the catalogue"
             )
     for key, kind in (("calibration", "calibrations"), ("workload.trace", "traces")):
         value = named[key]  # readers take any name that exists in the working directory for a path
         if isinstance(value, str) and value and value not in catalogue.names(kind):
-            raise SpecError(f"{key} = {_show(value)}: not in the catalogue (perfmodel show {kind})")
+            raise SpecError(f"{key} = {shown(value)}: not in the catalogue (perfmodel show {kind})")
     for key in READERS:
         value = inner.get("routing", {}).get(key)
         if isinstance(value, str):
-            raise SpecError(f"routing.{key} = {_show(value)}: a file can't be named here; state the numbers")
+            raise SpecError(f"routing.{key} = {shown(value)}: a file can't be named here; state the numbers")
 
 
 def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Scenario:
@@ -124,27 +130,100 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     if unknown:
         raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
     fields = dict(document)
-    for section in ("model", "cluster", "prices"):
+    for section in ("model", "cluster"):
         if section not in fields:
             raise SpecError(f"{section}: missing; give a catalogue name (perfmodel show) or a mapping")
     fields["model"] = _model(fields["model"], folder)
-    fields["calibration"] = _calibration(fields.get("calibration", ""), Path())
     if _base(fields["cluster"]) == CALIBRATED:
-        fields["cluster"] = _calibrated_cluster(fields["cluster"], fields["calibration"])
+        fields["cluster"] = _calibrated_cluster(fields["cluster"], fields.get("calibration", ""))
     fields["routing"] = _routing(fields.get("routing", {}), fields["model"])
     fields["cluster"] = _section("clusters", fields["cluster"], "cluster")
-    fields["prices"] = _section("prices", fields["prices"], "prices")
+    gpu = fields["cluster"].get("gpu", {})
+    notes = list(fields.get("notes", ()))
+    fields["calibration"] = _calibration(calibration_for(fields, gpu), Path())
+    fields["prices"] = _section("prices", prices_for(fields, gpu, notes), "prices")
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
+    fields |= _with_engines(fields, gpu)
+    fields.pop("engine", None)
+    sections = (fields["routing"], fields["deployment"])
+    if all(isinstance(one, Mapping) for one in sections) and fields.get("costs") != "report":
+        fields["routing"] = with_known_routing(fields["routing"], fields["model"].name, fields["deployment"])
+    fields["notes"] = tuple(notes)
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
         raise SpecError(describe(error)) from error
 
 
+def calibration_for(fields: Mapping[str, Any], gpu: Any) -> Any:
+    """The stated calibration; else that of the cluster's GPU, where one ships."""
+    if "calibration" in fields:
+        return fields["calibration"]
+    name = gpu.get("name", "") if isinstance(gpu, Mapping) else ""
+    return name if name in catalogue.names("calibrations") and fields.get("costs") != "report" else ""
+
+
+def prices_for(fields: Mapping[str, Any], gpu: Any, notes: list[str]) -> Any:
+    """The stated price; else the catalogue's for the cluster's GPU.
+
+    Raises:
+        SpecError: neither.
+    """
+    if "prices" in fields:
+        return fields["prices"]
+    name = gpu.get("name", "") if isinstance(gpu, Mapping) else ""
+    for entry in catalogue.names("prices"):
+        if name in catalogue.entry("prices", entry).get("default_for", ()):
+            return entry
+    raise SpecError(
+        f"prices: missing, and the catalogue has no price for {name or 'this GPU'}; give a catalogue name (perfmodel "
+        "show prices) or prices: {usd_per_gpu_hour: 2}"
+    )
+
+
+def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
+    """Deployment and serving, and those of prefill replicas, with what their engines do filled in."""
+    gpu = gpu if isinstance(gpu, Mapping) else {}
+    decode = _with_engine_named(fields.get("deployment", {}), fields.get("engine"))
+    serving = fields.get("serving", {})
+    if not isinstance(decode, Mapping) or not isinstance(serving, Mapping):
+        return {"deployment": decode, "serving": serving}
+    own = with_engine(decode, serving, fields["model"], gpu)
+    found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
+    prefill = fields.get("prefill")
+    if isinstance(prefill, Mapping):
+        deployment, serving = prefill.get("deployment", {}), prefill.get("serving", {})
+        if isinstance(deployment, Mapping) and isinstance(serving, Mapping):
+            side = with_engine(prefill_deployment(deployment, decode), serving, fields["model"], gpu)
+            found["prefill"] = {**prefill, "deployment": side.deployment, "serving": side.serving}
+    return found
+
+
+def _with_engine_named(deployment: Any, engine: Any) -> Any:
+    """The deployment with ``engine: NAME`` or ``engine: {name: NAME, version: VERSION}`` of the scenario in it."""
+    if engine is None or not isinstance(deployment, Mapping):
+        return deployment
+    stated = {"name": engine} if isinstance(engine, str) else engine
+    named = isinstance(stated, Mapping) and isinstance(stated.get("name"), str)
+    if not named or stated.keys() - {"name", "version"}:
+        raise SpecError(
+            f"engine = {shown(engine)}: must be a name (perfmodel show engines) or {{name: vllm, version: 0.17.0}}"
+        )
+    other = deployment.get("engine") or stated["name"]
+    if other != stated["name"]:
+        raise SpecError(
+            f"engine = {stated['name']} and deployment.engine = {other} differ: state one of them"
+        )
+    own = {"engine": stated["name"]}
+    if "version" in stated:
+        own["engine_version"] = str(stated["version"])
+    return {**deployment, **own}
+
+
 def _refuse_nulls(value: Any, path: str) -> None:
     """A null character in a text: no name and no path has one, and the system's calls fail on it."""
     if isinstance(value, str) and "\0" in value:
-        raise SpecError(f"{path} = {_show(value)}: holds a null character, which no name or path can have")
+        raise SpecError(f"{path} = {shown(value)}: holds a null character, which no name or path can have")
     if isinstance(value, Mapping):
         for key, one in value.items():
             _refuse_nulls(one, f"{path}.{key}" if path else str(key))
@@ -201,7 +280,7 @@ def _routing(section: Any, model: Model) -> Any:
 def _calibration(value: Any, folder: Path) -> str:
     """A calibration as a catalogue name or a path that does not depend on the scenario's folder."""
     if not isinstance(value, str):
-        raise SpecError(f"calibration = {_show(value)}: must be a catalogue name or the path of a folder")
+        raise SpecError(f"calibration = {shown(value)}: must be a catalogue name or the path of a folder")
     return str(folder / value) if "/" in value or value.endswith(".json") else value
 
 
@@ -272,24 +351,6 @@ def number_list(option: str, text: str, kind: Callable[[str], NumberT]) -> list[
     return found
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error in one line per problem: field, value, what is allowed."""
-    lines = []
-    for problem in error.errors(include_url=False)[:3]:
-        field = ".".join(str(part) for part in problem["loc"] if part not in ("mla", "gqa"))
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "value_error":
-            lines.append(f"{field}: {message}" if field and not message.startswith(field) else message)
-        elif problem["type"] == "extra_forbidden":
-            lines.append(f"{field}: unknown key (value {_show(problem['input'])}); see docs/scenarios.md")
-        elif problem["type"] == "missing":
-            lines.append(f"{field}: missing, and has no default")
-        else:
-            lines.append(f"{field} = {_show(problem['input'])}: {message[:1].lower()}{message[1:]}")
-    more = error.error_count() - len(lines)
-    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
-
-
 def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
     """The document of a name or path with its bases merged in, and the folder that its paths are relative to."""
     if depth > MAX_BASES:
@@ -304,15 +365,57 @@ def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
     return _with_base(document, folder, depth)
 
 
+PLACE = ("calibration", "prices")
+"""Sections that belong to a cluster: another cluster brings its own along."""
+
+
+def _moved(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The document without the old cluster's calibration and price where overrides name another cluster or GPU.
+
+    What overrides state themselves stays.
+    """
+    paths = [text.partition("=")[0].strip() for text in overrides]
+    if not {"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"} & set(paths):
+        return document
+    stated = {path.split(".")[0]: True for path in paths}
+    return _without_place(document, stated)
+
+
+def _without_place(document: dict[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without calibration and price, unless ``stated`` has them too; what did not fit is noted."""
+    dropped = [key for key in PLACE if key in document and key not in stated]
+    if not dropped:
+        return document
+    return {key: value for key, value in document.items() if key not in dropped}
+
+
+def _gpu_of(document: Mapping[str, Any]) -> str | None:
+    """The GPU (or the cluster) that a document names; None: it names none."""
+    cluster = document.get("cluster")
+    if isinstance(cluster, Mapping):
+        gpu = cluster.get("gpu")
+        named = gpu.get("base", gpu.get("name")) if isinstance(gpu, Mapping) else gpu
+        return str(named) if named else _gpu_of({"cluster": cluster["base"]}) if cluster.get("base") else None
+    if not isinstance(cluster, str):
+        return None
+    return (
+        str(catalogue.entry("clusters", cluster)["gpu"])
+        if cluster in catalogue.names("clusters")
+        else cluster
+    )
+
+
 def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict[str, Any], Path]:
     """The document merged over its base, and the folder that the result's paths are relative to."""
     base = document.pop("base", None)
     if base is None:
         return document, folder
     if not isinstance(base, str):
-        raise SpecError(f"base = {_show(base)}: must be the name or path of a scenario")
+        raise SpecError(f"base = {shown(base)}: must be the name or path of a scenario")
     is_path = base.endswith((".yaml", ".yml", ".json"))
     parent, parent_folder = _document(str(folder / base) if is_path else base, depth + 1)
+    if _gpu_of(document) is not None and _gpu_of(document) != _gpu_of(parent):
+        parent = _without_place(parent, document)
     merged = _merged(parent, document)
     return merged, folder if "model" in document else parent_folder
 
@@ -321,13 +424,13 @@ def _model(value: Any, folder: Path) -> Model:
     if isinstance(value, str):
         value = {"base": value}
     if not isinstance(value, Mapping):
-        raise SpecError(f"model = {_show(value)}: must be a catalogue name, a config.json or a mapping")
+        raise SpecError(f"model = {shown(value)}: must be a catalogue name, a config.json or a mapping")
     keys = dict(value)
     base = keys.pop("base", None)
     if base is None:
         return model_from_config(keys, name="model")
     if not isinstance(base, str):
-        raise SpecError(f"model.base = {_show(base)}: must be a catalogue name or the path of a config.json")
+        raise SpecError(f"model.base = {shown(base)}: must be a catalogue name or the path of a config.json")
     if not (base.endswith(".json") or "/" in base):
         return catalogue.model(base, keys)
     path = folder / base
@@ -346,12 +449,12 @@ def _section(kind: str, value: Any, field: str) -> dict[str, Any]:
     if isinstance(value, str):
         value = {"base": value}
     if not isinstance(value, Mapping):
-        raise SpecError(f"{field} = {_show(value)}: must be a catalogue name or a mapping")
+        raise SpecError(f"{field} = {shown(value)}: must be a catalogue name or a mapping")
     keys = dict(value)
     base = keys.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
-            raise SpecError(f"{field}.base = {_show(base)}: must be a catalogue name")
+            raise SpecError(f"{field}.base = {shown(base)}: must be a catalogue name")
         parent: dict[str, Any] = {**catalogue.entry(kind, base), "name": base}
         if kind == "clusters":
             parent["gpu"] = _section("gpus", parent["gpu"], "cluster.gpu")
@@ -390,11 +493,6 @@ def _replaced(document: Mapping[str, Any], keys: list[str], value: Any, path: st
     if isinstance(child, str) and head in NAMED:
         child = {"base": child}
     if not isinstance(child, Mapping):
-        raise SpecError(f"--set {path}: {head} is {_show(child)}, which has no field {rest[0]}")
+        raise SpecError(f"--set {path}: {head} is {shown(child)}, which has no field {rest[0]}")
     result[head] = _replaced(child, rest, value, path)
     return result
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,171 @@
+"""One engine as data: rules that say which keys of a scenario it sets, when, and where that is documented.
+
+``data/engines/NAME.yaml`` has a title, a default version, and rules. Every rule whose ``when`` holds applies in order;
+later ones win. A rule's ``set`` is written in the scenario's own keys (``deployment``, ``serving``), so what an engine
+does can be read, stated and overridden in one language. What was fitted on published runs instead of read stands in
+``data/engines/fitted.yaml``, written by ``python -m calibrate.engines``, and is applied last.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from perfmodel.errors import DataError, SpecError
+from perfmodel.spec.catalogue import DATA
+from perfmodel.spec.documents import read_document
+
+FOLDER = DATA / "engines"
+FITTED = FOLDER / "fitted.yaml"
+KEYS = frozenset({"title", "url", "default_version", "read", "kernels", "experts", "rules"})
+CONDITIONS = frozenset(
+    {"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model", "experts_format"}
+)
+RANGES = frozenset({"gpus", "ep", "attention_dp"})
+"""Conditions given as [least, most]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What an engine's defaults depend on."""
+
+    architecture: str
+    """Of the GPU: hopper, blackwell, ..."""
+    system: str
+    """Catalogue name of the GPU, or the user's own."""
+    gpus: int
+    """GPUs of one instance (pipeline stages not counted)."""
+    ep: int
+    attention_dp: int
+    model: str
+    """Architecture of the model: its catalogue name, or the family it was read as."""
+    experts_format: str
+    """Number format of routed experts; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key that an engine sets."""
+
+    path: str
+    """Key path in a scenario."""
+    value: Any
+    source: str
+    """URL, or the fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One engine, of one version."""
+
+    name: str
+    title: str
+    version: str
+    read: tuple[str, ...]
+    """Versions whose sources were read; others are taken as their neighbours."""
+    kernels: str
+    """Engine whose timed kernels stand for its own: its own, or the nearest that was timed."""
+    experts: str
+    """Where experts go when nothing is stated: ``sliced`` (every GPU has a slice of each) or ``parallel``."""
+    rules: tuple[Mapping[str, Any], ...]
+
+    def settings(self, at: Circumstances) -> tuple[Setting, ...]:
+        """What the engine sets under these circumstances, later rules over earlier ones."""
+        found: dict[str, Setting] = {}
+        for rule in self.rules:
+            if self._applies(rule.get("when") or {}, at):
+                for path, value in leaves(rule["set"]):
+                    found[path] = Setting(path, value, rule["source"])
+        return tuple(found.values())
+
+    def _applies(self, when: Mapping[str, Any], at: Circumstances) -> bool:
+        own = _ordered(self.version)
+        if "since" in when and own < _ordered(when["since"]):
+            return False
+        if "before" in when and own >= _ordered(when["before"]):
+            return False
+        for name in when.keys() - {"since", "before"}:
+            value, wanted = getattr(at, name), when[name]
+            if name in RANGES:
+                if not wanted[0] <= value <= wanted[1]:
+                    return False
+            elif value not in (wanted if isinstance(wanted, list) else [wanted]):
+                return False
+        return True
+
+
+def names() -> tuple[str, ...]:
+    """Engines that are known."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if "rules" in _document(path.stem)))
+
+
+def profile(name: str, version: str = "") -> Profile:
+    """An engine of a version; empty: the one that it was read at last.
+
+    Raises:
+        SpecError: no such engine, or no version.
+    """
+    if name not in names():
+        raise SpecError(f"engine = {name!r}: must be one of {', '.join(names())}")
+    document = _document(name)
+    stated = str(version or document["default_version"])
+    if not stated[:1].isdigit():
+        raise SpecError(f"engine version = {version!r}: must be like {document['default_version']}")
+    return Profile(
+        name=name,
+        title=document["title"],
+        version=stated,
+        read=tuple(document["read"]),
+        kernels=document.get("kernels", name),
+        experts=document.get("experts", "sliced"),
+        rules=(*document["rules"], *_fitted(name)),
+    )
+
+
+def kernels_of(name: str) -> str:
+    """The engine whose timed kernels stand for those of ``name``; empty for none."""
+    return str(_document(name).get("kernels", name)) if name else ""
+
+
+def _fitted(name: str) -> tuple[Mapping[str, Any], ...]:
+    """The fitted constants as a last rule."""
+    if not FITTED.is_file():
+        return ()
+    found = read_document(FITTED).get(name)
+    return ({"set": found["set"], "source": found["source"]},) if found else ()
+
+
+@cache
+def _document(name: str) -> dict[str, Any]:
+    document = read_document(FOLDER / f"{name}.yaml")
+    if "rules" not in document:
+        return document
+    unknown = document.keys() - KEYS
+    for rule in document["rules"]:
+        unknown |= rule.keys() - {"when", "set", "source", "note"}
+        unknown |= (rule.get("when") or {}).keys() - CONDITIONS
+        if not rule.get("source"):
+            raise DataError(f"{name}.yaml: a rule has no source: {rule}")
+    if unknown:
+        raise DataError(f"{name}.yaml: unknown keys {', '.join(sorted(unknown))}")
+    return document
+
+
+def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key path, value) of everything in nested mappings."""
+    for key, value in mapping.items():
+        path = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+def _ordered(version: str) -> tuple[tuple[int, int], ...]:
+    """A version that can be compared: ``1.2.0rc6.post3`` is after 1.2.0rc6 and before 1.2.0."""
+    parts: list[tuple[int, int]] = []
+    for piece in str(version).replace("rc", ".rc").replace("..", ".").split("."):
+        kind = 0 if piece.startswith("rc") else 2 if piece.startswith("post") else 1
+        digits = "".join(c for c in piece if c.isdigit())
+        parts.append((kind, int(digits or 0)))
+    return (*parts, (1, -1))
