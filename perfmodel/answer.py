@@ -173,7 +173,7 @@ def warnings(step: Step) -> list[str]:
         texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
     if not scenario.deployment.engine and scenario.deployment.host == Host():
         texts.append("no engine is named: no host time is counted")
-    return [*texts, *_routing_warnings(scenario)]
+    return [*scenario.notes, *texts, *_routing_warnings(scenario)]
 
 
 def _routing_warnings(scenario: Scenario) -> list[str]:

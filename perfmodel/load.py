@@ -126,6 +126,8 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
         SpecError: unknown key, missing section or bad value.
     """
     _refuse_nulls(document, "")
+    document, before = dict(document), document.get(BEFORE, {})
+    document.pop(BEFORE, None)
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
         raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
@@ -141,7 +143,8 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     gpu = fields["cluster"].get("gpu", {})
     notes = list(fields.get("notes", ()))
     fields["calibration"] = _calibration(calibration_for(fields, gpu), Path())
-    fields["prices"] = _section("prices", prices_for(fields, gpu, notes), "prices")
+    fields["prices"] = _section("prices", prices_for(fields, gpu, before), "prices")
+    notes += _what_moved(fields, before)
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     fields |= _with_engines(fields, gpu)
     fields.pop("engine", None)
@@ -163,8 +166,8 @@ def calibration_for(fields: Mapping[str, Any], gpu: Any) -> Any:
     return name if name in catalogue.names("calibrations") and fields.get("costs") != "report" else ""
 
 
-def prices_for(fields: Mapping[str, Any], gpu: Any, notes: list[str]) -> Any:
-    """The stated price; else the catalogue's for the cluster's GPU.
+def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any]) -> Any:
+    """The stated price; else the catalogue's for the cluster's GPU; else that of the cluster before.
 
     Raises:
         SpecError: neither.
@@ -175,10 +178,33 @@ def prices_for(fields: Mapping[str, Any], gpu: Any, notes: list[str]) -> Any:
     for entry in catalogue.names("prices"):
         if name in catalogue.entry("prices", entry).get("default_for", ()):
             return entry
+    if "prices" in before:
+        return before["prices"]
     raise SpecError(
         f"prices: missing, and the catalogue has no price for {name or 'this GPU'}; give a catalogue name (perfmodel "
         "show prices) or prices: {usd_per_gpu_hour: 2}"
     )
+
+
+def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """What another cluster brought along, and what it could not bring."""
+    if not before:
+        return []
+    gpu = fields["cluster"].get("gpu", {}).get("name", "the GPU")
+    notes = []
+    if "calibration" in before:
+        found = fields["calibration"]
+        text = (
+            f"its calibration is {found}" if found else f"no calibration ships for {gpu}: kernels by roofline"
+        )
+        notes.append(f"another cluster: {text}, instead of {before['calibration']}")
+    if "prices" in before:
+        was, now = _base(before["prices"]) or before["prices"], fields["prices"].get("name")
+        same = f"the catalogue has no price for {gpu}, the old one is kept: {shown(was)}"
+        notes.append(
+            f"another cluster: {same if was == now else f'its price is {now}, instead of {shown(was)}'}"
+        )
+    return notes
 
 
 def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
@@ -365,6 +391,8 @@ def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
     return _with_base(document, folder, depth)
 
 
+BEFORE = "(before)"
+"""Key under which a document keeps what belonged to a cluster that was replaced; no file can hold it."""
 PLACE = ("calibration", "prices")
 """Sections that belong to a cluster: another cluster brings its own along."""
 
@@ -386,7 +414,8 @@ def _without_place(document: dict[str, Any], stated: Mapping[str, Any]) -> dict[
     dropped = [key for key in PLACE if key in document and key not in stated]
     if not dropped:
         return document
-    return {key: value for key, value in document.items() if key not in dropped}
+    kept = {key: value for key, value in document.items() if key not in dropped}
+    return {**kept, BEFORE: {key: document[key] for key in dropped}}
 
 
 def _gpu_of(document: Mapping[str, Any]) -> str | None:

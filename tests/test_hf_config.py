@@ -360,7 +360,7 @@ def test_nested_text_config() -> None:
     }
     assert read(outer) == read(text | {"tie_word_embeddings": True})
     vision = {"text_config": QWEN3_MOE | {"model_type": "qwen3_vl_moe_text"}, "vision_config": {}}
-    assert read(vision) == read(QWEN3_MOE)
+    assert read(vision).model_copy(update={"family": ""}) == read(QWEN3_MOE).model_copy(update={"family": ""})
     with pytest.raises(SpecError, match="text_config"):
         read({"model_type": "kimi_k25", "text_config": 3})
 
