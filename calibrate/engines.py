@@ -68,13 +68,12 @@ class FitRow:
 
 def fit_rows(progress: Callable[[str], None] = print) -> list[FitRow]:
     """Every ``fit`` row that can be predicted."""
-    committed = roles.committed()
     found: list[FitRow] = []
     for record in roles.read_published(silicon.FILE):
-        if committed[silicon.FILE, record["id"]] == "fit" and is_documented(record):
+        if roles.may_fit(silicon.FILE, record) and is_documented(record):
             found += _row(silicon.FILE, record, record["backend"], _tpot(record))
     for record in roles.read_published("serving.csv"):
-        if committed["serving.csv", record["id"]] == "fit" and serving.answerable(record):
+        if roles.may_fit("serving.csv", record) and serving.answerable(record):
             found += _row("serving.csv", record, serving.engine_of(record["framework"]), _step(record))
     progress(f"{len(found)} rows with role fit")
     return found

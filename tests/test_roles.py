@@ -7,10 +7,15 @@ from collections import Counter
 import pytest
 
 from perfmodel.spec.catalogue import DATA
-from perfmodel.validation import roles
+from perfmodel.validation import duplicates, roles
 
 PUBLISHED = DATA / "published"
-FILES = ("serving.csv", "silicon_serving.csv", "longcat_table6_measured.csv")
+FILES = (
+    "serving.csv", "silicon_serving.csv", "longcat_table6_measured.csv",
+    "silicon_2026_field.csv", "serving_2026.csv", "silicon_2026.csv",
+)  # fmt: skip
+SERVING = ("model", "system", "framework", "precision", "attn_parallel", "moe_parallel")
+SILICON = ("model", "system", "backend", "precision", "parallel_or_prefill", "decode")
 NAMED_TARGETS = {
     "ds_profile_decode", "ds_profile_prefill", "ds_profile_dispatch_layer",
     "lmsys_h100_decode_256", "lmsys_h100_decode_mtp", "lmsys_h100_decode_tbo_on", "lmsys_h100_decode_tbo_off",
@@ -43,25 +48,68 @@ def test_a_row_has_one_role():
 def test_the_hash_decides_where_no_name_does():
     """Groups and digits worked out again from the columns, without the module."""
     columns = {
-        "serving.csv": ("model", "system", "framework", "precision", "attn_parallel", "moe_parallel"),
-        "silicon_serving.csv": ("model", "system", "backend", "precision", "parallel_or_prefill", "decode"),
-    }
-    hashed = 0
+        "serving.csv": SERVING, "silicon_serving.csv": SILICON, "silicon_2026_field.csv": SILICON,
+        "serving_2026.csv": SERVING, "silicon_2026.csv": SILICON,
+    }  # fmt: skip
+    field = {row["id"]: row["role"] for row in COMMITTED if row["file"] == "silicon_2026_field.csv"}
+    hashed, twins = Counter(), 0
     for file, names in columns.items():
         for record, row in zip(
             table(PUBLISHED / file), [row for row in COMMITTED if row["file"] == file], strict=True
         ):
             cells = [record[name] for name in names]
-            if file == "silicon_serving.csv" and not cells[-1]:
+            if names is SILICON and not cells[-1]:
                 cells.pop()
             assert row["id"] == record["id"]
             assert row["group"] == "|".join(cells)
             if record["id"] in NAMED_TARGETS or record["id"] == "lmsys_h100_eplb_gain_prefill":
                 continue
-            digit = hashlib.sha256(row["group"].encode("utf-8")).hexdigest()[0]
+            run, _, metric = record["id"].partition("__")
+            if file == "serving_2026.csv" and run in field:
+                assert row["role"] == field[run], row["id"]
+                assert metric
+                twins += 1
+                continue
+            digit = hashlib.sha256(row["group"].encode("utf-8")).hexdigest()[file == "silicon_2026.csv"]
             assert row["role"] == ("check" if digit >= "8" and digit in "89abcdef" else "fit"), row["id"]
-            hashed += 1
-    assert hashed > 400
+            hashed[file] += 1
+    assert hashed["serving.csv"] + hashed["silicon_serving.csv"] > 400
+    assert hashed["silicon_2026.csv"] == 596
+    assert hashed["serving_2026.csv"] > 20
+    assert twins > 200
+
+
+def test_every_field_run_stands_in_both_files_and_fourteen_clean_ones_judge():
+    serving = {record["id"].partition("__")[0] for record in table(PUBLISHED / "serving_2026.csv")}
+    field = table(PUBLISHED / "silicon_2026_field.csv")
+    assert {record["id"] for record in field} <= serving
+    found = roles.committed()
+    clean = [record for record in field if not record["note"]]
+    assert sum(found["silicon_2026_field.csv", record["id"]] == "check" for record in clean) == 14
+
+
+def test_the_first_digit_kept_the_rows_of_2026_apart():
+    """Why the second one decides there: by the first all of them would be fit."""
+    own = [row for row in COMMITTED if row["file"] == "silicon_2026.csv"]
+    assert {hashlib.sha256(row["group"].encode()).hexdigest()[0] for row in own} <= set("01234567")
+    assert {row["role"] for row in own} == {"fit", "check"}
+
+
+def test_transfer_models_enter_no_fit_whatever_their_role():
+    """MiniMax-M2.5 and Qwen3.5-397B; gpt-oss-120b and the older files may."""
+    names = {"MiniMaxAI/MiniMax-M2.5", "Qwen/Qwen3.5-397B-A17B"}
+    seen = Counter()
+    for record in table(PUBLISHED / "silicon_2026.csv"):
+        role = roles.committed()["silicon_2026.csv", record["id"]]
+        fits = roles.may_fit("silicon_2026.csv", record)
+        once = ("silicon_2026.csv", record["id"]) not in duplicates.repeated()
+        assert fits == (role == "fit" and record["model"] not in names and once)
+        why = next(row["why"] for row in COMMITTED if row["id"] == record["id"])
+        assert ("enters no fit" in why) == (record["model"] in names)
+        seen[role, record["model"] in names, fits] += 1
+    assert set(seen) == {
+        ("fit", True, False), ("fit", False, True), ("check", True, False), ("check", False, False)
+    }  # fmt: skip
 
 
 def test_rows_of_one_group_are_not_torn_apart():

@@ -9,12 +9,12 @@ import pytest
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.spec import engine
 from perfmodel.spec.documents import read_document
-from perfmodel.validation import roles, setups, silicon
+from perfmodel.validation import duplicates, roles, setups, silicon, silicon_loop
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.silicon import Layout, corrected, parse_layout, scenario_of, steps_of
 
 RECORDS = roles.read_published(silicon.FILE)
-BY_ID = {record["id"]: record for record in RECORDS}
+EVERY = [record for file in roles.SILICON for record in roles.read_published(file)]
 RULES = read_document(setups.RULES)["rules"]
 R1 = "deepseek-ai/DeepSeek-R1"
 
@@ -118,6 +118,12 @@ def test_disaggregated_rows_have_both_layouts():
 # --- rules ---------------------------------------------------------------------------------------------------
 
 
+def matches(when, own):
+    """Whether a rule's conditions hold; its client is the one that all rules together give the row."""
+    client = {"client": setup_of(own).client}
+    return all(setups._holds(*item, own, client) for item in when.items())
+
+
 @pytest.mark.parametrize("number", range(len(RULES)))
 def test_a_rule_has_a_source_known_keys_and_rows(number):
     rule = RULES[number]
@@ -126,37 +132,41 @@ def test_a_rule_has_a_source_known_keys_and_rows(number):
     assert rule["set"]
     assert set(rule["set"]) <= set(Setup.model_fields)
     Setup.model_validate(rule["set"])
-    assert set(rule["when"]) <= {*RECORDS[0], "measured_known"}
-    measured = {"tpot_ms", "ttft_ms", "derived_output_tok_s_gpu", "id", "note", "origin"}
+    assert set(rule["when"]) <= {*RECORDS[0], "client", *setups.DATES}
+    measured = {"tpot_ms", "ttft_ms", "derived_output_tok_s_gpu", "id", "note"}
     assert not measured & set(rule["when"])  # a rule is about how a row was run, not about its result
     for name in setups.RANGES:
         if name in rule["when"]:
             low, high = rule["when"][name]
             assert 0 < low <= high
-    matched = [r for r in RECORDS if all(setups._holds(*item, r) for item in rule["when"].items())]
-    assert matched, rule["when"]
+    assert any(matches(rule["when"], own) for own in EVERY), rule["when"]
 
 
 def test_later_rules_win(monkeypatch):
     rules = [
         {"when": {"backend": "sglang"}, "set": {"chunk_tokens": 100, "poll_steps": 2}},
         {"when": {"system": ["h100_sxm", "h200_sxm"], "concurrency": [32, 64]}, "set": {"chunk_tokens": 200}},
-        {"when": {"measured_known": True}, "set": {"length_ratio": 0.5}},
+        {"when": {"origin": "x"}, "set": {"client": "inferencex", "lowest_length_ratio": 0.5}},
+        {"when": {"client": "inferencex", "measured_before": "2026-01-21"}, "set": {"cold": True}},
+        {"when": {"measured_from": "2026-01-21"}, "set": {"poll_steps": 7}},
     ]
     monkeypatch.setattr(setups, "_rules", lambda: tuple(rules))
 
     def chosen(**changes):
         found = setup_of(record(**changes))
-        return found.chunk_tokens, found.poll_steps, found.length_ratio
+        return found.chunk_tokens, found.poll_steps, found.length_ratio, found.cold
 
-    assert chosen() == (200, 2, 1.0)
-    assert chosen(concurrency="64") == (200, 2, 1.0)
-    assert chosen(concurrency="65") == (100, 2, 1.0)
-    assert chosen(concurrency="31") == (100, 2, 1.0)
-    assert chosen(concurrency="") == (100, 2, 1.0)
-    assert chosen(system="b200_sxm") == (100, 2, 1.0)
-    assert chosen(backend="vllm") == (200, 1, 1.0)
-    assert chosen(measured="2026-01-01") == (200, 2, 0.5)
+    assert chosen() == (200, 2, 1.0, False)
+    assert chosen(concurrency="64") == (200, 2, 1.0, False)
+    assert chosen(concurrency="65") == (100, 2, 1.0, False)
+    assert chosen(concurrency="31") == (100, 2, 1.0, False)
+    assert chosen(concurrency="") == (100, 2, 1.0, False)
+    assert chosen(system="b200_sxm") == (100, 2, 1.0, False)
+    assert chosen(backend="vllm") == (200, 1, 1.0, False)
+    assert chosen(measured="2026-01-20") == (200, 2, 1.0, False)  # of another client
+    assert chosen(origin="x") == (200, 2, 0.75, False)  # without a day
+    assert chosen(origin="x", measured="2026-01-20") == (200, 2, 0.75, True)
+    assert chosen(origin="x", measured="2026-01-21") == (200, 7, 0.75, False)
 
 
 def test_rules_that_are_none_are_refused(monkeypatch, tmp_path):
@@ -189,6 +199,51 @@ def test_trtllms_scripts_size_the_budget_for_one_prompt_and_all_decodes():
     assert checked[8192.0] >= 10
 
 
+def test_a_users_row_is_no_benchmarks_run_whatever_its_date():
+    """Launch flags and lengths of InferenceX are its own: stating the day of a run changes nothing."""
+    base = record(system="b200_sxm", concurrency="16")
+    dated = record(system="b200_sxm", concurrency="16", measured="2026-03-25")
+    assert setup_of(base) == setup_of(dated)
+    assert (setup_of(dated).length_ratio, setup_of(dated).max_running) == (1.0, 1_000_000)
+    theirs = setup_of(dated | {"origin": "2026-03-25.csv"})
+    assert (theirs.client, theirs.length_ratio, theirs.chunk_tokens) == ("inferencex", 0.9, 32768)
+
+
+def test_clients_of_the_published_rows():
+    """Counted from the columns, without the rules."""
+    seen = Counter()
+    for own in EVERY:
+        found = setup_of(own)
+        bounds = (found.lowest_length_ratio, found.highest_length_ratio)
+        if own["origin"].endswith("gap-analysis.csv"):  # undated, and InferenceX's
+            assert not own["measured"]
+            assert (found.client, bounds, found.cold) == ("inferencex", (0.8, 1.0), False)
+        elif own["origin"] in ("2026-03-25.csv", "2026-04-06.csv", "2026-04-27", "db-dump/2026-04-27"):
+            apart = own["mode"] == "disagg"
+            assert found.client == ("srt-slurm" if apart else "inferencex")
+            assert (found.prompts_per_slot, bounds) == (10, (0.8, 1.0))
+            assert found.cold == (not apart and own["measured"] < "2026-01-21"), own["id"]
+            assert found.warm_up_per_slot == (0 if found.cold else 2)
+            seen["cold"] += found.cold
+        elif own["origin"] == "sgl-cookbook" and own["model"] != "gpt-oss-120b":
+            assert (found.client, bounds) == ("sglang-bench", (0.0, 2.0))
+            assert found.prompts_per_slot == (10 if own["concurrency"] == "1" else 5)
+        elif own["origin"] in ("Qwen_Qwen3-235B-A22B-FP8.csv", "nvidia_DeepSeek-R1-NVFP4.csv"):
+            assert (found.client, found.prompts_per_slot, bounds) == ("aiperf", 50, (1.0, 1.0))
+            seen["aiperf"] += 1
+        seen["all"] += 1
+    assert seen["cold"] == 159
+    assert seen["aiperf"] == 94
+    assert seen["all"] == 399 + 55 + 596
+
+
+def test_a_limit_of_running_requests_is_that_of_long_prompts():
+    """B200, FP8, TP8: the flag says 128, and at 1k prompts and 512 in flight three times as many ran."""
+    common = {"system": "b200_sxm", "origin": "2026-03-25.csv", "measured": "2026-03-25"}
+    assert setup_of(record(**common, isl="8192")).max_running == 128
+    assert setup_of(record(**common)).max_running > 512
+
+
 def test_budgets_by_hand():
     script = Setup(budget_per_prompt=True, budget_floor=8192)
     assert script.budget(128.0, 8192.0) == 8384.0  # 131 x 64, exactly what is needed
@@ -212,6 +267,77 @@ def test_budgets_of_published_rows_reach_the_load():
     assert load.chunk_tokens == 64 * math.ceil(needed / 64)
     assert load.input_tokens == pytest.approx(0.9 * 8192)  # lengths uniform between 0.8 and 1
     assert load.output_tokens == pytest.approx(0.9 * float(own["osl"]))
+
+
+# --- the loop ------------------------------------------------------------------------------------------------
+
+
+def served(setup, **changes):
+    own = record(isl="100", osl="10", concurrency="8", **changes)
+    return silicon_loop.simulated(own, setup, steps_of(own, setup_of(own)))
+
+
+def test_the_loop_sends_what_the_client_sends():
+    alike = served(Setup(prompts_per_slot=3))
+    assert len(alike.arrival_s) == 24
+    assert set(alike.input_tokens) == {100}
+    assert set(alike.output_tokens) == {10}
+    drawn = served(Setup(prompts_per_slot=50, lowest_length_ratio=0.8))
+    assert len(drawn.arrival_s) == 400
+    assert (min(drawn.input_tokens), max(drawn.input_tokens)) == (80, 100)
+    assert (min(drawn.output_tokens), max(drawn.output_tokens)) == (8, 10)
+    assert drawn.input_tokens.mean() == pytest.approx(90, rel=0.02)
+    wide = served(Setup(prompts_per_slot=50, lowest_length_ratio=0.0, highest_length_ratio=2.0))
+    assert min(wide.input_tokens) >= 1
+    assert max(wide.input_tokens) > 190
+    assert wide.input_tokens.mean() == pytest.approx(100, rel=0.1)
+
+
+def test_lengths_that_differ_break_the_lockstep_of_equal_ones():
+    """Equal requests end together and wait for each other's prompts; with the same mean, spread ones do not."""
+    long = {"isl": "4000", "osl": "400", "concurrency": "32"}
+    own = record(**long)
+    steps = steps_of(own, setup_of(own))
+
+    def ttft(low, high):
+        setup = setup_of(own).model_copy(update={"lowest_length_ratio": low, "highest_length_ratio": high})
+        found = silicon_loop.simulated(own, setup, steps)
+        return (found.first_token_s - found.arrival_s)[64:].mean()
+
+    assert ttft(0.0, 2.0) < 0.6 * ttft(1.0, 1.0)
+
+
+# --- published rows ------------------------------------------------------------------------------------------
+
+
+def published(record):
+    return silicon.predict_rows([record], suite="s", role=lambda _: "check", file=silicon.FILE)
+
+
+def test_ttft_without_a_warm_up_is_judged_apart_with_the_start_up_it_implies():
+    own = next(r for r in RECORDS if setup_of(r).cold and not r["note"] and float(r["concurrency"]) <= 8)
+    tpot, ttft = published(own)
+    assert (tpot.suite, tpot.quantity) == ("s", "tpot_s")
+    assert (ttft.suite, ttft.quantity) == ("s-cold", "ttft_s")
+    implied = (ttft.measured - ttft.predicted) * 10
+    assert ttft.reason == f"no warm-up: start-up of {implied:.1f} s implied"
+    warm = next(r for r in RECORDS if r["measured"] >= "2026-01-21" and not r["note"] and r["mode"] == "agg")
+    assert [row.suite for row in published(warm)] == ["s", "s"]
+
+
+def test_a_repeated_measurement_is_named_and_not_answered():
+    (file, dropped), (_, kept) = next(
+        pair for pair in duplicates.repeated().items() if pair[0][0] == silicon.FILE
+    )
+    own = next(r for r in RECORDS if r["id"] == dropped)
+    for row in published(own):
+        assert (row.suite, row.predicted, row.reason) == (
+            "s-repeated",
+            None,
+            f"the same measurement as {kept}",
+        )
+    assert own_rows(own)[0].predicted is not None  # to a user it is a row like any other
+    assert not roles.may_fit(file, own)
 
 
 # --- a user's own rows ---------------------------------------------------------------------------------------

@@ -60,13 +60,13 @@ def above(rows: Sequence[Row], suites: Collection[str]) -> tuple[str, ...]:
     summary = {(line["suite"], line["quantity"], line["role"]): line for line in summarise(rows)}
     found: list[str] = []
     for key, ceiling in recorded().items():
-        if _owner(key[0]) in suites:
+        if owner(key[0]) in suites:
             own = [row for row in rows if (row.suite, row.quantity, row.role) == key]
             found += (f"{' '.join(key)}: {text}" for text in _worse(ceiling, summary.get(key), own))
     return tuple(found)
 
 
-def _owner(part: str) -> str:
+def owner(part: str) -> str:
     """The suite that a part (``silicon-noted``) belongs to: the longest name that begins it, so that ``deepseek`` does
     not answer for ``deepseek-fleet``.
     """

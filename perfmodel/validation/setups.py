@@ -1,7 +1,7 @@
-"""How a benchmark's row was run: engine defaults and launch scripts, as rules that say when they apply.
+"""How a benchmark's row was run: engine defaults, launch scripts and clients, as rules that say when they apply.
 
-``data/published/silicon_setups.yaml`` holds the rules, each with its source. They are facts about engines and scripts;
-a row's measured time never enters.
+``data/published/silicon_setups.yaml`` holds the rules, each with its source. They are facts about engines, scripts and
+clients; a row's measured time never enters.
 """
 
 import math
@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Literal
 
 from perfmodel.errors import DataError
-from perfmodel.spec.base import Count, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.base import Count, NonNegative, Positive, Spec
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.formats import Dtype
@@ -18,6 +18,8 @@ from perfmodel.spec.formats import Dtype
 RULES = DATA / "published" / "silicon_setups.yaml"
 RANGES = ("concurrency", "isl", "osl")
 """Columns that a rule gives as [low, high]."""
+DATES = ("measured_before", "measured_from")
+"""Conditions on the day of the run; a row without one meets neither."""
 
 
 class Setup(Spec):
@@ -38,8 +40,19 @@ class Setup(Spec):
     """Decode steps between two looks at newly arrived requests."""
     balanced_prefill: bool = False
     """Whether prompts are held back until every data-parallel rank has one."""
-    length_ratio: PositiveFraction = 1.0
-    """Mean length over the stated one, of inputs and of outputs."""
+    client: Literal["", "inferencex", "srt-slurm", "aiperf", "sglang-bench", "vllm-bench"] = ""
+    """Who sent the requests; empty: not known. Set by a row's ``origin``; rules may ask for it (``when``)."""
+    prompts_per_slot: Positive = 10.0
+    """Requests that are judged, over the concurrency."""
+    warm_up_per_slot: NonNegative = 0.0
+    """Requests before those, over the concurrency. Every client here waits for the last of them before it sends the
+    first that counts, so that they warm the engine and leave nothing in its queue: the loop has no need of them."""
+    cold: bool = False
+    """Whether the first wave compiled, so that the start-up is in the row's mean TTFT."""
+    lowest_length_ratio: NonNegative = 1.0
+    """Shortest input and output over the stated length: they are drawn uniformly, each for itself."""
+    highest_length_ratio: Positive = 1.0
+    """Longest over the stated length, which is the mean where a run's mean is stated."""
     shared_experts: Literal["in-line", "own-stream"] = "in-line"
     fused_norms: bool = False
     """Whether the all-reduce adds the residual and normalises."""
@@ -57,6 +70,11 @@ class Setup(Spec):
     not_predicted: str = ""
     """Why no prediction would mean anything; empty: predicted."""
 
+    @property
+    def length_ratio(self) -> float:
+        """Mean length over the stated one."""
+        return (self.lowest_length_ratio + self.highest_length_ratio) / 2.0
+
     def budget(self, concurrency: float, isl: float) -> float:
         """Prompt tokens that one step may carry."""
         if not self.budget_per_prompt:
@@ -68,7 +86,7 @@ def setup_of(record: Mapping[str, str]) -> Setup:
     """The set-up of a row of ``silicon_serving.csv`` (or of a user's own in its columns)."""
     values: dict[str, Any] = {}
     for rule in _rules():
-        if all(_holds(name, wanted, record) for name, wanted in rule["when"].items()):
+        if all(_holds(name, wanted, record, values) for name, wanted in rule["when"].items()):
             values |= rule["set"]
     return Setup.model_validate(values)
 
@@ -81,11 +99,14 @@ def _rules() -> tuple[dict[str, Any], ...]:
     return tuple(document)
 
 
-def _holds(name: str, wanted: Any, record: Mapping[str, str]) -> bool:
-    if name == "measured_known":  # the rows of InferenceX state their date, the package's own runs do not
-        return bool(record.get("measured")) is bool(wanted)
+def _holds(name: str, wanted: Any, record: Mapping[str, str], values: Mapping[str, Any]) -> bool:
+    """Whether a condition holds for a row, of which earlier rules have said ``values``."""
+    if name in DATES:
+        measured = record.get("measured") or ""  # dates as in ISO 8601, in the order of their letters
+        return bool(measured) and (measured < wanted) is (name == "measured_before")
     if name in RANGES:
         low, high = wanted
         return bool(record[name]) and low <= float(record[name]) <= high
     allowed = wanted if isinstance(wanted, list) else [wanted]
-    return record.get(name, "") in [str(value) for value in allowed]
+    cell = values.get(name, "") if name == "client" else record.get(name, "")
+    return cell in [str(value) for value in allowed]

@@ -1,8 +1,9 @@
-"""Suite ``silicon``: measured TTFT and TPOT at a fixed concurrency, in 399 published rows.
+"""Suite ``silicon``: measured TTFT and TPOT at a fixed concurrency, in 399 published rows; and any rows in its columns.
 
 TPOT is the closed loop's mean step (:mod:`perfmodel.serving.closed_loop`), on which the engines' constants were fitted;
 TTFT, whose causes are queues, is that of the same loop simulated request by request
-(:mod:`perfmodel.validation.silicon_loop`). How a row was run is in :mod:`perfmodel.validation.setups`.
+(:mod:`perfmodel.validation.silicon_loop`). How a row was run is in :mod:`perfmodel.validation.setups`; a measurement
+that stands in two rows is judged once (:mod:`perfmodel.validation.duplicates`).
 """
 
 import re
@@ -17,12 +18,12 @@ from perfmodel.serving.closed_loop import ClosedLoop, MeanStep, Steps, mean_step
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std
 from perfmodel.units import MS
-from perfmodel.validation import roles
+from perfmodel.validation import duplicates, roles
 from perfmodel.validation.measured import identities
 from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
 from perfmodel.validation.setups import Setup, setup_of
-from perfmodel.validation.silicon_loop import simulated
+from perfmodel.validation.silicon_loop import simulated, waves_of
 from perfmodel.validation.steps import bounds
 
 NAME = "silicon"
@@ -71,10 +72,18 @@ def calibrations() -> tuple[str, ...]:
 
 def rows(progress: Progress | None = None) -> list[Row]:
     """The suite's rows: one for TPOT and one for TTFT per measurement."""
-    records = roles.read_published(FILE)
+    return published_rows(NAME, FILE, progress)
+
+
+def published_rows(suite: str, file: str, progress: Progress | None = None) -> list[Row]:
+    """A suite's rows, of a published file with the columns of ``silicon_serving.csv``."""
     committed = roles.committed()
     return predict_rows(
-        records, suite=NAME, role=lambda record: committed[FILE, record["id"]], progress=progress
+        roles.read_published(file),
+        suite=suite,
+        role=lambda record: committed[file, record["id"]],
+        file=file,
+        progress=progress,
     )
 
 
@@ -83,20 +92,21 @@ def predict_rows(
     *,
     suite: str,
     role: Callable[[Mapping[str, str]], str],
+    file: str = "",
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Predictions for records in the columns of ``silicon_serving.csv``."""
+    """Predictions for records in the columns of ``silicon_serving.csv``; ``file``: the published one they are from."""
     found: list[Row] = []
     for number, record in enumerate(records):
         if progress is not None:
             progress(suite, number, len(records))
-        found += _rows_of(record, suite, role(record))
+        found += _rows_of(record, suite, role(record), file)
     return found
 
 
-def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
+def _rows_of(record: Mapping[str, str], suite: str, role: str, file: str) -> list[Row]:
+    kind = _kind(record, file) if file else ""
     common: dict[str, Any] = {
-        "suite": suite + _kind(record) if suite == NAME else suite,
         "id": record["id"],
         "model": record["model"],
         "unit": "s",
@@ -105,43 +115,63 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str) -> list[Row]:
         "system": SYSTEMS.get(record["system"], ("", ""))[1],
         "engine": record["backend"] if record["backend"] in ENGINES else "",
     }
-    predicted, reason = predict(record)
+    kept = duplicates.repeated().get((file, record["id"]))
+    predicted, reason = predict(record) if kept is None else (None, f"the same measurement as {kept[1]}")
     low, high = _interval(record, predicted) if predicted else (None, None)
-    peers = _peers()
+    peers = _peers() if file == FILE else {}
     found = []
     if record.get("tpot_ms"):
         found.append(
             Row(
+                suite=suite + kind,
                 quantity="tpot_s",
                 measured=float(record["tpot_ms"]) * MS,
                 predicted=predicted.tpot_s if predicted else None,
                 low=low,
                 high=high,
                 reason=reason,
-                peer_predicted=peers.get((record["id"], "tpot_ms")) if suite == NAME else None,
+                peer_predicted=peers.get((record["id"], "tpot_ms")),
                 **common,
             )
         )
     if record.get("ttft_ms"):
+        measured = float(record["ttft_ms"]) * MS
         ttft, why = _ttft(record, answered=predicted is not None)
+        cold = bool(file) and not kind and setup_of(record).cold
+        if cold and ttft is not None:
+            why = _start_up(measured - ttft, record)
         found.append(
             Row(
+                suite=suite + kind + ("-cold" if cold else ""),
                 quantity="ttft_s",
-                measured=float(record["ttft_ms"]) * MS,
+                measured=measured,
                 predicted=ttft,
                 reason=why or reason,
-                peer_predicted=peers.get((record["id"], "ttft_ms")) if suite == NAME else None,
+                peer_predicted=peers.get((record["id"], "ttft_ms")),
                 **common,
             )
         )
     return found
 
 
-def _kind(record: Mapping[str, str]) -> str:
-    """Rows with a remark and disaggregated ones are summed up apart from the clean aggregated ones."""
+def _kind(record: Mapping[str, str], file: str) -> str:
+    """What is summed up apart from the clean aggregated rows: repetitions, rows with a remark, models that no fit sees,
+    disaggregated ones.
+    """
+    if (file, record["id"]) in duplicates.repeated():
+        return "-repeated"
     if record.get("note"):
         return "-noted"
+    if roles.is_transfer(record):
+        return "-transfer"
     return "-disaggregated" if record["mode"] == "disagg" else ""
+
+
+def _start_up(missing_s: float, record: Mapping[str, str]) -> str:
+    """What the first wave of a run without warm-up must have waited for, if all of the error is that: the mean over its
+    waves is the settled TTFT and a share of the start-up.
+    """
+    return f"no warm-up: start-up of {missing_s * waves_of(record, setup_of(record)):.1f} s implied"
 
 
 def predict(record: Mapping[str, str], **constants: float) -> tuple[MeanStep | None, str | None]:

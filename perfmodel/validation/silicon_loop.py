@@ -1,8 +1,8 @@
-"""A row of ``silicon_serving.csv`` simulated as it was measured: a closed loop, request by request.
+"""A row of a silicon file simulated as it was measured: a closed loop, request by request.
 
-Fixed before the first comparison (2026-11-24): all of the first wave at time zero, ten prompts per slot, no warm-up
-cut, lengths uniform from (2 r - 1) L to L where the mean is r L (InferenceX: 0.8 L to L), else all L; a row's figure is
-taken as a mean. Where that is not known the other reading, a median, is in docs/trust.md.
+As the row's client does it (:mod:`perfmodel.validation.setups`): how many prompts per slot, lengths drawn uniformly
+between the client's bounds, all of the first wave at time zero. Warm-up requests are gone before the first one that
+counts is sent, so none is simulated. A row's figure is a mean over all requests, the first wave and the last included.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,6 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import Workload
 from perfmodel.validation.setups import Setup
 
-WAVES = 10
-"""Prompts per slot."""
 MANY, WAVES_OF_MANY = 1000, 3
 """Disaggregated rows with more slots than this have so many prompts per slot: the largest has 8,192 slots."""
 BLOCK_TOKENS = 64
@@ -45,9 +43,9 @@ def simulated(record: Mapping[str, str], setup: Setup, steps: Steps) -> Records:
     requests = requests_of(
         Workload(
             max_concurrency=slots,
-            num_requests=(WAVES_OF_MANY if apart and slots > MANY else WAVES) * slots,
-            input_tokens=_lengths(inputs, setup.length_ratio),
-            output_tokens=_lengths(outputs, setup.length_ratio),
+            num_requests=round(waves_of(record, setup) * slots),
+            input_tokens=_lengths(inputs, setup),
+            output_tokens=_lengths(outputs, setup),
         ),
         seed=0,
     )
@@ -65,6 +63,12 @@ def simulated(record: Mapping[str, str], setup: Setup, steps: Steps) -> Records:
             else None
         ),
     )
+
+
+def waves_of(record: Mapping[str, str], setup: Setup) -> float:
+    """Prompts per slot that are simulated."""
+    many = record["mode"] == "disagg" and float(record["concurrency"]) > MANY
+    return min(setup.prompts_per_slot, WAVES_OF_MANY) if many else setup.prompts_per_slot
 
 
 class _Instances(NamedTuple):
@@ -110,8 +114,9 @@ def _path(record: Mapping[str, str], steps: Steps) -> KvPath:
     return kv_path(steps.decode, p, gpus=gpus, layer_wise=record["backend"] == "sglang")
 
 
-def _lengths(longest: int, ratio: float) -> Any:
-    """All alike, or uniform with a mean of ``ratio`` of the longest."""
-    if ratio == 1.0:
-        return {"value": longest}
-    return {"min": max(1, round(longest * (2.0 * ratio - 1.0))), "max": longest}
+def _lengths(stated: int, setup: Setup) -> Any:
+    """All alike, or uniform between the client's bounds."""
+    low, high = setup.lowest_length_ratio, setup.highest_length_ratio
+    if low == high:
+        return {"value": stated}
+    return {"min": max(1, round(stated * low)), "max": max(1, round(stated * high))}
