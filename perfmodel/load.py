@@ -221,7 +221,12 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
         deployment, serving = prefill.get("deployment", {}), prefill.get("serving", {})
         if isinstance(deployment, Mapping) and isinstance(serving, Mapping):
             side = with_engine(prefill_deployment(deployment, decode), serving, fields["model"], gpu)
-            found["prefill"] = {**prefill, "deployment": side.deployment, "serving": side.serving}
+            found["prefill"] = {
+                **side.prefill,
+                **prefill,
+                "deployment": side.deployment,
+                "serving": side.serving,
+            }
     return found
 
 

@@ -27,6 +27,8 @@ class Filled:
     serving: dict[str, Any]
     settings: tuple[Setting, ...]
     """What the engine set, stated keys left out."""
+    prefill: dict[str, Any]
+    """What it sets of prefill replicas beside their deployment (how caches are sent)."""
 
 
 def with_engine(
@@ -49,17 +51,17 @@ def with_engine(
     engine = profile(name, str(deployment.get("engine_version") or "")) if name else None
     shaped = {**deployment, **_shape(deployment, model, engine)}
     if engine is None:
-        return Filled(shaped, dict(serving), ())
+        return Filled(shaped, dict(serving), (), {})
     shaped["engine_version"] = engine.version
     at = _circumstances(shaped, model, gpu)
     if at is None:  # a size that is no number: validation will say so
-        return Filled(shaped, dict(serving), ())
+        return Filled(shaped, dict(serving), (), {})
     stated = {path for path, _ in leaves({"deployment": deployment, "serving": serving})}
     settings = tuple(one for one in engine.settings(at) if one.path not in stated)
-    document: dict[str, Any] = {"deployment": shaped, "serving": dict(serving)}
+    document: dict[str, Any] = {"deployment": shaped, "serving": dict(serving), "prefill": {}}
     for one in settings:
         _put(document, one.path.split("."), one.value)
-    return Filled(document["deployment"], document["serving"], settings)
+    return Filled(document["deployment"], document["serving"], settings, document["prefill"])
 
 
 def prefill_deployment(own: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ DeepSeek's production averages and profile on H800, SGLang on 96 H100, and point
 from perfmodel.validation import roles
 from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
+from perfmodel.validation.runs import gpu_in
 from perfmodel.validation.serving import SYSTEMS, Gain, predict_rows
 from perfmodel.validation.suites import Progress
 
@@ -64,7 +65,7 @@ GAINS = {
 
 def calibrations() -> tuple[str, ...]:
     """Ids of the calibrations that predictions rest on."""
-    return identities(calibration for _, calibration in SYSTEMS.values())
+    return identities(gpu_in(cluster) for cluster in SYSTEMS.values())
 
 
 def rows(progress: Progress | None = None) -> list[Row]:

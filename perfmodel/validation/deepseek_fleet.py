@@ -23,6 +23,7 @@ from perfmodel.validation import roles
 from perfmodel.validation.full_batches import Lengths, full_batches, lengths_with, middle, uniform
 from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
+from perfmodel.validation.runs import gpu_in
 from perfmodel.validation.serving import SYSTEMS, engine_of, scenario_of
 from perfmodel.validation.suites import Progress
 
@@ -40,7 +41,7 @@ PREFILL_WAVES = 4
 
 def calibrations() -> tuple[str, ...]:
     """Id of the calibration that predictions rest on."""
-    return identities([SYSTEMS["H800-SXM IB"][1]])
+    return identities([gpu_in(SYSTEMS["H800-SXM IB"])])
 
 
 def rows(progress: Progress | None = None) -> list[Row]:
@@ -74,7 +75,7 @@ def rows(progress: Progress | None = None) -> list[Row]:
                 role="check" if committed[FILE, name] == "check" else "comparison",  # nothing is fitted here
                 reason=None if ending else HEADROOM,
                 source=record["source"],
-                system=SYSTEMS[record["system"]][1],
+                system=gpu_in(SYSTEMS[record["system"]]),
                 engine=engine_of(record["framework"]),
             )
         )

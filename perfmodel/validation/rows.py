@@ -38,6 +38,8 @@ class Row:
     """Catalogue name of the GPU that was measured; empty: the catalogue has none, or nobody says."""
     engine: str = ""
     """Serving engine whose kernels and constants stand for it; empty: none."""
+    settings: str = ""
+    """What was set beyond the engine's defaults, layout and lengths: ``key.path=value``, with ; between."""
 
     @property
     def error_pct(self) -> float | None:

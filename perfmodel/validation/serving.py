@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import PerfModelError
-from perfmodel.load import build_scenario
+from perfmodel.load import apply_override, build_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std, has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
-from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
+from perfmodel.validation.runs import gpu_in
 from perfmodel.validation.steps import StepPrediction, bounds, predict_step
 from perfmodel.validation.suites import Progress
 
@@ -31,16 +31,16 @@ MODELS = {
     "Kimi-K2": "kimi-k2",
 }
 SYSTEMS = {
-    "H800-SXM IB": ("h800-ib", "h800-sxm"),
-    "H100-SXM IB": ("h100-ib", "h100-sxm"),
-    "H100-SXM": ("h100-ib", "h100-sxm"),
-    "H200-SXM": ("h200-ib", "h200-sxm"),
-    "B200-SXM": ("b200-ib", "b200-sxm"),
-    "GB200-NVL72": ("gb200-nvl72", "gb200-nvl72"),
+    "H800-SXM IB": "h800-ib",
+    "H100-SXM IB": "h100-ib",
+    "H100-SXM": "h100-ib",
+    "H200-SXM": "h200-ib",
+    "B200-SXM": "b200-ib",
+    "GB200-NVL72": "gb200-nvl72",
 }
-"""System as printed -> (catalogue cluster, calibration, which bears its GPU's name)."""
-ENGINES = {"in-house": "sglang", "SGLang": "sglang", "vLLM": "vllm", "TensorRT-LLM": "trtllm"}
-"""Framework as printed (its first words) -> engine; DeepSeek's own takes SGLang's constants."""
+"""System as printed -> catalogue cluster."""
+ENGINES = {"in-house": "deepseek", "SGLang": "sglang", "vLLM": "vllm", "TensorRT-LLM": "trtllm"}
+"""Framework as printed (its first words) -> engine."""
 METRICS = {
     "output_tok_s_per_node": ("output_tokens_per_s_per_gpu", "tokens/s"),
     "output_tok_s_per_gpu": ("output_tokens_per_s_per_gpu", "tokens/s"),
@@ -94,7 +94,7 @@ def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None)
         "measured": float(record["value"]) * _scale(record),
         "role": role,
         "source": record.get("source", ""),
-        "system": SYSTEMS.get(record["system"], ("", ""))[1],
+        "system": gpu_in(SYSTEMS[record["system"]]) if record["system"] in SYSTEMS else "",
         "engine": _known_engine(record["framework"]),
     }
     try:
@@ -122,9 +122,11 @@ def answerable(record: Mapping[str, str]) -> bool:
     return not _missing(record) and record["metric"].split("_tok")[0] in ("input", "output")
 
 
-def throughput(record: Mapping[str, str], **constants: float) -> tuple[float, float]:
+def throughput(
+    record: Mapping[str, str], constants: Mapping[str, Any] | None = None
+) -> tuple[float, float]:
     """(measured, predicted) tokens/s and GPU of an answerable row."""
-    scenario = scenario_of(record, **constants)
+    scenario = scenario_of(record, constants)
     quantity, _ = METRICS[record["metric"]]
     seconds = float(predict_steps(scenario).step_time_s[0])
     return float(record["value"]) * _scale(record), float(_value(scenario, seconds, quantity))
@@ -157,13 +159,13 @@ def _missing(record: Mapping[str, str]) -> str:
     return ""
 
 
-def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
-    """The step that a row describes; ``constants`` replace the engine's fitted ones.
+def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None = None) -> Scenario:
+    """The step that a row describes; ``constants`` (key paths and values) replace the engine's own.
 
     Raises:
         PerfModelError: a cell that can't be read, or a layout that the model does not allow.
     """
-    cluster, calibration = SYSTEMS[record["system"]]
+    cluster = SYSTEMS[record["system"]]
     decode = record["phase"] == "decode"
     ep, dp = _number("EP", record["moe_parallel"]), _number("DP", record["attn_parallel"])
     dp, tp = dp or ep, _number("TP", record["attn_parallel"]) or 1
@@ -173,7 +175,6 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
         "phase": record["phase"],
         "attention_dp": dp,
         "attention_tp": tp,
-        "dense_tp": tp,
         "ep": ep,
         "moe_tp": max(dp * tp // ep, 1),
         "engine": engine_of(record["framework"]),
@@ -195,23 +196,22 @@ def scenario_of(record: Mapping[str, str], **constants: float) -> Scenario:
             "prefill_tokens": float(record["isl_or_kv"]),
             "prefill_requests_per_gpu": tokens / float(record["isl_or_kv"]),
         }
-    deployment |= {name: value for name, value in constants.items() if name != "imbalance"}
     routing: dict[str, Any] = {"rank_loads": [1.0] * ep}
     if "perfect" not in record["routing"]:
-        skew = float(record["skew"]) if record.get("skew") else None
-        routing = routing_of(model, ep, eplb=_has_eplb(record, deployment["redundant_experts"]), skew=skew)
-        routing |= {name: value for name, value in constants.items() if name == "imbalance"}
-    return build_scenario(
-        {
-            "name": record["id"],
-            "model": model,
-            "cluster": cluster,
-            "calibration": calibration,
-            "prices": "h800-deepseek-lease",
-            "deployment": deployment,
-            "routing": routing,
-        }
-    )
+        eplb = _has_eplb(record, deployment["redundant_experts"])
+        routing = {"placement": "eplb" if eplb else "contiguous"}
+        if record.get("skew"):
+            routing |= {"popularity": "power-law", "skew": float(record["skew"])}
+    document: dict[str, Any] = {
+        "name": record["id"],
+        "model": model,
+        "cluster": cluster,
+        "deployment": deployment,
+        "routing": routing,
+    }
+    for path, value in (constants or {}).items():
+        document = apply_override(document, f"{path}={value}")
+    return build_scenario(document)
 
 
 def _has_eplb(record: Mapping[str, str], redundant: int) -> bool:

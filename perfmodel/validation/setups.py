@@ -1,7 +1,7 @@
-"""How a benchmark's row was run: engine defaults, launch scripts and clients, as rules that say when they apply.
+"""How a benchmark's row was run beyond its engine's defaults: checkpoints, launch scripts and clients, as rules.
 
-``data/published/silicon_setups.yaml`` holds the rules, each with its source. They are facts about engines, scripts and
-clients; a row's measured time never enters.
+``data/published/silicon_setups.yaml`` holds the rules, each with its source. They are facts about
+checkpoints, scripts and clients; a row's measured time never enters.
 """
 
 import math
@@ -10,10 +10,9 @@ from functools import cache
 from typing import Any, Literal
 
 from perfmodel.errors import DataError
-from perfmodel.spec.base import Count, NonNegative, Positive, Spec
+from perfmodel.spec.base import NonNegative, Positive, Spec
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.formats import Dtype
 
 RULES = DATA / "published" / "silicon_setups.yaml"
 RANGES = ("concurrency", "isl", "osl")
@@ -25,21 +24,11 @@ DATES = ("measured_before", "measured_from")
 class Setup(Spec):
     """What the rules say of one row."""
 
-    policy: Literal["prefill-first", "mixed"] = "mixed"
-    """Whether a prefill runs alone while decodes wait, or joins them in one step."""
-    chunk_tokens: Positive = 8192
-    """Most prompt tokens of one step."""
-    whole_prompts: bool = False
-    """Whether prompts are never cut: one longer than the budget has a step of its own."""
+    settings: dict[str, Any] = {}
+    """Key paths of a scenario and their values: number formats, and what a launch script set."""
     budget_per_prompt: bool = False
-    """Whether the budget was set to max(budget_floor, concurrency + isl + 64, up to a multiple of 64)."""
+    """Whether the token budget was set to max(budget_floor, concurrency + isl + 64, up to a multiple of 64)."""
     budget_floor: NonNegative = 0
-    max_running: Count = 1_000_000
-    """Most requests that decode at once."""
-    poll_steps: Positive = 1.0
-    """Decode steps between two looks at newly arrived requests."""
-    balanced_prefill: bool = False
-    """Whether prompts are held back until every data-parallel rank has one."""
     client: Literal["", "inferencex", "srt-slurm", "aiperf", "sglang-bench", "vllm-bench"] = ""
     """Who sent the requests; empty: not known. Set by a row's ``origin``; rules may ask for it (``when``)."""
     prompts_per_slot: Positive = 10.0
@@ -53,20 +42,10 @@ class Setup(Spec):
     """Shortest input and output over the stated length: they are drawn uniformly, each for itself."""
     highest_length_ratio: Positive = 1.0
     """Longest over the stated length, which is the mean where a run's mean is stated."""
-    shared_experts: Literal["in-line", "own-stream"] = "in-line"
-    fused_norms: bool = False
-    """Whether the all-reduce adds the residual and normalises."""
     expert_parallel: bool | None = None
     """Overrides the CSV: experts divided over ranks (True) or each cut in slices (False)."""
     attention_dp: bool = False
     """Overrides the CSV: every GPU has requests of its own."""
-    expert_kernel: Literal["auto", "cutlass", "deepgemm"] = "auto"
-    linear: Dtype = "bf16"
-    attention_output: Dtype | None = None
-    dense: Dtype | None = None
-    experts: Dtype = "bf16"
-    shared: Dtype | None = None
-    kv_cache: Literal["bf16", "fp8"] = "bf16"
     not_predicted: str = ""
     """Why no prediction would mean anything; empty: predicted."""
 
@@ -75,20 +54,23 @@ class Setup(Spec):
         """Mean length over the stated one."""
         return (self.lowest_length_ratio + self.highest_length_ratio) / 2.0
 
-    def budget(self, concurrency: float, isl: float) -> float:
-        """Prompt tokens that one step may carry."""
+    def overrides(self, concurrency: float, isl: float) -> dict[str, Any]:
+        """Key paths of a scenario and their values, the budget among them where it depends on the row."""
         if not self.budget_per_prompt:
-            return max(self.chunk_tokens, isl) if self.whole_prompts else self.chunk_tokens
-        return max(self.budget_floor, 64.0 * math.ceil((concurrency + isl + 64.0) / 64.0))
+            return dict(self.settings)
+        budget = max(self.budget_floor, 64.0 * math.ceil((concurrency + isl + 64.0) / 64.0))
+        return {**self.settings, "serving.max_batched_tokens": int(budget)}
 
 
 def setup_of(record: Mapping[str, str]) -> Setup:
     """The set-up of a row of ``silicon_serving.csv`` (or of a user's own in its columns)."""
     values: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for rule in _rules():
         if all(_holds(name, wanted, record, values) for name, wanted in rule["when"].items()):
-            values |= rule["set"]
-    return Setup.model_validate(values)
+            settings |= {key: value for key, value in rule["set"].items() if "." in key}
+            values |= {key: value for key, value in rule["set"].items() if "." not in key}
+    return Setup.model_validate({**values, "settings": settings})
 
 
 @cache
