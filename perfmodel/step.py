@@ -158,10 +158,15 @@ def _beside_compute(op: Op, timing: Timing, scenario: Scenario) -> Timing:
     """A transfer under a schedule that hides it takes as long as such transfers were timed beside compute."""
     if not op.is_communication:
         return timing
-    stretch, flag = beside_compute(op, scenario.cluster.gpu.architecture)
+    stretch, log_std, flag = beside_compute(op, scenario.cluster.gpu.architecture)
     if stretch == 1.0:
         return timing
-    return replace(timing.scaled(stretch), flag="; ".join(filter(None, (timing.flag, flag))))
+    return replace(
+        timing.scaled(stretch),
+        flag="; ".join(filter(None, (timing.flag, flag))),
+        log_std=math.hypot(timing.log_std, log_std),
+        spread_key=f"{timing.spread_key} in situ" if timing.spread_key and log_std else timing.spread_key,
+    )
 
 
 def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[Timing, ...]:

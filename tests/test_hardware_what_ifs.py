@@ -1,5 +1,6 @@
 """Measured times on the measured device with other figures, and transfers beside compute."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -100,15 +101,20 @@ def test_figures_may_be_arrays():
 # --- transfers beside compute ----------------------------------------------------------------------------------
 
 
-def test_only_deepep_normal_was_timed_beside_compute_and_another_architecture_is_flagged():
-    (row,) = stretches()
+def test_deepep_was_timed_beside_compute_and_another_architecture_is_flagged():
+    normal, low = stretches()
     dispatch = replace(op_named("dispatch"), backend="deepep-normal")
-    assert beside_compute(dispatch, "hopper") == (row.stretch, "")
-    stretch, flag = beside_compute(dispatch, "blackwell")
-    assert stretch == row.stretch
+    assert beside_compute(dispatch, "hopper") == (normal.stretch, 0.0, "")
+    stretch, _, flag = beside_compute(dispatch, "blackwell")
+    assert stretch == normal.stretch
     assert "hopper" in flag
-    assert beside_compute(op_named("dispatch"), "hopper") == (1.0, "")  # low latency
-    assert beside_compute(replace(dispatch, kernel="all_gather"), "hopper") == (1.0, "")
+    assert beside_compute(replace(dispatch, kernel="all_gather"), "hopper") == (1.0, 0.0, "")
+    # one published figure of low latency, whose tokens are not certain: the middle of what it allows, and its width
+    stretch, spread, flag = beside_compute(op_named("dispatch"), "hopper")
+    assert (stretch, spread) == (low.stretch, low.log_std)
+    assert stretch == pytest.approx((170.0 / 108.4) ** 0.5, rel=2e-3)
+    assert spread == pytest.approx(math.log(170.0 / 108.4) / math.sqrt(12.0), rel=5e-3)
+    assert "not certain" in flag
 
 
 def test_it_counts_only_where_a_schedule_overlaps():

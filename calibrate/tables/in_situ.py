@@ -5,17 +5,29 @@ groups) times DeepEP normal's kernels while GEMMs and attention run beside them:
 pass, and two combines per layer. Alone they would take what ``communication.csv`` says. The ratio of the sums is the
 stretch. What the notify kernels wait for other ranks is left out, and DeepSeek's 20 SMs against the 24 of the timings
 alone are in it (about 10 %). It was measured for training, on H800, in one shape: everything else takes it over.
+
+Of the low-latency kernels one figure is public: about 170 us per dispatch in DeepSeek's decode profile (LMSYS's reading;
+its own run on H100 measured as much), where the same transfer alone takes what the calibration says. Whether the
+profile's 170 us hold 64 tokens or both micro-batches' 128 is not said; with 128 there is nothing to explain. So all that
+is known is a range, from 1 to their ratio: its middle (of the logarithm) counts, and its width is a spread.
 """
 
 import csv
+import math
 
 from calibrate.tables.communication import cluster_of
+from perfmodel.engines.profile import kernels_of
 from perfmodel.kernels.achievable import FOLDER
+from perfmodel.kernels.calibration import load_calibration
 from perfmodel.kernels.communication import Stretch, collective_seconds, lookup_collective
+from perfmodel.kernels.cost import cost
+from perfmodel.load import load_scenario
 from perfmodel.ops import communication as wire
 from perfmodel.routing.destinations import destinations
 from perfmodel.spec import catalogue
+from perfmodel.step import step_segments
 from perfmodel.units import US
+from perfmodel.validation import roles
 
 PROFILE = FOLDER.parent / "published" / "deepseek_v3_train_profile.csv"
 RANKS, TOKENS, HIDDEN, TOP_K = 64, 4096, 7168, 8
@@ -26,7 +38,8 @@ TIMED = {
     "ep combine": ("combine", "bf16", 2),
 }
 """Kernel class of the trace -> (kernel, payload, times per layer)."""
-FIELDS = ("backend", "architecture", "stretch", "source", "note")
+DECODE_ROW = "ds_profile_dispatch_layer"
+FIELDS = ("backend", "architecture", "stretch", "log_std", "source", "note")
 
 
 def stretch_row() -> Stretch:
@@ -39,8 +52,33 @@ def stretch_row() -> Stretch:
         backend="deepep-normal",
         architecture="hopper",
         stretch=float(f"{beside / alone:.4g}"),
+        log_std=0.0,
         source="measured: https://github.com/deepseek-ai/profile-data/blob/main/train.json",
         note="DeepSeek's training trace on H800, EP64, 4096 tokens, against communication.csv's times alone",
+    )
+
+
+def low_latency_row() -> Stretch:
+    """The stretch of DeepEP low-latency beside compute: the middle of what is possible, uniform in its logarithm."""
+    (row,) = (one for one in roles.read_published("serving.csv") if one["id"] == DECODE_ROW)
+    scenario = load_scenario("deepseek-v3-h800")
+    calibration = load_calibration(scenario.calibration, kernels_of(scenario.deployment.engine))
+    op = next(
+        task.op
+        for segment in step_segments(scenario)
+        for task in segment.tasks
+        if task.op.kernel == "dispatch" and task.op.backend == "deepep-low-latency"
+    )
+    alone = float(cost(op, scenario.cluster, calibration=calibration).seconds)
+    widest = math.log(float(row["value"]) * US / alone)
+    return Stretch(
+        backend="deepep-low-latency",
+        architecture="hopper",
+        stretch=float(f"{math.exp(widest / 2.0):.4g}"),
+        log_std=float(f"{widest / math.sqrt(12.0):.3g}"),
+        source=f"derived: {row['source']}",
+        note="low-latency transfers beside compute: between their time alone and 170 us where that gives "
+        f"{alone / US:.0f} (one published figure, of which the tokens are not certain)",
     )
 
 

@@ -161,25 +161,29 @@ class Stretch:
     architecture: str
     stretch: float
     """Time beside compute over time alone."""
+    log_std: float
+    """What is not known of it: standard deviation of its logarithm."""
     source: str
     note: str
 
 
-def beside_compute(op: Op, architecture: str) -> tuple[float, str]:
-    """(stretch, flag) of a transfer that runs beside compute: (1, "") where nothing was measured in place.
+def beside_compute(op: Op, architecture: str) -> tuple[float, float, str]:
+    """(stretch, spread of its logarithm, flag) of a transfer that runs beside compute: (1, 0, "") where nothing was
+    measured in place.
 
     Rows of ``data/kernels/in_situ.csv`` were made by :mod:`calibrate.tables.in_situ`; an architecture without one takes
     the library's other row over, flagged.
     """
     rows = {row.architecture: row for row in stretches() if row.backend == op.backend}
     if not rows or op.kernel not in ("dispatch", "combine"):
-        return 1.0, ""
+        return 1.0, 0.0, ""
     row = rows.get(architecture)
     if row is not None:
-        return row.stretch, ""
+        return row.stretch, row.log_std, row.note if row.log_std else ""
     row = next(iter(rows.values()))
     return (
         row.stretch,
+        row.log_std,
         f"{op.backend} beside compute: measured on {row.architecture} alone ({row.stretch:g} times)",
     )
 
@@ -192,6 +196,7 @@ def stretches() -> tuple[Stretch, ...]:
             backend=record["backend"],
             architecture=record["architecture"],
             stretch=float(record["stretch"]),
+            log_std=float(record["log_std"]),
             source=record["source"],
             note=record["note"],
         )
