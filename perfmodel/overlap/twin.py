@@ -2,9 +2,9 @@
 
 The same fluid model as :mod:`perfmodel.overlap.timeline`, advanced event by event for all scenarios together: each
 round every scenario moves to its own next end. A segment that joins between iterations is simulated once and
-multiplied. A segment that carries over (two-batch overlap) is simulated until an iteration repeats an earlier one and
-then extended by that period; where micro-batches drift against each other for longer, more is simulated, in the
-end all of it. Tests hold the two together.
+multiplied. A segment that carries over (two-batch overlap) is simulated until its state, which is how far every stream
+has come, is that of an earlier iteration, and is then extended by that period; where micro-batches drift against each
+other for longer, more is simulated, in the end all of it. Tests hold the two together.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,7 @@ SECONDS, LATENCY, PARTS, SHARES_AND_HELD = 0, 1, slice(2, 6), slice(6, 11)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _alike(unrolled: int, repeat: int) -> int:
     return repeat - max(repeat - unrolled, 0) // cycle * cycle
 
 
-def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, Bools]:
     """Time and exposed communication after ``repeat`` iterations, and where they are certain.
 
     Two marks of equal state, one period apart, before any stream has run out of tasks: whatever came after the first
@@ -158,50 +159,50 @@ class _State:
         self.lengths = np.array([sum(task.op.stream == s for task in segment.tasks) for s in self.streams])
         self.first = np.array([_first_waiting(segment, s) for s in self.streams])
         self.sharing, self.free = self._by_sharing(segment)
-        self.marking = self.sharing[0]
-        self.mark_progress = np.zeros((iterations, len(self.streams), size))
-        self.mark_now, self.mark_exposed = np.zeros((iterations, size)), np.zeros((iterations, size))
+        self.marking = (self.sharing[0], *self.free) if iterations > 1 else ()
+        self.turn_ends, self.mark_progress = np.zeros((2, iterations, *shape))
+        self.mark_now = self.turn_ends[:, self.sharing[0]]
+        self.mark_exposed = np.zeros((iterations, size))
         for row in range(len(self.streams)):
             self._next(row, self.columns)
 
     def _by_sharing(self, segment: Segment) -> tuple[list[int], list[int]]:
         """Streams whose tasks slow others or count as exposed, and streams that do neither (a host's)."""
-        loads = self.table[SHARES_AND_HELD].any(axis=(0, 2))
-        sharing = {self.streams.index(task.op.stream) for task, load in zip(segment.tasks, loads, strict=False) if load}
+        loads: Bools = np.logical_or.reduce(self.table[SHARES_AND_HELD] > 0.0, axis=(0, 2))
+        sharing = {self.streams.index(task.op.stream) for i, task in enumerate(segment.tasks) if loads[i]}
         sharing |= {*self.computes, *self.communicates}
         rows = range(len(self.streams))
         return sorted(sharing or rows), [row for row in rows if sharing and row not in sharing]
 
-    def marks_within(self) -> NDArray[np.bool_]:
+    def marks_within(self) -> Bools:
         """Marks from which a longer run cannot differ, [iterations, scenarios]: every stream still has tasks, and none
         is at a task of the first iteration that would wait for a previous one.
         """
         far = self.mark_progress
-        inside: NDArray[np.bool_] = (far >= self.first[:, None] - SETTLED).all(axis=1)
+        inside: Bools = np.logical_and.reduce(far >= self.first[:, None] - SETTLED, axis=1)
         for row in self.sharing:
             inside &= far[:, row] < self.lengths[row] * self.iterations - SETTLED
         return inside
 
-    def recurs(self, mark: int, period: int) -> NDArray[np.bool_]:
+    def recurs(self, mark: int, period: int) -> Bools:
         """Where every stream is as far into its iterations as ``period`` iterations before: [scenarios].
 
         A stream that shares no resource (a host that launches) may be further than it was, time after time: others feel
         it only where they wait for it. That this is over shows in two periods that take the same time, because with an
         ever earlier input a wait shrinks until it is gone.
         """
-        grown = self.mark_progress[mark] - self.mark_progress[mark - period]
-        grown -= period * self.lengths[:, None]
-        equal: NDArray[np.bool_] = (np.abs(grown[self.sharing]) <= SETTLED).all(axis=0)
-        ahead = grown[self.free]
-        equal &= (ahead >= -SETTLED).all(axis=0)
-        leading = (ahead > SETTLED).any(axis=0)
-        if leading.any():
-            before = mark - 2 * period
-            if before < 0:
-                return equal & ~leading
-            last = self.mark_now[mark] - self.mark_now[mark - period]
-            other = self.mark_now[mark - period] - self.mark_now[before]
-            equal &= ~leading | (np.abs(last - other) <= SETTLED * last)
+        grown = self.mark_progress[mark] - self.mark_progress[mark - period] - period * self.lengths[:, None]
+        equal: Bools = np.logical_and.reduce(np.abs(grown[self.sharing]) <= SETTLED)
+        if not self.free:
+            return equal
+        took = self.mark_now[mark] - self.mark_now[mark - period]
+        before = self.mark_now[mark - period] - self.mark_now[max(mark - 2 * period, 0)]
+        steady = np.abs(took - before) <= (SETTLED * took if mark >= 2 * period else -1.0)
+        for row in self.free:
+            done = self.mark_progress[mark, row] >= self.lengths[row] * self.iterations - SETTLED
+            own = self.turn_ends[-1, row] - self.turn_ends[-1 - period, row]  # once it is done: its last ones
+            keeps_up = np.where(done, own <= took * (1.0 + SETTLED), grown[row] >= -SETTLED)
+            equal &= keeps_up & (steady | ~(done | (grown[row] > SETTLED)))
         return equal
 
     def advance(self) -> bool:
@@ -233,18 +234,19 @@ class _State:
             self.missing[waiting, scenarios] -= 1
         self.heads[row, scenarios] += 1
         self._next(row, scenarios)
-        if row == self.marking:
+        if row in self.marking:
             turns, within = np.divmod(self.heads[row, scenarios], self.lengths[row])
-            self._mark(turns[within == 0] - 1, scenarios[within == 0])
+            self._mark(row, turns[within == 0] - 1, scenarios[within == 0])
 
-    def _mark(self, turns: IntArray, scenarios: IntArray) -> None:
-        """Note how far all streams are where the marking one has just ended an iteration. Tasks end in order on a
-        stream, so this says who waits for what, too. One that ends at this moment counts as ended, told or not.
+    def _mark(self, row: int, turns: IntArray, scenarios: IntArray) -> None:
+        """Note when a stream has ended an iteration; of the first that shares, how far all are then. Tasks end in order
+        on a stream, so this says who waits for what, too. One that ends at this moment counts as ended, told or not.
         """
-        far = self.heads[:, scenarios] + 1.0 - self.remaining[:, scenarios]
-        self.mark_progress[turns, :, scenarios] = far.T
-        self.mark_now[turns, scenarios] = self.now[scenarios]
-        self.mark_exposed[turns, scenarios] = self.exposed[scenarios]
+        self.turn_ends[turns, row, scenarios] = self.now[scenarios]
+        if row == self.sharing[0]:
+            far = self.heads[:, scenarios] + 1.0 - self.remaining[:, scenarios]
+            self.mark_progress[turns, :, scenarios] = far.T
+            self.mark_exposed[turns, scenarios] = self.exposed[scenarios]
 
     def _next(self, row: int, scenarios: IntArray) -> None:
         """Renew what is kept of a stream's next task."""
@@ -254,13 +256,13 @@ class _State:
         self.remaining[row, scenarios] = 1.0
         self.current[:, row, scenarios] = self.table[:, kind, scenarios]
 
-    def _count_exposed(self, running: NDArray[np.bool_], step: FloatArray) -> None:
+    def _count_exposed(self, running: Bools, step: FloatArray) -> None:
         """Add the time to the next end where something communicates and nothing computes."""
         exposed = running[self.communicates].any(axis=0)
         exposed &= ~running[self.computes].any(axis=0)
         self.exposed += np.where(exposed, step, 0.0)
 
-    def _shared_seconds(self, running: NDArray[np.bool_]) -> FloatArray:
+    def _shared_seconds(self, running: Bools) -> FloatArray:
         """The same formula as :func:`perfmodel.overlap.contention.shared_seconds`, for all scenarios."""
         if not self.contention:
             alone: FloatArray = self.current[SECONDS]
