@@ -10,7 +10,7 @@ SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
 INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
-FREEZE = freeze --exclude-editable | sed 's/+[^ ]*$$//'
+FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dash test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean

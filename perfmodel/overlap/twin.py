@@ -188,16 +188,18 @@ class _State:
         """Where every stream is as far into its iterations as ``period`` iterations before: [scenarios].
 
         A stream that shares no resource (a host that launches) may be further than it was, time after time: others feel
-        it only where they wait for it. That this is over shows in two periods that take the same time, because with an
-        ever earlier input a wait shrinks until it is gone.
+        it only where they wait for it. That this is over shows in two periods that take the same time and expose the
+        same, because with an ever earlier input a wait shrinks until it is gone.
         """
         grown = self.mark_progress[mark] - self.mark_progress[mark - period] - period * self.lengths[:, None]
         equal: Bools = np.logical_and.reduce(np.abs(grown[self.sharing]) <= SETTLED)
         if not self.free:
             return equal
         took = self.mark_now[mark] - self.mark_now[mark - period]
-        before = self.mark_now[mark - period] - self.mark_now[max(mark - 2 * period, 0)]
-        steady = np.abs(took - before) <= (SETTLED * took if mark >= 2 * period else -1.0)
+        steady = np.full(self.size, mark >= 2 * period)
+        for at_mark in (self.mark_now, self.mark_exposed) if mark >= 2 * period else ():
+            last, before = np.diff(at_mark[[mark - 2 * period, mark - period, mark]], axis=0)[::-1]
+            steady &= np.abs(last - before) <= SETTLED * took
         for row in self.free:
             done = self.mark_progress[mark, row] >= self.lengths[row] * self.iterations - SETTLED
             own = self.turn_ends[-1, row] - self.turn_ends[-1 - period, row]  # once it is done: its last ones
