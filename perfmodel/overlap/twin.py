@@ -162,7 +162,8 @@ class _State:
         self.marking = (self.sharing[0], *self.free) if iterations > 1 else ()
         self.turn_ends, self.mark_progress = np.zeros((2, iterations, *shape))
         self.mark_now = self.turn_ends[:, self.sharing[0]]
-        self.mark_exposed = np.zeros((iterations, size))
+        self.mark_exposed, self.mark_held_up = np.zeros((2, iterations, size))
+        self.held_up = np.zeros(size)  # tasks that could have started before a free stream's ended
         for row in range(len(self.streams)):
             self._next(row, self.columns)
 
@@ -188,23 +189,19 @@ class _State:
         """Where every stream is as far into its iterations as ``period`` iterations before: [scenarios].
 
         A stream that shares no resource (a host that launches) may be further than it was, time after time: others feel
-        it only where they wait for it. That this is over shows in two periods that take the same time and expose the
-        same, because with an ever earlier input a wait shrinks until it is gone.
+        it only where they wait for it, and once nobody has waited for a whole period nobody will.
         """
         grown = self.mark_progress[mark] - self.mark_progress[mark - period] - period * self.lengths[:, None]
         equal: Bools = np.logical_and.reduce(np.abs(grown[self.sharing]) <= SETTLED)
         if not self.free:
             return equal
         took = self.mark_now[mark] - self.mark_now[mark - period]
-        steady = np.full(self.size, mark >= 2 * period)
-        for at_mark in (self.mark_now, self.mark_exposed) if mark >= 2 * period else ():
-            last, before = np.diff(at_mark[[mark - 2 * period, mark - period, mark]], axis=0)[::-1]
-            steady &= np.abs(last - before) <= SETTLED * took
+        unfelt = self.mark_held_up[mark] == self.mark_held_up[mark - period]
         for row in self.free:
             done = self.mark_progress[mark, row] >= self.lengths[row] * self.iterations - SETTLED
             own = self.turn_ends[-1, row] - self.turn_ends[-1 - period, row]  # once it is done: its last ones
             keeps_up = np.where(done, own <= took * (1.0 + SETTLED), grown[row] >= -SETTLED)
-            equal &= keeps_up & (steady | ~(done | (grown[row] > SETTLED)))
+            equal &= keeps_up & (unfelt | ~(done | (grown[row] > SETTLED)))
         return equal
 
     def advance(self) -> bool:
@@ -234,6 +231,9 @@ class _State:
         task = self.task[row, scenarios]
         for waiting in self.dependents[task].T:
             self.missing[waiting, scenarios] -= 1
+            if row in self.free:
+                starts = (self.task[self.sharing][:, scenarios] == waiting).any(axis=0)
+                self.held_up[scenarios] += starts & (self.missing[waiting, scenarios] == 0)
         self.heads[row, scenarios] += 1
         self._next(row, scenarios)
         if row in self.marking:
@@ -249,6 +249,7 @@ class _State:
             far = self.heads[:, scenarios] + 1.0 - self.remaining[:, scenarios]
             self.mark_progress[turns, :, scenarios] = far.T
             self.mark_exposed[turns, scenarios] = self.exposed[scenarios]
+            self.mark_held_up[turns, scenarios] = self.held_up[scenarios]
 
     def _next(self, row: int, scenarios: IntArray) -> None:
         """Renew what is kept of a stream's next task."""
