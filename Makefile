@@ -1,16 +1,19 @@
 # perfmodel: `make demo` shows the main job, `make test` runs every test; both do their own set-up.
 SHELL := /bin/bash
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
+TORCH ?= torch
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 ORACLE := .venv-oracle
 MINUTES ?= 5
 SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
 BIN := $(VENV)/bin
-KEY = $(shell cat pyproject.toml Makefile | sha256sum | cut -c1-16)
+KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
+INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
+FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment oracle-env clean
+.PHONY: help demo dash test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -42,7 +45,7 @@ calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tab
 	$(BIN)/python -m calibrate.tables.achievable
 
 import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (82 MB package)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[tables]'
+	$(BIN)/python -m pip $(INSTALL) -e '.[tables]'
 	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
@@ -67,30 +70,44 @@ trust: $(VENV)/.dev-$(KEY) ## run every validation suite and write its tables in
 overlap-experiment: $(VENV)/.dev-$(KEY) ## two ranks over a slowed link: measured overlap against predicted (needs root)
 	$(BIN)/python -m calibrate.overlap --out build/overlap
 
+dev-env: $(VENV)/.dev-$(KEY)
+
 oracle-env: $(ORACLE)/.done-$(KEY)
+
+# The newest that the development environment takes, then the newest that the oracles' takes beside it. A local build
+# (torch's +cpu) is cut off: its public version stands for all builds.
+constraints: ## make both environments anew from the newest releases and note in constraints.txt what they hold
+	rm -rf $(VENV) $(ORACLE)
+	$(MAKE) dev-env CONSTRAINTS=/dev/null
+	set -o pipefail; $(BIN)/python -m pip $(FREEZE) > $(VENV)/held.txt
+	$(MAKE) oracle-env CONSTRAINTS=$(VENV)/held.txt
+	set -o pipefail; $(ORACLE)/bin/python -m pip $(FREEZE) >> $(VENV)/held.txt
+	(sed '/^#/!d' constraints.txt; LC_ALL=C sort -fu $(VENV)/held.txt) > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
 clean: ## remove environments and caches
 	rm -rf $(VENV) $(ORACLE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.run-$(KEY):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	$(BIN)/python -m pip $(INSTALL) -e .
 	touch $@
 
 $(VENV)/.dash-$(KEY): $(VENV)/.run-$(KEY)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dashboard]'
+	$(BIN)/python -m pip $(INSTALL) -e '.[dashboard]'
 	touch $@
 
 $(VENV)/.dev-$(KEY): $(VENV)/.run-$(KEY)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --group dev
+	$(BIN)/python -m pip $(INSTALL) --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip $(INSTALL) $(TORCH)
+	$(BIN)/python -m pip $(INSTALL) --group dev
 	touch $@
 
-# torch first and alone, so that pip takes a local CPU build where there is one. Independent programs used as oracles:
+# torch first and alone, so that pip takes a local CPU build where there is one. Independent programs used as oracles.
+# `make TORCH=torch==X CONSTRAINTS=/dev/null ...` takes another one, and the newest of all else.
 $(ORACLE)/.done-$(KEY):
 	test -x $(ORACLE)/bin/python || $(PYTHON) -m venv $(ORACLE)
-	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
-	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --group oracle
+	$(ORACLE)/bin/python -m pip $(INSTALL) --upgrade 'pip>=25.1'
+	$(ORACLE)/bin/python -m pip $(INSTALL) $(TORCH)
+	$(ORACLE)/bin/python -m pip $(INSTALL) --group oracle
 	touch $@

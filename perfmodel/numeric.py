@@ -32,6 +32,11 @@ def where(condition: Any, yes: Num, no: Num) -> Num:
     return np.where(condition, yes, no)  # type: ignore[return-value]
 
 
+def comparable(value: float) -> float:
+    """A float to ten digits: for choices and orders that a processor's last digits must not decide."""
+    return float(f"{value:.9e}")
+
+
 def ceil_div(a: Num, b: Num) -> Num:
     """Smallest whole number not below a / b."""
     return -(-a // b)

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from patience import patient_s
 from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
@@ -18,7 +19,7 @@ APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 
 
 def started(**query):
-    test = AppTest.from_file(str(APP), default_timeout=60)
+    test = AppTest.from_file(str(APP), default_timeout=patient_s(60.0))
     for key, value in query.items():
         test.query_params[key] = value
     return test.run()
@@ -174,7 +175,7 @@ session.start()
 session.write_link()
 importlib.import_module("dashboard.views.{page}").render(session.scenario())
 """
-    test = AppTest.from_string(code, default_timeout=60)
+    test = AppTest.from_string(code, default_timeout=patient_s(60.0))
     for key, value in query.items():
         test.query_params[key] = value
     return test.run()

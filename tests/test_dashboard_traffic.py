@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("streamlit")
 
+from patience import patient_s
 from streamlit.testing.v1 import AppTest
 
 from dashboard import traffic_runs
@@ -34,7 +35,7 @@ def page():
 
 
 def app_of(*sets, name="longcat-flash-h800"):
-    app = AppTest.from_function(page, default_timeout=60)
+    app = AppTest.from_function(page, default_timeout=patient_s(60.0))
     app.query_params["v"], app.query_params["scenario"] = "1", name
     if sets:
         app.query_params["set"] = list(sets)

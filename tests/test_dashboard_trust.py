@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("streamlit")
 
+from patience import patient_s
 from streamlit.testing.v1 import AppTest
 
 from dashboard.show import plain
@@ -30,7 +31,7 @@ def page(name, settings):
 
 
 def opened(name="longcat-flash-h800", *settings):
-    app = AppTest.from_function(page, args=(str(name), settings), default_timeout=60)
+    app = AppTest.from_function(page, args=(str(name), settings), default_timeout=patient_s(60.0))
     return checked(app.run())
 
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scenarios import BARE
 
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
+from perfmodel.overlap import twin as twin_module
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, overlap_pct, stream_busy_s
 from perfmodel.overlap.graph import Segment, Task
 from perfmodel.overlap.timeline import simulate
@@ -26,14 +27,20 @@ def task(stream, after=()):
     return Task(Op("op", OpClass.ATTENTION, "gemm", stream), tuple(after))
 
 
+GPU_STREAMS = (*COMPUTE_STREAMS, *COMMUNICATION_STREAMS)
+
+
 @st.composite
-def segments(draw, carries=False):
+def segments(draw, carries=False, streams=GPU_STREAMS):
     count = draw(st.integers(1, 12))
     tasks, timings = [], []
     for index in range(count):
-        stream = draw(st.sampled_from([Stream.COMPUTE, Stream.EXPERTS, Stream.LINK, Stream.NETWORK]))
+        stream = draw(st.sampled_from(streams))
         after = draw(st.sets(st.integers(0, index - 1), max_size=2)) if index else ()
         tasks.append(task(stream, sorted(after)))
+        if stream is Stream.HOST:
+            timings.append(Timing(latency_s=draw(TIMES)))
+            continue
         communicates = stream in COMMUNICATION_STREAMS
         timings.append(
             Timing(
@@ -47,6 +54,9 @@ def segments(draw, carries=False):
         )
     if carries:
         tasks[0] = replace(tasks[0], after_previous=(count - 1,))
+        for index in draw(st.sets(st.integers(0, count - 1), max_size=2)):
+            others = draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=2))
+            tasks[index] = replace(tasks[index], after_previous=tuple(sorted(others)))
     repeat = draw(st.integers(1, 40 if carries else 4))
     return Segment("random", tuple(tasks), tuple(timings), repeat, carries)
 
@@ -63,13 +73,65 @@ def test_timeline_and_twin_agree_on_random_graphs(parts, contention):
     assert sum(breakdown_s(timeline).values()) == pytest.approx(timeline.step_time_s, rel=1e-9)
 
 
+RUNS_AHEAD = Segment(
+    "the compute stream runs ahead, and is out of tasks when the link's have two to go",
+    (replace(task(Stream.LINK), after_previous=(1,)), task(Stream.COMPUTE)),
+    (
+        Timing(latency_s=1e-6, memory_s=1e-3, link_s=0.5252503e-3, network_s=0.9622256e-3),
+        Timing(latency_s=1e-6, compute_s=1e-3, memory_s=0.4530945e-3),
+    ),
+    repeat=5,
+    carries=True,
+)
+
+
 @QUICK
 @given(segments(carries=True), st.booleans())
+@example(RUNS_AHEAD, True)
+@example(replace(RUNS_AHEAD, repeat=40), True)
 def test_timeline_and_twin_agree_where_iterations_carry_over(part, contention):
     timeline = simulate([part], contention=contention)
-    assert step_times([part], contention=contention).step_time_s[0] == pytest.approx(
-        timeline.step_time_s, rel=1e-3
+    twin = step_times([part], contention=contention)
+    assert twin.step_time_s[0] == pytest.approx(timeline.step_time_s, rel=1e-5)
+    assert twin.exposed_communication_s[0] == pytest.approx(
+        exposed_communication_s(timeline), rel=1e-4, abs=1e-5 * timeline.step_time_s
     )
+
+
+@QUICK
+@given(segments(carries=True, streams=(*GPU_STREAMS, Stream.HOST)), st.booleans())
+def test_timeline_and_twin_agree_with_a_host_in_the_way(part, contention):
+    timeline = simulate([part], contention=contention)
+    twin = step_times([part], contention=contention)
+    assert twin.step_time_s[0] == pytest.approx(timeline.step_time_s, rel=1e-4)
+    assert twin.exposed_communication_s[0] == pytest.approx(
+        exposed_communication_s(timeline), rel=1e-3, abs=1e-3 * timeline.step_time_s
+    )
+
+
+@pytest.mark.parametrize("launch_us", [3.0, 40.0, 70.0])
+def test_a_host_that_runs_ever_further_ahead_hides_no_settled_gpu(launch_us, monkeypatch):
+    """Three launches per iteration, three kernels of 20, 100 and 50 us: with launches of 3 and 40 us the host runs
+    ahead for ever (with 40 it holds the first kernels up), with 70 the GPU waits. None needs all 60 iterations.
+    """
+    streams = (Stream.COMPUTE, Stream.NETWORK, Stream.COMPUTE)
+    launches = tuple(task(Stream.HOST) for _ in streams)
+    kernels = tuple(
+        task(stream, (place, *((place + 2,) if place else ()))) for place, stream in enumerate(streams)
+    )
+    kernels = (replace(kernels[0], after_previous=(5,)), *kernels[1:])
+    timings = (
+        *(Timing(latency_s=launch_us * 1e-6) for _ in launches),
+        Timing(latency_s=2e-6, memory_s=18e-6),
+        Timing(latency_s=5e-6, network_s=95e-6, held_sms=0.1),
+        Timing(latency_s=2e-6, compute_s=48e-6),
+    )
+    part = Segment("eager", (*launches, *kernels), timings, repeat=60, carries=True)
+    simulated = []
+    run = twin_module._run
+    monkeypatch.setattr(twin_module, "_run", lambda *a: simulated.append(a[2]) or run(*a))
+    assert step_times([part]).step_time_s[0] == pytest.approx(simulate([part]).step_time_s, rel=1e-9)
+    assert max(simulated) <= 16
 
 
 @QUICK

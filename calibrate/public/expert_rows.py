@@ -100,7 +100,8 @@ def _draw(generator: np.random.Generator, tokens: int, experts: int, top_k: int,
     counts = np.minimum(np.rint(drawn / drawn.sum() * tokens * top_k), tokens)
     while (missing := int(tokens * top_k - counts.sum())) != 0:
         # what rounding and the cap left over goes to the least loaded, as far as they have room
-        order = np.argsort(counts) if missing > 0 else np.argsort(-counts)
+        # (of equally loaded ones to the first: an unstable sort leaves that to the processor)
+        order = np.argsort(counts if missing > 0 else -counts, kind="stable")
         open_ = [at for at in order if (counts[at] < tokens if missing > 0 else counts[at] > 0)]
         share = max(abs(missing) // len(open_), 1)
         for at in open_[: abs(missing)]:
@@ -129,7 +130,7 @@ def _placed(counts: Array, ep: int, slots: int) -> tuple[Array, NDArray[np.int_]
 def _whole(rows: Array) -> Array:
     """Whole rows of the same sum: those with the largest fractions are rounded up."""
     whole = np.floor(rows)
-    whole[np.argsort(whole - rows)[: round(float(rows.sum() - whole.sum()))]] += 1.0
+    whole[np.argsort(whole - rows, kind="stable")[: round(float(rows.sum() - whole.sum()))]] += 1.0
     return whole
 
 

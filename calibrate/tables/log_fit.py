@@ -6,6 +6,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.numeric import comparable
+
 Array: TypeAlias = NDArray[np.float64]
 
 F_SCALE = 0.2
@@ -44,7 +46,7 @@ def fit_log(
         )
         for start in starts
     ]
-    best = min(results, key=lambda result: float(result.cost))
+    best = min(results, key=lambda result: comparable(float(result.cost)))
     return np.exp(best.x), residuals(best.x)
 
 

@@ -13,6 +13,7 @@ from perfmodel.economics.rates import step_rates
 from perfmodel.economics.utilisation import usd_at_utilisation
 from perfmodel.errors import PerfModelError
 from perfmodel.explore.levers import LEVERS, LeftOut, Lever, Setting
+from perfmodel.numeric import comparable
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import simulate_step
 
@@ -95,7 +96,7 @@ def sensitivity(
             swings.append(_swing(scenario, lever, *found))
         except PerfModelError as error:  # the changed scenario is refused: nothing to say about this lever
             left_out[lever.name] = str(error)
-    swings.sort(key=lambda swing: -swing.width_usd)
+    swings.sort(key=lambda swing: -comparable(swing.width_usd))
     return Sensitivity(base[0], base[1], tuple(swings), left_out)
 
 

@@ -189,7 +189,10 @@ class TableCurve:
         names = self.tables[0].match
         asked = np.log1p([float(np.mean(variables[name])) for name in names])
         weights = np.array([EXACT if name in self.exact else 1.0 for name in names])
-        return self.tables[int(np.argmin(np.abs(self._places - asked) @ weights))]
+        far = (np.abs(self._places - asked) * weights).sum(axis=1)
+        return self.tables[
+            int(np.argmin(np.round(far, 9)))
+        ]  # of equally near ones the first, on every processor
 
     def _query(self, variables: Mapping[str, Num]) -> dict[str, Num]:
         """An op's variables as the tables were measured.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from perfmodel.numeric import comparable
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap.timeline import Span, Timeline, demand
 from perfmodel.units import PERCENT
@@ -33,7 +34,7 @@ def rank_spans(timeline: Timeline, rank: int = 0) -> tuple[Span, ...]:
 
 def slowest_rank(timeline: Timeline) -> int:
     """The rank whose last op ends last."""
-    return max(timeline.spans, key=lambda span: (span.end_s, -span.rank)).rank
+    return max(timeline.spans, key=lambda span: (comparable(span.end_s), -span.rank)).rank
 
 
 def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
@@ -56,9 +57,9 @@ def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
     while current is not None:
         path.append(PathItem(current, current.start_s, current.end_s))
         before = _predecessors(timeline, current, by_key, previous_on_stream, last_before)
-        latest = max(before, key=lambda s: s.end_s, default=None)
+        latest = max(before, key=lambda s: comparable(s.end_s), default=None)
         reached = latest.end_s if latest else 0.0
-        if reached < current.start_s:
+        if comparable(reached) < comparable(current.start_s):
             path.append(PathItem(None, reached, current.start_s))
         current = latest
     return tuple(reversed(path))
@@ -72,7 +73,7 @@ def breakdown_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
         seconds = item.end_s - item.start_s
         if seconds > 0.0:
             totals[str(name)] = totals.get(str(name), 0.0) + seconds
-    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+    return dict(sorted(totals.items(), key=lambda item: -comparable(item[1])))
 
 
 def stage_seconds(timeline: Timeline, rank: int = 0) -> dict[tuple[int, str], float]:

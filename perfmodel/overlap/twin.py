@@ -2,9 +2,9 @@
 
 The same fluid model as :mod:`perfmodel.overlap.timeline`, advanced event by event for all scenarios together: each
 round every scenario moves to its own next end. A segment that joins between iterations is simulated once and
-multiplied. A segment that carries over (two-batch overlap) is simulated until an iteration repeats an earlier one and
-then extended by that period; where micro-batches drift against each other for longer, more is simulated, in the
-end all of it. Tests hold the two together.
+multiplied. A segment that carries over (two-batch overlap) is simulated until its state, which is how far every stream
+has come, is that of an earlier iteration, and is then extended by that period; where micro-batches drift against each
+other for longer, more is simulated, in the end all of it. Tests hold the two together.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,14 @@ from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
 from perfmodel.overlap.graph import Segment
 
 FIRST_UNROLLED = 4
-"""Iterations of a carrying segment that are simulated before asking whether it has settled; doubled where not. At least
-four, because a period of two is seen in four."""
+"""Iterations of a carrying segment that are simulated (or one more) before asking whether it has settled; doubled where
+not. At least four, because a period of two is seen in four."""
+
+FIRST_CYCLE, CYCLE = 2, 12
+"""What is left out is a multiple of so many iterations, which periods divide: 1 and 2 in a first run, then 3, 4, 6."""
 
 SETTLED = 1e-7
-"""Share of an iteration's time within which two iterations count as equal."""
+"""Share of a task within which two streams count as equally far."""
 
 PIECE = 1000
 """Scenarios that are advanced together."""
@@ -32,6 +35,7 @@ SECONDS, LATENCY, PARTS, SHARES_AND_HELD = 0, 1, slice(2, 6), slice(6, 11)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,45 +68,49 @@ def step_times(segments: Sequence[Segment], *, contention: bool = True) -> StepT
 def _segment_times(segment: Segment, size: int, contention: bool) -> tuple[FloatArray, FloatArray]:
     if not segment.carries:
         run = _run(segment, size, 1, contention)
-        return run.iteration_ends[-1] * segment.repeat, run.iteration_exposed[-1] * segment.repeat
+        return run.now * segment.repeat, run.exposed * segment.repeat
     total, exposed = np.zeros(size), np.zeros(size)
     left = np.arange(size)
-    unrolled = min(FIRST_UNROLLED, segment.repeat)
+    unrolled = FIRST_UNROLLED
     while left.size:
         part = _selected(segment, left, size)
-        run = _run(part, left.size, unrolled, contention)
+        run = _run(part, left.size, _alike(unrolled, segment.repeat), contention)
         time_s, exposed_s, settled = _extended(run, segment.repeat)
         total[left[settled]], exposed[left[settled]] = time_s[settled], exposed_s[settled]
         left = left[~settled]
-        unrolled = min(2 * unrolled, segment.repeat)
+        unrolled *= 2
     return total, exposed
 
 
-def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+def _alike(unrolled: int, repeat: int) -> int:
+    """How many iterations to simulate: ``unrolled`` or a few more, so that whole periods are missing; at most all."""
+    cycle = CYCLE if unrolled >= CYCLE else FIRST_CYCLE
+    return repeat - max(repeat - unrolled, 0) // cycle * cycle
+
+
+def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, Bools]:
     """Time and exposed communication after ``repeat`` iterations, and where they are certain.
 
-    An iteration whose tasks end at the same times, relative to its own end, as one or two iterations before has
-    settled: what follows repeats it. With every iteration simulated all is certain.
+    Two marks of equal state, one period apart, before any stream has run out of tasks: whatever came after the first
+    comes after the second too, the end of the segment included. So a run that is longer by a period takes longer by
+    the time between them. With every iteration simulated all is certain.
     """
-    last = run.iterations - 1
     missing = repeat - run.iterations
-    if missing == 0:
-        return run.iteration_ends[last], run.iteration_exposed[last], np.ones(run.size, dtype=bool)
-    ends = run.task_ends[:-1].reshape(run.iterations, run.per_iteration, run.size)
-    relative = ends - ends.max(axis=1, keepdims=True)
-    tolerance = SETTLED * (run.iteration_ends[last] - run.iteration_ends[last - 1])
-    one = (np.abs(relative[last] - relative[last - 1]) <= tolerance).all(axis=0)
-    two = (np.abs(relative[last] - relative[last - 2]) <= tolerance).all(axis=0)
-    two &= (np.abs(relative[last - 1] - relative[last - 3]) <= tolerance).all(axis=0)
-
-    def extend(values: FloatArray) -> FloatArray:
-        by_one = values[last] + missing * (values[last] - values[last - 1])
-        odd = missing % 2
-        by_two = values[last - odd] + (missing + odd) // 2 * (values[last - odd] - values[last - odd - 2])
-        extended: FloatArray = np.where(one, by_one, by_two)
-        return extended
-
-    return extend(run.iteration_ends), extend(run.iteration_exposed), one | two
+    time_s, exposed_s = run.now.copy(), run.exposed.copy()
+    settled = np.full(run.size, missing == 0)
+    within = run.marks_within()
+    for period in range(1, run.iterations - 1):
+        if missing % period or settled.all():
+            continue
+        for mark in range(run.iterations - 2, period - 1, -1):
+            found = ~settled & within[mark] & within[mark - period] & run.recurs(mark, period)
+            if not found.any():
+                continue
+            for values, at_mark in ((time_s, run.mark_now), (exposed_s, run.mark_exposed)):
+                extra = missing // period * (at_mark[mark] - at_mark[mark - period])
+                values[found] += extra[found]
+            settled |= found
+    return time_s, exposed_s, settled
 
 
 def _selected(segment: Segment, scenarios: IntArray, size: int) -> Segment:
@@ -146,27 +154,55 @@ class _State:
         self.current = np.zeros((len(self.table), *shape))  # the table's rows for each stream's next task
         self.columns = np.arange(size)
         self.now, self.exposed = np.zeros(size), np.zeros(size)
-        self.task_ends = np.zeros((self.total_tasks + 1, size))
-        self.task_exposed = np.zeros((self.total_tasks + 1, size))
         self.computes = [row for row, s in enumerate(self.streams) if s in COMPUTE_STREAMS]
         self.communicates = [row for row, s in enumerate(self.streams) if s in COMMUNICATION_STREAMS]
+        self.lengths = np.array([sum(task.op.stream == s for task in segment.tasks) for s in self.streams])
+        self.first = np.array([_first_waiting(segment, s) for s in self.streams])
+        self.sharing, self.free = self._by_sharing(segment)
+        self.marking = (self.sharing[0], *self.free) if iterations > 1 else ()
+        self.turn_ends, self.mark_progress = np.zeros((2, iterations, *shape))
+        self.mark_now = self.turn_ends[:, self.sharing[0]]
+        self.mark_exposed, self.mark_held_up = np.zeros((2, iterations, size))
+        self.held_up = np.zeros(size)  # tasks that could have started before a free stream's ended
         for row in range(len(self.streams)):
             self._next(row, self.columns)
 
-    @property
-    def iteration_ends(self) -> FloatArray:
-        """When all tasks of each iteration are done: [iterations, scenarios]."""
-        return self._by_iteration(self.task_ends)
+    def _by_sharing(self, segment: Segment) -> tuple[list[int], list[int]]:
+        """Streams whose tasks slow others or count as exposed, and streams that do neither (a host's)."""
+        loads: Bools = np.logical_or.reduce(self.table[SHARES_AND_HELD] > 0.0, axis=(0, 2))
+        sharing = {self.streams.index(task.op.stream) for i, task in enumerate(segment.tasks) if loads[i]}
+        sharing |= {*self.computes, *self.communicates}
+        rows = range(len(self.streams))
+        return sorted(sharing or rows), [row for row in rows if sharing and row not in sharing]
 
-    @property
-    def iteration_exposed(self) -> FloatArray:
-        """Exposed communication up to the end of each iteration: [iterations, scenarios]."""
-        return self._by_iteration(self.task_exposed)
+    def marks_within(self) -> Bools:
+        """Marks from which a longer run cannot differ, [iterations, scenarios]: every stream still has tasks, and none
+        is at a task of the first iteration that would wait for a previous one.
+        """
+        far = self.mark_progress
+        inside: Bools = np.logical_and.reduce(far >= self.first[:, None] - SETTLED, axis=1)
+        for row in self.sharing:
+            inside &= far[:, row] < self.lengths[row] * self.iterations - SETTLED
+        return inside
 
-    def _by_iteration(self, values: FloatArray) -> FloatArray:
-        shape = (self.iterations, self.per_iteration, self.size)
-        latest: FloatArray = values[:-1].reshape(shape).max(axis=1)
-        return latest
+    def recurs(self, mark: int, period: int) -> Bools:
+        """Where every stream is as far into its iterations as ``period`` iterations before: [scenarios].
+
+        A stream that shares no resource (a host that launches) may be further than it was, time after time: others feel
+        it only where they wait for it, and once nobody has waited for a whole period nobody will.
+        """
+        grown = self.mark_progress[mark] - self.mark_progress[mark - period] - period * self.lengths[:, None]
+        equal: Bools = np.logical_and.reduce(np.abs(grown[self.sharing]) <= SETTLED)
+        if not self.free:
+            return equal
+        took = self.mark_now[mark] - self.mark_now[mark - period]
+        unfelt = self.mark_held_up[mark] == self.mark_held_up[mark - period]
+        for row in self.free:
+            done = self.mark_progress[mark, row] >= self.lengths[row] * self.iterations - SETTLED
+            own = self.turn_ends[-1, row] - self.turn_ends[-1 - period, row]  # once it is done: its last ones
+            keeps_up = np.where(done, own <= took * (1.0 + SETTLED), grown[row] >= -SETTLED)
+            equal &= keeps_up & (unfelt | ~(done | (grown[row] > SETTLED)))
+        return equal
 
     def advance(self) -> bool:
         """Move every scenario to its next end; False once all are over."""
@@ -193,12 +229,27 @@ class _State:
     def _end(self, row: int, scenarios: IntArray) -> None:
         """The running task of one stream is over in these scenarios: tell who waits, and take the next one."""
         task = self.task[row, scenarios]
-        self.task_ends[task, scenarios] = self.now[scenarios]
-        self.task_exposed[task, scenarios] = self.exposed[scenarios]
         for waiting in self.dependents[task].T:
             self.missing[waiting, scenarios] -= 1
+            if row in self.free:
+                starts = (self.task[self.sharing][:, scenarios] == waiting).any(axis=0)
+                self.held_up[scenarios] += starts & (self.missing[waiting, scenarios] == 0)
         self.heads[row, scenarios] += 1
         self._next(row, scenarios)
+        if row in self.marking:
+            turns, within = np.divmod(self.heads[row, scenarios], self.lengths[row])
+            self._mark(row, turns[within == 0] - 1, scenarios[within == 0])
+
+    def _mark(self, row: int, turns: IntArray, scenarios: IntArray) -> None:
+        """Note when a stream has ended an iteration; of the first that shares, how far all are then. Tasks end in order
+        on a stream, so this says who waits for what, too. One that ends at this moment counts as ended, told or not.
+        """
+        self.turn_ends[turns, row, scenarios] = self.now[scenarios]
+        if row == self.sharing[0]:
+            far = self.heads[:, scenarios] + 1.0 - self.remaining[:, scenarios]
+            self.mark_progress[turns, :, scenarios] = far.T
+            self.mark_exposed[turns, scenarios] = self.exposed[scenarios]
+            self.mark_held_up[turns, scenarios] = self.held_up[scenarios]
 
     def _next(self, row: int, scenarios: IntArray) -> None:
         """Renew what is kept of a stream's next task."""
@@ -208,13 +259,13 @@ class _State:
         self.remaining[row, scenarios] = 1.0
         self.current[:, row, scenarios] = self.table[:, kind, scenarios]
 
-    def _count_exposed(self, running: NDArray[np.bool_], step: FloatArray) -> None:
+    def _count_exposed(self, running: Bools, step: FloatArray) -> None:
         """Add the time to the next end where something communicates and nothing computes."""
         exposed = running[self.communicates].any(axis=0)
         exposed &= ~running[self.computes].any(axis=0)
         self.exposed += np.where(exposed, step, 0.0)
 
-    def _shared_seconds(self, running: NDArray[np.bool_]) -> FloatArray:
+    def _shared_seconds(self, running: Bools) -> FloatArray:
         """The same formula as :func:`perfmodel.overlap.contention.shared_seconds`, for all scenarios."""
         if not self.contention:
             alone: FloatArray = self.current[SECONDS]
@@ -253,6 +304,15 @@ def _queues(segment: Segment, streams: Sequence[Stream], iterations: int) -> Int
         numbers = [i + count * turn for turn in range(iterations) for i in order]
         queues[row, : len(numbers)] = numbers
     return queues
+
+
+def _first_waiting(segment: Segment, stream: Stream) -> int:
+    """Tasks of a stream up to the last one that waits for another stream's in a previous iteration: from there on the
+    first iteration is like any other.
+    """
+    own = [task for task in segment.tasks if task.op.stream == stream]
+    waits = [any(segment.tasks[other].op.stream != stream for other in task.after_previous) for task in own]
+    return max((place + 1 for place, waiting in enumerate(waits) if waiting), default=0)
 
 
 def _dependencies(segment: Segment, iterations: int, size: int) -> tuple[NDArray[np.int16], IntArray]:

@@ -16,6 +16,8 @@ Ints = NDArray[np.int64]
 
 GROUP_SCORE = 2
 """Affinities that a group's score adds up [DeepSeek-V3, modeling_deepseek.py]."""
+TIE = 1e-13
+"""Relative handicap of an expert against the one before it: of two with equal clocks the first is taken."""
 TOKENS = 8192
 """Drawn for a mean: its standard error is 0.1 % for distinct ranks and nodes of DeepSeek-V3."""
 
@@ -29,7 +31,8 @@ def preferred(
     the chosen groups must be at least ``top_k``.
     """
     clocks = rng.standard_exponential((tokens, len(popularity)), dtype=np.float32)
-    affinity = popularity / np.maximum(clocks, np.float32(1e-30))
+    first = 1.0 - TIE * np.arange(len(popularity))  # partitions leave ties to the processor
+    affinity = popularity * first / np.maximum(clocks, np.float32(1e-30))
     if top_groups < num_groups:
         grouped = affinity.reshape(tokens, num_groups, -1)
         best = min(GROUP_SCORE, grouped.shape[2])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.routing.popularity import as_weights
 
+BILLION = 1e9
 ROUNDING = 1e-12
 """Relative difference between two shares that is only the order of summation."""
 
@@ -127,7 +128,7 @@ def eplb(
     num_experts = np.size(load)
     sizes = {"num_slots": num_slots, "num_groups": num_groups, "num_nodes": num_nodes, "num_ranks": num_ranks}
     _check_positive(num_experts=num_experts, **sizes)
-    weights = as_weights(load, num_experts, "the load")
+    weights = _whole(as_weights(load, num_experts, "the load"))
     if num_slots < num_experts:
         raise DataError(
             f"{num_slots} slots can't hold {num_experts} experts, {num_experts - num_slots} too few: "
@@ -144,7 +145,7 @@ def eplb(
     for groups in _packed(weights[experts_of_group].sum(axis=1), num_nodes):
         experts = experts_of_group[groups].ravel()
         copies = _replicated(weights[experts], num_slots // num_nodes)
-        per_copy = weights[experts] / np.bincount(copies)
+        per_copy = weights[experts] // np.bincount(copies)
         slots.extend(experts[copies[rank]] for rank in _packed(per_copy[copies], num_ranks // num_nodes))
     return Placement(np.concatenate(slots), num_experts, num_ranks)
 
@@ -155,21 +156,31 @@ def better(old: Placement, new: Placement, popularity: NDArray[np.float64]) -> P
     return new if after < before * (1.0 - ROUNDING) else old
 
 
-def _replicated(weights: NDArray[np.float64], num_slots: int) -> NDArray[np.int64]:
+def _whole(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Weights in whole billionths of the largest. Half of one expert's load is often just another's (popularity by a
+    power law), and sums of whole numbers are equal where they should be, on every processor.
+    """
+    largest = float(weights.max(initial=0.0))
+    scaled = weights / largest if largest > 0.0 else weights
+    whole: NDArray[np.int64] = np.rint(scaled * BILLION).astype(np.int64)
+    return whole
+
+
+def _replicated(weights: NDArray[np.int64], num_slots: int) -> NDArray[np.int64]:
     """Which item each slot holds: every item once, in order, then one more of the heaviest per replica, ..
 
     Of equally heavy items the first gets the slot.
     """
     copies = list(range(len(weights)))
-    counts = np.ones(len(weights))
+    counts = np.ones(len(weights), dtype=np.int64)
     for _ in range(num_slots - len(weights)):
-        heaviest = int(np.argmax(weights / counts))
+        heaviest = int(np.argmax(weights // counts))
         copies.append(heaviest)
         counts[heaviest] += 1
     return np.array(copies, dtype=np.int64)
 
 
-def _packed(weights: NDArray[np.float64], num_packs: int) -> list[list[int]]:
+def _packed(weights: NDArray[np.int64], num_packs: int) -> list[list[int]]:
     """Items of each pack, equally many in each: the heaviest first, into the lightest pack that has room.
 
     Equally heavy items go in their own order, and of equally light packs the first is taken. Packs of one
@@ -179,12 +190,12 @@ def _packed(weights: NDArray[np.float64], num_packs: int) -> list[list[int]]:
     if room == 1:
         return [[item] for item in range(num_packs)]
     packs: list[list[int]] = [[] for _ in range(num_packs)]
-    lightest = [(0.0, pack) for pack in range(num_packs)]
+    lightest = [(0, pack) for pack in range(num_packs)]
     for item in np.argsort(-weights, kind="stable").tolist():
         held, pack = heapq.heappop(lightest)
         packs[pack].append(item)
         if len(packs[pack]) < room:
-            heapq.heappush(lightest, (held + float(weights[item]), pack))
+            heapq.heappush(lightest, (held + int(weights[item]), pack))
     return packs
 
 
