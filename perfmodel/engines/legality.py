@@ -117,7 +117,7 @@ def _engine(scenario: Scenario) -> str:
 def _formats(scenario: Scenario) -> dict[str, str]:
     """Field of ``deployment.precision`` -> format, of weights that the model has."""
     precision, layers = scenario.deployment.precision, scenario.model.layers
-    found = {"linear": precision.linear, "attention_output": precision.output_dtype}
+    found: dict[str, str] = {"linear": precision.linear, "attention_output": precision.output_dtype}
     if any(layer.dense_ffn_size for layer in layers):
         found["dense"] = precision.dense_dtype
     if scenario.model.moe:
@@ -234,6 +234,6 @@ def _experts_problem(s: Scenario) -> str | None:
     if s.model.moe is None or d.engine not in rule.engines or 1 in (d.moe_tp, d.ep):
         return None
     return (
-        f"deployment.moe_tp = {d.moe_tp} with ep = {d.ep}: {_engine(s)} divides experts over all GPUs or slices each over "
-        f"all: use ep={d.stage_gpus} with moe_tp=1, or ep=1 with moe_tp={d.stage_gpus} ({rule.url})"
+        f"deployment.moe_tp = {d.moe_tp} with ep = {d.ep}: {_engine(s)} divides experts over all GPUs or slices each "
+        f"over all: use ep={d.stage_gpus} with moe_tp=1, or ep=1 with moe_tp={d.stage_gpus} ({rule.url})"
     )

@@ -61,8 +61,8 @@ class Share(Spec):
     """How an engine sizes its cache."""
 
     of: Literal["device", "started", "free"]
-    """device: weights, cache and steps share ``share`` of the device. started: weights and cache share ``share`` of what
-    is free once the process is up. free: the cache gets ``share`` of what everything else leaves."""
+    """device: weights, cache and steps share ``share`` of the device. started: weights and cache share ``share`` of
+    what is free once the process is up. free: the cache gets ``share`` of what everything else leaves."""
     share: PositiveFraction
     formula: Formula | None = None
     """What gives the share instead, where it applies."""
@@ -130,8 +130,8 @@ def cache_room(scenario: Scenario, weights: Num, steps: Num) -> Num:
     """Bytes that the engine leaves to the cache of one GPU, beside ``weights`` and what ``steps`` need (activations and
     the all-to-all's buffers); negative where they alone do not fit.
 
-    ``deployment.memory_utilization``, where stated, is the engine's own setting (vLLM's gpu_memory_utilization, SGLang's
-    mem_fraction_static, TensorRT-LLM's free_gpu_memory_fraction); without an engine a share of the device.
+    ``deployment.memory_utilization``, where stated, is the engine's own setting (vLLM's gpu_memory_utilization,
+    SGLang's mem_fraction_static, TensorRT-LLM's free_gpu_memory_fraction); without an engine a share of the device.
     """
     device, stated = float(scenario.cluster.gpu.memory_bytes), scenario.deployment.memory_utilization
     start, later = runtime_bytes(scenario)

@@ -75,7 +75,7 @@ def limits(scenario: Scenario) -> Limits:
 
 
 def requests_per_rank(scenario: Scenario) -> int:
-    """Requests of one rank that may run: ``serving.max_running``, or as many as low-latency's buffers hold; at least 1."""
+    """Requests of one rank that may run: ``serving.max_running``, or what low-latency's buffers hold; at least 1."""
     deployment = scenario.deployment.model_copy(update={"phase": "decode"})
     most = scenario.serving.max_running
     if deployment.backend != LOW_LATENCY:

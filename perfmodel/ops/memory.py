@@ -164,8 +164,9 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
     """Bytes of the largest set of intermediate results.
 
     Residual and normed input, plus the largest of: queries, keys and attention output; gate and up product with its
-    activation in a dense FFN or in the experts (with their dispatched input); FP32 logits. An estimate from the ops'
-    inputs and outputs: engines' allocators keep somewhat more.
+    activation in a dense FFN or in the experts, with their output and, where tokens are sent to them, the rows that
+    came (fused kernels gather rows themselves); FP32 logits. An estimate from the ops' inputs and outputs: engines'
+    allocators keep somewhat more.
     """
     model, deployment = scenario.model, scenario.deployment
     tokens, element = work.tokens, deployment.precision.activation_bytes
@@ -185,7 +186,8 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
             widest = maximum(widest, element * gathered * 3 * run.dense_ffn_size / deployment.dense_tp)
         if run.moe:
             pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
-            per_pair = 2 * model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
+            inputs = model.hidden_size if deployment.dispatches else 0
+            per_pair = inputs + model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
             widest = maximum(widest, element * pairs * per_pair)
     return 2.0 * element * rows * model.hidden_size + widest
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from perfmodel.errors import PerfModelError
+from perfmodel.ops.limits import check_layout
 from perfmodel.serving.closed_loop import ClosedLoop, MeanStep, Steps, mean_step, tpot_draws
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
@@ -226,11 +227,15 @@ def steps_of(record: Mapping[str, str], setup: Setup, **constants: float) -> Ste
                 f"gpus = {record['gpus']}: the layout {record['parallel_or_prefill']!r} has {first.gpus}"
             )
         scenario = scenario_of(record, setup, first, **constants)
+        check_layout(scenario)
         return Steps(_in_phase(scenario, "decode"), _in_phase(scenario, "prefill"))
     decode = parse_layout(record["decode"])
+    sides = [scenario_of(record, setup, layout, **constants) for layout in (decode, first)]
+    for side in sides:
+        check_layout(side)
     return Steps(
-        _in_phase(scenario_of(record, setup, decode, **constants), "decode"),
-        _in_phase(scenario_of(record, setup, first, **constants), "prefill"),
+        _in_phase(sides[0], "decode"),
+        _in_phase(sides[1], "prefill"),
         decode.instances,
         first.instances,
     )
