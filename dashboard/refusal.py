@@ -6,8 +6,7 @@ from dashboard import session
 from dashboard.results import Failed
 from dashboard.show import plain
 from perfmodel.errors import PerfModelError
-from perfmodel.explore.curve import batch_key, batch_of
-from perfmodel.ops.memory import max_batch_per_gpu
+from perfmodel.ops.limits import batch_key, batch_of, limits
 from perfmodel.spec.scenario import Scenario
 
 
@@ -15,7 +14,7 @@ def refuse(scenario: Scenario, found: Failed) -> None:
     """The reason, and a button for the largest batch that fits if it is the batch that does not."""
     st.error(plain(found.text), icon=":material/block:")
     try:
-        most = max_batch_per_gpu(scenario)
+        most = limits(scenario).fits
     except PerfModelError:
         return
     if 0 < most < batch_of(scenario):

@@ -13,6 +13,7 @@ from dashboard.controls import field, key_of, select, showing, slider, value_of
 from dashboard.presets import presets
 from dashboard.show import plain
 from dashboard.words import HELP
+from perfmodel.ops.limits import limits
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
 
@@ -122,7 +123,7 @@ def _model_and_cluster(scenario: Scenario) -> None:
 
 
 def _step(scenario: Scenario) -> None:
-    d = scenario.deployment
+    d, most = scenario.deployment, max(limits(scenario).fits, 2)
     if d.phase == "prefill":
         slider(
             "Prompts per GPU",
@@ -130,7 +131,7 @@ def _step(scenario: Scenario) -> None:
             "deployment.prefill_requests_per_gpu",
             float(d.prefill_requests_per_gpu),
             low=1,
-            high=64,
+            high=most,
             step=1,
         )
         slider(
@@ -149,7 +150,7 @@ def _step(scenario: Scenario) -> None:
         "deployment.batch_per_gpu",
         float(d.batch_per_gpu),
         low=1,
-        high=256,
+        high=most,
         step=1,
     )
     slider(

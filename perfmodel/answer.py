@@ -13,7 +13,8 @@ from perfmodel.economics.rates import step_rates
 from perfmodel.economics.work import hbm_seconds, peak_seconds
 from perfmodel.kernels.calibration import mismatches
 from perfmodel.kernels.timing import Timing
-from perfmodel.ops.memory import check_memory, max_batch_per_gpu, step_memory
+from perfmodel.ops.limits import check_runs, limits
+from perfmodel.ops.memory import step_memory
 from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
@@ -52,15 +53,14 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
     Without ``over_steps`` many steps are not drawn for how much their times vary, which takes as long as all the rest.
 
     Raises:
-        InfeasibleError: the step does not fit in memory.
+        InfeasibleError: the engine would not load this layout, or the batch exceeds what fits.
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    if scenario.costs != "report":
-        check_memory(scenario)
+    check_runs(scenario)
     step = simulate_step(scenario)
     timeline, deployment = step.timeline, scenario.deployment
     rank = slowest_rank(timeline)
-    memory = step_memory(scenario)
+    memory, most = step_memory(scenario), limits(scenario)
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -74,7 +74,8 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
         "step_time_s": step.step_time_s,
         **asdict(step_rates(scenario, step.step_time_s)),
         "memory_bytes": {name: int(value) for name, value in memory.as_dict().items()},
-        "max_batch_per_gpu": max_batch_per_gpu(scenario),
+        "max_batch_per_gpu": most.fits,
+        "max_batch_bound_by": most.bound_by,
         "mfu": utilisation(step, peak_seconds),
         "mbu": utilisation(step, hbm_seconds),
         "breakdown_s": breakdown_s(timeline, rank),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from oracle_env import oracle_flops
 
+from perfmodel.ops.limits import limits
 from perfmodel.ops.memory import step_memory, usable_bytes
 from perfmodel.ops.op import OpClass
 from perfmodel.ops.work import Group, tokens_per_step
@@ -107,12 +108,10 @@ def test_tensor_parallelism_keeps_flops_and_divides_weights():
 
 
 def test_largest_batch_fits_and_one_more_does_not():
-    from perfmodel.ops.memory import max_batch_per_gpu
-
     scenario = load_scenario("longcat-flash-h800")
-    most = max_batch_per_gpu(scenario)
+    most = limits(scenario).memory
     sized = with_arrays(scenario, {"deployment.batch_per_gpu": np.array([most, most + 1.0])})
-    fits = step_memory(sized).total <= usable_bytes(scenario)
+    fits = step_memory(sized).total <= usable_bytes(sized)
     assert list(fits) == [True, False]
 
 

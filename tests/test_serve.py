@@ -156,10 +156,13 @@ def test_a_run_of_steps_is_the_sum_of_its_steps():
 
 def test_the_cache_takes_what_memory_leaves():
     """By `perfmodel step`'s own count: as many tokens as the largest batch that fits, of the same length."""
-    scenario = load_scenario("longcat-flash-h800")
+    wide = "deployment.low_latency_max_tokens_per_gpu=512"  # so that memory is what limits
+    scenario = load_scenario("longcat-flash-h800", [wide])
     tokens = cache_tokens_per_rank(scenario, prompt_tokens=256)
-    largest = CliRunner().invoke(app, ["step", "longcat-flash-h800", "--json"])
-    assert tokens == pytest.approx(json.loads(largest.stdout)["max_batch_per_gpu"] * 5_002, rel=0.03)
+    largest = CliRunner().invoke(app, ["step", "longcat-flash-h800", "--set", wide, "--json"])
+    values = json.loads(largest.stdout)
+    assert values["max_batch_bound_by"] == "memory"
+    assert tokens == pytest.approx(values["max_batch_per_gpu"] * 5_002, rel=0.03)
     assert cache_tokens_per_rank(scenario, prompt_tokens=8192) < tokens
 
 

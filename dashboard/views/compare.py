@@ -15,8 +15,8 @@ from dashboard.show import chart, downloads, plain, warnings
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
-from perfmodel.explore.curve import batch_of
 from perfmodel.explore.difference import Difference
+from perfmodel.ops.limits import batch_of
 from perfmodel.output.charts.curve import trade_offs_chart
 from perfmodel.output.charts.money import waterfall_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd

@@ -13,7 +13,7 @@ from dashboard.show import chart, downloads, plain, warnings
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
-from perfmodel.explore.curve import batch_of
+from perfmodel.ops.limits import batch_of
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.curve import trade_off_chart
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
@@ -101,7 +101,7 @@ def _trade_off(scenario: Scenario, found: StepAnswer) -> None:
     with title:
         st.subheader(
             "What each user gets, what each GPU gives",
-            help="One point per batch size, up to what fits in memory. Band: " + HELP["interval"],
+            help="One point per batch size, up to what fits. Band: " + HELP["interval"],
         )
     with switch:
         picked = st.segmented_control(

@@ -1,1 +1,1 @@
-"""What a serving engine of a version does: its defaults, as data, filled into a scenario."""
+"""What a serving engine of a version does: its defaults, what it refuses to load, what it takes of memory; as data."""

@@ -96,7 +96,8 @@ class Profile:
 
 def names() -> tuple[str, ...]:
     """Engines that are known."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if "rules" in _document(path.stem)))
+    found = (path.stem for path in FOLDER.glob("*.yaml"))
+    return tuple(sorted(name for name in found if "default_version" in _document(name)))
 
 
 def profile(name: str, version: str = "") -> Profile:
@@ -138,7 +139,7 @@ def _fitted(name: str) -> tuple[Mapping[str, Any], ...]:
 @cache
 def _document(name: str) -> dict[str, Any]:
     document = read_document(FOLDER / f"{name}.yaml")
-    if "rules" not in document:
+    if "default_version" not in document:  # another file of the folder
         return document
     unknown = document.keys() - KEYS
     for rule in document["rules"]:

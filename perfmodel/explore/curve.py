@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.economics.rates import step_rates
-from perfmodel.ops.memory import max_batch_per_gpu
+from perfmodel.ops.limits import batch_key, batch_of, check_runs, limits, runs, with_batch
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 POINTS = 16
 """Batch sizes of a curve, where none are stated."""
-
-BATCH = {"decode": "deployment.batch_per_gpu", "mixed": "deployment.batch_per_gpu"}
-PROMPTS = "deployment.prefill_requests_per_gpu"
 
 RATES = (
     "step_time_s",
@@ -42,21 +39,17 @@ RATES = (
 Array = NDArray[np.float64]
 
 
-def batch_key(scenario: Scenario) -> str:
-    """Key path of what the curve varies: decoding requests per GPU, in prefill prompts per GPU."""
-    return BATCH.get(scenario.deployment.phase, PROMPTS)
-
-
-def batch_of(scenario: Scenario) -> float:
-    """The scenario's own value of it."""
-    d = scenario.deployment
-    return float(d.prefill_requests_per_gpu if d.phase == "prefill" else d.batch_per_gpu)
-
-
 def curve_batches(scenario: Scenario, points: int = POINTS) -> Array:
-    """Whole batch sizes from 1 to what fits in memory, evenly spread in logarithms, with the scenario's own."""
-    most = max(max_batch_per_gpu(scenario), 1)
-    spread = np.unique(np.round(np.geomspace(1.0, most, points)))
+    """Whole batch sizes from 1 to what fits, evenly spread in logarithms, with the scenario's own where it runs.
+
+    Raises:
+        InfeasibleError: the engine would not load this layout, or nothing fits.
+    """
+    most = limits(scenario).fits
+    spread = np.unique(np.round(np.geomspace(1.0, most, points))) if most else np.array([])
+    if not runs(scenario) and most:
+        return spread
+    check_runs(scenario)
     return np.unique(np.append(spread, batch_of(scenario)))
 
 
@@ -68,10 +61,12 @@ def batch_curve(scenario: Scenario, batches: Array | None = None) -> "pd.DataFra
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
         SpecError: a batch out of range.
+        InfeasibleError: the engine would not load this layout, or a batch exceeds what fits.
     """
     import pandas as pd
 
     found = curve_batches(scenario) if batches is None else np.asarray(batches, dtype=float)
+    check_runs(with_batch(scenario, float(found.max())))
     many = with_arrays(scenario, {batch_key(scenario): found})
     segments, contention = step_segments(many), has_contention(scenario)
     drawn = None

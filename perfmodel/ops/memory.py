@@ -1,4 +1,4 @@
-"""Device memory of one GPU, by class, and the largest batch that fits.
+"""Device memory of one GPU, by class, and how many tokens its cache holds.
 
 Where a pipeline's stages differ, the figures are an even share of the layers plus the embedding or the head,
 whichever is larger: the first or the last stage, which is where memory runs out first.
@@ -6,9 +6,7 @@ whichever is larger: the first or the last stage, which is where memory runs out
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
-from perfmodel.errors import InfeasibleError
+from perfmodel.engines.memory import cache_room, runtime_bytes
 from perfmodel.numeric import Num, maximum
 from perfmodel.ops.attention import gqa_cache_bytes, mla_cache_bytes
 from perfmodel.ops.build import LOGIT_BYTES
@@ -24,12 +22,10 @@ from perfmodel.ops.parameters import (
     shared_parameters,
 )
 from perfmodel.ops.work import Group, Work, step_work
-from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Attention, Layer, Mla, Model
 from perfmodel.spec.scenario import Scenario
-from perfmodel.units import GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +40,13 @@ class Memory:
     """Largest set of intermediate results that live together."""
     communication_buffers: Num
     """Receive and send buffers of the all-to-all."""
+    runtime: Num
+    """CUDA context, process groups, NVSHMEM and pools of captured graphs."""
 
     @property
     def total(self) -> Num:
         """All classes together."""
-        return self.weights + self.kv_cache + self.activations + self.communication_buffers
+        return self.weights + self.kv_cache + self.activations + self.communication_buffers + self.runtime
 
     def as_dict(self) -> dict[str, Num]:
         """Bytes by class."""
@@ -63,53 +61,16 @@ def step_memory(scenario: Scenario) -> Memory:
         kv_cache=cache_bytes(scenario, work),
         activations=activation_bytes(scenario, work),
         communication_buffers=buffer_bytes(scenario, work),
+        runtime=sum(runtime_bytes(scenario)),
     )
 
 
 def usable_bytes(scenario: Scenario) -> Num:
-    """Bytes that may be used: memory_utilization of the device; the rest is the runtime's (context, graphs)."""
-    return scenario.cluster.gpu.memory_bytes * scenario.deployment.memory_utilization
-
-
-def max_batch_per_gpu(scenario: Scenario) -> int:
-    """Largest number of decoding requests per GPU that fits; 0 if none does.
-
-    In prefill it counts prefilling requests. Memory is piecewise linear in the batch, so the largest is found by
-    bisection.
-    """
-    phase = scenario.deployment.phase
-    path = f"deployment.{'prefill_requests_per_gpu' if phase == 'prefill' else 'batch_per_gpu'}"
-    low, high = 0, 1
-    while _fits(scenario, path, high) and high < 2**20:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _fits(scenario, path, middle) else (low, middle)
-    return low
-
-
-def check_memory(scenario: Scenario) -> None:
-    """Refuse a step that does not fit.
-
-    Raises:
-        InfeasibleError: more bytes than usable, or more tokens than low-latency's buffers are sized for.
-    """
-    memory, usable = step_memory(scenario), usable_bytes(scenario)
-    if memory.total > usable:
-        parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in memory.as_dict().items())
-        raise InfeasibleError(
-            f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
-            f"{scenario.cluster.gpu.memory_bytes / GB:.1f}; largest batch that fits: {max_batch_per_gpu(scenario)} "
-            f"requests per GPU. Lower the batch or context, or spread weights over more GPUs"
-        )
-    deployment = scenario.deployment
-    tokens = step_work(deployment).tokens
-    if deployment.backend == "deepep-low-latency" and tokens > deployment.low_latency_max_tokens_per_gpu:
-        raise InfeasibleError(
-            f"{tokens:g} tokens per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
-            f"{deployment.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for: raise it "
-            f"(buffers grow) or set deployment.all_to_all=deepep-normal"
-        )
+    """Bytes that a step's memory may come to: the device less what the engine keeps from the cache."""
+    memory, device = step_memory(scenario), float(scenario.cluster.gpu.memory_bytes)
+    steps = memory.activations + memory.communication_buffers
+    left = device - memory.runtime - memory.weights - steps
+    return device - maximum(0.0, left - cache_room(scenario, memory.weights, steps))
 
 
 SHORT = 1 << 20
@@ -123,7 +84,6 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
     prompts per group; weights, and low-latency's buffers beside normal ones, are held all the time. At least 0.
     """
     deployment = scenario.deployment
-    free: Num = usable_bytes(scenario) - weight_bytes(scenario.model, deployment)
     activations: Num = 0.0
     buffers: Num = 0.0
     for phase in ("decode", "prefill"):
@@ -138,7 +98,8 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
         work = step_work(own.deployment)
         activations = maximum(activations, activation_bytes(own, work))
         buffers = buffers + buffer_bytes(own, work)
-    return max(0, int((free - activations - buffers) / cached_token_bytes(scenario)))
+    room = cache_room(scenario, weight_bytes(scenario.model, deployment), activations + buffers)
+    return max(0, int(room / cached_token_bytes(scenario)))
 
 
 def cached_token_bytes(scenario: Scenario) -> float:
@@ -203,8 +164,9 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
     """Bytes of the largest set of intermediate results.
 
     Residual and normed input, plus the largest of: queries, keys and attention output; gate and up product with its
-    activation in a dense FFN or in the experts (with their dispatched input); FP32 logits. An estimate from the ops'
-    inputs and outputs: engines' allocators keep somewhat more.
+    activation in a dense FFN or in the experts, with their output and, where tokens are sent to them, the rows that
+    came (fused kernels gather rows themselves); FP32 logits. An estimate from the ops' inputs and outputs: engines'
+    allocators keep somewhat more.
     """
     model, deployment = scenario.model, scenario.deployment
     tokens, element = work.tokens, deployment.precision.activation_bytes
@@ -224,7 +186,8 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
             widest = maximum(widest, element * gathered * 3 * run.dense_ffn_size / deployment.dense_tp)
         if run.moe:
             pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
-            per_pair = 2 * model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
+            inputs = model.hidden_size if deployment.dispatches else 0
+            per_pair = inputs + model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
             widest = maximum(widest, element * pairs * per_pair)
     return 2.0 * element * rows * model.hidden_size + widest
 
@@ -287,8 +250,3 @@ def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) 
         + ((whole - down - expand) * linear + expand * deployment.precision.activation_bytes) / tp
         - narrower
     )
-
-
-def _fits(scenario: Scenario, path: str, batch: int) -> bool:
-    sized = with_arrays(scenario, {path: np.array([float(batch)])})
-    return bool(np.all(step_memory(sized).total <= usable_bytes(sized)))

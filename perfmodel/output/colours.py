@@ -65,6 +65,7 @@ MEMORY_COLOURS: dict[str, str] = {
     "kv_cache": "#E69F00",
     "activations": "#009E73",
     "communication_buffers": "#CC79A7",
+    "runtime": "#56B4E9",
 }
 """Memory class -> colour."""
 

@@ -279,8 +279,10 @@ def _memory_text(answer: StepAnswer) -> str:
         if used <= usable
         else (f"{scaled(used, 'B')} needed, {scaled(usable, 'B')} usable: this could not run")
     )
-    share = scenario.deployment.memory_utilization * PERCENT
-    return f"{fits}; usable is {share:g}% of the device's {scaled(device, 'B')} (1 GB = 1e9 bytes)."
+    return (
+        f"{fits}; usable is {PERCENT * usable / device:.0f}% of the device's {scaled(device, 'B')}, the "
+        f"rest the engine keeps from the cache (1 GB = 1e9 bytes)."
+    )
 
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -291,7 +291,9 @@ def _memory(answer: StepAnswer) -> Table:
     total = sum(classes.values())
     table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
     usable = float(usable_bytes(scenario))
-    note = f"largest batch that fits: {values['max_batch_per_gpu']:,} requests per GPU"
+    note = (
+        f"largest batch that fits: {values['max_batch_per_gpu']:,} per GPU ({values['max_batch_bound_by']})"
+    )
     table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
     return table
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.kernels.communication import point_to_point
+from perfmodel.ops.limits import check_layout, requests_per_rank
 from perfmodel.ops.memory import cache_tokens_per_rank, cached_token_bytes
 from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import PrefillSide, Progress, simulate
@@ -151,8 +152,9 @@ def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: b
 
 
 def _check_servable(scenario: Scenario) -> None:
-    """Refuses what describes single steps only, or is not simulated."""
+    """Refuses what describes single steps only, is not simulated, or would not be loaded."""
     side = scenario.prefill_side
+    check_layout(scenario)
     if side is not None:
         _check_servable(side)
     available = scenario.cluster.num_gpus
@@ -172,16 +174,6 @@ def _check_servable(scenario: Scenario) -> None:
         )
 
 
-def most_running(scenario: Scenario) -> int:
-    """Requests of one rank that may run: ``serving.max_running``, or as many as low-latency's buffers hold."""
-    deployment = scenario.deployment.model_copy(update={"phase": "decode"})
-    most = scenario.serving.max_running
-    if deployment.backend != "deepep-low-latency":
-        return most
-    tokens = deployment.low_latency_max_tokens_per_gpu * deployment.attention_tp
-    return max(1, min(most, tokens // (1 + deployment.mtp.draft_tokens)))
-
-
 def layout_of(scenario: Scenario) -> Layout:
     """Replicas and ranks, with the KV blocks of one rank."""
     serving = scenario.serving
@@ -190,7 +182,7 @@ def layout_of(scenario: Scenario) -> Layout:
         ranks=scenario.deployment.attention_dp,
         blocks=kv_tokens_of(scenario) // serving.block_tokens,
         block_tokens=serving.block_tokens,
-        max_running=most_running(scenario),
+        max_running=requests_per_rank(scenario),
         watermark=serving.watermark,
         router=serving.router,
         rank_router=serving.rank_router,
@@ -239,7 +231,7 @@ def kv_tokens_of(scenario: Scenario) -> int:
         tokens = serving.kv_tokens
     else:
         tokens = cache_tokens_per_rank(
-            scenario, prompt_tokens=serving.max_batched_tokens, decodes=most_running(scenario)
+            scenario, prompt_tokens=serving.max_batched_tokens, decodes=requests_per_rank(scenario)
         )
     if tokens < serving.block_tokens:
         raise InfeasibleError(

@@ -155,8 +155,10 @@ class Deployment(Spec):
     """New tokens per prefilling request in this step: the prompt, or a chunk of it."""
     prefill_cached_tokens: NonNegative = 0
     """Tokens of a prefilling request that are already in the KV cache (earlier chunks, cached prefix)."""
-    memory_utilization: PositiveFraction = 0.9
-    """Share of device memory that may be used (vLLM's gpu_memory_utilization, default 0.9)."""
+    memory_utilization: PositiveFraction | None = None
+    """The engine's own setting: vLLM's gpu_memory_utilization, SGLang's mem_fraction_static, TensorRT-LLM's
+    free_gpu_memory_fraction; without an engine the share of device memory that may be used. None: the engine's default,
+    without one all but what the runtime takes."""
     low_latency_max_tokens_per_gpu: Count = 256
     """Tokens per GPU for which DeepEP low-latency's buffers are sized."""
     slowdown: Slowdown = Slowdown()

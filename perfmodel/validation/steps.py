@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.ops.limits import check_layout
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std, has_contention, step_segments
@@ -28,7 +29,12 @@ class StepPrediction:
 
 
 def predict_step(scenario: Scenario) -> StepPrediction:
-    """Time of one step by the vectorised twin; memory is not checked, because the row was run."""
+    """Time of one step by the vectorised twin; memory is not checked, because the row was run.
+
+    Raises:
+        InfeasibleError: a layout that the engine would not load: the row says something else than what ran.
+    """
+    check_layout(scenario)
     segments = step_segments(scenario)
     contention = has_contention(scenario)
     seconds = float(step_times(segments, contention=contention).step_time_s[0])

@@ -1,0 +1,196 @@
+"""Whether a layout runs at all, and the one limit on its batch: the least of memory, dispatch buffers and scheduler.
+
+Every command asks here: what ``step`` refuses is what a curve leaves out, a slider ends at and ``serve`` queues.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.engines.legality import refusal
+from perfmodel.errors import InfeasibleError
+from perfmodel.ops.memory import step_memory, usable_bytes
+from perfmodel.ops.work import step_work
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB
+
+LOW_LATENCY = "deepep-low-latency"
+SETTING = {
+    "sglang": "mem_fraction_static",
+    "trtllm": "free_gpu_memory_fraction",
+    "vllm": "gpu_memory_utilization",
+}
+"""What an engine calls ``deployment.memory_utilization``."""
+MOST = 2**20
+"""Largest batch per GPU that is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Whole requests per GPU that each limit allows: decoding ones, in prefill prompts; None: no limit."""
+
+    memory: int
+    """What device memory holds beside weights, activations, buffers and the runtime."""
+    dispatch: int | None
+    """What DeepEP low-latency's buffers are sized for."""
+    scheduler: int
+    """``serving.max_running`` of each rank, over its GPUs."""
+
+    @property
+    def fits(self) -> int:
+        """The least of them; 0: not even one request per GPU."""
+        return min(self.memory, self.scheduler, MOST if self.dispatch is None else self.dispatch)
+
+    @property
+    def bound_by(self) -> str:
+        """Which of them it is, in words."""
+        if self.fits == self.memory:
+            return "memory"
+        return "dispatch buffers" if self.fits == self.dispatch else "scheduler"
+
+
+def batch_key(scenario: Scenario) -> str:
+    """Key path of what is limited: decoding requests per GPU, in prefill prompts per GPU."""
+    prefill = scenario.deployment.phase == "prefill"
+    return f"deployment.{'prefill_requests_per_gpu' if prefill else 'batch_per_gpu'}"
+
+
+def batch_of(scenario: Scenario) -> float:
+    """The scenario's own value of it."""
+    d = scenario.deployment
+    return float(d.prefill_requests_per_gpu if d.phase == "prefill" else d.batch_per_gpu)
+
+
+def with_batch(scenario: Scenario, batch: float) -> Scenario:
+    """The scenario with another value of it."""
+    changed = {batch_key(scenario).split(".")[1]: batch}
+    return scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update=changed)})
+
+
+def limits(scenario: Scenario) -> Limits:
+    """The limits of a scenario's step, whatever its own batch."""
+    return Limits(_memory_limit(scenario), _dispatch_limit(scenario), _scheduler_limit(scenario))
+
+
+def requests_per_rank(scenario: Scenario) -> int:
+    """Requests of one rank that may run: ``serving.max_running``, or what low-latency's buffers hold; at least 1."""
+    deployment = scenario.deployment.model_copy(update={"phase": "decode"})
+    most = scenario.serving.max_running
+    if deployment.backend != LOW_LATENCY:
+        return most
+    tokens = deployment.low_latency_max_tokens_per_gpu * deployment.attention_tp
+    return max(1, min(most, tokens // (1 + deployment.mtp.draft_tokens)))
+
+
+def check_layout(scenario: Scenario) -> None:
+    """Refuse a layout that the engine would not load.
+
+    Raises:
+        InfeasibleError: with the reason and the way out.
+    """
+    text = refusal(scenario) if scenario.costs != "report" else None
+    if text:
+        raise InfeasibleError(text)
+
+
+def check_runs(scenario: Scenario) -> None:
+    """Refuse a step that could not run; what a report counts (``costs: report``) is not asked to.
+
+    Raises:
+        InfeasibleError: a layout that the engine would not load, or more requests than memory, dispatch buffers or the
+            scheduler take.
+    """
+    check_layout(scenario)
+    if scenario.costs == "report":
+        return
+    for text in (_memory_problem(scenario), _dispatch_problem(scenario), _scheduler_problem(scenario)):
+        if text:
+            raise InfeasibleError(text)
+
+
+def runs(scenario: Scenario) -> bool:
+    """Whether :func:`check_runs` lets a scenario pass."""
+    try:
+        check_runs(scenario)
+    except InfeasibleError:
+        return False
+    return True
+
+
+def _largest(scenario: Scenario) -> str:
+    """What fits, for a message."""
+    found = limits(scenario)
+    return f"largest batch that fits: {found.fits} requests per GPU ({found.bound_by})"
+
+
+def _memory_problem(s: Scenario) -> str | None:
+    memory, usable, device = step_memory(s), usable_bytes(s), s.cluster.gpu.memory_bytes
+    if memory.total <= usable:
+        return None
+    parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in memory.as_dict().items())
+    kept = ""
+    if s.deployment.engine and memory.total <= device:
+        setting = SETTING.get(s.deployment.engine, "its setting")
+        kept = f", or raise deployment.memory_utilization ({s.deployment.engine}'s {setting})"
+    return (
+        f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
+        f"{device / GB:.1f}; {_largest(s)}. Lower the batch or context, spread weights over more GPUs{kept}"
+    )
+
+
+def _dispatch_problem(s: Scenario) -> str | None:
+    d, tokens = s.deployment, step_work(s.deployment).tokens
+    if d.backend != LOW_LATENCY or tokens <= d.low_latency_max_tokens_per_gpu:
+        return None
+    return (
+        f"{tokens:g} tokens per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
+        f"{d.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for; {_largest(s)}. "
+        f"Raise it (buffers grow) or set deployment.all_to_all=deepep-normal"
+    )
+
+
+def _scheduler_problem(s: Scenario) -> str | None:
+    requests = sum(float(group.requests) for group in step_work(s.deployment).groups)
+    per_rank = requests * s.deployment.attention_tp
+    if per_rank <= s.serving.max_running * (1.0 + 1e-9):
+        return None
+    return (
+        f"{per_rank:g} requests per rank exceed serving.max_running = {s.serving.max_running}, which the scheduler "
+        f"takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
+    )
+
+
+def _memory_limit(scenario: Scenario) -> int:
+    """Memory is piecewise linear in the batch, so the largest is found by bisection."""
+    path = batch_key(scenario)
+
+    def fits(batch: int) -> bool:
+        sized = with_arrays(scenario, {path: np.array([float(batch)])})
+        return bool(np.all(step_memory(sized).total <= usable_bytes(sized)))
+
+    low, high = 0, 1
+    while high < MOST and fits(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _dispatch_limit(scenario: Scenario) -> int | None:
+    d = scenario.deployment
+    if d.backend != LOW_LATENCY:
+        return None
+    of_batch, *others = step_work(d).groups
+    tokens = d.low_latency_max_tokens_per_gpu - sum(group.tokens for group in others)
+    return max(0, math.floor(tokens / of_batch.new_tokens))
+
+
+def _scheduler_limit(scenario: Scenario) -> int:
+    d = scenario.deployment
+    _, *others = step_work(d).groups
+    return max(
+        0, math.floor(scenario.serving.max_running / d.attention_tp - sum(group.requests for group in others))
+    )

@@ -1,0 +1,153 @@
+"""What engines refuse to load: reasons, ways out, and that all commands say the same."""
+
+import pytest
+from typer.testing import CliRunner
+
+from perfmodel.answer import answer_step
+from perfmodel.cli import app
+from perfmodel.engines.legality import refusal, rules
+from perfmodel.errors import InfeasibleError
+from perfmodel.explore.curve import batch_curve
+from perfmodel.serving.serve import serve
+from perfmodel.spec import catalogue
+from perfmodel.load import load_scenario
+from perfmodel.validation import silicon
+from tests.test_limits import tensor_parallel
+
+QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
+
+
+@pytest.mark.parametrize("engine", ["", "sglang", "vllm"])
+def test_an_expert_that_is_cut_through_a_block_is_refused(engine):
+    """https://github.com/vllm-project/vllm/issues/17569: 1536 / 8 = 192."""
+    text = refusal(tensor_parallel(8, *QWEN, f"deployment.engine={engine!r}"))
+    assert text
+    assert "deployment.moe_tp = 8 slices an expert's FFN of width 1536 to 192, no multiple of 128" in text
+    assert "deployment.ep=8 with deployment.moe_tp=1" in text
+    assert "deployment.moe_tp=4, attention_tp=4" in text
+    assert "https://github.com/vllm-project/vllm/issues/17569" in text
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["deployment.ep=8", "deployment.moe_tp=1"],
+        ["deployment.precision.experts=bf16"],
+        ["deployment.precision.experts=fp8-tensor"],
+        ["deployment.precision.experts=int4"],
+    ],
+)
+def test_the_ways_out_are_loaded(way):
+    assert refusal(tensor_parallel(8, *QWEN, "deployment.engine=vllm", *way)) is None
+    assert refusal(tensor_parallel(4, *QWEN, "deployment.engine=vllm")) is None
+
+
+def test_a_dense_ffn_that_is_cut_through_a_block_is_refused():
+    """https://github.com/sgl-project/sglang/issues/3345: DeepSeek-R1 with TP32, 18432 / 32 = 576."""
+    scenario = tensor_parallel(32, "cluster=h200-ib")
+    text = refusal(scenario)
+    assert text
+    assert "deployment.dense_tp = 32 slices the dense FFN of width 18432 to 576" in text
+    assert "deployment.dense_tp=16" in text
+    assert refusal(tensor_parallel(16, "cluster=h200-ib")) is None
+
+
+def test_heads_of_192_that_are_cut_one_by_one_are_refused():
+    whole = ["deployment.dense_tp=1", "deployment.ep=128", "deployment.moe_tp=1"]
+    text = refusal(tensor_parallel(128, *whole))
+    assert text
+    assert "the queries' projection of width 24576 to 192" in text
+    assert "deployment.attention_tp=64 with attention_dp=2" in text
+
+
+def test_kv_heads_that_neither_divide_nor_repeat_are_refused():
+    four_of_six = ["model=llama-3.1-70b", "model.num_key_value_heads=4", "model.num_attention_heads=48"]
+    text = refusal(
+        tensor_parallel(6, *four_of_six, "model.intermediate_size=24576", "model.hidden_size=6144")
+    )
+    assert text
+    assert "deployment.attention_tp = 6 neither divides the model's 4 KV heads" in text
+    assert "use attention_tp = 2" in text
+
+
+@pytest.mark.parametrize(
+    ("cluster", "engine", "set_", "refused"),
+    [
+        ("h200-ib", "sglang", "experts=fp4", True),
+        ("h200-ib", "trtllm", "experts=fp4", True),
+        ("h200-ib", "vllm", "experts=fp4", False),  # multiplied as BF16 by Marlin
+        ("b200-ib", "sglang", "experts=fp4", False),
+        ("a100-ib", "trtllm", "experts=fp8-tensor", True),
+        ("a100-ib", "vllm", "experts=fp8-tensor", False),
+        ("a100-ib", "vllm", "attention=fp8", True),
+        ("h200-ib", "vllm", "attention=fp8", False),
+    ],
+)
+def test_formats_without_kernels_are_refused(cluster, engine, set_, refused):
+    wide = ["deployment.precision.linear=bf16", "deployment.precision.experts=bf16"]
+    text = refusal(
+        tensor_parallel(
+            8, f"cluster={cluster}", f"deployment.engine={engine}", *wide, f"deployment.precision.{set_}"
+        )
+    )
+    assert bool(text) is refused
+    if text:
+        assert f"deployment.precision.{set_.replace('=', ' = ')}: {engine} has no kernels for it" in text
+
+
+def test_vllm_divides_experts_or_slices_them():
+    mixed = ["deployment.ep=2", "deployment.moe_tp=4", "cluster=h200-ib"]
+    text = refusal(tensor_parallel(8, *mixed, "deployment.engine=vllm"))
+    assert text
+    assert "use ep=8 with moe_tp=1, or ep=1 with moe_tp=8" in text
+    assert refusal(tensor_parallel(8, *mixed, "deployment.engine=sglang")) is None
+
+
+def test_every_command_says_the_same():
+    scenario = tensor_parallel(8, *QWEN, "deployment.engine=vllm")
+    expected = refusal(scenario)
+    assert expected
+    for ask in (answer_step, batch_curve, serve):
+        with pytest.raises(InfeasibleError) as found:
+            ask(scenario)
+        assert str(found.value) == expected
+    record = {
+        "id": "own", "model": "Qwen/Qwen3-235B-A22B", "system": "h100_sxm", "backend": "vllm", "version": "0.17.0",
+        "precision": "fp8", "mode": "agg", "gpus": "8", "parallel_or_prefill": "tp8 dp1 moe_tp8 ep1", "decode": "",
+        "concurrency": "8", "isl": "1000", "osl": "1000", "ttft_ms": "", "tpot_ms": "10", "note": "", "measured": "",
+    }  # fmt: skip
+    record["system"] = next(name for name in silicon.SYSTEMS if name.startswith("h100"))
+    record["model"] = next(name for name, own in silicon.MODELS.items() if own == "qwen3-235b-a22b")
+    step, reason = silicon.predict(record)
+    assert step is None
+    assert reason == expected
+
+
+def test_the_command_line_refuses_as_infeasible():
+    layout = [f"deployment.{key}=8" for key in ("attention_tp", "dense_tp", "moe_tp")]
+    changes = [
+        *QWEN,
+        *layout,
+        "deployment.attention_dp=1",
+        "deployment.ep=1",
+        "deployment.overlap=sequential",
+    ]
+    changes += ["deployment.mtp.draft_tokens=0", "deployment.batch_per_gpu=1", "routing={}"]
+    arguments = [part for change in changes for part in ("--set", change)]
+    result = CliRunner().invoke(app, ["step", "deepseek-v3-h800", *arguments])
+    assert isinstance(result.exception, InfeasibleError)
+    assert result.exception.exit_code == 3
+    assert "no multiple of 128" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", catalogue.names("scenarios"))
+def test_scenarios_that_ship_are_loaded(name):
+    scenario = load_scenario(name)
+    assert scenario.costs == "report" or refusal(scenario) is None
+
+
+def test_every_rule_says_where_it_was_read():
+    found = rules()
+    for rule in (*found.widths, *found.formats, *found.attention, found.heads, found.whole_experts):
+        assert rule.url.startswith("https://")
+        assert rule.engines
