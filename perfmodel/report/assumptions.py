@@ -120,7 +120,7 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
     scenario, found = step.scenario, step.values["provenance"]
     used = step.step.calibration
     if used is not None:
-        text = f"{found['calibration']}: kernels timed for {found['calibrated_ops']} of {found['ops']} ops"
+        text = f"{found['calibration']}: times of {found['calibrated_ops']} of {found['ops']} ops"
         yield "calibration", text, _joined(str(used.document.get("source", "")), used.created[:10])
     else:
         yield "kernel times", f"{found['calibration']}: no calibration of timed kernels", "docs/calibrate.md"
@@ -132,7 +132,8 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
     text += "" if stated is None else f" (as the scenario states; fitted: {constants.imbalance:g})"
     if constants.log_std:
         text += f", unexplained spread {constants.log_std:.3g} in the logarithm"
-    yield "engine constants", text, constants.source or "no engine named: neutral constants"
+    none = f"none fitted for {engine}" if engine else "no engine is named: none are counted"
+    yield "engine constants", text, constants.source or none
     if scenario.given.attention_us is not None:
         yield "attention", f"{scenario.given.attention_us:g} us, given", scenario.source or SCENARIO
 
