@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -44,14 +44,21 @@ def _parquet(rows: pd.DataFrame) -> bytes:
     return out.getvalue()
 
 
-def warnings(texts: Sequence[str]) -> None:
-    """What makes the page's figures less certain, folded away if it is much."""
-    if texts:
-        with st.expander(
-            f"{len(texts)} warning{'s' if len(texts) > 1 else ''} about these figures", icon="⚠️"
-        ):
-            for text in texts:
-                st.text(text)  # as text: it may quote what somebody uploaded
+def caveats(values: Mapping[str, Any], name: str = "") -> None:
+    """What the page's figures rest on and what makes them less certain: dangers in sight, notes and standing caveats
+    folded. ``name`` says whose they are, where the page shows several.
+    """
+    own = f"{name}: " if name else ""
+    st.caption(plain(f"{own}{values['basis']['text']}"))
+    dangers = list(values["dangers"])
+    for text in dangers:
+        st.warning(plain(f"{own}{text}"), icon=":material/warning:")
+    notes = [text for text in values["warnings"] if text not in dangers]
+    for texts, word in ((notes, "note"), (values["caveats"], "standing caveat")):
+        if texts:
+            with st.expander(f"{own}{len(texts)} {word}{'s' if len(texts) > 1 else ''} about these figures"):
+                for text in texts:
+                    st.text(text)  # as text: it may quote what somebody uploaded
 
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>$:^&])")

@@ -12,7 +12,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.errors import PerfModelError
 from perfmodel.kernels.calibration import AnyCurve, Calibration
 from perfmodel.output.catalogue import calibration_values
-from perfmodel.output.formats import count, percent, significant, with_unit
+from perfmodel.output.formats import count, significant, with_unit
 from perfmodel.output.validation_html import quantity_name
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
@@ -30,8 +30,6 @@ class Basis(NamedTuple):
     calibration: Calibration | None
     kernels: pd.DataFrame
     """One row per kernel of it that the step uses."""
-    covered: float
-    """Share of the ops' time, each alone, that it gave."""
 
 
 class Nearest(NamedTuple):
@@ -46,7 +44,6 @@ class Nearest(NamedTuple):
 def basis_of(found: StepAnswer) -> Basis:
     """What gave a step's times."""
     used = found.step.calibration
-    total = covered = 0.0
     ops: dict[tuple[str, ...], list[str]] = {}
     curves: dict[tuple[str, ...], AnyCurve] = {}
     for segment in found.step.segments:
@@ -54,15 +51,13 @@ def basis_of(found: StepAnswer) -> Basis:
             if timing.source == "given":
                 continue
             seconds = segment.repeat * float(np.mean(timing.seconds))
-            total += seconds
-            covered += seconds * timing.calibrated
             curve = used.curve(task.op) if used is not None and timing.calibrated and seconds else None
             if curve is not None:
                 key = (curve.kernel, curve.dtype, curve.backend, curve.engine)
                 curves[key] = curve
                 ops.setdefault(key, []).append(task.op.name)
     rows = [kernel_row(curve) | {"ops": ", ".join(dict.fromkeys(ops[key]))} for key, curve in curves.items()]
-    return Basis(used, pd.DataFrame(rows), covered / total if total else 0.0)
+    return Basis(used, pd.DataFrame(rows))
 
 
 def kernel_row(curve: AnyCurve) -> dict[str, Any]:
@@ -159,12 +154,9 @@ def _kernels(scenario: Scenario, found: StepAnswer, basis: Basis, record: Record
     shapes = sum(curve.num_rows for curve in used.all_curves)
     device = used.document.get("environment", {}).get("device_name") or used.gpu
     source = used.document.get("source")
-    covered, total = (found.values["provenance"][key] for key in ("calibrated_ops", "ops"))
-    rest = "; the rest is estimated" if covered < total else ""
     text = (
         f"calibration {used.name} ({used.id}), fitted {days(used.created)} ago ({used.created[:10]}) on "
-        f"{count(shapes)} timed shapes of {device}{f'; source: {source}' if source else ''}. It gives "
-        f"{covered} of {total} ops of this step, {percent(basis.covered)} of their time{rest}."
+        f"{count(shapes)} timed shapes of {device}{f'; source: {source}' if source else ''}."
     )
     steps = ((tested(used) or {}).get("check") or {}).get("all steps")
     if steps:

@@ -100,8 +100,8 @@ TRUST: dict[str, str] = {
     "p90": "Nine of ten left-out shapes were off by less than this.",
     "ops": "Ops of this step that take their time from it.",
     "age": "Days since the calibration was fitted. Kernels change with every release of an engine or a driver.",
-    "covered": "Share of the time of all ops, each alone, that comes from the calibration's timings. The rest is "
-    "estimated from FLOPs and bytes at fractions of the peaks that similar kernels reach (roofline).",
+    "timed_share": "Share of the step's time (critical path) whose kernels were timed on this GPU, at such shapes and "
+    "with such an engine. What the rest is, the line below says.",
     "kernels": "Median over the calibration's kernels that this step uses, of the median error on shapes that their "
     "fits never saw.",
     "nearest": "Median error on the published measurements that are most like this scenario: same model, GPU and "
@@ -124,14 +124,16 @@ TRAFFIC: dict[str, str] = {
     "e2e": "End to end: from a request's arrival to its last token.",
     "queue": "Part of TTFT before a step works on the request.",
     "per_s": "Requests over the span from the first arrival to the last end.",
-    "goodput": "Requests per second that keep every objective (SLO); below, their share. All do where none is stated.",
+    "goodput": "Requests per second that keep every objective (SLO); below, their share.",
     "output_per_gpu": "Output tokens per second over the whole span and all GPUs, idle ones included.",
     "usd_output": "GPU cost of the whole span over the output tokens: prompts and idle time are paid with it.",
     "usd_total": "GPU cost of the whole span over prompt and output tokens together.",
     "gpus": "GPUs of all replicas, those for prefill included.",
     "energy": "Of all GPU boards over the whole span (not of servers, network or cooling), by a coarse model that is "
     "3 to 27 % too low on most measured runs. Below: mean power of a board.",
-    "busy": "Share of the span in which replicas run a step (mean over those that decode).",
+    "busy": "Share of the span in which replicas run some step, full or nearly empty (mean over those that decode).",
+    "fill": "Share of the GPUs' time that this work would take in full steps: the batch per GPU of the sidebar, and prompts "
+    "as a prefill step takes them.",
     "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
     "preemptions": "How often a request lost its KV cache blocks because memory ran out, and was computed again.",
     "latency": "How many of the requests that are judged took at most so long. Markers: p50, p90, p99; vertical lines: "

@@ -1,7 +1,6 @@
 """Answers: what was simulated, with money, memory, warnings and provenance. The CLI and reports call only this."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 
 import perfmodel
+from perfmodel.answers.basis import Rest, basis, rest_of
+from perfmodel.answers.caveats import caveat_values, step_caveats
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.work import hbm_seconds, peak_seconds
-from perfmodel.kernels.calibration import mismatches
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.limits import check_runs, limits
 from perfmodel.ops.memory import step_memory
@@ -26,7 +26,6 @@ from perfmodel.overlap.analysis import (
 )
 from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.spec.catalogue import DATA
-from perfmodel.spec.host import Host
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, common_log_std, has_contention, simulate_step
 from perfmodel.tails import step_tails
@@ -40,6 +39,8 @@ class StepAnswer:
     step: Step
     values: dict[str, Any]
     """The keys of ``perfmodel step --json``, SI units; unknown is None."""
+    rest: Rest
+    """What the step's time rests on."""
 
     @property
     def scenario(self) -> Scenario:
@@ -61,6 +62,7 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
     timeline, deployment = step.timeline, scenario.deployment
     rank = slowest_rank(timeline)
     memory, most = step_memory(scenario), limits(scenario)
+    rest = rest_of([(step, 1.0)])
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -87,10 +89,11 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
         "in_situ_s": in_situ_s(timeline),
         **_intervals(step),
         "ops": op_rows(step),
-        "warnings": warnings(step),
+        "basis": basis(rest),
+        **caveat_values(step_caveats(rest)),
         "provenance": provenance(step),
     }
-    return StepAnswer(step, {key: plain(value) for key, value in values.items()})
+    return StepAnswer(step, {key: plain(value) for key, value in values.items()}, rest)
 
 
 def _real_experts(scenario: Scenario) -> dict[str, Any]:
@@ -152,52 +155,6 @@ def utilisation(step: Step, ideal: Any) -> float:
     return total / step.step_time_s
 
 
-def warnings(step: Step) -> list[str]:
-    """What makes the answer less certain, in words."""
-    scenario = step.scenario
-    found: dict[str, list[str]] = {}
-    for segment in step.segments:
-        for task, timing in zip(segment.tasks, segment.timings, strict=True):
-            if timing.flag:
-                found.setdefault(timing.flag, []).append(task.op.name)
-    texts = [f"{flag} (ops: {_listed(names)})" for flag, names in found.items()]
-    if step.calibration:
-        texts += [*mismatches(step.calibration, scenario.cluster, perfmodel.__version__), *_uncovered(step)]
-    if scenario.costs == "report":
-        texts.append("costs: report counts what the report's Table 7 counts, not what a real step takes")
-        memory, device = step_memory(scenario).total, scenario.cluster.gpu.memory_bytes
-        if memory > device:
-            texts.append(f"needs {memory:.4g} bytes per GPU, the device has {device:.4g}: it could not run")
-        return texts
-    measured = step.calibration is not None and step.calibration.contention_measured
-    if has_contention(scenario) and not measured and any(s.name.startswith("layers") for s in step.segments):
-        texts.append("contention between ops that run together is a model; it is unmeasured on GPUs")
-    if not scenario.deployment.engine and scenario.deployment.host == Host():
-        texts.append("no engine is named: no host time is counted")
-    return [*scenario.notes, *texts, *_routing_warnings(scenario)]
-
-
-def _routing_warnings(scenario: Scenario) -> list[str]:
-    """What is assumed about who is busy."""
-    moe, routing = scenario.model.moe, scenario.routing
-    if moe is None:
-        return []
-    if not routing.popularity and not routing.source:
-        stated = routing.rank_loads is not None or routing.imbalance is not None or scenario.deployment.engine
-        return [] if stated else ["routing states no loads: expert load is taken as balanced over ranks"]
-    texts = [f"routing comes from {routing.source}"] if routing.source else []
-    if routing.popularity != "histogram":
-        texts.append(
-            f"routing.popularity = {routing.popularity} is an assumption about the router, not a measurement"
-        )
-    if scenario.deployment.redundant_experts and routing.placement == "contiguous":
-        texts.append(
-            "deployment.redundant_experts hold the first experts again: routing.placement = eplb puts them where they "
-            "help"
-        )
-    return texts
-
-
 def provenance(step: Step) -> dict[str, Any]:
     """What reproduces an answer: version, scenario hash, calibration, seed.
 
@@ -223,20 +180,6 @@ def _coverage(step: Step) -> tuple[int, int]:
     """Ops that a calibration file costed, and all that a device runs, each counted once per segment."""
     timings = [t for segment in step.segments for t in segment.timings if t.source != "given"]
     return sum(timing.calibrated for timing in timings), len(timings)
-
-
-def _uncovered(step: Step) -> list[str]:
-    """Which ops the calibration does not cover, in words."""
-    names = [
-        task.op.name
-        for segment in step.segments
-        for task, timing in zip(segment.tasks, segment.timings, strict=True)
-        if not timing.calibrated and timing.source != "given"
-    ]
-    covered, total = _coverage(step)
-    assert step.calibration is not None
-    text = f"calibration {step.calibration.name} covers {covered} of {total} ops; the rest by roofline: "
-    return [text + _listed(names)] if names else []
 
 
 def _intervals(step: Step) -> dict[str, Any]:
@@ -280,12 +223,6 @@ def _share(ideal_s: Any, timing: Timing) -> float | None:
 
 def _mean(value: Any) -> float:
     return float(np.mean(value))
-
-
-def _listed(names: Iterable[str], most: int = 4) -> str:
-    unique = list(dict.fromkeys(names))
-    more = len(unique) - most
-    return ", ".join(unique[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def plain(value: Any) -> Any:

@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.answer import plain, provenance, warnings
+from perfmodel.answer import plain, provenance
 from perfmodel.answer_intervals import check_repeats, run_intervals
+from perfmodel.answers.basis import Rest, basis, rest_of
+from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing, step_caveats
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of_runs, usage_values
+from perfmodel.economics.rates import step_rates
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
+from perfmodel.serving.spread import typical_step
 from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces import read_trace
 from perfmodel.step import Step, common_log_std, simulate_step
+from perfmodel.units import PERCENT
 
 SHORTAGE = 0.02
 """Share of requests preempted above which it is said."""
@@ -43,6 +48,8 @@ class ServeAnswer:
     served: Served
     values: dict[str, Any]
     """The keys of ``perfmodel serve --json``, SI units; unknown is None."""
+    rest: Rest
+    """What the run's time rests on."""
 
     @property
     def scenario(self) -> Scenario:
@@ -72,6 +79,8 @@ def answer_serve(
     step = simulate_step(scenario.model_copy(update={"deployment": decode}))
     metrics = serving_metrics(served.records, scenario)
     intervals = _intervals(served, step, repeats, progress)
+    rest = _rest(served)
+    no_intervals = [note(NO_INTERVALS)] if repeats is not None and not intervals else []
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -82,26 +91,54 @@ def answer_serve(
         "kv_tokens_per_rank": served.pool.kv_tokens,
         "prefill": _prefill(served),
         **metrics,
+        **_capacity(served, step, metrics),
         **_usage(served, metrics),
         "without_faults": _without_faults(served, progress),
         **intervals,
-        "warnings": [
-            *_warnings(served),
-            *([NO_INTERVALS] if repeats is not None and not intervals else []),
-            *dict.fromkeys([*warnings(step), *_prefill_warnings(scenario)]),
-        ],
+        "basis": basis(rest),
+        **caveat_values([*_caveats(served), *no_intervals, *step_caveats(rest)]),
         "provenance": {**provenance(step), "trace": _trace_id(scenario)},
     }
-    return ServeAnswer(served, {key: plain(value) for key, value in values.items()})
+    return ServeAnswer(served, {key: plain(value) for key, value in values.items()}, rest)
 
 
-def _prefill_warnings(scenario: Scenario) -> list[str]:
-    """What makes the prefill replicas' steps less certain, where they are others."""
+def _capacity(served: Served, step: Step, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would take
+    in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens (those
+    not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
+    """
+    scenario = served.scenario
     side = scenario.prefill_side
-    if side is None:
-        return []
-    deployment = side.deployment.model_copy(update={"phase": "prefill"})
-    return warnings(simulate_step(side.model_copy(update={"deployment": deployment})))
+    prompts = side or scenario
+    prefill = prompts.deployment.model_copy(update={"phase": "prefill"})
+    reading = simulate_step(prompts.model_copy(update={"deployment": prefill}))
+    output = step_rates(step.scenario, step.step_time_s).output_tokens_per_s_per_gpu
+    full_input = step_rates(reading.scenario, reading.step_time_s).input_tokens_per_s_per_gpu
+    if not output or not full_input:
+        return {"capacity_used_pct": None, "prefill_capacity_used_pct": None}
+    per_s = metrics["input_tokens_per_s_per_gpu"] * metrics["num_gpus"]
+    computed = per_s * (1.0 - metrics["cache_hit_pct"] / PERCENT)
+    decoding = metrics["output_tokens_per_s"] / (_gpus(scenario) * output)
+    reads = computed / (_gpus(prompts) * full_input)
+    return {
+        "capacity_used_pct": PERCENT * float(decoding + (reads if side is None else 0.0)),
+        "prefill_capacity_used_pct": None if side is None else PERCENT * float(reads),
+    }
+
+
+def _gpus(scenario: Scenario) -> int:
+    return scenario.serving.replicas * scenario.deployment.num_gpus
+
+
+def _rest(served: Served) -> Rest:
+    """What the run's time rests on: its mean decode step and its mean step with prompts, by the time of each kind."""
+    runs, scenario = served.records.load.runs, served.scenario
+    decodes = runs.prompt == 0.0
+    return rest_of(
+        (simulate_step(typical_step(own, runs, rows)), float(runs.seconds[rows].sum()))
+        for own, rows in ((scenario, decodes), (scenario.prefill_side or scenario, ~decodes))
+        if runs.seconds[rows].sum() > 0.0
+    )
 
 
 def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any] | None:
@@ -154,37 +191,47 @@ def _intervals(served: Served, step: Step, repeats: int | None, progress: Progre
     )
 
 
-def _warnings(served: Served) -> list[str]:
+def _caveats(served: Served) -> list[Caveat]:
     """What of the traffic, or of what is known, makes the answer less certain."""
-    unknown = unknown_power(served.scenario)
-    texts = [unknown] if unknown else []
-    workload = served.scenario.workload
+    scenario, workload, records = served.scenario, served.scenario.workload, served.records
+    unknown = unknown_power(scenario)
+    found = [note(unknown)] if unknown else []
     if workload.warm_up_requests or workload.cool_down_requests:
-        texts.append("gaps between outputs (ITL) are pooled: they are those of all requests, left out or not")
-    if not served.scenario.serving.prefix_cache and _shares_prefixes(served):
-        texts.append("serving.prefix_cache = false: prompts that begin alike are computed again every time")
-    asked = served.scenario.serving.max_running
+        found.append(
+            standing("gaps between outputs (ITL) are pooled: they are those of all requests, left out or not")
+        )
+    if not scenario.serving.prefix_cache and _shares_prefixes(served):
+        found.append(
+            note("serving.prefix_cache = false: prompts that begin alike are computed again every time")
+        )
+    asked = scenario.serving.max_running
     if served.pool.layout.max_running < asked:
-        texts.append(
-            f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
-            "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
+        found.append(
+            note(
+                f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
+                "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
+            )
         )
     if served.path is not None and served.path.flag:
-        texts.append(f"transfer of caches: {served.path.flag}")
-    records = served.records
+        found.append(note(f"transfer of caches: {served.path.flag}"))
     lost = float((records.preemptions > 0).mean())
     if lost > SHORTAGE:
-        texts.append(
-            f"{lost:.0%} of the requests lost their KV blocks for a while: the cache is short "
-            f"({served.pool.kv_tokens:,} tokens per rank)"
+        found.append(
+            note(
+                f"{lost:.0%} of the requests lost their KV blocks for a while: the cache is short "
+                f"({served.pool.kv_tokens:,} tokens per rank)"
+            )
         )
     last, span = records.arrival_s.max(), float(np.ptp(records.arrival_s))
     behind = span > 0.0 and records.end_s.max() - last > BEHIND * span
     if served.requests.max_concurrency is None and behind:
-        texts.append(
-            "requests come faster than they are served: the queue grows until the last has come, and latencies with it"
+        found.append(
+            danger(
+                "requests come faster than they are served: the queue grows until the last has come, and latencies "
+                "with it"
+            )
         )
-    return texts
+    return found
 
 
 def _shares_prefixes(served: Served) -> bool:

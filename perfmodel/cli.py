@@ -30,6 +30,13 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."
     ),
 ]
+Why = Annotated[
+    bool,
+    typer.Option(
+        "--why",
+        help="What the time rests on, op by op, and the standing caveats that are folded away otherwise.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")]
 FleetRequests = Annotated[
     float | None,
@@ -81,6 +88,7 @@ def step(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write an HTML timeline that opens offline.")] = None,
     ops: Annotated[bool, typer.Option("--ops", help="List every op with what bounds it.")] = False,
+    why: Why = False,
 ) -> None:
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
     from perfmodel.answer import answer_step
@@ -102,9 +110,12 @@ def step(
     if json:
         _print_json(answer.values)
     else:
+        from perfmodel.output.caveats import print_basis, print_warnings
         from perfmodel.output.tables import print_step
 
         print_step(answer, ops=ops)
+        print_basis(answer.values, answer.rest, why=why)
+        print_warnings(answer.values)
     for path in (trace, html):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
@@ -149,6 +160,7 @@ def serve(
     fleet_tokens_per_day: FleetTokens = None,
     fleet_peak_to_mean: FleetPeak = None,
     fleet_good_pct: FleetGood = None,
+    why: Why = False,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
     from perfmodel.answer_intervals import REPEATS
@@ -202,9 +214,12 @@ def serve(
     if json:
         _print_json(answer.values)
     else:
+        from perfmodel.output.caveats import print_basis, print_warnings
         from perfmodel.output.serve_tables import print_serve
 
         print_serve(answer)
+        print_basis(answer.values, answer.rest, why=why)
+        print_warnings(answer.values)
     for path in (requests, result, trace):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
@@ -340,6 +355,7 @@ def experts(
         ),
     ] = None,
     json: AsJson = False,
+    why: Why = False,
 ) -> None:
     """What zero-computation experts buy: the same step with other numbers of them. Cost, not quality."""
     from perfmodel.errors import SpecError
@@ -358,9 +374,12 @@ def experts(
     if json:
         _print_json(values)
     else:
+        from perfmodel.output.caveats import print_basis, print_warnings
         from perfmodel.output.tables import print_variants
 
-        print_variants(asked, variants, values["warnings"])
+        print_variants(asked, variants)
+        print_basis(values, why=why)
+        print_warnings(values)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from dashboard import results, session
 from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.results import Failed
-from dashboard.show import chart, downloads, plain, warnings
+from dashboard.show import caveats, chart, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
@@ -77,9 +77,8 @@ def render(scenario: Scenario) -> None:
         key="compare-report",
         help="Takes some seconds. It holds both scenarios as YAML: saved as a.yaml and b.yaml, its command repeats it.",
     )
-    warnings(
-        [f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in one.values["warnings"]]
-    )
+    for name, one in (("A", first), ("B", second)):
+        caveats(one.values, name)
 
 
 def _report(asked_a: Asked, asked_b: Asked) -> str:

@@ -6,7 +6,7 @@ import streamlit as st
 from dashboard import results
 from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import chart, downloads, plain, warnings
+from dashboard.show import caveats, chart, downloads, plain
 from dashboard.words import HELP
 from perfmodel.answer import StepAnswer
 from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart, variants_chart
@@ -40,7 +40,7 @@ def render(scenario: Scenario) -> None:
         _loads(scenario)
     _zero_experts(scenario)
     _skew(scenario)
-    warnings(found.values["warnings"])
+    caveats(found.values)
 
 
 def _figures(scenario: Scenario, found: StepAnswer) -> None:

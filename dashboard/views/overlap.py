@@ -5,7 +5,7 @@ import streamlit as st
 
 from dashboard import results
 from dashboard.results import Failed
-from dashboard.show import chart, downloads, plain, warnings
+from dashboard.show import caveats, chart, downloads, plain
 from dashboard.words import HELP
 from perfmodel.answer import StepAnswer
 from perfmodel.output.charts.usage import busy_chart
@@ -62,7 +62,7 @@ def render(scenario: Scenario) -> None:
     downloads(rows, "schedules")
     chosen = answers.get(scenario.deployment.overlap)
     if chosen is not None:
-        warnings(chosen.values["warnings"])
+        caveats(chosen.values)
 
 
 def _schedules(scenario: Scenario) -> list[str]:

@@ -11,7 +11,7 @@ from dashboard import session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
 from dashboard.results import Failed
-from dashboard.show import chart, downloads, plain, warnings
+from dashboard.show import caveats, chart, downloads, plain
 from dashboard.traffic_controls import controls
 from dashboard.traffic_runs import Box, Progress, Run, add_points, box_of, fill, served_by_page, written
 from dashboard.words import TRAFFIC
@@ -47,7 +47,7 @@ def render(scenario: Scenario) -> None:
         st.subheader("Queue and batch over time", help=TRAFFIC["load"])
         chart(load_chart(found.load), "load", zooms=True)
     curve = st.container()  # simulated last, so that everything else is there meanwhile
-    warnings(found.answer.values["warnings"])
+    caveats(found.answer.values)
     _take_away(found)
     with curve:
         _goodput(found)
@@ -148,6 +148,8 @@ def _figures(run: Run) -> None:
     values = run.answer.values
     good = values["goodput_requests_per_s"] / values["requests_per_s"]
     stated = run.answer.scenario.slo != Slo()
+    used = values["capacity_used_pct"]
+    fill = [] if used is None else [("Capacity used", percent(used / PERCENT), "fill", None)]
     tiles: list[tuple[str, str, str, str | None]] = []
     for name, key in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("E2E", "e2e_s")):
         found = values[key]
@@ -160,7 +162,7 @@ def _figures(run: Run) -> None:
         ("Requests/s", significant(values["requests_per_s"]), "per_s", None),
         (
             "Goodput, requests/s",
-            significant(values["goodput_requests_per_s"]),
+            significant(values["goodput_requests_per_s"]) if stated else "-",
             "goodput",
             f"{percent(good)} good" if stated else "no SLO stated",
         ),
@@ -173,7 +175,8 @@ def _figures(run: Run) -> None:
         ("$ per M output tokens", usd(values["usd_per_million_output_tokens"]), "usd_output", None),
         ("$ per M tokens in all", usd(values["usd_per_million_total_tokens"]), "usd_total", None),
         ("GPUs", count(values["num_gpus"]), "gpus", None),
-        ("Busy", percent(values["busy_pct"] / PERCENT), "busy", None),
+        ("Time with a step", percent(values["busy_pct"] / PERCENT), "busy", "however full it is"),
+        *fill,
         ("Preemptions", count(values["preemptions"]), "preemptions", None),
     ]
     if values["energy_j_per_output_token"] is not None:

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import results
 from dashboard.recorded import number_column, show_summary, summary_table, validation
 from dashboard.results import Failed
-from dashboard.show import downloads, plain, warnings
+from dashboard.show import caveats, downloads, plain
 from dashboard.trusted import (
     Basis,
     Nearest,
@@ -47,17 +47,17 @@ def _scenario(scenario: Scenario, found: StepAnswer, record: Recorded) -> None:
     """What supports this scenario's figures."""
     basis, evidence = basis_of(found), closest(scenario, record)
     nearest = nearest_of(scenario, evidence)
-    _at_a_glance(basis, nearest)
+    _at_a_glance(basis, nearest, found.values["basis"]["fractions"]["timed"])
     told = sentences(scenario, found, basis, nearest, record)
     st.markdown("\n".join(f"- **{topic}:** {plain(text)}" for topic, text in told.items()))
-    warnings(found.values["warnings"])
+    caveats(found.values)
     if nearest is not None:
         _evidence(evidence)
     if basis.calibration is not None:
         _kernels(basis, basis.calibration)
 
 
-def _at_a_glance(basis: Basis, nearest: Nearest | None) -> None:
+def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float) -> None:
     """The sentences' numbers."""
     with st.container(horizontal=True):
         if nearest is not None:
@@ -77,7 +77,7 @@ def _at_a_glance(basis: Basis, nearest: Nearest | None) -> None:
             error = float(basis.kernels["median error"].median())
             st.metric("Kernels", pct(error), "on shapes left out", delta_color="off", delta_arrow="off",
                       help=TRUST["kernels"], width=170)  # fmt: skip
-        st.metric("Op time from timings", percent(basis.covered), help=TRUST["covered"], width=170)
+        st.metric("Timed on this GPU", percent(timed), help=TRUST["timed_share"], width=170)
         st.metric("Calibration's age", days(basis.calibration.created), help=TRUST["age"], width=170)
 
 

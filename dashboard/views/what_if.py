@@ -9,7 +9,7 @@ from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
 from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import chart, downloads, plain, warnings
+from dashboard.show import caveats, chart, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
@@ -69,7 +69,7 @@ def render(scenario: Scenario) -> None:
             "memory",
         )
     _figures(found.values, FACTS)
-    warnings(found.values["warnings"])
+    caveats(found.values)
     _take_away(scenario)
 
 

@@ -5,7 +5,8 @@ asks must state. Rates are means over a stretch as long as the run, so the peak 
 changes within it (a trace has busy minutes of its own) is in the run already. Replicas are rented all day.
 
 **By throughput**: the peak over what one replica of the run served per second. Arithmetic, and true to the run's own
-load alone: where it waited for requests it could have served more, where it fell behind its users waited.
+load alone: where it waited for requests it could have served more, where it fell behind its users waited. A run that kept
+up shows enough replicas to keep up, whatever users wait (``bound`` is "upper"), one that fell behind too few ("lower").
 
 **By objective** (``slo``): the peak over the largest request rate of one replica at which enough requests keep every
 objective, found by simulation: the scenario's traffic for one replica, sped up and slowed down by bisection. A rate
@@ -21,6 +22,7 @@ from statistics import NormalDist
 from typing import Any
 
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.answers.caveats import Caveat, danger, note, with_caveats
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate
@@ -140,21 +142,24 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
     Raises:
         InfeasibleError: more replicas than anyone has.
     """
-    scenario, values, texts = answer.scenario, answer.values, list(answer.values["warnings"])
+    scenario, values = answer.scenario, answer.values
+    caveats: list[Caveat] = []
     per_s = values["requests_per_s"]
     tokens = values["num_gpus"] * values["total_tokens_per_s_per_gpu"] / per_s
     per_day = traffic.requests_per_day or (traffic.tokens_per_day or 0.0) / tokens
     peak = per_day / DAY * traffic.peak_to_mean
     by_slo = None
     fixed = fixed_rate(answer.served)
-    if scenario.slo != Slo() and fixed:
-        texts.append(f"fleet: no replicas by the objectives: {fixed}")
-    elif scenario.slo != Slo():
+    if scenario.slo == Slo():
+        caveats.append(note(NO_OBJECTIVE))
+    elif fixed:
+        caveats.append(note(f"fleet: no replicas by the objectives: {fixed}"))
+    else:
         found = fastest(answer.served, traffic.good_pct, progress=progress)
-        texts += _said(found, traffic.good_pct, values["requests"])
+        caveats += _said(found, traffic.good_pct, values["requests"])
         if found.requests_per_s is not None and "interval_draws" in values:
             bounds, said = _interval(answer, traffic.good_pct, peak, progress)
-            values, texts = values | {"intervals": values["intervals"] | bounds}, texts + said
+            values, caveats = values | {"intervals": values["intervals"] | bounds}, caveats + said
         by_slo = {
             **_size(peak, found.requests_per_s, scenario),
             "good_pct": traffic.good_pct,
@@ -167,15 +172,33 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
         "tokens_per_day": per_day * tokens,
         "peak_to_mean": traffic.peak_to_mean,
         "peak_requests_per_s": peak,
-        "by_throughput": _size(peak, per_s / _units(scenario), scenario),
         "by_slo": by_slo,
+        "by_throughput": {
+            **_size(peak, per_s / _units(scenario), scenario),
+            "bound": _bound(answer),
+        },
     }
-    return replace(answer, values=values | {"fleet": fleet, "warnings": texts})
+    return replace(answer, values=with_caveats(values, caveats) | {"fleet": fleet})
+
+
+NO_OBJECTIVE = (
+    "fleet: no objective is stated, so nothing says how long requests may wait: state slo.ttft_ms and slo.tpot_ms to "
+    "find the replicas that keep them"
+)
+
+
+def _bound(answer: ServeAnswer) -> str | None:
+    """What replicas by throughput are of those that keep up: "lower" bound where the run fell behind its requests, else
+    "upper"; None in a closed loop, which waits.
+    """
+    if answer.served.requests.max_concurrency is not None:
+        return None
+    return "lower" if behind(answer.served) else "upper"
 
 
 def _interval(
     answer: ServeAnswer, good_pct: float, peak: float, progress: Progress | None
-) -> tuple[dict[str, list[int]], list[str]]:
+) -> tuple[dict[str, list[int]], list[Caveat]]:
     """The 80 % interval of replicas and GPUs by the objectives: the search with all steps as fast, and as slow, as one
     draw of the model's spread in ten; or, where no rate keeps the objectives then, words about it.
     """
@@ -186,9 +209,8 @@ def _interval(
         fleet = stretched(answer.served.fleet, *spread.at(NormalDist().inv_cdf(share)))
         found = fastest(answer.served, good_pct, fleet=fleet, progress=progress)
         if found.requests_per_s is None:
-            return {}, [
-                "fleet: with steps as slow as one draw in ten, no number of replicas keeps the objectives"
-            ]
+            slow = "fleet: with steps as slow as one draw in ten, no number of replicas keeps the objectives"
+            return {}, [note(slow)]
         sizes.append(_size(peak, found.requests_per_s, scenario))
     return {f"fleet.by_slo.{key}": [size[key] for size in sizes] for key in ("replicas", "num_gpus")}, []
 
@@ -219,30 +241,38 @@ def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[st
     return asdict(Size(per_replica, replicas, gpus, usd_per_day, usd_per_day * DAYS_PER_MONTH))
 
 
-def _said(found: Fastest, good_pct: float, judged: int) -> list[str]:
+def _said(found: Fastest, good_pct: float, judged: int) -> list[Caveat]:
     """What makes the number of replicas less certain, or impossible."""
     if found.limited_by == "requests":
         return [
-            "fleet: all requests at once keep the objectives, there are too few: raise workload.num_requests"
+            note(
+                "fleet: all requests at once keep the objectives, there are too few: raise workload.num_requests"
+            )
         ]
     if found.requests_per_s is None:
         return [
-            f"fleet: no number of replicas keeps the objectives: of requests that come alone {found.good_pct:.3g} % "
-            f"do, {good_pct:g} % are asked for"
+            danger(
+                "fleet: no number of replicas keeps the objectives: of requests that come alone "
+                f"{found.good_pct:.3g} % do, {good_pct:g} % are asked for"
+            )
         ]
-    texts = []
+    caveats = []
     if found.limited_by == "throughput":
-        texts.append(
-            "fleet: the largest rate is the one that a replica keeps up with; if a run of more requests "
-            "(workload.num_requests) settles, it may find a higher one"
+        caveats.append(
+            note(
+                "fleet: the largest rate is the one that a replica keeps up with; if a run of more requests "
+                "(workload.num_requests) settles, it may find a higher one"
+            )
         )
     may_miss = judged * (1.0 - good_pct / PERCENT)
     if may_miss < FEW:
-        texts.append(
-            f"fleet: {may_miss:.0f} of {judged:,} requests may miss the objectives, too few to be sure of the rate: "
-            "short runs find more than a replica sustains; raise workload.num_requests"
+        caveats.append(
+            note(
+                f"fleet: {may_miss:.0f} of {judged:,} requests may miss the objectives, too few to be sure of the "
+                "rate: short runs find more than a replica sustains; raise workload.num_requests"
+            )
         )
-    return texts
+    return caveats
 
 
 # --- the rate that keeps the objectives -----------------------------------------------------------------------------

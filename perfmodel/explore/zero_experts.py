@@ -169,6 +169,6 @@ def as_values(scenario: Scenario, variants: Sequence[Variant]) -> dict[str, Any]
         "model": scenario.model.name,
         "phase": scenario.deployment.phase,
         "variants": [asdict(variant) for variant in variants],
-        "warnings": as_it_is.values["warnings"],
+        **{key: as_it_is.values[key] for key in ("basis", "dangers", "warnings", "caveats")},
         "provenance": as_it_is.values["provenance"],
     }

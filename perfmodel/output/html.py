@@ -82,11 +82,22 @@ def page(answer: StepAnswer) -> dict[str, Any]:
         "memory_text": _memory_text(answer),
         "ops": _ops(values["ops"]),
         "sources": list(_sources(values["ops"])),
-        "warnings": values["warnings"],
+        "basis": values["basis"]["text"],
+        **caveat_blocks(values),
         "provenance": _provenance(answer),
         "command": command,
         "is_exact": is_exact,
         "exposed_colour": EXPOSED,
+    }
+
+
+def caveat_blocks(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Dangers, notes and standing caveats, as caveats.html.j2 shows them."""
+    dangers = set(values["dangers"])
+    return {
+        "dangers": values["dangers"],
+        "notes": [text for text in values["warnings"] if text not in dangers],
+        "caveats": values["caveats"],
     }
 
 
@@ -341,16 +352,11 @@ def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
         ("GPU", f"{cluster.gpu.name}: {cluster.gpu.source}" if cluster.gpu.source else cluster.gpu.name),
         ("cluster", f"{cluster.name}: {cluster.source}" if cluster.source else cluster.name),
         ("price", ", ".join(part for part in (price, prices.term, prices.date, prices.source) if part)),
-        ("calibration", f"{found['calibration']}{_covered(found)}"),
+        ("calibration", found["calibration"]),
         ("perfmodel", found["perfmodel"]),
         ("seed", str(found["seed"])),
     ]
     return [(name, text) for name, text in rows if text]
-
-
-def _covered(found: dict[str, Any]) -> str:
-    covered = found["calibrated_ops"]
-    return f", kernels timed on the device for {covered} of {found['ops']} ops" if covered else ""
 
 
 def _layout(scenario: Scenario) -> str:

@@ -10,7 +10,17 @@ from perfmodel.report.content import Report
 COLUMNS = ("scenario", "key", "value", "low", "high", "text")
 """``key`` is the figure's place in ``perfmodel report --json``, below its scenario; ``low`` and ``high`` the 80 %
 interval; ``text`` what is no number."""
-SKIPPED = ("ops", "intervals", "scenario_yaml", "warnings", "provenance", "mean_intervals", "interval_draws")
+SKIPPED = (
+    "ops",
+    "intervals",
+    "scenario_yaml",
+    "dangers",
+    "warnings",
+    "caveats",
+    "provenance",
+    "mean_intervals",
+    "interval_draws",
+)
 """Not figures, or beside the figure that they belong to."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet take a text for a formula."""
@@ -35,8 +45,9 @@ def report_csv(report: Report) -> str:
     for number, line in enumerate(report.values["validation"]):
         for key, value in _leaves(line):
             writer.writerow(_row("", f"validation.{number}.{key}", value, None))
-    for number, text in enumerate(report.values["warnings"]):
-        writer.writerow(_row("", f"warnings.{number}", text, None))
+    for key in ("warnings", "caveats"):
+        for number, text in enumerate(report.values[key]):
+            writer.writerow(_row("", f"{key}.{number}", text, None))
     writer.writerow(_row("", "provenance.command", report.values["provenance"]["command"], None))
     return out.getvalue()
 

@@ -7,7 +7,7 @@ from typing import Any
 from perfmodel.output.charts.money import MINUS
 from perfmodel.output.colours import OP_CLASS_COLOURS, op_class_name
 from perfmodel.output.formats import count, duration, percent, significant, usd
-from perfmodel.output.html import question
+from perfmodel.output.html import caveat_blocks, question
 from perfmodel.output.pages import embed, render
 from perfmodel.output.report_charts import comparison_chart, difference_charts, scenario_charts
 from perfmodel.output.report_text import (
@@ -42,8 +42,8 @@ def page(report: Report) -> dict[str, Any]:
         "parts": [_part(part, number) for number, part in enumerate(report.parts)],
         "comparison": _comparison(values["comparison"]),
         "validation": [_validation_row(line) for line in values["validation"]],
-        "caveats": values["caveats"],
-        "warnings": values["warnings"],
+        "trust": values["trust"],
+        **caveat_blocks(values),
         "command": values["provenance"]["command"],
         "version": values["provenance"]["perfmodel"],
         "hashes": [
@@ -90,6 +90,8 @@ def _part(part: Part, number: int) -> Cell:
         "tiles": [*(costs if priced else []), *figures[:_TILES]],
         "facts": figures[_TILES:],
         "priced": priced,
+        "basis": part.values["step"]["basis"]["text"],
+        "traffic_basis": part.values["serve"]["basis"]["text"] if part.values["serve"] else "",
         "traffic_answer": traffic_answer(part),
         "serve_reason": part.values["serve_reason"],
         "latencies": latency_rows(part, at),

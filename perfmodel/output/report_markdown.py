@@ -38,8 +38,10 @@ def report_markdown(report: Report) -> str:
     blocks += (
         [_table(("what was compared", "quantity", "rows", "median error", "about"), rows)] if rows else []
     )
-    blocks += [_items(shown["caveats"])]
-    blocks += ["## Warnings", _items(shown["warnings"]) if shown["warnings"] else "None."]
+    blocks += [_items(shown["trust"])]
+    warnings = [*(f"danger: {text}" for text in shown["dangers"]), *shown["notes"]]
+    blocks += ["## Warnings", _items(warnings) if warnings else "None."]
+    blocks += ["### Standing caveats", _items(shown["caveats"])] if shown["caveats"] else []
     blocks += ["## How to reproduce it", _code(shown["command"], "sh")]
     for one in shown["parts"]:
         blocks += [f"{plain(one['label'])} in full:", _code(one["yaml"], "yaml")]
@@ -60,7 +62,7 @@ def _part(part: Part, shown: dict[str, Any], at: str) -> list[str]:
     if part.step is None:
         return blocks
     figures = [*(cost_figures(part, at) if shown["priced"] else []), *step_figures(part, at)]
-    blocks.append(_figures(figures))
+    blocks += [plain(shown["basis"]), _figures(figures)]
     blocks.append("### The traffic")
     if part.serve is None:
         blocks.append(f"Not simulated: {plain(part.values['serve_reason'])}")
@@ -68,6 +70,7 @@ def _part(part: Part, shown: dict[str, Any], at: str) -> list[str]:
         rows = [[name, *(cell.text for cell in cells)] for name, cells in latency_rows(part, at)]
         blocks += [
             plain(traffic_answer(part)),
+            plain(shown["traffic_basis"]),
             _table(("latency per request", "mean", "p50", "p90", "p99"), rows),
         ]
         blocks.append(_figures(traffic_figures(part, at)))

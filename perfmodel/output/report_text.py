@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perfmodel.output.fleet_words import fleet_sizes
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.html import question
 from perfmodel.report.content import Report
@@ -179,39 +180,21 @@ def fleet_rows(part: Part, at: str) -> list[tuple[str, list[Figure], str]]:
     if not fleet:
         return []
     rows = []
-    for key, name in (("by_throughput", "by throughput"), ("by_slo", "by objectives")):
-        size = fleet[key]
-        if size and size["replicas"] is not None:
-            cells = [
-                _figure(f"{at}.money.fleet.{key}.{one}", label, size[one], text)
-                for one, label, text in (
-                    ("requests_per_s_per_replica", "requests/s per replica", significant),
-                    ("replicas", "replicas", count),
-                    ("num_gpus", "GPUs", count),
-                    ("usd_per_day", "per day", dollars),
-                    ("usd_per_month", "per month", dollars),
-                )
-            ]
-            note = (
-                _at_load(part) if key == "by_throughput" else f"simulated: {size['good_pct']:g} % keep them"
+    for key, name, size, note in fleet_sizes(fleet, part.values["serve"]["capacity_used_pct"]):
+        cells = [
+            _figure(f"{at}.money.fleet.{key}.{one}", label, size[one], text)
+            for one, label, text in (
+                ("requests_per_s_per_replica", "requests/s per replica", significant),
+                ("replicas", "replicas", count),
+                ("num_gpus", "GPUs", count),
+                ("usd_per_day", "per day", dollars),
+                ("usd_per_month", "per month", dollars),
             )
+            if size[one] is not None
+        ]
+        if cells:
             rows.append((name, cells, note))
     return rows
-
-
-def _at_load(part: Part) -> str:
-    """What the arithmetic of a fleet by throughput is worth: little, where the run's GPUs were mostly idle."""
-    fill = part.values["money"]["served"]["output_rate_pct_of_full_batch"]
-    if fill is None or fill > HALF_FULL_PCT:
-        return "arithmetic, at this run's load"
-    return (
-        f"arithmetic, at this run's load, which asks for {percent(fill / PERCENT)} of what full batches give: far more "
-        "GPUs than needed. State slo.ttft_ms and slo.tpot_ms to size by simulation"
-    )
-
-
-HALF_FULL_PCT = 50.0
-"""Below this share of full batches a run says little of what its GPUs could serve."""
 
 
 def fleet_title(part: Part) -> str:
@@ -263,7 +246,9 @@ _SERVE = (
     ("goodput_requests_per_s", "requests/s that keep the objectives", significant),
     ("output_tokens_per_s_per_gpu", "output tokens/s per GPU", significant),
     ("input_tokens_per_s_per_gpu", "input tokens/s per GPU", significant),
-    ("busy_pct", "share of the time in which some step runs", _pct),
+    ("busy_pct", "share of the time in which some step runs, however full", _pct),
+    ("capacity_used_pct", "capacity used: share of the time, were this work done in full steps", _pct),
+    ("prefill_capacity_used_pct", "the same of the prefill replicas", _pct),
     ("gpu_hours", "GPU hours", significant),
 )
 _SERVED = (

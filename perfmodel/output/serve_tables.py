@@ -7,10 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.output.fleet_words import fleet_sizes
 from perfmodel.output.formats import count, scaled, with_unit
 from perfmodel.output.reproduce import scenario_title
-from perfmodel.output.tables import basis, console, number, print_warnings, table_of
+from perfmodel.output.tables import console, number, table_of
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.slo import Slo
 from perfmodel.units import PERCENT
 
 
@@ -38,20 +40,18 @@ def print_serve(answer: ServeAnswer) -> None:
             latency.add_row(name, *(Text(cell) for cell in cells), Text(what, style="dim"))
     out.print(latency)
     rates = table_of("Throughput and cost", "quantity", "value")
-    for name, text, note in _serve_rates(values):
+    for name, text, note in _serve_rates(values, scenario):
         rates.add_row(name, text, Text(note, style="dim"))
     out.print(rates)
     if values["without_faults"] is not None:
-        out.print(_fault_table(values))
+        out.print(_fault_table(values, has_slo=scenario.slo != Slo()))
     if "intervals" in values:
-        out.print(_serve_intervals(values))
+        out.print(_serve_intervals(values, has_slo=scenario.slo != Slo()))
     if "fleet" in values:
-        out.print(_fleet(values["fleet"], values.get("intervals", {}).get("fleet.by_slo.replicas")))
-    out.print(basis(values["provenance"]))
-    print_warnings(values["warnings"])
+        out.print(_fleet(values))
 
 
-def _fault_table(values: Mapping[str, Any]) -> Table:
+def _fault_table(values: Mapping[str, Any], *, has_slo: bool) -> Table:
     """What faults cost: the same traffic with and without them."""
     table, healthy = table_of("What the faults cost", "", "with them", "without"), values["without_faults"]
     for name, key, part in (
@@ -63,11 +63,15 @@ def _fault_table(values: Mapping[str, Any]) -> Table:
         if values[key] is not None:
             table.add_row(name, with_unit(values[key][part], "s"), with_unit(healthy[key][part], "s"))
     for name, key in (
-        ("requests/s within the SLO", "goodput_requests_per_s"),
+        *GOODPUT[:has_slo],
         ("$ per million output tokens", "usd_per_million_output_tokens"),
     ):
         table.add_row(name, f"{values[key]:.3g}", f"{healthy[key]:.3g}")
     return table
+
+
+GOODPUT = (("requests/s within the SLO", "goodput_requests_per_s"),)
+"""A row where the scenario states an objective."""
 
 
 def _counted(values: Mapping[str, Any]) -> str:
@@ -76,7 +80,7 @@ def _counted(values: Mapping[str, Any]) -> str:
     return f"{values['requests']:,} requests" + (f" ({left_out:,} more left out)" if left_out else "")
 
 
-def _serve_intervals(values: Mapping[str, Any]) -> Table:
+def _serve_intervals(values: Mapping[str, Any], *, has_slo: bool) -> Table:
     """How far off the figures are if step times are."""
     found, parts = values["intervals"], ("mean", "p50", "p90", "p99")
     table = table_of("80 % intervals of the model", "", *parts)
@@ -85,7 +89,7 @@ def _serve_intervals(values: Mapping[str, Any]) -> Table:
             table.add_row(name, *(Text(_range(found[f"{key}.{part}"], unit)) for part in parts))
     for name, key in (
         ("requests/s", "requests_per_s"),
-        ("of them within the SLO", "goodput_requests_per_s"),
+        *GOODPUT[:has_slo],
         ("output tokens/s per GPU", "output_tokens_per_s_per_gpu"),
         ("$ per million output tokens", "usd_per_million_output_tokens"),
         ("$ per million tokens", "usd_per_million_total_tokens"),
@@ -101,24 +105,21 @@ def _range(bounds: Sequence[float], unit: str) -> str:
     return " to ".join(with_unit(bound, unit) for bound in bounds)
 
 
-def _fleet(fleet: Mapping[str, Any], replicas: Sequence[int] | None) -> Table:
-    """Replicas for a day's traffic; ``replicas`` is the interval of those by the objectives."""
+def _fleet(values: Mapping[str, Any]) -> Table:
+    """Replicas for a day's traffic; with intervals those of the replicas by the objectives."""
+    fleet = values["fleet"]
+    replicas = values.get("intervals", {}).get("fleet.by_slo.replicas")
     table = table_of(
         f"{fleet['requests_per_day']:,.0f} requests per day ({fleet['tokens_per_day']:.3g} tokens), peak "
         f"{fleet['peak_to_mean']:g} times the mean: {number(fleet['peak_requests_per_s'])} requests/s",
         "", "requests/s per replica", "replicas", "GPUs", "$ per day", "$ per month", "what it is",
     )  # fmt: skip
-    rows = [("by throughput", fleet["by_throughput"], "arithmetic, at this run's load")]
-    by_slo = fleet["by_slo"]
-    if by_slo is not None:
-        note = f"simulated: {by_slo['good_pct']:g} % keep it"
-        if replicas is not None:
-            note += f"; {replicas[0]:,} to {replicas[1]:,} replicas with 80 % probability"
-        rows.append(("by SLO", by_slo, note))
-    for name, size, what in rows:
+    for key, name, size, what in fleet_sizes(fleet, values["capacity_used_pct"]):
+        if key == "by_slo" and replicas is not None:
+            what += f"; {replicas[0]:,} to {replicas[1]:,} replicas with 80 % probability"
         cells = (
-            "-" if size[key] is None else show(size[key])
-            for key, show in (
+            "-" if size[own] is None else show(size[own])
+            for own, show in (
                 ("requests_per_s_per_replica", number),
                 ("replicas", count),
                 ("num_gpus", count),
@@ -151,10 +152,14 @@ def _replicas(values: Mapping[str, Any], scenario: Scenario) -> str:
     return f"{apart} for prefill and {own} for decode, {values['gpu']}"
 
 
-def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    good = values["goodput_requests_per_s"]
+def _serve_rates(values: Mapping[str, Any], scenario: Scenario) -> list[tuple[str, str, str]]:
+    good = f"{values['goodput_requests_per_s']:.3g} within the SLO"
     return [
-        ("requests/s", f"{values['requests_per_s']:.3g}", f"{good:.3g} within the SLO"),
+        (
+            "requests/s",
+            f"{values['requests_per_s']:.3g}",
+            good if scenario.slo != Slo() else "no objective is stated (slo.ttft_ms, slo.tpot_ms)",
+        ),
         ("output tokens/s per GPU", f"{values['output_tokens_per_s_per_gpu']:,.0f}", "all GPUs counted"),
         ("input tokens/s per GPU", f"{values['input_tokens_per_s_per_gpu']:,.0f}", ""),
         (
@@ -164,13 +169,14 @@ def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("$ per million tokens", f"{values['usd_per_million_total_tokens']:.3g}", "input and output alike"),
         ("GPU hours", f"{values['gpu_hours']:,.3g}", f"{values['num_gpus']:,} GPUs"),
+        *((name, f"{values[key]:.2g} %", note) for name, key, note in _CAPACITY if values[key] is not None),
         (
-            "busy",
+            "time with a step",
             f"{values['busy_pct']:.0f} %",
-            f"{values['prompt_steps_pct']:.0f} % of it in steps with prompts",
+            f"however full it is; {values['prompt_steps_pct']:.0f} % of it in steps with prompts",
         ),
         *(
-            [("busy with prompts", f"{values['prefill_busy_pct']:.0f} %", "the prefill replicas")]
+            [("time with a prompt step", f"{values['prefill_busy_pct']:.0f} %", "the prefill replicas")]
             if values["prefill_busy_pct"] is not None
             else []
         ),
@@ -184,6 +190,12 @@ def _serve_rates(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         *_serve_energy(values),
     ]
+
+
+_CAPACITY = (
+    ("capacity used", "capacity_used_pct", "of the GPUs' time, were this work done in full steps"),
+    ("capacity used", "prefill_capacity_used_pct", "the same of the prefill replicas"),
+)
 
 
 def _serve_energy(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:

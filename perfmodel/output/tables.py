@@ -46,24 +46,15 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     out.print(_breakdown(values))
     out.print(_stages(answer))
     out.print(_memory(answer))
-    out.print(basis(values["provenance"]))
     if ops:
         out.print(_ops(values["ops"]))
     else:
         out.print(
             "[dim]--ops lists every op; --html FILE draws the timeline; --json gives everything in SI units[/]"
         )
-    print_warnings(values["warnings"])
 
 
-def print_warnings(texts: Sequence[str]) -> None:
-    """Print warnings to stderr."""
-    err = console(stderr=True)
-    for text in texts:
-        err.print(Text(f"warning: {text}", style="yellow"))
-
-
-def print_variants(scenario: Scenario, variants: Sequence[Variant], warnings: Sequence[str]) -> None:
+def print_variants(scenario: Scenario, variants: Sequence[Variant]) -> None:
     """Print the comparison of numbers of zero-computation experts, one column per variant."""
     out = console()
     out.print(Text(scenario_title(scenario), style="bold"))
@@ -75,7 +66,6 @@ def print_variants(scenario: Scenario, variants: Sequence[Variant], warnings: Se
             table.add_row(label, *(Text(text) for text in cells))
     out.print(table)
     out.print("[dim]Cost only: what it does to the model's quality is not known here. --json: SI units[/]")
-    print_warnings(warnings)
 
 
 _VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
@@ -241,16 +231,6 @@ def _results(values: dict[str, Any]) -> Table:
     return table
 
 
-def basis(found: dict[str, Any]) -> str:
-    """What the times rest on, in one line."""
-    if not found["calibrated_ops"]:
-        return "Times: achievable fractions of the peaks, fitted on public kernel timings (--ops names each source)"
-    return (
-        f"Times: calibration {found['calibration']}, kernels timed on the device, for {found['calibrated_ops']} of "
-        f"{found['ops']} ops"
-    )
-
-
 def _breakdown(values: dict[str, Any]) -> Table:
     table = table_of("Where the step's time goes (critical path)", "class", "ms", "share", "")
     total = values["step_time_s"]
@@ -328,7 +308,7 @@ def _ops(rows: Sequence[dict[str, Any]]) -> Table:
             "" if row["mbu"] is None else f"{PERCENT * row['mbu']:.0f} %",
             row["source"].split(":")[0] + ("*" if row["flag"] else ""),
         )
-    table.caption = "* see the warnings"
+    table.caption = "* outside what was timed, derived or by convention: --why"
     return table
 
 
@@ -355,6 +335,8 @@ def table_of(title: str, *columns: str) -> Table:
         "role",
         "as printed",
         "reason",
+        "kind",
+        "ops",
         "",
     )
     for column in columns:

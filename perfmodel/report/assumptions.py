@@ -121,7 +121,7 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
     scenario, found = step.scenario, step.values["provenance"]
     used = step.step.calibration
     if used is not None:
-        text = f"{found['calibration']}: kernels timed for {found['calibrated_ops']} of {found['ops']} ops"
+        text = f"{found['calibration']}: times of {found['calibrated_ops']} of {found['ops']} ops"
         yield "calibration", text, _joined(str(used.document.get("source", "")), used.created[:10])
     else:
         yield "kernel times", f"{found['calibration']}: no calibration of timed kernels", "docs/calibrate.md"

@@ -61,8 +61,8 @@ def build_report(
         "scenarios": [part.values for part in parts],
         "comparison": _comparison(parts),
         "validation": _validation(parts),
-        "caveats": list(CAVEATS),
-        "warnings": _warnings(parts),
+        "trust": list(CAVEATS),
+        **{key: _told_by(parts, key) for key in ("dangers", "warnings", "caveats")},
         "intervals": _intervals(parts),
         "provenance": {
             "perfmodel": perfmodel.__version__,
@@ -153,18 +153,23 @@ def _validation(parts: Sequence[Part]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _warnings(parts: Sequence[Part]) -> list[str]:
-    """Warnings of every part, each once; with several scenarios, whose it is unless it is everyone's."""
+def _told_by(parts: Sequence[Part], key: str) -> list[str]:
+    """Warnings (or caveats) of every part, each once; with several scenarios, whose it is unless it is everyone's."""
     owners: dict[str, list[str]] = {}
     for part in parts:
-        for text in part.warnings:
+        for text in part.caveats[key]:
             labels = owners.setdefault(text, [])
             if part.label not in labels:
                 labels.append(part.label)
     everyone = len(parts)
-    return [
-        text if len(labels) == everyone else f"{', '.join(labels)}: {text}" for text, labels in owners.items()
-    ]
+    texts = {
+        text: text if len(labels) == everyone else f"{', '.join(labels)}: {text}"
+        for text, labels in owners.items()
+    }
+    if key == "warnings":  # dangers of all parts before any note
+        dangers = {text for part in parts for text in part.caveats["dangers"]}
+        return [texts[text] for text in sorted(texts, key=lambda text: text not in dangers)]
+    return list(texts.values())
 
 
 def _intervals(parts: Sequence[Part]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.answer_serve import ServeAnswer, answer_serve
+from perfmodel.answers.caveats import caveat_values, danger, merged, note
 from perfmodel.economics.utilisation import break_even
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.fleet import Traffic, with_fleet
@@ -63,18 +64,19 @@ class Part:
     """An entry of ``scenarios`` of ``perfmodel report --json``."""
 
     @property
-    def warnings(self) -> list[str]:
-        """Of step and traffic, each once."""
-        texts: list[str] = []
+    def caveats(self) -> dict[str, list[str]]:
+        """``dangers``, ``warnings`` (with the dangers first) and ``caveats`` of step and traffic, each once."""
+        reason = self.values["reason"]
+        found = caveat_values([danger(f"no answer: {reason}")] if reason else [])
         for answer in (self.step, self.serve):
-            texts += answer.values["warnings"] if answer is not None else []
-        if self.values["reason"]:
-            texts.append(f"no answer: {self.values['reason']}")
+            if answer is not None:
+                found = merged(found, answer.values)
+        notes = []
         if self.values["break_even_reason"]:
-            texts.append(f"no break-even with the API's price: {self.values['break_even_reason']}")
+            notes.append(note(f"no break-even with the API's price: {self.values['break_even_reason']}"))
         if self.values["serve_reason"] and self.values["serve_reason"] != NOT_ASKED:
-            texts.append(f"traffic not simulated: {self.values['serve_reason']}")
-        return list(dict.fromkeys(texts))
+            notes.append(danger(f"traffic not simulated: {self.values['serve_reason']}"))
+        return merged(found, caveat_values(notes))
 
 
 NOT_ASKED = "not asked for (--no-serve)"

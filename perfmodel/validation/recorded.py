@@ -157,7 +157,7 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 def printed_names(model: str) -> frozenset[str]:
     """The names under which rows have a catalogue model."""
-    from perfmodel.validation import serving, runs
+    from perfmodel.validation import runs, serving
 
     every = [*serving.MODELS.items(), *runs.MODELS.items()]
     return frozenset(printed for printed, name in every if name == model)

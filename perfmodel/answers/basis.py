@@ -1,0 +1,211 @@
+"""What an answer's time rests on: timings of this GPU's kernels, of others', derivations, conventions, constants.
+
+A step's time is that of its critical path, so each op counts with its seconds there, and the parts add up to the step.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
+from perfmodel.kernels.timing import Timing
+from perfmodel.ops.op import Op
+from perfmodel.overlap.analysis import critical_path, slowest_rank
+from perfmodel.step import Step
+from perfmodel.units import PERCENT
+
+KINDS = {
+    "timed": "timed on this GPU",
+    "other_gpu": "timed on another GPU",
+    "other_engine": "timed with another engine's kernels",
+    "derived": "derived from timings",
+    "convention": "by convention (bytes over bandwidth)",
+    "engine": "an engine's constants",
+    "given": "given by the scenario",
+    "waiting": "waiting",
+}
+"""Kind of what a share of the time rests on -> words."""
+ARCHITECTURES = ("ampere", "hopper", "blackwell")
+"""Those that rows of fitted fractions are named after."""
+LEAST_LISTED = 1e-6
+"""Share below which a kind is rounding."""
+LEAST_SHOWN = 0.005
+"""Share below which a kind is not told in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One op of a step (or of several), and what of the time it is on the critical path."""
+
+    op: Op
+    timing: Timing
+    kind: str
+    """One of KINDS."""
+    share: float
+    """Of the time, 0 to 1; 0 where something else hides it."""
+    calibration: str = ""
+    """Name of the calibration that its step was asked of; empty: none."""
+    kernels_of: str = ""
+    """Engine whose kernels were timed for it; empty: no engine's in particular, or not timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What the time of one step, or of several with their weights, rests on."""
+
+    steps: tuple[tuple[Step, float], ...]
+    """Steps with their shares of the time, which add up to 1."""
+    uses: tuple[Use, ...]
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Share of the time by kind; they add up to 1."""
+        found = dict.fromkeys(KINDS, 0.0)
+        for use in self.uses:
+            found[use.kind] += use.share
+        found["waiting"] = max(1.0 - sum(found.values()), 0.0)
+        return found
+
+    @property
+    def step(self) -> Step:
+        """The first of the steps: the one that the answer is about, or a run's decode step."""
+        return self.steps[0][0]
+
+    @property
+    def whose(self) -> str:
+        """Whose time the shares are of, in words."""
+        return "the step's time" if len(self.steps) == 1 else "the steps' time"
+
+
+def rest_of(steps: Iterable[tuple[Step, float]]) -> Rest:
+    """What the time of ``steps`` rests on, each with its share of the time (in any unit)."""
+    weighted = tuple(steps)
+    total = sum(weight for _, weight in weighted)
+    own = tuple((step, weight / total) for step, weight in weighted)
+    return Rest(own, tuple(use for step, weight in own for use in _uses(step, weight)))
+
+
+def basis(rest: Rest) -> dict[str, Any]:
+    """``basis`` of an answer: ``fractions`` of the time by kind, and ``text``, one line."""
+    return {"fractions": rest.fractions, "text": _sentence(rest)}
+
+
+def operations(rest: Rest) -> list[dict[str, Any]]:
+    """A row per kind that takes time, largest first: ``kind`` in words, ``share``, ``ops`` by their share of it."""
+    by_kind: dict[str, dict[str, float]] = {}
+    for use in rest.uses:
+        own = by_kind.setdefault(use.kind, {})
+        own[use.op.name] = own.get(use.op.name, 0.0) + use.share
+    rows = [
+        {"kind": KINDS[kind], "share": share, "ops": _largest(by_kind.get(kind, {}))}
+        for kind, share in rest.fractions.items()
+        if share > LEAST_LISTED
+    ]
+    return sorted(rows, key=lambda row: -row["share"])
+
+
+def percent_of_time(share: float) -> str:
+    """``12 %``; little is told as such."""
+    return f"{PERCENT * share:.0f} %" if share >= LEAST_SHOWN else "under 1 %"
+
+
+def device_of(calibration: Calibration) -> str:
+    """What the calibration's kernels ran on, as the file says it."""
+    environment = calibration.document.get("environment", {})
+    return str(environment.get("device_name") or environment.get("cpu") or calibration.gpu)
+
+
+def _uses(step: Step, weight: float) -> Iterable[Use]:
+    on_path: dict[tuple[int, int], float] = {}
+    for item in critical_path(step.timeline, slowest_rank(step.timeline)):
+        if item.span is not None:
+            key = (item.span.segment, item.span.task)
+            on_path[key] = on_path.get(key, 0.0) + item.end_s - item.start_s
+    scale = weight / step.step_time_s if step.step_time_s else 0.0
+    name, rescaled = step.calibration.name if step.calibration else "", is_rescaled(step)
+    for number, segment in enumerate(step.segments):
+        for place, (task, timing) in enumerate(zip(segment.tasks, segment.timings, strict=True)):
+            kernels_of = _kernels_of(step, task.op, timing)
+            kind = _kind(step, task.op, timing, kernels_of, rescaled=rescaled)
+            share = scale * on_path.get((number, place), 0.0)
+            yield Use(task.op, timing, kind, share, name, kernels_of)
+
+
+def _kernels_of(step: Step, op: Op, timing: Timing) -> str:
+    if step.calibration is None or not timing.calibrated or timing.source.startswith(INSIDE):
+        return ""
+    curve = step.calibration.curve(op)
+    return curve.engine if curve is not None else ""
+
+
+def _kind(step: Step, op: Op, timing: Timing, kernels_of: str, *, rescaled: bool) -> str:
+    scenario, used = step.scenario, step.calibration
+    engine = scenario.deployment.engine
+    if op.kernel == "host":
+        return "engine" if engine else "given"
+    if timing.source == "given":
+        return "given"
+    if timing.calibrated and used is not None:
+        if used.gpu != scenario.cluster.gpu.name:
+            return "other_gpu"
+        if engine and kernels_of not in ("", engine):
+            return "other_engine"
+        derived = rescaled or any(word in timing.flag for word in DERIVED)
+        return "derived" if derived else "timed"
+    if names_another_architecture(timing, scenario.cluster.gpu.architecture):
+        return "other_gpu"
+    return "derived" if timing.source.startswith(("fitted:", "measured:")) else "convention"
+
+
+DERIVED = (
+    "derived:",
+    " is above the timed ",
+    " is below the timed ",
+    " is scaled from the timed ",
+    " was timed over the ",
+)
+"""What a flag says of a calibration's time that was not timed as it is used."""
+
+
+def is_rescaled(step: Step) -> bool:
+    """Whether the calibration's GPU is asked with other figures than it was timed with: a what-if."""
+    used, cluster = step.calibration, step.scenario.cluster
+    if used is None or used.gpu != cluster.gpu.name:
+        return False
+    return any("made with another" in text for text in mismatches(used, cluster, used.perfmodel))
+
+
+def names_another_architecture(timing: Timing, own: str) -> bool:
+    """Whether a fitted fraction comes from another architecture's row."""
+    said = f"{timing.source} {timing.flag}".lower()
+    return any(other in said for other in ARCHITECTURES if other != own)
+
+
+def _sentence(rest: Rest) -> str:
+    scenario, used = rest.step.scenario, rest.step.calibration
+    if scenario.costs == "report":
+        return "Nothing of this is timed: FLOPs over peaks and bytes over bandwidths, as the report's Table 7 counts."
+    found = rest.fractions
+    told = [
+        f"{percent_of_time(found['timed']) if found['timed'] else '0 %'} of {rest.whose} is {KINDS['timed']}"
+    ]
+    others = sorted(
+        ((share, KINDS[kind]) for kind, share in found.items() if kind != "timed" and share >= LEAST_SHOWN),
+        key=lambda item: -item[0],
+    )
+    told += [f"{percent_of_time(share)} {words}" for share, words in others]
+    text = ", ".join(told)
+    if used is None:
+        return f"{text}; no calibration."
+    return f"{text}; calibration {used.name}-{used.id}, timed on {device_of(used)}."
+
+
+def _largest(shares: Mapping[str, float]) -> list[str]:
+    return [name for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0.0]
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """``a, b, c, d and 3 more``, each once."""
+    unique = list(dict.fromkeys(names))
+    more = len(unique) - most
+    return ", ".join(unique[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,287 @@
+"""What makes an answer less certain, by weight: dangers, notes, and standing caveats that every such answer has.
+
+A danger can make the figure wrong by more than its interval says; a note is worth a look; a standing caveat is true of
+every answer of its kind and is folded away. What is about ops says of how much of the time.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+import perfmodel
+from perfmodel.answers.basis import Rest, Use, is_rescaled, listed, percent_of_time
+from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
+from perfmodel.kernels.calibration import INSIDE, mismatches
+from perfmodel.ops.memory import step_memory
+from perfmodel.spec import catalogue
+from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.scenario import Scenario
+from perfmodel.step import Step, has_contention
+from perfmodel.units import GB
+
+
+class Weight(IntEnum):
+    """How much a caveat matters; the smallest comes first."""
+
+    DANGER = 0
+    NOTE = 1
+    STANDING = 2
+
+
+NOTED = 0.02
+"""Share of the time from which what was not timed as it is used is worth a line."""
+DANGEROUS = 0.05
+"""Share of the time from which figures of another GPU are a danger."""
+CONVENTIONAL = 0.2
+"""Share of the time from which what goes by convention, or by fractions of the peaks, is worth a line: the basis says
+it anyhow."""
+MOSTLY = 0.5
+"""Share of the time from which it is a danger."""
+FAR = 1.5
+"""Times beyond what was timed that are far; nearer is never a danger."""
+FAR_FOR_LONG = 0.05
+"""Share of the time x log2(times beyond) from which a far extrapolation is a danger: 5 % of the time at twice the
+largest that was timed, 2.5 % at four times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """One thing to know."""
+
+    weight: Weight
+    text: str
+    share: float = 0.0
+    """Of the time, where it is about ops."""
+
+
+def danger(text: str) -> Caveat:
+    """What can make the figures wrong."""
+    return Caveat(Weight.DANGER, text)
+
+
+def note(text: str) -> Caveat:
+    """What is worth a look."""
+    return Caveat(Weight.NOTE, text)
+
+
+def standing(text: str) -> Caveat:
+    """What is true of every such answer."""
+    return Caveat(Weight.STANDING, text)
+
+
+def caveat_values(caveats: Iterable[Caveat]) -> dict[str, list[str]]:
+    """``warnings`` (dangers, then notes), ``dangers`` (those among them) and ``caveats`` (standing) of an answer.
+
+    Within a weight what takes most of the time comes first; else the order stays.
+    """
+    ordered = sorted(caveats, key=lambda one: (one.weight, -one.share))
+    texts = {
+        weight: list(dict.fromkeys(one.text for one in ordered if one.weight == weight)) for weight in Weight
+    }
+    return {
+        "dangers": texts[Weight.DANGER],
+        "warnings": [*texts[Weight.DANGER], *texts[Weight.NOTE]],
+        "caveats": texts[Weight.STANDING],
+    }
+
+
+def merged(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, list[str]]:
+    """:func:`caveat_values` of two answers in one, each text once, the first answer's first within a weight."""
+    dangers = list(dict.fromkeys([*values["dangers"], *more["dangers"]]))
+    notes = [text for text in (*values["warnings"], *more["warnings"]) if text not in dangers]
+    return {
+        "dangers": dangers,
+        "warnings": [*dangers, *dict.fromkeys(notes)],
+        "caveats": list(dict.fromkeys([*values["caveats"], *more["caveats"]])),
+    }
+
+
+def with_caveats(values: Mapping[str, Any], caveats: Iterable[Caveat]) -> dict[str, Any]:
+    """An answer's values with more caveats, each kind after those that are there."""
+    return {**values, **merged(values, caveat_values(caveats))}
+
+
+def step_caveats(rest: Rest) -> list[Caveat]:
+    """What makes the times of a step, or of a run's typical steps, less certain."""
+    found = [*map(note, rest.step.scenario.notes), *_devices(rest), *_outside(rest), *_flagged(rest), *_engines(rest), *_uncovered(rest)]
+    if rest.step.scenario.costs == "report":
+        return [*found, *_report(rest.step.scenario)]
+    measured = all(step.calibration and step.calibration.contention_measured for step, _ in rest.steps)
+    if not measured and any(_overlaps(step) for step, _ in rest.steps):
+        found.append(
+            standing("contention between ops that run together is a model; it is unmeasured on GPUs")
+        )
+    for step, _ in rest.steps:
+        if not _host_counted(step):
+            found.append(
+                note(
+                    "deployment.engine names no engine: no host time is counted, and small batches and short prompts "
+                    "come out too fast"
+                )
+            )
+    return [*found, *routing_caveats(rest.step.scenario)]
+
+
+def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
+    """What is assumed about who is busy."""
+    moe, routing = scenario.model.moe, scenario.routing
+    if moe is None:
+        return
+    if not routing.popularity and not routing.source:
+        stated = routing.rank_loads is not None or routing.imbalance is not None or scenario.deployment.engine
+        if not stated:
+            yield note("routing states no loads: expert load is taken as balanced over ranks")
+        return
+    if routing.source:
+        yield note(f"routing comes from {routing.source}")
+    if routing.popularity != "histogram":
+        yield standing(
+            f"routing.popularity = {routing.popularity} is an assumption about the router, not a measurement"
+        )
+    if scenario.deployment.redundant_experts and routing.placement == "contiguous":
+        yield note(
+            "deployment.redundant_experts hold the first experts again: routing.placement = eplb puts them where they "
+            "help"
+        )
+
+
+def _devices(rest: Rest) -> Iterator[Caveat]:
+    """Another GPU's calibration, another version's, none at all, or one that is asked about other hardware."""
+    for step, share in rest.steps:
+        used, scenario = step.calibration, step.scenario
+        gpu = scenario.cluster.gpu.name
+        if scenario.costs == "report":
+            continue
+        own = gpu if gpu in catalogue.names("calibrations") else ""
+        if used is None:
+            way = f"calibration: {own} holds timings of it" if own else "calibrate profile on it makes one"
+            yield _weighed(
+                rest, Weight.DANGER, share, f"nothing was timed on {gpu}, for no calibration is named; {way}"
+            )
+            continue
+        for text in mismatches(used, scenario.cluster, perfmodel.__version__):
+            if used.gpu == gpu:
+                yield _weighed(rest, Weight.NOTE, share, text) if is_rescaled(step) else note(text)
+                continue
+            part = sum(use.share for use in rest.uses if use.kind == "other_gpu" and use.timing.calibrated)
+            way = f" (calibration: {own} is {gpu}'s)" if own and "was made on" in text else ""
+            yield _weighed(rest, Weight.DANGER, part, f"{text}{way}") if "was made on" in text else note(text)
+
+
+def _outside(rest: Rest) -> Iterator[Caveat]:
+    """Shapes that were not timed: one line per weight, what takes most of the time first."""
+    groups: dict[tuple[str, str, str], list[tuple[Use, Beyond]]] = {}
+    for use in rest.uses:
+        for beyond in beyond_of(use.timing.flag, use.op):
+            groups.setdefault((words_of(use.op), beyond.name, beyond.side), []).append((use, beyond))
+    lines: dict[Weight, list[tuple[float, str]]] = {}
+    for (kernels, _, _), found in groups.items():
+        share = sum(use.share for use, _ in found)
+        furthest = max((beyond for _, beyond in found), key=lambda beyond: beyond.times)
+        lines.setdefault(_how_far(share, furthest.times), []).append((share, f"{kernels} ({furthest.words})"))
+    for weight, parts in lines.items():
+        ordered = sorted(parts, key=lambda part: -part[0])
+        texts = [text if len(ordered) == 1 else f"{percent_of_time(share)} {text}" for share, text in ordered]
+        text = f"outside what was timed: {', '.join(texts)}"
+        yield _weighed(rest, weight, sum(share for share, _ in ordered), text)
+
+
+def _how_far(share: float, times: float) -> Weight:
+    doubled = share * float(np.log2(times))
+    if times >= FAR and doubled >= FAR_FOR_LONG:
+        return Weight.DANGER
+    return Weight.NOTE if share >= NOTED else Weight.STANDING
+
+
+def _flagged(rest: Rest) -> Iterator[Caveat]:
+    """Whatever else a time's source says of it, each once, with the ops that it is about."""
+    groups: dict[tuple[str, str], list[Use]] = {}
+    for use in rest.uses:
+        for text in other_texts(use.timing.flag, use.calibration):
+            groups.setdefault((text, use.kind), []).append(use)
+    for (text, kind), found in groups.items():
+        share = sum(use.share for use in found)
+        weight = Weight.NOTE if share >= NOTED else Weight.STANDING
+        if kind == "other_gpu" and not found[0].timing.calibrated and share >= DANGEROUS:
+            weight = Weight.DANGER
+        elif kind == "convention":
+            weight = Weight.NOTE if share >= CONVENTIONAL else Weight.STANDING
+        yield _weighed(rest, weight, share, f"{text} ({_ops(found)})")
+
+
+def _engines(rest: Rest) -> Iterator[Caveat]:
+    """Kernels of another engine than the one that is named, where it has none of its own."""
+    groups: dict[str, list[Use]] = {}
+    for use in rest.uses:
+        if use.kind == "other_engine":
+            groups.setdefault(use.kernels_of, []).append(use)
+    for engine, found in groups.items():
+        share = sum(use.share for use in found)
+        weight = Weight.NOTE if share >= NOTED else Weight.STANDING
+        named = rest.step.scenario.deployment.engine
+        text = f"{named} has no timings of these: {engine}'s kernels stand in ({_ops(found)})"
+        yield _weighed(rest, weight, share, text)
+
+
+def _uncovered(rest: Rest) -> Iterator[Caveat]:
+    """Ops that the calibration does not cover."""
+    used = rest.step.calibration
+    ran = [use for use in rest.uses if use.timing.source != "given"]
+    missing = [use for use in ran if not use.timing.calibrated]
+    if used is None or not missing:
+        return
+    share = sum(use.share for use in missing)
+    weight = Weight.DANGER if share >= MOSTLY else Weight.NOTE if share >= CONVENTIONAL else Weight.STANDING
+    covered = len(ran) - len(missing)
+    yield _weighed(
+        rest,
+        weight,
+        share,
+        f"calibration {used.name} covers {covered} of {len(ran)} ops; the rest by roofline ({_ops(missing)})",
+    )
+
+
+def _report(scenario: Scenario) -> Iterator[Caveat]:
+    yield note("costs: report counts what the report's Table 7 counts, not what a real step takes")
+    memory, device = step_memory(scenario).total, scenario.cluster.gpu.memory_bytes
+    if memory > device:
+        yield danger(
+            f"needs {memory / GB:,.1f} GB per GPU, the device has {device / GB:,.1f}: it could not run"
+        )
+
+
+def _overlaps(step: Step) -> bool:
+    return has_contention(step.scenario) and any(one.name.startswith("layers") for one in step.segments)
+
+
+def _host_counted(step: Step) -> bool:
+    """Whether an engine is named, the scenario itself states what its host costs, or timings hold it (on a CPU)."""
+    if step.calibration is not None and step.calibration.launch_s > 0.0:
+        return True
+    if step.scenario.deployment.engine or _states_host(step.scenario.deployment):
+        return True
+    return any(
+        task.op.kernel == "host" and np.any(np.asarray(timing.seconds) > 0.0)
+        for segment in step.segments
+        for task, timing in zip(segment.tasks, segment.timings, strict=True)
+    )
+
+
+def _states_host(deployment: Deployment) -> bool:
+    stated = deployment.host.model_dump().values()
+    return any(not isinstance(value, (bool, str)) and np.any(np.asarray(value)) for value in stated)
+
+
+def _weighed(rest: Rest, weight: Weight, share: float, text: str) -> Caveat:
+    return Caveat(weight, f"{percent_of_time(share)} of {rest.whose}: {text}", share)
+
+
+def _ops(uses: Sequence[Use]) -> str:
+    """Names of ops that take time, those that take most first."""
+    ordered = sorted(
+        (use for use in uses if not use.timing.source.startswith(INSIDE)), key=lambda use: -use.share
+    )
+    return listed([use.op.name for use in ordered])
