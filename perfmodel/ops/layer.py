@@ -1,20 +1,17 @@
 """A layer's ops, cut where schedules may cut: attentions, norms, dense FFNs and the mixture of experts."""
 
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from perfmodel.numeric import Num
 from perfmodel.ops.attention import AttentionOps, attention_ops
 from perfmodel.ops.build import inside_reduce, memory_bound, norm
 from perfmodel.ops.ffn import dense_ffn_ops
 from perfmodel.ops.moe import MoeOps, moe_ops
-from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.work import Work
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
-from perfmodel.units import US
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +52,6 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
         )
         for i in halves
     ]
-    if np.any(np.asarray(deployment.constants.layer_sync_us) > 0.0):
-        attentions[0] = replace(attentions[0], pre=(_sync(deployment), *attentions[0].pre))
     return LayerOps(
         attentions=tuple(attentions),
         post_norms=tuple(
@@ -78,12 +73,6 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
         moe=moe_ops(layer.moe, work.tokens, scenario) if layer.moe else None,
         join=(_join(own_tokens, hidden, deployment),) if layer.shortcut else (),
     )
-
-
-def _sync(deployment: Deployment) -> Op:
-    """The engine's fitted time per layer that no kernel explains."""
-    seconds = deployment.constants.layer_sync_us * US
-    return Op("layer.sync", OpClass.HOST, "host", Stream.COMPUTE, shape={"seconds": seconds})
 
 
 def _join(tokens: Num, hidden: int, deployment: Deployment) -> Op:

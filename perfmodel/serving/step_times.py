@@ -137,9 +137,10 @@ class TwinStepTimes:
         than the fullest rank does.
         """
         changed: dict[str, Any] = {"phase": phase}
-        if phase == "decode":  # several steps per scheduling share its gap
-            gap_us = self.scenario.deployment.constants.host_gap_us
-            changed["host_gap_us"] = gap_us / self.scenario.serving.scheduler_steps
+        if phase == "decode":  # several steps per scheduling are prepared together
+            host = self.scenario.deployment.host
+            own_us = host.prepare_us / self.scenario.serving.scheduler_steps
+            changed["host"] = host.model_copy(update={"prepare_us": own_us})
         deployment = self.scenario.deployment.model_copy(update=changed)
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
         return np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
