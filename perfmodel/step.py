@@ -13,12 +13,13 @@ from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
 from perfmodel.ops.collective import send_receive
-from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops, host_op
+from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops
 from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
 from perfmodel.ops.report import report_layer
 from perfmodel.ops.work import Work, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
+from perfmodel.overlap.launch import with_host
 from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlaps, schedule_layer
 from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
@@ -79,7 +80,7 @@ def common_log_std(scenario: Scenario) -> float:
 
 
 def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
-    """A step as segments: what comes before the layers, runs of equal layers, head, drafts.
+    """A step as segments: what comes before the layers, runs of equal layers, head, drafts; with what the host does.
 
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
@@ -96,9 +97,11 @@ def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
     ]
     if scenario.costs == "report":
         return tuple(layers)
-    before = _chain("before the layers", (host_op(scenario), *embedding_ops(work, scenario)), scenario)
+    before = _chain("before the layers", embedding_ops(work, scenario), scenario)
     after = _chain("head", head_ops(work, scenario), scenario)
-    return (before, *layers, *_pipeline(work, scenario), after, *_drafts(scenario))
+    return with_host(
+        (before, *layers, *_pipeline(work, scenario), after, *_drafts(scenario)), scenario.deployment
+    )
 
 
 def _layer_counts(scenario: Scenario) -> list[tuple[Layer, int]]:
@@ -151,7 +154,7 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
         timings = tuple(
             _beside_compute(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
         )
-    return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap))
+    return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
 
 
 def _beside_compute(op: Op, timing: Timing, scenario: Scenario) -> Timing:
@@ -204,7 +207,7 @@ def _slowed(op: Op, timing: Timing, slow: Slowdown) -> Timing:
         if slow.link == slow.network == 1.0:
             return timing
         return replace(timing, link_s=timing.link_s * slow.link, network_s=timing.network_s * slow.network)
-    return timing if slow.kernels == 1.0 or op.kernel == "host" else timing.scaled(slow.kernels)
+    return timing if slow.kernels == 1.0 else timing.scaled(slow.kernels)
 
 
 def _calibration(scenario: Scenario) -> Calibration | None:

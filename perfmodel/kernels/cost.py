@@ -21,8 +21,6 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
     named timings) or ``report`` (as the report's Table 7 counts: fractions of 1, no latency, 40 GB/s for dispatch and
     combine, no memory traffic; no calibration is asked then).
     """
-    if op.kernel == "host":
-        return Timing(latency_s=op.shape["seconds"], source="given")
     if costs == "report":
         return _report_cost(op, cluster)
     if op.inside == FUSED_REDUCE:

@@ -1,19 +1,12 @@
-"""What surrounds the layers: host gap, embedding, head, sampling and the draft layer's extra parts. Per GPU."""
+"""What surrounds the layers: embedding, head, sampling and the draft layer's extra parts. Per GPU."""
 
 from perfmodel.numeric import Num
 from perfmodel.ops.build import LOGIT_BYTES, bmm, gemm, memory_bound, norm
 from perfmodel.ops.collective import all_gather
-from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.work import Work
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.scenario import Scenario
-from perfmodel.units import US
-
-
-def host_op(scenario: Scenario) -> Op:
-    """The host time per step that the GPU waits for."""
-    seconds = scenario.deployment.host.prepare_us * US
-    return Op("host.gap", OpClass.HOST, "host", Stream.HOST, shape={"seconds": seconds})
 
 
 def embedding_ops(work: Work, scenario: Scenario) -> tuple[Op, ...]:

@@ -59,7 +59,7 @@ class Op:
     kernel: str
     """Which curve costs it: gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill; a
     memory-bound one (perfmodel.ops.build.MEMORY_BOUND); dispatch, combine, all_to_all, all_gather, reduce_scatter,
-    all_reduce, send_recv; host."""
+    all_reduce, send_recv; host and launch."""
     stream: Stream
     flops: Num = 0.0
     """Floating-point operations; a multiply-add is two."""

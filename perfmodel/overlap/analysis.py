@@ -40,15 +40,15 @@ def slowest_rank(timeline: Timeline) -> int:
 def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
     """The chain of ops on one rank, back from its last, each of which the next one waited for.
 
-    Before an op comes whichever of these ended last: what it depends on, its predecessor on its stream, or (for the
-    first of an iteration
-    that does not carry over) everything before the iteration. A gap between is waiting for other ranks.
+    Before an op comes whichever of these ended last: what it depends on (its launch among it), its predecessor on its
+    stream, or (for the first on the GPU of an iteration that does not carry over) everything on the GPU before the
+    iteration. A gap between is waiting for other ranks.
     The stretches join without holes, so their times add up to the step time.
     """
     spans = rank_spans(timeline, rank)
     by_key = {(s.segment, s.iteration, s.task): s for s in spans}
     previous_on_stream = _previous_on_stream(timeline, spans)
-    last_before = _last_of_iterations(spans)
+    last_before = _last_of_iterations(timeline, spans)
     path: list[PathItem] = []
     current: Span | None = max(spans, key=lambda s: s.end_s)
     until = timeline.step_time_s
@@ -147,7 +147,8 @@ def in_situ_s(timeline: Timeline) -> dict[str, dict[str, float]]:
     for rank in (one for one in ranks if one < timeline.num_ranks):
         spans = rank_spans(timeline, rank)
         by_key = {(s.segment, s.iteration, s.task): s for s in spans}
-        previous_on_stream, last_before = _previous_on_stream(timeline, spans), _last_of_iterations(spans)
+        previous_on_stream = _previous_on_stream(timeline, spans)
+        last_before = _last_of_iterations(timeline, spans)
         for span in spans:
             op = op_of(timeline, span)
             if not op.barrier:
@@ -228,10 +229,12 @@ def _previous_on_stream(timeline: Timeline, spans: Sequence[Span]) -> dict[int, 
     return previous
 
 
-def _last_of_iterations(spans: Sequence[Span]) -> dict[tuple[int, int], Span]:
-    """By (segment, iteration), the span that ends last in it."""
+def _last_of_iterations(timeline: Timeline, spans: Sequence[Span]) -> dict[tuple[int, int], Span]:
+    """By (segment, iteration), the span that ends last in it on the GPU."""
     last: dict[tuple[int, int], Span] = {}
     for span in spans:
+        if op_of(timeline, span).stream == Stream.HOST:
+            continue
         key = (span.segment, span.iteration)
         if key not in last or span.end_s >= last[key].end_s:
             last[key] = span
@@ -253,9 +256,12 @@ def _predecessors(
         found += [by_key[span.segment, span.iteration - 1, other] for other in task.after_previous]
     if id(span) in previous_on_stream:
         found.append(previous_on_stream[id(span)])
+    if task.op.stream == Stream.HOST:
+        return found
     if span.iteration and not segment.carries:
         found.append(last_before[span.segment, span.iteration - 1])
     if span.iteration == 0 and span.segment:
         before = timeline.segments[span.segment - 1]
-        found.append(last_before[span.segment - 1, before.repeat - 1])
+        key = (span.segment - 1, before.repeat - 1)
+        found += [last_before[key]] if key in last_before else []
     return found

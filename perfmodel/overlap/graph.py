@@ -33,7 +33,10 @@ class Segment:
     repeat: int = 1
     """Iterations."""
     carries: bool = False
-    """True: an iteration may start before the previous one is over. False: everything joins in between."""
+    """True: an iteration may start before the previous one is over. False: everything but the host joins in
+    between, which runs ahead."""
+    layers: bool = False
+    """Whether its iterations are layers of the model."""
 
     def __post_init__(self) -> None:
         for index, task in enumerate(self.tasks):
@@ -41,6 +44,25 @@ class Segment:
                 f"{self.name}: task {index} is not in order"
             )
         assert len(self.tasks) == len(self.timings)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether its ops run one after another, whatever their streams: each waits for the one before."""
+        previous: int | None = None
+        for index, task in enumerate(self.tasks):
+            if task.op.stream == Stream.HOST:
+                continue
+            if previous is not None:
+                same = task.op.stream == self.tasks[previous].op.stream
+                if not same and previous not in task.after:
+                    return False
+            previous = index
+        return not self.carries
+
+    @property
+    def has_host(self) -> bool:
+        """Whether the host does something in it."""
+        return any(task.op.stream == Stream.HOST for task in self.tasks)
 
 
 @dataclass(slots=True)

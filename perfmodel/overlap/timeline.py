@@ -7,6 +7,9 @@ order of their creation.
 
 A simpy process per stream rather than per op gives the same order (a stream is a queue of one) at a third of the
 events.
+
+Segments follow each other, and so do iterations that do not carry over: the GPU's streams join in between. The host's
+stream is one process for the whole step: it waits for its own order and for what its tasks name, and runs ahead.
 """
 
 from collections.abc import Generator, Sequence
@@ -120,6 +123,8 @@ class _Plan:
 
     segment: Segment
     streams: dict[Stream, list[int]]
+    """The GPU's."""
+    host: list[int]
     waits: list[tuple[int, ...]]
     carried: list[tuple[int, ...]]
     announces: list[bool]
@@ -170,11 +175,38 @@ class _Rank:
         self.env, self.rank, self.num_ranks = env, rank, num_ranks
         self.barriers, self.spans = barriers, spans
         self.chip = _Chip(env) if contention else None
-        self.finished = env.process(self._segments([_plan(segment, rank) for segment in segments]))
+        plans = [_plan(segment, rank) for segment in segments]
+        iterations = [[_Iteration(env, plan) for _ in range(plan.segment.repeat)] for plan in plans]
+        gpu = env.process(self._segments(plans, iterations))
+        host = env.process(self._host(plans, iterations))
+        self.finished = env.all_of([gpu, host])
 
-    def _segments(self, plans: Sequence[_Plan]) -> Generator[simpy.Event, None, None]:
-        for number, plan in enumerate(plans):
-            iterations = [_Iteration(self.env, plan) for _ in range(plan.segment.repeat)]
+    def _host(
+        self, plans: Sequence[_Plan], runs: Sequence[Sequence[_Iteration]]
+    ) -> Generator[simpy.Event, None, None]:
+        """The host's tasks of the whole step, in order; nothing on the GPU slows them."""
+        env = self.env
+        for number, (plan, iterations) in enumerate(zip(plans, runs, strict=True)):
+            if not plan.host:
+                continue
+            for count, iteration in enumerate(iterations):
+                for index in plan.host:
+                    for other in plan.waits[index]:
+                        done = iteration.done[other]
+                        if done is not None and not done.processed:
+                            yield done
+                    start, seconds = env.now, plan.demands[index].seconds
+                    if seconds > 0.0:
+                        yield env.timeout(seconds)
+                    self.spans.append(Span(self.rank, number, count, index, start, env.now))
+                    announced = iteration.done[index]
+                    if announced is not None:
+                        announced.succeed()
+
+    def _segments(
+        self, plans: Sequence[_Plan], runs: Sequence[Sequence[_Iteration]]
+    ) -> Generator[simpy.Event, None, None]:
+        for number, (plan, iterations) in enumerate(zip(plans, runs, strict=True)):
             iterations[0].started.succeed()
             processes = [
                 self.env.process(self._stream(plan, number, indices, iterations))
@@ -230,6 +262,7 @@ def _plan(segment: Segment, rank: int) -> _Plan:
     streams: dict[Stream, list[int]] = {}
     for index, task in enumerate(segment.tasks):
         streams.setdefault(task.op.stream, []).append(index)
+    host = streams.pop(Stream.HOST, [])
 
     def elsewhere(index: int, others: Sequence[int]) -> tuple[int, ...]:
         own = segment.tasks[index].op.stream
@@ -240,7 +273,7 @@ def _plan(segment: Segment, rank: int) -> _Plan:
     awaited = {other for group in (*waits, *carried) for other in group}
     announces = [i in awaited for i in range(len(segment.tasks))]
     demands = [demand(timing, rank) for timing in segment.timings]
-    return _Plan(segment, streams, waits, carried, announces, demands)
+    return _Plan(segment, streams, host, waits, carried, announces, demands)
 
 
 def demand(timing: Timing, rank: int = 0) -> Demand:

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from perfmodel.errors import SpecError
-from perfmodel.spec.messages import describe
+from perfmodel.spec.load import describe
 from perfmodel.spec.scenario import Scenario
 
 SWEEPABLE = (
@@ -17,6 +17,10 @@ SWEEPABLE = (
     "deployment.prefill_tokens",
     "deployment.prefill_cached_tokens",
     "deployment.host.prepare_us",
+    "deployment.host.launch_us",
+    "deployment.host.prompt_floor_us",
+    "deployment.host.node_us",
+    "deployment.host.join_us",
     "deployment.mtp.acceptance",
     "routing.mean_real_experts",
     "routing.imbalance",
