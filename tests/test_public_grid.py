@@ -115,6 +115,15 @@ def test_beyond_the_edge_growth_is_at_most_proportional():
     assert full[1, 2] <= np.log(8.0) + 1e-9
 
 
+def test_a_corner_goes_on_by_seconds_not_by_logarithms():
+    contexts, requests = np.array([1024.0, 2048.0, 4096.0, 8192.0]), np.array([1.0, 32.0, 64.0, 128.0])
+    truth = np.log(120.0 + np.outer(contexts, requests) * 4.5e-4)  # a fixed cost and reading the cache, us
+    known = np.where(np.outer(contexts, requests) > 262144, np.nan, truth)
+    full = completed(Grid((contexts, requests), known))
+    assert np.isnan(known).sum() == 3
+    assert np.allclose(full, truth, atol=0.04)  # in logarithms 0.1 to 0.3 too fast
+
+
 def test_wide_gap_is_bridged_by_the_bend_not_by_a_straight_line():
     frame = rows()
     gap = frame["m"].between(8, 128)

@@ -89,7 +89,16 @@ def test_inside_it_is_linear_in_the_logs_as_scipy_says(axes):
         assert np.allclose(np.log(table.seconds(variables)), oracle(clipped), rtol=0, atol=1e-12)
 
 
-def test_below_the_grid_the_edge_holds_and_above_time_grows_in_proportion():
+def linear_table(axes, fixed=5e-6, unit=1e-9):
+    """Time = a fixed cost + work, the product of the axes (of a prompt's length: its square)."""
+    points = {name: np.array(values, dtype=float) for name, values in axes.items()}
+    powers = {"new_tokens": 2.0}
+    each = [values ** powers.get(name, 1.0) for name, values in points.items()]
+    product_ = np.prod(np.meshgrid(*each, indexing="ij"), axis=0)
+    return Table(points, np.log(fixed + unit * product_))
+
+
+def test_below_the_grid_the_edge_holds():
     axes = {"m": [4, 16, 64], "n": [100, 1000]}
     table = made_table(axes)
 
@@ -99,10 +108,36 @@ def test_below_the_grid_the_edge_holds_and_above_time_grows_in_proportion():
     assert at(1, 500) == at(4, 500)
     assert at(0, 500) == at(4, 500)  # nothing to do is not the logarithm of nothing
     assert at(2, 3) == pytest.approx(table.fixed_s)
-    assert at(64 * 3, 500) == pytest.approx(3 * at(64, 500))
-    assert at(10, 1000 * 7) == pytest.approx(7 * at(10, 1000))
-    assert at(64 * 3, 1000 * 7) == pytest.approx(21 * at(64, 1000))
-    assert at(1, 5000) == pytest.approx(5 * at(4, 1000))
+    assert at(1, 5000) == at(4, 5000)
+
+
+@pytest.mark.parametrize("shape", [(256, 4096), (64, 99999), (2000, 1024), (2000, 99999), (16, 99999)])
+def test_above_the_grid_what_is_fixed_stays_fixed(shape):
+    m, n = shape
+    table = linear_table({"m": [1, 16, 32, 64], "n": [128, 512, 1024, 2048, 4096]})
+    truth = 5e-6 + 1e-9 * m * n
+    inside = m in (1, 16, 32, 64) or n in (128, 512, 1024, 2048, 4096)
+    assert table.seconds({"m": m, "n": n}) == pytest.approx(truth, rel=1e-9 if inside else 0.06)
+
+
+def test_a_prompt_beyond_the_grid_grows_with_its_square():
+    table = linear_table({"new_tokens": [1024, 2048, 4096], "requests": [1, 2, 4]}, unit=1e-13)
+    assert table.seconds({"new_tokens": 16384, "requests": 2}) == pytest.approx(5e-6 + 1e-13 * 16384**2 * 2)
+
+
+def test_a_single_point_says_nothing_of_a_fixed_cost():
+    table = made_table({"m": [64], "n": [100, 1000]})
+    assert table.seconds({"m": 128, "n": 300}) == pytest.approx(
+        2 * table.seconds({"m": 64, "n": 300}), rel=0.2
+    )
+    assert table.seconds({"m": 128, "n": 100}) == pytest.approx(2 * table.seconds({"m": 64, "n": 100}))
+
+
+def test_steeper_than_proportional_at_the_edge_is_a_step_not_a_slope():
+    table = Table({"m": np.array([1.0, 2.0, 4.0])}, np.log([1e-6, 1.1e-6, 9e-6]))
+    assert table.seconds({"m": 8}) == pytest.approx(18e-6)
+    flat = Table({"m": np.array([1.0, 2.0, 4.0, 8.0])}, np.log([1e-6, 2e-6, 4e-6, 4e-6]))
+    assert flat.seconds({"m": 16}) > 5e-6  # its last point repeats its neighbour
 
 
 @settings(max_examples=150, deadline=None)
@@ -342,7 +377,7 @@ def test_a_folder_gives_back_what_was_written(tmp_path):
     random = np.random.default_rng(3)
     for curve, own in zip((FULL, plain), calibration.all_curves, strict=True):
         shape = {name: np.exp(random.uniform(0, 9, 50)) for name in ("m", "n", "k")} | {"width": 128.0}
-        assert np.allclose(own.seconds(shape), curve.seconds(shape), rtol=1e-3, atol=0)
+        assert np.allclose(own.seconds(shape), curve.seconds(shape), rtol=0.03, atol=0)  # slopes: 16 bits
 
 
 def test_tables_that_are_damaged_missing_or_others_are_refused(tmp_path):

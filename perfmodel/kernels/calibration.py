@@ -23,7 +23,7 @@ from perfmodel.kernels.curves import Curve, curve_from, variables_of
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import TableCurve, table_curve_from
 from perfmodel.kernels.timing import Timing, spread_key
-from perfmodel.numeric import Num, minimum, where
+from perfmodel.numeric import Num, maximum, minimum, where
 from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
@@ -157,11 +157,16 @@ class Calibration:
         latency = minimum(where(nothing, 0.0, curve.fixed_s), seconds)
         if curve.includes:  # the op is a part of what was measured
             seconds, latency = (value * op.shape.get("share", 1.0) for value in (seconds, latency))
-        rest = seconds - latency
-        latency = latency + where(nothing, 0.0, self.launch_s)
         made, dtype = self._scaled_from(cluster), op.dtype if op.dtype != "any" else "bf16"
         ideal_compute = op.flops / made.gpu.peak_flops(dtype)
         ideal_memory = op.hbm_bytes / made.gpu.hbm_bytes_per_s
+        if isinstance(
+            curve, TableCurve
+        ):  # a slope read off the last points is never flatter than the peaks allow
+            least = maximum(ideal_compute, ideal_memory)
+            seconds = maximum(seconds, where(curve.beyond(variables), least, 0.0))
+        rest = seconds - latency
+        latency = latency + where(nothing, 0.0, self.launch_s)
         # A core runs one op at a time: there the core is what an op holds, whatever it waits for.
         by_compute = _computes(ideal_compute, ideal_memory, made.gpu)
         faster = made.gpu.peak_flops(dtype) / cluster.gpu.peak_flops(dtype)

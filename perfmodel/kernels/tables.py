@@ -2,16 +2,17 @@
 
 A table holds the time at every point of a grid of the op's shape and interpolates linearly in (log shape, log time).
 Values never fall along an axis, so more work is never faster. Below the grid the edge's value holds (a launch costs
-what it costs), above it time grows in proportion to the axis. A curve may hold several tables, one per model dimension
-that was measured (heads, expert width); the nearest answers, scaled, and says so.
+what it costs), above it time goes on at the slope of the last points: what is fixed stays fixed. A curve may hold
+several tables, one per model dimension that was measured (heads, expert width); the nearest answers, scaled, and says
+so.
 
 On disk the values are 16-bit integers, 1000 x ln(seconds / 1 ns), in ``tables.npz`` beside ``calibration.json``: one
 flat array of all values and one of all grid points; the JSON says where each table begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ FILE = "tables.npz"
 UNIT_S = 1e-9
 STEPS = 1000.0
 """Steps per factor e: a resolution of 0.1 %."""
+SPANS = (2.0, 4.0)
+"""Beyond the grid the slope is that over the last factor 2 or 4 of work, whichever is steeper: time bends upward until
+work alone counts, and one point that repeats its neighbour must not make it flat."""
+QUADRATIC = ("new_tokens",)
+"""Axes with whose square work grows: every token of a prompt meets all before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class Table:
     """The model dimensions that it was measured for."""
     _logs: tuple[Array, ...] = ()
     """ln of the grid points."""
+    _rises: tuple[Array, ...] = ()
+    """Per axis, at its last point: what each further multiple of the work there adds, s; the other axes' dimensions."""
 
     def __post_init__(self) -> None:
         shape = tuple(len(points) for points in self.axes.values())
@@ -54,33 +62,84 @@ class Table:
             if np.any(np.diff(self.log_seconds, axis=axis) < 0):
                 raise DataError(f"table: time falls along {list(self.axes)[axis]}; more work is never faster")
         object.__setattr__(self, "_logs", tuple(np.log(points) for points in self.axes.values()))
+        rises = (_rise(self.log_seconds, i, work(name, at)) for i, (name, at) in enumerate(self.axes.items()))
+        object.__setattr__(self, "_rises", tuple(rises))
 
     def seconds(self, variables: Mapping[str, Num]) -> Num:
         """Time, s; variables may be arrays of one shape.
 
+        Beyond the last point of axis i the time there grows by g x rise, with g multiples of its work more. Beyond
+        several, what two axes add together is their g's product x the smaller of their rises, which is exact for a
+        fixed cost + a product of axes. All rises grow along the other axes, so time never falls.
+
         Raises:
             KeyError: an axis is not among the variables.
         """
-        values = [np.maximum(np.asarray(variables[name], dtype=float), 1e-9) for name in self.axes]
-        corners, growth = [], 0.0
-        for value, logs in zip(values, self._logs, strict=True):
+        corners, beyond = [], []
+        for name, logs in zip(self.axes, self._logs, strict=True):
+            value = np.maximum(np.asarray(variables[name], dtype=float), 1e-9)
             log = np.log(value)
-            growth = growth + np.maximum(log - logs[-1], 0.0)
             corners.append(_bracket(np.clip(log, logs[0], logs[-1]), logs))
-        total: Any = 0.0
-        for choice in product((0, 1), repeat=len(corners)):
-            weight: Any = 1.0
-            for side, (_, _, share) in zip(choice, corners, strict=True):
-                weight = weight * (share if side else 1.0 - share)
-            index = tuple(high if side else low for side, (low, high, _) in zip(choice, corners, strict=True))
-            total = total + weight * self.log_seconds[index]
-        seconds = np.exp(total + growth)
+            last = self.axes[name][-1]
+            beyond.append(np.maximum(work(name, value) / work(name, last) - 1.0, 0.0))
+        seconds: Any = np.exp(_interpolated(self.log_seconds, corners))
+        outside = [axis for axis, more in enumerate(beyond) if np.any(more > 0.0)]
+        rises = {
+            axis: _interpolated(self._rises[axis], corners[:axis] + corners[axis + 1 :]) for axis in outside
+        }
+        for size in range(1, len(outside) + 1):
+            for together in combinations(outside, size):
+                growth, least = beyond[together[0]], rises[together[0]]
+                for axis in together[1:]:
+                    growth, least = growth * beyond[axis], np.minimum(least, rises[axis])
+                seconds = seconds + growth * least
         return float(seconds) if np.ndim(seconds) == 0 else seconds
+
+    def beyond(self, variables: Mapping[str, Num]) -> Any:
+        """Whether a shape lies above the grid along some axis; an array where the variables are."""
+        found: Any = False
+        for name, points in self.axes.items():
+            found = found | (np.asarray(variables[name], dtype=float) > points[-1])
+        return found
 
     @property
     def fixed_s(self) -> float:
         """Time of the smallest shape, s: what a launch costs."""
         return float(np.exp(self.log_seconds.min()))
+
+
+def work(axis: str, size: Any) -> Any:
+    """Work along an axis, up to a factor: the size itself, or its square."""
+    return size**2 if axis in QUADRATIC else size
+
+
+def _rise(log_seconds: Array, axis: int, done: Array) -> Array:
+    """What another multiple of the work at an axis's last point adds, s; ``done`` is the work at its points.
+
+    Between nothing and the whole time there (then all of it is in proportion, as with a single point), and never
+    falling along the other axes.
+    """
+    times = np.exp(np.moveaxis(log_seconds, axis, 0))
+    rise: Array = times[-1]
+    if len(done) > 1:
+        before = np.searchsorted(done, [done[-1] / span for span in SPANS], side="right") - 1
+        slopes = [(times[-1] - times[at]) / (1.0 - done[at] / done[-1]) for at in np.maximum(before, 0)]
+        rise = np.minimum(np.max(slopes, axis=0), rise)
+    for other in range(rise.ndim):
+        rise = np.maximum.accumulate(rise, axis=other)
+    return rise
+
+
+def _interpolated(grid: Array, corners: Sequence[tuple[Any, Any, Any]]) -> Any:
+    """Linear interpolation of a grid between the bracketing points of every axis."""
+    total: Any = 0.0
+    for choice in product((0, 1), repeat=len(corners)):
+        weight: Any = 1.0
+        for side, (_, _, share) in zip(choice, corners, strict=True):
+            weight = weight * (share if side else 1.0 - share)
+        index = tuple(high if side else low for side, (low, high, _) in zip(choice, corners, strict=True))
+        total = total + weight * grid[index]
+    return total
 
 
 def _bracket(log: Any, logs: Array) -> tuple[Any, Any, Any]:
@@ -182,6 +241,11 @@ class TableCurve:
             if abs(float(np.mean(asked[name])) - value) > DOMAIN_SLACK * abs(value):
                 return f"{name} = {float(np.mean(asked[name])):.4g} is scaled from the timed {value:.4g}"
         return ""
+
+    def beyond(self, variables: Mapping[str, Num]) -> Any:
+        """Whether a shape lies above what was measured along some axis; an array where the variables are."""
+        asked = self._query(variables)
+        return self._nearest(asked).beyond(asked)
 
     def _nearest(self, variables: Mapping[str, Num]) -> Table:
         if len(self.tables) == 1:
