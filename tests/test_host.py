@@ -19,7 +19,7 @@ from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.host import Host
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from perfmodel.errors import SpecError
-from perfmodel.spec.load import describe
+from perfmodel.spec.messages import describe
 from perfmodel.spec.scenario import Scenario
 
 SWEEPABLE = (
