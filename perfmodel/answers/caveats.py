@@ -106,7 +106,14 @@ def with_caveats(values: Mapping[str, Any], caveats: Iterable[Caveat]) -> dict[s
 
 def step_caveats(rest: Rest) -> list[Caveat]:
     """What makes the times of a step, or of a run's typical steps, less certain."""
-    found = [*map(note, rest.step.scenario.notes), *_devices(rest), *_outside(rest), *_flagged(rest), *_engines(rest), *_uncovered(rest)]
+    found = [
+        *map(note, rest.step.scenario.notes),
+        *_devices(rest),
+        *_outside(rest),
+        *_flagged(rest),
+        *_engines(rest),
+        *_uncovered(rest),
+    ]
     if rest.step.scenario.costs == "report":
         return [*found, *_report(rest.step.scenario)]
     measured = all(step.calibration and step.calibration.contention_measured for step, _ in rest.steps)

@@ -37,6 +37,20 @@ class PrefillSide:
     path: KvPath
 
 
+@dataclass(frozen=True, slots=True)
+class FrontEndTimes:
+    """What stands before the engines: a delay, and a server that takes requests one after the other."""
+
+    latency_s: float = 0.0
+    serial_s: float = 0.0
+    """Per request; of several server processes, over their number."""
+
+    @property
+    def delays(self) -> bool:
+        """Whether there is anything to wait for."""
+        return self.latency_s > 0.0 or self.serial_s > 0.0
+
+
 def simulate(
     requests: Requests,
     times: Callable[[int], StepTimes],
@@ -47,7 +61,7 @@ def simulate(
     prefill: PrefillSide | None = None,
     changes: Iterable[Change] = (),
     progress: Progress | None = None,
-    latency_s: float = 0.0,
+    front_end: FrontEndTimes | None = None,
 ) -> Records:
     """Serve every request and note when.
 
@@ -60,7 +74,7 @@ def simulate(
         prefill: replicas that compute the prompts; None: those that decode do.
         changes: what happens to replicas meanwhile, in order of time.
         progress: told now and then how far it is.
-        latency_s: what a request spends in front of the engine, s.
+        front_end: what a request spends in front of the engine; None: nothing.
 
     Raises:
         InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
@@ -69,7 +83,7 @@ def simulate(
     if prefill is not None:
         _check_lengths(requests.input_tokens + 1, requests, prefill.layout)
     return _Cluster(
-        requests, times, layout, batching, decode_steps, prefill, changes, progress, latency_s
+        requests, times, layout, batching, decode_steps, prefill, changes, progress, front_end
     ).run()
 
 
@@ -96,9 +110,10 @@ class _Cluster:
         prefill: PrefillSide | None = None,
         changes: Iterable[Change] = (),
         progress: Progress | None = None,
-        latency_s: float = 0.0,
+        front_end: FrontEndTimes | None = None,
     ) -> None:
-        self.latency_s = latency_s
+        self.front_end = front_end or FrontEndTimes()
+        self._front_free_s = 0.0
         self.env, self.requests, self.progress = simpy.Environment(), requests, progress
         self.child = requests.child.tolist()
         self.pause = requests.arrival_s.tolist()
@@ -184,10 +199,12 @@ class _Cluster:
 
     def _arrive(self, request: int) -> None:
         self.book.arrived_s[request] = self.env.now
-        if self.latency_s:
-            self._at(self.latency_s, partial(self._take_in, request))
-        else:
+        if not self.front_end.delays:
             self._take_in(request)
+            return
+        self._front_free_s = max(self.env.now, self._front_free_s) + self.front_end.serial_s
+        wait = self._front_free_s - self.env.now + self.front_end.latency_s
+        self._at(wait, partial(self._take_in, request))
 
     # --- faults -------------------------------------------------------------------------------------------------
 

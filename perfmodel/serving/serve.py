@@ -11,7 +11,7 @@ from perfmodel.kernels.communication import point_to_point
 from perfmodel.ops.limits import check_layout, requests_per_rank
 from perfmodel.ops.memory import cache_tokens_per_rank, cached_token_bytes
 from perfmodel.serving.batching import Batching, Policy
-from perfmodel.serving.cluster import PrefillSide, Progress, simulate
+from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress, simulate
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.handoff import KvPath
@@ -103,9 +103,15 @@ def serve(
         ),
         changes=changes_of(scenario, steps, path),
         progress=progress,
-        latency_s=(scenario if side is None else side).serving.front_end.latency_s,
+        front_end=front_end_of(scenario if side is None else side),
     )
     return Served(scenario, asked, records, pool, prefill, path, steps)
+
+
+def front_end_of(scenario: Scenario) -> FrontEndTimes:
+    """What stands before the replicas that take requests in: a server process (or several) per replica."""
+    front, replicas = scenario.serving.front_end, scenario.serving.replicas
+    return FrontEndTimes(front.latency_s, front.request_s / (front.servers * replicas))
 
 
 def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:

@@ -22,6 +22,9 @@ class FrontEnd(Spec):
     latency_s: NonNegative = 0.0
     """From a request's arrival until the engine may schedule it and, after its first token, until a client has that:
     both together, without queueing."""
+    request_s: NonNegative = 0.0
+    """Time for which one server process is busy with a request (parsing, tokenising, handing it over) before the engine
+    may schedule it: requests that come together pass one after the other."""
     tokens_per_s: Positive | None = None
     """Output tokens per second that one server process streams; beyond it outputs queue. None: no limit."""
     servers: Count = 1

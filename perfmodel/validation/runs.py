@@ -111,7 +111,9 @@ def gpu_in(cluster: str) -> str:
 def stated_version(record: Mapping[str, str]) -> str:
     """The engine's version where the row names a release; empty: it does not (a nightly, an image), the default counts."""
     found = re.match(r"~?(\d+\.\d+[\w.]*)$", record.get("backend_version") or "")
-    if not found or (found[1].startswith("0.") and record["backend"] == "trtllm"):  # Dynamo's image, not the engine
+    if not found or (
+        found[1].startswith("0.") and record["backend"] == "trtllm"
+    ):  # Dynamo's image, not the engine
         return ""
     return found[1]
 

@@ -122,9 +122,7 @@ def answerable(record: Mapping[str, str]) -> bool:
     return not _missing(record) and record["metric"].split("_tok")[0] in ("input", "output")
 
 
-def throughput(
-    record: Mapping[str, str], constants: Mapping[str, Any] | None = None
-) -> tuple[float, float]:
+def throughput(record: Mapping[str, str], constants: Mapping[str, Any] | None = None) -> tuple[float, float]:
     """(measured, predicted) tokens/s and GPU of an answerable row."""
     scenario = scenario_of(record, constants)
     quantity, _ = METRICS[record["metric"]]
