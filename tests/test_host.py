@@ -55,6 +55,7 @@ def both(parts, contention=True):
 
 
 US = 1e-6
+ENGINES = st.sampled_from(["", "sglang", "vllm", "trtllm"])
 
 
 def test_an_eager_chain_takes_the_longest_of_launches_and_what_is_left():

@@ -245,7 +245,7 @@ def _size(timing: Timing) -> int:
 def _run(
     segment: Segment, size: int, iterations: int, contention: bool, lead: FloatArray | None = None
 ) -> "_State":
-    """The state after so many iterations, from an instant 0 from which the GPU is free, and the host ``lead`` before."""
+    """The state after so many iterations: from 0 on the GPU is free, and the host since ``lead`` before."""
     state = _State(segment, size, iterations, contention, lead)
     while state.advance():
         pass
