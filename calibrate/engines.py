@@ -1,128 +1,235 @@
-"""Fits each serving engine's constants on published steps: ``python -m calibrate.engines`` (``make engine-constants``).
+"""Fits each serving engine's constants on published runs: ``python -m calibrate.engines`` (``make engine-constants``).
 
-Three constants per engine (:class:`perfmodel.spec.engine.EngineConstants`): host gap per step, synchronisation per
-layer, load of the busiest expert-parallel rank. They minimise the |log(predicted / measured)| of the rows whose
-committed role is ``fit`` (perfmodel/data/published/roles.csv), averaged within each group of rows and then over groups:
-TPOT of clean aggregated rows of ``silicon_serving.csv``, throughput of ``serving.csv``. No ``check`` row and no LongCat
-row is read.
+What an engine's documents and sources say stands in ``data/engines``; what they cannot say is fitted here, on rows whose
+committed role is ``fit`` alone (perfmodel/data/published/roles.csv), and never on a LongCat row: cost of an eager launch,
+gap per kernel in a graph, time to prepare a step, a floor under steps with prompts that no counted launch explains, and
+what stands in front of the engine. They minimise |log(predicted / measured)| of TPOT and of TTFT (of runs with a
+warm-up), averaged within each group of rows (a set-up: roles.csv) and then over groups, so that many rows of one
+set-up count as much as few of another.
 
 A constant must earn its place: starting from none, the one is added that most lowers the error on groups left out
-(each group in turn predicted by constants fitted on the others), as long as that falls by ``WORTH``. The rest stay
-neutral. Times are linear in the first two constants and smooth in the third, so predictions are taken at a few values
-of each and interpolated between.
+(each group in turn predicted by constants fitted on the others), as long as that falls by ``WORTH``. The rest stay 0.
+
+Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start
+(launches and floor, which the host does one after the other, on a grid of both) and interpolated between; the fit is
+made twice, the second time around the first result, and the last residuals are of runs served anew.
 """
 
+import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.curves import robust_std
+from perfmodel.engines.profile import FITTED
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.output.files import atomic_write
-from perfmodel.spec import engine
 from perfmodel.units import MS
-from perfmodel.validation import roles, serving, silicon
+from perfmodel.validation import duplicates, roles, serving, silicon
+from perfmodel.validation.setups import setup_of
 
 Array = NDArray[np.float64]
+Values = tuple[float, ...]
 
 ENGINES = ("sglang", "trtllm", "vllm")
-PROBE_US = {"host_gap_us": 1000.0, "layer_sync_us": 10.0}
-"""Where the slope against a constant is taken."""
-LOADS = (1.0, 1.25, 1.5, 2.0, 3.0)
-"""Imbalances at which predictions are taken."""
-NEUTRAL = np.array([0.0, 0.0, 1.0])
-"""Host gap (us), synchronisation (us per layer), imbalance: nothing added."""
-MOST = np.array([20_000.0, 200.0, LOADS[-1]])
-"""Largest constants that are tried."""
-PRICE = 1e-3
-"""Log error that a constant at its largest must be worth: decides where rows decide nothing."""
+FILES = ("silicon_serving.csv", "silicon_2026_field.csv", "silicon_2026.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One thing that is fitted."""
+
+    path: str
+    """Key path of a scenario."""
+    grid: Values
+    """Values at which predictions are taken, the first the neutral one."""
+    least: float
+    """Where it is not neutral, it is at least this."""
+
+    @property
+    def most(self) -> float:
+        """The largest that is tried."""
+        return self.grid[-1]
+
+
+CONSTANTS = (
+    Constant("deployment.host.launch_us", (0.0, 5.0, 12.0, 20.0, 30.0), 3.0),
+    Constant("deployment.host.prompt_floor_us", (0.0, 40_000.0, 100_000.0, 200_000.0), 0.0),
+    Constant("deployment.host.node_us", (0.0, 0.7, 1.5, 3.0), 0.0),
+    Constant("deployment.host.prepare_us", (0.0, 2_000.0, 6_000.0), 0.0),
+    Constant("serving.front_end.latency_s", (0.0, 0.04, 0.1, 0.2), 0.0),
+    Constant("serving.front_end.request_s", (0.0, 0.003, 0.008, 0.016), 0.0),
+)
+"""Bounds: 3 to 30 us per eager launch (a launch alone, and one through Python and its dispatchers)."""
+TOGETHER = (0, 1)
+"""Constants whose effects do not add up: the host does both, and the longer of host and GPU counts."""
+START = np.array([12.0, 40_000.0, 0.7, 0.0, 0.04, 0.003])
 WORTH = 0.05
 """Share by which a constant must lower the error on groups left out."""
+PRICE = 1e-3
+"""Log error that a constant at its largest must be worth: decides where rows decide nothing."""
 MIN_ROWS = 12
 """Rows that an engine needs for constants of its own."""
+QUANTITIES = ("tpot_s", "ttft_s")
 
 
 @dataclass(frozen=True, slots=True)
 class FitRow:
-    """One published row, as a function of an engine's constants."""
+    """One published figure, as a function of an engine's constants."""
 
     id: str
     engine: str
     group: str
-    """Rows of one set-up (the roles file's group) count together."""
+    """Rows of one set-up count together, each quantity for itself."""
+    quantity: str
     measured_s: float
-    """Time per step or per token; throughputs are inverted."""
-    base_s: Array
-    """Predicted at each of LOADS, other constants 0."""
-    slope: Array
-    """Predicted seconds per us of host gap and per us of layer synchronisation."""
+    """Time per token, to the first token, or per step; throughputs are inverted."""
+    at: Array
+    """Constants around which predictions were taken."""
+    together_s: Array
+    """Predicted on the grid of TOGETHER, the others as in ``at``."""
+    alone_s: tuple[Array, ...]
+    """Predicted along each other constant's grid."""
 
     def predicted_s(self, constants: Array) -> float:
-        """Prediction for (host gap us, layer sync us, imbalance)."""
-        return float(np.interp(constants[2], LOADS, self.base_s) + self.slope @ constants[:2])
+        """Interpolated: what the joint grid says, and what each other constant adds to it."""
+        first, second = (CONSTANTS[i] for i in TOGETHER)
+        here = _bilinear(
+            self.together_s, first.grid, second.grid, constants[TOGETHER[0]], constants[TOGETHER[1]]
+        )
+        for number, times in zip(_others(), self.alone_s, strict=True):
+            grid = CONSTANTS[number].grid
+            here += float(np.interp(constants[number], grid, times) - np.interp(self.at[number], grid, times))
+        return max(here, 1e-9)
 
 
-def fit_rows(progress: Callable[[str], None] = print) -> list[FitRow]:
-    """Every ``fit`` row that can be predicted."""
-    found: list[FitRow] = []
-    for record in roles.read_published(silicon.FILE):
-        if roles.may_fit(silicon.FILE, record) and is_documented(record):
-            found += _row(silicon.FILE, record, record["backend"], _tpot(record))
+def _others() -> tuple[int, ...]:
+    return tuple(i for i in range(len(CONSTANTS)) if i not in TOGETHER)
+
+
+def _bilinear(values: Array, xs: Values, ys: Values, x: float, y: float) -> float:
+    along_y = [float(np.interp(y, ys, row)) for row in values]
+    return float(np.interp(x, xs, along_y))
+
+
+Job = tuple[str, dict[str, str]]
+"""File and record."""
+
+
+def jobs() -> list[Job]:
+    """Every ``fit`` row that may set a constant."""
+    committed = roles.committed()
+    found: list[Job] = []
+    for file in FILES:
+        for record in roles.read_published(file):
+            if committed[file, record["id"]] == "fit" and is_documented(file, record):
+                found.append((file, record))
     for record in roles.read_published("serving.csv"):
-        if roles.may_fit("serving.csv", record) and serving.answerable(record):
-            found += _row("serving.csv", record, serving.engine_of(record["framework"]), _step(record))
-    progress(f"{len(found)} rows with role fit")
+        if committed["serving.csv", record["id"]] == "fit" and serving.answerable(record):
+            found.append(("serving.csv", record))
     return found
 
 
-def is_documented(record: Mapping[str, str]) -> bool:
-    """Whether it is known how a row was run: clean, and of one instance. The recipes of disaggregated runs are known
-    from samples alone, so those rows show errors and set nothing.
+def is_documented(file: str, record: Mapping[str, str]) -> bool:
+    """Whether it is known how a row was run: clean, of one instance, not a repetition, not of a model that is kept for
+    transfer. The recipes of disaggregated runs are known from samples alone: those rows show errors and set nothing.
     """
-    return not record["note"] and record["mode"] == "agg"
+    repeated = (file, record["id"]) in duplicates.repeated()
+    return not record["note"] and record["mode"] == "agg" and not repeated and not roles.is_transfer(record)
 
 
-def _tpot(record: Mapping[str, str]) -> Callable[..., tuple[float, float]]:
-    def times(**constants: float) -> tuple[float, float]:
-        mean, reason = silicon.predict(record, **constants)
-        if mean is None:
-            raise LookupError(reason)
-        return float(record["tpot_ms"]) * MS, mean.tpot_s
-
-    return times
+def engine_of(job: Job) -> str:
+    """The engine of a row."""
+    file, record = job
+    return serving.engine_of(record["framework"]) if file == "serving.csv" else record["backend"]
 
 
-def _step(record: Mapping[str, str]) -> Callable[..., tuple[float, float]]:
-    def times(**constants: float) -> tuple[float, float]:
-        measured, predicted = serving.throughput(record, **constants)
-        return 1.0 / measured, 1.0 / predicted
+def measured(job: Job) -> dict[str, float]:
+    """Quantity -> seconds, of those that may set a constant: a cold run's TTFT holds its start-up."""
+    file, record = job
+    if file == "serving.csv":
+        return {"step_s": 1.0 / serving.throughput(record)[0]}
+    found = {}
+    if record["tpot_ms"]:
+        found["tpot_s"] = float(record["tpot_ms"]) * MS
+    if record["ttft_ms"] and not setup_of(record).cold:
+        found["ttft_s"] = float(record["ttft_ms"]) * MS
+    return found
 
-    return times
 
-
-def _row(
-    file: str, record: Mapping[str, str], engine_name: str, times: Callable[..., tuple[float, float]]
-) -> list[FitRow]:
-    neutral = {"host_gap_us": 0.0, "layer_sync_us": 0.0}
+def predicted(job: Job, constants: Sequence[float]) -> dict[str, float]:
+    """The same quantities at given constants; empty where the row can't be answered."""
+    file, record = job
+    stated = {one.path: float(value) for one, value in zip(CONSTANTS, constants, strict=True)}
     try:
-        pairs = [times(**neutral, imbalance=load) for load in LOADS]
-        slopes = [
-            (times(**{**neutral, key: probe}, imbalance=1.0)[1] - pairs[0][1]) / probe
-            for key, probe in PROBE_US.items()
-        ]
-    except (LookupError, PerfModelError):
+        if file == "serving.csv":
+            own = {path: value for path, value in stated.items() if path.startswith("deployment")}
+            return {"step_s": 1.0 / serving.throughput(record, own)[1]}
+        answer, _ = silicon.predict(record, stated, interval=False)
+    except PerfModelError:
+        return {}
+    return {} if answer is None else {"tpot_s": answer.tpot_s, "ttft_s": answer.ttft_s}
+
+
+def design(at: Array) -> list[Values]:
+    """Constants at which every row is predicted: the joint grid, then each other grid."""
+    grids = [one.grid for one in CONSTANTS]
+    points: list[Values] = []
+    for first, second in product(grids[TOGETHER[0]], grids[TOGETHER[1]]):
+        point = at.copy()
+        point[list(TOGETHER)] = first, second
+        points.append(tuple(point))
+    for number in _others():
+        for value in grids[number]:
+            point = at.copy()
+            point[number] = value
+            points.append(tuple(point))
+    return points
+
+
+def _rows_of(work: tuple[Job, Array]) -> list[FitRow]:
+    """A row's predictions over the design (in a process of its own)."""
+    job, at = work
+    known, points = measured(job), design(at)
+    answers = [predicted(job, point) for point in points]
+    if not all(answers):
         return []
-    base = np.array([predicted for _, predicted in pairs])
+    shape = tuple(len(CONSTANTS[i].grid) for i in TOGETHER)
+    found = []
+    file, record = job
     group, _, _ = roles.role_of(file, record)
-    return [FitRow(record["id"], engine_name, group, pairs[0][0], base, np.array(slopes))]
+    for quantity, seconds in known.items():
+        values = np.array([answer[quantity] for answer in answers])
+        joint, rest = values[: shape[0] * shape[1]].reshape(shape), values[shape[0] * shape[1] :]
+        ends = np.cumsum([len(CONSTANTS[i].grid) for i in _others()])
+        alone = tuple(np.split(rest, ends[:-1]))
+        found.append(FitRow(record["id"], engine_of(job), group, quantity, seconds, at, joint, alone))
+    return found
 
 
-def fit_engine(rows: Sequence[FitRow]) -> tuple[Array, Array]:
-    """(constants, log residuals) of one engine, by forward selection on groups left out.
+def fit_rows(
+    at: Mapping[str, Array], pool: Executor, progress: Callable[[str], None] = print
+) -> list[FitRow]:
+    """Every row, predicted around its engine's ``at``."""
+    work = [(job, at[engine_of(job)]) for job in jobs() if engine_of(job) in at]
+    progress(f"{len(work)} rows with role fit, {len(design(START))} predictions each")
+    found: list[FitRow] = []
+    for number, rows in enumerate(pool.map(_rows_of, work)):
+        found += rows
+        if number % 20 == 0:
+            progress(f"  {number} of {len(work)}")
+    return found
+
+
+def fit_engine(rows: Sequence[FitRow], progress: Callable[[str], None] = print) -> tuple[Array, list[float]]:
+    """(constants, error on groups left out without and with each constant added), by forward selection.
 
     Raises:
         DataError: fewer than two groups, so that nothing can be left out.
@@ -133,19 +240,20 @@ def fit_engine(rows: Sequence[FitRow]) -> tuple[Array, Array]:
             f"{rows[0].engine if rows else 'engine'}: {len(groups)} group of rows; two are needed"
         )
     chosen: frozenset[int] = frozenset()
-    error = left_out_error(rows, groups, chosen)
-    while len(chosen) < len(NEUTRAL):
+    errors = [left_out_error(rows, groups, chosen)]
+    while len(chosen) < len(CONSTANTS):
         tried = {
             index: left_out_error(rows, groups, chosen | {index})
-            for index in range(len(NEUTRAL))
+            for index in range(len(CONSTANTS))
             if index not in chosen
         }
         best = min(tried, key=lambda index: (tried[index], index))
-        if tried[best] > error * (1.0 - WORTH):
+        if tried[best] > errors[-1] * (1.0 - WORTH):
             break
-        chosen, error = chosen | {best}, tried[best]
-    constants = fit_constants(rows, chosen)
-    return constants, residuals(rows, constants)
+        chosen |= {best}
+        errors.append(tried[best])
+        progress(f"  + {CONSTANTS[best].path}: error on groups left out {errors[-2]:.3f} -> {errors[-1]:.3f}")
+    return fit_constants(rows, chosen), errors
 
 
 def left_out_error(rows: Sequence[FitRow], groups: Sequence[str], free: frozenset[int]) -> float:
@@ -153,92 +261,198 @@ def left_out_error(rows: Sequence[FitRow], groups: Sequence[str], free: frozense
     errors = []
     for group in groups:
         constants = fit_constants([row for row in rows if row.group != group], free)
-        errors.append(float(np.abs(residuals([row for row in rows if row.group == group], constants)).mean()))
+        errors.append(_mean_error([row for row in rows if row.group == group], constants))
     return float(np.mean(errors))
 
 
+def _mean_error(rows: Sequence[FitRow], constants: Array) -> float:
+    """Mean |log error| of a group's rows, each quantity counting once."""
+    by_quantity: dict[str, list[float]] = {}
+    for row, log in zip(rows, residuals(rows, constants), strict=True):
+        by_quantity.setdefault(row.quantity, []).append(abs(log))
+    return float(np.mean([np.mean(logs) for logs in by_quantity.values()]))
+
+
 def fit_constants(rows: Sequence[FitRow], free: frozenset[int]) -> Array:
-    """The constants of ``free`` (indices into NEUTRAL) that fit best, the others neutral.
+    """The constants of ``free`` (indices into CONSTANTS) that fit best, the others 0.
 
-    A constant that no row exercises stays neutral too, by a price on its size that is too small to move others.
+    One constant after the other is moved to the best of a refined grid, until none moves: the error is an average of
+    absolute values, with kinks. A constant that no row exercises stays 0, by a price on its size that is too small to
+    move others.
     """
-    from scipy.optimize import Bounds, differential_evolution  # deferred: slow to import
-
+    values = np.zeros(len(CONSTANTS))
     if not free:
-        return NEUTRAL.copy()
-    open_ = np.array([index in free for index in range(len(NEUTRAL))])
-    bounds = Bounds(NEUTRAL, np.where(open_, MOST, NEUTRAL + 1e-9))
-    counts = {group: sum(row.group == group for row in rows) for group in {row.group for row in rows}}
-    weights = np.array([1.0 / counts[row.group] for row in rows]) / len(counts)
-
-    logs = _residuals(rows)
+        return values
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        counts[row.group, row.quantity] = counts.get((row.group, row.quantity), 0) + 1
+    quantities: dict[str, int] = {}
+    for group, _ in counts:
+        quantities[group] = quantities.get(group, 0) + 1
+    weights = np.array([1.0 / counts[row.group, row.quantity] / quantities[row.group] for row in rows])
+    weights /= len(quantities)
+    table = _Table(rows)
 
     def loss(constants: Array) -> float:
-        price = PRICE * float(((constants - NEUTRAL) / (MOST - NEUTRAL)).sum())
-        return price + float(weights @ np.abs(logs(constants)))
+        price = PRICE * float(sum(value / one.most for value, one in zip(constants, CONSTANTS, strict=True)))
+        return price + float(weights @ np.abs(table.logs(constants)))
 
-    found: Array = differential_evolution(loss, bounds, rng=0, tol=1e-8, maxiter=200).x
-    return found
+    best = loss(values)
+    for refinement in (8, 8, 16, 32, 64, 128):
+        moved = True
+        while moved:
+            moved = False
+            for index in sorted(free):
+                one = CONSTANTS[index]
+                step = one.most / refinement
+                tries = (
+                    {0.0, values[index] - step, values[index] + step}
+                    if refinement > 8
+                    else {0.0, *np.linspace(0.0, one.most, 9).tolist()}
+                )
+                for value in sorted(tries):
+                    if value != 0.0 and not max(one.least, 0.0) <= value <= one.most:
+                        continue
+                    trial = values.copy()
+                    trial[index] = value
+                    found = loss(trial)
+                    if found < best - 1e-9:
+                        best, values, moved = found, trial, True
+    return values
+
+
+class _Table:
+    """Residuals of fixed rows, all at once: a fit asks thousands of times."""
+
+    def __init__(self, rows: Sequence[FitRow]) -> None:
+        self.measured = np.array([row.measured_s for row in rows])
+        self.joint = np.stack([row.together_s for row in rows])
+        self.alone = [np.stack([row.alone_s[i] for row in rows]) for i in range(len(_others()))]
+        at = np.stack([row.at for row in rows])
+        self.base = sum(
+            np.array([np.interp(at[r, n], CONSTANTS[n].grid, times[r]) for r in range(len(rows))])
+            for n, times in zip(_others(), self.alone, strict=True)
+        )
+
+    def logs(self, constants: Array) -> Array:
+        """log(predicted / measured)."""
+        first, second = (_cell(CONSTANTS[i].grid, constants[i]) for i in TOGETHER)
+        (i, u), (j, v) = first, second
+        here = (
+            self.joint[:, i, j] * (1 - u) * (1 - v)
+            + self.joint[:, i + 1, j] * u * (1 - v)
+            + self.joint[:, i, j + 1] * (1 - u) * v
+            + self.joint[:, i + 1, j + 1] * u * v
+        )
+        for number, times in zip(_others(), self.alone, strict=True):
+            k, w = _cell(CONSTANTS[number].grid, constants[number])
+            here = here + times[:, k] * (1 - w) + times[:, k + 1] * w
+        return np.asarray(np.log(np.maximum(here - self.base, 1e-9) / self.measured))
+
+
+def _cell(grid: Values, value: float) -> tuple[int, float]:
+    at = int(np.clip(np.searchsorted(grid, value, side="right") - 1, 0, len(grid) - 2))
+    return at, float(np.clip((value - grid[at]) / (grid[at + 1] - grid[at]), 0.0, 1.0))
 
 
 def residuals(rows: Sequence[FitRow], constants: Array) -> Array:
     """log(predicted / measured) of rows under given constants."""
-    return _residuals(rows)(constants)
+    return _Table(rows).logs(constants) if rows else np.zeros(0)
 
 
-def _residuals(rows: Sequence[FitRow]) -> Callable[[Array], Array]:
-    """:func:`residuals` of fixed rows, all at once: a fit asks thousands of times."""
-    measured = np.array([row.measured_s for row in rows])
-    base, slope = np.stack([row.base_s for row in rows]), np.stack([row.slope for row in rows])
-    loads = np.array(LOADS)
-
-    def logs(constants: Array) -> Array:
-        at = int(np.clip(np.searchsorted(loads, constants[2], side="right") - 1, 0, len(loads) - 2))
-        share = np.clip((constants[2] - loads[at]) / (loads[at + 1] - loads[at]), 0.0, 1.0)
-        own = base[:, at] * (1.0 - share) + base[:, at + 1] * share
-        ratios: Array = (own + slope @ constants[:2]) / measured
-        return np.asarray(np.log(ratios))
-
-    return logs
+def _served(work: tuple[Job, Array]) -> tuple[Job, dict[str, float]]:
+    job, constants = work
+    return job, predicted(job, tuple(constants))
 
 
-def document(rows: Sequence[FitRow]) -> dict[str, Any]:
+def served_logs(
+    constants: Mapping[str, Array], pool: Executor
+) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """Engine -> quantity -> (group, log error) of every row, served anew."""
+    work = [(job, constants[engine_of(job)]) for job in jobs() if engine_of(job) in constants]
+    found: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for job, answer in pool.map(_served, work):
+        group, _, _ = roles.role_of(*job)
+        for quantity, seconds in measured(job).items():
+            if quantity in answer:
+                log = float(np.log(answer[quantity] / seconds))
+                found.setdefault(engine_of(job), {}).setdefault(quantity, []).append((group, log))
+    return found
+
+
+def spreads(logs: Sequence[tuple[str, float]]) -> tuple[float, float]:
+    """(within, between): robust spread of rows around their group's median, and of those medians."""
+    by_group: dict[str, list[float]] = {}
+    for group, log in logs:
+        by_group.setdefault(group, []).append(log)
+    middles = {group: float(np.median(own)) for group, own in by_group.items()}
+    within = [log - middles[group] for group, log in logs if len(by_group[group]) > 1]
+    between = list(middles.values())
+    return (
+        robust_std(np.array(within)) if len(within) > 1 else 0.0,
+        float(np.sqrt(np.mean(np.square(between)))) if between else 0.0,
+    )
+
+
+def document(pool: Executor, progress: Callable[[str], None] = print) -> dict[str, Any]:
     """The constants file."""
+    own = [engine for engine in ENGINES if sum(engine_of(job) == engine for job in jobs()) >= MIN_ROWS]
+    constants = dict.fromkeys(own, START)
+    for _ in range(2):
+        rows = fit_rows(constants, pool, progress)
+        for engine in own:
+            progress(engine)
+            constants[engine], _ = fit_engine([row for row in rows if row.engine == engine], progress)
+            progress(f"  {dict(zip([one.path for one in CONSTANTS], constants[engine], strict=True))}")
+    logs = served_logs(constants, pool)
     date = datetime.now(UTC).date().isoformat()
     result: dict[str, Any] = {}
-    for name in ENGINES:
-        own = [row for row in rows if row.engine == name]
-        if len(own) < MIN_ROWS:
-            continue
-        constants, logs = fit_engine(own)
-        result[name] = {
-            "host_gap_us": _rounded(constants[0]),
-            "layer_sync_us": _rounded(constants[1]),
-            "imbalance": _rounded(constants[2]),
-            "log_std": _rounded(robust_std(logs)),
-            "rows": len(own),
-            "source": f"calibrate.engines, {date}: rows with role fit of silicon_serving.csv and serving.csv",
+    for engine in own:
+        within, between = spreads(logs[engine].get("tpot_s", []))
+        settings: dict[str, Any] = {}
+        for one, value in zip(CONSTANTS, constants[engine], strict=True):
+            _put(settings, one.path.split("."), _rounded(float(value)))
+        _put(settings, ["deployment", "step_log_std"], _rounded(float(np.hypot(within, between))))
+        result[engine] = {
+            "set": settings,
+            "rows": sum(len(own) for own in logs[engine].values()),
+            "groups": len({group for own in logs[engine].values() for group, _ in own}),
+            "tpot_log_std_within": _rounded(within),
+            "tpot_log_std_between": _rounded(between),
+            "source": f"calibrate.engines, {date}: rows with role fit of {', '.join((*FILES, 'serving.csv'))}",
         }
     return result
 
 
+def _put(document: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    head, *rest = keys
+    if rest:
+        _put(document.setdefault(head, {}), rest, value)
+    else:
+        document[head] = value
+
+
 def _rounded(value: float) -> float:
-    """Three significant digits; what is within rounding of nothing is 0."""
-    return 0.0 if abs(value) < 1e-3 else float(f"{value:.3g}")
+    """Three significant digits."""
+    return float(f"{value:.3g}")
 
 
 def main() -> None:
-    """Fit and write ``data/engine_constants.yaml``."""
+    """Fit and write ``data/engines/fitted.yaml``."""
     from ruamel.yaml import YAML
     from ruamel.yaml.compat import StringIO
 
-    found = document(fit_rows())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: the machine's cores)")
+    asked = parser.parse_args()
+    with ProcessPoolExecutor(asked.workers) as pool:
+        found = document(pool, lambda text: print(text, file=sys.stderr, flush=True))
     text = StringIO()
     yaml = YAML()
     yaml.width = 120
     yaml.dump(found, text)
     head = "# Constants of serving engines, written by calibrate.engines (make engine-constants)."
-    atomic_write(engine.FILE, f"{head} Do not edit by hand.\n" + text.getvalue())
+    atomic_write(FITTED, f"{head} Do not edit by hand.\n" + text.getvalue())
     for name, values in found.items():
         print(name, values)
 

@@ -166,19 +166,19 @@ class Prediction:
 
 
 def predict(
-    record: Mapping[str, str], constants: Mapping[str, Any] | None = None
+    record: Mapping[str, str], constants: Mapping[str, Any] | None = None, *, interval: bool = True
 ) -> tuple[Prediction | None, str | None]:
     """The run of a record, or None and the reason; ``constants`` are set over the engine's own."""
     reason = setup_of(record).not_predicted or unknown(record)
     if reason:
         return None, reason
     try:
-        return predict_scenario(scenario_of(record, constants)), record.get("note") or None
+        return predict_scenario(scenario_of(record, constants), interval=interval), record.get("note") or None
     except PerfModelError as error:
         return None, str(error)
 
 
-def predict_scenario(scenario: Scenario) -> Prediction:
+def predict_scenario(scenario: Scenario, *, interval: bool = True) -> Prediction:
     """Means over the judged requests of a scenario that is served.
 
     Raises:
@@ -188,7 +188,7 @@ def predict_scenario(scenario: Scenario) -> Prediction:
     more = records.output_tokens > 1
     lengths = np.maximum(records.output_tokens - 1, 1)
     tpot = float(((records.end_s - records.first_token_s) / lengths)[more].mean()) if more.any() else 0.0
-    low, high = _interval(scenario, tpot)
+    low, high = _interval(scenario, tpot) if interval else (None, None)
     return Prediction(tpot, float((records.first_token_s - records.arrival_s).mean()), low, high)
 
 
