@@ -1,335 +1,235 @@
-"""Constants of serving engines: fitted on ``fit`` rows alone, written whole, neutral where there are none."""
+"""Engines as data: what a version does fills in a scenario, what is stated wins, and layouts follow."""
 
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
+import json
+import re
 
-import numpy as np
 import pytest
 
-from calibrate import engines
-from calibrate.engines import LOADS, MIN_ROWS, FitRow, document, fit_engine, fit_rows
-from perfmodel.errors import DataError
-from perfmodel.spec import engine
-from perfmodel.spec.deployment import Deployment
-from perfmodel.spec.engine import EngineConstants, engine_constants
-from perfmodel.load import load_scenario
-from perfmodel.step import predict_steps
-from perfmodel.validation import roles, serving, silicon
-
-TRUTH = np.array([3000.0, 12.0, 1.37])
-"""Host gap us, synchronisation us, imbalance."""
+from perfmodel.answer_serve import answer_serve
+from perfmodel.engines.profile import Circumstances, leaves, names, profile
+from perfmodel.errors import SpecError
+from perfmodel.load import build_scenario, load_scenario
+from perfmodel.ops.memory import weight_bytes
+from perfmodel.ops.parameters import parameter_counts
+from perfmodel.spec.catalogue import names as catalogue_names
+from perfmodel.validation import roles, silicon
+from perfmodel.validation.runs import document_of, overrides_of, scenario_of
+from perfmodel.validation.setups import setup_of
 
 
-def made_rows(count=24, truth=TRUTH, noise=0.0, name="sglang", seed=0, imbalance=True, groups=3):
-    """Rows that an engine of known constants would give; some feel the imbalance, some do not. A fit is made per group
-    left out and set of constants, so that its time grows with the groups.
-    """
-    random = np.random.default_rng(seed)
-    found = []
-    for number in range(count):
-        own = random.uniform(2e-3, 4e-2)
-        share = random.uniform(0.1, 0.6) if imbalance and number % 2 else 0.0
-        base = own * (1.0 + share * (np.array(LOADS) - 1.0))
-        slope = np.array([1e-6, 61e-6 if number % 3 else 94e-6]) * random.uniform(1.0, 1.5, 2)
-        exact = FitRow("", name, "", 1.0, base, slope).predicted_s(truth)
-        found.append(
-            FitRow(
-                f"row{number}",
-                name,
-                f"group{number % groups}",
-                exact * np.exp(noise * random.standard_normal()),
-                base,
-                slope,
-            )
+def scenario(engine=None, model="deepseek-v3", cluster="h200-ib", serving=None, **deployment):
+    document = {"model": model, "cluster": cluster, "deployment": deployment, "serving": serving or {}}
+    return build_scenario(document | ({"engine": engine} if engine else {}))
+
+
+# --- the data -----------------------------------------------------------------------------------------------
+
+
+def test_every_rule_has_a_source_and_sets_keys_that_exist():
+    for name in names():
+        for rule in profile(name).rules:
+            assert rule["source"].startswith("https://") or "role fit" in rule["source"]
+        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "deepseek_v3", "fp8")
+        for one in profile(name).settings(at):
+            assert one.path.split(".")[0] in ("deployment", "serving", "prefill")
+        scenario(name, attention_tp=8)  # unknown keys are refused
+
+
+def test_versions_are_ordered_as_releases_are():
+    def on(version):
+        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "llama", "")
+        found = profile("vllm", version).settings(at)
+        return next(one.value for one in found if one.path == "deployment.host.asynchronous")
+
+    assert [on(v) for v in ("0.9.1", "0.12.0", "0.14.0rc1", "0.14.0", "0.14.0.post1", "0.19.0")] == [
+        False, False, False, True, True, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("tgi", "must be one of deepseek, sglang, trtllm, vllm"),
+        ({"name": "vllm", "version": "latest"}, "must be like 0.17.0"),
+        ({"version": "0.17.0"}, "must be a name"),
+        (3, "must be a name"),
+    ],
+)
+def test_an_engine_that_is_not_known_is_refused_in_a_line(engine, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        scenario(engine, attention_tp=8)
+
+
+def test_two_engines_in_one_scenario_are_refused():
+    with pytest.raises(SpecError, match="differ: state one of them"):
+        build_scenario(
+            {
+                "model": "deepseek-v3",
+                "cluster": "h200-ib",
+                "engine": "vllm",
+                "deployment": {"engine": "sglang"},
+            }
         )
-    return found
 
 
-# --- the fit -------------------------------------------------------------------------------------------------
+# --- filling in -----------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_linear_in_times_and_between_imbalances():
-    row = FitRow("a", "sglang", "g", 1.0, np.array([1.0, 1.5, 2.0, 4.0, 8.0]), np.array([2.0, 3.0]))
-    assert row.predicted_s(np.array([0.0, 0.0, 1.0])) == 1.0
-    assert row.predicted_s(np.array([0.1, 0.01, 1.125])) == pytest.approx(1.25 + 0.2 + 0.03)
-    assert row.predicted_s(np.array([0.0, 0.0, 1.75])) == pytest.approx(3.0)
+def test_an_engine_fills_in_what_its_documents_say():
+    sglang, vllm = scenario("sglang", attention_tp=8), scenario("vllm", attention_tp=8)
+    assert (sglang.serving.policy, vllm.serving.policy) == ("prefill-first", "mixed")
+    assert (sglang.deployment.shared_experts, vllm.deployment.shared_experts) == ("in-line", "own-stream")
+    assert sglang.deployment.fused_norms
+    assert not vllm.deployment.fused_norms
+    assert scenario("sglang", cluster="b200-ib", attention_tp=8).serving.max_batched_tokens == 16384
+    assert sglang.deployment.engine_version == profile("sglang").version
 
 
-def test_known_constants_are_found_again():
-    constants, residuals = fit_engine(made_rows(groups=6))
-    assert constants == pytest.approx(TRUTH, rel=0.01)
-    assert np.abs(residuals).max() < 1e-3
+def test_what_is_stated_wins():
+    own = scenario(
+        "sglang", attention_tp=8, serving={"policy": "mixed"}, fused_norms=False, host={"decode": "eager"}
+    )
+    assert (own.serving.policy, own.deployment.fused_norms, own.deployment.host.decode) == (
+        "mixed",
+        False,
+        "eager",
+    )
+    assert own.deployment.host.asynchronous  # what was not stated is still the engine's
 
 
-def test_rows_that_are_wrong_do_not_bend_them():
-    rows = made_rows(count=60, noise=0.01)
-    bent = [
-        replace(row, measured_s=row.measured_s * (3.0 if number % 10 == 0 else 1.0))
-        for number, row in enumerate(rows)
-    ]
-    constants, _ = fit_engine(bent)
-    assert constants == pytest.approx(TRUTH, rel=0.25)
+def test_one_engine_is_said_in_either_place():
+    one = scenario({"name": "vllm", "version": "0.12.0"}, attention_tp=8)
+    other = scenario(attention_tp=8, engine="vllm", engine_version="0.12.0")
+    assert one.deployment == other.deployment
+    assert not one.deployment.host.asynchronous
 
 
-def test_an_engine_whose_rows_feel_no_imbalance_keeps_none():
-    constants, _ = fit_engine(made_rows(imbalance=False))
-    assert constants[2] == pytest.approx(1.0, abs=1e-6)
-    assert constants[:2] == pytest.approx(TRUTH[:2], rel=0.01)
-
-
-def test_constants_are_never_negative():
-    constants, _ = fit_engine(made_rows(truth=np.array([-2000.0, -5.0, 1.0])))
-    assert constants[:2] == pytest.approx([0.0, 0.0], abs=0.5)
-
-
-def test_the_document_has_engines_with_enough_rows_and_the_spread_that_is_left():
-    few = made_rows(count=MIN_ROWS - 1, name="vllm")
-    rows = [*made_rows(noise=0.1, count=60), *few, *made_rows(count=MIN_ROWS, name="trtllm")]
-    found = document(rows)
-    assert set(found) == {"sglang", "trtllm"}
-    assert found["sglang"]["log_std"] == pytest.approx(0.1, rel=0.35)
-    assert found["trtllm"]["log_std"] < 0.005
-    assert (found["sglang"]["rows"], found["trtllm"]["rows"]) == (60, MIN_ROWS)
-    for values in found.values():
-        assert EngineConstants.model_validate(values).source
-
-
-# --- which rows ----------------------------------------------------------------------------------------------
-
-
-def picked(file, role, count, wanted=lambda record: True):
-    committed = roles.committed()
-    own = [r for r in roles.read_published(file) if committed[file, r["id"]] == role and wanted(r)]
-    assert len(own) >= count
-    return own[:count]
-
-
-def clean(record):
-    return not record["note"] and record["mode"] == "agg" and bool(record["tpot_ms"])
-
-
-@pytest.fixture(scope="module")
-def published():
-    """A few rows of each role, as the files hold them."""
-    return {
-        silicon.FILE: [
-            *picked(silicon.FILE, "fit", 2, clean),
-            *picked(silicon.FILE, "check", 2, clean),
-            *picked(
-                silicon.FILE,
-                "fit",
-                1,
-                lambda r: bool(r["note"]) and r["mode"] == "agg" and bool(r["tpot_ms"]),
-            ),
-            *picked(
-                silicon.FILE,
-                "fit",
-                1,
-                lambda r: not r["note"] and r["mode"] == "disagg" and bool(r["tpot_ms"]),
-            ),
-        ],
-        "serving.csv": [
-            *picked("serving.csv", "fit", 1, serving.answerable),
-            *picked("serving.csv", "check", 4, serving.answerable),
-        ],
+def test_prefill_replicas_have_the_engine_and_formats_of_those_that_decode():
+    document = {
+        "model": "deepseek-v3",
+        "cluster": "gb200-nvl72",
+        "engine": "trtllm",
+        "deployment": {"attention_dp": 16, "ep": 16, "precision": {"experts": "fp4"}},
+        "prefill": {"deployment": {"attention_tp": 4}},
     }
+    own = build_scenario(document)
+    side = own.prefill.deployment
+    assert (side.engine, side.precision.experts, side.dense_tp, side.moe_tp) == ("trtllm", "fp4", 4, 4)
+    assert own.prefill.transfer == "whole"
+    assert own.prefill.serving.whole_prompts
+    document["engine"] = "sglang"
+    assert build_scenario(document).prefill.transfer == "layer-wise"
 
 
-def fitted_on(tables):
-    """The fit's rows with ``tables`` for the published files; whatever else it might read fails."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roles, "read_published", lambda name: tables[name])
-        return fit_rows(progress=lambda text: None)
-
-
-@pytest.fixture(scope="module")
-def found(published):
-    return fitted_on(published)
-
-
-def changed(tables, role, **cells):
-    """The tables with other measured figures in the rows of a role."""
-    committed = roles.committed()
-    return {
-        file: [
-            {**record, **{key: value for key, value in cells.items() if key in record}}
-            if committed[file, record["id"]] == role
-            else record
-            for record in records
-        ]
-        for file, records in tables.items()
-    }
-
-
-def same(first, second):
-    return len(first) == len(second) and all(
-        (a.id, a.engine, a.measured_s) == (b.id, b.engine, b.measured_s)
-        and np.array_equal(a.base_s, b.base_s)
-        and np.array_equal(a.slope, b.slope)
-        for a, b in zip(first, second, strict=True)
+def test_a_cluster_brings_calibration_and_price_along_and_says_so():
+    own = load_scenario("longcat-flash-h800", ["cluster=h200-ib"])
+    assert (own.calibration, own.prices.name) == ("h200-sxm", "h200-on-demand")
+    assert any("h200-sxm" in text for text in own.notes)
+    stated = load_scenario(
+        "longcat-flash-h800", ["cluster=h200-ib", "calibration=h800-sxm", "prices.usd_per_gpu_hour=3"]
+    )
+    assert (stated.calibration, stated.prices.usd_per_gpu_hour) == ("h800-sxm", 3)
+    missing = load_scenario("longcat-flash-h800", ["cluster=b300-ib"])
+    assert missing.calibration == ""
+    assert any("no calibration ships for b300-sxm" in text for text in missing.notes)
+    assert missing.prices.name == "h800-deepseek-lease"
+    assert not load_scenario("longcat-flash-h800").notes
+    assert (
+        load_scenario("longcat-flash-h800", ["cluster=h200-ib"]).hash
+        != own.model_copy(update={"seed": 1}).hash
     )
 
 
-def test_what_check_rows_measured_changes_nothing(published, found):
-    committed = roles.committed()
-    files = {record["id"]: file for file, records in published.items() for record in records}
-    assert {committed[files[row.id], row.id] for row in found} == {"fit"}
-    assert {files[row.id] for row in found} == set(published)
-    garbled = changed(published, "check", tpot_ms="never", value="never", concurrency="never")
-    assert same(fitted_on(garbled), found)
-    moved = fitted_on(changed(published, "fit", tpot_ms="77", value="77"))
-    assert not same(moved, found)  # the proof can fail
-    assert all(np.array_equal(a.base_s, b.base_s) for a, b in zip(moved, found, strict=True))
-
-
-def test_check_rows_are_not_even_predicted(monkeypatch, published):
-    asked = []
-    base = SimpleNamespace(tpot_s=0.02)
-    monkeypatch.setattr(silicon, "predict", lambda r, **constants: asked.append(r["id"]) or (base, None))
-    monkeypatch.setattr(
-        serving, "throughput", lambda r, **constants: asked.append(r["id"]) or (1000.0, 900.0)
+def test_what_is_known_of_a_router_is_every_scenarios():
+    parallel = scenario("sglang", attention_dp=8, ep=8)
+    assert (parallel.routing.popularity, parallel.routing.placement) == ("power-law", "contiguous")
+    balanced = scenario("sglang", attention_dp=8, ep=8, redundant_experts=8)
+    assert balanced.routing.placement == "eplb"
+    assert scenario("sglang", attention_tp=8).routing.popularity == ""  # every rank holds every expert
+    assert (
+        scenario("sglang", model="kimi-k2", attention_dp=8, ep=8).routing.popularity == ""
+    )  # nothing is known
+    stated = build_scenario(
+        {
+            "model": "deepseek-v3",
+            "cluster": "h200-ib",
+            "deployment": {"attention_dp": 8, "ep": 8},
+            "routing": {"popularity": "uniform"},
+        }
     )
-    fitted_on(published)
-    committed = roles.committed()
-    files = {record["id"]: file for file, records in published.items() for record in records}
-    assert asked
-    assert {committed[files[name], name] for name in asked} == {"fit"}
+    assert stated.routing.popularity == "uniform"
 
 
-def test_rows_with_a_remark_or_of_several_instances_set_nothing(published, found):
-    left_out = [r for r in published[silicon.FILE] if r["note"] or r["mode"] == "disagg"]
-    assert {r["mode"] for r in left_out} == {"agg", "disagg"}
-    assert not {r["id"] for r in left_out} & {row.id for row in found}
+# --- layouts ----------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_rows_time_is_per_step_and_per_token(published, found):
-    rows = {row.id: row for row in found}
-    for record in published[silicon.FILE]:
-        if record["id"] in rows:
-            row = rows[record["id"]]
-            assert row.measured_s == pytest.approx(float(record["tpot_ms"]) / 1000)
-            assert row.engine == record["backend"]
-            assert row.slope[0] == pytest.approx(1e-6, rel=0.3)  # one host gap per step
-            assert np.all(np.diff(row.base_s) >= -1e-9)
-    record = published["serving.csv"][0]
-    row = rows[record["id"]]
-    measured, _ = serving.throughput(record)
-    assert row.measured_s == pytest.approx(1.0 / measured)
-    assert row.engine == "sglang"
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        ({"attention_tp": 8}, (8, 1, 8, 1, 8)),
+        ({"attention_tp": 8, "ep": 8}, (8, 1, 1, 8, 8)),
+        ({"attention_tp": 8, "moe_tp": 2}, (8, 1, 2, 4, 8)),
+        ({"attention_dp": 8, "ep": 8}, (1, 8, 1, 8, 1)),
+        ({"attention_tp": 4, "moe_tp": 1, "ep": 16}, (4, 4, 1, 16, 4)),
+        ({"attention_tp": 2, "attention_dp": 4, "ep": 8, "dense_tp": 8}, (2, 4, 1, 8, 8)),
+    ],
+)
+def test_sizes_that_are_left_out_follow(stated, found):
+    d = scenario("sglang", **stated).deployment
+    assert (d.attention_tp, d.attention_dp, d.moe_tp, d.ep, d.dense_tp) == found
 
 
-def test_constants_already_fitted_do_not_enter_a_new_fit(monkeypatch, published, found, tmp_path):
-    use(monkeypatch, tmp_path / "constants.yaml", "sglang: {host_gap_us: 9000, layer_sync_us: 90, imbalance: 1.9}\n"
-        "trtllm: {host_gap_us: 9000, imbalance: 1.9}\nvllm: {host_gap_us: 9000}\n")  # fmt: skip
-    try:
-        assert same(fitted_on(published), found)
-    finally:
-        engine_constants.cache_clear()
+def test_sizes_that_contradict_each_other_are_still_refused():
+    with pytest.raises(SpecError, match=r"moe_tp x ep = 4 x 1 = 4 must equal"):
+        scenario("sglang", attention_tp=8, moe_tp=4, ep=1)
+    with pytest.raises(SpecError, match="attention_tp"):
+        scenario("sglang", attention_tp="eight")
 
 
-# --- the file ------------------------------------------------------------------------------------------------
+TEN = ("deepseek-v3", "kimi-k2", "qwen3-235b-a22b", "qwen3-30b-a3b", "gpt-oss-120b", "glm-4.5", "mixtral-8x22b",
+       "longcat-flash", "longcat-flash-lite", "llama-3.1-70b")  # fmt: skip
 
 
-def use(monkeypatch, path, text=None):
-    """``path`` as the constants file."""
-    if text is not None:
-        path.write_text(text)
-    monkeypatch.setattr(engine, "FILE", path)
-    engine_constants.cache_clear()
+@pytest.mark.parametrize("model", TEN)
+def test_a_scenario_of_five_words_has_its_weights_once(model):
+    """Model, cluster, engine, tensor parallelism and batch: weights per GPU are all weights over the GPUs."""
+    assert model in catalogue_names("models")
+    tp = 4
+    own = scenario("trtllm", model=model, attention_tp=tp, batch_per_gpu=1, precision={
+        "linear": "bf16", "experts": "bf16", "attention": "bf16"})  # fmt: skip
+    total = 2.0 * parameter_counts(own.model).total
+    assert weight_bytes(own.model, own.deployment) == pytest.approx(total / tp, rel=0.02)
 
 
-@pytest.fixture
-def file(monkeypatch, tmp_path):
-    use(monkeypatch, tmp_path / "constants.yaml")
-    yield tmp_path / "constants.yaml"
-    engine_constants.cache_clear()
+# --- what validate measures is what a user gets ------------------------------------------------------------------
 
 
-def test_what_is_written_is_what_a_step_reads(monkeypatch, file, capsys):
-    monkeypatch.setattr(engines, "fit_rows", made_rows)
-    monkeypatch.setattr(engines, "fit_engine", lambda rows: (TRUTH, np.zeros(len(rows))))
-    engines.main()
-    assert "sglang" in capsys.readouterr().out
-    engine_constants.cache_clear()
-    read = engine_constants("sglang")
-    assert (read.host_gap_us, read.layer_sync_us, read.imbalance) == pytest.approx(tuple(TRUTH), rel=0.01)
-    assert read.rows == 24
-    assert "role fit" in read.source
-    assert file.read_text().startswith("# Constants of serving engines")
-    assert engine_constants("vllm") == EngineConstants()
+def sample():
+    rows = [r for r in roles.read_published(silicon.FILE) if not r["note"] and r["concurrency"]]
+    found = {}
+    for row in rows:
+        if float(row["concurrency"]) <= 64 and not setup_of(row).not_predicted:
+            found.setdefault((row["backend"], row["mode"], row["system"]), row)
+    return list(found.values())
 
 
-def test_a_write_that_fails_leaves_the_old_file(monkeypatch, file):
-    file.write_text("sglang: {host_gap_us: 1}\n")
-    monkeypatch.setattr(engines, "fit_rows", made_rows)
-    monkeypatch.setattr(engines, "fit_engine", lambda rows: (TRUTH, np.zeros(len(rows))))
-
-    def fail(self, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(DataError, match="No space left"):
-        engines.main()
-    assert file.read_text() == "sglang: {host_gap_us: 1}\n"
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-
-
-def test_no_engine_and_no_file_are_neutral(monkeypatch, file):
-    neutral = EngineConstants()
-    assert (neutral.host_gap_us, neutral.layer_sync_us, neutral.imbalance, neutral.log_std) == (
-        0.0,
-        0.0,
-        1.0,
-        0.0,
-    )
-    assert engine_constants("sglang") == neutral  # no file
-    use(monkeypatch, file, "sglang: {host_gap_us: 2000, layer_sync_us: 7, imbalance: 1.5, log_std: 0.2}\n")
-    assert engine_constants("") == neutral
-    assert engine_constants("vllm") == neutral
-    assert engine_constants("sglang").host_gap_us == 2000
+@pytest.mark.parametrize("record", sample(), ids=lambda record: record["id"][:40])
+def test_the_scenario_that_a_user_would_write_gives_the_suites_figures(record, tmp_path):
+    """From the row's columns alone, in a file, with what was set on the command line."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps(document_of(record, setup_of(record))))
+    sets = [f"{path}={value}" for path, value in overrides_of(record).items()]
+    if record["mode"] == "disagg":
+        sets += [f"prefill.{one}" for one in sets if one.startswith(("deployment.", "serving."))]
+    mine = load_scenario(file, sets)
+    assert mine.hash == scenario_of(record).hash
+    values = answer_serve(mine).values
+    predicted, _ = silicon.predict(record)
+    assert values["tpot_s"]["mean"] == pytest.approx(predicted.tpot_s, rel=1e-6)
+    assert values["ttft_s"]["mean"] == pytest.approx(predicted.ttft_s, rel=1e-6)
 
 
-def test_a_constant_of_another_name_is_refused(monkeypatch, file):
-    use(monkeypatch, file, "sglang: {host_gap_ms: 2}\n")
-    with pytest.raises(ValueError, match="host_gap_ms"):
-        engine_constants("sglang")
-
-
-def test_a_deployment_has_its_engines_constants_and_its_own_over_them(monkeypatch, file):
-    use(monkeypatch, file, "sglang: {host_gap_us: 2000, layer_sync_us: 7, imbalance: 1.5, log_std: 0.2}\n")
-    assert Deployment().constants == EngineConstants()
-    fitted = Deployment(engine="sglang").constants
-    assert (fitted.host_gap_us, fitted.layer_sync_us, fitted.imbalance) == (2000, 7, 1.5)
-    stated = Deployment(engine="sglang", host_gap_us=0.0, layer_sync_us=3.0).constants
-    assert (stated.host_gap_us, stated.layer_sync_us, stated.log_std) == (0.0, 3.0, 0.2)
-
-
-def test_a_step_takes_them(monkeypatch, file):
-    """Host gap once, synchronisation once a layer (28 blocks), imbalance on the experts."""
-    use(
-        monkeypatch,
-        file,
-        "sglang: {host_gap_us: 2000}\nvllm: {layer_sync_us: 10}\ntrtllm: {imbalance: 1.5}\n",
-    )
-
-    def seconds(name, *overrides):
-        scenario = load_scenario(
-            "longcat-flash-h800",
-            [
-                'calibration=""',
-                f"deployment.engine={name}",
-                "deployment.overlap=sequential",
-                "deployment.mtp.draft_tokens=0",
-                "deployment.host_gap_us=null",
-                *overrides,
-            ],
-        )
-        return float(predict_steps(scenario).step_time_s[0])
-
-    base = seconds("''")
-    assert seconds("sglang") - base == pytest.approx(2e-3, rel=1e-6)
-    assert seconds("vllm") - base == pytest.approx(28 * 10e-6, rel=1e-6)
-    assert seconds("trtllm") > base * 1.005
-    assert seconds("trtllm") == pytest.approx(seconds("''", "routing.imbalance=1.5"))
-    assert seconds("trtllm", "routing.imbalance=1.0") == pytest.approx(base)
+def test_settings_of_a_row_are_listed_in_the_output():
+    record = next(r for r in roles.read_published(silicon.FILE) if setup_of(r).settings and not r["note"])
+    (row, *_) = silicon.predict_rows([record], suite="data", role=lambda _: "user")
+    assert all(path in row.settings for path, _ in leaves(overrides_of(record)))

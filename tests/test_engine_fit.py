@@ -1,0 +1,188 @@
+"""Constants of serving engines: fitted on ``fit`` rows alone, written whole, each having earned its place."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibrate import engines
+from calibrate.engines import CONSTANTS, TOGETHER, FitRow, fit_constants, fit_engine, residuals
+from perfmodel.engines import profile
+from perfmodel.errors import DataError
+from perfmodel.validation import roles, silicon
+
+TRUTH = np.array([15.0, 50_000.0, 1.1, 0.0, 0.06, 0.002])
+LAUNCHES = 900
+
+
+def made_row(number, truth=TRUTH, engine="sglang", noise=0.0, groups=4, random=None):
+    """A row as an engine of known constants would give it: TTFT is the longer of host and GPU and what is in front, TPOT
+    a step of kernels with gaps.
+    """
+    random = random or np.random.default_rng(number)
+    gpu, step = random.uniform(0.02, 0.3), random.uniform(5e-3, 4e-2)
+    launches, kernels = LAUNCHES * random.uniform(0.5, 1.5), random.uniform(300, 900)
+    ttft = number % 2 == 0
+
+    def seconds(constants):
+        launch, floor, node, prepare, latency, request = constants
+        if ttft:
+            return max(gpu, (launches * launch + floor) * 1e-6) + latency + 4.0 * request
+        return step + (kernels * node + prepare) * 1e-6
+
+    at = engines.START
+    first, second = (CONSTANTS[i].grid for i in TOGETHER)
+
+    def point(*values):
+        one = at.copy()
+        for index, value in values:
+            one[index] = value
+        return one
+
+    joint = np.array([[seconds(point((TOGETHER[0], x), (TOGETHER[1], y))) for y in second] for x in first])
+    others = [i for i in range(len(CONSTANTS)) if i not in TOGETHER]
+    alone = tuple(np.array([seconds(point((i, value))) for value in CONSTANTS[i].grid]) for i in others)
+    measured = seconds(truth) * float(np.exp(noise * random.standard_normal()))
+    return FitRow(
+        f"row{number}",
+        engine,
+        f"group{number % groups}",
+        "ttft_s" if ttft else "tpot_s",
+        measured,
+        at,
+        joint,
+        alone,
+    )
+
+
+def made_rows(count=40, **more):
+    return [made_row(number, **more) for number in range(count)]
+
+
+def test_a_row_gives_back_what_it_was_made_of_at_its_grid():
+    row = made_row(2)
+    first, second = (CONSTANTS[i].grid for i in TOGETHER)
+    at = row.at.copy()
+    at[list(TOGETHER)] = first[1], second[2]
+    assert row.predicted_s(at) == pytest.approx(float(row.together_s[1, 2]))
+    assert residuals([row], at)[0] == pytest.approx(np.log(row.predicted_s(at) / row.measured_s))
+
+
+def test_known_constants_are_found_again():
+    rows = made_rows(60, groups=6)
+    constants, errors = fit_engine(rows, lambda _: None)
+    assert np.abs(residuals(rows, constants)).mean() < 0.03
+    assert constants[2] == pytest.approx(TRUTH[2], rel=0.15)
+    assert constants[4] == pytest.approx(TRUTH[4], rel=0.4)
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_a_constant_that_no_row_needs_stays_zero():
+    truth = np.array([0.0, 0.0, 1.5, 0.0, 0.0, 0.0])
+    constants, _ = fit_engine(made_rows(40, truth=truth), lambda _: None)
+    assert constants[2] == pytest.approx(1.5, rel=0.05)
+    assert not constants[[0, 1, 3, 4, 5]].any()
+
+
+def test_a_launch_costs_at_least_what_a_launch_can():
+    truth = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    found = fit_constants(made_rows(40, truth=truth), frozenset({0}))
+    assert found[0] == 0.0 or found[0] >= CONSTANTS[0].least
+
+
+def test_groups_count_equally_however_many_rows_they_have():
+    """Five rows of one set-up that ask for a gap against one that does not: neither outvotes the other's group."""
+    truth = np.array([0.0, 0.0, 2.0, 0.0, 0.0, 0.0])
+    many = [made_row(2 * n + 1, truth=truth, groups=1) for n in range(15)]
+    other = [made_row(2 * n + 1, truth=np.zeros(6), groups=1) for n in range(40, 41)]
+    mixed = [*many, *[FitRow("o", "sglang", "other", *[getattr(r, k) for k in
+             ("quantity", "measured_s", "at", "together_s", "alone_s")]) for r in other]]  # fmt: skip
+    alone = fit_constants(many, frozenset({2}))[2]
+    assert alone == pytest.approx(2.0, rel=0.05)
+    assert fit_constants(mixed, frozenset({2}))[2] < 1.5 * alone
+
+
+def test_one_group_is_not_enough():
+    with pytest.raises(DataError, match="two are needed"):
+        fit_engine(made_rows(4, groups=1), lambda _: None)
+
+
+# --- which rows ----------------------------------------------------------------------------------------------
+
+
+def test_only_fit_rows_whose_run_is_documented_may_set_a_constant():
+    committed = roles.committed()
+    found = engines.jobs()
+    assert len(found) > 100
+    for file, record in found:
+        assert committed[file, record["id"]] == "fit"
+        assert "longcat" not in record["model"].lower()
+        if file != "serving.csv":
+            assert not record["note"]
+            assert record["mode"] == "agg"
+            assert not roles.is_transfer(record)
+
+
+def test_a_cold_runs_ttft_sets_nothing():
+    cold = [job for job in engines.jobs() if job[0] == silicon.FILE and job[1]["measured"][:4] == "2025"]
+    assert cold
+    for job in cold:
+        assert "ttft_s" not in engines.measured(job)
+        assert "tpot_s" in engines.measured(job)
+
+
+def test_a_prediction_knows_the_constants_that_are_asked_and_none_that_were_fitted():
+    job = next(job for job in engines.jobs() if job[1].get("concurrency") == "4")
+    zero = engines.predicted(job, (0.0,) * 6)
+    later = engines.predicted(job, (0.0, 0.0, 0.0, 0.0, 0.5, 0.0))
+    gaps = engines.predicted(job, (0.0, 0.0, 2.0, 0.0, 0.0, 0.0))
+    assert later["ttft_s"] == pytest.approx(zero["ttft_s"] + 0.5, rel=0.05)
+    assert gaps["tpot_s"] > 1.01 * zero["tpot_s"]
+
+
+# --- the file ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(monkeypatch, tmp_path):
+    own = tmp_path / "fitted.yaml"
+    monkeypatch.setattr(engines, "FITTED", own)
+    monkeypatch.setattr(profile, "FITTED", own)
+    monkeypatch.setattr(engines, "ProcessPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(engines, "fit_rows", lambda at, pool, progress: made_rows(30))
+    monkeypatch.setattr(engines, "fit_engine", lambda rows, progress: (TRUTH, [1.0]))
+    logs = {"tpot_s": [(f"g{n % 3}", 0.1 * (n % 3 - 1)) for n in range(12)]}
+    monkeypatch.setattr(engines, "served_logs", lambda constants, pool: dict.fromkeys(constants, logs))
+    monkeypatch.setattr("sys.argv", ["engines"])
+    return own
+
+
+def test_what_is_written_is_what_an_engine_does(file, capsys):
+    engines.main()
+    assert "sglang" in capsys.readouterr().out
+    rule = profile.profile("sglang").rules[-1]
+    assert rule["set"]["deployment"]["host"]["launch_us"] == TRUTH[0]
+    assert rule["set"]["serving"]["front_end"]["latency_s"] == TRUTH[4]
+    assert "role fit" in rule["source"]
+    assert file.read_text().startswith("# Constants of serving engines")
+
+
+def test_a_write_that_fails_leaves_the_old_file(monkeypatch, file):
+    file.write_text("sglang: {set: {}, source: before}\n")
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(DataError, match="No space left"):
+        engines.main()
+    assert file.read_text() == "sglang: {set: {}, source: before}\n"
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_spreads_tell_rows_from_set_ups():
+    logs = [("a", 0.3 + e) for e in (-0.02, 0.0, 0.02)] + [("b", -0.3 + e) for e in (-0.02, 0.0, 0.02)]
+    within, between = engines.spreads(logs)
+    assert between == pytest.approx(0.3, rel=0.01)
+    assert within < 0.05
