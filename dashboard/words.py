@@ -46,7 +46,7 @@ HELP = {
     "tpot_s": "Time per output token of one request: step time over tokens per step.",
     "ttft_s": "Time to first token: of the prompt's step alone, without waiting in a queue.",
     "step_time_s": "Time of one step of the batch: all layers, drafts and the host's gap.",
-    "max_batch_per_gpu": "Requests per GPU at this context: the least of what memory, dispatch buffers and scheduler take.",
+    "max_batch_per_gpu": "Requests per GPU at this context: the least of memory, dispatch buffers and scheduler.",
     "overlap_pct": "Share of communication time that runs behind compute (Holistic Trace Analysis's definition).",
     "exposed_communication_s": "Time per step in which something communicates and nothing computes.",
     "mfu": "Model FLOPs utilisation: FLOPs over the peak of each op's number format, over the step's time.",

@@ -10,6 +10,7 @@ from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
 from perfmodel.answer import answer_step
+from perfmodel.ops.limits import limits
 from perfmodel.output.formats import significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
@@ -69,6 +70,15 @@ def test_controls_ask_what_the_command_line_would():
     again = started(v="1", scenario="longcat-flash-h800", set=test.query_params["set"])
     assert shown(again) == shown(test)
     assert again.slider(key="ask-batch").value == 40
+
+
+def test_the_batch_slider_ends_at_what_fits():
+    scenario = load_scenario("longcat-flash-h800")
+    test = started()
+    assert test.slider(key="ask-batch").max == limits(scenario).fits == 128
+    test = started(v="1", scenario="longcat-flash-h800", set=["serving.max_running=50"])
+    assert test.slider(key="ask-batch").max == 96  # widened to the scenario's own batch, which is refused
+    assert "96 requests per rank exceed" in test.error[0].value
 
 
 def test_another_model_takes_back_what_it_cannot_do_and_says_so():

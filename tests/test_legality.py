@@ -123,6 +123,15 @@ def test_every_command_says_the_same():
     assert reason == expected
 
 
+def test_prefill_replicas_are_asked_too():
+    scenario = load_scenario(
+        "longcat-flash-h800-pd", ["prefill.deployment.precision.attention=fp8", "cluster=a100-ib"]
+    )
+    for ask in (answer_step, serve):
+        with pytest.raises(InfeasibleError, match=r"^prefill\.deployment.precision\.attention = fp8"):
+            ask(scenario)
+
+
 def test_the_command_line_refuses_as_infeasible():
     layout = [f"deployment.{key}=8" for key in ("attention_tp", "dense_tp", "moe_tp")]
     changes = [

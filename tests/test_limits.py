@@ -157,6 +157,13 @@ def test_llama_70b_in_fp8_takes_nine_gigabytes_of_each_of_eight_gpus():
     assert step_memory(scenario).weights == pytest.approx(9.1e9, rel=0.01)
 
 
+def test_sglangs_cache_of_qwen3_on_four_h100_is_the_published_one():
+    """367,404 tokens with --mem-fraction-static 0.93: https://github.com/vllm-project/vllm/issues/21348."""
+    share = ["deployment.engine=sglang", "deployment.memory_utilization=0.93"]
+    scenario = tensor_parallel(4, "model=qwen3-235b-a22b", "cluster=h100-ib", *share)
+    assert cache_tokens_per_rank(scenario, prompt_tokens=8192) == pytest.approx(367_404, rel=0.03)
+
+
 @pytest.mark.parametrize("model", [name for name in names("models") if name != "longcat-flash-lite"])
 def test_weights_are_divided_over_the_gpus_that_share_them(model):
     """Tensor parallelism of 8, in BF16 so that only what is copied differs: within 2 % of an eighth."""

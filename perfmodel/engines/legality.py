@@ -226,7 +226,7 @@ def _way_out(s: Scenario, cut: Cut, rule: WidthRule) -> str:
         ways.append(f"deployment.attention_tp={most} with attention_dp={d.stage_gpus // most}")
     else:
         ways.append(f"deployment.dense_tp={most}")
-    return "use " + ", or ".join([*ways, "deployment.precision with bf16"])
+    return "use " + ", or ".join([*ways, "a format without blocks (deployment.precision: bf16, fp8-tensor)"])
 
 
 def _experts_problem(s: Scenario) -> str | None:

@@ -85,14 +85,20 @@ def requests_per_rank(scenario: Scenario) -> int:
 
 
 def check_layout(scenario: Scenario) -> None:
-    """Refuse a layout that the engine would not load.
+    """Refuse a layout that the engine would not load, of prefill replicas too where those are apart.
 
     Raises:
         InfeasibleError: with the reason and the way out.
     """
-    text = refusal(scenario) if scenario.costs != "report" else None
+    if scenario.costs == "report":
+        return
+    text = refusal(scenario)
     if text:
         raise InfeasibleError(text)
+    side = scenario.prefill_side
+    text = refusal(side) if side is not None else None
+    if text:
+        raise InfeasibleError(f"prefill.{text}")
 
 
 def check_runs(scenario: Scenario) -> None:

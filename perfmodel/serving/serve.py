@@ -242,7 +242,7 @@ def kv_tokens_of(scenario: Scenario) -> int:
     if tokens < serving.block_tokens:
         raise InfeasibleError(
             f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}: lower "
-            "serving.max_batched_tokens, or spread weights over more GPUs"
+            "serving.max_batched_tokens, raise deployment.memory_utilization, or spread weights over more GPUs"
         )
     return tokens
 

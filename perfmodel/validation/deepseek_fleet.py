@@ -7,8 +7,8 @@ in the day's proportion (608 to 168 B tokens) and as long as the published mean 
 token implies, uniform over half to one and a half times their mean; prefill steps of 16,384 tokens per GPU, as in
 DeepSeek's profile; batches of 84 and 128 requests per decoding GPU, the ends of what is read from the published speeds.
 How many prompts wait (STEPS_WAITING) was set after a first run whose prefill steps were not full; twice as many change
-the rates by 0.2 %. Batches are taken as run: by the memory model 128 requests at that length need more cache than an
-H800 has left (about 120 fit).
+the rates by 0.2 %. Batches are taken as run; by the memory model 145 requests at that length fit on an H800 (126 with
+the share of SGLang's large recipe).
 """
 
 from collections.abc import Callable, Mapping
