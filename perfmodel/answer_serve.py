@@ -103,9 +103,9 @@ def answer_serve(
 
 
 def _capacity(served: Served, step: Step, metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would take
-    in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens (those
-    not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
+    """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would
+    take in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens
+    (those not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
     """
     scenario = served.scenario
     side = scenario.prefill_side
