@@ -134,11 +134,12 @@ def _rest(served: Served) -> Rest:
     """What the run's time rests on: its mean decode step and its mean step with prompts, by the time of each kind."""
     runs, scenario = served.records.load.runs, served.scenario
     decodes = runs.prompt == 0.0
-    return rest_of(
-        (simulate_step(typical_step(own, runs, rows)), float(runs.seconds[rows].sum()))
-        for own, rows in ((scenario, decodes), (scenario.prefill_side or scenario, ~decodes))
-        if runs.seconds[rows].sum() > 0.0
-    )
+    sides = ((scenario, decodes), (scenario.prefill_side or scenario, ~decodes))
+    ran = [(own, rows, float(runs.seconds[rows].sum())) for own, rows in sides]
+    steps = [
+        (simulate_step(typical_step(own, runs, rows)), weight) for own, rows, weight in ran if weight > 0.0
+    ]
+    return rest_of(steps, "the run's time")
 
 
 def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any] | None:

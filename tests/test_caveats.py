@@ -270,7 +270,7 @@ def test_serve_tells_of_its_prompts_too():
     """A run's steps with prompts have caveats that its decode steps have not."""
     values = answer_serve(load_scenario(MAIN, ["workload.num_requests=100"])).values
     assert any("dispatch and combine (ranks 128; timed up to 64)" in text for text in values["dangers"])
-    assert "of the steps' time" in values["dangers"][0]
+    assert "of the run's time" in values["dangers"][0]
 
 
 # --- where it is told -----------------------------------------------------------------------------------------------
