@@ -132,8 +132,8 @@ TRAFFIC: dict[str, str] = {
     "energy": "Of all GPU boards over the whole span (not of servers, network or cooling), by a coarse model that is "
     "3 to 27 % too low on most measured runs. Below: mean power of a board.",
     "busy": "Share of the span in which replicas run some step, full or nearly empty (mean over those that decode).",
-    "fill": "Share of the GPUs' time that this work would take in full steps: the batch per GPU of the sidebar, and prompts "
-    "as a prefill step takes them.",
+    "fill": "Share of the GPUs' time that this work would take in full steps: the batch per GPU of the sidebar, and "
+    "prompts as a prefill step takes them.",
     "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
     "preemptions": "How often a request lost its KV cache blocks because memory ran out, and was computed again.",
     "latency": "How many of the requests that are judged took at most so long. Markers: p50, p90, p99; vertical lines: "

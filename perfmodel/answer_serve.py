@@ -103,9 +103,9 @@ def answer_serve(
 
 
 def _capacity(served: Served, step: Step, metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would take
-    in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens (those
-    not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
+    """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would
+    take in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens
+    (those not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
     """
     scenario = served.scenario
     side = scenario.prefill_side
@@ -134,11 +134,12 @@ def _rest(served: Served) -> Rest:
     """What the run's time rests on: its mean decode step and its mean step with prompts, by the time of each kind."""
     runs, scenario = served.records.load.runs, served.scenario
     decodes = runs.prompt == 0.0
-    return rest_of(
-        (simulate_step(typical_step(own, runs, rows)), float(runs.seconds[rows].sum()))
-        for own, rows in ((scenario, decodes), (scenario.prefill_side or scenario, ~decodes))
-        if runs.seconds[rows].sum() > 0.0
-    )
+    sides = ((scenario, decodes), (scenario.prefill_side or scenario, ~decodes))
+    ran = [(own, rows, float(runs.seconds[rows].sum())) for own, rows in sides]
+    steps = [
+        (simulate_step(typical_step(own, runs, rows)), weight) for own, rows, weight in ran if weight > 0.0
+    ]
+    return rest_of(steps, "the run's time")
 
 
 def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any] | None:

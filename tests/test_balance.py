@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scenarios import told
 
 from calibrate import skew
-from perfmodel.answer import answer_step, warnings
+from perfmodel.answer import answer_step
 from perfmodel.errors import SpecError
 from perfmodel.ops.collective import dispatch_ops
 from perfmodel.ops.parameters import active
@@ -372,7 +373,7 @@ def test_a_histogram_is_taken_as_it_is():
 
 def test_the_answer_says_what_is_assumed():
     def said(*overrides, base="longcat-flash-h800"):
-        return " ".join(warnings(simulate_step(scenario(*overrides, "deployment.engine=''", base=base))))
+        return " ".join(told(simulate_step(scenario(*overrides, "deployment.engine=''", base=base))))
 
     assert "taken as balanced" in said("routing.popularity=''")
     assert "taken as balanced" not in said("routing.popularity=''", "routing.imbalance=1.5")

@@ -215,7 +215,7 @@ def test_coverage_is_said(tmp_path, folder, scenario_file):
     partial = write(tmp_path / "partial", document(curves=[curve("gemm", [["1", 1e-5]])]))
     values = answer_step(scenario(partial, scenario_file)).values
     assert 0 < values["provenance"]["calibrated_ops"] < values["provenance"]["ops"]
-    assert any("covers" in text and "the rest by roofline" in text for text in values["warnings"])
+    assert any("covers" in text and "the rest by roofline" in text for text in values["dangers"])
     assert "intervals" not in values
 
 
@@ -235,7 +235,9 @@ def test_outside_the_domain_is_answered_and_flagged(tmp_path, scenario_file):
     ]
     folder = write(tmp_path / "small", document(curves=curves))
     values = answer_step(scenario(folder, scenario_file)).values
-    assert any("m = 8 is above the timed 1 to 4" in text for text in values["warnings"])
+    assert any(
+        "outside what was timed: dense GEMMs (m 8; timed up to 4)" in text for text in values["dangers"]
+    )
     logits = next(op for op in values["ops"] if op["name"] == "head.logits")
     assert logits["time_s"] == pytest.approx(8e-6)
 
@@ -343,7 +345,7 @@ def test_same_question_same_bytes(folder, scenario_file):
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     text = run("step", scenario_file, "--set", f"calibration={folder}").stdout
-    assert "kernels timed on the device" in text
+    assert "100 % of the step's time is timed on this GPU" in text
     assert "with 80 % probability" in text
 
 

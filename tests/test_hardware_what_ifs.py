@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scenarios import told
 
-from perfmodel.answer import warnings
 from perfmodel.kernels.calibration import MODULES, load_calibration
 from perfmodel.kernels.communication import beside_compute, stretches
 from perfmodel.kernels.cost import cost
@@ -75,10 +75,10 @@ def test_better_hardware_is_no_slower_and_the_answer_says_it_is_scaled(figure):
     )
     alone = load_scenario("longcat-flash-h800", ["deployment.overlap=sequential"])
     assert predict_steps(changed).step_time_s < predict_steps(alone).step_time_s
-    said = [text for text in warnings(simulate_step(changed)) if f"cluster.{figure}" in text]
+    said = [text for text in told(simulate_step(changed)) if f"cluster.{figure}" in text]
     assert len(said) == 1
     assert "scaled by what bounds each kernel" in said[0]
-    assert not any("scaled by what bounds" in text for text in warnings(simulate_step(alone)))
+    assert not any("scaled by what bounds" in text for text in told(simulate_step(alone)))
 
 
 def test_another_device_takes_the_times_as_they_are():

@@ -73,8 +73,8 @@ def test_a_closed_loops_first_wave_waits_longest():
     )
     assert settled["ttft_s"]["mean"] < 0.9 * whole["ttft_s"]["mean"]
     assert (settled["requests"], settled["left_out_requests"]) == (72, 8)
-    assert any("pooled" in text for text in settled["warnings"])
-    assert not any("pooled" in text for text in whole["warnings"])
+    assert any("pooled" in text for text in settled["caveats"])
+    assert not any("pooled" in text for text in whole["caveats"])
 
 
 def test_files_hold_what_was_judged(tmp_path):

@@ -37,16 +37,20 @@ LEAST_SHOWN = 0.005
 class Use:
     """One op of a step (or of several), and what of the time it is on the critical path."""
 
+    step: Step
     op: Op
     timing: Timing
     kind: str
     """One of KINDS."""
     share: float
     """Of the time, 0 to 1; 0 where something else hides it."""
-    calibration: str = ""
-    """Name of the calibration that its step was asked of; empty: none."""
-    kernels_of: str = ""
+    kernels_of: str
     """Engine whose kernels were timed for it; empty: no engine's in particular, or not timed."""
+
+    @property
+    def calibration(self) -> str:
+        """Name of its step's calibration; empty: none."""
+        return self.step.calibration.name if self.step.calibration else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Rest:
     steps: tuple[tuple[Step, float], ...]
     """Steps with their shares of the time, which add up to 1."""
     uses: tuple[Use, ...]
+    whose: str = "the step's time"
+    """Whose time the shares are of, in words."""
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -71,18 +77,13 @@ class Rest:
         """The first of the steps: the one that the answer is about, or a run's decode step."""
         return self.steps[0][0]
 
-    @property
-    def whose(self) -> str:
-        """Whose time the shares are of, in words."""
-        return "the step's time" if len(self.steps) == 1 else "the steps' time"
 
-
-def rest_of(steps: Iterable[tuple[Step, float]]) -> Rest:
+def rest_of(steps: Iterable[tuple[Step, float]], whose: str = "the step's time") -> Rest:
     """What the time of ``steps`` rests on, each with its share of the time (in any unit)."""
     weighted = tuple(steps)
     total = sum(weight for _, weight in weighted)
     own = tuple((step, weight / total) for step, weight in weighted)
-    return Rest(own, tuple(use for step, weight in own for use in _uses(step, weight)))
+    return Rest(own, tuple(use for step, weight in own for use in _uses(step, weight)), whose)
 
 
 def basis(rest: Rest) -> dict[str, Any]:
@@ -122,13 +123,13 @@ def _uses(step: Step, weight: float) -> Iterable[Use]:
             key = (item.span.segment, item.span.task)
             on_path[key] = on_path.get(key, 0.0) + item.end_s - item.start_s
     scale = weight / step.step_time_s if step.step_time_s else 0.0
-    name, rescaled = step.calibration.name if step.calibration else "", is_rescaled(step)
+    rescaled = is_rescaled(step)
     for number, segment in enumerate(step.segments):
         for place, (task, timing) in enumerate(zip(segment.tasks, segment.timings, strict=True)):
             kernels_of = _kernels_of(step, task.op, timing)
             kind = _kind(step, task.op, timing, kernels_of, rescaled=rescaled)
             share = scale * on_path.get((number, place), 0.0)
-            yield Use(task.op, timing, kind, share, name, kernels_of)
+            yield Use(step, task.op, timing, kind, share, kernels_of)
 
 
 def _kernels_of(step: Step, op: Op, timing: Timing) -> str:

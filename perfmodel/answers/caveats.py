@@ -5,14 +5,14 @@ every answer of its kind and is folded away. What is about ops says of how much 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 import perfmodel
-from perfmodel.answers.basis import Rest, Use, is_rescaled, listed, percent_of_time
+from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
 from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
 from perfmodel.kernels.calibration import INSIDE, mismatches
 from perfmodel.ops.memory import step_memory
@@ -55,6 +55,8 @@ class Caveat:
     text: str
     share: float = 0.0
     """Of the time, where it is about ops."""
+    about: str = ""
+    """What it says, without shares and ops: two of different steps that say the same have the same."""
 
 
 def danger(text: str) -> Caveat:
@@ -157,25 +159,33 @@ def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
 
 def _devices(rest: Rest) -> Iterator[Caveat]:
     """Another GPU's calibration, another version's, none at all, or one that is asked about other hardware."""
+    shares: dict[tuple[Weight, str], float] = {}
     for step, share in rest.steps:
-        used, scenario = step.calibration, step.scenario
-        gpu = scenario.cluster.gpu.name
-        if scenario.costs == "report":
-            continue
-        own = gpu if gpu in catalogue.names("calibrations") else ""
-        if used is None:
-            way = f"calibration: {own} holds timings of it" if own else "calibrate profile on it makes one"
-            yield _weighed(
-                rest, Weight.DANGER, share, f"nothing was timed on {gpu}, for no calibration is named; {way}"
-            )
-            continue
-        for text in mismatches(used, scenario.cluster, perfmodel.__version__):
-            if used.gpu == gpu:
-                yield _weighed(rest, Weight.NOTE, share, text) if is_rescaled(step) else note(text)
-                continue
-            part = sum(use.share for use in rest.uses if use.kind == "other_gpu" and use.timing.calibrated)
-            way = f" (calibration: {own} is {gpu}'s)" if own and "was made on" in text else ""
-            yield _weighed(rest, Weight.DANGER, part, f"{text}{way}") if "was made on" in text else note(text)
+        for weight, text, part in _about_device(rest, step, share):
+            shares[weight, text] = shares.get((weight, text), 0.0) + part
+    for (weight, text), share in shares.items():
+        yield _weighed(rest, weight, share, text) if share else Caveat(weight, text)
+
+
+def _about_device(rest: Rest, step: Step, share: float) -> Iterator[tuple[Weight, str, float]]:
+    """(weight, text, share of the time; 0: not about ops) of one step's calibration."""
+    used, scenario = step.calibration, step.scenario
+    gpu = scenario.cluster.gpu.name
+    own = gpu if gpu in catalogue.names("calibrations") else ""
+    if scenario.costs == "report":
+        return
+    if used is None:
+        way = f"calibration: {own} holds timings of it" if own else "calibrate profile on it makes one"
+        yield Weight.DANGER, f"nothing was timed on {gpu}, for no calibration is named; {way}", share
+        return
+    for text in mismatches(used, scenario.cluster, perfmodel.__version__):
+        if "was made on" in text:
+            way = f" (calibration: {own} is {gpu}'s)" if own else ""
+            calibrated = (use for use in rest.uses if use.step is step and use.timing.calibrated)
+            foreign = sum(use.share for use in calibrated if use.kind == "other_gpu")
+            yield Weight.DANGER, f"{text}{way}", foreign
+        else:
+            yield Weight.NOTE, text, share if "was made with another" in text else 0.0
 
 
 def _outside(rest: Rest) -> Iterator[Caveat]:
@@ -192,8 +202,9 @@ def _outside(rest: Rest) -> Iterator[Caveat]:
     for weight, parts in lines.items():
         ordered = sorted(parts, key=lambda part: -part[0])
         texts = [text if len(ordered) == 1 else f"{percent_of_time(share)} {text}" for share, text in ordered]
-        text = f"outside what was timed: {', '.join(texts)}"
-        yield _weighed(rest, weight, sum(share for share, _ in ordered), text)
+        said = f"outside what was timed: {', '.join(texts)}"
+        whole = _weighed(rest, weight, sum(share for share, _ in ordered), said)
+        yield replace(whole, about=", ".join(sorted(text for _, text in parts)))
 
 
 def _how_far(share: float, times: float) -> Weight:
@@ -216,7 +227,7 @@ def _flagged(rest: Rest) -> Iterator[Caveat]:
             weight = Weight.DANGER
         elif kind == "convention":
             weight = Weight.NOTE if share >= CONVENTIONAL else Weight.STANDING
-        yield _weighed(rest, weight, share, f"{text} ({_ops(found)})")
+        yield _weighed(rest, weight, share, text, _ops(found))
 
 
 def _engines(rest: Rest) -> Iterator[Caveat]:
@@ -229,8 +240,8 @@ def _engines(rest: Rest) -> Iterator[Caveat]:
         share = sum(use.share for use in found)
         weight = Weight.NOTE if share >= NOTED else Weight.STANDING
         named = rest.step.scenario.deployment.engine
-        text = f"{named} has no timings of these: {engine}'s kernels stand in ({_ops(found)})"
-        yield _weighed(rest, weight, share, text)
+        text = f"{named} has no timings of these: {engine}'s kernels stand in"
+        yield _weighed(rest, weight, share, text, _ops(found))
 
 
 def _uncovered(rest: Rest) -> Iterator[Caveat]:
@@ -247,7 +258,8 @@ def _uncovered(rest: Rest) -> Iterator[Caveat]:
         rest,
         weight,
         share,
-        f"calibration {used.name} covers {covered} of {len(ran)} ops; the rest by roofline ({_ops(missing)})",
+        f"calibration {used.name} covers {covered} of {len(ran)} ops; the rest by roofline",
+        _ops(missing),
     )
 
 
@@ -282,8 +294,20 @@ def _states_host(deployment: Deployment) -> bool:
     return any(not isinstance(value, (bool, str)) and np.any(np.asarray(value)) for value in stated)
 
 
-def _weighed(rest: Rest, weight: Weight, share: float, text: str) -> Caveat:
-    return Caveat(weight, f"{percent_of_time(share)} of {rest.whose}: {text}", share)
+def _weighed(rest: Rest, weight: Weight, share: float, text: str, ops: str = "") -> Caveat:
+    named = f" ({ops})" if ops else ""
+    return Caveat(weight, f"{percent_of_time(share)} of {rest.whose}: {text}{named}", share, text)
+
+
+def without_repeats(values: Mapping[str, Any], rest: Rest, of: Rest) -> dict[str, list[str]]:
+    """The texts in ``values``, an answer of ``rest``, without those that an answer of ``of`` holds as well, with as
+    much weight.
+    """
+    known = {one.about: one.weight for one in step_caveats(of) if one.about}
+    again = {one.text for one in step_caveats(rest) if one.about in known and known[one.about] <= one.weight}
+    return {
+        key: [text for text in values[key] if text not in again] for key in ("dangers", "warnings", "caveats")
+    }
 
 
 def _ops(uses: Sequence[Use]) -> str:

@@ -14,6 +14,8 @@ _OUTSIDE = re.compile(
     rf"(?P<low>{_NUMBER}) to (?P<high>{_NUMBER})"
 )
 _SCALED = re.compile(rf"(?P<name>\w+) = (?P<value>{_NUMBER}) is scaled from the timed (?P<timed>{_NUMBER})")
+_RANKS = re.compile(r"(?:[\w-]+ [\w-]+: )?(?P<value>\d+) ranks, measured up to (?P<timed>\d+) on \w+")
+"""Of a collective without a calibration."""
 _LABEL = re.compile(r"(?![\w-]+ beside )(?:[\w-]+ [\w-]+(?: [\w-]+)?|[\w-]+ [\w-]+ on \w+): ")
 """What a calibration or a table of fractions puts before its text: kernel, number format, backend or architecture."""
 
@@ -63,16 +65,17 @@ def beyond_of(flag: str, op: Op) -> Iterator[Beyond]:
         near = match["high"] if match["side"] == "above" else match["low"]
         yield Beyond(match["name"], _exact(match["name"], match["value"], op), match["side"], float(near))
     for match in _SCALED.finditer(flag):
-        yield Beyond(
-            match["name"], _exact(match["name"], match["value"], op), "scaled", float(match["timed"])
-        )
+        value = _exact(match["name"], match["value"], op)
+        yield Beyond(match["name"], value, "scaled", float(match["timed"]))
+    for match in _RANKS.finditer(flag):
+        yield Beyond("ranks", float(match["value"]), "above", float(match["timed"]))
 
 
 def other_texts(flag: str, calibration: str) -> Iterator[str]:
     """What else a flag says, in parts, without the labels of curves and rows: ops that share it share one text."""
     split = rf"(?:; )?calibration {re.escape(calibration)}: " if calibration else r"(?!)"
     for part in re.split(split, flag):
-        text = _SCALED.sub("", _OUTSIDE.sub("", part))
+        text = _RANKS.sub("", _SCALED.sub("", _OUTSIDE.sub("", part)))
         text = _LABEL.sub("", text, count=1) if _LABEL.match(text) else text
         text = text.strip("; ")
         if text:

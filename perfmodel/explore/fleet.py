@@ -5,8 +5,9 @@ asks must state. Rates are means over a stretch as long as the run, so the peak 
 changes within it (a trace has busy minutes of its own) is in the run already. Replicas are rented all day.
 
 **By throughput**: the peak over what one replica of the run served per second. Arithmetic, and true to the run's own
-load alone: where it waited for requests it could have served more, where it fell behind its users waited. A run that kept
-up shows enough replicas to keep up, whatever users wait (``bound`` is "upper"), one that fell behind too few ("lower").
+load alone: where it waited for requests it could have served more, where it fell behind its users waited. A run that
+kept up gives enough replicas to keep up, whatever users wait (``bound`` is "upper"), one that fell behind too few
+("lower").
 
 **By objective** (``slo``): the peak over the largest request rate of one replica at which enough requests keep every
 objective, found by simulation: the scenario's traffic for one replica, sped up and slowed down by bisection. A rate

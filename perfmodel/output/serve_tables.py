@@ -194,7 +194,7 @@ def _serve_rates(values: Mapping[str, Any], scenario: Scenario) -> list[tuple[st
 
 _CAPACITY = (
     ("capacity used", "capacity_used_pct", "of the GPUs' time, were this work done in full steps"),
-    ("capacity used", "prefill_capacity_used_pct", "the same of the prefill replicas"),
+    ("capacity used, prompts", "prefill_capacity_used_pct", "the same of the prefill replicas"),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.answer_serve import ServeAnswer, answer_serve
-from perfmodel.answers.caveats import caveat_values, danger, merged, note
+from perfmodel.answers.caveats import caveat_values, danger, merged, note, without_repeats
 from perfmodel.economics.utilisation import break_even
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.fleet import Traffic, with_fleet
@@ -68,9 +68,11 @@ class Part:
         """``dangers``, ``warnings`` (with the dangers first) and ``caveats`` of step and traffic, each once."""
         reason = self.values["reason"]
         found = caveat_values([danger(f"no answer: {reason}")] if reason else [])
-        for answer in (self.step, self.serve):
-            if answer is not None:
-                found = merged(found, answer.values)
+        if self.step is not None:
+            found = merged(found, self.step.values)
+        if self.serve is not None:
+            of, told = self.step, self.serve.values
+            found = merged(found, without_repeats(told, self.serve.rest, of.rest) if of else told)
         notes = []
         if self.values["break_even_reason"]:
             notes.append(note(f"no break-even with the API's price: {self.values['break_even_reason']}"))
