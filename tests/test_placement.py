@@ -189,6 +189,19 @@ def test_equally_heavy_experts_go_in_order():
     assert placement.slots.reshape(4, 16).tolist() == hands
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
+def test_the_last_digit_of_a_load_moves_no_expert(exponent):
+    """Of a power law 1 / 2 of one expert's load is another's: which gets the slot must be no matter of rounding."""
+    load, sizes = (
+        power_law(256, exponent),
+        {"num_slots": 288, "num_groups": 8, "num_nodes": 4, "num_ranks": 32},
+    )
+    slots = eplb(load, **sizes).slots.tolist()
+    for seed in range(5):
+        up = np.random.default_rng(seed).integers(-2, 3, len(load))
+        assert eplb(load * (1.0 + up * np.finfo(float).eps), **sizes).slots.tolist() == slots
+
+
 def test_a_placement_can_not_be_changed():
     slots = np.arange(4)
     placement = Placement(slots, 4, 2)

@@ -201,3 +201,14 @@ def test_bad_options_are_refused(options, message):
     done = CliRunner().invoke(app, [*SHORT, *options])
     assert isinstance(done.exception, SpecError)
     assert message in str(done.exception)
+
+
+def test_of_two_tied_lattices_the_first_is_taken_whatever_a_sum_rounds_to():
+    """A lattice and its inverse hold the same products; factors must come without any sum by BLAS."""
+    for count, step in ((8, 3), (16, 7), (32, 7), (64, 13), (128, 23), (256, 111)):
+        decode = np.log(Spread(0.0, 1.0, 0.0, 1.0, 0.0).factors(count))
+        shared, apart = decode.sum(axis=1), decode[:, 0] - decode[:, 1]
+        ranks = np.argsort(np.argsort(apart))
+        assert np.argsort(shared).tolist() == list(range(count))
+        places = (np.arange(count) * step + step // 2) % count
+        assert ranks.tolist() in (places.tolist(), (count - 1 - places).tolist())
