@@ -88,6 +88,7 @@ def test_every_kernel_class_has_an_answer_on_every_architecture():
         "gqa_decode",
         "gqa_prefill",
         "elementwise",
+        "select",
     }
     assert {row.kernel for row in table().values()} == kernels
     for kernel in kernels:

@@ -125,3 +125,46 @@ def test_pipeline_divides_weights_and_adds_sends():
     assert (
         sum(s.repeat for s in segments(3) if s.name.startswith("layers")) == 30
     )  # 28 in stages of at most 10
+
+
+def names_and_bytes(scenario):
+    return {
+        task.op.name: float(task.op.hbm_bytes)
+        for segment in step_segments(scenario)
+        for task in segment.tasks
+    }
+
+
+def test_zero_experts_identity_is_a_kernel_where_no_other_adds_it():
+    """Two rows read, one written (BF16), after low-latency combine and by engines; not where a combine adds it."""
+    own = "combine.identity"
+    ops = names_and_bytes(load_scenario("longcat-flash-h800", ["deployment.batch_per_gpu=8"]))
+    assert ops[own] == 3 * 2 * 16 * 6144  # a draft beside each token
+    assert own not in names_and_bytes(
+        load_scenario(
+            "longcat-flash-h800", ["deployment.phase=prefill", "deployment.all_to_all=deepep-normal"]
+        )
+    )
+    assert own not in names_and_bytes(load_scenario("reference-cpu"))  # its un-permutation sums it
+    assert own not in names_and_bytes(load_scenario("deepseek-v3-h800"))
+
+
+def test_an_engine_samples_in_passes_over_all_logits():
+    base = ["deployment.batch_per_gpu=8"]
+    ops = names_and_bytes(load_scenario("longcat-flash-h800", base))
+    head = {name: moved / (16 * 131072) for name, moved in ops.items() if name.startswith("head.")}
+    assert {name: head[f"head.{name}"] for name in ("to_fp32", "temperature", "softmax", "sample")} == {
+        "to_fp32": 6.0, "temperature": 8.0, "softmax": 12.0, "sample": 4.0,
+    }  # fmt: skip
+    assert "draft.head.softmax" in ops
+    assert "draft.head.temperature" not in ops
+    alone = names_and_bytes(load_scenario("longcat-flash-h800", [*base, 'deployment.engine=""']))
+    assert alone["head.sample"] == 4.0 * 16 * 131072
+    assert "head.softmax" not in alone
+
+
+def test_a_vocabulary_cut_over_tensor_parallel_ranks_is_gathered_before_an_engine_samples():
+    cut = ["deployment.attention_dp=32", "deployment.attention_tp=4", "deployment.batch_per_gpu=8"]
+    ops = names_and_bytes(load_scenario("longcat-flash-h800", cut))
+    assert "head.gather_logits" in ops
+    assert ops["head.softmax"] == 12.0 * 16 * 131072  # its own rows, the whole vocabulary

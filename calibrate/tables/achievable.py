@@ -155,6 +155,7 @@ def _hopper_rows(ceiling: float) -> list[Achievable]:
         _derived(decode, "hopper", "fp8", "no timings of GQA decode: MLA decode's", "gqa_decode"),
         *_prefill_rows("hopper", "attention fwd", "h100-sxm", {"bf16": "fp16", "fp8": "fp8"}, bf16),
         _elementwise("hopper", bf16),
+        _select("hopper", bf16),
     ]
 
 
@@ -208,6 +209,7 @@ def _blackwell_rows(ceiling: float) -> list[Achievable]:
         ),
         *_prefill_rows("blackwell", "mha prefill dense fwd", "b200-sxm", {"bf16": "bf16"}, bf16),
         _elementwise("blackwell", bf16),
+        _select("blackwell", bf16),
     ]
 
 
@@ -298,6 +300,18 @@ def _elementwise(architecture: str, gemm: Achievable) -> Achievable:
         "mem_empirical_constant_latency 3e-6",
         "a convention of that package, not timings; no FLOPs are counted; spread is the BF16 GEMM's",
         "elementwise: 0.8 of HBM + 3 us by convention, not timed",
+    )
+
+
+def _select(architecture: str, gemm: Achievable) -> Achievable:
+    """Top-k of a router: the one table of a top-k kernel stands in for it."""
+    return replace(
+        _elementwise(architecture, gemm),
+        kernel="select",
+        latency_us=measured.TOP_K_LATENCY_US[architecture],
+        source=f"derived: {AICONFIGURATOR}, glm5_topk_module of sglang 0.5.14: its shortest rows",
+        note="a fused top-2,048 over little more than 2,048 scores, up to 128 rows, in a graph, stands for a router's",
+        flag="select: a sparse attention's top-k was timed, no router's",
     )
 
 

@@ -31,6 +31,9 @@ DTYPES = {
 AICONFIGURATOR = "PyPI package aiconfigurator-core 0.12.0"
 
 ELEMENTWISE_MEMORY_FRACTION = 0.8
+TOP_K_LATENCY_US = {"hopper": 3.9, "blackwell": 4.1}
+"""Shortest row of glm5_topk_module for 1 to 64 rows of scores, median (H100 and H200 3.8 to 4.1; B200 and GB200 3.6 to
+4.6): one launch that reads some thousand scores per row and chooses. Us."""
 ELEMENTWISE_LATENCY_US = 3.0
 """aiconfigurator's figures for memory-bound kernels: mem_bw_empirical_scaling_factor 0.8 and
 mem_empirical_constant_latency 3e-6 in every systems/*.yaml."""

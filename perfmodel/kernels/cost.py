@@ -30,7 +30,7 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
         return fitted
     if op.is_communication:
         return _communication_cost(op, cluster)
-    kernel = "elementwise" if op.kernel in MEMORY_BOUND else op.kernel
+    kernel = "elementwise" if op.kernel in MEMORY_BOUND - achievable.TIMED else op.kernel
     row = achievable.lookup(kernel, op.dtype, cluster.gpu.architecture)
     return Timing(
         latency_s=row.latency_s,

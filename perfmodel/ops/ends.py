@@ -33,11 +33,12 @@ def embedding_ops(work: Work, scenario: Scenario) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def head_ops(work: Work, scenario: Scenario, prefix: str = "head") -> tuple[Op, ...]:
+def head_ops(work: Work, scenario: Scenario, prefix: str = "head", *, draft: bool = False) -> tuple[Op, ...]:
     """Final norm, logits for the rows that need them, sampling.
 
     The head is sharded over the attention group's vocabulary (attention_tp), which first gathers the rows of
-    its members; with attention_tp = 1 each GPU reads the whole matrix for its own rows.
+    its members; with attention_tp = 1 each GPU reads the whole matrix for its own rows. A serving engine samples
+    (:data:`SAMPLING`); without one the likeliest token is taken in one pass over the shard.
     """
     model, deployment = scenario.model, scenario.deployment
     tp = deployment.attention_tp
@@ -58,17 +59,39 @@ def head_ops(work: Work, scenario: Scenario, prefix: str = "head") -> tuple[Op, 
             dtype=deployment.precision.embedding,
         )
     )
-    ops.append(
-        memory_bound(
-            f"{prefix}.sample",
-            OpClass.HEAD,
-            "sample",
-            hbm_bytes=LOGIT_BYTES * rows * shard,
-            dtype=dtype,
-            shape={"rows": rows, "width": shard},
+    if not deployment.engine:
+        return (*ops, _sampling(f"{prefix}.sample", LOGIT_BYTES, rows, shard, dtype))
+    if tp > 1:
+        ops.append(
+            all_gather(f"{prefix}.gather_logits", rows, model.vocab_size, deployment, scenario.cluster, tp)
         )
-    )
+    chain = DRAFT_SAMPLING if draft else SAMPLING
+    ops += [
+        _sampling(f"{prefix}.{name}", moved, own_rows, model.vocab_size, dtype)
+        for name, moved in chain.items()
+    ]
     return tuple(ops)
+
+
+def _sampling(name: str, moved: float, rows: Num, width: Num, dtype: str) -> Op:
+    """One pass over logits or probabilities: ``moved`` bytes of each."""
+    return memory_bound(
+        name,
+        OpClass.HEAD,
+        "sample",
+        hbm_bytes=moved * rows * width,
+        dtype=dtype,
+        shape={"rows": rows, "width": width},
+    )
+
+
+SAMPLING = {"to_fp32": 6.0, "temperature": 8.0, "softmax": 12.0, "sample": 4.0}
+"""Kernels of an engine's sampler -> bytes that each moves per logit: BF16 to FP32; division in place; softmax in two
+passes over its input, written once; one reading of the probabilities, to draw or to compare a draft with. As
+``python/sglang/srt/layers/sampler.py`` and ``logits_processor.py`` of SGLang 0.5 (https://github.com/sgl-project/sglang)
+with a temperature and neither top-k nor top-p; every rank of a tensor-parallel group samples all gathered logits."""
+DRAFT_SAMPLING = {"to_fp32": 6.0, "softmax": 12.0, "sample": 4.0}
+"""A draft is the likeliest token: no temperature."""
 
 
 def draft_ops(work: Work, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
@@ -94,7 +117,7 @@ def draft_ops(work: Work, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op,
     last = Work(
         tuple(type(group)(group.kind, group.requests, 1.0, group.cached_tokens) for group in work.groups)
     )
-    return before, head_ops(last, scenario)
+    return before, head_ops(last, scenario, draft=True)
 
 
 def _gather(name: str, op_class: OpClass, rows: Num, width: Num, dtype: str) -> Op:

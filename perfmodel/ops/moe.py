@@ -1,8 +1,10 @@
 """Mixture of experts: router, dispatch, experts, combine, shared experts. Counts per GPU.
 
-Zero-computation experts are dropped before dispatch: only real experts cost bytes and FLOPs. The identity term is
-added from local data inside the combine (or the un-permutation), as the released engine does, and costs nothing of its
-own.
+Zero-computation experts are dropped before dispatch: only real experts cost bytes and FLOPs. Their weighted identity is
+added from the token's own row. Where DeepEP normal combines, the released engine adds it there (SGLang-FluentLLM,
+https://github.com/meituan-longcat/SGLang-FluentLLM/tree/a9db4a83, prefill path), and an un-permutation of our own sums
+it along; low-latency combine and engines' fused experts can't, and a kernel of its own follows (SGLang and vLLM:
+zero_experts_compute_triton and an addition).
 
 Where rows are put in the order of their experts depends on who holds them. DeepEP low-latency writes them in that order
 and its combine sums, so nothing is added. Everywhere else the rank that computes the experts permutes its tokens into
@@ -46,7 +48,7 @@ class MoeOps:
     holds_sms: bool
     """Whether the all-to-all holds streaming multiprocessors while it runs (DeepEP normal, plain collectives)."""
     unpack: tuple[Op, ...] = ()
-    """After a plain all-to-all's combine: the weighted sum per token."""
+    """After the combine: a plain all-to-all's weighted sum per token; the weighted identity of zero experts."""
     shared_beside: bool = False
     """Whether shared experts run on a stream of their own beside router and routed experts (sequential schedule)."""
 
@@ -83,7 +85,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
         experts=expert_ops(moe, tokens, load, scenario),
         combine=combine_ops(moe, tokens, load, scenario),
         holds_sms=deployment.backend != "deepep-low-latency",
-        unpack=unpack,
+        unpack=(*unpack, *_identity_ops(moe, own_tokens, scenario)),
         shared_beside=deployment.shared_experts == "own-stream" and bool(moe.shared_ffn_size),
     )
 
@@ -163,6 +165,25 @@ def _packing_ops(tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple
         "combine.unpack", OpClass.COMBINE, "unpermute", read=pairs, written=tokens, width=width, dtype=dtype
     )
     return (pack,), (unpack,)
+
+
+def _identity_ops(moe: Moe, tokens: Num, scenario: Scenario) -> tuple[Op, ...]:
+    """Weight x the token's row, added to what its real experts gave: two rows read, one written."""
+    deployment, width = scenario.deployment, scenario.model.hidden_size
+    low_latency = deployment.backend == "deepep-low-latency" and deployment.stage_gpus > 1
+    alone = low_latency or (deployment.engine and deployment.backend != "deepep-normal")
+    if not moe.num_zero_experts or not alone:
+        return ()
+    return (
+        memory_bound(
+            "combine.identity",
+            OpClass.COMBINE,
+            "add",
+            hbm_bytes=3.0 * deployment.precision.activation_bytes * tokens * width,
+            dtype=deployment.precision.activations,
+            shape={"rows": tokens, "width": width},
+        ),
+    )
 
 
 def _grouped(

@@ -87,3 +87,45 @@ class Graph:
 def on_stream(ops: Sequence[Op], stream: Stream) -> tuple[Op, ...]:
     """The same ops, queued on another stream."""
     return tuple(replace(op, stream=stream) for op in ops)
+
+
+def cross_stream_joins(tasks: Sequence[Task]) -> int:
+    """Waits for another stream in one iteration: dependencies that an engine settles with an event (in a CUDA graph: an
+    edge between branches), not by the order of a stream.
+
+    Tensor parallelism's collectives run in line with compute, and so does a transfer beside which no compute can run
+    (all of the sequential schedule). A stream that has waited for a task has waited for all that came before it, so
+    only what is news to a stream counts. What a join costs is not known here.
+    """
+    lanes = _lanes(tasks)
+    seen: dict[Stream, dict[Stream, int]] = {}
+    known_at: list[dict[Stream, int]] = []
+    joins = 0
+    for index, task in enumerate(tasks):
+        known = dict(seen.get(lanes[index], {}))
+        for other in sorted(task.after, reverse=True):
+            if lanes[other] == lanes[index] or known.get(lanes[other], -1) >= other:
+                continue
+            joins += 1
+            for place, at in (*known_at[other].items(), (lanes[other], other)):
+                known[place] = max(known.get(place, -1), at)
+        seen[lanes[index]] = known
+        known_at.append(known)
+    return joins
+
+
+def _lanes(tasks: Sequence[Task]) -> list[Stream]:
+    """The stream that an engine would queue each task on."""
+    before = [0] * len(tasks)
+    """Bit i of entry j: task i comes before task j, whatever the streams do."""
+    for index, task in enumerate(tasks):
+        for other in task.after:
+            before[index] |= before[other] | 1 << other
+    inline = [task.op.stream in (Stream.COMPUTE, Stream.LINK, Stream.HOST) for task in tasks]
+    lanes = []
+    for index, task in enumerate(tasks):
+        after = sum(1 << later for later, mask in enumerate(before) if mask >> index & 1)
+        beside = [at for at in range(len(tasks)) if at != index and not (before[index] | after) >> at & 1]
+        alone = not any(inline[at] for at in beside)
+        lanes.append(Stream.COMPUTE if inline[index] or alone else task.op.stream)
+    return lanes
