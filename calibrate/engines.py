@@ -26,6 +26,7 @@ from perfmodel.output.files import atomic_write
 from perfmodel.spec import engine
 from perfmodel.units import MS
 from perfmodel.validation import roles, serving, silicon
+from perfmodel.validation.duplicates import once
 
 Array = NDArray[np.float64]
 
@@ -69,9 +70,13 @@ class FitRow:
 def fit_rows(progress: Callable[[str], None] = print) -> list[FitRow]:
     """Every ``fit`` row that can be predicted."""
     found: list[FitRow] = []
-    for record in roles.read_published(silicon.FILE):
-        if roles.may_fit(silicon.FILE, record) and is_documented(record):
-            found += _row(silicon.FILE, record, record["backend"], _tpot(record))
+    documented = [
+        record
+        for record in roles.read_published(silicon.FILE)
+        if roles.may_fit(silicon.FILE, record) and is_documented(record)
+    ]
+    for record in once({silicon.FILE: documented})[silicon.FILE]:
+        found += _row(silicon.FILE, record, record["backend"], _tpot(record))
     for record in roles.read_published("serving.csv"):
         if roles.may_fit("serving.csv", record) and serving.answerable(record):
             found += _row("serving.csv", record, serving.engine_of(record["framework"]), _step(record))

@@ -67,6 +67,8 @@ class Setup(Spec):
     experts: Dtype = "bf16"
     shared: Dtype | None = None
     kv_cache: Literal["bf16", "fp8"] = "bf16"
+    stand_in: str = ""
+    """Whose times stand for a number format that no table holds; empty: none is missing."""
     not_predicted: str = ""
     """Why no prediction would mean anything; empty: predicted."""
 

@@ -14,12 +14,14 @@ from typing import Any
 
 from perfmodel.errors import PerfModelError
 from perfmodel.serving.closed_loop import ClosedLoop, MeanStep, Steps, mean_step, tpot_draws
+from perfmodel.serving.records import Records
 from perfmodel.spec.load import build_scenario
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std
 from perfmodel.units import MS
 from perfmodel.validation import duplicates, roles
 from perfmodel.validation.measured import identities
+from perfmodel.validation.names import MODELS, SYSTEMS
 from perfmodel.validation.popularity import routing_of
 from perfmodel.validation.rows import Row
 from perfmodel.validation.setups import Setup, setup_of
@@ -28,24 +30,10 @@ from perfmodel.validation.steps import bounds
 
 NAME = "silicon"
 FILE = "silicon_serving.csv"
-MODELS = {
-    "deepseek-ai/DeepSeek-R1": "deepseek-v3",
-    "nvidia/DeepSeek-R1-NVFP4": "deepseek-v3",
-    "deepseek-ai/DeepSeek-V3": "deepseek-v3",
-    "Qwen/Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
-    "moonshotai/Kimi-K2.5": "kimi-k2",
-}
-"""Model as printed -> catalogue name. R1 has V3's architecture, and the language model of Kimi-K2.5 has Kimi-K2's."""
-SYSTEMS = {
-    "h100_sxm": ("h100-ib", "h100-sxm"),
-    "h200_sxm": ("h200-ib", "h200-sxm"),
-    "b200_sxm": ("b200-ib", "b200-sxm"),
-    "gb200": ("gb200-nvl72", "gb200-nvl72"),
-}
-"""System as printed -> (catalogue cluster, calibration, which bears its GPU's name)."""
 MODES = ("agg", "disagg")
-PRECISIONS = ("fp4", "fp8", "int4", "bf16")
+PRECISIONS = ("fp4", "mxfp4", "fp8", "int4", "bf16")
 ENGINES = ("sglang", "trtllm", "vllm")
+REPEATED = "repeats the measurement of another row, which is judged"
 Progress = Callable[[str, int, int], None]
 
 
@@ -115,8 +103,7 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str, file: str) -> lis
         "system": SYSTEMS.get(record["system"], ("", ""))[1],
         "engine": record["backend"] if record["backend"] in ENGINES else "",
     }
-    kept = duplicates.repeated().get((file, record["id"]))
-    predicted, reason = predict(record) if kept is None else (None, f"the same measurement as {kept[1]}")
+    predicted, reason = (None, REPEATED) if kind == "-repeated" else predict(record)
     low, high = _interval(record, predicted) if predicted else (None, None)
     peers = _peers() if file == FILE else {}
     found = []
@@ -182,18 +169,29 @@ def predict(record: Mapping[str, str], **constants: float) -> tuple[MeanStep | N
         return None, reason
     try:
         steps = steps_of(record, setup, **constants)
-        return mean_step(steps, load_of(record, setup, steps)), record.get("note") or None
+        return mean_step(steps, load_of(record, setup, steps)), record.get("note") or setup.stand_in or None
     except PerfModelError as error:
         return None, str(error)
+
+
+def served(record: Mapping[str, str], setup: Setup) -> Records:
+    """The row's loop, request by request.
+
+    Raises:
+        PerfModelError: the row can't be predicted, and why.
+    """
+    reason = setup.not_predicted or _unknown(record)
+    if reason:
+        raise PerfModelError(reason)
+    return simulated(record, setup, steps_of(record, setup))
 
 
 def _ttft(record: Mapping[str, str], *, answered: bool) -> tuple[float | None, str | None]:
     """The mean TTFT of the row's loop, or None and why."""
     if not answered:
         return None, None
-    setup = setup_of(record)
     try:
-        records = simulated(record, setup, steps_of(record, setup))
+        records = served(record, setup_of(record))
     except PerfModelError as error:
         return None, str(error)
     return float((records.first_token_s - records.arrival_s).mean()), None
@@ -304,7 +302,7 @@ def corrected(layout: Layout, setup: Setup) -> Layout:
 def scenario_of(record: Mapping[str, str], setup: Setup, layout: Layout, **constants: float) -> Scenario:
     """One instance as a scenario; phase and work are set later."""
     cluster, calibration = SYSTEMS[record["system"]]
-    inside = layout.gpus <= 8 or record["system"] == "gb200"
+    inside = layout.gpus <= 8 or cluster == "gb200-nvl72"
     deployment: dict[str, Any] = {
         "attention_tp": layout.attention_tp,
         "attention_dp": layout.attention_dp,
@@ -348,7 +346,7 @@ def _exchange(record: Mapping[str, str], layout: Layout) -> str:
     """How tokens reach experts in data-parallel layouts: gathers on one HGX node; over a rack's links TensorRT-LLM's
     and vLLM's one-sided all-to-all, SGLang's DeepEP (its recipes: docs/engines.md).
     """
-    if record["system"] == "gb200" and layout.ep > 8:
+    if SYSTEMS[record["system"]][0] == "gb200-nvl72" and layout.ep > 8:
         return "auto" if record["backend"] == "sglang" else "trtllm-one-sided"
     return "all-gather"
 
