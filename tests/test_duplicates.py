@@ -102,9 +102,25 @@ def test_published_rows_that_repeat_another():
     )  # of undated files, whose figures stand elsewhere with their day and a digit more
 
 
-def test_no_fit_sees_a_measurement_twice():
-    for file, name in repeated():
-        assert not roles.may_fit(file, RECORDS[file, name])
+def test_once_leaves_each_measurement_once_and_reads_no_file(monkeypatch):
+    monkeypatch.setattr(roles, "read_published", None)
+    own = {
+        FILE: [row("undated", measured=""), row("other", isl="2"), row("dated")],
+        "b.csv": [row("b", note="n")],
+    }
+    found = duplicates.once(own)
+    assert {file: [one["id"] for one in records] for file, records in found.items()} == {
+        FILE: ["other", "dated"], "b.csv": [],
+    }  # fmt: skip
+
+
+def test_a_fit_sees_each_measurement_once():
+    from calibrate.engines import fit_rows
+
+    seen = [one.id for one in fit_rows(progress=lambda text: None)]
+    assert len(seen) > 80
+    assert not {name for file, name in repeated() if file == FILE} & set(seen)
+    assert {name for file, name in repeated().values() if file == FILE} & set(seen)
 
 
 @pytest.mark.parametrize(("file", "pairs"), [(FILE, 10), ("silicon_2026.csv", 90)])

@@ -9,7 +9,15 @@ import pytest
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.spec import engine
 from perfmodel.spec.documents import read_document
-from perfmodel.validation import duplicates, roles, setups, silicon, silicon_loop
+from perfmodel.validation import (
+    duplicates,
+    roles,
+    setups,
+    silicon,
+    silicon_2026,
+    silicon_field,
+    silicon_loop,
+)
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.silicon import Layout, corrected, parse_layout, scenario_of, steps_of
 
@@ -326,18 +334,54 @@ def test_ttft_without_a_warm_up_is_judged_apart_with_the_start_up_it_implies():
 
 
 def test_a_repeated_measurement_is_named_and_not_answered():
-    (file, dropped), (_, kept) = next(
-        pair for pair in duplicates.repeated().items() if pair[0][0] == silicon.FILE
-    )
+    dropped = next(name for file, name in duplicates.repeated() if file == silicon.FILE)
     own = next(r for r in RECORDS if r["id"] == dropped)
     for row in published(own):
-        assert (row.suite, row.predicted, row.reason) == (
-            "s-repeated",
-            None,
-            f"the same measurement as {kept}",
-        )
+        assert (row.suite, row.predicted, row.reason) == ("s-repeated", None, silicon.REPEATED)
     assert own_rows(own)[0].predicted is not None  # to a user it is a row like any other
-    assert not roles.may_fit(file, own)
+
+
+FIELD = roles.read_published(silicon_field.FILE)
+NEWER = roles.read_published(silicon_2026.FILE)
+
+
+def rows_of(own, file, suite):
+    return silicon.predict_rows([own], suite=suite, role=lambda _: "check", file=file)
+
+
+def test_what_a_number_format_borrows_is_said_beside_the_answer():
+    """No table holds mxfp4: gpt-oss takes INT4's times on Hopper and NVFP4's on Blackwell."""
+    for system, other in (("h200_sxm", "INT4"), ("b200_sxm", "NVFP4")):
+        own = next(r for r in NEWER if r["model"] == "openai/gpt-oss-120b" and r["system"] == system)
+        tpot = rows_of(own, silicon_2026.FILE, "silicon-2026")[0]
+        assert (tpot.suite, tpot.predicted is not None) == ("silicon-2026", True)
+        assert f"take the times of {other}" in tpot.reason
+        experts = scenario_of(
+            own, setup_of(own), parse_layout(own["parallel_or_prefill"])
+        ).deployment.precision.experts
+        assert experts == {"INT4": "int4", "NVFP4": "fp4"}[other]
+
+
+def test_models_and_gpus_that_lack_stay_with_the_reason():
+    other = next(r for r in NEWER if r["model"].startswith("MiniMax") and r["system"] == "h200_sxm")
+    for row in rows_of(other, silicon_2026.FILE, "silicon-2026"):
+        assert (row.suite, row.predicted) == ("silicon-2026-transfer", None)
+        assert row.reason == "model MiniMaxAI/MiniMax-M2.5 is not in the catalogue"
+    b300 = next(r for r in NEWER if r["system"] == "b300_sxm") | {"model": R1}
+    assert rows_of(b300, silicon_2026.FILE, "s")[0].reason == "system b300_sxm: no calibration"
+
+
+def test_field_rows_with_a_remark_are_apart_and_every_clean_one_is_answered():
+    old = next(r for r in FIELD if r["note"].startswith("OLD"))
+    assert {row.suite for row in rows_of(old, silicon_field.FILE, "silicon-field")} == {"silicon-field-noted"}
+    for own in FIELD:
+        if not own["note"]:
+            mean, why = silicon.predict(own)
+            assert mean is not None, (own["id"], why)
+            found = scenario_of(
+                own, setup_of(own), parse_layout(own["parallel_or_prefill"])
+            ).deployment.precision
+            assert (found.experts == "bf16") is (own["precision"] == "bf16"), own["id"]
 
 
 # --- a user's own rows ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ for errors: no prediction can meet both.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from itertools import combinations
@@ -54,8 +54,21 @@ def repeated() -> dict[Key, Key]:
     Two rows are one measurement if every column of :data:`SET_UP` is equal, and TTFT and TPOT are to the digits that
     both print. Kept is one without a remark, then one with a date, then the first.
     """
+    return _repeats(_published(roles.SILICON))
+
+
+def once(records: Mapping[str, Sequence[Mapping[str, str]]]) -> dict[str, list[Mapping[str, str]]]:
+    """The records by file without those that repeat another one: of these records alone, no file is read."""
+    left_out = _repeats(_Row(file, record) for file, own in records.items() for record in own)
+    return {
+        file: [record for record in own if (file, record["id"]) not in left_out]
+        for file, own in records.items()
+    }
+
+
+def _repeats(published: Iterable[_Row]) -> dict[Key, Key]:
     found: dict[Key, Key] = {}
-    for rows in _by_set_up(_published(roles.SILICON)).values():
+    for rows in _by_set_up(published).values():
         rows = sorted(rows, key=lambda row: (bool(row.record["note"]), not row.record["measured"]))
         for number, row in enumerate(rows):
             same = (one for one in rows[:number] if one.key not in found and is_same(one.record, row.record))

@@ -157,7 +157,6 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 def printed_names(model: str) -> frozenset[str]:
     """The names under which rows have a catalogue model."""
-    from perfmodel.validation import runs, serving
+    from perfmodel.validation.names import MODELS
 
-    every = [*serving.MODELS.items(), *runs.MODELS.items()]
-    return frozenset(printed for printed, name in every if name == model)
+    return frozenset(printed for printed, name in MODELS.items() if name == model)

@@ -77,11 +77,7 @@ def is_transfer(row: Mapping[str, str]) -> bool:
 
 
 def may_fit(file: str, row: Mapping[str, str]) -> bool:
-    """Whether a fit of constants may see the row: by its role and its model, and each measurement once."""
-    from perfmodel.validation.duplicates import repeated
-
-    if (file, row_id(row)) in repeated():
-        return False
+    """Whether a fit of constants may see the row, by its role and its model."""
     return committed()[file, row_id(row)] == "fit" and not is_transfer(row)
 
 

@@ -14,25 +14,11 @@ from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.load import apply_override, build_scenario
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
+from perfmodel.validation.names import MODELS, SYSTEMS
 from perfmodel.validation.setups import Setup, setup_of
 
-MODELS = {
-    "deepseek-ai/DeepSeek-R1": "deepseek-v3",
-    "nvidia/DeepSeek-R1-NVFP4": "deepseek-v3",
-    "deepseek-ai/DeepSeek-V3": "deepseek-v3",
-    "Qwen/Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
-    "moonshotai/Kimi-K2.5": "kimi-k2",
-}
-"""Model as printed -> catalogue name. R1 has V3's architecture, and the language model of Kimi-K2.5 has Kimi-K2's."""
-SYSTEMS = {
-    "h100_sxm": "h100-ib",
-    "h200_sxm": "h200-ib",
-    "b200_sxm": "b200-ib",
-    "gb200": "gb200-nvl72",
-}
-"""System as printed -> catalogue cluster."""
 MODES = ("agg", "disagg")
-PRECISIONS = ("fp4", "fp8", "int4", "bf16")
+PRECISIONS = ("fp4", "mxfp4", "fp8", "int4", "bf16")
 ENGINES = ("sglang", "trtllm", "vllm")
 MANY, WAVES_OF_MANY = 1000, 3
 """Disaggregated rows with more slots than this have so many prompts per slot: the largest has 8,192 slots."""
@@ -109,7 +95,7 @@ def gpu_in(cluster: str) -> str:
 
 
 def stated_version(record: Mapping[str, str]) -> str:
-    """The engine's version where the row names a release; empty: it does not (a nightly, an image), the default counts."""
+    """The version of the engine where the row names a release; empty: it names none (a nightly, an image)."""
     found = re.match(r"~?(\d+\.\d+[\w.]*)$", record.get("backend_version") or "")
     if not found or (
         found[1].startswith("0.") and record["backend"] == "trtllm"

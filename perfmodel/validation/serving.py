@@ -16,29 +16,12 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std, has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
+from perfmodel.validation.names import MODELS, SYSTEMS
 from perfmodel.validation.rows import Row
 from perfmodel.validation.runs import gpu_in
 from perfmodel.validation.steps import StepPrediction, bounds, predict_step
 from perfmodel.validation.suites import Progress
 
-MODELS = {
-    "DeepSeek-V3": "deepseek-v3",
-    "DeepSeek-V3/R1": "deepseek-v3",
-    "DeepSeek-R1": "deepseek-v3",
-    "DeepSeek-R1-0528": "deepseek-v3",
-    "Qwen3-235B-A22B": "qwen3-235b-a22b",
-    "LongCat-Flash": "longcat-flash",
-    "Kimi-K2": "kimi-k2",
-}
-SYSTEMS = {
-    "H800-SXM IB": "h800-ib",
-    "H100-SXM IB": "h100-ib",
-    "H100-SXM": "h100-ib",
-    "H200-SXM": "h200-ib",
-    "B200-SXM": "b200-ib",
-    "GB200-NVL72": "gb200-nvl72",
-}
-"""System as printed -> catalogue cluster."""
 ENGINES = {"in-house": "deepseek", "SGLang": "sglang", "vLLM": "vllm", "TensorRT-LLM": "trtllm"}
 """Framework as printed (its first words) -> engine."""
 METRICS = {
@@ -46,6 +29,7 @@ METRICS = {
     "output_tok_s_per_gpu": ("output_tokens_per_s_per_gpu", "tokens/s"),
     "input_tok_s_per_node": ("input_tokens_per_s_per_gpu", "tokens/s"),
     "input_tok_s_per_gpu": ("input_tokens_per_s_per_gpu", "tokens/s"),
+    "output_tok_s_per_user": ("output_tokens_per_s_per_user", "tokens/s"),
     "inter_token_latency": ("itl_s", "s"),
     "dispatch_time_per_layer": ("dispatch_s", "s"),
     "dispatch_time_per_layer_in_situ": ("dispatch_s", "s"),
@@ -91,26 +75,26 @@ def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None)
         "model": record["model"],
         "quantity": quantity,
         "unit": unit,
-        "measured": float(record["value"]) * _scale(record),
+        "measured": float(record["value"]) * scale(record),
         "role": role,
         "source": record.get("source", ""),
         "system": gpu_in(SYSTEMS[record["system"]]) if record["system"] in SYSTEMS else "",
-        "engine": _known_engine(record["framework"]),
+        "engine": known_engine(record["framework"]),
     }
     try:
         if gain is not None:
             predicted, low, high = _gain(record, gain)
             return Row(predicted=predicted, low=low, high=high, reason=gain.note, **common)
-        reason = _missing(record)
+        reason = missing(record)
         if reason:
             return Row(predicted=None, reason=reason, **common)
-        predicted, low, high = _quantity(predict_step(scenario_of(record)), quantity)
+        predicted, low, high = quantity_of(predict_step(scenario_of(record)), quantity)
     except PerfModelError as error:
         return Row(predicted=None, reason=str(error), **common)
     return Row(predicted=predicted, low=low, high=high, **common)
 
 
-def _scale(record: Mapping[str, str]) -> float:
+def scale(record: Mapping[str, str]) -> float:
     """SI per printed unit; a node's tokens are divided over its GPUs."""
     if record["unit"] == "tok/s/node":
         return 1.0 / float(record["gpus_per_unit"] or 8)
@@ -119,7 +103,7 @@ def _scale(record: Mapping[str, str]) -> float:
 
 def answerable(record: Mapping[str, str]) -> bool:
     """Whether the row describes a step whose throughput is known."""
-    return not _missing(record) and record["metric"].split("_tok")[0] in ("input", "output")
+    return not missing(record) and record["metric"].split("_tok")[0] in ("input", "output")
 
 
 def throughput(record: Mapping[str, str], constants: Mapping[str, Any] | None = None) -> tuple[float, float]:
@@ -127,10 +111,10 @@ def throughput(record: Mapping[str, str], constants: Mapping[str, Any] | None = 
     scenario = scenario_of(record, constants)
     quantity, _ = METRICS[record["metric"]]
     seconds = float(predict_steps(scenario).step_time_s[0])
-    return float(record["value"]) * _scale(record), float(_value(scenario, seconds, quantity))
+    return float(record["value"]) * scale(record), float(_value(scenario, seconds, quantity))
 
 
-def _missing(record: Mapping[str, str]) -> str:
+def missing(record: Mapping[str, str]) -> str:
     """Why the row can't be predicted; empty: it can."""
     if record["phase"] == "fleet" or (
         "production traffic" in record["routing"] and record["phase"] == "prefill"
@@ -262,11 +246,32 @@ def _context(record: Mapping[str, str]) -> float:
 
 
 def _mtp(record: Mapping[str, str]) -> dict[str, Any]:
-    """One draft token with the stated acceptance; 60 % where the row says "simulated" alone, as its twin does."""
+    """Draft tokens and their acceptance: one with the stated one, 60 % where the row says "simulated" alone, as its
+    twin does; or as many as stated, with the acceptance that gives the accepted length.
+    """
+    stated = re.fullmatch(r"(\d+) draft tokens, accepted length ([\d.]+)", record["mtp"])
+    if stated:
+        drafts = int(stated[1])
+        return {"mtp": {"draft_tokens": drafts, "acceptance": acceptance_of(drafts, float(stated[2]))}}
     match = re.search(r"(\d+)\s*% accept", record["mtp"])
     if not record["mtp"].startswith("simulated"):
         return {}
     return {"mtp": {"draft_tokens": 1, "acceptance": int(match[1]) / 100.0 if match else 0.6}}
+
+
+def acceptance_of(drafts: int, length: float) -> float:
+    """The acceptance a of each draft with 1 + a + ... + a^drafts = ``length``, the mean tokens per step.
+
+    Raises:
+        PerfModelError: no acceptance gives that length.
+    """
+    if not 1.0 <= length <= drafts + 1.0:
+        raise PerfModelError(f"accepted length {length}: must be from 1 to {drafts + 1} with {drafts} drafts")
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if sum(middle**i for i in range(drafts + 1)) < length else (low, middle)
+    return high
 
 
 def _two_batches(record: Mapping[str, str]) -> bool:
@@ -281,13 +286,13 @@ def engine_of(framework: str) -> str:
     Raises:
         PerfModelError: none of those that are known.
     """
-    engine = _known_engine(framework)
+    engine = known_engine(framework)
     if not engine:
         raise PerfModelError(f"framework {framework!r}: must be one of {', '.join(ENGINES)}")
     return engine
 
 
-def _known_engine(framework: str) -> str:
+def known_engine(framework: str) -> str:
     """The same; empty for a framework that is not known."""
     return next((engine for name, engine in ENGINES.items() if framework.startswith(name)), "")
 
@@ -297,7 +302,7 @@ def _number(prefix: str, text: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _quantity(step: StepPrediction, quantity: str) -> tuple[float, float | None, float | None]:
+def quantity_of(step: StepPrediction, quantity: str) -> tuple[float, float | None, float | None]:
     """(predicted, low, high) of one quantity of a step."""
     if quantity == "dispatch_s":
         return step.timings["dispatch"], None, None
@@ -312,6 +317,8 @@ def _value(scenario: Scenario, seconds: Any, quantity: str) -> Any:
         return seconds
     if quantity == "output_tokens_per_s_per_gpu":
         return deployment.batch_per_gpu * tokens_per_step(deployment) / seconds
+    if quantity == "output_tokens_per_s_per_user":
+        return tokens_per_step(deployment) / seconds
     return deployment.prefill_requests_per_gpu * deployment.prefill_tokens / seconds
 
 

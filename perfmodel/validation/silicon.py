@@ -21,10 +21,10 @@ from perfmodel.step import common_log_std
 from perfmodel.units import MS
 from perfmodel.validation import duplicates, roles
 from perfmodel.validation.measured import identities
+from perfmodel.validation.names import SYSTEMS
 from perfmodel.validation.rows import Row
 from perfmodel.validation.runs import (
     ENGINES,
-    SYSTEMS,
     gpu_in,
     gpu_of,
     overrides_of,
@@ -37,6 +37,7 @@ from perfmodel.validation.steps import bounds
 
 NAME = "silicon"
 FILE = "silicon_serving.csv"
+REPEATED = "repeats the measurement of another row, which is judged"
 Progress = Callable[[str, int, int], None]
 
 
@@ -90,8 +91,7 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str, file: str) -> lis
         "system": gpu_of(record),
         "engine": record["backend"] if record["backend"] in ENGINES else "",
     }
-    kept = duplicates.repeated().get((file, record["id"]))
-    predicted, reason = predict(record) if kept is None else (None, f"the same measurement as {kept[1]}")
+    predicted, reason = (None, REPEATED) if kind == "-repeated" else predict(record)
     common["settings"] = _settings(record) if predicted else ""
     peers = _peers() if file == FILE else {}
     found = []
@@ -173,7 +173,8 @@ def predict(
     if reason:
         return None, reason
     try:
-        return predict_scenario(scenario_of(record, constants), interval=interval), record.get("note") or None
+        remark = record.get("note") or setup_of(record).stand_in or None
+        return predict_scenario(scenario_of(record, constants), interval=interval), remark
     except PerfModelError as error:
         return None, str(error)
 

@@ -1,0 +1,41 @@
+"""Models and systems as published rows print them, and what the catalogue calls them."""
+
+MODELS = {
+    "DeepSeek-V3": "deepseek-v3",
+    "DeepSeek-V3/R1": "deepseek-v3",
+    "DeepSeek-R1": "deepseek-v3",
+    "DeepSeek-R1-0528": "deepseek-v3",
+    "DeepSeek-R1-FP4": "deepseek-v3",
+    "DeepSeek-R1-0528-FP4": "deepseek-v3",
+    "deepseek-ai/DeepSeek-V3": "deepseek-v3",
+    "deepseek-ai/DeepSeek-R1": "deepseek-v3",
+    "nvidia/DeepSeek-R1-NVFP4": "deepseek-v3",
+    "Qwen3-235B-A22B": "qwen3-235b-a22b",
+    "Qwen3-235B-A22B-FP4": "qwen3-235b-a22b",
+    "Qwen3-235B-A22B-Instruct-2507": "qwen3-235b-a22b",
+    "Qwen/Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
+    "Kimi-K2": "kimi-k2",
+    "Kimi-K2-Instruct-0905": "kimi-k2",
+    "Kimi-K2-Thinking": "kimi-k2",
+    "Kimi-K2.5": "kimi-k2",
+    "moonshotai/Kimi-K2.5": "kimi-k2",
+    "gpt-oss-120b": "gpt-oss-120b",
+    "openai/gpt-oss-120b": "gpt-oss-120b",
+    "GLM-4.6": "glm-4.5",
+    "LongCat-Flash": "longcat-flash",
+}
+"""Model as printed -> catalogue name. R1 has V3's architecture, the language model of Kimi-K2.5 Kimi-K2's, and GLM-4.6
+GLM-4.5's, with a longer context (https://huggingface.co/zai-org/GLM-4.6/blob/main/config.json)."""
+SYSTEMS = {
+    "H800-SXM IB": "h800-ib",
+    "H100-SXM IB": "h100-ib",
+    "H100-SXM": "h100-ib",
+    "h100_sxm": "h100-ib",
+    "H200-SXM": "h200-ib",
+    "h200_sxm": "h200-ib",
+    "B200-SXM": "b200-ib",
+    "b200_sxm": "b200-ib",
+    "GB200-NVL72": "gb200-nvl72",
+    "gb200": "gb200-nvl72",
+}
+"""System as printed -> catalogue cluster."""
