@@ -1,7 +1,7 @@
 # perfmodel: `make demo` shows the main job, `make test` runs every test; both do their own set-up.
 SHELL := /bin/bash
 PYTHON ?= python3
-TORCH ?= torch
+TORCH ?= torch==2.13.0
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
 ORACLE := .venv-oracle
@@ -75,7 +75,8 @@ dev-env: $(VENV)/.dev-$(KEY)
 oracle-env: $(ORACLE)/.done-$(KEY)
 
 # The newest that the development environment takes, then the newest that the oracles' takes beside it. A local build
-# (torch's +cpu) is cut off: its public version stands for all builds.
+# (torch's +cpu) is cut off: its public version stands for all builds. torch stays at TORCH: the newest one may have no
+# local build, and would bring 3 GB of CUDA along.
 constraints: ## make both environments anew from the newest releases and note in constraints.txt what they hold
 	rm -rf $(VENV) $(ORACLE)
 	$(MAKE) dev-env CONSTRAINTS=/dev/null

@@ -41,6 +41,7 @@ def test_what_pyproject_names_is_pinned_within_its_bounds(needed):
 def test_every_install_of_the_makefile_keeps_to_it_and_a_change_installs_again():
     makefile = (ROOT / "Makefile").read_text()
     assert "CONSTRAINTS ?= constraints.txt" in makefile
+    assert f"TORCH ?= torch=={PINS['torch']}\n" in makefile
     assert re.search(r"^INSTALL = install .*-c \$\(CONSTRAINTS\)$", makefile, re.MULTILINE)
     assert re.search(r"^KEY = .*\$\(CONSTRAINTS\)", makefile, re.MULTILINE)
     installs = re.findall(r"pip (.*)", "\n".join(re.findall(r"^\t.*-m pip .*", makefile, re.MULTILINE)))
