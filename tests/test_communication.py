@@ -14,7 +14,9 @@ from perfmodel.kernels.communication import collective_seconds, collectives, loo
 from perfmodel.ops import communication as wire
 from perfmodel.ops.communication import Traffic
 from perfmodel.routing.destinations import Destinations, destinations
+from perfmodel.spec.load import load_scenario
 from perfmodel.spec.model import Moe
+from perfmodel.step import step_segments
 
 H800 = fits.cluster_of("H800-SXM")
 GB200 = fits.cluster_of("gb200")
@@ -314,3 +316,32 @@ def test_more_bytes_are_never_faster(link, network, more, index):
     before = collective_seconds(Traffic(link, network), row, cluster).seconds
     assert collective_seconds(Traffic(link + more, network), row, cluster).seconds >= before
     assert collective_seconds(Traffic(link, network + more), row, cluster).seconds >= before
+
+
+@pytest.mark.parametrize("cluster", ["h100-ib", "h200-ib"])
+def test_an_all_reduce_over_more_ranks_than_were_timed_costs_more_and_knows_how_little(cluster):
+    """NCCL on GB200: 28.7 us on 8 GPUs, 50.4 on 16; nothing public over two nodes."""
+    base = [
+        "calibration=''",
+        f"cluster={cluster}",
+        "deployment.all_to_all=auto",
+        "deployment.tp_collectives=nccl",
+    ]
+    times = {}
+    for tp in (8, 16, 32):
+        layout = [f"deployment.{name}={tp}" for name in ("attention_tp", "dense_tp", "moe_tp")]
+        layout += ["deployment.attention_dp=1", "deployment.ep=1", "deployment.batch_per_gpu=0.0625"]
+        scenario = load_scenario("deepseek-v3-h800", [*base, "deployment.overlap=sequential", *layout])
+        tasks = [
+            timing
+            for segment in step_segments(scenario)
+            for task, timing in zip(segment.tasks, segment.timings, strict=True)
+            if task.op.kernel == "all_reduce"
+        ]
+        times[tp] = tasks[0]
+    alpha = {tp: float(timing.latency_s) for tp, timing in times.items()}
+    assert alpha[16] / alpha[8] == pytest.approx(50.4 / 28.7, rel=0.02)
+    assert alpha[32] / alpha[16] == pytest.approx(2**0.81, rel=1e-6)
+    assert times[8].log_std < 0.2
+    assert times[16].log_std == times[32].log_std == pytest.approx(np.log(50.4 / 22.6), rel=0.01)
+    assert "16 ranks, measured up to 8" in times[16].flag

@@ -276,3 +276,15 @@ def test_real_tables(package, system):
             rows = s.frame[(s.frame["heads"] == 16) & (s.frame["new_tokens"] == 32768)]
             flops = 640 * rows["requests"] * 16 * 32768 * 32769 / 2
             assert np.median(flops / rows["seconds"]) > (400e12 if system.startswith("h") else 800e12)
+
+
+def test_sglangs_core_holds_neither_norm_nor_rope_and_modules_hold_both(tables):
+    for engine in ("sglang", "trtllm"):
+        tables.write("b200_sxm", "mla", engine, "generation_mla", [MLA_ROW | {"latency": 0.02}])
+    tables.write(
+        "b200_sxm", "mla", "trtllm", "mla_generation_module", [MODULE_ROW | {"step": 8, "latency": 1.0}]
+    )
+    found = attention.samples(tables.source, "b200_sxm")
+    assert one(found, kernel="mla_decode", engine="sglang").includes == ()
+    assert one(found, kernel="mla_decode", engine="trtllm").includes == ("latent_norm", "rope")
+    assert {"gemm", "latent_norm", "rope"} <= set(one(found, kernel="mla_module_decode").includes)

@@ -1,6 +1,7 @@
 """The fit of measured tables: monotone, robust, complete, and honest about shapes that it has not seen."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from calibrate.public.cells import Grid, completed, monotone, refined, thinned
 from calibrate.public.grid import fit, pivot
 from calibrate.public.heldout import RANDOM, hold_out, shape_order
 from calibrate.public.samples import Samples
+from calibrate.public.timed import TIMED, table
 from perfmodel.errors import DataError
+from perfmodel.kernels.calibration import load_calibration
 
 M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 N = (128, 256, 512, 1024, 2048, 4096)
@@ -253,3 +256,13 @@ def test_table_too_small_to_lose_a_fifth_keeps_its_rows():
 
 def test_outlier_threshold_is_a_quarter():
     assert np.exp(grid.OUTLIER) == pytest.approx(1.25)
+
+
+def test_how_each_class_was_timed_is_said_once_and_printed():
+    said = [(kernel, engine) for row in TIMED for kernel in row.kernels for engine in row.engines or ("",)]
+    assert len(said) == len(set(said))
+    for gpu in ("h200-sxm", "gb200-nvl72"):
+        for curve in load_calibration(gpu).all_curves:
+            ours = {(curve.kernel, curve.engine), (curve.kernel, "")}
+            assert ours & set(said), (curve.kernel, curve.engine)
+    assert table() in (Path(__file__).parents[1] / "docs" / "import_tables.md").read_text()

@@ -32,7 +32,12 @@ from perfmodel.ops.build import gemm
 from perfmodel.ops.moe import expert_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec import catalogue
+<<<<<<< HEAD
 from perfmodel.load import load_scenario
+=======
+from perfmodel.spec.load import load_scenario
+from perfmodel.step import step_segments
+>>>>>>> pieces
 
 CLUSTER = load_scenario("longcat-flash-h800").cluster
 GRIDS = (
@@ -649,3 +654,25 @@ def test_a_shipped_calibration_reads_and_answers_everywhere(name):
 
 def test_there_are_shipped_calibrations():
     assert {"h100-sxm", "h800-sxm"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_norm_and_rope_cost_their_own_beside_sglangs_core(engine):
+    """LongCat's attentions, which no measured module holds: a launch each, and bytes."""
+    scenario = load_scenario(
+        "longcat-flash-h800", ["deployment.batch_per_gpu=8", f"deployment.engine={engine}"]
+    )
+    timings = {
+        task.op.name: timing
+        for segment in step_segments(scenario)
+        for task, timing in zip(segment.tasks, segment.timings, strict=True)
+    }
+    for name in ("latent_norm", "rope_cache"):
+        assert timings[f"attention0.{name}"].seconds == pytest.approx(3.1e-6, rel=0.05)
+    whole = load_scenario("deepseek-v3-h800", ["deployment.overlap=sequential"])
+    layers = max(step_segments(whole), key=lambda segment: segment.repeat)
+    inside = [
+        t for task, t in zip(layers.tasks, layers.timings, strict=True) if task.op.kernel == "latent_norm"
+    ]
+    assert [timing.seconds for timing in inside] == [0.0]
+    assert inside[0].source.startswith(INSIDE)

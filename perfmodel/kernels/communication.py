@@ -51,6 +51,10 @@ class Collective:
     """Measured rows behind it; 0: derived."""
     max_ranks_measured: int
     """Largest group among those rows."""
+    rank_power: float
+    """Beyond that group the fixed cost grows with this power of the ranks."""
+    beyond_log_std: float
+    """Spread beyond that group, where it is larger than ``log_std``."""
     source: str
     """fitted:... or derived:..."""
     note: str
@@ -95,12 +99,24 @@ def collective_seconds(
     """
     network_bw = cluster.network_bytes_per_s(same_rail=same_rail)
     crosses = traffic.network_bytes > 0
+    grown = row.alpha_us * _beyond(row, ranks) ** row.rank_power
     return CollectiveTime(
-        alpha_s=where(crosses, row.network_alpha_us, row.alpha_us) * US,
+        alpha_s=maximum(where(crosses, row.network_alpha_us, row.alpha_us), grown) * US,
         link_s=traffic.link_bytes / (row.link_fraction * cluster.link_bytes_per_s),
         network_s=traffic.network_bytes / (row.network_fraction * network_bw),
         flag=_flags(row, bool(np.any(crosses)), ranks),
     )
+
+
+def _beyond(row: Collective, ranks: Num | None) -> Num:
+    """How many times as large as the largest measured group this one is, at least 1."""
+    return 1.0 if ranks is None else maximum(ranks / row.max_ranks_measured, 1.0)
+
+
+def spread(row: Collective, ranks: Num) -> float:
+    """Spread of a row for a group: what its fit leaves, or what little is known of larger groups."""
+    larger = bool(np.any(np.asarray(_beyond(row, ranks)) > 1.0))
+    return max(row.log_std, row.beyond_log_std) if larger else row.log_std
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +246,8 @@ def collectives() -> dict[tuple[str, str, str], Collective]:
             log_std=float(record["log_std"]),
             num_rows=int(record["num_rows"]),
             max_ranks_measured=int(record["max_ranks_measured"]),
+            rank_power=float(record["rank_power"]),
+            beyond_log_std=float(record["beyond_log_std"]),
             source=record["source"],
             note=record["note"],
             flag=record["flag"],

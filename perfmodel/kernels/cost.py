@@ -2,7 +2,7 @@
 
 from perfmodel.kernels import achievable
 from perfmodel.kernels.calibration import INSIDE, Calibration
-from perfmodel.kernels.communication import SAME_RAIL, collective_seconds, lookup_collective
+from perfmodel.kernels.communication import SAME_RAIL, collective_seconds, lookup_collective, spread
 from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.ops.build import FUSED_REDUCE, MEMORY_BOUND
 from perfmodel.ops.communication import Traffic
@@ -59,7 +59,7 @@ def _communication_cost(op: Op, cluster: Cluster) -> Timing:
         link_s=time.link_s,
         network_s=time.network_s,
         held_sms=row.sms_held / cluster.gpu.num_sms,
-        log_std=row.log_std,
+        log_std=spread(row, op.shape["ranks"]),
         source=row.source,
         flag=time.flag,
         spread_key=_spread_key(op, row.architecture, cluster),
