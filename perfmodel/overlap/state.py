@@ -170,7 +170,7 @@ class State:
         task = self.task[row, scenarios]
         for waiting in self.dependents[task].T:
             self.missing[waiting, scenarios] -= 1
-            if row in self.free:
+            if row in self.free and (waiting < self.total_tasks).any():
                 starts = (self.task[self.sharing][:, scenarios] == waiting).any(axis=0)
                 self.held_up[scenarios] += starts & (self.missing[waiting, scenarios] == 0)
         self.heads[row, scenarios] += 1
@@ -234,6 +234,7 @@ class LaunchedState(State):
         self.blocks = _blocks(segment, kept)
         for tasks, _ in (one for block in self.blocks for one in block.launches):
             self.launched[tasks] = np.inf
+        self.felt = np.zeros(size, dtype=bool)  # whether an op waited for its launch alone
         self.host_end = -lead
         self.ends = np.full((self.total_tasks + 1, size), np.inf)
         self.block = np.zeros(size, dtype=np.int64)
@@ -249,6 +250,7 @@ class LaunchedState(State):
         if not held.any():
             self._move(ready)
             return True
+        self.felt |= held.any(axis=0)
         opens = np.where(held, launched, np.inf).min(axis=0)
         idle = held.any(axis=0) & ~(ready & ~held).any(axis=0)
         if idle.any():  # nothing runs there until the next launch, which needs no round of its own

@@ -98,7 +98,7 @@ def _segment_times(
     host is ahead at first, where it does something.
     """
     if not segment.carries:
-        run = State(segment, size, 1, contention).run()
+        run = _run(segment, size, 1, contention)
         return run.now * segment.repeat, run.exposed * segment.repeat, None
     total, exposed, ahead = np.zeros((3, size))
     left = np.arange(size)
@@ -106,7 +106,7 @@ def _segment_times(
     while left.size:
         part = _selected(segment, left, size)
         iterations = _alike(unrolled, segment.repeat)
-        run = State(part, left.size, iterations, contention, None if lead is None else lead[left]).run()
+        run = _run(part, left.size, iterations, contention, None if lead is None else lead[left])
         time_s, exposed_s, settled = _extended(run, segment.repeat)
         done = left[settled]
         total[done], exposed[done] = time_s[settled], exposed_s[settled]
@@ -119,6 +119,13 @@ def _segment_times(
     if not _host_waits(segment):  # it may have run away from the GPU
         ahead = lead + total - segment.repeat * _host_seconds(segment)
     return total, exposed, ahead
+
+
+def _run(
+    segment: Segment, size: int, iterations: int, contention: bool, lead: FloatArray | None = None
+) -> State:
+    """The state after so many iterations."""
+    return State(segment, size, iterations, contention, lead).run()
 
 
 def _alike(unrolled: int, repeat: int) -> int:
@@ -177,7 +184,7 @@ def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
         if free.size:
             new = free[np.isnan(alone_s[free])]
             if new.size:
-                state = State(_selected(alone, new, size), new.size, 1, contention).run()
+                state = _run(_selected(alone, new, size), new.size, 1, contention)
                 alone_s[new], alone_exposed[new] = state.now, state.exposed
             count = _free_iterations(lead[free], launches[free], alone_s[free], missing[free])
             go(free, count, alone_s[free], alone_exposed[free])
@@ -191,8 +198,11 @@ def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
             waits
         ):  # what comes before the first wait is launched in time, and what comes after starts from there
             steady |= (lead[left] >= enough[left]) & (run.lead >= enough[left])
-        go(left, np.where(steady, missing[left], 1), run.now, run.exposed)
-        lead[left] = run.lead
+        else:  # no op waited for its launch, and none will
+            steady |= ~run.felt & (run.lead >= lead[left])
+        count = np.where(steady, missing[left], 1)
+        go(left, count, run.now, run.exposed)
+        lead[left] = run.lead if waits else lead[left] + count * (run.now - launches[left])
     gpu = clock.gpu + time_s
     return Clock(gpu - lead, gpu, clock.exposed + exposed_s)
 
@@ -222,7 +232,7 @@ def _host_seconds(segment: Segment, *, until_wait: bool = False) -> Num:
 
 def _host_waits(segment: Segment) -> bool:
     """Whether the host waits for the GPU in it."""
-    return any(task.op.stream == Stream.HOST and task.after for task in segment.tasks)
+    return any(t.op.stream == Stream.HOST and (t.after or t.after_previous) for t in segment.tasks)
 
 
 def _selected(segment: Segment, scenarios: IntArray, size: int) -> Segment:
