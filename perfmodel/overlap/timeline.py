@@ -191,8 +191,10 @@ class _Rank:
                 continue
             for count, iteration in enumerate(iterations):
                 for index in plan.host:
-                    for other in plan.waits[index]:
-                        done = iteration.done[other]
+                    awaited = [iteration.done[other] for other in plan.waits[index]]
+                    if count:
+                        awaited += [iterations[count - 1].done[other] for other in plan.carried[index]]
+                    for done in awaited:
                         if done is not None and not done.processed:
                             yield done
                     start, seconds = env.now, plan.demands[index].seconds

@@ -1,12 +1,12 @@
 """The vectorised twin: the timeline of one representative rank, for arrays of scenarios at once.
 
-The same fluid model as :mod:`perfmodel.overlap.timeline`, advanced event by event for all scenarios together: each
-round every scenario moves to its own next end. Ops that follow each other need no simulation
-(:mod:`perfmodel.overlap.chains`). Another segment that joins between iterations is simulated once and
-multiplied. A segment that carries over (two-batch overlap) is simulated until an iteration repeats an earlier one and
-then extended by that period; where micro-batches drift against each other for longer, more is simulated, in the
-end all of it. With a host that launches, iterations differ by how far the host is ahead: its lead goes from iteration
-to iteration and from segment to segment. Tests hold the two together.
+The same fluid model as :mod:`perfmodel.overlap.timeline`, advanced event by event for all scenarios together
+(:mod:`perfmodel.overlap.state`). Ops that follow each other need no simulation (:mod:`perfmodel.overlap.chains`).
+Another segment that joins between iterations is simulated once and multiplied. A segment that carries over (two-batch
+overlap) is simulated until its state, which is how far every stream has come, is that of an earlier iteration, and is
+then extended by that period; where micro-batches drift against each other for longer, more is simulated, in the end all
+of it. With a host that launches, iterations differ by how far the host is ahead: its lead goes from iteration to
+iteration and from segment to segment. Tests hold the two together.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,31 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num
-from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
+from perfmodel.ops.op import Stream
 from perfmodel.overlap.chains import chain_iterations, chain_seconds, exposed_seconds
 from perfmodel.overlap.graph import Segment
+from perfmodel.overlap.state import (
+    SETTLED,
+    Bools,
+    FloatArray,
+    IntArray,
+    LaunchedState,
+    State,
+    without_host,
+)
 
 FIRST_UNROLLED = 4
-"""Iterations of a carrying segment that are simulated before asking whether it has settled; doubled where not. At least
-four, because a period of two is seen in four."""
+"""Iterations of a carrying segment that are simulated (or one more) before asking whether it has settled; doubled where
+not. At least four, because a period of two is seen in four."""
 
-SETTLED = 1e-7
-"""Share of an iteration's time within which two iterations count as equal."""
+FIRST_CYCLE, CYCLE = 2, 12
+"""What is left out is a multiple of so many iterations, which periods divide: 1 and 2 in a first run, then 3, 4, 6."""
 
 PIECE = 1000
 """Scenarios that are advanced together."""
-
-SECONDS, LATENCY, PARTS, SHARES_AND_HELD = 0, 1, slice(2, 6), slice(6, 11)
-"""Rows of a state's table."""
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +92,71 @@ def _advanced(segment: Segment, clock: Clock, contention: bool) -> Clock:
 
 
 def _segment_times(
-    segment: Segment, size: int, contention: bool, lead: FloatArray | None = None
+    segment: Segment, size: int, contention: bool, lead: FloatArray | None
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     """Time and exposed communication of all iterations, and the host's lead after them, s; ``lead`` is how far the
     host is ahead at first, where it does something.
     """
     if not segment.carries:
         run = _run(segment, size, 1, contention)
-        return run.iteration_ends[-1] * segment.repeat, run.iteration_exposed[-1] * segment.repeat, None
-    total, exposed, ahead = np.zeros(size), np.zeros(size), np.zeros(size)
+        return run.now * segment.repeat, run.exposed * segment.repeat, None
+    total, exposed, ahead = np.zeros((3, size))
     left = np.arange(size)
-    unrolled = min(FIRST_UNROLLED, segment.repeat)
+    unrolled = FIRST_UNROLLED
     while left.size:
         part = _selected(segment, left, size)
-        run = _run(part, left.size, unrolled, contention, None if lead is None else lead[left])
+        iterations = _alike(unrolled, segment.repeat)
+        run = _run(part, left.size, iterations, contention, None if lead is None else lead[left])
         time_s, exposed_s, settled = _extended(run, segment.repeat)
         done = left[settled]
-        total[done], exposed[done], ahead[done] = time_s[settled], exposed_s[settled], run.lead[settled]
+        total[done], exposed[done] = time_s[settled], exposed_s[settled]
+        if lead is not None:
+            ahead[done] = run.lead[settled]
         left = left[~settled]
-        unrolled = min(2 * unrolled, segment.repeat)
+        unrolled *= 2
     if lead is None:
         return total, exposed, None
-    return (
-        total,
-        exposed,
-        ahead if _host_waits(segment) else lead + total - segment.repeat * _host_seconds(segment),
-    )
+    if not _host_waits(segment):  # it may have run away from the GPU
+        ahead = lead + total - segment.repeat * _host_seconds(segment)
+    return total, exposed, ahead
+
+
+def _run(
+    segment: Segment, size: int, iterations: int, contention: bool, lead: FloatArray | None = None
+) -> State:
+    """The state after so many iterations."""
+    return State(segment, size, iterations, contention, lead).run()
+
+
+def _alike(unrolled: int, repeat: int) -> int:
+    """How many iterations to simulate: ``unrolled`` or a few more, so that whole periods are missing; at most all."""
+    cycle = CYCLE if unrolled >= CYCLE else FIRST_CYCLE
+    return repeat - max(repeat - unrolled, 0) // cycle * cycle
+
+
+def _extended(run: State, repeat: int) -> tuple[FloatArray, FloatArray, Bools]:
+    """Time and exposed communication after ``repeat`` iterations, and where they are certain.
+
+    Two marks of equal state, one period apart, before any stream has run out of tasks: whatever came after the first
+    comes after the second too, the end of the segment included. So a run that is longer by a period takes longer by
+    the time between them. With every iteration simulated all is certain.
+    """
+    missing = repeat - run.iterations
+    time_s, exposed_s = run.now.copy(), run.exposed.copy()
+    settled = np.full(run.size, missing == 0)
+    within = run.marks_within()
+    for period in range(1, run.iterations - 1):
+        if missing % period or settled.all():
+            continue
+        for mark in range(run.iterations - 2, period - 1, -1):
+            found = ~settled & within[mark] & within[mark - period] & run.recurs(mark, period)
+            if not found.any():
+                continue
+            for values, at_mark in ((time_s, run.mark_now), (exposed_s, run.mark_exposed)):
+                extra = missing // period * (at_mark[mark] - at_mark[mark - period])
+                values[found] += extra[found]
+            settled |= found
+    return time_s, exposed_s, settled
 
 
 def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
@@ -125,12 +166,13 @@ def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
     pace, which is simulated without the host; a lead that an iteration leaves as it was stays so.
     """
     size = clock.gpu.size
-    launches = np.broadcast_to(np.asarray(_host_seconds(segment), dtype=float), (size,))
-    enough = np.broadcast_to(np.asarray(_host_seconds(segment, until_wait=True), dtype=float), (size,))
+    launches = _everywhere(_host_seconds(segment), size)
+    enough = _everywhere(_host_seconds(segment, until_wait=True), size)
     waits = _host_waits(segment)
+    alone = without_host(segment)
     lead, time_s, exposed_s = clock.gpu - clock.host, np.zeros(size), np.zeros(size)
+    alone_s, alone_exposed = np.full(size, np.nan), np.zeros(size)
     missing = np.full(size, segment.repeat)
-    alone: tuple[FloatArray, FloatArray] | None = None
 
     def go(which: IntArray, count: IntArray, each_s: FloatArray, each_exposed: FloatArray) -> None:
         time_s[which] += count * each_s
@@ -140,31 +182,41 @@ def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
     while (left := np.flatnonzero(missing)).size:
         free = left[lead[left] >= launches[left]] if not waits else left[:0]
         if free.size:
-            if alone is None:
-                run = _run(_without_host(segment), size, 1, contention)
-                alone = run.iteration_ends[-1], run.iteration_exposed[-1]
-            own, exposed = alone[0][free], alone[1][free]
-            shrinks = np.maximum(launches[free] - own, 0.0)
-            most = np.full(free.size, segment.repeat)
-            np.floor_divide(
-                lead[free] - launches[free], shrinks, out=most, where=shrinks > 0.0, casting="unsafe"
-            )
-            count = np.minimum(missing[free], most + (shrinks > 0.0))
-            go(free, count, own, exposed)
-            lead[free] += count * (own - launches[free])
-            left = np.flatnonzero(missing)
-            left = left[lead[left] < launches[left]]
+            new = free[np.isnan(alone_s[free])]
+            if new.size:
+                state = _run(_selected(alone, new, size), new.size, 1, contention)
+                alone_s[new], alone_exposed[new] = state.now, state.exposed
+            count = _free_iterations(lead[free], launches[free], alone_s[free], missing[free])
+            go(free, count, alone_s[free], alone_exposed[free])
+            lead[free] += count * (alone_s[free] - launches[free])
+            left = left[(missing[left] > 0) & (lead[left] < launches[left])]
             if not left.size:
                 continue
-        run = _run(_selected(segment, left, size), left.size, 1, contention, lead[left])
-        own = run.iteration_ends[-1]
-        steady = np.abs(run.lead - lead[left]) <= SETTLED * own
-        if waits:
+        run = LaunchedState(_selected(segment, left, size), left.size, contention, lead[left]).run()
+        steady = np.abs(run.lead - lead[left]) <= SETTLED * run.now
+        if (
+            waits
+        ):  # what comes before the first wait is launched in time, and what comes after starts from there
             steady |= (lead[left] >= enough[left]) & (run.lead >= enough[left])
-        go(left, np.where(steady, missing[left], 1), own, run.iteration_exposed[-1])
-        lead[left] = run.lead
+        else:  # no op waited for its launch, and none will
+            steady |= ~run.felt & (run.lead >= lead[left])
+        count = np.where(steady, missing[left], 1)
+        go(left, count, run.now, run.exposed)
+        lead[left] = run.lead if waits else lead[left] + count * (run.now - launches[left])
     gpu = clock.gpu + time_s
     return Clock(gpu - lead, gpu, clock.exposed + exposed_s)
+
+
+def _free_iterations(lead: FloatArray, launches: FloatArray, own: FloatArray, missing: IntArray) -> IntArray:
+    """Iterations that start with all their ops launched: all that are missing, or as long as the lead lasts."""
+    shrinks = launches - own
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most = np.floor((lead - launches) / shrinks) + 1.0
+    return np.where(shrinks > 0.0, np.minimum(most, missing), missing).astype(np.int64)
+
+
+def _everywhere(value: Num, size: int) -> FloatArray:
+    return np.broadcast_to(np.asarray(value, dtype=float), (size,))
 
 
 def _host_seconds(segment: Segment, *, until_wait: bool = False) -> Num:
@@ -180,54 +232,7 @@ def _host_seconds(segment: Segment, *, until_wait: bool = False) -> Num:
 
 def _host_waits(segment: Segment) -> bool:
     """Whether the host waits for the GPU in it."""
-    return any(task.op.stream == Stream.HOST and task.after for task in segment.tasks)
-
-
-def _without_host(segment: Segment) -> Segment:
-    """The segment with everything launched."""
-    kept = [i for i, task in enumerate(segment.tasks) if task.op.stream != Stream.HOST]
-    place = {old: new for new, old in enumerate(kept)}
-    tasks = (
-        replace(
-            segment.tasks[i],
-            after=tuple(place[other] for other in segment.tasks[i].after if other in place),
-            after_previous=tuple(place[other] for other in segment.tasks[i].after_previous if other in place),
-        )
-        for i in kept
-    )
-    return replace(segment, tasks=tuple(tasks), timings=tuple(segment.timings[i] for i in kept))
-
-
-def _extended(run: "_State", repeat: int) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Time and exposed communication after ``repeat`` iterations, and where they are certain.
-
-    An iteration whose tasks end at the same times, relative to its own end, as one or two iterations before has
-    settled: what follows repeats it. With every iteration simulated all is certain.
-    """
-    last = run.iterations - 1
-    missing = repeat - run.iterations
-    if missing == 0:
-        return run.iteration_ends[last], run.iteration_exposed[last], np.ones(run.size, dtype=bool)
-    every = run.task_ends[:-1].reshape(run.iterations, run.per_iteration, run.size)
-    ends = every[:, run.on_gpu]
-    relative = ends - ends.max(axis=1, keepdims=True)
-    tolerance = SETTLED * (run.iteration_ends[last] - run.iteration_ends[last - 1])
-    one = (np.abs(relative[last] - relative[last - 1]) <= tolerance).all(axis=0)
-    two = (np.abs(relative[last] - relative[last - 2]) <= tolerance).all(axis=0)
-    two &= (np.abs(relative[last - 1] - relative[last - 3]) <= tolerance).all(axis=0)
-    if not run.on_gpu.all():  # the host's lead may grow for ever, but not shrink
-        ahead = ends.max(axis=1) - every[:, ~run.on_gpu].max(axis=1)
-        one &= ahead[last] - ahead[last - 1] >= -tolerance
-        two &= ahead[last] - ahead[last - 2] >= -tolerance
-
-    def extend(values: FloatArray) -> FloatArray:
-        by_one = values[last] + missing * (values[last] - values[last - 1])
-        odd = missing % 2
-        by_two = values[last - odd] + (missing + odd) // 2 * (values[last - odd] - values[last - odd - 2])
-        extended: FloatArray = np.where(one, by_one, by_two)
-        return extended
-
-    return extend(run.iteration_ends), extend(run.iteration_exposed), one | two
+    return any(t.op.stream == Stream.HOST and (t.after or t.after_previous) for t in segment.tasks)
 
 
 def _selected(segment: Segment, scenarios: IntArray, size: int) -> Segment:
@@ -240,205 +245,3 @@ def _selected(segment: Segment, scenarios: IntArray, size: int) -> Segment:
 def _size(timing: Timing) -> int:
     parts = (timing.latency_s, timing.compute_s, timing.memory_s, timing.link_s, timing.network_s)
     return max(int(np.size(part)) for part in parts)
-
-
-def _run(
-    segment: Segment, size: int, iterations: int, contention: bool, lead: FloatArray | None = None
-) -> "_State":
-    """The state after so many iterations: from 0 on the GPU is free, and the host since ``lead`` before."""
-    state = _State(segment, size, iterations, contention, lead)
-    while state.advance():
-        pass
-    return state
-
-
-class _State:
-    """Where every scenario stands. Arrays are [streams, scenarios] unless said otherwise.
-
-    What each stream's next task is and needs is kept beside it and renewed only where a task ended.
-    """
-
-    def __init__(
-        self,
-        segment: Segment,
-        size: int,
-        iterations: int,
-        contention: bool,
-        lead: FloatArray | None = None,
-    ) -> None:
-        self.per_iteration, self.iterations = len(segment.tasks), iterations
-        self.total_tasks = self.per_iteration * iterations
-        self.streams = sorted({task.op.stream for task in segment.tasks}, key=list(Stream).index)
-        self.contention, self.size = contention, size
-        self.table = _table(segment.timings, size)
-        self.queues = _queues(segment, self.streams, iterations)
-        self.missing, self.dependents = _dependencies(segment, iterations, size)
-        shape = (len(self.streams), size)
-        self.heads = np.zeros(shape, dtype=np.int64)
-        self.task = np.zeros(shape, dtype=np.int64)
-        self.remaining = np.ones(shape)
-        self.current = np.zeros((len(self.table), *shape))  # the table's rows for each stream's next task
-        self.columns = np.arange(size)
-        self.now, self.exposed = np.zeros(size), np.zeros(size)
-        self.on_gpu = np.array([task.op.stream != Stream.HOST for task in segment.tasks])
-        self.closed: FloatArray | None = None  # until when a stream may not start, for the first time
-        if lead is not None:
-            self.closed = np.zeros(shape)
-            self.closed[self.streams.index(Stream.HOST)] = -lead
-            self.now = self.closed.min(axis=0)
-        self.task_ends = np.zeros((self.total_tasks + 1, size))
-        self.task_exposed = np.zeros((self.total_tasks + 1, size))
-        self.computes = [row for row, s in enumerate(self.streams) if s in COMPUTE_STREAMS]
-        self.communicates = [row for row, s in enumerate(self.streams) if s in COMMUNICATION_STREAMS]
-        for row in range(len(self.streams)):
-            self._next(row, self.columns)
-
-    @property
-    def iteration_ends(self) -> FloatArray:
-        """When all tasks of each iteration are done: [iterations, scenarios]."""
-        return self._by_iteration(self.task_ends)
-
-    @property
-    def iteration_exposed(self) -> FloatArray:
-        """Exposed communication up to the end of each iteration: [iterations, scenarios]."""
-        return self._by_iteration(self.task_exposed)
-
-    @property
-    def lead(self) -> FloatArray:
-        """How far the host is ahead at the end: [scenarios]."""
-        ends = self.task_ends[:-1].reshape(self.iterations, self.per_iteration, self.size)[-1]
-        ahead: FloatArray = ends.max(axis=0) - ends[~self.on_gpu].max(axis=0, initial=-np.inf)
-        return ahead
-
-    def _by_iteration(self, values: FloatArray) -> FloatArray:
-        shape = (self.iterations, self.per_iteration, self.size)
-        latest: FloatArray = values[:-1].reshape(shape).max(axis=1)
-        return latest
-
-    def advance(self) -> bool:
-        """Move every scenario to its next end; False once all are over."""
-        running = self.missing[self.task, self.columns] == 0
-        if not running.any():
-            return False
-        opening: FloatArray | None = None
-        if self.closed is not None:
-            opening = self.closed - self.now
-            running &= opening <= 0.0
-        seconds = self._shared_seconds(running)
-        wait = np.where(running, self.remaining * seconds, np.inf)
-        step = wait.min(axis=0)
-        if opening is not None:
-            step = np.minimum(step, self._until_open(opening))
-        step[np.isinf(step)] = 0.0
-        self.now += step
-        if opening is not None:
-            self._open(opening, step)
-        self._count_exposed(running, step)
-        ended = running & (wait <= step * (1.0 + 1e-12))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(seconds > 0.0, step / seconds, 1.0)
-        self.remaining -= np.where(running, share, 0.0)
-        np.maximum(self.remaining, 0.0, out=self.remaining)
-        for row in range(len(self.streams)):
-            scenarios = np.flatnonzero(ended[row])
-            if scenarios.size:
-                self._end(row, scenarios)
-        return True
-
-    @staticmethod
-    def _until_open(opening: FloatArray) -> FloatArray:
-        """Until the next stream may start: [scenarios]."""
-        until: FloatArray = np.where(opening > 0.0, opening, np.inf).min(axis=0)
-        return until
-
-    def _open(self, opening: FloatArray, step: FloatArray) -> None:
-        """Streams that may start after a step of so long."""
-        assert self.closed is not None
-        self.closed[opening <= step * (1.0 + 1e-12)] = -np.inf
-        if np.isinf(self.closed).all():
-            self.closed = None
-
-    def _end(self, row: int, scenarios: IntArray) -> None:
-        """The running task of one stream is over in these scenarios: tell who waits, and take the next one."""
-        task = self.task[row, scenarios]
-        self.task_ends[task, scenarios] = self.now[scenarios]
-        self.task_exposed[task, scenarios] = self.exposed[scenarios]
-        for waiting in self.dependents[task].T:
-            self.missing[waiting, scenarios] -= 1
-        self.heads[row, scenarios] += 1
-        self._next(row, scenarios)
-
-    def _next(self, row: int, scenarios: IntArray) -> None:
-        """Renew what is kept of a stream's next task."""
-        task = self.queues[row, self.heads[row, scenarios]]
-        kind = np.where(task < self.total_tasks, task % self.per_iteration, self.per_iteration)
-        self.task[row, scenarios] = task
-        self.remaining[row, scenarios] = 1.0
-        self.current[:, row, scenarios] = self.table[:, kind, scenarios]
-
-    def _count_exposed(self, running: NDArray[np.bool_], step: FloatArray) -> None:
-        """Add the time to the next end where something communicates and nothing computes."""
-        exposed = running[self.communicates].any(axis=0)
-        exposed &= ~running[self.computes].any(axis=0)
-        self.exposed += np.where(exposed, step, 0.0)
-
-    def _shared_seconds(self, running: NDArray[np.bool_]) -> FloatArray:
-        """The same formula as :func:`perfmodel.overlap.contention.shared_seconds`, for all scenarios."""
-        if not self.contention:
-            alone: FloatArray = self.current[SECONDS]
-            return alone
-        together = (self.current[SHARES_AND_HELD] * running).sum(axis=1)  # [5, scenarios]
-        together[0] /= 1.0 - together[4]
-        np.maximum(together, 1.0, out=together)
-        stretched = (self.current[PARTS] * together[:4, None, :]).max(axis=0)
-        shared: FloatArray = self.current[LATENCY] + stretched
-        return shared
-
-
-def _table(timings: Sequence[Timing], size: int) -> FloatArray:
-    """Figures of each task, [11, tasks + 1, scenarios]: time alone, latency, the parts on the four resources, the
-    shares of the time alone on them, held SMs. The last task is the one that never runs.
-    """
-    table = np.zeros((11, len(timings) + 1, size))
-    for index, t in enumerate(timings):
-        own = (t.latency_s, t.compute_s, t.memory_s, t.link_s, t.network_s)
-        for row, part in enumerate(own, start=LATENCY):
-            table[row, index] = part
-        table[10, index] = t.held_sms
-    seconds, parts = table[SECONDS], table[PARTS]
-    seconds[:] = table[LATENCY] + parts.max(axis=0)
-    np.divide(parts, seconds, out=table[6:10], where=seconds > 0.0)
-    return table
-
-
-def _queues(segment: Segment, streams: Sequence[Stream], iterations: int) -> IntArray:
-    """Task numbers in each stream's order, padded with the number of the task that never runs."""
-    count = len(segment.tasks)
-    orders = [[i for i, task in enumerate(segment.tasks) if task.op.stream == s] for s in streams]
-    longest = max(len(order) for order in orders) * iterations
-    queues = np.full((len(streams), longest + 1), count * iterations, dtype=np.int64)
-    for row, order in enumerate(orders):
-        numbers = [i + count * turn for turn in range(iterations) for i in order]
-        queues[row, : len(numbers)] = numbers
-    return queues
-
-
-def _dependencies(segment: Segment, iterations: int, size: int) -> tuple[NDArray[np.int16], IntArray]:
-    """How many tasks of other streams each task still waits for [tasks + 2, scenarios], and who waits for each task
-    [tasks, most]. Row ``tasks`` never runs; row ``tasks + 1`` takes the padding. Order within a stream is implied.
-    """
-    count, total = len(segment.tasks), len(segment.tasks) * iterations
-    waiting: list[list[int]] = [[] for _ in range(total)]
-    missing = np.zeros((total + 2, size), dtype=np.int16)
-    missing[total] = 1
-    for turn in range(iterations):
-        for index, task in enumerate(segment.tasks):
-            needs = [(other, turn) for other in task.after]
-            needs += [(other, turn - 1) for other in task.after_previous if turn]
-            for other, when in needs:
-                if segment.tasks[other].op.stream != task.op.stream:
-                    waiting[other + count * when].append(index + count * turn)
-                    missing[index + count * turn] += 1
-    most = max(len(own) for own in waiting)
-    padded = [own + [total + 1] * (most - len(own)) for own in waiting]
-    return missing, np.array(padded, dtype=np.int64).reshape(total, most)
