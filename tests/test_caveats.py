@@ -14,7 +14,7 @@ from perfmodel.answers.flags import beyond_of, other_texts
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.kernels.curves import describe_outside
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.step import simulate_step
 
 MAIN = "longcat-flash-h800"

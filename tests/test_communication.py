@@ -14,7 +14,7 @@ from perfmodel.kernels.communication import collective_seconds, collectives, loo
 from perfmodel.ops import communication as wire
 from perfmodel.ops.communication import Traffic
 from perfmodel.routing.destinations import Destinations, destinations
-from perfmodel.spec.load import load_scenario
+from perfmodel.load import load_scenario
 from perfmodel.spec.model import Moe
 from perfmodel.step import step_segments
 

@@ -28,16 +28,12 @@ from perfmodel.kernels.tables import (
     table_curve_from,
     unpack,
 )
+from perfmodel.load import load_scenario
 from perfmodel.ops.build import gemm
 from perfmodel.ops.moe import expert_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec import catalogue
-<<<<<<< HEAD
-from perfmodel.load import load_scenario
-=======
-from perfmodel.spec.load import load_scenario
 from perfmodel.step import step_segments
->>>>>>> pieces
 
 CLUSTER = load_scenario("longcat-flash-h800").cluster
 GRIDS = (
