@@ -60,12 +60,12 @@ class Constant:
 
 
 CONSTANTS = (
-    Constant("deployment.host.launch_us", (0.0, 5.0, 12.0, 20.0, 30.0), 3.0),
-    Constant("deployment.host.prompt_floor_us", (0.0, 40_000.0, 100_000.0, 200_000.0), 0.0),
-    Constant("deployment.host.node_us", (0.0, 0.7, 1.5, 3.0), 0.0),
-    Constant("deployment.host.prepare_us", (0.0, 2_000.0, 6_000.0), 0.0),
-    Constant("serving.front_end.latency_s", (0.0, 0.04, 0.1, 0.2), 0.0),
-    Constant("serving.front_end.request_s", (0.0, 0.003, 0.008, 0.016), 0.0),
+    Constant("deployment.host.launch_us", (0.0, 10.0, 20.0, 30.0), 3.0),
+    Constant("deployment.host.prompt_floor_us", (0.0, 60_000.0, 160_000.0), 0.0),
+    Constant("deployment.host.node_us", (0.0, 1.0, 3.0), 0.0),
+    Constant("deployment.host.prepare_us", (0.0, 3_000.0), 0.0),
+    Constant("serving.front_end.latency_s", (0.0, 0.2), 0.0),
+    Constant("serving.front_end.request_s", (0.0, 0.005, 0.016), 0.0),
 )
 """Bounds: 3 to 30 us per eager launch (a launch alone, and one through Python and its dispatchers)."""
 TOGETHER = (0, 1)
@@ -75,6 +75,8 @@ WORTH = 0.05
 """Share by which a constant must lower the error on groups left out."""
 PRICE = 1e-3
 """Log error that a constant at its largest must be worth: decides where rows decide nothing."""
+MOST_PER_GROUP = 8
+"""Rows of one set-up that are taken, spread over its loads: more tell little, and each is served dozens of times."""
 MIN_ROWS = 12
 """Rows that an engine needs for constants of its own."""
 QUANTITIES = ("tpot_s", "ttft_s")
@@ -125,16 +127,35 @@ Job = tuple[str, dict[str, str]]
 
 def jobs() -> list[Job]:
     """Every ``fit`` row that may set a constant."""
-    committed = roles.committed()
+    files = [(file, is_documented) for file in FILES]
+    found = [
+        (file, record)
+        for file, wanted in (*files, ("serving.csv", _is_step))
+        for record in roles.read_published(file)
+        if roles.may_fit(file, record) and wanted(file, record)
+    ]
+    return [job for job in found if measured(job)]
+
+
+def taken(every: Sequence[Job]) -> list[Job]:
+    """At most MOST_PER_GROUP of each set-up, spread over its lengths and loads."""
+    groups: dict[str, list[Job]] = {}
+    for job in every:
+        groups.setdefault(roles.role_of(*job)[0], []).append(job)
     found: list[Job] = []
-    for file in FILES:
-        for record in roles.read_published(file):
-            if committed[file, record["id"]] == "fit" and is_documented(file, record):
-                found.append((file, record))
-    for record in roles.read_published("serving.csv"):
-        if committed["serving.csv", record["id"]] == "fit" and serving.answerable(record):
-            found.append(("serving.csv", record))
+    for own in groups.values():
+        ordered = sorted(own, key=_load)
+        most = min(MOST_PER_GROUP, len(ordered))
+        found += [ordered[round(i)] for i in np.linspace(0, len(ordered) - 1, most)]
     return found
+
+
+def _load(job: Job) -> tuple[float, ...]:
+    return tuple(float(job[1].get(name) or 0.0) for name in ("isl", "concurrency", "osl"))
+
+
+def _is_step(_: str, record: Mapping[str, str]) -> bool:
+    return serving.answerable(record)
 
 
 def is_documented(file: str, record: Mapping[str, str]) -> bool:
@@ -142,7 +163,7 @@ def is_documented(file: str, record: Mapping[str, str]) -> bool:
     transfer. The recipes of disaggregated runs are known from samples alone: those rows show errors and set nothing.
     """
     repeated = (file, record["id"]) in duplicates.repeated()
-    return not record["note"] and record["mode"] == "agg" and not repeated and not roles.is_transfer(record)
+    return not record["note"] and record["mode"] == "agg" and not repeated
 
 
 def engine_of(job: Job) -> str:
@@ -218,7 +239,7 @@ def fit_rows(
     at: Mapping[str, Array], pool: Executor, progress: Callable[[str], None] = print
 ) -> list[FitRow]:
     """Every row, predicted around its engine's ``at``."""
-    work = [(job, at[engine_of(job)]) for job in jobs() if engine_of(job) in at]
+    work = [(job, at[engine_of(job)]) for job in taken(jobs()) if engine_of(job) in at]
     progress(f"{len(work)} rows with role fit, {len(design(START))} predictions each")
     found: list[FitRow] = []
     for number, rows in enumerate(pool.map(_rows_of, work)):
