@@ -27,7 +27,7 @@ from perfmodel.overlap.analysis import (
 from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import Step, common_log_std, has_contention, simulate_step
+from perfmodel.step import Step, common_log_std, drawable, has_contention, simulate_step
 from perfmodel.tails import step_tails
 from perfmodel.uncertainty import step_interval
 
@@ -187,7 +187,9 @@ def _intervals(step: Step) -> dict[str, Any]:
     if step.scenario.costs == "report":
         return {}  # a published way of counting has no spread
     found = step_interval(
-        step.segments, common_log_std=common_log_std(step.scenario), contention=has_contention(step.scenario)
+        drawable(step.scenario, step.segments),
+        common_log_std=common_log_std(step.scenario),
+        contention=has_contention(step.scenario),
     )
     if found is None:
         return {}

@@ -150,7 +150,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     fields.pop("engine", None)
     sections = (fields["routing"], fields["deployment"])
     if all(isinstance(one, Mapping) for one in sections) and fields.get("costs") != "report":
-        fields["routing"] = with_known_routing(fields["routing"], fields["model"].name, fields["deployment"])
+        fields["routing"] = with_known_routing(fields["routing"], fields["model"], fields["deployment"])
     fields["notes"] = tuple(notes)
     try:
         return Scenario.model_validate(fields)

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+import numpy as np
+
 from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
@@ -101,6 +103,31 @@ def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
     after = _chain("head", head_ops(work, scenario), scenario)
     return with_host(
         (before, *layers, *_pipeline(work, scenario), after, *_drafts(scenario)), scenario.deployment
+    )
+
+
+def drawable(scenario: Scenario, segments: Sequence[Segment] | None = None) -> tuple[Segment, ...]:
+    """A step's segments (made anew where they are not given) with what a busier rank would do to each op, where nothing
+    is known of the router: what :mod:`perfmodel.uncertainty` draws from.
+    """
+    own = tuple(segments) if segments is not None else step_segments(scenario)
+    prior = scenario.routing.prior_imbalance
+    if prior == 1.0 or scenario.model.moe is None or scenario.costs == "report":
+        return own
+    more = prior * (scenario.routing.imbalance or 1.0)
+    routing = scenario.routing.model_copy(update={"imbalance": more, "prior_imbalance": 1.0})
+    uneven = step_segments(scenario.model_copy(update={"routing": routing}))
+    return tuple(
+        replace(
+            segment,
+            timings=tuple(
+                replace(timing, uneven_log=np.log(other.seconds / timing.seconds))
+                if np.all(np.asarray(timing.seconds) > 0.0) and np.any(other.seconds != timing.seconds)
+                else timing
+                for timing, other in zip(segment.timings, like.timings, strict=True)
+            ),
+        )
+        for segment, like in zip(own, uneven, strict=True)
     )
 
 

@@ -3,7 +3,8 @@
 Every curve of a calibration, and every fitted fraction of a peak, has a spread: the standard deviation of
 log(predicted / measured), on shapes that were left out of the fit where it was fitted. Ops of one curve on one shape
 err together (the same kernel in every layer), on different shapes independently, as left-out shapes do. All share the
-device's own noise between two runs and what an engine's constants leave unexplained. 64 quasi-random draws of those
+device's own noise between two runs and what an engine's constants leave unexplained. Where nothing is known of a
+router, how unevenly experts are used is drawn, too (:func:`perfmodel.step.drawable`). 64 quasi-random draws of those
 factors go through the vectorised twin, overlap and contention included; their 10th and 90th percentiles are the
 interval. ``calibrate check`` and ``perfmodel validate`` report how often measurements fall inside.
 """
@@ -73,13 +74,14 @@ def drawn_curve(
     keys: dict[str, float] = {}
     if not _add_spread_keys(like, keys) or not keys:
         return None
-    factors = {key: np.append(1.0, own) for key, own in _factors(keys, common_log_std).items()}
+    drawn_factors = _factors(keys, common_log_std).items()
+    factors = {key: np.append(0.0 if key == UNEVEN else 1.0, own) for key, own in drawn_factors}
     points = max(np.size(timing.seconds) for segment in segments for timing in segment.timings)
     drawn = [
         replace(
             segment,
             timings=tuple(
-                _at_points(timing, factors[own.spread_key or COMMON], points)
+                _at_points(timing, _factor(own, factors), points)
                 for timing, own in zip(segment.timings, one.timings, strict=True)
             ),
         )
@@ -109,11 +111,17 @@ def _at_points(timing: Timing, factors: Array, points: int) -> Timing:
 
 def _scaled(segment: Segment, factors: Mapping[str, Array]) -> Segment:
     """The segment with every timing under every draw; given times (an engine's constants) err with the engine."""
-    timings = (
-        timing.scaled(factors[timing.spread_key if timing.spread_key else COMMON])  # type: ignore[arg-type]
-        for timing in segment.timings
+    return replace(
+        segment, timings=tuple(timing.scaled(_factor(timing, factors)) for timing in segment.timings)
     )
-    return replace(segment, timings=tuple(timings))
+
+
+def _factor(timing: Timing, factors: Mapping[str, Array]) -> Any:
+    """How many times as long an op takes in each draw: its kernel's and the engine's error, and, where it depends on
+    that, what uneven use of experts does to it.
+    """
+    own = factors[timing.spread_key or COMMON]
+    return own * np.exp(factors[UNEVEN] * timing.uneven_log) if np.any(timing.uneven_log) else own
 
 
 def _add_spread_keys(segments: Sequence[Segment], keys: dict[str, float]) -> bool:
@@ -126,11 +134,15 @@ def _add_spread_keys(segments: Sequence[Segment], keys: dict[str, float]) -> boo
                 keys[timing.spread_key] = timing.log_std
             elif timing.seconds > 0.0 and timing.source != "given":
                 return False
+            if np.any(timing.uneven_log):
+                keys[UNEVEN] = 1.0
     return True
 
 
 COMMON = ""
 """Key of the factor that everything shares."""
+UNEVEN = "uneven use of experts"
+"""Key of how far experts are used unevenly, in standard deviations: half-normal, for even use is the least."""
 
 
 def _factors(spreads: Mapping[str, float], common: float) -> dict[str, Array]:
@@ -142,4 +154,6 @@ def _factors(spreads: Mapping[str, float], common: float) -> dict[str, Array]:
     normal = ndtri(np.clip(points, 1e-6, 1.0 - 1e-6))
     shared = common * normal[:, -1]
     factors = {key: np.exp(std * normal[:, i] + shared) for i, (key, std) in enumerate(spreads.items())}
+    if UNEVEN in spreads:
+        factors[UNEVEN] = np.abs(normal[:, list(spreads).index(UNEVEN)])
     return {COMMON: np.exp(shared), **factors}

@@ -20,7 +20,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
-from perfmodel.units import GB
+from perfmodel.units import GB, PERCENT
 
 
 class Weight(IntEnum):
@@ -138,6 +138,13 @@ def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
     """What is assumed about who is busy."""
     moe, routing = scenario.model.moe, scenario.routing
     if moe is None:
+        return
+    if routing.prior_imbalance > 1.0:
+        yield note(
+            "if experts are used evenly: nothing is published of this router; intervals hold a busiest rank some "
+            f"{PERCENT * (routing.prior_imbalance - 1.0):.0f} % above that, as runs with balanced experts had; a skew "
+            "without balancing costs far more (routing.popularity)"
+        )
         return
     if not routing.popularity and not routing.source:
         stated = routing.rank_loads is not None or routing.imbalance is not None or scenario.deployment.engine

@@ -15,7 +15,7 @@ from perfmodel.ops.limits import batch_key, batch_of, check_runs, limits, runs, 
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import common_log_std, has_contention, step_segments
+from perfmodel.step import common_log_std, drawable, has_contention, step_segments
 from perfmodel.uncertainty import QUANTILES, drawn_curve
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def batch_curve(scenario: Scenario, batches: Array | None = None) -> "pd.DataFra
     drawn = None
     if scenario.costs != "report":  # a published way of counting has no spread
         drawn = drawn_curve(
-            segments, step_segments(scenario), common_log_std=common_log_std(scenario), contention=contention
+            segments, drawable(scenario), common_log_std=common_log_std(scenario), contention=contention
         )
     seconds = step_times(segments, contention=contention).step_time_s if drawn is None else drawn[0]
     columns: dict[str, Array] = {"batch_per_gpu": found, **_rates(many, seconds)}

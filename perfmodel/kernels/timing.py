@@ -30,6 +30,9 @@ class Timing:
     """Share of the streaming multiprocessors that a communication kernel holds while it runs."""
     log_std: float = 0.0
     """Spread: standard deviation of the log residual of the fit that the fractions come from."""
+    uneven_log: Num = 0.0
+    """Logarithm of how much longer it takes where the busiest rank is as busy as ``routing.prior_imbalance`` says, a
+    standard deviation of what is not known of the router; 0: it does not depend on that, or it is known."""
     source: str = ""
     """measured:..., fitted:..., roofline, derived:... or given."""
     spread_key: str = ""

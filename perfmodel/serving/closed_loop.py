@@ -27,7 +27,7 @@ from perfmodel.errors import SpecError
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import DEFAULT_INPUT, DEFAULT_OUTPUT
-from perfmodel.step import has_contention, predict_steps, step_segments
+from perfmodel.step import drawable, has_contention, predict_steps
 from perfmodel.uncertainty import Array, drawn_step_times
 
 ITERATIONS = 200
@@ -163,7 +163,7 @@ def tpot_draws(steps: Steps, load: ClosedLoop, mean: MeanStep, *, common_log_std
         weights.append(others(load, mean.running) * chunks / prompts)
     contention = has_contention(steps.decode)
     drawn = drawn_step_times(
-        [step_segments(scenario) for scenario in asked], common_log_std=common_log_std, contention=contention
+        [drawable(scenario) for scenario in asked], common_log_std=common_log_std, contention=contention
     )
     if drawn is None:
         return None

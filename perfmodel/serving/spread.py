@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from perfmodel.serving.records import StepRuns
 from perfmodel.serving.step_times import decode_leaves, prompt_leaves, with_uneven_ranks
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import has_contention, predict_steps, step_segments
+from perfmodel.step import drawable, has_contention, predict_steps
 from perfmodel.uncertainty import drawn_step_times
 
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ def run_spread(scenario: Scenario, runs: StepRuns, *, common_log_std: float) -> 
         if rows.any()
     ]
     drawn = drawn_step_times(
-        [step_segments(step) for step in steps],
+        [drawable(step) for step in steps],
         common_log_std=common_log_std,
         contention=has_contention(scenario),
     )

@@ -13,7 +13,7 @@ from perfmodel.errors import PerfModelError
 from perfmodel.load import apply_override, build_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import common_log_std, has_contention, predict_steps, step_segments
+from perfmodel.step import common_log_std, drawable, has_contention, predict_steps
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
 from perfmodel.validation.names import MODELS, SYSTEMS
@@ -328,7 +328,7 @@ def _gain(record: Mapping[str, str], gain: Gain) -> tuple[float, float | None, f
     off = scenario_of({**record, **gain.base, **gain.without})
     ratio = float(predict_steps(off).step_time_s[0] / predict_steps(on).step_time_s[0])
     drawn = drawn_step_times(
-        [step_segments(on), step_segments(off)],
+        [drawable(on), drawable(off)],
         common_log_std=common_log_std(on),
         contention=has_contention(on),
     )

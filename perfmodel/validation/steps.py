@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from perfmodel.ops.limits import check_layout
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import common_log_std, has_contention, step_segments
+from perfmodel.step import common_log_std, drawable, has_contention, step_segments
 from perfmodel.uncertainty import drawn_step_times
 
 Array = NDArray[np.float64]
@@ -38,7 +38,9 @@ def predict_step(scenario: Scenario) -> StepPrediction:
     segments = step_segments(scenario)
     contention = has_contention(scenario)
     seconds = float(step_times(segments, contention=contention).step_time_s[0])
-    found = drawn_step_times([segments], common_log_std=common_log_std(scenario), contention=contention)
+    found = drawn_step_times(
+        [drawable(scenario, segments)], common_log_std=common_log_std(scenario), contention=contention
+    )
     alone = {
         task.op.name: float(np.mean(timing.seconds))
         for segment in segments
