@@ -7,8 +7,9 @@ what stands in front of the engine. They minimise |log(predicted / measured)| of
 warm-up), averaged within each group of rows (a set-up: roles.csv) and then over groups, so that many rows of one
 set-up count as much as few of another.
 
-A constant must earn its place: starting from none, the one is added that most lowers the error on groups left out
-(each group in turn predicted by constants fitted on the others), as long as that falls by ``WORTH``. The rest stay 0.
+A constant must earn its place: starting from none, the one is added that most lowers the errors on groups left out
+(each group in turn predicted by constants fitted on the others), as long as they fall by ``WORTH`` (shares of TPOT's and
+of TTFT's error, added). The rest stay 0.
 
 Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start
 (launches and floor, which the host does one after the other, on a grid of both) and interpolated between; the fit is
@@ -66,13 +67,14 @@ CONSTANTS = (
     Constant("deployment.host.prepare_us", (0.0, 3_000.0), 0.0),
     Constant("serving.front_end.latency_s", (0.0, 0.2), 0.0),
     Constant("serving.front_end.request_s", (0.0, 0.005, 0.016), 0.0),
+    Constant("serving.front_end.chunk_s", (0.0, 1e-4, 2.5e-4), 0.0),
 )
 """Bounds: 3 to 30 us per eager launch (a launch alone, and one through Python and its dispatchers)."""
 TOGETHER = (0, 1)
 """Constants whose effects do not add up: the host does both, and the longer of host and GPU counts."""
-START = np.array([12.0, 40_000.0, 0.7, 0.0, 0.04, 0.003])
+START = np.array([10.0, 60_000.0, 1.0, 0.0, 0.04, 0.003, 1e-4])
 WORTH = 0.05
-"""Share by which a constant must lower the error on groups left out."""
+"""Shares by which a constant must lower the errors on groups left out."""
 PRICE = 1e-3
 """Log error that a constant at its largest must be worth: decides where rows decide nothing."""
 MOST_PER_GROUP = 8
@@ -249,8 +251,10 @@ def fit_rows(
     return found
 
 
-def fit_engine(rows: Sequence[FitRow], progress: Callable[[str], None] = print) -> tuple[Array, list[float]]:
-    """(constants, error on groups left out without and with each constant added), by forward selection.
+def fit_engine(
+    rows: Sequence[FitRow], progress: Callable[[str], None] = print
+) -> tuple[Array, list[dict[str, float]]]:
+    """(constants, error on groups left out by quantity, without and with each constant added), by forward selection.
 
     Raises:
         DataError: fewer than two groups, so that nothing can be left out.
@@ -261,37 +265,45 @@ def fit_engine(rows: Sequence[FitRow], progress: Callable[[str], None] = print) 
             f"{rows[0].engine if rows else 'engine'}: {len(groups)} group of rows; two are needed"
         )
     chosen: frozenset[int] = frozenset()
-    errors = [left_out_error(rows, groups, chosen)]
+    errors = [left_out_errors(rows, groups, chosen)]
     while len(chosen) < len(CONSTANTS):
         tried = {
-            index: left_out_error(rows, groups, chosen | {index})
+            index: left_out_errors(rows, groups, chosen | {index})
             for index in range(len(CONSTANTS))
             if index not in chosen
         }
-        best = min(tried, key=lambda index: (tried[index], index))
-        if tried[best] > errors[-1] * (1.0 - WORTH):
+        gains = {index: relative_gain(errors[-1], found) for index, found in tried.items()}
+        best = max(gains, key=lambda index: (round(gains[index], 6), -index))
+        if gains[best] < WORTH:
             break
         chosen |= {best}
         errors.append(tried[best])
-        progress(f"  + {CONSTANTS[best].path}: error on groups left out {errors[-2]:.3f} -> {errors[-1]:.3f}")
+        shown = ", ".join(f"{name} {errors[-2][name]:.3f} -> {errors[-1][name]:.3f}" for name in errors[-1])
+        progress(f"  + {CONSTANTS[best].path}: on groups left out {shown}")
     return fit_constants(rows, chosen), errors
 
 
-def left_out_error(rows: Sequence[FitRow], groups: Sequence[str], free: frozenset[int]) -> float:
-    """Mean |log error| of every group under constants fitted on the other groups."""
-    errors = []
+def relative_gain(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """By how much errors fell, as shares, added over quantities: TTFT errs more than TPOT and must not drown it."""
+    return float(sum(1.0 - after[name] / before[name] for name in before if before[name] > 0.0))
+
+
+def left_out_errors(rows: Sequence[FitRow], groups: Sequence[str], free: frozenset[int]) -> dict[str, float]:
+    """Quantity -> mean |log error| over groups, each under constants fitted on the other groups."""
+    errors: dict[str, list[float]] = {}
     for group in groups:
         constants = fit_constants([row for row in rows if row.group != group], free)
-        errors.append(_mean_error([row for row in rows if row.group == group], constants))
-    return float(np.mean(errors))
+        for quantity, error in group_errors([row for row in rows if row.group == group], constants).items():
+            errors.setdefault(quantity, []).append(error)
+    return {quantity: float(np.mean(own)) for quantity, own in sorted(errors.items())}
 
 
-def _mean_error(rows: Sequence[FitRow], constants: Array) -> float:
-    """Mean |log error| of a group's rows, each quantity counting once."""
+def group_errors(rows: Sequence[FitRow], constants: Array) -> dict[str, float]:
+    """Quantity -> mean |log error| of a group's rows."""
     by_quantity: dict[str, list[float]] = {}
     for row, log in zip(rows, residuals(rows, constants), strict=True):
         by_quantity.setdefault(row.quantity, []).append(abs(log))
-    return float(np.mean([np.mean(logs) for logs in by_quantity.values()]))
+    return {quantity: float(np.mean(logs)) for quantity, logs in by_quantity.items()}
 
 
 def fit_constants(rows: Sequence[FitRow], free: frozenset[int]) -> Array:

@@ -124,7 +124,7 @@ def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:
     def times(condition: Condition = HEALTHY) -> StepTimes:
         return TwinStepTimes(
             condition.of(scenario),
-            most_requests=_most_requests(asked, layout, kv_tokens),
+            most_requests=_most_requests(asked, layout, kv_tokens, scenario),
             most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
             most_context=longest,
         )
@@ -247,13 +247,14 @@ def kv_tokens_of(scenario: Scenario) -> int:
     return tokens
 
 
-def _most_requests(requests: Requests, layout: Layout, kv_tokens: int) -> int:
-    """Requests that can decode on one rank at once."""
+def _most_requests(requests: Requests, layout: Layout, kv_tokens: int, scenario: Scenario) -> int:
+    """Requests that can decode on one rank at once, padded to a captured size."""
     shortest = int((requests.input_tokens + 1).min())
     most = min(layout.max_running, max(1, kv_tokens // shortest), requests.num_requests)
     if requests.max_concurrency is not None:
         most = min(most, requests.max_concurrency)
-    return max(1, most)
+    padded = [size for size in scenario.serving.graph_batches or () if size >= most]
+    return max(1, min(padded, default=most))
 
 
 def as_columns(served: Served) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.ops.routed import rank_load
-from perfmodel.ops.work import step_work, tokens_per_step
+from perfmodel.ops.work import step_work
 from perfmodel.overlap.schedules import num_micro_batches
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
@@ -154,13 +154,11 @@ def streaming_s(scenario: Scenario, requests: Array) -> Array:
     """Seconds that a replica's front end needs to stream one decode step of ``requests``: beyond its capacity outputs
     back up, and in the long run steps come no faster than they are sent. What waits meanwhile is not followed.
 
-    A chunk of ``stream_interval`` tokens costs what a single token does: the capacity is counted in chunks.
+    A chunk of ``stream_interval`` tokens costs what a single token does. With drafts a step's accepted tokens are one
+    chunk.
     """
     front = scenario.serving.front_end
-    if front.tokens_per_s is None:
-        return np.zeros_like(requests)
-    tokens = requests * tokens_per_step(scenario.deployment)
-    return np.asarray(tokens / (front.tokens_per_s * front.servers * front.stream_interval))
+    return np.asarray(requests * front.chunk_s / (front.servers * front.stream_interval))
 
 
 def with_uneven_ranks(scenario: Scenario, even: Any) -> Scenario:

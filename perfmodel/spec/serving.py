@@ -25,8 +25,9 @@ class FrontEnd(Spec):
     request_s: NonNegative = 0.0
     """Time for which one server process is busy with a request (parsing, tokenising, handing it over) before the engine
     may schedule it: requests that come together pass one after the other."""
-    tokens_per_s: Positive | None = None
-    """Output tokens per second that one server process streams; beyond it outputs queue. None: no limit."""
+    chunk_s: NonNegative = 0.0
+    """Time for which one server process is busy with a chunk of output (detokenising, serialising, sending it): it streams
+    1 / ``chunk_s`` chunks per second, and beyond that outputs queue."""
     servers: Count = 1
     """Server processes per replica (vLLM's ``--api-server-count``)."""
     stream_interval: Annotated[Count, Field(le=10_000)] = 1
