@@ -17,7 +17,7 @@ from dashboard.cache import key_of
 from dashboard.views import traffic
 from perfmodel.answer_serve import answer_serve
 from perfmodel.explore.goodput import POINTS
-from perfmodel.output.formats import duration, significant, usd
+from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.spec import catalogue
 from perfmodel.load import load_scenario
 
@@ -64,7 +64,9 @@ def fits(app, values):
     assert found["TTFT p99"] == duration(values["ttft_s"]["p99"])
     assert found["TPOT p50"] == duration(values["tpot_s"]["p50"])
     assert found["E2E p99"] == duration(values["e2e_s"]["p99"])
-    assert found["Goodput, requests/s"] == significant(values["goodput_requests_per_s"])
+    stated = next(one.delta for one in app.metric if one.label == "Goodput, requests/s") != "no SLO stated"
+    assert found["Goodput, requests/s"] == (significant(values["goodput_requests_per_s"]) if stated else "-")
+    assert found["Capacity used"] == percent(values["capacity_used_pct"] / 100.0)
     assert found["$ per M output tokens"] == usd(values["usd_per_million_output_tokens"])
     assert found["GPUs"] == f"{values['num_gpus']:,}"
 

@@ -4,7 +4,7 @@ A step's time is that of its critical path, so each op counts with its seconds t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
@@ -37,7 +37,7 @@ LEAST_SHOWN = 0.005
 class Use:
     """One op of a step (or of several), and what of the time it is on the critical path."""
 
-    step: Step
+    step: Step = field(repr=False)
     op: Op
     timing: Timing
     kind: str
@@ -57,9 +57,9 @@ class Use:
 class Rest:
     """What the time of one step, or of several with their weights, rests on."""
 
-    steps: tuple[tuple[Step, float], ...]
+    steps: tuple[tuple[Step, float], ...] = field(repr=False)
     """Steps with their shares of the time, which add up to 1."""
-    uses: tuple[Use, ...]
+    uses: tuple[Use, ...] = field(repr=False)
     whose: str = "the step's time"
     """Whose time the shares are of, in words."""
 

@@ -16,6 +16,7 @@ from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
 from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
 from perfmodel.kernels.calibration import INSIDE, mismatches
 from perfmodel.ops.memory import step_memory
+from perfmodel.overlap.schedules import overlaps
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
@@ -280,7 +281,7 @@ def _report(scenario: Scenario) -> Iterator[Caveat]:
 
 
 def _overlaps(step: Step) -> bool:
-    return has_contention(step.scenario) and any(one.name.startswith("layers") for one in step.segments)
+    return has_contention(step.scenario) and overlaps(step.scenario.deployment.overlap)
 
 
 def _host_counted(step: Step) -> bool:
