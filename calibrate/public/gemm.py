@@ -9,10 +9,17 @@ What the rows are:
 - vLLM's 128-block FP8 rows are bound by the host: no shape is faster than 60 us on H100, 90 us from 32 rows on, 170
   us on B200, where the same DeepGEMM kernels take SGLang 5. No engine decodes so (they replay CUDA graphs): the table
   is left out, and SGLang's DeepGEMM answers for vLLM.
+- TensorRT-LLM's per-tensor FP8 rows find the activations' scale first (their collector gives the layer none, since "AIC
+  derives fp8_static at query time by subtracting that overhead"), 7 to 14 us; served checkpoints state it.
+  ``computescale``, timed for every m and k, is taken off.
+- TensorRT-LLM's NVFP4 rows run the first tactic that fits: this collector never enters the engine's autotuner, as its
+  collector of experts does and every server at start. Up to twice SGLang's time for the same product: left out, and the
+  next engine's rows answer.
+- Collectors: https://github.com/ai-dynamo/aiconfigurator/tree/095f58a51c4ca8e61b66ec108d86f223f8d559ce/collector.
 - ``mla_bmm``: one product per head, ``num_heads`` on this rank. ``pre`` takes the query into the latent (k = 128 to
   n = 512), ``post`` the latent to the value (k = 512 to n = 128).
 - ``quantize``: ``scale_matrix`` is the kernel that quantises with a given scale. ``computescale`` is no kernel but the
-  difference of two timings, 0 in most of SGLang's rows, and is left out.
+  difference of two timings, 0 in most of SGLang's rows: no curve of its own.
 """
 
 from collections.abc import Sequence
@@ -33,9 +40,14 @@ HOST_BOUND = 10.0
 """A table whose fast rows take this many times as long as the BF16 table's is timed with the host in the way."""
 FAST = 0.05
 """Quantile that stands for a table's fast rows."""
+UNTUNED = (("trtllm", "nvfp4"),)
+"""(engine, format) whose rows were timed without the autotuner that the engine runs."""
+DYNAMIC = (("trtllm", "fp8"),)
+"""(engine, format) whose rows find the activations' scale, which served checkpoints state."""
 ABSORBED = {"mla_gen_pre": (512, 128), "mla_gen_post": (128, 512)}
 """op_name of mla_bmm -> (n, k) of one head's product (DeepSeek-V3's widths, and LongCat-Flash's)."""
 QUANTISED = "Times a linear layer: includes quantising the BF16 activations."
+NOTES = dict.fromkeys(DYNAMIC, f"{QUANTISED} Less the timed search for their scale (computescale).")
 
 
 def samples(source: Source, system: str) -> list[Samples]:
@@ -55,6 +67,10 @@ def left_out(source: Source, system: str) -> list[str]:
         parts = _formats(source, system, engine)
         slow = [name for name, rows in parts.items() if host_bound(rows, parts.get("bfloat16"))]
         found += [f"gemm {FORMATS[name]} by {engine}: bound by the host, not the kernel" for name in slow]
+        untuned = [name for name in parts if (engine, name) in UNTUNED]
+        found += [
+            f"gemm {FORMATS[name]} by {engine}: timed without the engine's autotuner" for name in untuned
+        ]
     return found
 
 
@@ -64,6 +80,18 @@ def host_bound(rows: "pd.DataFrame", reference: "pd.DataFrame | None") -> bool:
         return False
     fast, usual = (float(frame["seconds"].quantile(FAST)) for frame in (rows, reference))
     return fast > HOST_BOUND * usual
+
+
+def with_given_scale(rows: "pd.DataFrame", search: "pd.DataFrame | None") -> "pd.DataFrame":
+    """Rows of a linear layer less the search for its activations' scale, by m and k; rows without one are dropped."""
+    if search is None:
+        return rows
+    search = search[search["quant_dtype"] == "fp8"]
+    taken = rows.merge(
+        search.groupby(["m", "k"])["seconds"].min().rename("_search").reset_index(), on=["m", "k"]
+    )
+    taken = taken.assign(seconds=taken["seconds"] - taken["_search"]).drop(columns="_search")
+    return taken[taken["seconds"] > 0.0].reset_index(drop=True)
 
 
 def one_kernel(rows: "pd.DataFrame", shape: Sequence[str]) -> "pd.DataFrame":
@@ -87,6 +115,8 @@ def _formats(source: Source, system: str, engine: str) -> dict[str, "pd.DataFram
 
 def _dense(source: Source, system: str, engine: str) -> list[Samples]:
     parts = _formats(source, system, engine)
+    for name in [name for name in parts if (engine, name) in DYNAMIC]:
+        parts[name] = with_given_scale(parts[name], source.read(system, "quantize", engine, "computescale"))
     return [
         Samples(
             kernel="gemm",
@@ -102,10 +132,10 @@ def _dense(source: Source, system: str, engine: str) -> list[Samples]:
                 "m 96..256": rows["m"].between(96, 256),
                 "m 1024..2048": rows["m"].between(1024, 2048),
             },
-            note="" if name == "bfloat16" else QUANTISED,
+            note=NOTES.get((engine, name), "" if name == "bfloat16" else QUANTISED),
         )
         for name, rows in parts.items()
-        if not host_bound(rows, parts.get("bfloat16"))
+        if (engine, name) not in UNTUNED and not host_bound(rows, parts.get("bfloat16"))
     ]
 
 
