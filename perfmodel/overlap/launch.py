@@ -81,6 +81,23 @@ def _launches(op: Op, timing: Timing, engine: str) -> float:
     return kernels * float(op.shape["share"]) if op.kernel == "grouped_gemm" else kernels
 
 
+def merged_launches(segment: Segment) -> Segment:
+    """For people: the segment with its launches as one task at the end, and nothing that waits for them."""
+    launches = [i for i, task in enumerate(segment.tasks) if task.op.kernel == LAUNCH]
+    if not launches:
+        return segment
+    kept = [i for i in range(len(segment.tasks)) if i not in launches]
+    total: Num = sum(segment.timings[i].seconds for i in launches)
+    kernels = sum(segment.tasks[i].op.shape["kernels"] for i in launches)
+    op = Op("host.launches", OpClass.HOST, LAUNCH, Stream.HOST, shape={"kernels": kernels})
+    tasks = [replace(segment.tasks[i], after=(), after_previous=()) for i in kept]
+    return replace(
+        segment,
+        tasks=(*tasks, Task(op, ())),
+        timings=(*(segment.timings[i] for i in kept), _given(total)),
+    )
+
+
 def _eager(segments: Sequence[Segment], deployment: Deployment) -> list[Segment]:
     """Segments whose ops wait for their launches; what no launch explains is spread over the layers' ones."""
     host, engine = deployment.host, deployment.engine
