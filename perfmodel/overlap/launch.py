@@ -3,7 +3,8 @@
 Eager: every op gets a launch on :data:`~perfmodel.ops.op.Stream.HOST`, in the order in which ops were added to the
 schedule, and starts when its inputs are there, its stream is free and it has been launched. The host runs ahead of the
 GPU, over layers and segments, except where it waits for it: DeepEP's normal kernels need the counts of what will
-arrive before they can launch the transfer (its README: "the CPU will busily wait for the GPU's signal").
+arrive before they can launch the transfer ("the CPU will wait for GPU's signal to arrive, so this is not compatible
+with CUDA graph": https://github.com/deepseek-ai/DeepEP/blob/main/docs/legacy.md).
 
 Graph: one replay launches everything; kernels pay a gap each and joins of streams theirs, where those are stated.
 """
