@@ -1,4 +1,7 @@
-"""Draws the pictures of docs/routing.md with today's model (``make pictures``): needs Debian's chromium."""
+"""Draws the pictures of docs/routing.md and docs/between_kernels.md with today's model (``make pictures``).
+
+Needs Debian's chromium.
+"""
 
 import subprocess
 import tempfile
@@ -10,11 +13,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from calibrate import skew
+from perfmodel.output.colours import OP_CLASS_COLOURS, op_class_name
+from perfmodel.output.spans import op_runs
 from perfmodel.routing.activation import activation
 from perfmodel.routing.controller import ToyRouter, simulate
 from perfmodel.routing.stability import linearise
 from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps
+from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.load import load_scenario
+from perfmodel.step import predict_steps, simulate_step
 from perfmodel.units import MS
 from perfmodel.engines.known_routing import fitted_skew
 
@@ -113,6 +121,78 @@ def controller() -> go.Figure:
     return figure
 
 
+NODE = (
+    "cluster=h200-ib", "calibration=h200-sxm", "deployment.engine=sglang", "deployment.attention_dp=1",
+    "deployment.attention_tp=8", "deployment.dense_tp=8", "deployment.ep=8", "deployment.overlap=sequential",
+    "deployment.redundant_experts=0", "deployment.mtp.draft_tokens=0", "deployment.prefill_requests_per_gpu=0.125",
+    "deployment.batch_per_gpu=1", "deployment.host.launch_us=20", "deployment.host.prepare_us=1000",
+)  # fmt: skip
+"""DeepSeek-V3 on one node, TP8; a host that takes 20 us per launch and 1 ms to prepare a step: round figures."""
+PROMPT = "deployment.phase=prefill"
+STEPS = {
+    "A prompt of 128 tokens, eager": (
+        PROMPT,
+        "deployment.prefill_tokens=128",
+        "deployment.host.prompts=eager",
+    ),
+    "The same from a graph": (PROMPT, "deployment.prefill_tokens=128", "deployment.host.prompts=graph"),
+    "A decode step, batch 8, from a graph": ("deployment.host.decode=graph",),
+}
+SHOWN_MS = 3.0
+"""How much of each step is drawn, from its start."""
+
+
+def between_kernels() -> go.Figure:
+    """The first milliseconds of three steps on host and GPU; step time by prompt length, eager and from a graph."""
+    figure = make_subplots(
+        rows=len(STEPS),
+        cols=2,
+        specs=[[{}, {"rowspan": len(STEPS)} if row == 0 else None] for row in range(len(STEPS))],
+        column_widths=[0.63, 0.37],
+        horizontal_spacing=0.07,
+        vertical_spacing=0.13,
+        subplot_titles=(next(iter(STEPS)), "One prompt, DeepSeek-V3 on 8 H200 (TP8)", *list(STEPS)[1:]),
+    )
+    named: set[str] = set()
+    for row, changes in enumerate(STEPS.values(), start=1):
+        runs = op_runs(simulate_step(load_scenario("deepseek-v3-h800", [*NODE, *changes])), 0)
+        for run in (one for one in runs if one.start_s / MS < SHOWN_MS):
+            name = op_class_name(run.launch.op_class)
+            figure.add_trace(
+                go.Bar(
+                    x=[min(run.end_s / MS, SHOWN_MS) - run.start_s / MS],
+                    base=[run.start_s / MS],
+                    y=["host" if run.on_host else "GPU"],
+                    orientation="h",
+                    name=name,
+                    legendgroup=name,
+                    showlegend=name not in named,
+                    marker={
+                        "color": OP_CLASS_COLOURS[run.launch.op_class],
+                        "line": {"color": "white", "width": 0.4},
+                    },
+                ),
+                row=row,
+                col=1,
+            )
+            named.add(name)
+        figure.update_xaxes(range=[0, SHOWN_MS], title="ms" if row == len(STEPS) else None, row=row, col=1)
+        figure.update_yaxes(categoryorder="array", categoryarray=["GPU", "host"], row=row, col=1)
+    prompts = np.geomspace(16, 16384, 41)
+    for number, (name, mode) in enumerate((("eager", "eager"), ("from a graph", "graph"))):
+        swept = with_arrays(
+            load_scenario("deepseek-v3-h800", [*NODE, PROMPT, f"deployment.host.prompts={mode}"]),
+            {"deployment.prefill_tokens": prompts},
+        )
+        _line(figure, 2, number, prompts, predict_steps(swept).step_time_s / MS, name)
+    figure.update_xaxes(
+        type="log", tickvals=[16, 64, 256, 1024, 4096, 16384], title="prompt tokens", row=1, col=2
+    )
+    figure.update_yaxes(type="log", tickvals=[10, 20, 50, 100, 200, 500], title="step time, ms", row=1, col=2)
+    figure.update_layout(barmode="overlay", bargap=0.25, legend={"orientation": "h"})
+    return figure
+
+
 def _line(figure: go.Figure, column: int, number: int, x: Any, y: Any, name: str) -> None:
     figure.add_trace(
         go.Scatter(
@@ -164,9 +244,10 @@ def _save(figure: go.Figure, name: str, width: int, height: int, legends: list[t
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw them."""
     _save(routing(), "routing.png", 1400, 430, [(0.01, 0.98), (0.37, 0.98), (0.715, 0.98)])
     _save(controller(), "controller.png", 1200, 400, [(0.3, 0.35), (0.8, 0.98)])
+    _save(between_kernels(), "between_kernels.png", 1400, 520, [(0.0, -0.1), (0.66, 0.98)])
 
 
 if __name__ == "__main__":

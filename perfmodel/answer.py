@@ -24,6 +24,7 @@ from perfmodel.overlap.analysis import (
     slowest_rank,
     stage_seconds,
 )
+from perfmodel.overlap.launch import launches_of, merged_launches
 from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.scenario import Scenario
@@ -113,11 +114,13 @@ def _real_experts(scenario: Scenario) -> dict[str, Any]:
 def op_rows(step: Step) -> list[dict[str, Any]]:
     """One row per op of a layer (or of what surrounds the layers): counts, time alone, what bounds it, source.
 
-    ``count`` is how often the op runs in a step.
+    ``count`` is how often the op runs in a step, ``launches`` how many kernels an engine launches for it. The host's
+    launches of a segment are one row.
     """
     rows = []
-    for segment in step.segments:
-        for task, timing in zip(segment.tasks, segment.timings, strict=True):
+    for segment in (merged_launches(one) for one in step.segments):
+        counts = launches_of(segment, step.scenario.deployment.engine)
+        for task, timing, launches in zip(segment.tasks, segment.timings, counts, strict=True):
             op = task.op
             rows.append(
                 {
@@ -128,6 +131,7 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
                     "stage": task.stage,
                     "micro_batch": task.micro_batch,
                     "count": segment.repeat,
+                    "launches": launches,
                     "flops": _mean(op.flops),
                     "bytes": _mean(op.hbm_bytes),
                     "link_bytes": _mean(op.link_bytes),

@@ -69,7 +69,7 @@ def moved(found, column="delta_usd"):
 def test_each_cause_has_its_own_part(main_job):
     assert moved(difference(main_job, scenario(*OTHERS["price"]))) == {"price"}
     assert moved(difference(main_job, scenario(*OTHERS["balance"]))) == {"imbalance"}
-    assert moved(difference(main_job, scenario("deployment.host_gap_us=2000"))) == {"host"}
+    assert moved(difference(main_job, scenario("deployment.host.prepare_us=2000"))) == {"host"}
     sequential = difference(main_job, scenario(*OTHERS["overlap"]))
     assert moved(sequential) == {"exposed communication", "imbalance"}
     assert moved(difference(main_job, scenario(*OTHERS["price"])), "delta_tpot_s") == set()
@@ -86,7 +86,7 @@ def test_balance_has_no_imbalance(main_job):
 
 @pytest.mark.parametrize("sets", [[], OTHERS["ranks"], ["deployment.overlap=tbo"]])
 def test_every_instant_counts_once(sets):
-    step = simulate_step(scenario(*sets))
+    step = simulate_step(scenario(*sets, "deployment.host.prepare_us=703"))
     parts = occupied_s(step.timeline)
     assert sum(parts.values()) == pytest.approx(step.step_time_s, rel=1e-12)
     assert all(seconds >= -1e-15 for seconds in parts.values())

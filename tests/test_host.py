@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from scenarios import BARE
 from test_timeline import TIMES, scenarios, segments
 
+from perfmodel.answer import answer_step
+from perfmodel.engines.launches import kernels_launched, listed
 from perfmodel.kernels.timing import Timing
+from perfmodel.ops.build import MEMORY_BOUND
 from perfmodel.ops.op import COMMUNICATION_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, occupied_s
 from perfmodel.overlap.graph import Segment, Task
@@ -21,6 +24,7 @@ from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.host import Host
 from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
+from perfmodel.uncertainty import step_interval
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -283,6 +287,106 @@ def test_a_slow_gpu_does_not_slow_its_host():
         return simulate_step(prefill(*set_)).step_time_s
 
     assert seconds(2.0) == pytest.approx(seconds(1.0), rel=0.01)
+
+
+def test_a_lead_that_grows_unseen_is_there_for_what_comes_later():
+    """No op waits for its launch from some layer on, but the host gets further ahead in every one of them."""
+    tasks = (
+        Task(Op("a", OpClass.ATTENTION, "gemm", Stream.COMPUTE), ()),
+        Task(Op("b", OpClass.ATTENTION, "all_gather", Stream.LINK), ()),
+        Task(Op("c", OpClass.ATTENTION, "gemm", Stream.COMPUTE), (0,)),
+    )
+    timings = (Timing(compute_s=90 * US), Timing(link_s=60 * US), Timing(compute_s=45 * US))
+    layers = Segment("layers", tasks, timings, repeat=40, layers=True)
+    parts = hosted(chain(1 * US), layers, chain(*[1 * US] * 30), launch_us=44)
+    lead = 40 * 135 * US - (3 * 40 - 1) * 44 * US
+    assert lead > 0.0
+    assert both(parts) == pytest.approx(
+        (88 + 40 * 135) * US + max(30 * 44 * US - lead, 0.0) + 1 * US, rel=0.02
+    )
+
+
+def test_launches_err_with_the_engine():
+    """A step that is all host is as uncertain as what all its ops share, and no more."""
+    parts = hosted(chain(1 * US, repeat=200), launch_us=50)
+    parts = [
+        replace(p, timings=tuple(replace(t, source=t.source or "roofline", spread_key=t.source or "k", log_std=0.3)
+                                 if t.source != "given" else t for t in p.timings))
+        for p in parts
+    ]  # fmt: skip
+    low, high = step_interval(parts, common_log_std=0.2, contention=True)
+    assert np.log(high / low) == pytest.approx(2 * 1.2816 * 0.2, rel=0.1)
+
+
+ENGINE_NAMES = ("sglang", "vllm", "trtllm")
+
+
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_every_entry_of_launches_is_for_an_op_of_ours_and_has_its_source(engine):
+    kernels = {
+        "gemm",
+        "bmm",
+        "grouped_gemm",
+        "mla_prefill",
+        "mla_decode",
+        "gqa_prefill",
+        "gqa_decode",
+        "dispatch",
+    }
+    kernels |= {"combine", "all_reduce", "all_gather", "reduce_scatter", *MEMORY_BOUND} - {"reorder"}
+    rows = listed(engine)
+    assert {row.kernel for row in rows} == kernels
+    assert len({(row.kernel, row.dtype, row.backend) for row in rows}) == len(rows)
+    for row in rows:
+        assert row.source.startswith("https://github.com/")
+        assert any(tag in row.source for tag in ("/v0.5.9/", "/v0.17.0/", "/v1.2.0rc6/"))
+        assert 1 <= row.kernels <= 10
+
+
+def test_the_entry_that_says_most_answers():
+    assert kernels_launched("sglang", "gemm", "bf16") == 1
+    assert kernels_launched("sglang", "gemm", "fp8") == 2
+    assert kernels_launched("sglang", "dispatch", "fp8", "deepep-normal") == 5
+    assert kernels_launched("sglang", "grouped_gemm", "fp8", "fused") == 8
+    assert kernels_launched("sglang", "grouped_gemm", "fp8", "contiguous") == 5
+    assert kernels_launched("sglang", "send_recv") == kernels_launched("", "gemm", "fp8") == 1
+
+
+def per_layer(*set_):
+    layers = [s for s in simulate_step(prefill(*set_)).segments if s.layers]
+    engine = set_[0].partition("=")[2]
+    return sum(s.repeat * sum(launches_of(s, engine)) for s in layers) / sum(s.repeat for s in layers)
+
+
+def test_launches_of_a_layer_by_hand():
+    """DeepSeek-V3, FP8, TP8: a layer's kernels as SGLang launches them."""
+    attention = 2 + 2 + 2 + 2 + 2 + 3 + 2  # qkv_a, latents' norms, q_b, rotation and cache, kv_b, core, o
+    dense = 2 + 1 + 2 + 1  # gate and up, activation, down, all-reduce
+    moe = 1 + 2 + (2 + 1 + 2) + 8 + 1  # router, top-k, shared, routed, all-reduce
+    both_kinds = 1 + attention + 1 + 1  # norms before and after, all-reduce between
+    expected = (3 * (both_kinds + dense) + 58 * (both_kinds + moe)) / 61
+    assert per_layer("deployment.engine=sglang") == pytest.approx(expected)
+    fused = per_layer("deployment.engine=sglang", "deployment.fused_norms=true")
+    assert fused == pytest.approx(expected - 2)  # both norms are inside the all-reduces
+
+
+def test_without_an_engine_an_op_is_a_launch():
+    segment = next(s for s in simulate_step(prefill()).segments if s.layers)
+    assert set(launches_of(segment, "")) == {1.0}
+
+
+def test_ops_of_a_step_say_what_they_launch_and_the_host_is_one_row_per_segment():
+    values = answer_step(
+        prefill("deployment.engine=sglang", "deployment.host.launch_us=20"), over_steps=False
+    ).values
+    rows = {(row["segment"], row["name"]): row for row in values["ops"]}
+    assert rows["layers 1", "attention0.q_b"]["launches"] == 2
+    host = rows["layers 1", "host.launches"]
+    own = [
+        row["launches"] for row in values["ops"] if row["segment"] == "layers 1" and row["op_class"] != "host"
+    ]
+    assert host["time_s"] == pytest.approx(20e-6 * sum(own))
+    assert not any(name.startswith("launch.") for _, name in rows)
 
 
 def test_a_host_that_is_waited_for_is_on_the_critical_path():

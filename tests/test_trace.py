@@ -62,7 +62,7 @@ def test_head_is_what_readers_look_for(sbo: Step) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_op_is_a_kernel_and_has_its_launch(schedule: str) -> None:
-    simulated = step(f"deployment.overlap={schedule}", "deployment.host_gap_us=500")
+    simulated = step(f"deployment.overlap={schedule}", "deployment.host.prepare_us=500")
     text = trace_text(simulated, 0)
     kernels, launches = events(text, cat="kernel"), events(text, cat="cuda_runtime")
     ran = [run for run in op_runs(simulated, 0) if run.launch.stream != "host"]
@@ -75,8 +75,25 @@ def test_every_op_is_a_kernel_and_has_its_launch(schedule: str) -> None:
         assert launched[args["correlation"]]["ts"] <= kernel["ts"]
         assert {"flops", "bytes", "bound", "source", "stage", "micro_batch"} <= set(args)
     (gap,) = events(text, cat="cpu_op")
-    assert (gap["name"], gap["dur"]) == ("host.gap", 500.0)
+    assert (gap["name"], gap["dur"]) == ("host.prepare", 500.0)
     assert max(k["ts"] + k["dur"] for k in kernels) == pytest.approx(simulated.step_time_s * 1e6, abs=2e-3)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_eager_op_starts_after_its_launch_which_takes_time(schedule: str) -> None:
+    eager = "deployment.host.decode=eager", "deployment.host.launch_us=7", "deployment.host.prepare_us=500"
+    text = trace_text(step(f"deployment.overlap={schedule}", *eager), 0)
+    launches = {e["args"]["correlation"]: e for e in events(text, cat="cuda_runtime")}
+    kernels = events(text, cat="kernel")
+    assert len(launches) == len(kernels) > 0
+    for kernel in kernels:
+        launch = launches[kernel["args"]["correlation"]]
+        assert launch["dur"] == pytest.approx(7.0, abs=2e-3)
+        assert launch["ts"] + launch["dur"] <= kernel["ts"] + 2e-3
+    ordered = sorted(launches.values(), key=lambda event: event["ts"])
+    assert ordered[0]["ts"] == 500.0
+    gaps = [b["ts"] - a["ts"] - a["dur"] for a, b in pairwise(ordered)]
+    assert max(gaps) < 2e-3 + 7.0  # one launch of an op that takes no time may lie between
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -68,6 +68,11 @@ class OpRun:
         return self.launch.stream in COMPUTE_STREAMS
 
     @property
+    def on_host(self) -> bool:
+        """Whether the host did it: it may be layers ahead of what the GPU runs."""
+        return self.launch.stream == Stream.HOST
+
+    @property
     def place(self) -> str:
         """Where in the model it ran: ``layer 3``, or its segment."""
         return self.launch.segment if self.layer is None else f"layer {self.layer}"

@@ -2,8 +2,8 @@
 
 Times are microseconds. Every op is a ``kernel`` on its stream, with a ``cudaLaunchKernel`` of the same correlation on
 the host; communication kernels are named ``nccl...Kernel...``, by which analyses recognise them. What has no
-counterpart in the model follows one rule: the host launches an op when the one before it on its stream starts, and
-launching takes no time.
+counterpart in the model follows one rule: where no host is described, or a graph is replayed, an op is launched when
+the one before it on its stream starts, and launching takes no time.
 
 Holistic Trace Analysis rounds to whole microseconds unless the environment has ``HTA_DISABLE_NS_ROUNDING=1``; ops are
 a few microseconds long, so its figures agree with perfmodel's only with that set.
@@ -21,6 +21,7 @@ from perfmodel.ops.op import COMMUNICATION_STREAMS, OpClass, Stream
 from perfmodel.output.files import atomic_write
 from perfmodel.output.spans import OpRun, op_runs
 from perfmodel.overlap.analysis import slowest_rank
+from perfmodel.overlap.launch import LAUNCH
 from perfmodel.step import Step
 from perfmodel.units import US
 
@@ -141,14 +142,27 @@ def _timed(runs: Sequence[OpRun], rank: int) -> Iterator[Event]:
     yield from _flows(runs, rank)
     yield from _busy_streams(runs, rank)
     previous_start: dict[Stream, float] = {}
+    launches = {_launched(run, run.launch.name): run for run in runs if run.on_host}
     for correlation, run in enumerate(runs, start=1):
-        if run.launch.stream == Stream.HOST:
-            yield _interval(run, HOST_PROCESS + rank, 0, name=run.launch.name, cat="cpu_op")
+        if run.on_host:
             continue
         yield _kernel(run, rank, correlation)
-        launched_s = previous_start.get(run.launch.stream, 0.0)
-        yield _launch(launched_s, HOST_PROCESS + rank, correlation)
+        launch = launches.pop(_launched(run, f"{LAUNCH}.{run.launch.name}"), None)
+        if launch is None:
+            launched_s = previous_start.get(run.launch.stream, 0.0)
+            yield _launch(launched_s, HOST_PROCESS + rank, correlation)
+        else:
+            yield _launch(launch.start_s, HOST_PROCESS + rank, correlation) | _when(
+                launch.start_s, launch.end_s
+            )
         previous_start[run.launch.stream] = run.start_s
+    for run in launches.values():  # what launched nothing that took time: preparing a step
+        yield _interval(run, HOST_PROCESS + rank, 0, name=run.launch.name, cat="cpu_op")
+
+
+def _launched(run: OpRun, launch: str) -> tuple[int, int, int, str]:
+    """What tells a launch of one op from those of others."""
+    return run.segment, run.iteration, run.launch.micro_batch, launch
 
 
 def _kernel(run: OpRun, rank: int, correlation: int) -> Event:
@@ -209,7 +223,7 @@ def _layers(runs: Iterable[OpRun], rank: int) -> Iterator[Event]:
     """One interval per layer and micro-batch, from its first op's start to its last op's end."""
     ends: dict[tuple[int, str], tuple[float, float]] = {}
     for run in runs:
-        if run.layer is not None:
+        if run.layer is not None and not run.on_host:
             key = (run.launch.micro_batch, run.place)
             start, end = ends.get(key, (run.start_s, run.end_s))
             ends[key] = (min(start, run.start_s), max(end, run.end_s))

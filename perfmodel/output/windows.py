@@ -55,7 +55,8 @@ def step_window(runs: Sequence[OpRun]) -> Window:
 def layer_window(segments: Sequence[Segment], runs: Sequence[OpRun]) -> Window:
     """The middle layer of the longest run of equal layers; of several as long, of the middle one.
 
-    Where layers carry over, two layers as the first micro-batch sees them, with what the others run meanwhile.
+    Where layers carry over, two layers as the first micro-batch sees them, with what the others run meanwhile. From the
+    first to the last op on the GPU: the host is seen with what it does then, for later layers too.
     """
     layers = [i for i, segment in enumerate(segments) if segment.name.startswith("layers")]
     candidates = layers or list(range(len(segments)))
@@ -69,7 +70,9 @@ def layer_window(segments: Sequence[Segment], runs: Sequence[OpRun]) -> Window:
     first_batch = [
         run
         for run in runs
-        if (run.segment, run.iteration) in shown and (not segment.carries or run.launch.micro_batch == 0)
+        if (run.segment, run.iteration) in shown
+        and not run.on_host
+        and (not segment.carries or run.launch.micro_batch == 0)
     ]
     start_s, end_s = min(run.start_s for run in first_batch), max(run.end_s for run in first_batch)
     inside = tuple(
@@ -131,6 +134,8 @@ def lanes_of(window: Window, strips: Iterable[Row]) -> list[str]:
 def _strips(window: Window, runs: Iterable[OpRun], unit_s: float, *, name: Any, base: str) -> list[Row]:
     extents: dict[tuple[int, int, int, str], tuple[float, float]] = {}
     for run in runs:
+        if run.on_host:
+            continue
         key = (run.launch.micro_batch, run.segment, run.iteration, name(run))
         start, end = extents.get(key, (run.start_s, run.end_s))
         extents[key] = (min(start, run.start_s), max(end, run.end_s))

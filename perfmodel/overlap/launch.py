@@ -3,7 +3,8 @@
 Eager: every op gets a launch on :data:`~perfmodel.ops.op.Stream.HOST`, in the order in which ops were added to the
 schedule, and starts when its inputs are there, its stream is free and it has been launched. The host runs ahead of the
 GPU, over layers and segments, except where it waits for it: DeepEP's normal kernels need the counts of what will
-arrive before they can launch the transfer (its README: "the CPU will busily wait for the GPU's signal").
+arrive before they can launch the transfer ("the CPU will wait for GPU's signal to arrive, so this is not compatible
+with CUDA graph": https://github.com/deepseek-ai/DeepEP/blob/main/docs/legacy.md).
 
 Graph: one replay launches everything; kernels pay a gap each and joins of streams theirs, where those are stated.
 """
@@ -79,6 +80,23 @@ def _launches(op: Op, timing: Timing, engine: str) -> float:
         return 0.0
     kernels = kernels_launched(engine, op.kernel, op.dtype, op.backend)
     return kernels * float(op.shape["share"]) if op.kernel == "grouped_gemm" else kernels
+
+
+def merged_launches(segment: Segment) -> Segment:
+    """For people: the segment with its launches as one task at the end, and nothing that waits for them."""
+    launches = [i for i, task in enumerate(segment.tasks) if task.op.kernel == LAUNCH]
+    if not launches:
+        return segment
+    kept = [i for i in range(len(segment.tasks)) if i not in launches]
+    total: Num = sum(segment.timings[i].seconds for i in launches)
+    kernels = sum(segment.tasks[i].op.shape["kernels"] for i in launches)
+    op = Op("host.launches", OpClass.HOST, LAUNCH, Stream.HOST, shape={"kernels": kernels})
+    tasks = [replace(segment.tasks[i], after=(), after_previous=()) for i in kept]
+    return replace(
+        segment,
+        tasks=(*tasks, Task(op, ())),
+        timings=(*(segment.timings[i] for i in kept), _given(total)),
+    )
 
 
 def _eager(segments: Sequence[Segment], deployment: Deployment) -> list[Segment]:

@@ -7,13 +7,12 @@ each op will have been launched, so it needs no rounds for that, for one iterati
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.kernels.timing import Timing
-from perfmodel.numeric import Num
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
 from perfmodel.overlap.graph import Segment, Task
 
@@ -83,7 +82,7 @@ class State:
         """How long before the end the host was done."""
         return self.now - self.host_end
 
-    def run(self) -> "State":
+    def run(self) -> Self:
         """To the end."""
         while self.advance():
             pass
@@ -231,9 +230,9 @@ class LaunchedState(State):
         kept, tasks, timings = _on_gpu(segment)
         super().__init__(Segment(segment.name, tasks, timings), size, iterations=1, contention=contention)
         self.launched = np.full((self.total_tasks + 1, size), -np.inf)
-        self.blocks = _blocks(segment, kept)
-        for tasks, _ in (one for block in self.blocks for one in block.launches):
-            self.launched[tasks] = np.inf
+        self.blocks = _blocks(segment, kept, size)
+        for launched, _ in (one for block in self.blocks for one in block.launches):
+            self.launched[launched] = np.inf
         self.felt = np.zeros(size, dtype=bool)  # whether an op waited for its launch alone
         self.host_end = -lead
         self.ends = np.full((self.total_tasks + 1, size), np.inf)
@@ -279,7 +278,7 @@ class LaunchedState(State):
                 there = self.ends[np.ix_(block.waits, own)].max(axis=0)
                 own, start = own[np.isfinite(there)], np.maximum(start, there)[np.isfinite(there)]
             for tasks, seconds in block.launches:
-                start = start + (seconds[own] if isinstance(seconds, np.ndarray) else seconds)
+                start = start + seconds[own]
                 for task in tasks:
                     self.launched[task, own] = start
             self.host_end[own] = start
@@ -291,11 +290,11 @@ class _Block(NamedTuple):
 
     waits: list[int]
     """Tasks on the GPU."""
-    launches: list[tuple[list[int], Num]]
-    """What is launched, and how long that takes the host, s."""
+    launches: list[tuple[list[int], FloatArray]]
+    """What is launched, and how long that takes the host, s, one per scenario."""
 
 
-def _blocks(segment: Segment, kept: Sequence[int]) -> list[_Block]:
+def _blocks(segment: Segment, kept: Sequence[int], size: int) -> list[_Block]:
     place = {old: new for new, old in enumerate(kept)}
     launches: dict[int, list[int]] = {}
     for index, new in place.items():
@@ -307,7 +306,8 @@ def _blocks(segment: Segment, kept: Sequence[int]) -> list[_Block]:
             continue
         if task.after:
             blocks.append(_Block([place[other] for other in task.after if other in place], []))
-        blocks[-1].launches.append((launches.get(index, []), timing.seconds))
+        seconds = np.broadcast_to(np.asarray(timing.seconds, dtype=float), (size,))
+        blocks[-1].launches.append((launches.get(index, []), seconds))
     return blocks
 
 
