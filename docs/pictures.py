@@ -13,18 +13,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from calibrate import skew
+from perfmodel.engines.known_routing import fitted_skew
+from perfmodel.load import load_scenario
 from perfmodel.output.colours import OP_CLASS_COLOURS, op_class_name
 from perfmodel.output.spans import op_runs
 from perfmodel.routing.activation import activation
 from perfmodel.routing.controller import ToyRouter, simulate
 from perfmodel.routing.stability import linearise
-from perfmodel.load import load_scenario
-from perfmodel.step import predict_steps
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.units import MS
-from perfmodel.engines.known_routing import fitted_skew
 
 HERE = Path(__file__).parent
 SCENARIO = "longcat-flash-h800"
