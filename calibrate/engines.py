@@ -66,7 +66,7 @@ CONSTANTS = (
     Constant("deployment.host.node_us", (0.0, 1.0, 3.0), 0.0),
     Constant("deployment.host.prepare_us", (0.0, 3_000.0), 0.0),
     Constant("serving.front_end.latency_s", (0.0, 0.2), 0.0),
-    Constant("serving.front_end.request_s", (0.0, 0.005, 0.016), 0.0),
+    Constant("serving.front_end.request_s", (0.0, 0.004, 0.008), 0.0),
     Constant("serving.front_end.chunk_s", (0.0, 1e-4, 2.5e-4), 0.0),
 )
 """Bounds: 3 to 30 us per eager launch (a launch alone, and one through Python and its dispatchers)."""
