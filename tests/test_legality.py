@@ -160,3 +160,12 @@ def test_every_rule_says_where_it_was_read():
     for rule in (*found.widths, *found.formats, *found.attention, found.heads, found.whole_experts):
         assert rule.url.startswith("https://")
         assert rule.engines
+
+
+@pytest.mark.parametrize("engine", ["sglang", "trtllm", "vllm"])
+@pytest.mark.parametrize(("cluster", "experts"), [("h200-ib", "int4"), ("b200-ib", "fp4")])
+def test_gpt_oss_is_padded_whatever_format_stands_in_for_its_own(engine, cluster, experts):
+    """Runs at TP8 (2880 / 8 = 360) are published for all three; MXFP4 slices are padded to whole blocks."""
+    sets = (f"cluster={cluster}", f"deployment.engine={engine}", f"deployment.precision.experts={experts}")
+    linear = "deployment.precision.linear=bf16"
+    assert refusal(tensor_parallel(8, "model=gpt-oss-120b", *sets, linear)) is None
