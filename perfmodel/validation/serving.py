@@ -12,13 +12,14 @@ from typing import Any
 from perfmodel.errors import PerfModelError
 from perfmodel.load import apply_override, build_scenario
 from perfmodel.ops.work import tokens_per_step
+from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std, has_contention, predict_steps, step_segments
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
-from perfmodel.validation.names import MODELS, SYSTEMS
+from perfmodel.validation.names import gpu_named
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import gpu_in
+from perfmodel.validation.runs import is_own, model_of, place_of
 from perfmodel.validation.steps import StepPrediction, bounds, predict_step
 from perfmodel.validation.suites import Progress
 
@@ -78,7 +79,7 @@ def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None)
         "measured": float(record["value"]) * scale(record),
         "role": role,
         "source": record.get("source", ""),
-        "system": gpu_in(SYSTEMS[record["system"]]) if record["system"] in SYSTEMS else "",
+        "system": gpu_named(record["system"]),
         "engine": known_engine(record["framework"]),
     }
     try:
@@ -124,10 +125,12 @@ def missing(record: Mapping[str, str]) -> str:
         return f"{record['metric']}: the row states neither layout nor batch of what it compares"
     if record["metric"] not in METRICS:
         return f"metric {record['metric']}: not a quantity of one step"
-    if record["model"] not in MODELS:
+    if model_of(record) is None:
         return f"model {record['model']} is not in the catalogue"
-    if record["system"] not in SYSTEMS:
-        return f"system {record['system']}: no calibration"
+    if not gpu_named(record["system"]):
+        return f"system {record['system']}: no calibration, and not in the catalogue (perfmodel show clusters)"
+    if record["mtp"] not in ("", "no") and is_own(record) and not _mtp(record):
+        return f"mtp {record['mtp']!r}: must be like '2 draft tokens, accepted length 1.8' or no"
     if record["mtp"].startswith("yes") and "model has" not in record["mtp"]:
         return "MTP with an acceptance that the row does not state"
     if record["metric"].startswith("dispatch") and not record["batch_per_gpu"]:
@@ -147,7 +150,6 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
     Raises:
         PerfModelError: a cell that can't be read, or a layout that the model does not allow.
     """
-    cluster = SYSTEMS[record["system"]]
     decode = record["phase"] == "decode"
     ep, dp = _number("EP", record["moe_parallel"]), _number("DP", record["attn_parallel"])
     dp, tp = dp or ep, _number("TP", record["attn_parallel"]) or 1
@@ -163,7 +165,7 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
         "overlap": "tbo" if _two_batches(record) else "sequential",
         "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
     }
-    model = MODELS[record["model"]]
+    model = model_of(record)
     experts = 256 if model == "deepseek-v3" else 0
     stated = re.search(r"\(\+?(\d+) redundant", record["moe_parallel"])
     deployment["redundant_experts"] = int(stated[1]) if stated else -experts % ep if experts else 0
@@ -187,7 +189,7 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
     document: dict[str, Any] = {
         "name": record["id"],
         "model": model,
-        "cluster": cluster,
+        **place_of(record["system"]),
         "deployment": deployment,
         "routing": routing,
     }
@@ -257,21 +259,6 @@ def _mtp(record: Mapping[str, str]) -> dict[str, Any]:
     if not record["mtp"].startswith("simulated"):
         return {}
     return {"mtp": {"draft_tokens": 1, "acceptance": int(match[1]) / 100.0 if match else 0.6}}
-
-
-def acceptance_of(drafts: int, length: float) -> float:
-    """The acceptance a of each draft with 1 + a + ... + a^drafts = ``length``, the mean tokens per step.
-
-    Raises:
-        PerfModelError: no acceptance gives that length.
-    """
-    if not 1.0 <= length <= drafts + 1.0:
-        raise PerfModelError(f"accepted length {length}: must be from 1 to {drafts + 1} with {drafts} drafts")
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if sum(middle**i for i in range(drafts + 1)) < length else (low, middle)
-    return high
 
 
 def _two_batches(record: Mapping[str, str]) -> bool:
