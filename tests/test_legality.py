@@ -11,7 +11,7 @@ from perfmodel.explore.curve import batch_curve
 from perfmodel.serving.serve import serve
 from perfmodel.spec import catalogue
 from perfmodel.load import load_scenario
-from perfmodel.validation import silicon
+from perfmodel.validation import names, silicon
 from tests.test_limits import tensor_parallel
 
 QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
@@ -116,8 +116,8 @@ def test_every_command_says_the_same():
         "precision": "fp8", "mode": "agg", "gpus": "8", "parallel_or_prefill": "tp8 dp1 moe_tp8 ep1", "decode": "",
         "concurrency": "8", "isl": "1000", "osl": "1000", "ttft_ms": "", "tpot_ms": "10", "note": "", "measured": "",
     }  # fmt: skip
-    record["system"] = next(name for name in silicon.SYSTEMS if name.startswith("h100"))
-    record["model"] = next(name for name, own in silicon.MODELS.items() if own == "qwen3-235b-a22b")
+    record["system"] = next(name for name in names.SYSTEMS if name.startswith("h100"))
+    record["model"] = next(name for name, own in names.MODELS.items() if own == "qwen3-235b-a22b")
     step, reason = silicon.predict(record)
     assert step is None
     assert reason == expected

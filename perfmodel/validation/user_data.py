@@ -203,6 +203,7 @@ LAYOUTS: Mapping[str, Layout] = {
             **dict.fromkeys(("isl_or_kv", "osl"), partial(_or_empty, check=_positive)),
             **dict.fromkeys(("framework", "batch_per_gpu", "attn_parallel", "moe_parallel"), _anything),
             **dict.fromkeys(("precision", "mtp", "routing", "kind", "source"), _anything),
+            **_perhaps("set", _settings),
         },
         figures=("value",),
     ),
