@@ -11,7 +11,7 @@ from perfmodel.explore.curve import batch_curve
 from perfmodel.serving.serve import serve
 from perfmodel.spec import catalogue
 from perfmodel.load import load_scenario
-from perfmodel.validation import silicon
+from perfmodel.validation import names, silicon
 from tests.test_limits import tensor_parallel
 
 QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
@@ -116,8 +116,8 @@ def test_every_command_says_the_same():
         "precision": "fp8", "mode": "agg", "gpus": "8", "parallel_or_prefill": "tp8 dp1 moe_tp8 ep1", "decode": "",
         "concurrency": "8", "isl": "1000", "osl": "1000", "ttft_ms": "", "tpot_ms": "10", "note": "", "measured": "",
     }  # fmt: skip
-    record["system"] = next(name for name in silicon.SYSTEMS if name.startswith("h100"))
-    record["model"] = next(name for name, own in silicon.MODELS.items() if own == "qwen3-235b-a22b")
+    record["system"] = next(name for name in names.SYSTEMS if name.startswith("h100"))
+    record["model"] = next(name for name, own in names.MODELS.items() if own == "qwen3-235b-a22b")
     step, reason = silicon.predict(record)
     assert step is None
     assert reason == expected
@@ -160,3 +160,12 @@ def test_every_rule_says_where_it_was_read():
     for rule in (*found.widths, *found.formats, *found.attention, found.heads, found.whole_experts):
         assert rule.url.startswith("https://")
         assert rule.engines
+
+
+@pytest.mark.parametrize("engine", ["sglang", "trtllm", "vllm"])
+@pytest.mark.parametrize(("cluster", "experts"), [("h200-ib", "int4"), ("b200-ib", "fp4")])
+def test_gpt_oss_is_padded_whatever_format_stands_in_for_its_own(engine, cluster, experts):
+    """Runs at TP8 (2880 / 8 = 360) are published for all three; MXFP4 slices are padded to whole blocks."""
+    sets = (f"cluster={cluster}", f"deployment.engine={engine}", f"deployment.precision.experts={experts}")
+    linear = "deployment.precision.linear=bf16"
+    assert refusal(tensor_parallel(8, "model=gpt-oss-120b", *sets, linear)) is None

@@ -28,7 +28,7 @@ from perfmodel.validation.user_data import read_measurements
 
 ROW_KEYS = {
     "suite", "id", "model", "quantity", "unit", "measured", "predicted", "low", "high", "error_pct", "role", "reason",
-    "source", "matches_printed", "peer_predicted", "system", "engine",
+    "source", "matches_printed", "peer_predicted", "system", "engine", "settings",
 }  # fmt: skip
 SUMMARY_KEYS = {
     "suite", "quantity", "role", "n", "answered", "median_abs_pct", "mean_abs_pct", "bias_pct", "coverage_pct",
@@ -322,7 +322,7 @@ BAD_FILES = {
     "unknown column": (csv_text(SILICON).replace("tpot_ms", "tpott_ms").encode(), ("'tpott_ms'", "tpot_ms?")),
     "missing column": (
         csv_text({"id": "a", "ttft_ms": "1"}).encode(),
-        ("missing", "concurrency", "parallel_or_prefill"),
+        ("missing", "model", "parallel_or_prefill"),
     ),
     "no figure's column": (
         csv_text({k: v for k, v in SILICON.items() if not k.endswith("_ms")}).encode(),

@@ -44,6 +44,9 @@ class WidthRule(Rule):
     """Elements of a block."""
     name: str
     """The format, for people."""
+    padded_models: tuple[str, ...] = ()
+    """Models (as ``Model.family`` or by name) whose slices engines pad: their own format has no rule, and this one
+    stands in for it."""
 
 
 class FormatRule(Rule):
@@ -203,7 +206,8 @@ def _width_problem(s: Scenario) -> str | None:
             bound = (
                 s.deployment.engine in rule.engines and cut.dtype in rule.formats and cut.part in rule.parts
             )
-            if bound and not cut.whole(rule.multiple):
+            padded = cut.part == "experts" and {s.model.family, s.model.name} & set(rule.padded_models)
+            if bound and not padded and not cut.whole(rule.multiple):
                 return (
                     f"deployment.{cut.key} = {cut.parts} slices {cut.what} of width {cut.width} to "
                     f"{cut.width / cut.parts:g}, no multiple of {rule.multiple} ({rule.name}), so {_engine(s)} refuses "

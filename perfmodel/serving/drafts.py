@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.errors import SpecError
+
 Ints = NDArray[np.int64]
 
 MTP_STREAM = 41
@@ -41,3 +43,18 @@ def _steps(rng: np.random.Generator, wanted: Ints, draft_tokens: int, acceptance
         end = int(np.searchsorted(made, made[at] + tokens))
         steps[row], at = end - at, end
     return steps
+
+
+def acceptance_of(drafts: int, length: float) -> float:
+    """The acceptance a of each draft with 1 + a + ... + a^drafts = ``length``, the mean tokens per step.
+
+    Raises:
+        SpecError: no acceptance gives that length.
+    """
+    if not 1.0 <= length <= drafts + 1.0:
+        raise SpecError(f"accepted length {length}: must be from 1 to {drafts + 1} with {drafts} drafts")
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if sum(middle**i for i in range(drafts + 1)) < length else (low, middle)
+    return high

@@ -5,9 +5,8 @@ DeepSeek's production averages and profile on H800, SGLang on 96 H100, and point
 
 from perfmodel.validation import roles
 from perfmodel.validation.measured import identities
-from perfmodel.validation.names import SYSTEMS
+from perfmodel.validation.names import SYSTEMS, gpu_in
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import gpu_in
 from perfmodel.validation.serving import Gain, predict_rows
 from perfmodel.validation.suites import Progress
 

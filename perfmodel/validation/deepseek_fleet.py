@@ -22,9 +22,8 @@ from perfmodel.spec.workload import Workload
 from perfmodel.validation import roles
 from perfmodel.validation.full_batches import Lengths, full_batches, lengths_with, middle, uniform
 from perfmodel.validation.measured import identities
-from perfmodel.validation.names import SYSTEMS
+from perfmodel.validation.names import SYSTEMS, gpu_in
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import gpu_in
 from perfmodel.validation.serving import engine_of, scenario_of
 from perfmodel.validation.suites import Progress
 

@@ -1,4 +1,7 @@
-"""Models and systems as published rows print them, and what the catalogue calls them."""
+"""Models and systems as published rows and users write them, and what the catalogue calls them."""
+
+from perfmodel.spec import catalogue
+from perfmodel.spec.documents import read_document
 
 MODELS = {
     "DeepSeek-V3": "deepseek-v3",
@@ -39,3 +42,35 @@ SYSTEMS = {
     "gb200": "gb200-nvl72",
 }
 """System as printed -> catalogue cluster."""
+
+
+def cluster_named(system: str) -> str:
+    """Catalogue cluster of a system: as printed, its own name, or the usual one of a GPU; empty: none is known."""
+    stated = SYSTEMS.get(system, system)
+    if stated in catalogue.names("clusters"):
+        return stated
+    return next((one for one in catalogue.names("clusters") if gpu_in(one) == stated), "")
+
+
+def gpu_named(system: str) -> str:
+    """Catalogue GPU of a system, or the calibration that describes a device of its own; empty: none is known."""
+    cluster = cluster_named(system)
+    if cluster:
+        return gpu_in(cluster)
+    return system if system in catalogue.names("calibrations") else ""
+
+
+def gpu_in(cluster: str) -> str:
+    """Catalogue GPU of a catalogue cluster."""
+    return str(catalogue.entry("clusters", cluster)["gpu"])
+
+
+def architecture_of(system: str) -> str:
+    """Architecture of a system's GPU; empty: the system is not known."""
+    gpu = gpu_named(system)
+    if not gpu:
+        return ""
+    if gpu in catalogue.names("gpus"):
+        return str(catalogue.entry("gpus", gpu)["architecture"])
+    cluster = read_document(catalogue.calibration_path(gpu)).get("cluster") or {}
+    return str(cluster.get("gpu", {}).get("architecture", ""))

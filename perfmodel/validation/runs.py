@@ -1,25 +1,29 @@
-"""A measured run as the scenario that its user would write: model, cluster, engine, layout, lengths, and what was set.
+"""A measured run as the scenario that its user would write: model, cluster, engine, layout, traffic, and what was set.
 
 Everything else is the engine's defaults, filled in as they are for everybody (:mod:`perfmodel.engines`): what
-``validate`` measures is what a user gets.
+``validate`` measures is what a user gets. Published rows have the columns of ``silicon_serving.csv``, a user's may have
+more of them (``docs/validate.md``).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.engines.profile import profile
-from perfmodel.errors import PerfModelError, SpecError
-from perfmodel.load import apply_override, build_scenario
+from perfmodel.engines import profile as engines
+from perfmodel.errors import PerfModelError
+from perfmodel.load import CALIBRATED, apply_override, build_scenario
+from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
-from perfmodel.validation.names import MODELS, SYSTEMS
+from perfmodel.spec.workload import DEFAULT_REQUESTS
+from perfmodel.validation.names import MODELS, cluster_named, gpu_named
 from perfmodel.validation.setups import Setup, setup_of
+from perfmodel.validation.user_data import FOLDER, settings_in
 
 MODES = ("agg", "disagg")
 PRECISIONS = ("fp4", "mxfp4", "fp8", "int4", "bf16")
-ENGINES = ("sglang", "trtllm", "vllm")
 MANY, WAVES_OF_MANY = 1000, 3
 """Disaggregated rows with more slots than this have so many prompts per slot: the largest has 8,192 slots."""
 
@@ -52,72 +56,98 @@ class Layout:
 
 def unknown(record: Mapping[str, str]) -> str:
     """What the row does not state or the catalogue does not have; empty: nothing is missing."""
-    if not record["concurrency"]:
-        return record.get("note") or "the row states no concurrency"
+    if not record["concurrency"] and not record.get("request_rate"):
+        return record.get("note") or "the row states no concurrency and no request_rate"
     if model_of(record) is None:
-        return f"model {record['model']} is not in the catalogue"
-    if cluster_of(record) is None:
-        return f"system {record['system']}: no calibration"
-    if record["mode"] not in MODES:
+        return f"model {record['model']} is not in the catalogue{_or_a_config(record)}"
+    if not gpu_named(record["system"]):
+        return (
+            f"system {record['system']}: no calibration, and not in the catalogue (perfmodel show clusters)"
+        )
+    if record["mode"] not in ("", *MODES):
         return f"mode {record['mode']!r}: must be {' or '.join(MODES)}"
-    if record["precision"] not in PRECISIONS:
+    if record["precision"] not in ("", *PRECISIONS):
         return f"precision {record['precision']!r}: must be one of {', '.join(PRECISIONS)}"
-    if record["backend"] not in ENGINES:
-        return f"backend {record['backend']!r}: must be one of {', '.join(ENGINES)}"
+    if record["backend"] not in ("", *engines.names()):
+        return f"backend {record['backend']!r}: must be one of {', '.join(engines.names())}"
     return ""
 
 
+def is_own(record: Mapping[str, str]) -> bool:
+    """Whether the row is a user's: nothing is known of it but what it states."""
+    return FOLDER in record
+
+
+def _or_a_config(record: Mapping[str, str]) -> str:
+    return ", and no config.json is there" if is_own(record) else ""
+
+
 def model_of(record: Mapping[str, str]) -> str | None:
-    """Catalogue name, or the path of a config, of a row's model; None: not known."""
+    """Catalogue name of a row's model, or the path of a config.json or its folder (in a user's row, from the folder of
+    the file); None: not known.
+    """
     stated = record["model"]
     if stated in MODELS:
         return MODELS[stated]
-    return stated if stated in catalogue.names("models") or stated.endswith(".json") else None
+    if stated in catalogue.names("models"):
+        return stated
+    path = os.path.abspath(os.path.join(record[FOLDER], stated)) if is_own(record) else ""
+    if path and os.path.isdir(path):
+        path = os.path.join(path, "config.json")
+    return path if os.path.isfile(path) else None
 
 
-def cluster_of(record: Mapping[str, str]) -> str | None:
-    """Catalogue cluster of a row's system (as printed, or its own name); None: not known, or not calibrated."""
-    stated = SYSTEMS.get(record["system"], record["system"])
-    if stated not in catalogue.names("clusters"):
-        return None
-    return stated if gpu_of(record) in catalogue.names("calibrations") else None
+def apart(record: Mapping[str, str]) -> bool:
+    """Whether prompts are computed by replicas of their own."""
+    return record["mode"] == "disagg"
 
 
-def gpu_of(record: Mapping[str, str]) -> str:
-    """Catalogue GPU of a row's system; empty: the catalogue has none."""
-    stated = SYSTEMS.get(record["system"], record["system"])
-    return gpu_in(stated) if stated in catalogue.names("clusters") else ""
-
-
-def gpu_in(cluster: str) -> str:
-    """Catalogue GPU of a catalogue cluster."""
-    return str(catalogue.entry("clusters", cluster)["gpu"])
+def remarks(record: Mapping[str, str]) -> str:
+    """What of a user's row was answered otherwise than a reader would expect; empty: nothing."""
+    if not is_own(record):
+        return ""
+    found, gpu, version = [], gpu_named(record["system"]), record.get("backend_version") or ""
+    if gpu not in catalogue.names("calibrations") and "calibration" not in settings_in(
+        record.get("set") or ""
+    ):
+        found.append(f"no calibration for {gpu}: kernels by roofline")
+    if version and not stated_version(record):
+        found.append(f"backend_version {version} names no release: answered as {engine_name(record)}")
+    return "; ".join(found)
 
 
 def stated_version(record: Mapping[str, str]) -> str:
     """The version of the engine where the row names a release; empty: it names none (a nightly, an image)."""
     found = re.match(r"~?(\d+\.\d+[\w.]*)$", record.get("backend_version") or "")
-    if not found or (
-        found[1].startswith("0.") and record["backend"] == "trtllm"
-    ):  # Dynamo's image, not the engine
-        return ""
-    return found[1]
+    image = record["backend"] == "trtllm" and not is_own(
+        record
+    )  # 0.x is that of Dynamo's image, not the engine's
+    return "" if not found or (image and found[1].startswith("0.")) else found[1]
 
 
 def overrides_of(record: Mapping[str, str], setup: Setup | None = None) -> dict[str, Any]:
-    """What was set beyond engine, layout and lengths: key paths and values, from rules and the row's own ``set``.
+    """What was set beyond engine, layout and traffic: key paths and values, from rules, drafts and the row's ``set``.
 
     Raises:
-        SpecError: ``set`` is not of the form ``key.path=value; key.path=value``.
+        SpecError: ``set`` is not of the form ``key.path=value; key.path=value``, or no acceptance gives the length.
     """
     setup = setup or setup_of(record)
-    found = setup.overrides(float(record["concurrency"] or 1), float(record["isl"]))
-    for text in filter(None, (part.strip() for part in (record.get("set") or "").split(";"))):
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise SpecError(f"set = {text!r}: must be key.path=value, with ; between")
-        found[key.strip()] = value.strip()
-    return found
+    found = setup.overrides(float(record["concurrency"] or 1), float(record["isl"] or 0))
+    return found | drafts_of(record) | settings_in(record.get("set") or "")
+
+
+def drafts_of(record: Mapping[str, str]) -> dict[str, Any]:
+    """Speculative decoding as a row states it: ``mtp`` drafts with an acceptance, or the tokens accepted per step."""
+    drafts = int(float(record.get("mtp") or 0))
+    if not drafts:
+        return {}
+    stated, length = record.get("acceptance"), record.get("accepted_length")
+    acceptance = float(stated) if stated else acceptance_of(drafts, float(length or 0))
+    plain = f"{acceptance:.9f}".rstrip("0")  # YAML reads 1e-05 as a word
+    return {
+        "deployment.mtp.draft_tokens": drafts,
+        "deployment.mtp.acceptance": plain + "0" if plain[-1] == "." else plain,
+    }
 
 
 def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None = None) -> Scenario:
@@ -138,50 +168,84 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
 
 def document_of(record: Mapping[str, str], setup: Setup) -> dict[str, Any]:
     """The scenario's document: what the columns say, and nothing else."""
-    apart = record["mode"] == "disagg"
     first = parse_layout(record["parallel_or_prefill"])
-    if not apart:
+    if not apart(record):
         first = corrected(first, setup)
         if record["gpus"] and float(record["gpus"]) != first.gpus:
             raise PerfModelError(
                 f"gpus = {record['gpus']}: the layout {record['parallel_or_prefill']!r} has {first.gpus}"
             )
-    own = parse_layout(record["decode"]) if apart else first
+    own = parse_layout(record["decode"]) if apart(record) else first
     version = stated_version(record)
     document: dict[str, Any] = {
         "name": record["id"],
         "model": model_of(record),
-        "cluster": cluster_of(record),
-        "engine": {"name": record["backend"], **({"version": version} if version else {})},
+        **place_of(record["system"]),
         "deployment": own.section,
         "serving": {"replicas": own.instances} if own.instances > 1 else {},
         "workload": workload_of(record, setup),
     }
-    if apart:
+    if record["backend"]:
+        document["engine"] = {"name": record["backend"], **({"version": version} if version else {})}
+    if apart(record):
         document["prefill"] = {"deployment": first.section, "serving": {"replicas": first.instances}}
     return document
 
 
+def place_of(system: str) -> dict[str, Any]:
+    """The cluster of a system; of a device that a calibration alone describes, that one. A figure of time needs no
+    price, so what has none in the catalogue gets one.
+    """
+    cluster, gpu = cluster_named(system), gpu_named(system)
+    priced = any(
+        gpu in catalogue.entry("prices", name).get("default_for", ()) for name in catalogue.names("prices")
+    )
+    prices = {} if priced else {"prices": {"usd_per_gpu_hour": 1.0}}
+    return {**({"cluster": cluster} if cluster else {"cluster": CALIBRATED, "calibration": system}), **prices}
+
+
 def workload_of(record: Mapping[str, str], setup: Setup) -> dict[str, Any]:
-    """The closed loop as the row's client drives it."""
-    slots = int(float(record["concurrency"]))
-    return {
-        "max_concurrency": slots,
-        "num_requests": max(1, round(waves_of(record, setup) * slots)),
-        "input_tokens": _lengths(float(record["isl"]), setup),
-        "output_tokens": _lengths(max(1.0, float(record["osl"])), setup),
+    """The traffic as the row's client sends it: a closed loop, a rate (with or without a cap), or all at once."""
+    found: dict[str, Any] = {}
+    if record["concurrency"]:
+        found["max_concurrency"] = int(float(record["concurrency"]))
+    for name in ("request_rate", "burstiness"):
+        text = record.get(name)
+        if text:
+            found[name] = text if text == "inf" else float(text)
+    warm_up = int(float(record.get("warm_up_requests") or 0))
+    if warm_up:
+        found["warm_up_requests"] = warm_up
+    return found | {
+        "num_requests": prompts_of(record, setup) + warm_up,
+        "input_tokens": _lengths("isl", record, setup),
+        "output_tokens": _lengths("osl", record, setup),
     }
+
+
+def prompts_of(record: Mapping[str, str], setup: Setup) -> int:
+    """Requests that are judged: as stated, or so many per slot, or as many as a scenario has."""
+    if record.get("num_prompts"):
+        return int(float(record["num_prompts"]))
+    if not record["concurrency"]:
+        return DEFAULT_REQUESTS
+    return max(1, round(waves_of(record, setup) * int(float(record["concurrency"]))))
 
 
 def waves_of(record: Mapping[str, str], setup: Setup) -> float:
     """Prompts per slot that are simulated."""
-    many = record["mode"] == "disagg" and float(record["concurrency"]) > MANY
+    many = apart(record) and float(record["concurrency"]) > MANY
     return min(setup.prompts_per_slot, WAVES_OF_MANY) if many else setup.prompts_per_slot
 
 
-def _lengths(stated: float, setup: Setup) -> Any:
-    """All alike, or uniform between the client's bounds."""
-    low, high = (max(1, round(stated * r)) for r in (setup.lowest_length_ratio, setup.highest_length_ratio))
+def _lengths(name: str, record: Mapping[str, str], setup: Setup) -> Any:
+    """All alike, or uniform between the bounds that the row states, or the client's."""
+    if record.get(f"{name}_min"):
+        low, high = (int(float(record[f"{name}_{bound}"])) for bound in ("min", "max"))
+    else:
+        stated = max(1.0, float(record[name]))
+        ratios = (setup.lowest_length_ratio, setup.highest_length_ratio)
+        low, high = (max(1, round(stated * ratio)) for ratio in ratios)
     return high if low >= high else {"min": low, "max": high}
 
 
@@ -228,5 +292,7 @@ def corrected(layout: Layout, setup: Setup) -> Layout:
 
 def engine_name(record: Mapping[str, str]) -> str:
     """Engine and version in words."""
-    own = profile(record["backend"], stated_version(record))
+    if not record["backend"]:
+        return "no engine"
+    own = engines.profile(record["backend"], stated_version(record))
     return f"{own.title} {own.version}"

@@ -9,18 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perfmodel.engines.profile import names as engines
 from perfmodel.errors import PerfModelError
 from perfmodel.load import apply_override, build_scenario
 from perfmodel.ops.work import tokens_per_step
+from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std, drawable, has_contention, predict_steps
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
-from perfmodel.validation.names import MODELS, SYSTEMS
+from perfmodel.validation.names import gpu_named
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import gpu_in
+from perfmodel.validation.runs import PRECISIONS, is_own, model_of, place_of, remarks
+from perfmodel.validation.setups import setup_of
 from perfmodel.validation.steps import StepPrediction, bounds, predict_step
 from perfmodel.validation.suites import Progress
+from perfmodel.validation.user_data import settings_in
 
 ENGINES = {"in-house": "deepseek", "SGLang": "sglang", "vLLM": "vllm", "TensorRT-LLM": "trtllm"}
 """Framework as printed (its first words) -> engine."""
@@ -78,7 +82,7 @@ def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None)
         "measured": float(record["value"]) * scale(record),
         "role": role,
         "source": record.get("source", ""),
-        "system": gpu_in(SYSTEMS[record["system"]]) if record["system"] in SYSTEMS else "",
+        "system": gpu_named(record["system"]),
         "engine": known_engine(record["framework"]),
     }
     try:
@@ -91,7 +95,12 @@ def _row_of(record: Mapping[str, str], suite: str, role: str, gain: Gain | None)
         predicted, low, high = quantity_of(predict_step(scenario_of(record)), quantity)
     except PerfModelError as error:
         return Row(predicted=None, reason=str(error), **common)
-    return Row(predicted=predicted, low=low, high=high, **common)
+    told: dict[str, Any] = {"reason": remarks(record) or None, "settings": _listed(record)}
+    return Row(predicted=predicted, low=low, high=high, **common, **told)
+
+
+def _listed(record: Mapping[str, str]) -> str:
+    return "; ".join(f"{path}={value}" for path, value in settings_of(record).items())
 
 
 def scale(record: Mapping[str, str]) -> float:
@@ -124,14 +133,20 @@ def missing(record: Mapping[str, str]) -> str:
         return f"{record['metric']}: the row states neither layout nor batch of what it compares"
     if record["metric"] not in METRICS:
         return f"metric {record['metric']}: not a quantity of one step"
-    if record["model"] not in MODELS:
+    if model_of(record) is None:
         return f"model {record['model']} is not in the catalogue"
-    if record["system"] not in SYSTEMS:
-        return f"system {record['system']}: no calibration"
+    if not gpu_named(record["system"]):
+        return (
+            f"system {record['system']}: no calibration, and not in the catalogue (perfmodel show clusters)"
+        )
+    if record["mtp"] not in ("", "no") and is_own(record) and not _mtp(record):
+        return f"mtp {record['mtp']!r}: must be like '2 draft tokens, accepted length 1.8' (or acceptance 0.6), or no"
     if record["mtp"].startswith("yes") and "model has" not in record["mtp"]:
         return "MTP with an acceptance that the row does not state"
     if record["metric"].startswith("dispatch") and not record["batch_per_gpu"]:
         return "the row states no batch"
+    if is_own(record) and record["phase"] not in ("decode", "prefill"):
+        return f"phase {record['phase']!r}: must be decode or prefill"
     if record["phase"] not in ("decode", "prefill"):
         return "the row states no batch: it was run at the largest load that fits"
     if not record["batch_per_gpu"]:
@@ -144,56 +159,95 @@ def missing(record: Mapping[str, str]) -> str:
 def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None = None) -> Scenario:
     """The step that a row describes; ``constants`` (key paths and values) replace the engine's own.
 
+    A published row runs sequentially unless it says otherwise, with attention and cache in BF16; a user's has its
+    engine's defaults, and what it states.
+
     Raises:
         PerfModelError: a cell that can't be read, or a layout that the model does not allow.
     """
-    cluster = SYSTEMS[record["system"]]
-    decode = record["phase"] == "decode"
-    ep, dp = _number("EP", record["moe_parallel"]), _number("DP", record["attn_parallel"])
-    dp, tp = dp or ep, _number("TP", record["attn_parallel"]) or 1
+    deployment = {"phase": record["phase"], **_layout(record), **_work(record), **_engine(record)}
+    document: dict[str, Any] = {
+        "name": record["id"],
+        "model": model_of(record),
+        **place_of(record["system"]),
+        "deployment": deployment,
+        "routing": _routing(record, deployment),
+    }
+    for path, value in {**settings_of(record), **(constants or {})}.items():
+        document = apply_override(document, f"{path}={value}")
+    return build_scenario(document)
+
+
+def settings_of(record: Mapping[str, str]) -> dict[str, Any]:
+    """What a user's row sets: its number formats (``precision`` as in the other kind of file), and its ``set``."""
+    if not is_own(record):
+        return {}
+    precision = record["precision"].lower()
+    formats = setup_of({**record, "precision": precision}).settings if precision in PRECISIONS else {}
+    return {**formats, **settings_in(record["set"])}
+
+
+def _layout(record: Mapping[str, str]) -> dict[str, Any]:
+    """Parallelism as stated; of a user's row what it leaves open is its engine's."""
+    sizes = {name: _number(name, record["attn_parallel"]) for name in ("DP", "TP")}
+    ep = _number("EP", record["moe_parallel"])
+    if is_own(record) and not ep and any(sizes.values()):
+        stated = {"attention_dp": sizes["DP"], "attention_tp": sizes["TP"]}
+        return {name: size for name, size in stated.items() if size}
+    dp, tp = sizes["DP"] or ep, sizes["TP"] or 1
     if not dp or not ep:
         raise PerfModelError(f"layout {record['attn_parallel']!r}, {record['moe_parallel']!r}: no DP and EP")
-    deployment: dict[str, Any] = {
-        "phase": record["phase"],
+    stated_copies = re.search(r"\(\+?(\d+) redundant", record["moe_parallel"])
+    experts = 256 if model_of(record) == "deepseek-v3" and not is_own(record) else 0
+    return {
         "attention_dp": dp,
         "attention_tp": tp,
         "ep": ep,
         "moe_tp": max(dp * tp // ep, 1),
-        "engine": engine_of(record["framework"]),
-        "overlap": "tbo" if _two_batches(record) else "sequential",
-        "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
+        "redundant_experts": int(stated_copies[1]) if stated_copies else -experts % ep if experts else 0,
     }
-    model = MODELS[record["model"]]
-    experts = 256 if model == "deepseek-v3" else 0
-    stated = re.search(r"\(\+?(\d+) redundant", record["moe_parallel"])
-    deployment["redundant_experts"] = int(stated[1]) if stated else -experts % ep if experts else 0
-    if decode:
-        deployment |= {
+
+
+def _engine(record: Mapping[str, str]) -> dict[str, Any]:
+    """Engine, schedule and number formats."""
+    if not is_own(record):
+        return {
+            "engine": engine_of(record["framework"]),
+            "overlap": "tbo" if _two_batches(record) else "sequential",
+            "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
+        }
+    found: dict[str, Any] = {"engine": engine_of(record["framework"])} if record["framework"] else {}
+    version = re.search(r"\s~?v?(\d+\.\d+[\w.]*)$", record["framework"])
+    if version:
+        found["engine_version"] = version[1]
+    if "TBO" in record["moe_parallel"]:
+        found["overlap"] = "tbo" if _two_batches(record) else "sequential"
+    if record["precision"].lower() not in PRECISIONS:
+        found["precision"] = _formats(record["precision"])
+    return found
+
+
+def _work(record: Mapping[str, str]) -> dict[str, Any]:
+    """Requests of the step, and drafts."""
+    if record["phase"] == "decode":
+        return {
             "batch_per_gpu": _float("batch_per_gpu", record["batch_per_gpu"]),
             "context_tokens": _context(record),
-        } | _mtp(record)
-    else:
-        tokens = _prefill_tokens(record)
-        deployment |= {
-            "prefill_tokens": float(record["isl_or_kv"]),
-            "prefill_requests_per_gpu": tokens / float(record["isl_or_kv"]),
+            **_mtp(record),
         }
-    routing: dict[str, Any] = {"rank_loads": [1.0] * ep}
-    if "perfect" not in record["routing"]:
-        eplb = _has_eplb(record, deployment["redundant_experts"])
-        routing = {"placement": "eplb" if eplb else "contiguous"}
-        if record.get("skew"):
-            routing |= {"popularity": "power-law", "skew": float(record["skew"])}
-    document: dict[str, Any] = {
-        "name": record["id"],
-        "model": model,
-        "cluster": cluster,
-        "deployment": deployment,
-        "routing": routing,
-    }
-    for path, value in (constants or {}).items():
-        document = apply_override(document, f"{path}={value}")
-    return build_scenario(document)
+    length = float(record["isl_or_kv"])
+    return {"prefill_tokens": length, "prefill_requests_per_gpu": _prefill_tokens(record) / length}
+
+
+def _routing(record: Mapping[str, str], deployment: Mapping[str, Any]) -> dict[str, Any]:
+    """Where experts lie, or that all ranks have the same load."""
+    if "perfect" in record["routing"]:
+        return {"rank_loads": [1.0] * deployment["ep"]} if "ep" in deployment else {}
+    redundant = deployment.get("redundant_experts", 0)
+    if is_own(record) and not redundant and "EPLB" not in record["moe_parallel"]:
+        return {}
+    skew = {"popularity": "power-law", "skew": float(record["skew"])} if record.get("skew") else {}
+    return {"placement": "eplb" if _has_eplb(record, redundant) else "contiguous", **skew}
 
 
 def _has_eplb(record: Mapping[str, str], redundant: int) -> bool:
@@ -249,29 +303,17 @@ def _mtp(record: Mapping[str, str]) -> dict[str, Any]:
     """Draft tokens and their acceptance: one with the stated one, 60 % where the row says "simulated" alone, as its
     twin does; or as many as stated, with the acceptance that gives the accepted length.
     """
-    stated = re.fullmatch(r"(\d+) draft tokens, accepted length ([\d.]+)", record["mtp"])
+    stated = re.fullmatch(
+        r"(\d{1,2}) draft tokens?, (accepted length|acceptance) (\d+(?:\.\d+)?)", record["mtp"]
+    )
     if stated:
-        drafts = int(stated[1])
-        return {"mtp": {"draft_tokens": drafts, "acceptance": acceptance_of(drafts, float(stated[2]))}}
+        drafts, value = int(stated[1]), float(stated[3])
+        acceptance = value if stated[2] == "acceptance" else acceptance_of(drafts, value)
+        return {"mtp": {"draft_tokens": drafts, "acceptance": acceptance}}
     match = re.search(r"(\d+)\s*% accept", record["mtp"])
     if not record["mtp"].startswith("simulated"):
         return {}
     return {"mtp": {"draft_tokens": 1, "acceptance": int(match[1]) / 100.0 if match else 0.6}}
-
-
-def acceptance_of(drafts: int, length: float) -> float:
-    """The acceptance a of each draft with 1 + a + ... + a^drafts = ``length``, the mean tokens per step.
-
-    Raises:
-        PerfModelError: no acceptance gives that length.
-    """
-    if not 1.0 <= length <= drafts + 1.0:
-        raise PerfModelError(f"accepted length {length}: must be from 1 to {drafts + 1} with {drafts} drafts")
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if sum(middle**i for i in range(drafts + 1)) < length else (low, middle)
-    return high
 
 
 def _two_batches(record: Mapping[str, str]) -> bool:
@@ -281,20 +323,24 @@ def _two_batches(record: Mapping[str, str]) -> bool:
 
 
 def engine_of(framework: str) -> str:
-    """The engine of a framework as printed.
+    """The engine of a framework as printed, or by its own name.
 
     Raises:
         PerfModelError: none of those that are known.
     """
     engine = known_engine(framework)
     if not engine:
-        raise PerfModelError(f"framework {framework!r}: must be one of {', '.join(ENGINES)}")
+        raise PerfModelError(f"framework {framework!r}: must be one of {', '.join((*ENGINES, *engines()))}")
     return engine
 
 
 def known_engine(framework: str) -> str:
     """The same; empty for a framework that is not known."""
-    return next((engine for name, engine in ENGINES.items() if framework.startswith(name)), "")
+    own = framework.partition(" ")[0]
+    return next(
+        (engine for name, engine in ENGINES.items() if framework.startswith(name)),
+        own if own in engines() else "",
+    )
 
 
 def _number(prefix: str, text: str) -> int:

@@ -19,9 +19,9 @@ from perfmodel.serving.serve import serve
 from perfmodel.serving.window import counted
 from perfmodel.units import MS
 from perfmodel.validation import roles, serving
-from perfmodel.validation.names import SYSTEMS
+from perfmodel.validation.names import gpu_named
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import gpu_in, scenario_of, unknown
+from perfmodel.validation.runs import scenario_of, unknown
 from perfmodel.validation.setups import setup_of
 from perfmodel.validation.silicon import calibrations as calibrations
 from perfmodel.validation.steps import predict_step
@@ -98,7 +98,7 @@ def _row_of(record: Mapping[str, str], role: str) -> Row:
         "measured": _measured(record, quantity),
         "role": role,
         "source": record["source"],
-        "system": gpu_in(SYSTEMS[record["system"]]) if record["system"] in SYSTEMS else "",
+        "system": gpu_named(record["system"]),
         "engine": serving.known_engine(record["framework"]),
     }
     try:

@@ -13,6 +13,7 @@ from perfmodel.errors import DataError
 from perfmodel.spec.base import NonNegative, Positive, Spec
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
+from perfmodel.validation.names import architecture_of
 
 RULES = DATA / "published" / "silicon_setups.yaml"
 RANGES = ("concurrency", "isl", "osl")
@@ -65,7 +66,9 @@ class Setup(Spec):
 
 
 def setup_of(record: Mapping[str, str]) -> Setup:
-    """The set-up of a row of ``silicon_serving.csv`` (or of a user's own in its columns)."""
+    """The set-up of a row of ``silicon_serving.csv``, or of a user's own in its columns: that one has no ``origin`` and
+    no day, so that only number formats apply to it.
+    """
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for rule in _rules():
@@ -90,7 +93,9 @@ def _holds(name: str, wanted: Any, record: Mapping[str, str], values: Mapping[st
         return bool(measured) and (measured < wanted) is (name == "measured_before")
     if name in RANGES:
         low, high = wanted
-        return bool(record[name]) and low <= float(record[name]) <= high
+        return bool(record.get(name)) and low <= float(record[name]) <= high
     allowed = wanted if isinstance(wanted, list) else [wanted]
+    if name == "architecture":
+        return architecture_of(record["system"]) in allowed
     cell = values.get(name, "") if name == "client" else record.get(name, "")
     return cell in [str(value) for value in allowed]

@@ -10,28 +10,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-
+from perfmodel.economics.requests import serving_metrics
+from perfmodel.engines.profile import names as engines
 from perfmodel.errors import PerfModelError
 from perfmodel.serving.closed_loop import loop_of, mean_step, steps_of, tpot_draws
 from perfmodel.serving.serve import serve
-from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import common_log_std
 from perfmodel.units import MS
 from perfmodel.validation import duplicates, roles
+from perfmodel.validation.figures import FIGURES, Figure
 from perfmodel.validation.measured import identities
-from perfmodel.validation.names import SYSTEMS
+from perfmodel.validation.names import SYSTEMS, gpu_in, gpu_named
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import (
-    ENGINES,
-    gpu_in,
-    gpu_of,
-    overrides_of,
-    scenario_of,
-    unknown,
-    waves_of,
-)
+from perfmodel.validation.runs import overrides_of, remarks, scenario_of, unknown, waves_of
 from perfmodel.validation.setups import setup_of
 from perfmodel.validation.steps import bounds
 
@@ -82,51 +74,50 @@ def predict_rows(
 
 def _rows_of(record: Mapping[str, str], suite: str, role: str, file: str) -> list[Row]:
     kind = _kind(record, file) if file else ""
+    predicted, reason = (None, REPEATED) if kind == "-repeated" else predict(record)
     common: dict[str, Any] = {
         "id": record["id"],
         "model": record["model"],
-        "unit": "s",
         "role": role,
         "source": record.get("source", ""),
-        "system": gpu_of(record),
-        "engine": record["backend"] if record["backend"] in ENGINES else "",
+        "system": gpu_named(record["system"]),
+        "engine": record["backend"] if record["backend"] in engines() else "",
+        "settings": _settings(record) if predicted else "",
     }
-    predicted, reason = (None, REPEATED) if kind == "-repeated" else predict(record)
-    common["settings"] = _settings(record) if predicted else ""
     peers = _peers() if file == FILE else {}
     found = []
-    if record.get("tpot_ms"):
-        found.append(
-            Row(
-                suite=suite + kind,
-                quantity="tpot_s",
-                measured=float(record["tpot_ms"]) * MS,
-                predicted=predicted.tpot_s if predicted else None,
-                low=predicted.low_s if predicted else None,
-                high=predicted.high_s if predicted else None,
-                reason=reason,
-                peer_predicted=peers.get((record["id"], "tpot_ms")),
-                **common,
-            )
-        )
-    if record.get("ttft_ms"):
-        measured = float(record["ttft_ms"]) * MS
-        ttft, why = (predicted.ttft_s if predicted else None), None
-        cold = bool(file) and not kind and setup_of(record).cold
-        if cold and ttft is not None:
-            why = _start_up(measured - ttft, record)
+    for column, figure in FIGURES.items():
+        if not record.get(column):
+            continue
+        measured = figure.measured(record[column], record)
+        value, why = _answer(predicted, figure)
+        cold = bool(file) and not kind and column == "ttft_ms" and setup_of(record).cold
+        if cold and value is not None:
+            why = _start_up(measured - value, record)
+        bounded = predicted if column == "tpot_ms" else None
         found.append(
             Row(
                 suite=suite + kind + ("-cold" if cold else ""),
-                quantity="ttft_s",
+                quantity=figure.quantity,
+                unit=figure.unit,
                 measured=measured,
-                predicted=ttft,
+                predicted=value,
+                low=bounded.low_s if bounded else None,
+                high=bounded.high_s if bounded else None,
                 reason=why or reason,
-                peer_predicted=peers.get((record["id"], "ttft_ms")),
+                peer_predicted=peers.get((record["id"], column)),
                 **common,
             )
         )
     return found
+
+
+def _answer(predicted: "Prediction | None", figure: Figure) -> tuple[float | None, str | None]:
+    """A figure of the simulated run, or None and why."""
+    if predicted is None:
+        return None, None
+    value = figure.predicted(predicted.metrics)
+    return value, None if value is not None else f"{figure.key}: outputs of one token have none"
 
 
 def _kind(record: Mapping[str, str], file: str) -> str:
@@ -163,6 +154,8 @@ class Prediction:
     low_s: float | None
     """80 % interval of the TPOT."""
     high_s: float | None
+    metrics: Mapping[str, Any]
+    """The keys of ``perfmodel serve --json`` that follow from the requests."""
 
 
 def predict(
@@ -173,7 +166,8 @@ def predict(
     if reason:
         return None, reason
     try:
-        remark = record.get("note") or setup_of(record).stand_in or None
+        told = (record.get("note", ""), remarks(record), setup_of(record).stand_in)
+        remark = "; ".join(filter(None, told)) or None
         return predict_scenario(scenario_of(record, constants), interval=interval), remark
     except PerfModelError as error:
         return None, str(error)
@@ -185,17 +179,16 @@ def predict_scenario(scenario: Scenario, *, interval: bool = True) -> Prediction
     Raises:
         PerfModelError: it can't be served.
     """
-    records = counted(serve(scenario).records, scenario.workload)
-    more = records.output_tokens > 1
-    lengths = np.maximum(records.output_tokens - 1, 1)
-    tpot = float(((records.end_s - records.first_token_s) / lengths)[more].mean()) if more.any() else 0.0
+    metrics = serving_metrics(serve(scenario).records, scenario)
+    tpot = metrics["tpot_s"]["mean"] if metrics["tpot_s"] else 0.0
     low, high = _interval(scenario, tpot) if interval else (None, None)
-    return Prediction(tpot, float((records.first_token_s - records.arrival_s).mean()), low, high)
+    return Prediction(tpot, metrics["ttft_s"]["mean"], low, high, metrics)
 
 
 def _interval(scenario: Scenario, tpot_s: float) -> tuple[float | None, float | None]:
     """The 80 % interval of a TPOT, by the spread of the steps of the same loop in the mean."""
-    if scenario.workload.max_concurrency is None:
+    workload = scenario.workload
+    if workload.max_concurrency is None or workload.request_rate not in (None, "inf") or not tpot_s:
         return None, None
     steps, load = steps_of(scenario), loop_of(scenario)
     mean = mean_step(steps, load)

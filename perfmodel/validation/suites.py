@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from perfmodel.errors import SpecError
 from perfmodel.validation.rows import Row, summarise
-from perfmodel.validation.user_data import Measurements, read_measurements
+from perfmodel.validation.user_data import Measurements, own_records, read_measurements
 
 USER_SUITE = "data"
 """What the user's own rows are filed under."""
@@ -47,9 +47,9 @@ def _suite_rows(name: str, progress: Progress | None) -> list[Row]:
     return _with_progress(_module(name).rows, progress)
 
 
-def _user_rows(own: Measurements, progress: Progress | None) -> list[Row]:
-    predict = _module(own.layout).predict_rows
-    return _with_progress(partial(predict, own.records, suite=USER_SUITE, role=lambda _: "user"), progress)
+def _user_rows(path: Path, own: Measurements, progress: Progress | None) -> list[Row]:
+    predict, records = _module(own.layout).predict_rows, own_records(path, own)
+    return _with_progress(partial(predict, records, suite=USER_SUITE, role=lambda _: "user"), progress)
 
 
 _TITLES = (
@@ -124,8 +124,8 @@ def run_suites(
     chosen = _chosen(name, data)
     own = read_measurements(data) if data is not None else None  # before a suite: a mistake is told at once
     rows = [row for key in chosen for row in SUITES[key].rows(progress)]
-    if own is not None:
-        rows += _user_rows(own, progress)
+    if data is not None and own is not None:
+        rows += _user_rows(data, own, progress)
     modules = [*chosen, *([own.layout] if own else [])]
     named = (id_ for key in modules for id_ in getattr(_module(key), "calibrations", tuple)())
     return Validation(

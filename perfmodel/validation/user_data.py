@@ -1,4 +1,4 @@
-"""The user's own measurements: a CSV file in the columns of ``silicon_serving.csv`` or of ``serving.csv``.
+"""The user's own measurements: a CSV file in the columns of ``silicon_serving.csv`` or of ``serving.csv``, and more.
 
 The file may be broken or hostile: it is read line by line, with limits, and its first mistake is told with its line
 and column. What a row means (which model, which deployment) is for the suite that predicts it.
@@ -13,13 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from perfmodel.errors import DataError
+from perfmodel.errors import DataError, PerfModelError, SpecError
+from perfmodel.spec.documents import parse_yaml
+from perfmodel.validation.figures import FIGURES, RATE
 
 MAX_ROWS = 1_000_000
 MAX_LINE_BYTES = 100_000
 MAX_FIELD_CHARACTERS = 2_000
 LARGEST = 1e18
 """Above this, a number is a mistake in whatever unit."""
+
+FOLDER = "folder"
+"""Key of a user's record that says where its file is: paths in it are relative to that. Published records have none."""
+UNREAD = ("origin", "measured", "note")
+"""Columns that say where a row comes from. Of published rows they tell how it was run; of a user's nothing follows."""
+MAX_DRAFTS = 64
 
 Check = Callable[[str], str | None]
 """A cell's text -> what is allowed instead, or None if it is right."""
@@ -41,6 +49,8 @@ class Layout:
     """Columns that may be left out; the records have them all the same, empty."""
     figures: Sequence[str]
     """Columns of what was measured; every row has one of them at least."""
+    problem: Callable[[Mapping[str, str]], tuple[str, str] | None] = lambda _record: None
+    """(column, what is allowed) of cells that contradict each other, or None."""
 
     @property
     def checks(self) -> Mapping[str, Check]:
@@ -76,27 +86,111 @@ def _whole(text: str) -> str | None:
     return None if right else f"a whole number from 1 to {LARGEST:g}"
 
 
+def _count(text: str) -> str | None:
+    right = _WHOLE.fullmatch(text) and float(text) <= LARGEST
+    return None if right else f"a whole number from 0 to {LARGEST:g}"
+
+
+def _drafts(text: str) -> str | None:
+    right = _WHOLE.fullmatch(text) and float(text) <= MAX_DRAFTS
+    return None if right else f"a whole number of draft tokens from 0 to {MAX_DRAFTS}"
+
+
+def _probability(text: str) -> str | None:
+    right = _DECIMAL.fullmatch(text) and 0.0 <= float(text) <= 1.0
+    return None if right else "a number from 0 to 1"
+
+
+def _positive_or_infinite(text: str) -> str | None:
+    allowed = None if text == "inf" else _positive(text)
+    return f"{allowed}, or inf" if allowed else None
+
+
+def _settings(text: str) -> str | None:
+    try:
+        settings_in(text)
+    except PerfModelError as error:
+        return f"key.path=value with ; between, e.g. serving.max_running=256 ({error})"
+    return None
+
+
+def settings_in(text: str) -> dict[str, str]:
+    """Key paths and values of a cell like ``serving.max_running=256; deployment.overlap=tbo``.
+
+    Raises:
+        PerfModelError: not of that form, or a value that is no YAML.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        path, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not all(path.split(".")):
+            raise SpecError(f"{_shown(part)} is not of that form")
+        if path in found:
+            raise SpecError(f"{path} is there twice")
+        parse_yaml(value, path)
+        found[path] = value
+    return found
+
+
 def _or_empty(text: str, check: Check) -> str | None:
     allowed = check(text) if text else None
     return f"{allowed}, or nothing" if allowed else None
 
 
+def _perhaps(names: str, check: Check) -> dict[str, Check]:
+    """Columns whose cells may be empty."""
+    return dict.fromkeys(names.split(), partial(_or_empty, check=check))
+
+
+def _run_problem(record: Mapping[str, str]) -> tuple[str, str] | None:
+    """Cells of a served model's row that contradict each other."""
+    for name in ("isl", "osl"):
+        low, high = record[f"{name}_min"], record[f"{name}_max"]
+        if bool(low) != bool(high):
+            return (
+                f"{name}_{'max' if low else 'min'}",
+                f"a length, as {name}_{'min' if low else 'max'} is stated",
+            )
+        if not record[name] and not low:
+            return name, f"a whole number, or {name}_min and {name}_max instead"
+        if low and float(low) > float(high):
+            return f"{name}_min", f"at most {name}_max, {high}"
+        if low and record[name] and not float(low) <= float(record[name]) <= float(high):
+            return name, f"a length from {name}_min to {name}_max, {low} to {high}"
+    if record["burstiness"] and record["request_rate"] in ("", "inf"):
+        return "burstiness", "nothing without a finite request_rate: all arrive at once"
+    drafts = float(record["mtp"] or 0)
+    for name in ("acceptance", "accepted_length"):
+        if record[name] and not drafts:
+            return name, "nothing without mtp, the number of draft tokens"
+    if drafts and bool(record["acceptance"]) == bool(record["accepted_length"]):
+        return "mtp", "drafts with one of acceptance and accepted_length, which say how many are accepted"
+    if record["accepted_length"] and not 1.0 <= float(record["accepted_length"]) <= drafts + 1.0:
+        return "accepted_length", f"tokens per step, from 1 to {drafts + 1:g} with {drafts:g} drafts"
+    if record[RATE] and not record["gpus"]:
+        return "gpus", f"the number of GPUs, over which {RATE} is divided"
+    return None
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "silicon": Layout(
         file="silicon_serving.csv",
-        required={
-            **dict.fromkeys(("id", "model", "system", "backend", "precision", "mode"), _filled),
-            **dict.fromkeys(("isl", "osl"), _whole),
-            "concurrency": partial(_or_empty, check=_whole),
-            "gpus": _whole,
-            "parallel_or_prefill": _filled,
-        },
+        required=dict.fromkeys(("id", "model", "system", "parallel_or_prefill"), _filled),
         optional={
-            **dict.fromkeys(("ttft_ms", "tpot_ms"), partial(_or_empty, check=_positive)),
-            **dict.fromkeys(("backend_version", "decode", "origin", "measured", "note", "source"), _anything),
-            "derived_output_tok_s_gpu": partial(_or_empty, check=_positive),
+            **_perhaps("isl osl isl_min isl_max osl_min osl_max concurrency num_prompts gpus", _whole),
+            **_perhaps("request_rate burstiness", _positive_or_infinite),
+            **_perhaps("warm_up_requests", _count),
+            **_perhaps("mtp", _drafts),
+            **_perhaps("acceptance", _probability),
+            **_perhaps("accepted_length", _positive),
+            **_perhaps("set", _settings),
+            **_perhaps(" ".join(FIGURES), _positive),
+            **_perhaps("derived_output_tok_s_gpu", _positive),
+            **dict.fromkeys(("backend", "backend_version", "precision", "mode", "decode"), _anything),
+            **dict.fromkeys((*UNREAD, "source"), _anything),
         },
-        figures=("ttft_ms", "tpot_ms"),
+        figures=tuple(FIGURES),
+        problem=_run_problem,
     ),
     "serving": Layout(
         file="serving.csv",
@@ -109,6 +203,7 @@ LAYOUTS: Mapping[str, Layout] = {
             **dict.fromkeys(("isl_or_kv", "osl"), partial(_or_empty, check=_positive)),
             **dict.fromkeys(("framework", "batch_per_gpu", "attn_parallel", "moe_parallel"), _anything),
             **dict.fromkeys(("precision", "mtp", "routing", "kind", "source"), _anything),
+            **_perhaps("set", _settings),
         },
         figures=("value",),
     ),
@@ -165,10 +260,13 @@ def _read(path: Path, lines: Iterator[str]) -> Measurements:
             if len(records) == MAX_ROWS:
                 raise DataError(f"--data {path}: more than {MAX_ROWS:,} rows; split the file")
             record = _record(path, reader.line_num, header, cells, checks)
+            where = f"--data {path}: line {reader.line_num}"
             if not any(record[figure] for figure in layout.figures):
-                raise DataError(
-                    f"--data {path}: line {reader.line_num}: nothing measured; fill {' or '.join(layout.figures)}"
-                )
+                raise DataError(f"{where}: nothing measured; fill {_figures(layout)}")
+            problem = layout.problem(record)
+            if problem:
+                column, allowed = problem
+                raise DataError(f"{where}, column {column}: {_shown(record[column])}; allowed: {allowed}")
             before = first_lines.setdefault(record["id"], reader.line_num)
             if before != reader.line_num:
                 raise DataError(
@@ -206,13 +304,28 @@ def _layout(path: Path, header: Sequence[str]) -> str:
             raise DataError(f"{where}: column {column} is there {header.count(column)} times; name it once")
     missing = [column for column in layout.required if column not in header]
     if not set(layout.figures) & set(header):
-        missing.append(" or ".join(layout.figures))
+        missing.append(_figures(layout))
     if missing:
         raise DataError(
             f"{where}: missing columns {', '.join(missing)}; required of a file like {layout.file}: "
-            f"{', '.join(dict.fromkeys((*layout.required, ' or '.join(layout.figures))))}"
+            f"{', '.join(dict.fromkeys((*layout.required, _figures(layout))))}"
         )
     return name
+
+
+def _figures(layout: Layout) -> str:
+    """Its columns of figures in words, the first few of many."""
+    most = 3
+    listed = " or ".join(layout.figures[:most])
+    return f"{listed} or another figure (docs/validate.md)" if len(layout.figures) > most else listed
+
+
+def own_records(path: Path, measurements: Measurements) -> list[dict[str, str]]:
+    """The records of a user's file as they are predicted: with its folder, and without what says where they come from,
+    so that no rule about published rows can apply to them.
+    """
+    blank = dict.fromkeys(set(UNREAD) & LAYOUTS[measurements.layout].checks.keys(), "")
+    return [{**record, **blank, FOLDER: str(path.parent)} for record in measurements.records]
 
 
 def _columns() -> str:
