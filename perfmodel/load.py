@@ -40,13 +40,13 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         DataError: a file that can't be read.
         UnsupportedError: a model that is not modelled.
     """
-    document, folder = _document(str(name))
-    texts = tuple(overrides)
+    before, folder = _document(str(name))
+    document, texts = before, tuple(overrides)
     for text in texts:
         document = apply_override(document, text)
         _refuse_nulls(document, "")
         document = _from_here(document, text)
-    return build_scenario(_moved(document, texts), folder=folder)
+    return build_scenario(_moved(document, before, texts), folder=folder)
 
 
 def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "scenario") -> Scenario:
@@ -57,18 +57,23 @@ def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "s
         DataError: malformed or hostile YAML, or more than a megabyte of it.
         UnsupportedError: a model that is not modelled.
     """
+    return build_scenario(document_of_text(text, overrides, name=name))
+
+
+def document_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "scenario") -> dict[str, Any]:
+    """The document that :func:`scenario_of_text` builds its scenario of: what is stated, before anything is filled in.
+
+    Raises:
+        SpecError, DataError: as there.
+    """
     if len(text.encode()) > MAX_BYTES:
         raise DataError(f"{name}: larger than {MAX_BYTES} bytes, which no scenario is")
     found = parse_yaml(text, name)
     if not isinstance(found, dict):
         raise DataError(f"{name}: must hold a mapping of keys to values, e.g. base: longcat-flash-h800")
     refuse_files(found)
-    document, _ = _with_base({"name": name, **found}, Path(), 0)
-    texts = tuple(overrides)
-    for override in texts:
-        document = apply_override(document, override)
-    refuse_files(document)
-    return build_scenario(_moved(document, texts))
+    before, _ = _with_base({"name": name, **found}, Path(), 0)
+    return _overridden(before, overrides)
 
 
 def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
@@ -78,15 +83,28 @@ def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
         SpecError: no such name, an unknown key, a bad value, or a file named.
         UnsupportedError: a model that is not modelled.
     """
-    document = {"base": name}
+    return build_scenario(document_of_name(name, overrides))
+
+
+def document_of_name(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The document that :func:`scenario_of_name` builds its scenario of: what is stated, before anything is filled in.
+
+    Raises:
+        SpecError: as there.
+    """
+    document: dict[str, Any] = {"base": name}
     refuse_files(document)
-    document, _ = _with_base(document, Path(), 0)
-    texts = tuple(overrides)
+    before, _ = _with_base(document, Path(), 0)
+    return _overridden({"name": name, **before}, overrides)
+
+
+def _overridden(before: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A document of somebody unknown with overrides applied: none of them may name a file."""
+    document, texts = before, tuple(overrides)
     for override in texts:
         document = apply_override(document, override)
-    document.setdefault("name", name)
     refuse_files(document)
-    return build_scenario(_moved(document, texts))
+    return _moved(document, before, texts)
 
 
 def refuse_files(document: Mapping[str, Any]) -> None:
@@ -175,15 +193,20 @@ def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any]) -
     if "prices" in fields:
         return fields["prices"]
     name = gpu.get("name", "") if isinstance(gpu, Mapping) else ""
-    for entry in catalogue.names("prices"):
-        if name in catalogue.entry("prices", entry).get("default_for", ()):
-            return entry
+    if entry := _priced(name):
+        return entry
     if "prices" in before:
         return before["prices"]
     raise SpecError(
         f"prices: missing, and the catalogue has no price for {name or 'this GPU'}; give a catalogue name (perfmodel "
         "show prices) or prices: {usd_per_gpu_hour: 2}"
     )
+
+
+def _priced(gpu: Any) -> str:
+    """The catalogue's price for a GPU where none is stated; empty: it has none."""
+    entries = catalogue.names("prices")
+    return next((e for e in entries if gpu in catalogue.entry("prices", e).get("default_for", ())), "")
 
 
 def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -402,25 +425,37 @@ PLACE = ("calibration", "prices")
 """Sections that belong to a cluster: another cluster brings its own along."""
 
 
-def _moved(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def _moved(document: dict[str, Any], before: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The document without the old cluster's calibration and price where overrides name another cluster or GPU.
 
     What overrides state themselves stays.
+
+    Args:
+        document: with ``overrides`` applied.
+        before: without.
+        overrides: as given.
     """
     paths = [text.partition("=")[0].strip() for text in overrides]
-    if not {"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"} & set(paths):
+    named = {"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"} & set(paths)
+    if not named or _gpu_of(document) == _gpu_of(before):
         return document
     stated = {path.split(".")[0]: True for path in paths}
-    return _without_place(document, stated)
+    return _without_place(document, before, stated)
 
 
-def _without_place(document: dict[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The document without calibration and price, unless ``stated`` has them too; what did not fit is noted."""
-    dropped = [key for key in PLACE if key in document and key not in stated]
-    if not dropped:
-        return document
-    kept = {key: value for key, value in document.items() if key not in dropped}
-    return {**kept, BEFORE: {key: document[key] for key in dropped}}
+def _without_place(
+    document: dict[str, Any], before: Mapping[str, Any], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document without calibration and price, unless ``stated`` has them too; what ``before`` had, stated or as its
+    GPU's, is noted.
+    """
+    gpu = {"name": _gpu_of(before)}
+    own = {
+        "calibration": calibration_for(before, gpu),
+        "prices": before.get("prices") or _priced(gpu["name"]),
+    }
+    moved = {key: value for key, value in own.items() if value and key not in stated}
+    return {**{key: value for key, value in document.items() if key not in moved}, BEFORE: moved}
 
 
 def _gpu_of(document: Mapping[str, Any]) -> str | None:
@@ -449,7 +484,7 @@ def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict
     is_path = base.endswith((".yaml", ".yml", ".json"))
     parent, parent_folder = _document(str(folder / base) if is_path else base, depth + 1)
     if _gpu_of(document) is not None and _gpu_of(document) != _gpu_of(parent):
-        parent = _without_place(parent, document)
+        parent = _without_place(parent, parent, document)
     merged = _merged(parent, document)
     return merged, folder if "model" in document else parent_folder
 
