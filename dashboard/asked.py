@@ -15,8 +15,8 @@ from typing import Any
 
 import perfmodel
 from perfmodel.errors import DataError, SpecError
-from perfmodel.spec.documents import parse_yaml
 from perfmodel.load import apply_override, build_scenario, document_of_name, document_of_text
+from perfmodel.spec.documents import parse_yaml
 from perfmodel.spec.scenario import Scenario
 
 VERSION = "1"

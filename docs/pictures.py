@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from calibrate import skew
+from perfmodel.engines.known_routing import fitted_skew
+from perfmodel.load import load_scenario
 from perfmodel.routing.activation import activation
 from perfmodel.routing.controller import ToyRouter, simulate
 from perfmodel.routing.stability import linearise
-from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps
 from perfmodel.units import MS
-from perfmodel.engines.known_routing import fitted_skew
 
 HERE = Path(__file__).parent
 SCENARIO = "longcat-flash-h800"

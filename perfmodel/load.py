@@ -146,6 +146,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     _refuse_nulls(document, "")
     document, before = dict(document), document.get(BEFORE, {})
     document.pop(BEFORE, None)
+    document = _with_engine_inside(document)
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
         raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
@@ -165,7 +166,6 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     notes += _what_moved(fields, before)
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     fields |= _with_engines(fields, gpu)
-    fields.pop("engine", None)
     sections = (fields["routing"], fields["deployment"])
     if all(isinstance(one, Mapping) for one in sections) and fields.get("costs") != "report":
         fields["routing"] = with_known_routing(fields["routing"], fields["model"].name, fields["deployment"])
@@ -233,7 +233,7 @@ def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any]) -> list[st
 def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
     """Deployment and serving, and those of prefill replicas, with what their engines do filled in."""
     gpu = gpu if isinstance(gpu, Mapping) else {}
-    decode = _with_engine_named(fields.get("deployment", {}), fields.get("engine"))
+    decode = fields.get("deployment", {})
     serving = fields.get("serving", {})
     if not isinstance(decode, Mapping) or not isinstance(serving, Mapping):
         return {"deployment": decode, "serving": serving}
@@ -253,25 +253,46 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
     return found
 
 
-def _with_engine_named(deployment: Any, engine: Any) -> Any:
-    """The deployment with ``engine: NAME`` or ``engine: {name: NAME, version: VERSION}`` of the scenario in it."""
-    if engine is None or not isinstance(deployment, Mapping):
-        return deployment
-    stated = {"name": engine} if isinstance(engine, str) else engine
+def _with_engine_inside(document: dict[str, Any], *, over: bool = False) -> dict[str, Any]:
+    """The document with ``engine: NAME`` or ``engine: {name: NAME, version: VERSION}`` as deployment.engine and
+    engine_version; ``over``: it comes later than what the deployment says, and replaces it.
+
+    Raises:
+        SpecError: neither form, or the document names two engines.
+    """
+    deployment = document.get("deployment", {})
+    if "engine" not in document or not isinstance(deployment, Mapping):
+        return document
+    stated = document["engine"]
+    stated = {"name": stated} if isinstance(stated, str) else stated
     named = isinstance(stated, Mapping) and isinstance(stated.get("name"), str)
     if not named or stated.keys() - {"name", "version"}:
         raise SpecError(
-            f"engine = {shown(engine)}: must be a name (perfmodel show engines) or {{name: vllm, version: 0.17.0}}"
-        )
-    other = deployment.get("engine") or stated["name"]
-    if other != stated["name"]:
-        raise SpecError(
-            f"engine = {stated['name']} and deployment.engine = {other} differ: state one of them"
+            f"engine = {shown(stated)}: must be a name (perfmodel show engines) or {{name: vllm, version: 0.17.0}}"
         )
     own = {"engine": stated["name"]}
     if "version" in stated:
         own["engine_version"] = str(stated["version"])
-    return {**deployment, **own}
+    other = deployment.get("engine") or stated["name"]
+    if other != stated["name"] and not over:
+        raise SpecError(
+            f"engine = {stated['name']} and deployment.engine = {other} differ: state one of them"
+        )
+    rest = {key: value for key, value in document.items() if key != "engine"}
+    return {**rest, "deployment": {**deployment, **own}}
+
+
+def _engine_of(document: Mapping[str, Any], key: str = "engine") -> Any:
+    deployment = document.get("deployment")
+    return deployment.get(key) if isinstance(deployment, Mapping) else None
+
+
+def _without_version(document: dict[str, Any]) -> dict[str, Any]:
+    """The document without its engine's version: a version belongs to its engine, and goes with it."""
+    if _engine_of(document, "engine_version") is None:
+        return document
+    kept = {key: value for key, value in document["deployment"].items() if key != "engine_version"}
+    return {**document, "deployment": kept}
 
 
 def _refuse_nulls(value: Any, path: str) -> None:
@@ -374,7 +395,14 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise SpecError(f"--set {text!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
     value = parse_yaml(raw, f"--set {path.strip()}")
-    return _replaced(document, keys, value, path.strip())
+    document = _with_engine_inside(document)
+    if keys[0] == "engine" and len(keys) > 1:
+        keys = [
+            "deployment",
+            {"name": "engine", "version": "engine_version"}.get(keys[1], keys[1]),
+            *keys[2:],
+        ]
+    return _with_engine_inside(_replaced(document, keys, value, path.strip()), over=True)
 
 
 NumberT = TypeVar("NumberT", int, float)
@@ -426,7 +454,8 @@ PLACE = ("calibration", "prices")
 
 
 def _moved(document: dict[str, Any], before: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The document without the old cluster's calibration and price where overrides name another cluster or GPU.
+    """The document without the old cluster's calibration and price where overrides name another cluster or GPU, and
+    without the old engine's version where they name another engine.
 
     What overrides state themselves stays.
 
@@ -436,6 +465,13 @@ def _moved(document: dict[str, Any], before: Mapping[str, Any], overrides: Itera
         overrides: as given.
     """
     paths = [text.partition("=")[0].strip() for text in overrides]
+    kept = _engine_of(document, "engine_version") == _engine_of(before, "engine_version")
+    if (
+        kept
+        and _engine_of(document) != _engine_of(before)
+        and not {"deployment.engine_version", "engine.version"} & {*paths}
+    ):
+        document = _without_version(document)
     named = {"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"} & set(paths)
     if not named or _gpu_of(document) == _gpu_of(before):
         return document
@@ -477,6 +513,7 @@ def _gpu_of(document: Mapping[str, Any]) -> str | None:
 def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict[str, Any], Path]:
     """The document merged over its base, and the folder that the result's paths are relative to."""
     base = document.pop("base", None)
+    document = _with_engine_inside(document)
     if base is None:
         return document, folder
     if not isinstance(base, str):
@@ -485,6 +522,8 @@ def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict
     parent, parent_folder = _document(str(folder / base) if is_path else base, depth + 1)
     if _gpu_of(document) is not None and _gpu_of(document) != _gpu_of(parent):
         parent = _without_place(parent, parent, document)
+    if _engine_of(document) not in (None, _engine_of(parent)):
+        parent = _without_version(parent)
     merged = _merged(parent, document)
     return merged, folder if "model" in document else parent_folder
 

@@ -22,8 +22,8 @@ from dashboard.asked import (
 from dashboard.presets import presets
 from perfmodel.engines.profile import names, profile
 from perfmodel.errors import PerfModelError
-from perfmodel.spec import catalogue
 from perfmodel.load import load_scenario, scenario_of_text
+from perfmodel.spec import catalogue
 
 
 def as_query(asked):

@@ -12,11 +12,11 @@ import perfmodel
 from perfmodel.answer import answer_step
 from perfmodel.errors import DataError, SpecError
 from perfmodel.kernels.calibration import Calibration, content_id, load_calibration
+from perfmodel.load import load_scenario
 from perfmodel.ops.build import MEMORY_BOUND, gemm
 from perfmodel.ops.op import OpClass
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.hardware import Cluster
-from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step, step_segments
 
 COMPUTE = ("gemm", "bmm", "grouped_gemm", "mla_decode", "mla_prefill", *sorted(MEMORY_BOUND))

@@ -13,8 +13,8 @@ from perfmodel.answers.caveats import Caveat, Weight, caveat_values, merged
 from perfmodel.answers.flags import beyond_of, other_texts
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.kernels.curves import describe_outside
-from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.load import load_scenario
+from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.step import simulate_step
 
 MAIN = "longcat-flash-h800"

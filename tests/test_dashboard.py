@@ -10,11 +10,11 @@ from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
 from perfmodel.answer import answer_step
+from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
 from perfmodel.output.formats import significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 
 APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 

@@ -5,8 +5,8 @@ import pytest
 from perfmodel.answer import answer_step
 from perfmodel.errors import SpecError
 from perfmodel.explore.difference import COMPONENTS, balanced, difference, step_parts
-from perfmodel.overlap.analysis import exposed_communication_s, occupied_s
 from perfmodel.load import load_scenario
+from perfmodel.overlap.analysis import exposed_communication_s, occupied_s
 from perfmodel.step import simulate_step
 
 OTHERS = {

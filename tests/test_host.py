@@ -10,6 +10,7 @@ from scenarios import BARE
 from test_timeline import TIMES, scenarios, segments
 
 from perfmodel.kernels.timing import Timing
+from perfmodel.load import load_scenario
 from perfmodel.ops.op import COMMUNICATION_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, occupied_s
 from perfmodel.overlap.graph import Segment, Task
@@ -19,7 +20,6 @@ from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.host import Host
-from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

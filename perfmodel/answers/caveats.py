@@ -140,8 +140,8 @@ def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
     if moe is None:
         return
     if not routing.popularity and not routing.source:
-        stated = routing.rank_loads is not None or routing.imbalance is not None or scenario.deployment.engine
-        if not stated:
+        stated = routing.rank_loads is not None or routing.imbalance is not None
+        if not stated and scenario.deployment.ep > 1:  # else every rank has all experts
             yield note("routing states no loads: expert load is taken as balanced over ranks")
         return
     if routing.source:
