@@ -202,9 +202,9 @@ def scenario(folder, scenario_file, *overrides):
 
 def test_every_op_takes_its_curves_time(folder, scenario_file):
     step = simulate_step(scenario(folder, scenario_file))
-    ops = [t for segment in step.segments for t in segment.timings if t.source != "given"]
+    ops = [timing for segment in step.segments for timing in segment.timings]
     assert {timing.source for timing in ops} == {f"fitted: calibration mine ({step.calibration.id})"}
-    count = sum(len(segment.tasks) * segment.repeat for segment in step.segments) - 1
+    count = sum(len(segment.tasks) * segment.repeat for segment in step.segments)
     assert step.step_time_s == pytest.approx(count * 1e-5)
 
 

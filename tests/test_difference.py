@@ -69,7 +69,7 @@ def moved(found, column="delta_usd"):
 def test_each_cause_has_its_own_part(main_job):
     assert moved(difference(main_job, scenario(*OTHERS["price"]))) == {"price"}
     assert moved(difference(main_job, scenario(*OTHERS["balance"]))) == {"imbalance"}
-    assert moved(difference(main_job, scenario("deployment.host_gap_us=2000"))) == {"host"}
+    assert moved(difference(main_job, scenario("deployment.host.prepare_us=2000", "deployment.host.asynchronous=false"))) == {"host"}
     sequential = difference(main_job, scenario(*OTHERS["overlap"]))
     assert moved(sequential) == {"exposed communication", "imbalance"}
     assert moved(difference(main_job, scenario(*OTHERS["price"])), "delta_tpot_s") == set()

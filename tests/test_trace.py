@@ -62,7 +62,8 @@ def test_head_is_what_readers_look_for(sbo: Step) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_op_is_a_kernel_and_has_its_launch(schedule: str) -> None:
-    simulated = step(f"deployment.overlap={schedule}", "deployment.host_gap_us=500")
+    host = ("deployment.host.prepare_us=500", "deployment.host.asynchronous=false")
+    simulated = step(f"deployment.overlap={schedule}", *host)
     text = trace_text(simulated, 0)
     kernels, launches = events(text, cat="kernel"), events(text, cat="cuda_runtime")
     ran = [run for run in op_runs(simulated, 0) if run.launch.stream != "host"]
@@ -75,7 +76,7 @@ def test_every_op_is_a_kernel_and_has_its_launch(schedule: str) -> None:
         assert launched[args["correlation"]]["ts"] <= kernel["ts"]
         assert {"flops", "bytes", "bound", "source", "stage", "micro_batch"} <= set(args)
     (gap,) = events(text, cat="cpu_op")
-    assert (gap["name"], gap["dur"]) == ("host.gap", 500.0)
+    assert (gap["name"], gap["dur"]) == ("host.prepare", 500.0)
     assert max(k["ts"] + k["dur"] for k in kernels) == pytest.approx(simulated.step_time_s * 1e6, abs=2e-3)
 
 
