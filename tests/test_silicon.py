@@ -163,8 +163,14 @@ def test_a_rule_has_a_source_known_keys_and_rows(number):
 
 def test_later_rules_win(monkeypatch):
     rules = [
-        {"when": {"backend": "sglang"}, "set": {"serving.max_batched_tokens": 100, "serving.scheduler_steps": 2}},
-        {"when": {"system": ["h100_sxm", "h200_sxm"], "concurrency": [32, 64]}, "set": {"serving.max_batched_tokens": 200}},
+        {
+            "when": {"backend": "sglang"},
+            "set": {"serving.max_batched_tokens": 100, "serving.scheduler_steps": 2},
+        },
+        {
+            "when": {"system": ["h100_sxm", "h200_sxm"], "concurrency": [32, 64]},
+            "set": {"serving.max_batched_tokens": 200},
+        },
         {"when": {"origin": "x"}, "set": {"client": "inferencex", "lowest_length_ratio": 0.5}},
         {"when": {"client": "inferencex", "measured_before": "2026-01-21"}, "set": {"cold": True}},
         {"when": {"measured_from": "2026-01-21"}, "set": {"serving.scheduler_steps": 7}},
@@ -173,7 +179,9 @@ def test_later_rules_win(monkeypatch):
 
     def chosen(**changes):
         found = setup_of(record(**changes))
-        chunk, polls = (found.settings.get(f"serving.{key}") for key in ("max_batched_tokens", "scheduler_steps"))
+        chunk, polls = (
+            found.settings.get(f"serving.{key}") for key in ("max_batched_tokens", "scheduler_steps")
+        )
         return chunk, polls, found.length_ratio, found.cold
 
     assert chosen() == (200, 2, 1.0, False)
@@ -378,8 +386,11 @@ def test_what_a_number_format_borrows_is_said_beside_the_answer():
         tpot = rows_of(own, silicon_2026.FILE, "silicon-2026")[0]
         assert (tpot.suite, tpot.predicted is not None) == ("silicon-2026", True)
         assert f"take the times of {other}" in tpot.reason
-        experts = scenario_of(own).deployment.precision.experts
-        assert experts == {"INT4": "int4", "NVFP4": "fp4"}[other]
+        found = scenario_of(own)
+        assert found.deployment.precision.experts == "mxfp4"
+        ops = [task.op for segment in step_segments(steps_of(found).decode) for task in segment.tasks]
+        (dtype,) = {op.dtype for op in ops if op.kernel == "grouped_gemm"}
+        assert dtype == {"INT4": "int4", "NVFP4": "fp4"}[other]
 
 
 def test_models_and_gpus_that_lack_stay_with_the_reason():
@@ -459,13 +470,17 @@ def test_constants_replace_the_engines():
     }
 
     def run(**changes):
-        found, reason = silicon.predict(record(), none | {key.replace("__", "."): v for key, v in changes.items()})
+        found, reason = silicon.predict(
+            record(), none | {key.replace("__", "."): v for key, v in changes.items()}
+        )
         assert found is not None, reason
         return found
 
     base = run()
     gap = run(deployment__host__prepare_us=5000)
-    assert gap.tpot_s - base.tpot_s == pytest.approx(5e-3, rel=0.05)  # prompts' steps among decodes have it, too
+    assert gap.tpot_s - base.tpot_s == pytest.approx(
+        5e-3, rel=0.05
+    )  # prompts' steps among decodes have it, too
     nodes = run(deployment__host__node_us=1)
     kernels = sum(launched(scenario_of(record())))
     assert nodes.tpot_s - base.tpot_s == pytest.approx(kernels * 1e-6, rel=0.1)
