@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
+from perfmodel.load import load_scenario
 from perfmodel.routing.activation import beta_binomial
 from perfmodel.routing.loads import multinomial_rank_loads, sample_activation, sample_experts
 from perfmodel.routing.popularity import power_law
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.load import load_scenario
 from perfmodel.spec.routing import theta_of
 from perfmodel.step import predict_steps, simulate_step
 

@@ -11,12 +11,12 @@ exponent.
 import sys
 from collections.abc import Sequence
 
+from perfmodel.engines.known_routing import SKEW_FILE
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write
 from perfmodel.step import predict_steps
 from perfmodel.validation import roles
 from perfmodel.validation.deepseek import FILE, GAINS
-from perfmodel.engines.known_routing import SKEW_FILE
 from perfmodel.validation.serving import scenario_of
 
 PREFILL, DECODE = "lmsys_h100_eplb_gain_prefill", "lmsys_h100_eplb_gain_decode"

@@ -2,8 +2,9 @@
 
 from math import gcd
 
+from dashboard.asked import Asked
+from perfmodel.engines.profile import profile
 from perfmodel.spec import catalogue
-from perfmodel.spec.scenario import Scenario
 
 Changes = dict[str, str | None]
 
@@ -11,8 +12,9 @@ OF_EXPERTS = ("activation", "layer_means", "layer_stds", "histogram")
 """Fields of routing that describe one model's experts."""
 
 
-def model_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
+def model_changes(asked: Asked, name: str) -> tuple[Changes, str]:
     """Another model, with what it can't do taken back, and words about that."""
+    scenario = asked.scenario()
     model = catalogue.model(name)
     changes: Changes = {
         "model": name,
@@ -60,32 +62,49 @@ def own_model() -> tuple[Changes, str]:
     return changes, "schedule, drafts, redundant experts and routing are the scenario's own again"
 
 
-def cluster_changes(scenario: Scenario, name: str) -> tuple[Changes, str]:
-    """Another cluster, with its GPU's own calibration and price where the catalogue has them."""
-    gpu = str(catalogue.entry("clusters", name)["gpu"])
-    calibration = gpu if gpu in catalogue.names("calibrations") else ""
-    changes: Changes = {"cluster": name, "calibration": calibration or '""'}
+def cluster_changes(asked: Asked, name: str) -> tuple[Changes, str]:
+    """Another cluster: the scenario is read anew, with the calibration, the price and the engine's defaults that belong
+    to its GPU (``perfmodel.load``).
+    """
+    changes: Changes = {"cluster": name, "calibration": None, "prices": None}
+    before, after = asked.scenario(), asked.changed(changes).scenario()
+    gpu = after.cluster.gpu.name
     said = [
-        f"kernels as calibrated on {gpu}"
-        if calibration
+        f"kernels as calibrated on {after.calibration}"
+        if after.calibration
         else f"no calibration ships for {gpu}: kernels by roofline with fitted fractions"
     ]
-    prices = prices_of(gpu)
-    if prices and scenario.prices.name not in prices:
-        changes["prices"] = prices[0]
-        said.append(f"price {prices[0]}")
-    elif not prices:
-        said.append(f"the catalogue has no price for {gpu}: $ {scenario.prices.usd_per_gpu_hour:g} is kept")
+    if after.prices.name != before.prices.name:
+        said.append(f"price {after.prices.name}")
+    elif not prices_of(gpu):
+        said.append(f"the catalogue has no price for {gpu}: $ {after.prices.usd_per_gpu_hour:g} is kept")
     return changes, "; ".join(said)
 
 
+def engine_changes(asked: Asked, name: str) -> tuple[Changes, str]:
+    """Another engine, of the version that was read at last; whatever the scenario leaves open is as that one does it."""
+    path = "engine" if asked.states("engine") else "deployment.engine"
+    changes: Changes = {path: name or '""'}
+    if asked.states("deployment.engine_version"):
+        changes["deployment.engine_version"] = '""'
+    after = asked.changed(changes).scenario().deployment
+    what = f"{profile(name).title} {after.engine_version}" if name else "no engine in particular"
+    return changes, f"{what}: what the scenario leaves open follows"
+
+
 def layout_changes(
-    scenario: Scenario, *, gpus: int, attention_tp: int, dense_tp: int, moe_tp: int
+    asked: Asked, *, gpus: int, attention_tp: int, moe_tp: int, dense_tp: int | None = None
 ) -> tuple[Changes, str]:
-    """Another layout of one pipeline stage: data parallelism, expert parallelism and redundant experts follow."""
+    """Another layout of one pipeline stage: data parallelism, expert parallelism and redundant experts follow.
+
+    ``dense_tp``: None where nobody asks for another one: it stays as stated, else it follows attention's.
+    """
+    scenario = asked.scenario()
     moe = scenario.model.moe
     said = []
-    if gpus % dense_tp:
+    stated = dense_tp is not None or asked.states("deployment.dense_tp")
+    dense_tp = (dense_tp or scenario.deployment.dense_tp) if stated else None
+    if dense_tp and gpus % dense_tp:
         dense_tp = gcd(gpus, dense_tp)
         said.append(f"dense TP is {dense_tp}, which divides {gpus} GPUs")
     ep = max(gpus // moe_tp, 1)
@@ -93,11 +112,12 @@ def layout_changes(
     changes: Changes = {
         "deployment.attention_dp": str(max(gpus // attention_tp, 1)),
         "deployment.attention_tp": str(attention_tp),
-        "deployment.dense_tp": str(dense_tp),
         "deployment.moe_tp": str(moe_tp),
         "deployment.ep": str(ep),
         "deployment.redundant_experts": str(redundant),
     }
+    if dense_tp:
+        changes["deployment.dense_tp"] = str(dense_tp)
     if redundant:
         said.append(f"{redundant} redundant experts, so that {ep} ranks hold equally many")
     return changes, "; ".join(said)

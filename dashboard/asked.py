@@ -15,8 +15,8 @@ from typing import Any
 
 import perfmodel
 from perfmodel.errors import DataError, SpecError
+from perfmodel.load import apply_override, build_scenario, document_of_name, document_of_text
 from perfmodel.spec.documents import parse_yaml
-from perfmodel.load import apply_override, scenario_of_name, scenario_of_text
 from perfmodel.spec.scenario import Scenario
 
 VERSION = "1"
@@ -72,6 +72,15 @@ class Asked:
         """
         return _scenario(self)
 
+    def states(self, path: str) -> bool:
+        """Whether the scenario or an override states a key path, rather than leaving it to defaults."""
+        found: Any = _document(self)
+        for key in path.split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                return False
+            found = found[key]
+        return True
+
     def command(self, verb: str = "step", options: str = "") -> str:
         """The command line that asks the same (of an upload: with the file that the dashboard gives back)."""
         if self.text:
@@ -104,13 +113,18 @@ def yaml_of(asked: Asked) -> str:
 
 
 @lru_cache(maxsize=256)
-def _scenario(asked: Asked) -> Scenario:
-    """Frozen, and the same for every session that asks the same."""
+def _document(asked: Asked) -> Mapping[str, Any]:
+    """What is stated, before engine, cluster and model fill in the rest."""
     overrides = [f"{path}={value}" for path, value in asked.sets]
     if asked.text:
-        found = scenario_of_text(asked.text, overrides, name=asked.name)
-    else:
-        found = scenario_of_name(asked.name, overrides)
+        return document_of_text(asked.text, overrides, name=asked.name)
+    return document_of_name(asked.name, overrides)
+
+
+@lru_cache(maxsize=256)
+def _scenario(asked: Asked) -> Scenario:
+    """Frozen, and the same for every session that asks the same."""
+    found = build_scenario(_document(asked))
     sides = [found, found.prefill_side] if found.prefill_side is not None else [found]
     for side in sides:
         d = side.deployment

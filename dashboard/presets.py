@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from dashboard.asked import DEFAULT, Asked
-from perfmodel.spec import catalogue
 from perfmodel.load import load_scenario
+from perfmodel.spec import catalogue
 
 TABLE_6 = (
     "LongCat-Flash technical report, arXiv 2509.01322, Table 6: {measured}. Requests per GPU are its throughput over "

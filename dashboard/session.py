@@ -120,7 +120,7 @@ def change_with(
 ) -> None:
     """Change what ``function`` says follows from its arguments, and say what else it changed."""
     try:
-        changes, said_of_it = function(scenario(), *args, **kwargs)
+        changes, said_of_it = function(asked(), *args, **kwargs)
     except PerfModelError as error:
         complain(str(error))
         return

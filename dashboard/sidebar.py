@@ -2,17 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import streamlit as st
 
 from dashboard import session
-from dashboard.adapt import cluster_changes, layout_changes, model_changes, own_model, prices_of
+from dashboard.adapt import (
+    cluster_changes,
+    engine_changes,
+    layout_changes,
+    model_changes,
+    own_model,
+    prices_of,
+)
 from dashboard.asked import uploaded, yaml_of
 from dashboard.controls import field, key_of, select, showing, slider, value_of
 from dashboard.presets import presets
 from dashboard.show import plain
 from dashboard.words import HELP
+from perfmodel.engines.profile import names
 from perfmodel.ops.limits import limits
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
@@ -275,8 +283,8 @@ def _routing(scenario: Scenario) -> None:
 def _layout(scenario: Scenario) -> None:
     d = scenario.deployment
 
-    def layout() -> None:
-        read = {name: int(value_of(name)) for name in ("gpus", "attention_tp", "dense_tp", "moe_tp")}
+    def layout(*moved: str) -> None:
+        read = {name: int(value_of(name)) for name in ("gpus", "attention_tp", "moe_tp", *moved)}
         session.change_with(layout_changes, **read)
 
     with st.expander("Layout: how GPUs share the work", icon=":material/grid_view:"):
@@ -289,7 +297,7 @@ def _layout(scenario: Scenario) -> None:
             select("Attention TP", "attention_tp", powers, d.attention_tp, layout)
             select("Expert TP", "moe_tp", powers, d.moe_tp, layout)
         with right:
-            select("Dense TP", "dense_tp", powers, d.dense_tp, layout)
+            select("Dense TP", "dense_tp", powers, d.dense_tp, partial(layout, "dense_tp"))
             field("Pipeline stages", "pp", "deployment.pp", d.pp, low=1, high=32, step=1)
         st.caption(f"Attention DP {d.attention_dp}, experts EP {d.ep}, {d.num_gpus:,} GPUs in all.")
 
@@ -348,9 +356,9 @@ def _numbers(scenario: Scenario) -> None:
         select(
             "Engine",
             "engine",
-            ("", "sglang", "vllm", "trtllm"),
+            ("", *names()),
             d.engine,
-            text("engine", "deployment.engine"),
+            lambda: session.change_with(engine_changes, value_of("engine") or ""),
             format_func=lambda name: name or "none in particular",
         )
         select(

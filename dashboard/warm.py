@@ -2,8 +2,8 @@
 
 from perfmodel.answer import answer_step
 from perfmodel.explore.curve import batch_curve
-from perfmodel.output.charts.curve import trade_off_chart
 from perfmodel.load import load_scenario
+from perfmodel.output.charts.curve import trade_off_chart
 
 
 def warm() -> None:

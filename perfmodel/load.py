@@ -40,13 +40,13 @@ def load_scenario(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         DataError: a file that can't be read.
         UnsupportedError: a model that is not modelled.
     """
-    document, folder = _document(str(name))
-    texts = tuple(overrides)
+    before, folder = _document(str(name))
+    document, texts = before, tuple(overrides)
     for text in texts:
         document = apply_override(document, text)
         _refuse_nulls(document, "")
         document = _from_here(document, text)
-    return build_scenario(_moved(document, texts), folder=folder)
+    return build_scenario(_moved(document, before, texts), folder=folder)
 
 
 def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "scenario") -> Scenario:
@@ -57,18 +57,23 @@ def scenario_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "s
         DataError: malformed or hostile YAML, or more than a megabyte of it.
         UnsupportedError: a model that is not modelled.
     """
+    return build_scenario(document_of_text(text, overrides, name=name))
+
+
+def document_of_text(text: str, overrides: Iterable[str] = (), *, name: str = "scenario") -> dict[str, Any]:
+    """The document that :func:`scenario_of_text` builds its scenario of: what is stated, before anything is filled in.
+
+    Raises:
+        SpecError, DataError: as there.
+    """
     if len(text.encode()) > MAX_BYTES:
         raise DataError(f"{name}: larger than {MAX_BYTES} bytes, which no scenario is")
     found = parse_yaml(text, name)
     if not isinstance(found, dict):
         raise DataError(f"{name}: must hold a mapping of keys to values, e.g. base: longcat-flash-h800")
     refuse_files(found)
-    document, _ = _with_base({"name": name, **found}, Path(), 0)
-    texts = tuple(overrides)
-    for override in texts:
-        document = apply_override(document, override)
-    refuse_files(document)
-    return build_scenario(_moved(document, texts))
+    before, _ = _with_base({"name": name, **found}, Path(), 0)
+    return _overridden(before, overrides)
 
 
 def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
@@ -78,15 +83,28 @@ def scenario_of_name(name: str, overrides: Iterable[str] = ()) -> Scenario:
         SpecError: no such name, an unknown key, a bad value, or a file named.
         UnsupportedError: a model that is not modelled.
     """
-    document = {"base": name}
+    return build_scenario(document_of_name(name, overrides))
+
+
+def document_of_name(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The document that :func:`scenario_of_name` builds its scenario of: what is stated, before anything is filled in.
+
+    Raises:
+        SpecError: as there.
+    """
+    document: dict[str, Any] = {"base": name}
     refuse_files(document)
-    document, _ = _with_base(document, Path(), 0)
-    texts = tuple(overrides)
+    before, _ = _with_base(document, Path(), 0)
+    return _overridden({"name": name, **before}, overrides)
+
+
+def _overridden(before: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A document of somebody unknown with overrides applied: none of them may name a file."""
+    document, texts = before, tuple(overrides)
     for override in texts:
         document = apply_override(document, override)
-    document.setdefault("name", name)
     refuse_files(document)
-    return build_scenario(_moved(document, texts))
+    return _moved(document, before, texts)
 
 
 def refuse_files(document: Mapping[str, Any]) -> None:
@@ -128,6 +146,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     _refuse_nulls(document, "")
     document, before = dict(document), document.get(BEFORE, {})
     document.pop(BEFORE, None)
+    document = _with_engine_inside(document)
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
         raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
@@ -147,7 +166,6 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     notes += _what_moved(fields, before)
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     fields |= _with_engines(fields, gpu)
-    fields.pop("engine", None)
     sections = (fields["routing"], fields["deployment"])
     if all(isinstance(one, Mapping) for one in sections) and fields.get("costs") != "report":
         fields["routing"] = with_known_routing(fields["routing"], fields["model"], fields["deployment"])
@@ -175,15 +193,20 @@ def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any]) -
     if "prices" in fields:
         return fields["prices"]
     name = gpu.get("name", "") if isinstance(gpu, Mapping) else ""
-    for entry in catalogue.names("prices"):
-        if name in catalogue.entry("prices", entry).get("default_for", ()):
-            return entry
+    if entry := _priced(name):
+        return entry
     if "prices" in before:
         return before["prices"]
     raise SpecError(
         f"prices: missing, and the catalogue has no price for {name or 'this GPU'}; give a catalogue name (perfmodel "
         "show prices) or prices: {usd_per_gpu_hour: 2}"
     )
+
+
+def _priced(gpu: Any) -> str:
+    """The catalogue's price for a GPU where none is stated; empty: it has none."""
+    entries = catalogue.names("prices")
+    return next((e for e in entries if gpu in catalogue.entry("prices", e).get("default_for", ())), "")
 
 
 def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -210,7 +233,7 @@ def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any]) -> list[st
 def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
     """Deployment and serving, and those of prefill replicas, with what their engines do filled in."""
     gpu = gpu if isinstance(gpu, Mapping) else {}
-    decode = _with_engine_named(fields.get("deployment", {}), fields.get("engine"))
+    decode = fields.get("deployment", {})
     serving = fields.get("serving", {})
     if not isinstance(decode, Mapping) or not isinstance(serving, Mapping):
         return {"deployment": decode, "serving": serving}
@@ -230,25 +253,46 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
     return found
 
 
-def _with_engine_named(deployment: Any, engine: Any) -> Any:
-    """The deployment with ``engine: NAME`` or ``engine: {name: NAME, version: VERSION}`` of the scenario in it."""
-    if engine is None or not isinstance(deployment, Mapping):
-        return deployment
-    stated = {"name": engine} if isinstance(engine, str) else engine
+def _with_engine_inside(document: dict[str, Any], *, over: bool = False) -> dict[str, Any]:
+    """The document with ``engine: NAME`` or ``engine: {name: NAME, version: VERSION}`` as deployment.engine and
+    engine_version; ``over``: it comes later than what the deployment says, and replaces it.
+
+    Raises:
+        SpecError: neither form, or the document names two engines.
+    """
+    deployment = document.get("deployment", {})
+    if "engine" not in document or not isinstance(deployment, Mapping):
+        return document
+    stated = document["engine"]
+    stated = {"name": stated} if isinstance(stated, str) else stated
     named = isinstance(stated, Mapping) and isinstance(stated.get("name"), str)
     if not named or stated.keys() - {"name", "version"}:
         raise SpecError(
-            f"engine = {shown(engine)}: must be a name (perfmodel show engines) or {{name: vllm, version: 0.17.0}}"
-        )
-    other = deployment.get("engine") or stated["name"]
-    if other != stated["name"]:
-        raise SpecError(
-            f"engine = {stated['name']} and deployment.engine = {other} differ: state one of them"
+            f"engine = {shown(stated)}: must be a name (perfmodel show engines) or {{name: vllm, version: 0.17.0}}"
         )
     own = {"engine": stated["name"]}
     if "version" in stated:
         own["engine_version"] = str(stated["version"])
-    return {**deployment, **own}
+    other = deployment.get("engine") or stated["name"]
+    if other != stated["name"] and not over:
+        raise SpecError(
+            f"engine = {stated['name']} and deployment.engine = {other} differ: state one of them"
+        )
+    rest = {key: value for key, value in document.items() if key != "engine"}
+    return {**rest, "deployment": {**deployment, **own}}
+
+
+def _engine_of(document: Mapping[str, Any], key: str = "engine") -> Any:
+    deployment = document.get("deployment")
+    return deployment.get(key) if isinstance(deployment, Mapping) else None
+
+
+def _without_version(document: dict[str, Any]) -> dict[str, Any]:
+    """The document without its engine's version: a version belongs to its engine, and goes with it."""
+    if _engine_of(document, "engine_version") is None:
+        return document
+    kept = {key: value for key, value in document["deployment"].items() if key != "engine_version"}
+    return {**document, "deployment": kept}
 
 
 def _refuse_nulls(value: Any, path: str) -> None:
@@ -351,7 +395,14 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise SpecError(f"--set {text!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
     value = parse_yaml(raw, f"--set {path.strip()}")
-    return _replaced(document, keys, value, path.strip())
+    document = _with_engine_inside(document)
+    if keys[0] == "engine" and len(keys) > 1:
+        keys = [
+            "deployment",
+            {"name": "engine", "version": "engine_version"}.get(keys[1], keys[1]),
+            *keys[2:],
+        ]
+    return _with_engine_inside(_replaced(document, keys, value, path.strip()), over=True)
 
 
 NumberT = TypeVar("NumberT", int, float)
@@ -402,25 +453,45 @@ PLACE = ("calibration", "prices")
 """Sections that belong to a cluster: another cluster brings its own along."""
 
 
-def _moved(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The document without the old cluster's calibration and price where overrides name another cluster or GPU.
+def _moved(document: dict[str, Any], before: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The document without the old cluster's calibration and price where overrides name another cluster or GPU, and
+    without the old engine's version where they name another engine.
 
     What overrides state themselves stays.
+
+    Args:
+        document: with ``overrides`` applied.
+        before: without.
+        overrides: as given.
     """
     paths = [text.partition("=")[0].strip() for text in overrides]
-    if not {"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"} & set(paths):
+    kept = _engine_of(document, "engine_version") == _engine_of(before, "engine_version")
+    if (
+        kept
+        and _engine_of(document) != _engine_of(before)
+        and not {"deployment.engine_version", "engine.version"} & {*paths}
+    ):
+        document = _without_version(document)
+    named = {"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"} & set(paths)
+    if not named or _gpu_of(document) == _gpu_of(before):
         return document
     stated = {path.split(".")[0]: True for path in paths}
-    return _without_place(document, stated)
+    return _without_place(document, before, stated)
 
 
-def _without_place(document: dict[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The document without calibration and price, unless ``stated`` has them too; what did not fit is noted."""
-    dropped = [key for key in PLACE if key in document and key not in stated]
-    if not dropped:
-        return document
-    kept = {key: value for key, value in document.items() if key not in dropped}
-    return {**kept, BEFORE: {key: document[key] for key in dropped}}
+def _without_place(
+    document: dict[str, Any], before: Mapping[str, Any], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document without calibration and price, unless ``stated`` has them too; what ``before`` had, stated or as its
+    GPU's, is noted.
+    """
+    gpu = {"name": _gpu_of(before)}
+    own = {
+        "calibration": calibration_for(before, gpu),
+        "prices": before.get("prices") or _priced(gpu["name"]),
+    }
+    moved = {key: value for key, value in own.items() if value and key not in stated}
+    return {**{key: value for key, value in document.items() if key not in moved}, BEFORE: moved}
 
 
 def _gpu_of(document: Mapping[str, Any]) -> str | None:
@@ -442,6 +513,7 @@ def _gpu_of(document: Mapping[str, Any]) -> str | None:
 def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict[str, Any], Path]:
     """The document merged over its base, and the folder that the result's paths are relative to."""
     base = document.pop("base", None)
+    document = _with_engine_inside(document)
     if base is None:
         return document, folder
     if not isinstance(base, str):
@@ -449,7 +521,9 @@ def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict
     is_path = base.endswith((".yaml", ".yml", ".json"))
     parent, parent_folder = _document(str(folder / base) if is_path else base, depth + 1)
     if _gpu_of(document) is not None and _gpu_of(document) != _gpu_of(parent):
-        parent = _without_place(parent, document)
+        parent = _without_place(parent, parent, document)
+    if _engine_of(document) not in (None, _engine_of(parent)):
+        parent = _without_version(parent)
     merged = _merged(parent, document)
     return merged, folder if "model" in document else parent_folder
 

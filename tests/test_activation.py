@@ -8,11 +8,11 @@ from scipy.stats import betabinom, binom
 
 from perfmodel.answer import answer_step
 from perfmodel.errors import SpecError
+from perfmodel.load import load_scenario
 from perfmodel.ops.parameters import active, active_parameters
 from perfmodel.routing.activation import activation, beta_binomial, moments
 from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.load import load_scenario
 from perfmodel.spec.routing import theta_of
 from perfmodel.step import predict_steps, simulate_step
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.adapt import cluster_changes, layout_changes, model_changes
+from dashboard.adapt import cluster_changes, engine_changes, layout_changes, model_changes
 from dashboard.asked import (
     MOST_TEXT,
     Asked,
@@ -20,9 +20,10 @@ from dashboard.asked import (
     yaml_of,
 )
 from dashboard.presets import presets
+from perfmodel.engines.profile import names, profile
 from perfmodel.errors import PerfModelError
-from perfmodel.spec import catalogue
 from perfmodel.load import load_scenario, scenario_of_text
+from perfmodel.spec import catalogue
 
 
 def as_query(asked):
@@ -160,8 +161,7 @@ def test_a_sections_new_name_drops_what_was_changed_inside():
 
 @pytest.mark.parametrize("name", [n for n in catalogue.names("models") if not catalogue.model(n).unmodelled])
 def test_any_model_of_the_catalogue_can_be_chosen(name):
-    scenario = Asked().scenario()
-    changes, said = model_changes(scenario, name)
+    changes, said = model_changes(Asked(), name)
     found = Asked().changed(changes).scenario()
     assert found.model.name == name
     if name == "deepseek-v3":
@@ -171,7 +171,7 @@ def test_any_model_of_the_catalogue_can_be_chosen(name):
 @pytest.mark.parametrize("name", ["deepseek-v3", "mixtral-8x22b", "llama-3.1-70b"])
 def test_another_model_suits_prefill_replicas_too(name):
     apart = Asked("longcat-flash-h800-pd")
-    found = apart.changed(model_changes(apart.scenario(), name)[0]).scenario()
+    found = apart.changed(model_changes(apart, name)[0]).scenario()
     assert found.model.name == name
     assert found.prefill.deployment.overlap in ("tbo", "sequential")
 
@@ -179,21 +179,62 @@ def test_another_model_suits_prefill_replicas_too(name):
 def test_another_model_leaves_out_what_was_stated_of_the_old_ones_experts():
     histogram = ", ".join(["2.0"] * 8 + ["1.0"] * 504)
     stated = Asked(sets=(("routing", f"{{popularity: histogram, histogram: [{histogram}]}}"),))
-    changes, said = model_changes(stated.scenario(), "deepseek-v3")
+    changes, said = model_changes(stated, "deepseek-v3")
     assert stated.changed(changes).scenario().routing.histogram is None
     assert "histogram" in said
 
 
 @pytest.mark.parametrize("name", catalogue.names("clusters"))
 def test_any_cluster_can_be_chosen_and_brings_its_own_calibration(name):
-    changes, _ = cluster_changes(Asked().scenario(), name)
-    found = Asked().changed(changes).scenario()
+    asked = Asked(sets=(("calibration", '""'), ("prices.usd_per_gpu_hour", "9")))
+    changes, said = cluster_changes(asked, name)
+    found = asked.changed(changes).scenario()
+    gpu = found.cluster.gpu.name
     assert found.cluster.name == name
-    assert found.calibration in ("", found.cluster.gpu.name)
+    assert found.calibration == (gpu if gpu in catalogue.names("calibrations") else "")
+    assert found.prices.usd_per_gpu_hour != 9
+    assert (f"calibrated on {gpu}" in said) == bool(found.calibration)
+    written = load_scenario("longcat-flash-h800", [f"cluster={name}"])
+    assert found.hash == written.hash  # as whoever changes the cluster on the command line
+
+
+@pytest.mark.parametrize("name", ["", *names()])
+@pytest.mark.parametrize("start", ["longcat-flash-h800", "longcat-flash-h800-pd"])
+def test_another_engine_brings_its_defaults_for_both_sides(start, name):
+    asked = Asked(start, sets=(("deployment.engine_version", "0.5.6"),))
+    changes, said = engine_changes(asked, name)
+    found = asked.changed(changes).scenario()
+    version = profile(name).version if name else ""
+    sides = [found, found.prefill_side] if found.prefill_side else [found]
+    for side in sides:
+        assert (side.deployment.engine, side.deployment.engine_version) == (name, version)
+    assert found.hash == load_scenario(start, [f"deployment.engine={name or chr(39) * 2}"]).hash
+    assert (version or "no engine") in said
+
+
+def test_an_engine_that_an_upload_names_can_be_changed():
+    asked = Asked("mine", text="{base: deepseek-v3-h800, engine: {name: sglang, version: 0.5.6}}")
+    found = asked.changed(engine_changes(asked, "vllm")[0]).scenario()
+    assert (found.deployment.engine, found.deployment.engine_version) == ("vllm", profile("vllm").version)
+
+
+def test_dense_tp_follows_attention_until_it_is_stated():
+    open_ = Asked(
+        "mine",
+        text="{model: deepseek-v3, cluster: h800-ib, deployment: {attention_tp: 8}}",
+    )
+    changes, _ = layout_changes(open_, gpus=16, attention_tp=4, moe_tp=1)
+    assert "deployment.dense_tp" not in changes
+    assert open_.changed(changes).scenario().deployment.dense_tp == 4
+    stated = open_.changed(layout_changes(open_, gpus=16, attention_tp=4, moe_tp=1, dense_tp=2)[0])
+    again = stated.changed(layout_changes(stated, gpus=16, attention_tp=8, moe_tp=1)[0])
+    assert again.scenario().deployment.dense_tp == 2
+    longcat = Asked().changed(layout_changes(Asked(), gpus=64, attention_tp=2, moe_tp=1)[0])
+    assert longcat.scenario().deployment.dense_tp == 4  # stated by the scenario
 
 
 def test_a_layout_brings_redundant_experts_where_ranks_do_not_divide():
-    changes, said = layout_changes(Asked().scenario(), gpus=144, attention_tp=1, dense_tp=4, moe_tp=1)
+    changes, said = layout_changes(Asked(), gpus=144, attention_tp=1, dense_tp=4, moe_tp=1)
     found = Asked().changed(changes).scenario()
     assert (found.deployment.num_gpus, found.deployment.ep, found.deployment.redundant_experts) == (
         144,

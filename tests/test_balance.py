@@ -8,7 +8,9 @@ from scenarios import told
 
 from calibrate import skew
 from perfmodel.answer import answer_step
+from perfmodel.engines.known_routing import fitted_skew
 from perfmodel.errors import SpecError
+from perfmodel.load import load_scenario
 from perfmodel.ops.collective import dispatch_ops
 from perfmodel.ops.parameters import active
 from perfmodel.ops.routed import rank_load, routed_pairs, scenario_balance
@@ -29,12 +31,10 @@ from perfmodel.routing.loads import expected_maximum as loads_maximum
 from perfmodel.routing.popularity import power_law, shuffled
 from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.load import load_scenario
 from perfmodel.spec.model import Moe
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.tails import step_tails
 from perfmodel.validation import roles
-from perfmodel.engines.known_routing import fitted_skew
 
 LONGCAT = catalogue.model("longcat-flash")
 SKEWED = ("routing.popularity=power-law", "routing.skew=0.6")

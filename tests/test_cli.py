@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.spec.catalogue import entry, names
 from perfmodel.spec.documents import parse_json, parse_yaml
-from perfmodel.load import build_scenario, load_scenario
 
 STEP_KEYS = {
     "step_time_s", "tokens_per_step", "tpot_s", "itl_s", "ttft_s", "tokens_per_s_per_user",

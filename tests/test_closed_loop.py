@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import BARE
 
+from perfmodel.load import load_scenario
 from perfmodel.serving import closed_loop
 from perfmodel.serving.closed_loop import ClosedLoop, Steps, chunking, mean_step, tpot_draws
-from perfmodel.load import load_scenario
 
 GPUS = 8
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from calibrate.tables import communication as fits
 from perfmodel.errors import DataError
 from perfmodel.kernels.communication import collective_seconds, collectives, lookup_collective
+from perfmodel.load import load_scenario
 from perfmodel.ops import communication as wire
 from perfmodel.ops.communication import Traffic
 from perfmodel.routing.destinations import Destinations, destinations
-from perfmodel.load import load_scenario
 from perfmodel.spec.model import Moe
 from perfmodel.step import step_segments
 

@@ -5,8 +5,8 @@ import pytest
 
 from perfmodel.answer import answer_step
 from perfmodel.explore.curve import batch_curve, curve_batches
-from perfmodel.output.charts.curve import trade_off_chart, trade_offs_chart
 from perfmodel.load import load_scenario
+from perfmodel.output.charts.curve import trade_off_chart, trade_offs_chart
 from perfmodel.validation.published_points import published_points
 
 FIGURES = (

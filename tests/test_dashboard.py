@@ -9,12 +9,13 @@ from patience import patient_s
 from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
+from dashboard.show import plain
 from perfmodel.answer import answer_step
+from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
 from perfmodel.output.formats import significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 
 APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 
@@ -167,7 +168,7 @@ def test_ten_people_at_once_neither_mix_nor_fail():
     for own, pages in zip(batches, everything, strict=True):
         for batch, page in zip(own, pages, strict=True):
             assert page.exceptions == []
-            assert page.errors == []
+            assert page.errors == [plain(text) for text in wanted[batch]["dangers"]]
             speed = wanted[batch]["tokens_per_s_per_user"]
             assert page.metrics["Tokens/s per user"] == significant(speed)
             assert page.metrics["Output tokens/s per GPU"] == significant(
@@ -218,11 +219,10 @@ def test_overlap_shows_what_sbo_gains():
     rows = table.value.set_index("overlap")
     assert rows.loc["sbo", "step_time_s"] == pytest.approx(1e3 * answered()["step_time_s"])
     assert rows.loc["sequential", "overlap_pct"] == 0.0
-    assert (
-        rows.loc["sbo", "step_time_s"]
-        < rows.loc["tbo", "step_time_s"]
-        < rows.loc["sequential", "step_time_s"]
-    )
+    for overlap in ("sequential", "tbo"):  # what two batches gain depends on the batch; SBO always gains here
+        own = answered(f"deployment.overlap={overlap}")["step_time_s"]
+        assert rows.loc[overlap, "step_time_s"] == pytest.approx(1e3 * own)
+        assert rows.loc["sbo", "step_time_s"] < 0.9 * rows.loc[overlap, "step_time_s"]
     charts = [one for one in test.main if one.type == "plotly_chart"]
     assert len(charts) == 2
 

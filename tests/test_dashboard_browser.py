@@ -13,8 +13,8 @@ from patience import patient_s, slowness
 from sessions import dashboard
 
 from perfmodel.answer import answer_step
-from perfmodel.output.formats import significant, usd
 from perfmodel.load import load_scenario
+from perfmodel.output.formats import significant, usd
 
 pytestmark = pytest.mark.browser
 

@@ -17,9 +17,9 @@ from dashboard.cache import key_of
 from dashboard.views import traffic
 from perfmodel.answer_serve import answer_serve
 from perfmodel.explore.goodput import POINTS
+from perfmodel.load import load_scenario
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 
 FEW = "workload.num_requests=300"
 

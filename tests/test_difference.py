@@ -5,8 +5,8 @@ import pytest
 from perfmodel.answer import answer_step
 from perfmodel.errors import SpecError
 from perfmodel.explore.difference import COMPONENTS, balanced, difference, step_parts
-from perfmodel.overlap.analysis import exposed_communication_s, occupied_s
 from perfmodel.load import load_scenario
+from perfmodel.overlap.analysis import exposed_communication_s, occupied_s
 from perfmodel.step import simulate_step
 
 OTHERS = {
@@ -14,7 +14,7 @@ OTHERS = {
     "overlap": ["deployment.overlap=sequential"],
     "batch": ["deployment.batch_per_gpu=8", "prices.usd_per_gpu_hour=5"],
     "skew": ["routing.popularity=power-law", "routing.skew=0.5"],
-    "balance": ["routing.imbalance=1"],
+    "balance": ["routing.imbalance=1.5"],
     "acceptance": ["deployment.mtp.acceptance=0.5"],
     "ranks": [
         "deployment.ranks=all",
@@ -24,6 +24,8 @@ OTHERS = {
     ],
     "hardware": ["cluster=h200-ib", "calibration=h200-sxm", "prices=h200-on-demand"],
 }
+
+PREPARED = ["deployment.host.prepare_us=2000", "deployment.host.asynchronous=false"]
 
 
 def scenario(*sets, name="longcat-flash-h800"):
@@ -69,7 +71,7 @@ def moved(found, column="delta_usd"):
 def test_each_cause_has_its_own_part(main_job):
     assert moved(difference(main_job, scenario(*OTHERS["price"]))) == {"price"}
     assert moved(difference(main_job, scenario(*OTHERS["balance"]))) == {"imbalance"}
-    assert moved(difference(main_job, scenario("deployment.host.prepare_us=2000"))) == {"host"}
+    assert moved(difference(main_job, scenario(*PREPARED))) == {"host"}
     sequential = difference(main_job, scenario(*OTHERS["overlap"]))
     assert moved(sequential) == {"exposed communication", "imbalance"}
     assert moved(difference(main_job, scenario(*OTHERS["price"])), "delta_tpot_s") == set()
@@ -86,11 +88,11 @@ def test_balance_has_no_imbalance(main_job):
 
 @pytest.mark.parametrize("sets", [[], OTHERS["ranks"], ["deployment.overlap=tbo"]])
 def test_every_instant_counts_once(sets):
-    step = simulate_step(scenario(*sets, "deployment.host.prepare_us=703"))
+    step = simulate_step(scenario(*sets, *PREPARED))
     parts = occupied_s(step.timeline)
     assert sum(parts.values()) == pytest.approx(step.step_time_s, rel=1e-12)
     assert all(seconds >= -1e-15 for seconds in parts.values())
-    assert parts["host"] == pytest.approx(703e-6)
+    assert parts["host"] == pytest.approx(2e-3)
 
 
 def test_prefill_is_told_per_prompt_token():

@@ -13,9 +13,9 @@ from perfmodel.economics import work
 from perfmodel.economics.energy import unknown_power, usage_of_runs
 from perfmodel.economics.work import work_of_runs
 from perfmodel.errors import SpecError
+from perfmodel.load import load_scenario
 from perfmodel.serving.records import StepRuns
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 from perfmodel.spec.power import Power
 
 NODE = [

@@ -8,9 +8,9 @@ from test_serve import node
 
 from perfmodel.answer_serve import answer_serve
 from perfmodel.errors import SpecError
+from perfmodel.load import load_scenario
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of, drift_at
 from perfmodel.serving.serve import serve
-from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
 
 TRAFFIC = ["workload.trace=''", "workload.request_rate=20", "workload.num_requests=300"]

@@ -18,9 +18,9 @@ from perfmodel.explore.goodput import (
     next_speed,
 )
 from perfmodel.explore.speeds import at_speed, drawn_rate
+from perfmodel.load import load_scenario
 from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart, seconds_label
 from perfmodel.output.traffic_rows import latency_rows, load_rows
-from perfmodel.load import load_scenario
 
 SLO = ["slo.ttft_ms=1000", "slo.tpot_ms=100"]
 

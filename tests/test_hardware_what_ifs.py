@@ -10,8 +10,8 @@ from scenarios import told
 from perfmodel.kernels.calibration import MODULES, load_calibration
 from perfmodel.kernels.communication import beside_compute, stretches
 from perfmodel.kernels.cost import cost
-from perfmodel.ops.op import OpClass
 from perfmodel.load import load_scenario
+from perfmodel.ops.op import OpClass
 from perfmodel.step import predict_steps, simulate_step, step_segments
 
 CALIBRATION = load_calibration("h800-sxm", "sglang")

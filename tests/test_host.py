@@ -12,6 +12,7 @@ from test_timeline import TIMES, scenarios, segments
 from perfmodel.answer import answer_step
 from perfmodel.engines.launches import kernels_launched, listed
 from perfmodel.kernels.timing import Timing
+from perfmodel.load import load_scenario
 from perfmodel.ops.build import MEMORY_BOUND
 from perfmodel.ops.op import COMMUNICATION_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, occupied_s
@@ -22,7 +23,6 @@ from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.host import Host
-from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.uncertainty import step_interval
 

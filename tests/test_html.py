@@ -14,6 +14,7 @@ from oracle_env import required
 
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.errors import DataError
+from perfmodel.load import load_scenario
 from perfmodel.ops.op import OpClass
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, text_on
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
@@ -23,7 +24,6 @@ from perfmodel.output.reproduce import step_command
 from perfmodel.output.spans import op_runs
 from perfmodel.output.windows import exposed_rows, layer_window, op_rows, stage_rows
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
 

@@ -19,10 +19,10 @@ from calibrate.public.build import available, build, system_of
 from calibrate.public.source import Source
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import load_calibration
+from perfmodel.load import load_scenario
 from perfmodel.ops.build import gemm as gemm_op
 from perfmodel.ops.op import OpClass
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 
 DATE = "2026-11-24T00:00:00+00:00"
 PACKAGE = os.environ.get("PERFMODEL_TABLES", "")

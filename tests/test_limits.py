@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from perfmodel.answer import answer_step
 from perfmodel.errors import InfeasibleError
 from perfmodel.explore.curve import batch_curve, curve_batches
+from perfmodel.load import load_scenario
 from perfmodel.ops.limits import batch_of, check_runs, limits, requests_per_rank, runs, with_batch
 from perfmodel.ops.memory import cache_tokens_per_rank, step_memory, usable_bytes, weight_bytes
 from perfmodel.serving.serve import layout_of
 from perfmodel.spec.catalogue import names
-from perfmodel.load import load_scenario
 
 ALONE = (
     "deployment.attention_dp=1",

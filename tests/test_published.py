@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from perfmodel.validation.silicon_loop import MANY
 
 from perfmodel.economics.fleet import DailyTraffic, least_fleet
-from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.load import load_scenario
+from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.validation import roles, silicon
 from perfmodel.validation.ceilings import above, owner
 from perfmodel.validation.deepseek_fleet import fleet
@@ -22,7 +23,6 @@ from perfmodel.validation.duplicates import repeated
 from perfmodel.validation.full_batches import full_batches, lengths_with
 from perfmodel.validation.recorded import SAME, differences, recorded_results
 from perfmodel.validation.serving import throughput
-from perfmodel.validation.silicon_loop import MANY
 from perfmodel.validation.suites import SUITES, Validation, run_suites
 
 RECORDS = roles.read_published(silicon.FILE)

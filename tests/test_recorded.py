@@ -7,9 +7,9 @@ import pytest
 from calibrate.trust import write_record
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import load_calibration
+from perfmodel.load import load_scenario
 from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 from perfmodel.validation import recorded
 from perfmodel.validation.ceilings import owner
 from perfmodel.validation.evidence import closest

@@ -13,13 +13,13 @@ import torch
 from scenarios import BARE
 from torch.utils.flop_counter import FlopCounterMode
 
+from perfmodel.load import load_scenario
 from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.op import Stream
 from perfmodel.ops.work import Group as WorkGroup
 from perfmodel.ops.work import Work
 from perfmodel.overlap.schedules import schedule_layer
 from perfmodel.spec.hf_config import model_from_config
-from perfmodel.load import load_scenario
 from perfmodel.step import step_segments
 from reference_model import kernels
 from reference_model.config import SIZES

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from perfmodel.cli import app
 from perfmodel.errors import DataError, InfeasibleError, SpecError, UnsupportedError
 from perfmodel.explore.fleet import Traffic
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.output.charts.money import speed_cost_chart, tornado_chart, waterfall_chart
 from perfmodel.output.pdf import chromium
 from perfmodel.output.report_csv import COLUMNS, report_csv, safe
@@ -27,7 +28,6 @@ from perfmodel.output.report_text import answer
 from perfmodel.report.content import build_report
 from perfmodel.report.part import Options, check_api_price
 from perfmodel.spec.documents import parse_yaml
-from perfmodel.load import build_scenario, load_scenario
 from perfmodel.validation.recorded import recorded_results
 
 FEW = "workload.num_requests=200"

@@ -12,8 +12,8 @@ from perfmodel.explore.routing_effects import (
     skew_cases,
     skew_row,
 )
-from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart
 from perfmodel.load import load_scenario
+from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart
 
 SMALL = ("deployment.attention_dp=32", "deployment.ep=32", "deployment.batch_per_gpu=32")
 

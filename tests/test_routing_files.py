@@ -10,8 +10,8 @@ import pytest
 
 from perfmodel.answer import answer_step
 from perfmodel.errors import DataError, SpecError
-from perfmodel.routing.activation import activation, moments
 from perfmodel.load import load_scenario
+from perfmodel.routing.activation import activation, moments
 from perfmodel.spec.model import Moe
 from perfmodel.spec.routing_files import read_activation, read_histogram
 

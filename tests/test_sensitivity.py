@@ -5,9 +5,9 @@ import pytest
 from perfmodel.economics.utilisation import break_even, usd_at_utilisation
 from perfmodel.explore.levers import LEVERS, _with
 from perfmodel.explore.sensitivity import sensitivity
+from perfmodel.load import load_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 from perfmodel.step import simulate_step
 
 NAMES = [lever.name for lever in LEVERS]

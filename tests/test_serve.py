@@ -14,12 +14,12 @@ from perfmodel.answer_serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.economics.requests import is_good, mean_interval, serving_metrics, weighted_spread
 from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.load import load_scenario
 from perfmodel.ops.memory import cache_tokens_per_rank
 from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.serve import batching_of, serve
 from perfmodel.serving.step_times import TwinStepTimes
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.load import load_scenario
 from perfmodel.step import predict_steps
 
 NODE = [

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from perfmodel.errors import PerfModelError
+from perfmodel.overlap.launch import launches_of
 from perfmodel.spec.catalogue import DATA
-from perfmodel.step import predict_steps
-from perfmodel.validation import deepseek, roles, serving
+from perfmodel.step import predict_steps, step_segments
+from perfmodel.validation import deepseek, roles, serving, steps
 from perfmodel.validation.recorded import differences, recorded_results
 from perfmodel.validation.rows import Row
 
@@ -156,18 +157,20 @@ def test_accepted_drafts_are_tokens_but_not_latency():
 
 
 def test_perfect_balance_has_no_busiest_rank():
-    perfect = serving.scenario_of(record(routing="perfectly balanced"), imbalance=1.7)
+    perfect = serving.scenario_of(record(routing="perfectly balanced"))
     assert perfect.routing.rank_loads == (1.0,) * 128
-    skewed = serving.scenario_of(record(), imbalance=1.7)
-    even = serving.scenario_of(record(), imbalance=1.0)
-    times = [float(predict_steps(s).step_time_s[0]) for s in (perfect, even, skewed)]
-    assert times[0] * 1.01 < times[1]  # DeepSeek's skew, in order
-    assert times[1] * 1.01 < times[2]
+    balanced = serving.scenario_of(record(moe_parallel="EP128 (+128 redundant)"))
+    skewed = serving.scenario_of(record())
+    assert [(s.routing.popularity, s.routing.placement) for s in (balanced, skewed)] == [
+        ("power-law", "eplb"), ("power-law", "contiguous")]  # fmt: skip
+    times = [float(predict_steps(s).step_time_s[0]) for s in (perfect, balanced, skewed)]
+    assert times[0] * 1.01 < times[1]  # chance, and what EPLB leaves of DeepSeek's skew
+    assert times[1] * 1.01 < times[2]  # all of it
 
 
 @pytest.mark.parametrize(
     ("framework", "engine"),
-    [("SGLang", "sglang"), ("in-house", "sglang"), ("vLLM", "vllm"),
+    [("SGLang", "sglang"), ("in-house", "deepseek"), ("vLLM", "vllm"),
      ("TensorRT-LLM (trtllm-bench, max load)", "trtllm")],
 )  # fmt: skip
 def test_engines_as_printed(framework, engine):
@@ -177,13 +180,21 @@ def test_engines_as_printed(framework, engine):
 
 
 def test_constants_replace_the_engines():
-    d = serving.scenario_of(record(), host_gap_us=1234.0, layer_sync_us=5.0).deployment
-    assert (d.constants.host_gap_us, d.constants.layer_sync_us) == (1234.0, 5.0)
-    none = serving.throughput(record(), host_gap_us=0.0, layer_sync_us=0.0, imbalance=1.0)
-    gap = serving.throughput(record(), host_gap_us=5000.0, layer_sync_us=0.0, imbalance=1.0)
+    before = {
+        "deployment.host.prepare_us": 0.0,
+        "deployment.host.node_us": 0.0,
+        "deployment.host.asynchronous": "false",
+        "deployment.shared_experts": "in-line",  # nothing is hidden, so every kernel's gap shows
+    }
+    d = serving.scenario_of(record(), before | {"deployment.host.prepare_us": 1234.0}).deployment
+    assert (d.host.prepare_us, d.host.node_us, d.host.asynchronous) == (1234.0, 0.0, False)
+    none = serving.throughput(record(), before)
+    gap = serving.throughput(record(), before | {"deployment.host.prepare_us": 5000.0})
     assert 128 / gap[1] - 128 / none[1] == pytest.approx(5e-3, rel=1e-6)
-    sync = serving.throughput(record(), host_gap_us=0.0, layer_sync_us=10.0, imbalance=1.0)
-    assert 128 / sync[1] - 128 / none[1] == pytest.approx(61 * 10e-6, rel=0.05)  # once a layer
+    node = serving.throughput(record(), before | {"deployment.host.node_us": 1.0})
+    segments = step_segments(serving.scenario_of(record(), before))
+    kernels = sum(part.repeat * sum(launches_of(part, "sglang")) for part in segments)
+    assert 128 / node[1] - 128 / none[1] == pytest.approx(kernels * 1e-6, rel=0.05)
 
 
 # --- what is left out ----------------------------------------------------------------------------------------
@@ -246,7 +257,11 @@ def test_what_both_sides_share_cancels():
 
 
 @pytest.mark.skipif(not CALIBRATED, reason="h800-sxm is not in the catalogue: make import-tables")
-def test_a_gain_is_surer_than_either_of_its_sides():
+def test_a_gain_is_surer_than_either_of_its_sides(monkeypatch):
+    """What both steps share, the engine's spread, cancels in their ratio."""
+    for module in (serving, steps):
+        monkeypatch.setattr(module, "common_log_std", lambda _: 0.2)
+
     def width(row):
         return (row.high - row.low) / row.predicted
 

@@ -6,20 +6,17 @@ from itertools import product
 
 import pytest
 
+from perfmodel.engines import profile as engines
 from perfmodel.errors import DataError, PerfModelError
-from perfmodel.spec import engine
+from perfmodel.load import build_scenario
+from perfmodel.overlap.launch import launches_of
+from perfmodel.serving.closed_loop import loop_of, steps_of
+from perfmodel.serving.serve import serve
 from perfmodel.spec.documents import read_document
-from perfmodel.validation import (
-    duplicates,
-    roles,
-    setups,
-    silicon,
-    silicon_2026,
-    silicon_field,
-    silicon_loop,
-)
+from perfmodel.step import step_segments
+from perfmodel.validation import duplicates, roles, runs, setups, silicon, silicon_2026, silicon_field
+from perfmodel.validation.runs import Layout, corrected, document_of, overrides_of, parse_layout, scenario_of
 from perfmodel.validation.setups import Setup, setup_of
-from perfmodel.validation.silicon import Layout, corrected, parse_layout, scenario_of, steps_of
 
 RECORDS = roles.read_published(silicon.FILE)
 EVERY = [record for file in roles.SILICON for record in roles.read_published(file)]
@@ -92,7 +89,8 @@ def test_corrections_keep_the_gpus_and_give_a_scenario(text, expert_parallel, at
         assert (layout.moe_tp, layout.ep) == (printed.moe_tp, printed.ep)
     else:
         assert layout.ep == (printed.gpus if expert_parallel else 1)
-    d = scenario_of(record(), setup, layout).deployment
+    own = record(parallel_or_prefill=text, gpus=str(printed.gpus))
+    d = build_scenario(document_of(own, setup)).deployment
     assert (d.attention_tp, d.attention_dp, d.moe_tp, d.ep) == (
         layout.attention_tp, layout.attention_dp, layout.moe_tp, layout.ep
     )  # fmt: skip
@@ -106,21 +104,21 @@ def test_a_scripts_layout_reaches_the_steps():
         r for r in RECORDS if (r["backend"], r["backend_version"], r["precision"]) == ("sglang", "", "fp4")
     )
     assert parse_layout(own["parallel_or_prefill"]).gpus > 1
-    steps = steps_of(own, setup_of(own))
-    assert steps.decode.deployment.ep == int(own["gpus"])
-    assert (steps.decode.deployment.phase, steps.prefill.deployment.phase) == ("decode", "prefill")
+    found = scenario_of(own)
+    assert found.deployment.ep == int(own["gpus"])
+    assert (found.deployment.moe_tp, found.prefill) == (1, None)
 
 
 def test_disaggregated_rows_have_both_layouts():
     own = record(mode="disagg", parallel_or_prefill="P 2x(tp1 dp4 ep4)", decode="D 3x(tp8 dp1 ep8)")
-    steps = steps_of(own, setup_of(own))
-    assert (steps.prefill_instances, steps.decode_instances) == (2, 3)
-    assert (steps.prefill.deployment.attention_dp, steps.prefill.deployment.phase) == (4, "prefill")
-    assert (steps.decode.deployment.attention_tp, steps.decode.deployment.phase) == (8, "decode")
-    load = silicon.load_of(own, setup_of(own), steps)
-    assert load.policy == "disaggregated"
-    limited = silicon.load_of(own, setup_of(own).model_copy(update={"max_running": 100}), steps)
-    assert limited.max_running == 300  # each decode instance has its own limit
+    found = scenario_of(own)
+    assert (found.prefill.serving.replicas, found.serving.replicas) == (2, 3)
+    assert (found.prefill.deployment.attention_dp, found.prefill.deployment.phase) == (4, "prefill")
+    assert (found.deployment.attention_tp, found.deployment.phase) == (8, "decode")
+    assert loop_of(found).policy == "disaggregated"
+    limited = scenario_of(own | {"set": "serving.max_running=100"})
+    assert (limited.serving.max_running, limited.prefill.serving.max_running) == (100, 100)
+    assert loop_of(limited).max_running == 300  # each decode instance has its own limit
 
 
 # --- rules ---------------------------------------------------------------------------------------------------
@@ -132,14 +130,27 @@ def matches(when, own):
     return all(setups._holds(*item, own, client) for item in when.items())
 
 
+def at(document, path):
+    for key in path.split("."):
+        document = document[key]
+    return document
+
+
 @pytest.mark.parametrize("number", range(len(RULES)))
 def test_a_rule_has_a_source_known_keys_and_rows(number):
     rule = RULES[number]
     assert set(rule) == {"when", "set", "source"}
     assert rule["source"].startswith("https://")
     assert rule["set"]
-    assert set(rule["set"]) <= set(Setup.model_fields)
-    Setup.model_validate(rule["set"])
+    settings = {key: value for key, value in rule["set"].items() if "." in key}
+    own = {key: value for key, value in rule["set"].items() if "." not in key}
+    assert set(own) <= set(Setup.model_fields) - {"settings"}
+    Setup.model_validate(own)
+    row = next(own for own in EVERY if matches(rule["when"], own))
+    flags = "; ".join(f"{path}={value}" for path, value in settings.items())
+    if settings and row["concurrency"] and not runs.unknown(row):
+        found = scenario_of(row | {"set": flags}).model_dump(mode="json")
+        assert all(at(found, path) == value for path, value in settings.items())  # keys that a user can state
     assert set(rule["when"]) <= {*RECORDS[0], "client", *setups.DATES}
     measured = {"tpot_ms", "ttft_ms", "derived_output_tok_s_gpu", "id", "note"}
     assert not measured & set(rule["when"])  # a rule is about how a row was run, not about its result
@@ -152,17 +163,26 @@ def test_a_rule_has_a_source_known_keys_and_rows(number):
 
 def test_later_rules_win(monkeypatch):
     rules = [
-        {"when": {"backend": "sglang"}, "set": {"chunk_tokens": 100, "poll_steps": 2}},
-        {"when": {"system": ["h100_sxm", "h200_sxm"], "concurrency": [32, 64]}, "set": {"chunk_tokens": 200}},
+        {
+            "when": {"backend": "sglang"},
+            "set": {"serving.max_batched_tokens": 100, "serving.scheduler_steps": 2},
+        },
+        {
+            "when": {"system": ["h100_sxm", "h200_sxm"], "concurrency": [32, 64]},
+            "set": {"serving.max_batched_tokens": 200},
+        },
         {"when": {"origin": "x"}, "set": {"client": "inferencex", "lowest_length_ratio": 0.5}},
         {"when": {"client": "inferencex", "measured_before": "2026-01-21"}, "set": {"cold": True}},
-        {"when": {"measured_from": "2026-01-21"}, "set": {"poll_steps": 7}},
+        {"when": {"measured_from": "2026-01-21"}, "set": {"serving.scheduler_steps": 7}},
     ]
     monkeypatch.setattr(setups, "_rules", lambda: tuple(rules))
 
     def chosen(**changes):
         found = setup_of(record(**changes))
-        return found.chunk_tokens, found.poll_steps, found.length_ratio, found.cold
+        chunk, polls = (
+            found.settings.get(f"serving.{key}") for key in ("max_batched_tokens", "scheduler_steps")
+        )
+        return chunk, polls, found.length_ratio, found.cold
 
     assert chosen() == (200, 2, 1.0, False)
     assert chosen(concurrency="64") == (200, 2, 1.0, False)
@@ -170,7 +190,7 @@ def test_later_rules_win(monkeypatch):
     assert chosen(concurrency="31") == (100, 2, 1.0, False)
     assert chosen(concurrency="") == (100, 2, 1.0, False)
     assert chosen(system="b200_sxm") == (100, 2, 1.0, False)
-    assert chosen(backend="vllm") == (200, 1, 1.0, False)
+    assert chosen(backend="vllm") == (200, None, 1.0, False)
     assert chosen(measured="2026-01-20") == (200, 2, 1.0, False)  # of another client
     assert chosen(origin="x") == (200, 2, 0.75, False)  # without a day
     assert chosen(origin="x", measured="2026-01-20") == (200, 2, 0.75, True)
@@ -198,7 +218,7 @@ def test_trtllms_scripts_size_the_budget_for_one_prompt_and_all_decodes():
         concurrency, isl = float(own["concurrency"]), float(own["isl"])
         needed = concurrency + isl + 64.0
         floor = 0.0 if own["measured"] == "2025-11-02" else 8192.0
-        budget = setup_of(own).budget(concurrency, isl)
+        budget = overrides_of(own)["serving.max_batched_tokens"]
         assert budget % 64 == 0
         assert budget >= max(floor, needed)
         assert budget == floor or budget < needed + 64.0
@@ -212,9 +232,12 @@ def test_a_users_row_is_no_benchmarks_run_whatever_its_date():
     base = record(system="b200_sxm", concurrency="16")
     dated = record(system="b200_sxm", concurrency="16", measured="2026-03-25")
     assert setup_of(base) == setup_of(dated)
-    assert (setup_of(dated).length_ratio, setup_of(dated).max_running) == (1.0, 1_000_000)
+    assert setup_of(dated).length_ratio == 1.0
+    assert not any(path.startswith("serving.") for path in overrides_of(dated))
+    assert scenario_of(dated).hash == scenario_of(base).hash
     theirs = setup_of(dated | {"origin": "2026-03-25.csv"})
-    assert (theirs.client, theirs.length_ratio, theirs.chunk_tokens) == ("inferencex", 0.9, 32768)
+    assert (theirs.client, theirs.length_ratio) == ("inferencex", 0.9)
+    assert theirs.settings["serving.max_batched_tokens"] == 32768
 
 
 def test_clients_of_the_published_rows():
@@ -248,19 +271,30 @@ def test_clients_of_the_published_rows():
 def test_a_limit_of_running_requests_is_that_of_long_prompts():
     """B200, FP8, TP8: the flag says 128, and at 1k prompts and 512 in flight three times as many ran."""
     common = {"system": "b200_sxm", "origin": "2026-03-25.csv", "measured": "2026-03-25"}
-    assert setup_of(record(**common, isl="8192")).max_running == 128
-    assert setup_of(record(**common)).max_running > 512
+    assert scenario_of(record(**common, isl="8192")).serving.max_running == 128
+    assert scenario_of(record(**common)).serving.max_running > 512
 
 
 def test_budgets_by_hand():
+    def budget(setup, concurrency, isl):
+        return setup.overrides(concurrency, isl).get("serving.max_batched_tokens")
+
     script = Setup(budget_per_prompt=True, budget_floor=8192)
-    assert script.budget(128.0, 8192.0) == 8384.0  # 131 x 64, exactly what is needed
-    assert script.budget(129.0, 8192.0) == 8448.0
-    assert script.budget(4.0, 1024.0) == 8192.0
-    assert Setup(budget_per_prompt=True).budget(4.0, 1024.0) == 1152.0
-    assert Setup(chunk_tokens=8192).budget(64.0, 10000.0) == 8192.0
-    assert Setup(chunk_tokens=8192, whole_prompts=True).budget(64.0, 10000.0) == 10000.0
-    assert Setup(chunk_tokens=8192, whole_prompts=True).budget(64.0, 100.0) == 8192.0
+    assert budget(script, 128.0, 8192.0) == 8384  # 131 x 64, exactly what is needed
+    assert budget(script, 129.0, 8192.0) == 8448
+    assert budget(script, 4.0, 1024.0) == 8192
+    assert budget(Setup(budget_per_prompt=True), 4.0, 1024.0) == 1152
+    stated = {"serving.max_batched_tokens": 8192}
+    assert budget(Setup(settings=stated), 64.0, 10000.0) == 8192
+    assert budget(Setup(), 64.0, 10000.0) is None  # the engine's own
+
+
+@pytest.mark.parametrize(("isl", "whole"), [(10000, 10000), (100, 8192)])
+def test_a_prompt_that_is_never_cut_has_a_step_of_its_own(isl, whole):
+    own = record(backend="trtllm", backend_version="1.2.0rc6", isl=str(isl))
+    found = scenario_of(own)
+    assert (found.serving.whole_prompts, found.serving.max_batched_tokens) == (True, 8192)
+    assert loop_of(found).chunk_tokens == whole
 
 
 def test_budgets_of_published_rows_reach_the_load():
@@ -269,20 +303,19 @@ def test_budgets_of_published_rows_reach_the_load():
         if r["backend"] == "trtllm" and r["model"] == R1 and r["mode"] == "agg" and not r["note"]
         and r["measured"] != "2025-11-02" and r["isl"] == "8192"
     )  # fmt: skip
-    setup = setup_of(own)
-    load = silicon.load_of(own, setup, steps_of(own, setup))
+    load = loop_of(scenario_of(own))
     needed = float(own["concurrency"]) + 8192 + 64
     assert load.chunk_tokens == 64 * math.ceil(needed / 64)
-    assert load.input_tokens == pytest.approx(0.9 * 8192)  # lengths uniform between 0.8 and 1
-    assert load.output_tokens == pytest.approx(0.9 * float(own["osl"]))
+    assert load.input_tokens == pytest.approx(0.9 * 8192, rel=1e-4)  # lengths uniform between 0.8 and 1
+    assert load.output_tokens == pytest.approx(0.9 * float(own["osl"]), rel=1e-3)
 
 
 # --- the loop ------------------------------------------------------------------------------------------------
 
 
 def served(setup, **changes):
-    own = record(isl="100", osl="10", concurrency="8", **changes)
-    return silicon_loop.simulated(own, setup, steps_of(own, setup_of(own)))
+    own = record(isl="100", osl="10", concurrency="8") | changes
+    return serve(build_scenario(document_of(own, setup))).records
 
 
 def test_the_loop_sends_what_the_client_sends():
@@ -303,13 +336,10 @@ def test_the_loop_sends_what_the_client_sends():
 
 def test_lengths_that_differ_break_the_lockstep_of_equal_ones():
     """Equal requests end together and wait for each other's prompts; with the same mean, spread ones do not."""
-    long = {"isl": "4000", "osl": "400", "concurrency": "32"}
-    own = record(**long)
-    steps = steps_of(own, setup_of(own))
 
     def ttft(low, high):
-        setup = setup_of(own).model_copy(update={"lowest_length_ratio": low, "highest_length_ratio": high})
-        found = silicon_loop.simulated(own, setup, steps)
+        setup = Setup(lowest_length_ratio=low, highest_length_ratio=high)
+        found = served(setup, isl="4000", osl="400", concurrency="32")
         return (found.first_token_s - found.arrival_s)[64:].mean()
 
     assert ttft(0.0, 2.0) < 0.6 * ttft(1.0, 1.0)
@@ -356,10 +386,11 @@ def test_what_a_number_format_borrows_is_said_beside_the_answer():
         tpot = rows_of(own, silicon_2026.FILE, "silicon-2026")[0]
         assert (tpot.suite, tpot.predicted is not None) == ("silicon-2026", True)
         assert f"take the times of {other}" in tpot.reason
-        experts = scenario_of(
-            own, setup_of(own), parse_layout(own["parallel_or_prefill"])
-        ).deployment.precision.experts
-        assert experts == {"INT4": "int4", "NVFP4": "fp4"}[other]
+        found = scenario_of(own)
+        assert found.deployment.precision.experts == "mxfp4"
+        ops = [task.op for segment in step_segments(steps_of(found).decode) for task in segment.tasks]
+        (dtype,) = {op.dtype for op in ops if op.kernel == "grouped_gemm"}
+        assert dtype == {"INT4": "int4", "NVFP4": "fp4"}[other]
 
 
 def test_models_and_gpus_that_lack_stay_with_the_reason():
@@ -378,9 +409,7 @@ def test_field_rows_with_a_remark_are_apart_and_every_clean_one_is_answered():
         if not own["note"]:
             mean, why = silicon.predict(own)
             assert mean is not None, (own["id"], why)
-            found = scenario_of(
-                own, setup_of(own), parse_layout(own["parallel_or_prefill"])
-            ).deployment.precision
+            found = scenario_of(own).deployment.precision
             assert (found.experts == "bf16") is (own["precision"] == "bf16"), own["id"]
 
 
@@ -392,13 +421,14 @@ def own_rows(*records):
 
 
 def test_a_users_rows_touch_no_constant_and_are_not_compared_with_a_peer():
-    before = engine.FILE.read_bytes() if engine.FILE.is_file() else None
+    files = [file for file in engines.FOLDER.iterdir() if file.is_file()]
+    before = {file: file.read_bytes() for file in files}
     published = next(
         r for r in RECORDS if roles.committed()[silicon.FILE, r["id"]] == "fit" and not r["note"]
     )
     found = own_rows(published)
     assert {(row.suite, row.role, row.peer_predicted) for row in found} == {("data", "user", None)}
-    assert (engine.FILE.read_bytes() if engine.FILE.is_file() else None) == before
+    assert {file: file.read_bytes() for file in engines.FOLDER.iterdir() if file.is_file()} == before
 
 
 def test_what_was_measured_never_enters_the_prediction():
@@ -430,13 +460,36 @@ def test_a_row_without_an_answer_says_why(changes, reason):
 
 
 def test_constants_replace_the_engines():
-    none = {"host_gap_us": 0.0, "layer_sync_us": 0.0, "imbalance": 1.0}
-    base, _ = silicon.predict(record(), **none)
-    gap, _ = silicon.predict(record(), **none | {"host_gap_us": 5000.0})
-    sync, _ = silicon.predict(record(), **none | {"layer_sync_us": 100.0})
-    assert gap.decode_step_s - base.decode_step_s == pytest.approx(5e-3, rel=0.02)
-    assert sync.decode_step_s - base.decode_step_s == pytest.approx(61 * 100e-6, rel=0.05)
-    divided = record(parallel_or_prefill="tp1 dp8 moe_tp1 ep8")
-    even, _ = silicon.predict(divided, **none)
-    skewed, _ = silicon.predict(divided, **none | {"imbalance": 2.0})
-    assert skewed.decode_step_s > even.decode_step_s * 1.01
+    """In a graph's decode steps: what is prepared before each step, and a gap per kernel; both on every output token."""
+    none = {
+        "deployment.host.asynchronous": "false",
+        "deployment.host.prepare_us": 0,
+        "deployment.host.node_us": 0,
+        "deployment.host.prompt_floor_us": 0,
+        "serving.front_end.latency_s": 0,
+    }
+
+    def run(**changes):
+        found, reason = silicon.predict(
+            record(), none | {key.replace("__", "."): v for key, v in changes.items()}
+        )
+        assert found is not None, reason
+        return found
+
+    base = run()
+    gap = run(deployment__host__prepare_us=5000)
+    assert gap.tpot_s - base.tpot_s == pytest.approx(
+        5e-3, rel=0.05
+    )  # prompts' steps among decodes have it, too
+    nodes = run(deployment__host__node_us=1)
+    kernels = sum(launched(scenario_of(record())))
+    assert nodes.tpot_s - base.tpot_s == pytest.approx(kernels * 1e-6, rel=0.1)
+    late = run(serving__front_end__latency_s=0.25)
+    assert late.ttft_s - base.ttft_s == pytest.approx(0.25, rel=1e-3)
+    assert late.tpot_s == pytest.approx(base.tpot_s, rel=0.02)
+
+
+def launched(scenario):
+    """Kernels of each segment of a decode step, all its repeats."""
+    for segment in step_segments(steps_of(scenario).decode):
+        yield segment.repeat * sum(launches_of(segment, scenario.deployment.engine))

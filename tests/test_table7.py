@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from perfmodel.errors import SpecError
-from perfmodel.spec.arrays import with_arrays
 from perfmodel.load import load_scenario
+from perfmodel.spec.arrays import with_arrays
 from perfmodel.step import predict_steps, simulate_step
 from perfmodel.validation.rows import matches_printed
 from perfmodel.validation.suites import run_suites

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scenarios import BARE
 
 from perfmodel.kernels.timing import Timing
+from perfmodel.load import load_scenario
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap import twin as twin_module
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, overlap_pct, stream_busy_s
@@ -16,7 +17,6 @@ from perfmodel.overlap.graph import Segment, Task, cross_stream_joins
 from perfmodel.overlap.timeline import simulate
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.load import load_scenario
 from perfmodel.step import has_contention, predict_steps, simulate_step, step_segments
 
 TIMES = st.floats(1e-7, 1e-3)

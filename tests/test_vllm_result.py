@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from perfmodel.answer_serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import DataError
+from perfmodel.load import load_scenario
 from perfmodel.output import vllm_result
 from perfmodel.output.vllm_result import check_result_file, result_values, write_result
-from perfmodel.load import load_scenario
 from perfmodel.spec.traces import read_trace
 
 NODE = [

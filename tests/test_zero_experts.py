@@ -9,8 +9,8 @@ from perfmodel.answer import answer_step
 from perfmodel.cli import app
 from perfmodel.errors import SpecError
 from perfmodel.explore.zero_experts import vary_real_experts, vary_zero_experts
-from perfmodel.ops.parameters import active
 from perfmodel.load import load_scenario
+from perfmodel.ops.parameters import active
 
 BASE = load_scenario("longcat-flash-h800")
 

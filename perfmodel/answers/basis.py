@@ -9,7 +9,7 @@ from typing import Any
 
 from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
 from perfmodel.kernels.timing import Timing
-from perfmodel.ops.op import Op
+from perfmodel.ops.op import Op, Stream
 from perfmodel.overlap.analysis import critical_path, slowest_rank
 from perfmodel.step import Step
 from perfmodel.units import PERCENT
@@ -142,7 +142,7 @@ def _kernels_of(step: Step, op: Op, timing: Timing) -> str:
 def _kind(step: Step, op: Op, timing: Timing, kernels_of: str, *, rescaled: bool) -> str:
     scenario, used = step.scenario, step.calibration
     engine = scenario.deployment.engine
-    if op.kernel == "host":
+    if op.stream == Stream.HOST:
         return "engine" if engine else "given"
     if timing.source == "given":
         return "given"

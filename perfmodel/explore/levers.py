@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+from perfmodel.engines.known_routing import SKEW_FILE
 from perfmodel.explore.difference import balanced
 from perfmodel.spec import catalogue
 from perfmodel.spec.catalogue import DATA
@@ -18,7 +19,6 @@ WHAT_IF_PCT = 20.0
 WHAT_IF = f"a what-if: {WHAT_IF_PCT:g} % less and more, no published range"
 WHAT_IF_ACCEPTANCE = 0.1
 TABLE6 = "longcat_table6_setup.yaml"
-SKEW_FILE = "routing_skew.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _skew(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     if routing.rank_loads is not None or routing.popularity in ("histogram", "dirichlet"):
         what = "routing.rank_loads" if routing.rank_loads is not None else f"popularity {routing.popularity}"
         return even, Setting(1.0, f"as stated ({what})", reason="as it is, against perfect balance")
-    model, record = next(iter(read_document(DATA / "published" / SKEW_FILE).items()))
+    model, record = next(iter(read_document(SKEW_FILE).items()))
     exponent = max(float(record["skew"]), float(routing.skew or 0.0))
     changed = {"popularity": "power-law", "skew": exponent}
     skewed = scenario.model_copy(update={"routing": routing.model_copy(update=changed)})

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
-from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype
+from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype, ExpertDtype
 from perfmodel.spec.host import Host
 
 Schedule = Literal["sequential", "tbo", "sbo", "sbo-engine", "tbo-report"]
@@ -23,9 +23,9 @@ class Precision(Spec):
     """Attention's output projection; None: as ``linear``."""
     dense: Dtype | None = None
     """Dense FFNs; None: as ``linear``."""
-    experts: Dtype = "fp8"
+    experts: ExpertDtype = "fp8"
     """Routed and shared experts."""
-    shared: Dtype | None = None
+    shared: ExpertDtype | None = None
     """Shared experts; None: as ``experts``."""
     attention: Literal["fp32", "bf16", "fp8"] = "bf16"
     """The attention core's multiply."""
@@ -53,7 +53,7 @@ class Precision(Spec):
         return self.dense or self.linear
 
     @property
-    def shared_dtype(self) -> Dtype:
+    def shared_dtype(self) -> ExpertDtype:
         """Of shared experts."""
         return self.shared or self.experts
 
