@@ -1,15 +1,15 @@
 """Fits each serving engine's constants on published runs: ``python -m calibrate.engines`` (``make engine-constants``).
 
-What an engine's documents and sources say stands in ``data/engines``; what they cannot say is fitted here, on rows whose
-committed role is ``fit`` alone (perfmodel/data/published/roles.csv), and never on a LongCat row: cost of an eager launch,
-gap per kernel in a graph, time to prepare a step, a floor under steps with prompts that no counted launch explains, and
-what stands in front of the engine. They minimise |log(predicted / measured)| of TPOT and of TTFT (of runs with a
+What an engine's documents and sources say stands in ``data/engines``; what they cannot say is fitted here, on rows
+whose committed role is ``fit`` alone (perfmodel/data/published/roles.csv), and never on a LongCat row: cost of an eager
+launch, gap per kernel in a graph, time to prepare a step, a floor under steps with prompts that no counted launch
+explains, and what stands in front of the engine. They minimise |log(predicted / measured)| of TPOT and of TTFT (of runs with a
 warm-up), averaged within each group of rows (a set-up: roles.csv) and then over groups, so that many rows of one
 set-up count as much as few of another.
 
 A constant must earn its place: starting from none, the one is added that most lowers the errors on groups left out
-(each group in turn predicted by constants fitted on the others), as long as they fall by ``WORTH`` (shares of TPOT's and
-of TTFT's error, added). The rest stay 0.
+(each group in turn predicted by constants fitted on the others), as long as they fall by ``WORTH`` (shares of TPOT's
+and of TTFT's error, added). The rest stay 0.
 
 Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start
 (launches and floor, which the host does one after the other, on a grid of both) and interpolated between; the fit is
@@ -29,11 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.curves import robust_std
-from perfmodel.engines.profile import FITTED
+from perfmodel.engines.profile import FITTED, OTHERS
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.output.files import atomic_write
 from perfmodel.units import MS
 from perfmodel.validation import duplicates, roles, serving, silicon
+from perfmodel.validation.runs import scenario_of
 from perfmodel.validation.setups import setup_of
 
 Array = NDArray[np.float64]
@@ -414,7 +415,9 @@ def served_logs(
 
 
 def spreads(logs: Sequence[tuple[str, float]]) -> tuple[float, float]:
-    """(within, between): robust spread of rows around their group's median, and of those medians."""
+    """(within, between): robust spread of rows around their set-up's median, and root mean square of those medians, each
+    set-up counting once: how far off a set-up of this kind is.
+    """
     by_group: dict[str, list[float]] = {}
     for group, log in logs:
         by_group.setdefault(group, []).append(log)
@@ -427,34 +430,86 @@ def spreads(logs: Sequence[tuple[str, float]]) -> tuple[float, float]:
     )
 
 
+def left_out_logs(rows: Sequence[FitRow], free: frozenset[int]) -> list[tuple[str, float]]:
+    """(group, log error) of every TPOT under constants fitted on the other groups: how far off new set-ups are."""
+    own = [row for row in rows if row.quantity == "tpot_s"]
+    found: list[tuple[str, float]] = []
+    for group in sorted({row.group for row in own}):
+        constants = fit_constants([row for row in rows if row.group != group], free)
+        out = [row for row in own if row.group == group]
+        found += [(group, float(log)) for log in residuals(out, constants)]
+    return found
+
+
 def document(pool: Executor, progress: Callable[[str], None] = print) -> dict[str, Any]:
-    """The constants file."""
-    own = [engine for engine in ENGINES if sum(engine_of(job) == engine for job in jobs()) >= MIN_ROWS]
+    """The constants file: by engine, rules as those of its data; ``others`` for engines without rows."""
+    every = jobs()
+    own = [engine for engine in ENGINES if sum(engine_of(job) == engine for job in every) >= MIN_ROWS]
     constants = dict.fromkeys(own, START)
+    errors: dict[str, list[dict[str, float]]] = {}
     for _ in range(2):
         rows = fit_rows(constants, pool, progress)
         for engine in own:
             progress(engine)
-            constants[engine], _ = fit_engine([row for row in rows if row.engine == engine], progress)
+            fitted = fit_engine([row for row in rows if row.engine == engine], progress)
+            constants[engine], errors[engine] = fitted
             progress(f"  {dict(zip([one.path for one in CONSTANTS], constants[engine], strict=True))}")
     logs = served_logs(constants, pool)
     date = datetime.now(UTC).date().isoformat()
+    source = f"calibrate.engines, {date}: rows with role fit of {', '.join((*FILES, 'serving.csv'))}"
     result: dict[str, Any] = {}
     for engine in own:
-        within, between = spreads(logs[engine].get("tpot_s", []))
+        mine = [row for row in rows if row.engine == engine]
+        free = frozenset(int(i) for i in np.flatnonzero(constants[engine]))
+        within, known = spreads(logs[engine].get("tpot_s", []))
+        _, new = spreads(left_out_logs(mine, free))
         settings: dict[str, Any] = {}
         for one, value in zip(CONSTANTS, constants[engine], strict=True):
             _put(settings, one.path.split("."), _rounded(float(value)))
-        _put(settings, ["deployment", "step_log_std"], _rounded(float(np.hypot(within, between))))
+        _put(settings, ["deployment", "step_log_std"], _rounded(float(np.hypot(within, max(new, known)))))
+        seen = _rounded(float(np.hypot(within, known)))
         result[engine] = {
-            "set": settings,
-            "rows": sum(len(own) for own in logs[engine].values()),
-            "groups": len({group for own in logs[engine].values() for group, _ in own}),
-            "tpot_log_std_within": _rounded(within),
-            "tpot_log_std_between": _rounded(between),
-            "source": f"calibrate.engines, {date}: rows with role fit of {', '.join((*FILES, 'serving.csv'))}",
+            "rows": sum(len(figures) for figures in logs[engine].values()),
+            "groups": len({group for figures in logs[engine].values() for group, _ in figures}),
+            "tpot_log_std": {
+                "within": _rounded(within),
+                "known": _rounded(known),
+                "new": _rounded(new),
+            },
+            "left_out": [{name: _rounded(value) for name, value in step.items()} for step in errors[engine]],
+            "rules": [
+                {"set": settings, "source": source},
+                *(
+                    {
+                        "when": {"system": system, "model": model},
+                        "set": {"deployment": {"step_log_std": seen}},
+                        "source": f"{source}; a stack with rows of its own",
+                    }
+                    for system, model in sorted({_stack(job) for job in every if engine_of(job) == engine})
+                ),
+            ],
         }
+    zero = [
+        (row.group, float(log))
+        for row, log in zip(rows, residuals(rows, np.zeros(len(CONSTANTS))), strict=True)
+        if row.quantity == "tpot_s"
+    ]
+    result[OTHERS] = {
+        "rules": [
+            {
+                "set": {"deployment": {"step_log_std": _rounded(float(np.hypot(*spreads(zero))))}},
+                "source": f"{source}; of all engines, without any constant",
+            }
+        ]
+    }
     return result
+
+
+def _stack(job: Job) -> tuple[str, str]:
+    """(GPU, family of the model) of a row."""
+    file, record = job
+    scenario = serving.scenario_of(record) if file == "serving.csv" else scenario_of(record)
+    return scenario.cluster.gpu.name, scenario.model.family
 
 
 def _put(document: dict[str, Any], keys: Sequence[str], value: Any) -> None:

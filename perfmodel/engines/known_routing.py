@@ -16,10 +16,10 @@ from perfmodel.spec.model import Model
 
 SKEW_FILE = DATA / "routing_skew.yaml"
 PRIOR_IMBALANCE = 1.25
-"""What published runs leave beside routing, at most: TensorRT-LLM measured 1.11 on its busiest rank with EPLB (DeepSeek-R1,
-EP32, 288 slots; https://nvidia.github.io/TensorRT-LLM/blogs/tech_blog/blog4_Scaling_Expert_Parallelism_in_TensorRT-LLM.html),
-SGLang's prefill on 32 GPUs allows 1.25 (`fit` rows lmsys_h100_prefill_*). A router that is skewed and not balanced is far
-beyond that (2.56 there, without EPLB): that has to be stated."""
+"""What published runs leave beside routing, at most: TensorRT-LLM measured 1.11 on its busiest rank with EPLB
+(DeepSeek-R1, EP32, 288 slots; its blog 4, Scaling Expert Parallelism in TensorRT-LLM,
+https://nvidia.github.io/TensorRT-LLM/), SGLang's prefill on 32 GPUs allows 1.25 (`fit` rows lmsys_h100_prefill_*). A
+router that is skewed and not balanced is far beyond that (2.56 there, without EPLB): that has to be stated."""
 LOADS = ("popularity", "rank_loads", "imbalance", "drift", "skew", "histogram", "source")
 """Keys of ``routing`` that say who is busy: a scenario that states one of them is left as it is."""
 

@@ -17,6 +17,8 @@ from perfmodel.spec.documents import read_document
 
 FOLDER = DATA / "engines"
 FITTED = FOLDER / "fitted.yaml"
+OTHERS = "others"
+"""Entry of ``fitted.yaml`` for engines that have no rows of their own."""
 KEYS = frozenset({"title", "url", "default_version", "read", "kernels", "experts", "rules"})
 CONDITIONS = frozenset(
     {"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model", "experts_format"}
@@ -129,11 +131,11 @@ def kernels_of(name: str) -> str:
 
 
 def _fitted(name: str) -> tuple[Mapping[str, Any], ...]:
-    """The fitted constants as a last rule."""
+    """The fitted constants as last rules; of an engine without rows, only how little is known of it."""
     if not FITTED.is_file():
         return ()
-    found = read_document(FITTED).get(name)
-    return ({"set": found["set"], "source": found["source"]},) if found else ()
+    document = read_document(FITTED)
+    return tuple((document.get(name) or document.get(OTHERS) or {}).get("rules", ()))
 
 
 @cache

@@ -63,8 +63,9 @@ class Routing(Spec):
     skew: Positive | None = None
     """Exponent of a power law, or concentration of a Dirichlet distribution (small is skewed)."""
     prior_imbalance: Positive = Field(default=1.0, ge=1.0)
-    """Where nothing is known of the router: by how much the busiest rank's load may exceed what ``popularity`` gives, one
-    standard deviation of its logarithm (half-normal, in intervals alone). Filled in for such models; 1: it is known."""
+    """Where nothing is known of the router: by how much the busiest rank's load may exceed what ``popularity`` gives,
+    one standard deviation of its logarithm (half-normal, in intervals alone). Filled in for such models; 1: it is
+    known."""
     histogram: Rows | None = None
     """Measured tokens per routed expert, zero-computation experts left out: one list that every layer takes as it is,
     or one per MoE layer, or a file (perfmodel.spec.routing_files)."""

@@ -26,8 +26,8 @@ class FrontEnd(Spec):
     """Time for which one server process is busy with a request (parsing, tokenising, handing it over) before the engine
     may schedule it: requests that come together pass one after the other."""
     chunk_s: NonNegative = 0.0
-    """Time for which one server process is busy with a chunk of output (detokenising, serialising, sending it): it streams
-    1 / ``chunk_s`` chunks per second, and beyond that outputs queue."""
+    """Time for which one server process is busy with a chunk of output (detokenising, serialising, sending it): it
+    streams 1 / ``chunk_s`` chunks per second, and beyond that outputs queue."""
     servers: Count = 1
     """Server processes per replica (vLLM's ``--api-server-count``)."""
     stream_interval: Annotated[Count, Field(le=10_000)] = 1
