@@ -34,7 +34,7 @@ from perfmodel.errors import DataError, PerfModelError
 from perfmodel.output.files import atomic_write
 from perfmodel.units import MS
 from perfmodel.validation import duplicates, roles, serving, silicon
-from perfmodel.validation.runs import scenario_of
+from perfmodel.validation.runs import scenario_of, unknown
 from perfmodel.validation.setups import setup_of
 
 Array = NDArray[np.float64]
@@ -162,11 +162,18 @@ def _is_step(_: str, record: Mapping[str, str]) -> bool:
 
 
 def is_documented(file: str, record: Mapping[str, str]) -> bool:
-    """Whether it is known how a row was run: clean, of one instance, not a repetition, not of a model that is kept for
-    transfer. The recipes of disaggregated runs are known from samples alone: those rows show errors and set nothing.
+    """Whether it is known how a row was run: clean, of one instance, not a repetition. The recipes of disaggregated runs
+    are known from samples alone, and what tensor parallelism's collectives cost between nodes from two timings: such
+    rows show errors and set nothing.
     """
     repeated = (file, record["id"]) in duplicates.repeated()
-    return not record["note"] and record["mode"] == "agg" and not repeated
+    if record["note"] or record["mode"] != "agg" or repeated or unknown(record):
+        return False
+    try:
+        scenario = scenario_of(record)
+    except PerfModelError:
+        return False
+    return bool(scenario.deployment.attention_tp <= scenario.cluster.node.link_domain_gpus)
 
 
 def engine_of(job: Job) -> str:
