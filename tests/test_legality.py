@@ -8,9 +8,9 @@ from perfmodel.cli import app
 from perfmodel.engines.legality import refusal, rules
 from perfmodel.errors import InfeasibleError
 from perfmodel.explore.curve import batch_curve
+from perfmodel.load import load_scenario
 from perfmodel.serving.serve import serve
 from perfmodel.spec import catalogue
-from perfmodel.load import load_scenario
 from perfmodel.validation import names, silicon
 from tests.test_limits import tensor_parallel
 

@@ -395,6 +395,8 @@ def columns(layout, *left_out):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(columns("silicon"), hostile, max_size=4))
 @example({"set": "deployment.attention_tp=true"})
+@example({"set": "notes=3"})
+@example({"set": "(before)=1"})
 def test_hostile_cells_give_a_reason_and_no_traceback(tmp_path, cells):
     """The file is refused in one line, or its row becomes a scenario, or a reason; what runs is not run here."""
     path = tmp_path / "mine.csv"
@@ -402,6 +404,12 @@ def test_hostile_cells_give_a_reason_and_no_traceback(tmp_path, cells):
     for own in refused(lambda: read(path)) or []:
         if not unknown(own):
             refused(lambda own=own: scenario_of(own))
+
+
+def test_a_file_without_an_end_is_refused(answers):
+    row = answers(RUN | {"set": "model.base=/dev/zero"})["mine-1", "tpot_s"]
+    assert row.predicted is None
+    assert "/dev/zero: larger than" in row.reason
 
 
 LOADS = ("isl", "osl", "isl_max", "osl_max", "concurrency", "num_prompts", "warm_up_requests", "request_rate")
