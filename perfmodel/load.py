@@ -160,7 +160,10 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     fields["routing"] = _routing(fields.get("routing", {}), fields["model"])
     fields["cluster"] = _section("clusters", fields["cluster"], "cluster")
     gpu = fields["cluster"].get("gpu", {})
-    notes = list(fields.get("notes", ()))
+    stated_notes = fields.get("notes", ())
+    if not isinstance(stated_notes, (list, tuple)):
+        raise SpecError(f"notes = {shown(stated_notes)}: must be a list of texts")
+    notes = list(stated_notes)
     fields["calibration"] = _calibration(calibration_for(fields, gpu), Path())
     fields["prices"] = _section("prices", prices_for(fields, gpu, before), "prices")
     notes += _what_moved(fields, before)
@@ -394,6 +397,8 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise SpecError(f"--set {text!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
+    if keys[0] == BEFORE:
+        raise SpecError(f"{BEFORE}: unknown key of a scenario; allowed: {', '.join(SECTIONS)}")
     value = parse_yaml(raw, f"--set {path.strip()}")
     document = _with_engine_inside(document)
     if keys[0] == "engine" and len(keys) > 1:

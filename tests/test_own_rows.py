@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from perfmodel.answer_serve import answer_serve
 from perfmodel.engines import profile
 from perfmodel.errors import DataError, PerfModelError
-from perfmodel.serving.serve import serve
+from perfmodel.ops.limits import check_layout
+from perfmodel.serving.serve import kv_tokens_of, serve
 from perfmodel.spec import catalogue
 from perfmodel.validation import deepseek, names, roles, runs, serving, silicon, user_data
 from perfmodel.validation.figures import FIGURES
@@ -167,6 +168,25 @@ def test_and_it_gets_the_suites_figures(answers):
         assert (row.role, row.suite) == ("user", "data")
 
 
+def test_published_runs_are_loaded():
+    """What ran can run; of cfg253 the CSV's layout (ep1 on 32 GPUs) is not what did, its recipe divides the experts."""
+    refused_ = {}
+    for file in roles.SILICON:
+        for record in roles.read_published(file):
+            if setup_of(record).not_predicted or unknown(record):
+                continue
+            scenario = scenario_of(record)
+            try:
+                check_layout(scenario)
+                for side in filter(None, (scenario, scenario.prefill_side)):
+                    kv_tokens_of(side)
+            except PerfModelError as error:
+                refused_[record["id"]] = str(error)
+    (text,) = refused_.values()
+    assert "cfg253" in next(iter(refused_))
+    assert "deployment.moe_tp = 32 slices an expert's FFN of width 2048 to 64" in text
+
+
 # --- every model, GPU and engine ----------------------------------------------------------------------------------
 
 
@@ -206,6 +226,15 @@ def test_every_system_is_answered_and_a_roofline_says_so(file):
         gpu = names.gpu_named(system)
         assert scenario.calibration == (gpu if gpu in calibrated else "")
         assert ("by roofline" in runs.remarks(own)) == (gpu not in calibrated)
+
+
+def test_gpus_are_those_of_the_layout(answers):
+    apart = {"mode": "disagg", "parallel_or_prefill": "P 2x(tp8 dp1 ep8)", "decode": "D 1x(tp1 dp8 ep8)"}
+    for cells, gpus in (({"gpus": "4"}, 8), (apart | {"gpus": "16"}, 24)):
+        row = answers(RUN | cells)["mine-1", "tpot_s"]
+        assert row.predicted is None
+        assert f"gpus = {cells['gpus']}: the layout" in row.reason
+        assert row.reason.endswith(f"has {gpus}")
 
 
 def test_a_gpu_stands_for_its_usual_cluster(file):
@@ -395,6 +424,8 @@ def columns(layout, *left_out):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(columns("silicon"), hostile, max_size=4))
 @example({"set": "deployment.attention_tp=true"})
+@example({"set": "notes=3"})
+@example({"set": "(before)=1"})
 def test_hostile_cells_give_a_reason_and_no_traceback(tmp_path, cells):
     """The file is refused in one line, or its row becomes a scenario, or a reason; what runs is not run here."""
     path = tmp_path / "mine.csv"
@@ -402,6 +433,12 @@ def test_hostile_cells_give_a_reason_and_no_traceback(tmp_path, cells):
     for own in refused(lambda: read(path)) or []:
         if not unknown(own):
             refused(lambda own=own: scenario_of(own))
+
+
+def test_a_file_without_an_end_is_refused(answers):
+    row = answers(RUN | {"set": "model.base=/dev/zero"})["mine-1", "tpot_s"]
+    assert row.predicted is None
+    assert "/dev/zero: larger than" in row.reason
 
 
 LOADS = ("isl", "osl", "isl_max", "osl_max", "concurrency", "num_prompts", "warm_up_requests", "request_rate")

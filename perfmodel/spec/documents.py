@@ -23,9 +23,11 @@ def read_document(path: Path) -> dict[str, Any]:
         DataError: the file can't be read, is malformed or hostile, or is not a mapping.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:  # a device states no size and may never end
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES} bytes, which no scenario or config is")
-        text = path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:

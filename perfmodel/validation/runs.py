@@ -171,11 +171,12 @@ def document_of(record: Mapping[str, str], setup: Setup) -> dict[str, Any]:
     first = parse_layout(record["parallel_or_prefill"])
     if not apart(record):
         first = corrected(first, setup)
-        if record["gpus"] and float(record["gpus"]) != first.gpus:
-            raise PerfModelError(
-                f"gpus = {record['gpus']}: the layout {record['parallel_or_prefill']!r} has {first.gpus}"
-            )
     own = parse_layout(record["decode"]) if apart(record) else first
+    layouts = (first, own) if apart(record) else (own,)
+    gpus = sum(one.gpus * one.instances for one in layouts)
+    if record["gpus"] and float(record["gpus"]) != gpus:
+        stated = " and ".join(filter(None, (record["parallel_or_prefill"], record["decode"])))
+        raise PerfModelError(f"gpus = {record['gpus']}: the layout {stated!r} has {gpus}")
     version = stated_version(record)
     document: dict[str, Any] = {
         "name": record["id"],
