@@ -12,6 +12,7 @@ from perfmodel.load import load_scenario
 from perfmodel.serving.serve import serve
 from perfmodel.spec import catalogue
 from perfmodel.validation import silicon
+from perfmodel.validation.names import MODELS
 from tests.test_limits import tensor_parallel
 
 QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
@@ -70,6 +71,18 @@ def test_kv_heads_that_neither_divide_nor_repeat_are_refused():
     assert "use attention_tp = 2" in text
 
 
+def test_mxfp4_is_padded_where_int4_and_nvfp4_are_refused():
+    """gpt-oss with TP8: 2880 / 8 = 360, no multiple of 32 or 16; engines pad MXFP4's slices."""
+    gpt = ("model=gpt-oss-120b", "cluster=b200-ib", "deployment.precision.linear=bf16")
+
+    def loaded(dtype):
+        return refusal(tensor_parallel(8, *gpt, "deployment.engine=sglang", f"deployment.precision.experts={dtype}"))
+
+    assert "no multiple of 32" in loaded("int4")
+    assert "no multiple of 16" in loaded("fp4")
+    assert loaded("mxfp4") is None
+
+
 @pytest.mark.parametrize(
     ("cluster", "engine", "set_", "refused"),
     [
@@ -117,7 +130,7 @@ def test_every_command_says_the_same():
         "concurrency": "8", "isl": "1000", "osl": "1000", "ttft_ms": "", "tpot_ms": "10", "note": "", "measured": "",
     }  # fmt: skip
     record["system"] = next(name for name in silicon.SYSTEMS if name.startswith("h100"))
-    record["model"] = next(name for name, own in silicon.MODELS.items() if own == "qwen3-235b-a22b")
+    record["model"] = next(name for name, own in MODELS.items() if own == "qwen3-235b-a22b")
     step, reason = silicon.predict(record)
     assert step is None
     assert reason == expected

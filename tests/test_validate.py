@@ -28,7 +28,7 @@ from perfmodel.validation.user_data import read_measurements
 
 ROW_KEYS = {
     "suite", "id", "model", "quantity", "unit", "measured", "predicted", "low", "high", "error_pct", "role", "reason",
-    "source", "matches_printed", "peer_predicted", "system", "engine",
+    "source", "matches_printed", "peer_predicted", "system", "engine", "settings",
 }  # fmt: skip
 SUMMARY_KEYS = {
     "suite", "quantity", "role", "n", "answered", "median_abs_pct", "mean_abs_pct", "bias_pct", "coverage_pct",
