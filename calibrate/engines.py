@@ -1,7 +1,7 @@
 """Fits each serving engine's constants on published runs: ``python -m calibrate.engines`` (``make engine-constants``).
 
-What an engine's documents and sources say stands in ``data/engines``; what they cannot say is fitted here, on rows whose
-committed role is ``fit`` alone (perfmodel/data/published/roles.csv), and never on a LongCat row: cost of an eager launch,
+What an engine's documents and sources say stands in ``data/engines``; what they cannot say is fitted here, on rows
+whose committed role is ``fit`` alone (perfmodel/data/published/roles.csv), never on a LongCat row: cost of a launch,
 gap per kernel in a graph, time to prepare a step, a floor under steps with prompts that no counted launch explains, and
 what stands in front of the engine. They minimise |log(predicted / measured)| of TPOT and of TTFT (of runs with a
 warm-up), averaged within each group of rows (a set-up: roles.csv) and then over groups, so that many rows of one

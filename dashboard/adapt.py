@@ -82,7 +82,7 @@ def cluster_changes(asked: Asked, name: str) -> tuple[Changes, str]:
 
 
 def engine_changes(asked: Asked, name: str) -> tuple[Changes, str]:
-    """Another engine, of the version that was read at last; whatever the scenario leaves open is as that one does it."""
+    """Another engine, of the version that was read at last; what the scenario leaves open is as that one does it."""
     path = "engine" if asked.states("engine") else "deployment.engine"
     changes: Changes = {path: name or '""'}
     if asked.states("deployment.engine_version"):

@@ -17,8 +17,8 @@ LAUNCHES = 900
 
 
 def made_row(number, truth=TRUTH, engine="sglang", noise=0.0, groups=4, random=None):
-    """A row as an engine of known constants would give it: TTFT is the longer of host and GPU and what is in front, TPOT
-    a step of kernels with gaps.
+    """A row as an engine of known constants would give it: TTFT is the longer of host and GPU and what is in front,
+    TPOT a step of kernels with gaps.
     """
     random = random or np.random.default_rng(number)
     gpu, step = random.uniform(0.02, 0.3), random.uniform(5e-3, 4e-2)

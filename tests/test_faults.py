@@ -82,7 +82,7 @@ def test_overlap_hides_part_of_a_slow_network():
             healthy, slow = times[schedule, batch]
             lost[schedule, batch] = slow - healthy
     assert 0.0 < lost["sbo", 8] < 0.5 * lost["sequential", 8]
-    assert 0.0 < lost["sbo", 96]
+    assert lost["sbo", 96] > 0.0
     assert times["sbo", 96][1] < 0.9 * times["sequential", 96][1]
 
 

@@ -76,7 +76,9 @@ def test_mxfp4_is_padded_where_int4_and_nvfp4_are_refused():
     gpt = ("model=gpt-oss-120b", "cluster=b200-ib", "deployment.precision.linear=bf16")
 
     def loaded(dtype):
-        return refusal(tensor_parallel(8, *gpt, "deployment.engine=sglang", f"deployment.precision.experts={dtype}"))
+        return refusal(
+            tensor_parallel(8, *gpt, "deployment.engine=sglang", f"deployment.precision.experts={dtype}")
+        )
 
     assert "no multiple of 32" in loaded("int4")
     assert "no multiple of 16" in loaded("fp4")

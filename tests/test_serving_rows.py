@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from perfmodel.errors import PerfModelError
-from perfmodel.spec.catalogue import DATA
 from perfmodel.overlap.launch import launches_of
+from perfmodel.spec.catalogue import DATA
 from perfmodel.step import predict_steps, step_segments
 from perfmodel.validation import deepseek, roles, serving, steps
 from perfmodel.validation.recorded import differences, recorded_results

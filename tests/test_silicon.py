@@ -460,7 +460,7 @@ def test_a_row_without_an_answer_says_why(changes, reason):
 
 
 def test_constants_replace_the_engines():
-    """In a graph's decode steps: what is prepared before each step, and a gap per kernel; both on every output token."""
+    """In decode steps of a graph: what is prepared before each step, and a gap per kernel; both per output token."""
     none = {
         "deployment.host.asynchronous": "false",
         "deployment.host.prepare_us": 0,

@@ -6,10 +6,10 @@ pass, and two combines per layer. Alone they would take what ``communication.csv
 stretch. What the notify kernels wait for other ranks is left out, and DeepSeek's 20 SMs against the 24 of the timings
 alone are in it (about 10 %). It was measured for training, on H800, in one shape: everything else takes it over.
 
-Of the low-latency kernels one figure is public: about 170 us per dispatch in DeepSeek's decode profile (LMSYS's reading;
-its own run on H100 measured as much), where the same transfer alone takes what the calibration says. Whether the
-profile's 170 us hold 64 tokens or both micro-batches' 128 is not said; with 128 there is nothing to explain. So all that
-is known is a range, from 1 to their ratio: its middle (of the logarithm) counts, and its width is a spread.
+Of the low-latency kernels one figure is public: about 170 us per dispatch in DeepSeek's decode profile (LMSYS's
+reading; its own run on H100 measured as much), where the same transfer alone takes what the calibration says. Whether
+the profile's 170 us hold 64 tokens or both micro-batches' 128 is not said; with 128 there is nothing to explain. So all
+that is known is a range, from 1 to their ratio: its middle (of the logarithm) counts, and its width is a spread.
 """
 
 import csv
