@@ -7,7 +7,7 @@ each op will have been launched, so it needs no rounds for that, for one iterati
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ class State:
         """How long before the end the host was done."""
         return self.now - self.host_end
 
-    def run(self) -> "State":
+    def run(self) -> Self:
         """To the end."""
         while self.advance():
             pass
@@ -232,8 +232,8 @@ class LaunchedState(State):
         super().__init__(Segment(segment.name, tasks, timings), size, iterations=1, contention=contention)
         self.launched = np.full((self.total_tasks + 1, size), -np.inf)
         self.blocks = _blocks(segment, kept)
-        for tasks, _ in (one for block in self.blocks for one in block.launches):
-            self.launched[tasks] = np.inf
+        for numbers, _ in (one for block in self.blocks for one in block.launches):
+            self.launched[numbers] = np.inf
         self.felt = np.zeros(size, dtype=bool)  # whether an op waited for its launch alone
         self.host_end = -lead
         self.ends = np.full((self.total_tasks + 1, size), np.inf)
@@ -279,7 +279,7 @@ class LaunchedState(State):
                 there = self.ends[np.ix_(block.waits, own)].max(axis=0)
                 own, start = own[np.isfinite(there)], np.maximum(start, there)[np.isfinite(there)]
             for tasks, seconds in block.launches:
-                start = start + (seconds[own] if isinstance(seconds, np.ndarray) else seconds)
+                start = start + np.broadcast_to(seconds, self.now.shape)[own]
                 for task in tasks:
                     self.launched[task, own] = start
             self.host_end[own] = start
