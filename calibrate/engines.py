@@ -62,7 +62,7 @@ class Constant:
 
 
 CONSTANTS = (
-    Constant("deployment.host.launch_us", (0.0, 10.0, 20.0, 30.0), 3.0),
+    Constant("deployment.host.launch_us", (0.0, 20.0, 40.0, 60.0, 80.0), 3.0),
     Constant("deployment.host.prompt_floor_us", (0.0, 60_000.0, 160_000.0), 0.0),
     Constant("deployment.host.node_us", (0.0, 1.0, 3.0), 0.0),
     Constant("deployment.host.prepare_us", (0.0, 3_000.0), 0.0),
@@ -167,13 +167,20 @@ def is_documented(file: str, record: Mapping[str, str]) -> bool:
     rows show errors and set nothing.
     """
     repeated = (file, record["id"]) in duplicates.repeated()
-    if record["note"] or record["mode"] != "agg" or repeated or unknown(record):
+    if record["note"] or record["mode"] != "agg" or repeated or unknown(record) or _queued(record):
         return False
     try:
         scenario = scenario_of(record)
     except PerfModelError:
         return False
     return bool(scenario.deployment.attention_tp <= scenario.cluster.node.link_domain_gpus)
+
+
+def _queued(record: Mapping[str, str]) -> bool:
+    """Whether requests waited longer than they decoded: then a limit was at work that the row does not state."""
+    if not record["ttft_ms"] or not record["tpot_ms"]:
+        return False
+    return float(record["ttft_ms"]) > float(record["osl"]) * float(record["tpot_ms"])
 
 
 def engine_of(job: Job) -> str:

@@ -243,8 +243,8 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
     own = with_engine(decode, serving, fields["model"], gpu)
     found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
     prefill = fields.get("prefill")
-    if isinstance(prefill, Mapping):
-        deployment, serving = prefill.get("deployment", {}), prefill.get("serving", {})
+    if isinstance(prefill, Mapping) and "deployment" in prefill:
+        deployment, serving = prefill["deployment"], prefill.get("serving", {})
         if isinstance(deployment, Mapping) and isinstance(serving, Mapping):
             side = with_engine(prefill_deployment(deployment, decode), serving, fields["model"], gpu)
             found["prefill"] = {

