@@ -2,18 +2,18 @@
 
 What an engine's documents and sources say stands in ``data/engines``; what they cannot say is fitted here, on rows
 whose committed role is ``fit`` alone (perfmodel/data/published/roles.csv), and never on a LongCat row: cost of an eager
-launch, gap per kernel in a graph, time to prepare a step, a floor under steps with prompts that no counted launch
-explains, and what stands in front of the engine. They minimise |log(predicted / measured)| of TPOT and of TTFT (of runs with a
-warm-up), averaged within each group of rows (a set-up: roles.csv) and then over groups, so that many rows of one
-set-up count as much as few of another.
+launch, what counted launches take beyond what a launch can, gap per kernel in a graph, time to prepare a step, and what
+stands in front of the engine. They minimise |log(predicted / measured)| of TPOT and of TTFT (of runs with a warm-up),
+averaged within each group of rows (a set-up: roles.csv) and then over groups, so that many rows of one set-up count as
+much as few of another.
 
 A constant must earn its place: starting from none, the one is added that most lowers the errors on groups left out
 (each group in turn predicted by constants fitted on the others), as long as they fall by ``WORTH`` (shares of TPOT's
 and of TTFT's error, added). The rest stay 0.
 
-Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start
-(launches and floor, which the host does one after the other, on a grid of both) and interpolated between; the fit is
-made twice, the second time around the first result, and the last residuals are of runs served anew.
+Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start and
+interpolated between; the fit is made twice, the second time around the first result, and the last residuals are of runs
+served anew.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -52,28 +51,41 @@ class Constant:
     """Key path of a scenario."""
     grid: Values
     """Values at which predictions are taken, the first the neutral one."""
-    least: float
+    least: float = 0.0
     """Where it is not neutral, it is at least this."""
+    bound: float = float("inf")
+    """What it may be; the rest is ``beyond``."""
+    beyond: str = ""
+    """Key path of what exceeds the bound."""
 
     @property
     def most(self) -> float:
         """The largest that is tried."""
         return self.grid[-1]
 
+    def settings(self, value: float) -> dict[str, float]:
+        """Key paths and values."""
+        rest = {self.beyond: max(value - self.bound, 0.0)} if self.beyond else {}
+        return {self.path: min(value, self.bound), **rest}
+
 
 CONSTANTS = (
-    Constant("deployment.host.launch_us", (0.0, 20.0, 40.0, 60.0, 80.0), 3.0),
-    Constant("deployment.host.prompt_floor_us", (0.0, 60_000.0, 160_000.0), 0.0),
-    Constant("deployment.host.node_us", (0.0, 1.0, 3.0), 0.0),
-    Constant("deployment.host.prepare_us", (0.0, 3_000.0), 0.0),
-    Constant("serving.front_end.latency_s", (0.0, 0.2), 0.0),
-    Constant("serving.front_end.request_s", (0.0, 0.004, 0.008), 0.0),
-    Constant("serving.front_end.chunk_s", (0.0, 1e-4, 2.5e-4), 0.0),
+    Constant(
+        "deployment.host.launch_us",
+        (0.0, 15.0, 30.0, 50.0, 70.0, 100.0),
+        least=3.0,
+        bound=30.0,
+        beyond="deployment.host.uncounted_us",
+    ),
+    Constant("deployment.host.node_us", (0.0, 1.0, 3.0)),
+    Constant("deployment.host.prepare_us", (0.0, 3_000.0)),
+    Constant("serving.front_end.latency_s", (0.0, 0.2)),
+    Constant("serving.front_end.request_s", (0.0, 0.004, 0.008)),
+    Constant("serving.front_end.chunk_s", (0.0, 1e-4, 2.5e-4)),
 )
-"""Bounds: 3 to 30 us per eager launch (a launch alone, and one through Python and its dispatchers)."""
-TOGETHER = (0, 1)
-"""Constants whose effects do not add up: the host does both, and the longer of host and GPU counts."""
-START = np.array([10.0, 60_000.0, 1.0, 0.0, 0.04, 0.003, 1e-4])
+"""Bounds: 3 to 30 us per eager launch (a launch alone, and one through Python and its dispatchers); what counted
+launches take beyond that is a floor with a name of its own."""
+START = np.array([50.0, 1.0, 0.0, 0.03, 0.003, 1e-4])
 WORTH = 0.05
 """Shares by which a constant must lower the errors on groups left out."""
 PRICE = 1e-3
@@ -98,30 +110,16 @@ class FitRow:
     """Time per token, to the first token, or per step; throughputs are inverted."""
     at: Array
     """Constants around which predictions were taken."""
-    together_s: Array
-    """Predicted on the grid of TOGETHER, the others as in ``at``."""
-    alone_s: tuple[Array, ...]
-    """Predicted along each other constant's grid."""
+    along_s: tuple[Array, ...]
+    """Predicted along each constant's grid, the others as in ``at``."""
 
     def predicted_s(self, constants: Array) -> float:
-        """Interpolated: what the joint grid says, and what each other constant adds to it."""
-        first, second = (CONSTANTS[i] for i in TOGETHER)
-        here = _bilinear(
-            self.together_s, first.grid, second.grid, constants[TOGETHER[0]], constants[TOGETHER[1]]
-        )
-        for number, times in zip(_others(), self.alone_s, strict=True):
-            grid = CONSTANTS[number].grid
-            here += float(np.interp(constants[number], grid, times) - np.interp(self.at[number], grid, times))
+        """Interpolated: what each constant adds to the prediction at ``at``."""
+        here = 0.0
+        for number, (one, times) in enumerate(zip(CONSTANTS, self.along_s, strict=True)):
+            there = float(np.interp(constants[number], one.grid, times))
+            here += there if number == 0 else there - float(np.interp(self.at[number], one.grid, times))
         return max(here, 1e-9)
-
-
-def _others() -> tuple[int, ...]:
-    return tuple(i for i in range(len(CONSTANTS)) if i not in TOGETHER)
-
-
-def _bilinear(values: Array, xs: Values, ys: Values, x: float, y: float) -> float:
-    along_y = [float(np.interp(y, ys, row)) for row in values]
-    return float(np.interp(x, xs, along_y))
 
 
 Job = tuple[str, dict[str, str]]
@@ -162,9 +160,9 @@ def _is_step(_: str, record: Mapping[str, str]) -> bool:
 
 
 def is_documented(file: str, record: Mapping[str, str]) -> bool:
-    """Whether it is known how a row was run: clean, of one instance, not a repetition. The recipes of disaggregated runs
-    are known from samples alone, and what tensor parallelism's collectives cost between nodes from two timings: such
-    rows show errors and set nothing.
+    """Whether it is known how a row was run: clean, of one instance, not a repetition. The recipes of disaggregated
+    runs are known from samples alone, and what tensor parallelism's collectives cost between nodes from two timings:
+    such rows show errors and set nothing.
     """
     repeated = (file, record["id"]) in duplicates.repeated()
     if record["note"] or record["mode"] != "agg" or repeated or unknown(record) or _queued(record):
@@ -205,7 +203,9 @@ def measured(job: Job) -> dict[str, float]:
 def predicted(job: Job, constants: Sequence[float]) -> dict[str, float]:
     """The same quantities at given constants; empty where the row can't be answered."""
     file, record = job
-    stated = {one.path: float(value) for one, value in zip(CONSTANTS, constants, strict=True)}
+    stated: dict[str, float] = {}
+    for one, value in zip(CONSTANTS, constants, strict=True):
+        stated |= one.settings(float(value))
     try:
         if file == "serving.csv":
             own = {path: value for path, value in stated.items() if path.startswith("deployment")}
@@ -217,15 +217,10 @@ def predicted(job: Job, constants: Sequence[float]) -> dict[str, float]:
 
 
 def design(at: Array) -> list[Values]:
-    """Constants at which every row is predicted: the joint grid, then each other grid."""
-    grids = [one.grid for one in CONSTANTS]
+    """Constants at which every row is predicted: along each grid."""
     points: list[Values] = []
-    for first, second in product(grids[TOGETHER[0]], grids[TOGETHER[1]]):
-        point = at.copy()
-        point[list(TOGETHER)] = first, second
-        points.append(tuple(point))
-    for number in _others():
-        for value in grids[number]:
+    for number, one in enumerate(CONSTANTS):
+        for value in one.grid:
             point = at.copy()
             point[number] = value
             points.append(tuple(point))
@@ -239,16 +234,13 @@ def _rows_of(work: tuple[Job, Array]) -> list[FitRow]:
     answers = [predicted(job, point) for point in points]
     if not all(answers):
         return []
-    shape = tuple(len(CONSTANTS[i].grid) for i in TOGETHER)
     found = []
     file, record = job
     group, _, _ = roles.role_of(file, record)
+    ends = np.cumsum([len(one.grid) for one in CONSTANTS])[:-1]
     for quantity, seconds in known.items():
-        values = np.array([answer[quantity] for answer in answers])
-        joint, rest = values[: shape[0] * shape[1]].reshape(shape), values[shape[0] * shape[1] :]
-        ends = np.cumsum([len(CONSTANTS[i].grid) for i in _others()])
-        alone = tuple(np.split(rest, ends[:-1]))
-        found.append(FitRow(record["id"], engine_of(job), group, quantity, seconds, at, joint, alone))
+        along = tuple(np.split(np.array([answer[quantity] for answer in answers]), ends))
+        found.append(FitRow(record["id"], engine_of(job), group, quantity, seconds, at, along))
     return found
 
 
@@ -374,28 +366,25 @@ class _Table:
 
     def __init__(self, rows: Sequence[FitRow]) -> None:
         self.measured = np.array([row.measured_s for row in rows])
-        self.joint = np.stack([row.together_s for row in rows])
-        self.alone = [np.stack([row.alone_s[i] for row in rows]) for i in range(len(_others()))]
-        at = np.stack([row.at for row in rows])
-        self.base = sum(
-            np.array([np.interp(at[r, n], CONSTANTS[n].grid, times[r]) for r in range(len(rows))])
-            for n, times in zip(_others(), self.alone, strict=True)
+        self.along = [np.stack([row.along_s[i] for row in rows]) for i in range(len(CONSTANTS))]
+        self.base = np.array(
+            [
+                sum(
+                    float(np.interp(row.at[i], one.grid, row.along_s[i]))
+                    for i, one in enumerate(CONSTANTS)
+                    if i
+                )
+                for row in rows
+            ]
         )
 
     def logs(self, constants: Array) -> Array:
         """log(predicted / measured)."""
-        first, second = (_cell(CONSTANTS[i].grid, constants[i]) for i in TOGETHER)
-        (i, u), (j, v) = first, second
-        here = (
-            self.joint[:, i, j] * (1 - u) * (1 - v)
-            + self.joint[:, i + 1, j] * u * (1 - v)
-            + self.joint[:, i, j + 1] * (1 - u) * v
-            + self.joint[:, i + 1, j + 1] * u * v
-        )
-        for number, times in zip(_others(), self.alone, strict=True):
-            k, w = _cell(CONSTANTS[number].grid, constants[number])
+        here = -self.base
+        for one, value, times in zip(CONSTANTS, constants, self.along, strict=True):
+            k, w = _cell(one.grid, value)
             here = here + times[:, k] * (1 - w) + times[:, k + 1] * w
-        return np.asarray(np.log(np.maximum(here - self.base, 1e-9) / self.measured))
+        return np.asarray(np.log(np.maximum(here, 1e-9) / self.measured))
 
 
 def _cell(grid: Values, value: float) -> tuple[int, float]:
@@ -429,8 +418,8 @@ def served_logs(
 
 
 def spreads(logs: Sequence[tuple[str, float]]) -> tuple[float, float]:
-    """(within, between): robust spread of rows around their set-up's median, and root mean square of those medians, each
-    set-up counting once: how far off a set-up of this kind is.
+    """(within, between): robust spread of rows around their set-up's median, and root mean square of those medians,
+    each set-up counting once: how far off a set-up of this kind is.
     """
     by_group: dict[str, list[float]] = {}
     for group, log in logs:
@@ -479,7 +468,8 @@ def document(pool: Executor, progress: Callable[[str], None] = print) -> dict[st
         _, new = spreads(left_out_logs(mine, free))
         settings: dict[str, Any] = {}
         for one, value in zip(CONSTANTS, constants[engine], strict=True):
-            _put(settings, one.path.split("."), _rounded(float(value)))
+            for path, part in one.settings(_rounded(float(value))).items():
+                _put(settings, path.split("."), _rounded(part))
         _put(settings, ["deployment", "step_log_std"], _rounded(float(np.hypot(within, max(new, known)))))
         seen = _rounded(float(np.hypot(within, known)))
         result[engine] = {

@@ -104,14 +104,14 @@ def test_preparing_a_step_comes_first_or_beside_it():
     assert both(hosted(parts, prepare_us=400, launch_us=10, asynchronous=True)) == pytest.approx(420 * US)
 
 
-def test_a_floor_shows_in_a_short_prompt_and_hides_in_a_long_one():
-    surround = chain(1 * US, name="before", layers=False)
+def test_what_nobody_counted_shows_in_a_short_prompt_and_hides_in_a_long_one():
     short, long = chain(1 * US, repeat=50), chain(3000 * US, repeat=50)
-    floor = {"prompt_floor_us": 100_000.0}
-    assert both(hosted(surround, short, **floor)) == pytest.approx(100_001 * US)
-    without = both(hosted(surround, long))
-    assert both(hosted(surround, long, **floor)) == pytest.approx(without + 100_000 * US / 50 - 1 * US)
-    assert both(hosted(surround, short, phase="decode", decode="eager", **floor)) == pytest.approx(51 * US)
+    more = {"launch_us": 30.0, "uncounted_us": 50.0}
+    assert both(hosted(short, **more)) == pytest.approx((50 * 80 + 1) * US)
+    without = both(hosted(long))
+    assert both(hosted(long, **more)) == pytest.approx(without + 80 * US)
+    # steps that only decode launch no more than is counted
+    assert both(hosted(short, phase="decode", decode="eager", **more)) == pytest.approx((50 * 30 + 1) * US)
 
 
 def test_gaps_in_a_graph_are_latencies():
@@ -143,7 +143,7 @@ def hosts(draw):
         prepare_us=draw(st.sampled_from([0.0, 300.0, 5000.0])),
         asynchronous=draw(st.booleans()),
         launch_us=draw(st.sampled_from([0.0, 3.0, 17.0, 60.0, 400.0])),
-        prompt_floor_us=draw(st.sampled_from([0.0, 2e4])),
+        uncounted_us=draw(st.sampled_from([0.0, 45.0])),
         node_us=draw(st.sampled_from([0.0, 0.7])),
         join_us=draw(st.sampled_from([0.0, 2.0])),
     )

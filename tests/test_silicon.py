@@ -465,7 +465,7 @@ def test_constants_replace_the_engines():
         "deployment.host.asynchronous": "false",
         "deployment.host.prepare_us": 0,
         "deployment.host.node_us": 0,
-        "deployment.host.prompt_floor_us": 0,
+        "deployment.host.uncounted_us": 0,
         "serving.front_end.latency_s": 0,
     }
 

@@ -100,19 +100,12 @@ def merged_launches(segment: Segment) -> Segment:
 
 
 def _eager(segments: Sequence[Segment], deployment: Deployment) -> list[Segment]:
-    """Segments whose ops wait for their launches; what no launch explains is spread over the layers' ones."""
+    """Segments whose ops wait for their launches; with prompts each takes what nobody counted, too."""
     host, engine = deployment.host, deployment.engine
-    launch_us: Num = host.launch_us
-    floor_us: Num = host.prompt_floor_us if deployment.phase != "decode" else 0.0
-    if not _some(launch_us) and not _some(floor_us):
+    launch_us: Num = host.launch_us + (host.uncounted_us if deployment.phase != "decode" else 0.0)
+    if not _some(launch_us):
         return list(segments)
-    counts = [launches_of(segment, engine) for segment in segments]
-    in_layers = sum(s.repeat * sum(own) for s, own in zip(segments, counts, strict=True) if s.layers)
-    more_us = floor_us / in_layers if in_layers else 0.0
-    return [
-        _launched(segment, own, (launch_us + (more_us if segment.layers else 0.0)) * US)
-        for segment, own in zip(segments, counts, strict=True)
-    ]
+    return [_launched(segment, launches_of(segment, engine), launch_us * US) for segment in segments]
 
 
 def _launched(segment: Segment, counts: Sequence[float], launch_s: Num) -> Segment:

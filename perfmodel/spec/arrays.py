@@ -18,7 +18,7 @@ SWEEPABLE = (
     "deployment.prefill_cached_tokens",
     "deployment.host.prepare_us",
     "deployment.host.launch_us",
-    "deployment.host.prompt_floor_us",
+    "deployment.host.uncounted_us",
     "deployment.host.node_us",
     "deployment.host.join_us",
     "deployment.mtp.acceptance",

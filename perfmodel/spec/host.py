@@ -25,8 +25,9 @@ class Host(Spec):
     their sum."""
     launch_us: NonNegative = 0.0
     """Host time per kernel that is launched eagerly, us."""
-    prompt_floor_us: NonNegative = 0.0
-    """Host time per step with prompt tokens that no counted launch explains, us; it runs beside the GPU."""
+    uncounted_us: NonNegative = 0.0
+    """Host time per counted launch of a step with prompt tokens, beyond ``launch_us``: kernels that nobody counted, and
+    the program between them, us."""
     node_us: NonNegative = 0.0
     """Gap per kernel inside a graph, beyond what timed kernels hold already, us."""
     join_us: NonNegative = 0.0
