@@ -57,6 +57,26 @@ def test_launches_that_the_gpu_waits_for_are_the_engines():
     assert fractions["given"] == 0.0
 
 
+def test_gaps_in_a_graph_are_the_engines_and_leave_the_interval():
+    """A gap per kernel is a constant: it is no timed kernel's time, also where a measured module holds the kernel."""
+    none, gaps = (
+        answer_step(
+            load_scenario(
+                "deepseek-v3-h800", ["deployment.overlap=sequential", f"deployment.host.node_us={us}"]
+            ),
+            over_steps=False,
+        )
+        for us in (0, 1)
+    )
+    more_s = gaps.step.step_time_s - none.step.step_time_s
+    assert more_s > 1e-3
+    assert gaps.values["basis"]["fractions"]["engine"] == pytest.approx(
+        more_s / gaps.step.step_time_s, rel=0.05
+    )
+    low, high = gaps.values["intervals"]["step_time_s"]
+    assert low < gaps.step.step_time_s < high
+
+
 def test_a_device_timed_in_full_is_timed():
     assert values_of(base="reference-cpu")["basis"]["fractions"]["timed"] == pytest.approx(1.0)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Op, Stream
@@ -129,7 +131,11 @@ def _uses(step: Step, weight: float) -> Iterable[Use]:
             kernels_of = _kernels_of(step, task.op, timing)
             kind = _kind(step, task.op, timing, kernels_of, rescaled=rescaled)
             share = scale * on_path.get((number, place), 0.0)
-            yield Use(step, task.op, timing, kind, share, kernels_of)
+            gap = float(np.mean(timing.gap_s / timing.seconds)) if np.any(timing.gap_s) else 0.0
+            if gap:
+                yield Use(step, task.op, timing, "engine", share * gap, "")
+            if gap < 1.0:
+                yield Use(step, task.op, timing, kind, share * (1.0 - gap), kernels_of)
 
 
 def _kernels_of(step: Step, op: Op, timing: Timing) -> str:
