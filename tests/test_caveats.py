@@ -41,11 +41,13 @@ def test_fractions_add_up_to_the_step(base):
 
 def test_a_fraction_is_the_ops_share_of_the_critical_path():
     """What the host does is the engine's, and nothing hides what it prepares before a step."""
-    before = ["deployment.host.prepare_us=5000", "deployment.host.asynchronous=false"]
+    before = ["deployment.host={prepare_us: 5000, asynchronous: false, node_us: 0, join_us: 0}"]
     answer = answer_step(load_scenario(MAIN, before), over_steps=False)
     share = answer.values["basis"]["fractions"]["engine"]
     assert share == pytest.approx(5e-3 / answer.step.step_time_s, rel=1e-9)
-    beside = answer_step(load_scenario(MAIN, ["deployment.host.prepare_us=5000"]), over_steps=False)
+    beside = answer_step(
+        load_scenario(MAIN, ["deployment.host={prepare_us: 5000, node_us: 0, join_us: 0}"]), over_steps=False
+    )
     assert beside.values["basis"]["fractions"]["engine"] == 0.0
     assert values_of(*before, "deployment.engine=''")["basis"]["fractions"]["given"] > 0.0
 

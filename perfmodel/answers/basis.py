@@ -4,7 +4,7 @@ A step's time is that of its critical path, so each op counts with its seconds t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,8 @@ def _uses(step: Step, weight: float) -> Iterable[Use]:
             share = scale * on_path.get((number, place), 0.0)
             gap = float(np.mean(timing.gap_s / timing.seconds)) if np.any(timing.gap_s) else 0.0
             if gap:
-                yield Use(step, task.op, timing, "engine", share * gap, "")
+                constant = replace(timing, flag="", calibrated=False, source="given")
+                yield Use(step, task.op, constant, "engine", share * gap, "")
             if gap < 1.0:
                 yield Use(step, task.op, timing, kind, share * (1.0 - gap), kernels_of)
 
