@@ -110,7 +110,9 @@ def _at_points(timing: Timing, factors: Array, points: int) -> Timing:
 
 
 def _scaled(segment: Segment, factors: Mapping[str, Array]) -> Segment:
-    """The segment with every timing under every draw; given times (an engine's constants) err with the engine."""
+    """The segment with every timing under every draw; given times and gaps in a graph (an engine's constants) err with
+    the engine, but for the gap of an op that has a spread of its own.
+    """
     return replace(
         segment, timings=tuple(timing.scaled(_factor(timing, factors)) for timing in segment.timings)
     )
@@ -132,7 +134,7 @@ def _add_spread_keys(segments: Sequence[Segment], keys: dict[str, float]) -> boo
                 return False
             if timing.spread_key:
                 keys[timing.spread_key] = timing.log_std
-            elif timing.seconds > 0.0 and timing.source != "given":
+            elif timing.seconds > timing.gap_s and timing.source != "given":
                 return False
             if np.any(timing.uneven_log):
                 keys[UNEVEN] = 1.0

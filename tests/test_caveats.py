@@ -41,11 +41,13 @@ def test_fractions_add_up_to_the_step(base):
 
 def test_a_fraction_is_the_ops_share_of_the_critical_path():
     """What the host does is the engine's, and nothing hides what it prepares before a step."""
-    before = ["deployment.host.prepare_us=5000", "deployment.host.asynchronous=false"]
+    before = ["deployment.host={prepare_us: 5000, asynchronous: false, node_us: 0, join_us: 0}"]
     answer = answer_step(load_scenario(MAIN, before), over_steps=False)
     share = answer.values["basis"]["fractions"]["engine"]
     assert share == pytest.approx(5e-3 / answer.step.step_time_s, rel=1e-9)
-    beside = answer_step(load_scenario(MAIN, ["deployment.host.prepare_us=5000"]), over_steps=False)
+    beside = answer_step(
+        load_scenario(MAIN, ["deployment.host={prepare_us: 5000, node_us: 0, join_us: 0}"]), over_steps=False
+    )
     assert beside.values["basis"]["fractions"]["engine"] == 0.0
     assert values_of(*before, "deployment.engine=''")["basis"]["fractions"]["given"] > 0.0
 
@@ -55,6 +57,26 @@ def test_launches_that_the_gpu_waits_for_are_the_engines():
     fractions = eager["basis"]["fractions"]
     assert fractions["engine"] > 0.9
     assert fractions["given"] == 0.0
+
+
+def test_gaps_in_a_graph_are_the_engines_and_leave_the_interval():
+    """A gap per kernel is a constant: it is no timed kernel's time, also where a measured module holds the kernel."""
+    none, gaps = (
+        answer_step(
+            load_scenario(
+                "deepseek-v3-h800", ["deployment.overlap=sequential", f"deployment.host.node_us={us}"]
+            ),
+            over_steps=False,
+        )
+        for us in (0, 1)
+    )
+    more_s = gaps.step.step_time_s - none.step.step_time_s
+    assert more_s > 1e-3
+    assert gaps.values["basis"]["fractions"]["engine"] == pytest.approx(
+        more_s / gaps.step.step_time_s, rel=0.05
+    )
+    low, high = gaps.values["intervals"]["step_time_s"]
+    assert low < gaps.step.step_time_s < high
 
 
 def test_a_device_timed_in_full_is_timed():

@@ -104,6 +104,34 @@ def test_one_engine_is_said_in_either_place():
     assert not one.deployment.host.asynchronous
 
 
+@pytest.mark.parametrize(
+    ("sets", "found"),
+    [
+        (["engine=vllm"], ("vllm", "")),
+        (["deployment.engine=vllm"], ("vllm", "")),
+        (["engine={name: vllm, version: 0.12.0}"], ("vllm", "0.12.0")),
+        (["engine.name=trtllm"], ("trtllm", "")),
+        (["engine.version=0.5.6"], ("sglang", "0.5.6")),
+        (["deployment.engine_version=0.12.0", "deployment.engine=vllm"], ("vllm", "0.12.0")),
+        (["deployment.batch_per_gpu=4"], ("sglang", "0.5.8.post1")),
+    ],
+)
+def test_an_engine_named_later_replaces_the_one_before_and_its_version(sets, found, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: deepseek-v3-h800\nengine: {name: sglang, version: 0.5.8.post1}\n")
+    d = load_scenario(file, sets).deployment
+    assert (d.engine, d.engine_version) == (found[0], found[1] or profile(found[0]).version)
+    top = tmp_path / "top.yaml"
+    top.write_text("base: mine.yaml\nengine: vllm\n")
+    d = load_scenario(top).deployment
+    assert (d.engine, d.engine_version) == ("vllm", profile("vllm").version)
+
+
+def test_the_same_gpu_again_moves_nothing():
+    own = load_scenario("longcat-flash-h800", ["cluster=h800-ib"])
+    assert (own.notes, own.hash) == ((), load_scenario("longcat-flash-h800").hash)
+
+
 def test_prefill_replicas_have_the_engine_and_formats_of_those_that_decode():
     document = {
         "model": "deepseek-v3",

@@ -74,7 +74,7 @@ def test_little_traffic_takes_a_whole_replica():
 
 
 def test_the_rate_found_keeps_the_objectives_and_a_higher_one_does_not(served):
-    found = fastest(served, 90.0)
+    found = fastest(served, 91.0)  # no whole number of the 150 requests
     assert found.limited_by == "slo"
     arrivals = served.requests.arrival_s
     own = (len(arrivals) - 1) / np.ptp(arrivals)
@@ -84,7 +84,7 @@ def test_the_rate_found_keeps_the_objectives_and_a_higher_one_does_not(served):
         values = answer_serve(traffic(2 * speed * faster, 150, *SLO)).values
         shares.append(100 * values["goodput_requests_per_s"] / values["requests_per_s"])
     assert shares[0] == pytest.approx(found.good_pct)
-    assert shares[0] >= 90.0 > shares[1]
+    assert shares[0] >= 91.0 > shares[1]
 
 
 @pytest.mark.parametrize("start", [0.05, 40.0])

@@ -59,7 +59,7 @@ def test_every_suite_is_there_and_the_summary_is_the_commands():
 
 def test_rows_name_gpus_and_engines_of_the_catalogue():
     assert {row.system for row in SHIPPED.rows} - {""} <= set(catalogue.names("gpus"))
-    assert {row.engine for row in SHIPPED.rows} == {"", "sglang", "trtllm", "vllm"}
+    assert {row.engine for row in SHIPPED.rows} == {"", "deepseek", "sglang", "trtllm", "vllm"}
     named = [row for row in SHIPPED.rows if row.predicted is not None]
     assert all(row.system for row in named)
     for name in ("h800-sxm", "gb200-nvl72"):

@@ -101,8 +101,12 @@ def test_ranks_in_lockstep_have_a_spread_too():
 # --- runs with stretched steps --------------------------------------------------------------------------------------
 
 
+NO_FRONT = "serving.front_end={latency_s: 0, request_s: 0}"
+"""Nothing but steps takes time."""
+
+
 def test_twice_as_long_steps_take_twice_as_long():
-    asked = node("workload.num_requests=20", "workload.output_tokens={min: 5, max: 90}")
+    asked = node("workload.num_requests=20", "workload.output_tokens={min: 5, max: 90}", NO_FRONT)
     first = serve(asked)
     same, double = (
         serve(asked, requests=first.requests, fleet=stretched(first.fleet, factor, factor))
@@ -114,7 +118,7 @@ def test_twice_as_long_steps_take_twice_as_long():
 
 
 def test_each_factor_has_its_own_steps():
-    asked = node("workload.num_requests=1", "workload.output_tokens=50")
+    asked = node("workload.num_requests=1", "workload.output_tokens=50", NO_FRONT)
     first = serve(asked)
     found = serve(asked, fleet=stretched(first.fleet, 3.0, 0.5)).records
     ttft, end = first.records.first_token_s, first.records.end_s

@@ -4,8 +4,10 @@ A step's time is that of its critical path, so each op counts with its seconds t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
 from perfmodel.kernels.timing import Timing
@@ -129,7 +131,12 @@ def _uses(step: Step, weight: float) -> Iterable[Use]:
             kernels_of = _kernels_of(step, task.op, timing)
             kind = _kind(step, task.op, timing, kernels_of, rescaled=rescaled)
             share = scale * on_path.get((number, place), 0.0)
-            yield Use(step, task.op, timing, kind, share, kernels_of)
+            gap = float(np.mean(timing.gap_s / timing.seconds)) if np.any(timing.gap_s) else 0.0
+            if gap:
+                constant = replace(timing, flag="", calibrated=False, source="given")
+                yield Use(step, task.op, constant, "engine", share * gap, "")
+            if gap < 1.0:
+                yield Use(step, task.op, timing, kind, share * (1.0 - gap), kernels_of)
 
 
 def _kernels_of(step: Step, op: Op, timing: Timing) -> str:

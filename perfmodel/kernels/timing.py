@@ -26,6 +26,8 @@ class Timing:
     """Link bytes over achieved link bandwidth."""
     network_s: Num = 0.0
     """Network bytes over achieved network bandwidth."""
+    gap_s: Num = 0.0
+    """What of the latency is no kernel: the gap before it in a captured graph, by an engine's constants."""
     held_sms: float = 0.0
     """Share of the streaming multiprocessors that a communication kernel holds while it runs."""
     log_std: float = 0.0
@@ -67,6 +69,7 @@ class Timing:
             memory_s=self.memory_s * factor,
             link_s=self.link_s * factor,
             network_s=self.network_s * factor,
+            gap_s=self.gap_s * factor,
             source=self.source if source is None else source,
         )
 
@@ -83,6 +86,7 @@ class Timing:
             memory_s=own(self.memory_s),
             link_s=own(self.link_s),
             network_s=own(self.network_s),
+            gap_s=own(self.gap_s),
         )
 
 

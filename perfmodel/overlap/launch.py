@@ -149,7 +149,8 @@ def _in_graph(segment: Segment, host: Host, engine: str) -> Segment:
         if not segment.is_chain and any(_joins(task.op, segment.tasks[other].op) for other in task.after):
             gap_us = gap_us + host.join_us
         if _some(gap_us):
-            timings[index] = replace(timings[index], latency_s=timings[index].latency_s + gap_us * US)
+            latency_s = timings[index].latency_s + gap_us * US
+            timings[index] = replace(timings[index], latency_s=latency_s, gap_s=gap_us * US)
     return replace(segment, timings=tuple(timings))
 
 
