@@ -9,7 +9,8 @@ much as few of another.
 
 A constant must earn its place: starting from none, the one is added that most lowers the errors on groups left out
 (each group in turn predicted by constants fitted on the others), as long as they fall by ``WORTH`` (shares of TPOT's
-and of TTFT's error, added). The rest stay 0.
+and of TTFT's error, added) and neither rises by more than ``HARM``: what mends one quantity and spoils the other
+stands for something else. The rest stay 0.
 
 Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start and
 interpolated between; the fit is made twice, the second time around the first result, and the last residuals are of runs
@@ -79,7 +80,7 @@ CONSTANTS = (
     ),
     Constant("deployment.host.node_us", (0.0, 1.0, 3.0)),
     Constant("deployment.host.prepare_us", (0.0, 3_000.0)),
-    Constant("serving.front_end.latency_s", (0.0, 0.2)),
+    Constant("serving.front_end.latency_s", (0.0, 0.03, 0.08, 0.2)),
     Constant("serving.front_end.request_s", (0.0, 0.004, 0.008)),
     Constant("serving.front_end.chunk_s", (0.0, 1e-4, 2.5e-4)),
 )
@@ -88,6 +89,9 @@ launches take beyond that is a floor with a name of its own."""
 START = np.array([50.0, 1.0, 0.0, 0.03, 0.003, 1e-4])
 WORTH = 0.05
 """Shares by which a constant must lower the errors on groups left out."""
+HARM = 0.01
+"""Log error by which it may raise any one of them: two runs of one set-up differ by as much in TPOT (0.9 %,
+``validation.duplicates.repeat_floor``)."""
 PRICE = 1e-3
 """Log error that a constant at its largest must be worth: decides where rows decide nothing."""
 MOST_PER_GROUP = 8
@@ -279,9 +283,15 @@ def fit_engine(
             for index in range(len(CONSTANTS))
             if index not in chosen
         }
-        gains = {index: relative_gain(errors[-1], found) for index, found in tried.items()}
-        best = max(gains, key=lambda index: (round(gains[index], 6), -index))
-        if gains[best] < WORTH:
+        gains = {
+            index: relative_gain(errors[-1], found)
+            for index, found in tried.items()
+            if all(found[name] <= was + HARM for name, was in errors[-1].items())
+        }
+        for index in sorted(tried.keys() - gains.keys()):
+            progress(f"  refused: {CONSTANTS[index].path} {tried[index]}")
+        best = max(gains, key=lambda index: (round(gains[index], 6), -index), default=-1)
+        if best < 0 or gains[best] < WORTH:
             break
         chosen |= {best}
         errors.append(tried[best])

@@ -13,7 +13,7 @@ from perfmodel.load import load_scenario
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
 from perfmodel.overlap import twin as twin_module
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, overlap_pct, stream_busy_s
-from perfmodel.overlap.graph import Segment, Task, cross_stream_joins
+from perfmodel.overlap.graph import Segment, Task
 from perfmodel.overlap.timeline import simulate
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
@@ -309,36 +309,3 @@ def test_unequal_loads_the_slowest_rank_sets_the_pace():
 def test_report_costs_have_no_contention():
     assert not has_contention(load_scenario("table7-longcat-flash"))
     assert COMPUTE_STREAMS[0] is Stream.COMPUTE
-
-
-@pytest.mark.parametrize(
-    ("name", "overrides", "joins"),
-    [
-        ("longcat-flash-h800", ["deployment.overlap=sequential"], 0),  # one stream
-        # dispatch after the router, experts after dispatch, combine after experts, the sum after combine
-        ("longcat-flash-h800", ["deployment.overlap=sbo"], 4),
-        (
-            "longcat-flash-h800",
-            ["deployment.overlap=sbo", "deployment.dense_tp=1"],
-            4,
-        ),  # its collectives are in line
-        # dispatch; experts after dispatch and after the projections; combine; the sum
-        ("longcat-flash-h800", ["deployment.overlap=sbo-engine"], 5),
-        # shared experts leave after attention and come back before the combine
-        ("deepseek-v3-h800", ["deployment.overlap=sequential", "deployment.shared_experts=own-stream"], 2),
-    ],
-)
-def test_waits_between_streams_of_one_layer(name, overrides, joins):
-    layers = max(step_segments(load_scenario(name, overrides)), key=lambda segment: segment.repeat)
-    assert cross_stream_joins(layers.tasks) == joins
-
-
-def test_a_stream_waits_once_for_what_it_knows():
-    tasks = [
-        task(Stream.COMPUTE),
-        task(Stream.NETWORK, [0]),
-        task(Stream.COMPUTE, [0]),  # beside the transfer
-        task(Stream.COMPUTE, [1, 2]),
-        task(Stream.COMPUTE, [1, 3]),  # the stream has waited for it
-    ]
-    assert cross_stream_joins(tasks) == 2
