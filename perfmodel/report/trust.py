@@ -10,9 +10,10 @@ from perfmodel.validation.recorded import recorded_results
 CAVEATS = (
     "Kernels alone are the small part of the error, 1 to 5 % in the median; what an engine adds around them is the "
     "large one.",
-    "Time to first token is about 40 % off in the median and too small; tokenisation, HTTP and the client are not "
-    "counted.",
-    "Small batches of LongCat-Flash are predicted 17 to 23 % too fast; large ones are within 11 %.",
+    "Time to first token is about 26 % off in the median where a run was warmed up, 39 % on runs in the field, and too "
+    "small.",
+    "LongCat-Flash's published steps are predicted 12 to 24 % too fast at every batch, inside their intervals; why is "
+    "not known.",
     "How tokens choose experts is published for hardly any model; it moves cost more than most hardware does.",
     "Contention between kernels that run together is a model, measured on one training trace alone.",
 )
