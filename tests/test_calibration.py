@@ -280,7 +280,7 @@ PAIR = ("deployment.attention_dp=2", "deployment.ep=2", "deployment.all_to_all=a
 
 
 def test_the_exchange_goes_by_bytes_and_holds_compute(folder, scenario_file):
-    pair = scenario(folder, scenario_file, *PAIR, "routing.mean_real_experts=8")
+    pair = scenario(folder, scenario_file, *PAIR, "routing.mean_real_experts=8", "routing.imbalance=1")
     tasks = {
         task.op.name: (task.op, timing)
         for segment in step_segments(pair)

@@ -326,6 +326,7 @@ def test_an_all_reduce_over_more_ranks_than_were_timed_costs_more_and_knows_how_
         f"cluster={cluster}",
         "deployment.all_to_all=auto",
         "deployment.tp_collectives=nccl",
+        "deployment.host.node_us=0",
     ]
     times = {}
     for tp in (8, 16, 32):

@@ -139,7 +139,7 @@ def file(monkeypatch, tmp_path):
     monkeypatch.setattr(profile, "FITTED", own)
     monkeypatch.setattr(engines, "ProcessPoolExecutor", lambda _: ThreadPoolExecutor(1))
     monkeypatch.setattr(engines, "fit_rows", lambda at, pool, progress: made_rows(30))
-    monkeypatch.setattr(engines, "fit_engine", lambda rows, progress: (TRUTH, [1.0]))
+    monkeypatch.setattr(engines, "fit_engine", lambda rows, progress: (TRUTH, [{"tpot_s": 1.0}]))
     logs = {"tpot_s": [(f"g{n % 3}", 0.1 * (n % 3 - 1)) for n in range(12)]}
     monkeypatch.setattr(engines, "served_logs", lambda constants, pool: dict.fromkeys(constants, logs))
     monkeypatch.setattr("sys.argv", ["engines"])
@@ -149,7 +149,13 @@ def file(monkeypatch, tmp_path):
 def test_what_is_written_is_what_an_engine_does(file, capsys):
     engines.main()
     assert "sglang" in capsys.readouterr().out
-    rule = profile.profile("sglang").rules[-1]
+    rule = next(
+        rule
+        for rule in profile.profile("sglang").rules
+        if "serving" in rule["set"]
+        and "host" in rule["set"].get("deployment", {})
+        and "calibrate" in rule["source"]
+    )
     assert rule["set"]["deployment"]["host"]["launch_us"] == 30.0
     assert rule["set"]["deployment"]["host"]["uncounted_us"] == TRUTH[0] - 30.0
     assert rule["set"]["serving"]["front_end"]["latency_s"] == TRUTH[3]

@@ -174,9 +174,9 @@ def test_what_is_known_of_a_router_is_every_scenarios():
     balanced = scenario("sglang", attention_dp=8, ep=8, redundant_experts=8)
     assert balanced.routing.placement == "eplb"
     assert scenario("sglang", attention_tp=8).routing.popularity == ""  # every rank holds every expert
-    assert (
-        scenario("sglang", model="kimi-k2", attention_dp=8, ep=8).routing.popularity == ""
-    )  # nothing is known
+    unknown = scenario("sglang", model="kimi-k2", attention_dp=8, ep=8).routing
+    assert unknown.popularity == "uniform"  # nothing is known: used evenly, and wider intervals
+    assert unknown.prior_imbalance > 1.0
     stated = build_scenario(
         {
             "model": "deepseek-v3",

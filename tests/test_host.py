@@ -365,7 +365,8 @@ def test_launches_of_a_layer_by_hand():
     moe = 1 + 2 + (2 + 1 + 2) + 8 + 1  # router, top-k, shared, routed, all-reduce
     both_kinds = 1 + attention + 1 + 1  # norms before and after, all-reduce between
     expected = (3 * (both_kinds + dense) + 58 * (both_kinds + moe)) / 61
-    assert per_layer("deployment.engine=sglang") == pytest.approx(expected)
+    apart = per_layer("deployment.engine=sglang", "deployment.fused_norms=false")
+    assert apart == pytest.approx(expected)
     fused = per_layer("deployment.engine=sglang", "deployment.fused_norms=true")
     assert fused == pytest.approx(expected - 2)  # both norms are inside the all-reduces
 
@@ -377,7 +378,8 @@ def test_without_an_engine_an_op_is_a_launch():
 
 def test_ops_of_a_step_say_what_they_launch_and_the_host_is_one_row_per_segment():
     values = answer_step(
-        prefill("deployment.engine=sglang", "deployment.host.launch_us=20"), over_steps=False
+        prefill("deployment.engine=sglang", "deployment.host={launch_us: 20, uncounted_us: 0}"),
+        over_steps=False,
     ).values
     rows = {(row["segment"], row["name"]): row for row in values["ops"]}
     assert rows["layers 1", "attention0.q_b"]["launches"] == 2

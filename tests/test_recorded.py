@@ -133,7 +133,8 @@ def test_the_closest_measurements_come_first_and_count_once():
     assert found[0].words == "same model, GPU and engine"
     assert {line["suite"] for line in found[0].summary} == {"longcat-measured", "longcat-measured-serving"}
     assert [one.words for one in found[1:]] == [
-        "same GPU and engine, another model", "same engine, another model and GPU",
+        "same GPU and engine, another model", "same GPU, another model and engine",
+        "same engine, another model and GPU",
     ]  # fmt: skip
     lines = [line for one in found for line in one.summary]
     assert {line["role"] for line in lines} == {"check"}

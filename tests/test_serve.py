@@ -309,6 +309,8 @@ def test_several_steps_per_scheduling_share_its_gap_and_make_requests_wait():
                 f"serving.scheduler_steps={n}",
                 "deployment.host.prepare_us=2000",
                 "deployment.host.asynchronous=false",
+                "deployment.host.launch_us=0",
+                "deployment.host.uncounted_us=0",
             )
         )
         for n in (1, 4)

@@ -656,7 +656,8 @@ def test_there_are_shipped_calibrations():
 def test_norm_and_rope_cost_their_own_beside_sglangs_core(engine):
     """LongCat's attentions, which no measured module holds: a launch each, and bytes."""
     scenario = load_scenario(
-        "longcat-flash-h800", ["deployment.batch_per_gpu=8", f"deployment.engine={engine}"]
+        "longcat-flash-h800",
+        ["deployment.batch_per_gpu=8", f"deployment.engine={engine}", "deployment.host.node_us=0"],
     )
     timings = {
         task.op.name: timing
@@ -665,7 +666,7 @@ def test_norm_and_rope_cost_their_own_beside_sglangs_core(engine):
     }
     for name in ("latent_norm", "rope_cache"):
         assert timings[f"attention0.{name}"].seconds == pytest.approx(3.1e-6, rel=0.05)
-    whole = load_scenario("deepseek-v3-h800", ["deployment.overlap=sequential"])
+    whole = load_scenario("deepseek-v3-h800", ["deployment.overlap=sequential", "deployment.host.node_us=0"])
     layers = max(step_segments(whole), key=lambda segment: segment.repeat)
     inside = [
         t for task, t in zip(layers.tasks, layers.timings, strict=True) if task.op.kernel == "latent_norm"

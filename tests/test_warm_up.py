@@ -67,6 +67,7 @@ def test_a_closed_loops_first_wave_waits_longest():
         "workload.max_concurrency=8",
         "workload.num_requests=80",
         "workload.output_tokens={min: 50, max: 150}",
+        "deployment.host={launch_us: 0, uncounted_us: 0}",  # else every prompt waits for launches alike
     ]
     whole, settled = (
         answer_serve(node(*loop, *more)).values for more in ([], ["workload.warm_up_requests=8"])

@@ -92,6 +92,8 @@ def _yaml(value: Any) -> str:
     """A plain value as YAML reads it."""
     if value is None:
         return "null"
+    if value == "":
+        return "''"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):

@@ -10,7 +10,7 @@ from perfmodel.validation.recorded import recorded_results
 CAVEATS = (
     "Kernels alone are the small part of the error, 1 to 5 % in the median; what an engine adds around them is the "
     "large one.",
-    "Time to first token is about 26 % off in the median where a run was warmed up, 39 % on runs in the field, and too "
+    "Time to first token is about 26 % off in the median where a run was warmed up, 38 % on runs in the field, and too "
     "small.",
     "LongCat-Flash's published steps are predicted 12 to 24 % too fast at every batch, inside their intervals; why is "
     "not known.",
