@@ -4,6 +4,7 @@ All are element-wise in numpy, in double precision; tests hold them to scipy's.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,22 @@ def poisson_cdf(most: int, means: npt.ArrayLike) -> Floats:
     factors[0] = np.exp(-mean)
     factors[1:] = mean / np.arange(1.0, most + 1.0)[:, None]
     return np.minimum(np.cumsum(np.cumprod(factors, axis=0), axis=0), 1.0)
+
+
+def quantiles(values: npt.ArrayLike, shares: Sequence[float]) -> tuple[float, ...]:
+    """Quantiles of some numbers, linear between them: ``numpy.quantile``'s default to the last digit, which would import
+    numpy.ma (a fortieth of a step's time).
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
+    found = []
+    for share in shares:
+        place = (len(ordered) - 1) * share
+        low = min(int(place), len(ordered) - 1)
+        part = place - low
+        first, second = float(ordered[low]), float(ordered[min(low + 1, len(ordered) - 1)])
+        step = second - first
+        found.append(first + step * part if part < 0.5 else second - step * (1.0 - part))
+    return tuple(found)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Floats) -> Floats:

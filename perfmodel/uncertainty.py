@@ -21,7 +21,7 @@ from perfmodel.numeric import Num
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.twin import step_times
 from perfmodel.sobol import most_dimensions, sobol
-from perfmodel.special import normal_quantile
+from perfmodel.special import normal_quantile, quantiles
 
 DRAWS = 64
 """Quasi-random draws (a power of two, as Sobol's sequence wants)."""
@@ -41,8 +41,8 @@ def step_interval(
 
 def interval(values: Array) -> tuple[float, float]:
     """The 80 % interval of drawn values."""
-    low, high = np.quantile(values, QUANTILES)
-    return float(low), float(high)
+    low, high = quantiles(values, QUANTILES)
+    return low, high
 
 
 def drawn_step_times(

@@ -12,18 +12,15 @@ from typing import Any
 
 MAX_DEPTH = 50
 
-_ODD = re.compile(r"[^\x20-\x7e\n\u00a1-\u1fff\u3001-\ud7ff]")
-"""Anything but printable characters and line ends: tabs, controls, marks of byte order, other line separators."""
 _KEY = re.compile(r"""([A-Za-z_][A-Za-z0-9_.\-/]*|"[^"\\]*"|'[^']*') *:(?= |$)""")
 _ITEM = re.compile(r"-( +|$)")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+(?:[eE][-+]?[0-9]+)?\Z")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[A-Za-z0-9.]*\Z")
 _WORDS = re.compile(r"(?:[A-Za-z(/$^]|\.{1,2}/|[0-9]+-[A-Za-z]{2})[^\n]*\Z")
-_CONSTANTS = {"true": True, "false": False, "null": None, "~": None}
+_CONSTANTS = {"true": True, "false": False, "null": None}
 _RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"})
 """Words that some reader takes for something else, in any case of letters: left to the general one."""
-_COMMENT = re.compile(r"\s*(?:#[^\n]*)?\n")
 
 Line = tuple[int, str, int]
 """(indentation, text without it, number in the file)"""
@@ -39,7 +36,9 @@ def parse_plain(text: str) -> Any:
     Raises:
         NotPlain: anything else.
     """
-    if _ODD.search(text) or (">-" in text and " \n" in text):  # spaces at the end belong to a folded text
+    if not text.replace("\n", "").isprintable():  # tabs, controls, marks of byte order, other line separators
+        raise NotPlain
+    if ">-" in text and " \n" in text:  # spaces at the end belong to a folded text
         raise NotPlain
     lines = [
         (len(line) - len(body), body.rstrip(" "), number)
@@ -201,8 +200,8 @@ def _flow(lines: list[Line], at: int, text: str, indent: int, depth: int) -> tup
         last += 1
     joined = "\n".join([text, *(line for _, line, _ in lines[at + 1 : last])]) + "\n"
     value, end = _collection(joined, 0, depth + 1)
-    rest = joined[end:]
-    if not (rest.startswith(("\n", " ")) and _COMMENT.fullmatch(rest)):
+    rest = joined[end:-1]
+    if "\n" in rest or not _ends(rest):
         raise NotPlain
     return value, last
 
