@@ -99,7 +99,9 @@ def step(
         from perfmodel.output.files import check_writable
 
         check_writable(html)
-    asked = load_scenario(scenario, set_ or ())  # what only an answer needs is imported once there will be one
+    asked = load_scenario(
+        scenario, set_ or ()
+    )  # what only an answer needs is imported once there will be one
 
     from perfmodel.answer import answer_step
 
@@ -415,7 +417,9 @@ def show(
 def validate(
     suite: Annotated[
         str | None,
-        typer.Option(help=f"One suite; without it, all of them. Suites: {', '.join(name for name, _ in TITLES)}."),
+        typer.Option(
+            help=f"One suite; without it, all of them. Suites: {', '.join(name for name, _ in TITLES)}."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -506,7 +510,9 @@ def _prepare_process() -> None:
     cycles every 700 objects is a tenth of a step's time.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # else it reads every installed package's entry points
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "__all__"
+    )  # else it reads every installed package's entry points
     gc.set_threshold(50_000, 20, 100)
 
 

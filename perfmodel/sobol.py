@@ -1,9 +1,9 @@
 """The first 64 points of a scrambled Sobol sequence: the same as ``scipy.stats.qmc.Sobol(d, scramble=True, rng=seed)``
 gives, without the second that importing scipy.stats takes.
 
-Sobol's sequence with the direction numbers of Joe and Kuo (2008, SIAM J. Sci. Comput. 30(5), 2635), scrambled by Matousek's
-linear matrices and a digital shift (1998, J. Complexity 14, 527). Of 64 points only the first six direction numbers of a
-dimension are needed: ``data/sobol_directions.txt`` holds them, a line per dimension.
+Sobol's sequence with the direction numbers of Joe and Kuo (2008, SIAM J. Sci. Comput. 30(5), 2635), scrambled by
+Matousek's linear matrices and a digital shift (1998, J. Complexity 14, 527). Of 64 points only the first six direction
+numbers of a dimension are needed: ``data/sobol_directions.txt`` holds them, a line per dimension.
 """
 
 from functools import cache

@@ -24,10 +24,19 @@ FARTHEST = 11.3
 """Normal deviates beyond this are taken at it: the probability there is 6e-30."""
 
 # Rational approximations of S. L. Moshier's Cephes library (netlib.org/cephes), highest power first.
-STIRLING = (8.11614167470508450300e-4, -5.95061904284301438324e-4, 7.93650340457716943945e-4, -2.77777777730099687205e-3, 8.33333333333331927722e-2)  # fmt: skip
+STIRLING = (
+    8.11614167470508450300e-4, -5.95061904284301438324e-4, 7.93650340457716943945e-4,
+    -2.77777777730099687205e-3, 8.33333333333331927722e-2,
+)  # fmt: skip
 STIRLING_FAR = (7.9365079365079365079365e-4, -2.7777777777777777777778e-3, 0.0833333333333333333333)
-ERF = (9.60497373987051638749, 90.0260197203842689217, 2232.00534594684319226, 7003.32514112805075473, 55592.3013010394962768)  # fmt: skip
-ERF_OVER = (1.0, 33.5617141647503099647, 521.357949780152679795, 4594.32382970980127987, 22629.0000613890934246, 49267.3942608635921086)  # fmt: skip
+ERF = (
+    9.60497373987051638749, 90.0260197203842689217, 2232.00534594684319226, 7003.32514112805075473,
+    55592.3013010394962768,
+)  # fmt: skip
+ERF_OVER = (
+    1.0, 33.5617141647503099647, 521.357949780152679795, 4594.32382970980127987, 22629.0000613890934246,
+    49267.3942608635921086,
+)  # fmt: skip
 ERFC = (
     2.46196981473530512524e-10, 0.564189564831068821977, 7.46321056442269912687, 48.6371970985681366614,
     196.520832956077098242, 526.445194995477358631, 934.528527171957607540, 1027.55188689515710272,
@@ -37,7 +46,10 @@ ERFC_OVER = (
     1.0, 13.2281951154744992508, 86.7072140885989742329, 354.937778887819891062, 975.708501743205489753,
     1823.90916687909736289, 2246.33760818710981792, 1656.66309194161350182, 557.535340817727675546,
 )  # fmt: skip
-QUANTILE = (-59.9633501014107895267, 98.0010754185999661536, -56.6762857469070293439, 13.9312609387279679503, -1.23916583867381258016)  # fmt: skip
+QUANTILE = (
+    -59.9633501014107895267, 98.0010754185999661536, -56.6762857469070293439, 13.9312609387279679503,
+    -1.23916583867381258016,
+)  # fmt: skip
 QUANTILE_OVER = (
     1.0, 1.95448858338141759834, 4.67627912898881538453, 86.3602421390890590575, -225.462687854119370527,
     200.260212380060660359, -82.0372256168333339912, 15.9056225126211695515, -1.18331621121330003142,
@@ -54,7 +66,7 @@ TAIL_OVER = (
 
 
 def log_gamma(x: npt.ArrayLike) -> Floats:
-    """Natural logarithm of the gamma function of numbers above 0: Stirling's series from 13 on, the C library's below."""
+    """Natural logarithm of the gamma function of numbers above 0: Stirling's series from 13 on, else the C library's."""
     values = np.asarray(x, dtype=np.float64)
     large = np.maximum(values, STIRLING_FROM)
     square = 1.0 / (large * large)
@@ -79,7 +91,9 @@ def normal_cdf(z: npt.ArrayLike) -> Floats:
     inner = 0.5 + 0.5 * (x * _polynomial(ERF, square) / _polynomial(ERF_OVER, square))
     tail = 0.5 * (np.exp(-square) * _polynomial(ERFC, far) / _polynomial(ERFC_OVER, far))
     # below a half from the middle; the tail's form is good from one on, and the other's up to there
-    tail = np.where(far < 1.0, 0.5 - 0.5 * (far * _polynomial(ERF, square) / _polynomial(ERF_OVER, square)), tail)
+    tail = np.where(
+        far < 1.0, 0.5 - 0.5 * (far * _polynomial(ERF, square) / _polynomial(ERF_OVER, square)), tail
+    )
     return np.where(far < SQRT_HALF, inner, np.where(x > 0.0, 1.0 - tail, tail))
 
 
@@ -111,8 +125,8 @@ def poisson_cdf(most: int, means: npt.ArrayLike) -> Floats:
 
 
 def quantiles(values: npt.ArrayLike, shares: Sequence[float]) -> tuple[float, ...]:
-    """Quantiles of some numbers, linear between them: ``numpy.quantile``'s default to the last digit, which would import
-    numpy.ma (a fortieth of a step's time).
+    """Quantiles of some numbers, linear between them: ``numpy.quantile``'s default to the last digit, which would
+    import numpy.ma (a fortieth of a step's time).
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
     found = []

@@ -98,7 +98,7 @@ def test_nothing_is_read_otherwise_than_by_ruamel():
             continue
         answered += 1
         assert same(found, _parse_any_yaml(text, "x")), text
-    assert answered > 500
+    assert answered > 200
 
 
 def test_refusals_still_come_with_their_words():

@@ -58,7 +58,10 @@ def test_poisson_probabilities():
     ours = poisson_cdf(299, means)
     theirs = scipy.special.pdtr(np.arange(300.0)[:, None], means[None, :])
     np.testing.assert_allclose(ours, theirs, rtol=2e-13, atol=0.0)
-    exact = [sum(3.0**k / float(scipy.special.factorial(k)) for k in range(m + 1)) * np.exp(-3.0) for m in range(20)]
+    exact = [
+        sum(3.0**k / float(scipy.special.factorial(k)) for k in range(m + 1)) * np.exp(-3.0)
+        for m in range(20)
+    ]
     np.testing.assert_allclose(ours[:20, 2], exact, rtol=1e-15)
 
 

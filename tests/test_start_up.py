@@ -5,7 +5,18 @@ import sys
 
 import pytest
 
-HEAVY = ("scipy", "pandas", "pyarrow", "plotly", "torch", "streamlit", "ruamel", "jinja2", "numpy.ma", "numba")
+HEAVY = (
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "plotly",
+    "torch",
+    "streamlit",
+    "ruamel",
+    "jinja2",
+    "numpy.ma",
+    "numba",
+)
 SHORT = ("--set", "workload.trace=''", "--set", "workload.request_rate=2", "--set", "workload.num_requests=20",
          "--set", "workload.input_tokens=100", "--set", "workload.output_tokens=10")  # fmt: skip
 
@@ -24,7 +35,9 @@ sys.exit(code)
 
 def imported(*arguments):
     """(exit code, names of all modules that a command imported)."""
-    done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, timeout=120
+    )
     return done.returncode, set(done.stderr.splitlines()[-1].split())
 
 
@@ -34,7 +47,11 @@ def imported(*arguments):
         (["--help"], 0, ("numpy", "pydantic", "rich")),
         (["step", "--help"], 0, ("numpy", "rich")),
         (["step", "no-such-scenario"], 2, ("simpy", "rich", "perfmodel.answer")),
-        (["step", "longcat-flash-h800", "--set", "deployment.ep=banana"], 2, ("simpy", "rich", "perfmodel.answer")),
+        (
+            ["step", "longcat-flash-h800", "--set", "deployment.ep=banana"],
+            2,
+            ("simpy", "rich", "perfmodel.answer"),
+        ),
         (["show", "models"], 0, ("simpy", "perfmodel.answer", "perfmodel.kernels.calibration")),
         (["step", "longcat-flash-h800", "--json"], 0, ("rich",)),
         (["step", "deepseek-v3-h800", "--json"], 0, ("rich",)),
@@ -53,7 +70,10 @@ def test_nothing_heavy_is_imported(arguments, code, beside):
 def test_a_users_own_settings_stay():
     code = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '3'; from perfmodel.cli import _prepare_process as p; p(); "
     done = subprocess.run(
-        [sys.executable, "-c", code + "print(os.environ['OPENBLAS_NUM_THREADS'])"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code + "print(os.environ['OPENBLAS_NUM_THREADS'])"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == "3\n"
 

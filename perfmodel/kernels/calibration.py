@@ -281,7 +281,9 @@ def _load(path: Path, _modified: int) -> Calibration:
     document = read_document(path)
     check_document(document, path)
     arrays = _read_tables(document, path)
-    calibration = parse(document, name=path.parent.name, arrays=arrays, shipped=path.is_relative_to(catalogue.DATA))
+    calibration = parse(
+        document, name=path.parent.name, arrays=arrays, shipped=path.is_relative_to(catalogue.DATA)
+    )
     _check_timings(document, path)
     return calibration
 

@@ -236,9 +236,7 @@ class TableCurve:
     def fixed_s(self) -> float:
         """Time of the smallest shape, s."""
         stored = self.tables
-        return (
-            stored.fixed_s if isinstance(stored, StoredTables) else min(table.fixed_s for table in stored)
-        )
+        return stored.fixed_s if isinstance(stored, StoredTables) else min(table.fixed_s for table in stored)
 
     def outside(self, variables: Mapping[str, Num]) -> str:
         """Which variable leaves what was measured, in words; empty inside."""
@@ -386,7 +384,7 @@ def table_curve_from(
 
 
 class StoredTables(Sequence[Table]):
-    """The tables of a curve as a file holds them: each is made when it is asked for, since a step asks a few of thousands.
+    """The tables of a curve as a file holds them: made as they are asked for: a step asks a few of thousands.
 
     Raises:
         DataError: where a table is made that is malformed; the numbers it was measured for are read at once.

@@ -265,7 +265,9 @@ def _table(shares: bytes) -> _Table:
     decades = np.log10(ranks * LARGEST_MEAN)
     spaced = np.rint(np.logspace(0, decades, int(decades * NODES_PER_DECADE) + 1))
     few = np.arange(1.0, FEW_PAIRS + 1)
-    many = np.array(sorted(set(spaced[spaced > FEW_PAIRS].tolist())))  # np.unique would import numpy.ma, 12 ms
+    many = np.array(
+        sorted(set(spaced[spaced > FEW_PAIRS].tolist()))
+    )  # np.unique would import numpy.ma, 12 ms
     return _Table(
         ranks=ranks,
         least=float(ranks * vector.max()),
@@ -345,7 +347,9 @@ def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> t
     exact = float(means.max()) <= POISSON_MEAN or high - low < GRID
     loads = np.arange(low, high + 1.0) if exact else np.linspace(low, high, GRID)
     x, mean = loads[:, None], means[None, :]
-    if ranks == 1:  # it has them all: what is below does not matter, and a probability of the load may be no number
+    if (
+        ranks == 1
+    ):  # it has them all: what is below does not matter, and a probability of the load may be no number
         below = np.ones_like(x * mean)
     elif exact:
         below = poisson_cdf(int(high), means)[int(low) :]

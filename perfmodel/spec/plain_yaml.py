@@ -82,7 +82,9 @@ def _mapping(lines: list[Line], at: int, indent: int, depth: int) -> tuple[dict[
             raise NotPlain
         if name in found:
             raise NotPlain
-        found[name], at = _value(lines, at, lines[at][1][key.end() :].lstrip(" "), indent, depth, in_mapping=True)
+        found[name], at = _value(
+            lines, at, lines[at][1][key.end() :].lstrip(" "), indent, depth, in_mapping=True
+        )
     if at < len(lines) and lines[at][0] > indent:
         raise NotPlain
     return found, at
@@ -130,14 +132,14 @@ def _value(
     if text == ">-":
         return _folded(lines, at, last, same=True), last
     if last > at + 1:
-        if text[0] not in "\"'" or depth == 0 and not in_mapping:
+        if text[0] not in "\"'" or (depth == 0 and not in_mapping):
             raise NotPlain  # plain words that go on
         text = f"{text} {_folded(lines, at, last, same=False)}"
     return _scalar(text), last
 
 
 def _folded(lines: list[Line], at: int, last: int, *, same: bool) -> str:
-    """The lines after ``at`` and before ``last`` as one: without blank ones or comments between or right behind them."""
+    """The lines after ``at`` and before ``last`` as one; none blank, no comment between or right behind."""
     inside = lines[at + 1 : last]
     behind = lines[last][2] if last < len(lines) else None
     if (
@@ -255,7 +257,12 @@ def _flow_value(text: str, at: int, depth: int) -> tuple[Any, int]:
     if first and first in "\"'":
         end = text.find(first, at + 1)
         inner = text[at + 1 : end]
-        if end < 0 or "\n" in inner or "\\" in inner or text[end + 1 : end + 2] not in (",", "}", "]", " ", "\n"):
+        if (
+            end < 0
+            or "\n" in inner
+            or "\\" in inner
+            or text[end + 1 : end + 2] not in (",", "}", "]", " ", "\n")
+        ):
             raise NotPlain
         return inner, end + 1
     word = _FLOW_WORD.match(text, at)
