@@ -10,7 +10,7 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import caveat_values, step_caveats
-from perfmodel.economics.rates import step_rates
+from perfmodel.economics.rates import rate_range, step_rates
 from perfmodel.economics.work import hbm_seconds, peak_seconds
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.limits import check_runs, limits
@@ -197,7 +197,7 @@ def _intervals(step: Step) -> dict[str, Any]:
     )
     if found is None:
         return {}
-    fast, slow = (asdict(step_rates(step.scenario, seconds)) for seconds in found)
+    fast, slow = map(asdict, rate_range(step.scenario, *found))
     intervals = {"step_time_s": list(found)}
     for name, value in fast.items():
         if value is not None and value != slow[name]:

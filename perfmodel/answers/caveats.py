@@ -14,6 +14,7 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
 from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
+from perfmodel.economics.rates import streamed_s
 from perfmodel.kernels.calibration import INSIDE, mismatches
 from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
@@ -22,7 +23,7 @@ from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import timed_as
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
-from perfmodel.units import GB, PERCENT
+from perfmodel.units import GB, MS, PERCENT
 
 
 class Weight(IntEnum):
@@ -125,6 +126,7 @@ def step_caveats(rest: Rest) -> list[Caveat]:
         found.append(
             standing("contention between ops that run together is a model; it is unmeasured on GPUs")
         )
+    found += _streaming(rest.step)
     for step, _ in rest.steps:
         if not _host_counted(step):
             found.append(
@@ -135,6 +137,20 @@ def step_caveats(rest: Rest) -> list[Caveat]:
             )
         found += _stand_in(step.scenario)
     return [*found, *routing_caveats(rest.step.scenario)]
+
+
+def _streaming(step: Step) -> Iterator[Caveat]:
+    """A front end that cannot send what the steps make."""
+    scenario = step.scenario
+    if scenario.deployment.phase == "prefill":
+        return
+    sent, made = float(np.max(streamed_s(scenario))), step.step_time_s
+    if sent <= made:
+        return
+    yield danger(
+        f"the front end sets the pace: it needs {sent / MS:,.1f} ms to stream what a step of {made / MS:,.1f} ms makes "
+        "(serving.front_end.chunk_s; servers and stream_interval raise what it can send)"
+    )
 
 
 def _stand_in(scenario: Scenario) -> list[Caveat]:

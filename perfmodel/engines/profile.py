@@ -27,6 +27,10 @@ RANGES = frozenset({"gpus", "ep", "attention_dp"})
 """Conditions given as [least, most]."""
 
 
+SIZES = frozenset({"attention_dp"})
+"""Sizes that a rule may set a key to, by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What an engine's defaults depend on."""
@@ -77,14 +81,15 @@ class Profile:
         for rule in self.rules:
             if self._applies(rule.get("when") or {}, at):
                 for path, value in leaves(rule["set"]):
-                    found[path] = Setting(path, value, rule["source"])
+                    size = getattr(at, value) if isinstance(value, str) and value in SIZES else value
+                    found[path] = Setting(path, size, rule["source"])
         return tuple(found.values())
 
     def _applies(self, when: Mapping[str, Any], at: Circumstances) -> bool:
-        own = _ordered(self.version)
-        if "since" in when and own < _ordered(when["since"]):
+        own = ordered(self.version)
+        if "since" in when and own < ordered(when["since"]):
             return False
-        if "before" in when and own >= _ordered(when["before"]):
+        if "before" in when and own >= ordered(when["before"]):
             return False
         for name in when.keys() - {"since", "before"}:
             value, wanted = getattr(at, name), when[name]
@@ -164,7 +169,7 @@ def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path, value
 
 
-def _ordered(version: str) -> tuple[tuple[int, int], ...]:
+def ordered(version: str) -> tuple[tuple[int, int], ...]:
     """A version that can be compared: ``1.2.0rc6.post3`` is after 1.2.0rc6 and before 1.2.0."""
     parts: list[tuple[int, int]] = []
     for piece in str(version).replace("rc", ".rc").replace("..", ".").split("."):

@@ -217,14 +217,20 @@ def _engine(record: Mapping[str, str]) -> dict[str, Any]:
             "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
         }
     found: dict[str, Any] = {"engine": engine_of(record["framework"])} if record["framework"] else {}
-    version = re.search(r"\s~?v?(\d+\.\d+[\w.]*)$", record["framework"])
+    version = engine_version_of(record)
     if version:
-        found["engine_version"] = version[1]
+        found["engine_version"] = version
     if "TBO" in record["moe_parallel"]:
         found["overlap"] = "tbo" if _two_batches(record) else "sequential"
     if record["precision"].lower() not in PRECISIONS:
         found["precision"] = _formats(record["precision"])
     return found
+
+
+def engine_version_of(record: Mapping[str, str]) -> str:
+    """The version in the row's framework cell; empty where it names none."""
+    version = re.search(r"\s~?v?(\d+\.\d+[\w.]*)$", record["framework"])
+    return version[1] if version else ""
 
 
 def _work(record: Mapping[str, str]) -> dict[str, Any]:
