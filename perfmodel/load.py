@@ -275,7 +275,7 @@ def _with_engine_inside(document: dict[str, Any], *, over: bool = False) -> dict
         )
     own = {"engine": stated["name"]}
     if "version" in stated:
-        own["engine_version"] = str(stated["version"])
+        own["engine_version"] = stated["version"]
     other = deployment.get("engine") or stated["name"]
     if other != stated["name"] and not over:
         raise SpecError(
@@ -407,6 +407,8 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
             {"name": "engine", "version": "engine_version"}.get(keys[1], keys[1]),
             *keys[2:],
         ]
+    if keys == ["deployment", "engine_version"] and isinstance(value, float):
+        value = raw.strip()  # 0.10 is a version, and as a number another one
     return _with_engine_inside(_replaced(document, keys, value, path.strip()), over=True)
 
 

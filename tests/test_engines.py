@@ -13,7 +13,7 @@ from perfmodel.ops.memory import weight_bytes
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec.catalogue import names as catalogue_names
 from perfmodel.validation import roles, silicon
-from perfmodel.validation.runs import document_of, overrides_of, scenario_of
+from perfmodel.validation.runs import document_of, overrides_of, scenario_of, stated_version
 from perfmodel.validation.setups import setup_of
 
 
@@ -41,16 +41,67 @@ def test_versions_are_ordered_as_releases_are():
         found = profile("vllm", version).settings(at)
         return next(one.value for one in found if one.path == "deployment.host.asynchronous")
 
-    assert [on(v) for v in ("0.9.1", "0.12.0", "0.14.0rc1", "0.14.0", "0.14.0.post1", "0.19.0")] == [
-        False, False, False, True, True, True,
-    ]  # fmt: skip
+    before = (
+        "0.9.1",
+        "0.9",
+        "0.10",
+        "0.12.0",
+        "0.13.9.post2",
+        "0.14.0.dev7",
+        "0.14.0a1",
+        "0.14.0rc1",
+        "0.14rc2.post1",
+    )
+    since = (
+        "0.14.0",
+        "v0.14",
+        "0.14.0+cu128",
+        "0.14.0.post1",
+        "0.14.0.1",
+        "0.19.0",
+        "0.100.0",
+        "1.0.0rc1",
+        "1!0.1",
+    )
+    assert [on(v) for v in before + since] == [False] * len(before) + [True] * len(since)
+
+
+def test_a_build_is_its_public_version():
+    built = scenario({"name": "vllm", "version": "0.11.0+cu128"}, attention_tp=8)
+    assert built.deployment.engine_version == "0.11.0"
+    assert built.hash == scenario({"name": "vllm", "version": "0.11.0"}, attention_tp=8).hash
+    row = {"backend": "vllm", "backend_version": "0.11.0+cu128", "folder": ""}
+    assert stated_version(row) == "0.11.0+cu128"
+    assert [
+        stated_version({**row, "backend_version": v}) for v in ("1.2.0.rubbish", "main 2025-05", "?")
+    ] == [""] * 3
+
+
+def test_a_version_that_yaml_reads_as_a_number_is_never_another_one():
+    """YAML reads 0.10 as 0.1: an override is taken as it is written, a file must quote it."""
+    sets = ["engine=vllm", "deployment.engine_version=0.10"]
+    assert load_scenario("deepseek-v3-h800", sets).deployment.engine_version == "0.10"
+    assert (
+        load_scenario("deepseek-v3-h800", ["engine=vllm", "engine.version=0.10"]).deployment.engine_version
+        == "0.10"
+    )
+    with pytest.raises(SpecError, match=r"version of vllm = 0\.1: a number .* put it in quotes"):
+        scenario({"name": "vllm", "version": 0.10}, attention_tp=8)
 
 
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
         ("tgi", "must be one of deepseek, sglang, trtllm, vllm"),
-        ({"name": "vllm", "version": "latest"}, "must be like 0.17.0"),
+        (
+            {"name": "vllm", "version": "latest"},
+            "version of vllm = 'latest': no version; must be like 0.17.0",
+        ),
+        ({"name": "vllm", "version": "0.17.0-beta-nine"}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": "1.2/1.3"}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": ["0.17.0"]}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": "0" * 5000}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": "1" * 5000}, "must be like 0.17.0"),
         ({"version": "0.17.0"}, "must be a name"),
         (3, "must be a name"),
     ],

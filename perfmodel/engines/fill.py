@@ -48,7 +48,7 @@ def with_engine(
     name = deployment.get("engine") or ""
     if not isinstance(name, str):
         raise SpecError(f"deployment.engine = {name!r}: must be the name of an engine")
-    engine = profile(name, str(deployment.get("engine_version") or "")) if name else None
+    engine = profile(name, deployment.get("engine_version") or "") if name else None
     shaped = {**deployment, **_shape(deployment, model, engine)}
     if engine is None:
         return Filled(shaped, dict(serving), (), {})

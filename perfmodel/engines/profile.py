@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from perfmodel.engines.versions import is_before, public_version
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
@@ -81,10 +82,9 @@ class Profile:
         return tuple(found.values())
 
     def _applies(self, when: Mapping[str, Any], at: Circumstances) -> bool:
-        own = _ordered(self.version)
-        if "since" in when and own < _ordered(when["since"]):
+        if "since" in when and is_before(self.version, when["since"]):
             return False
-        if "before" in when and own >= _ordered(when["before"]):
+        if "before" in when and not is_before(self.version, when["before"]):
             return False
         for name in when.keys() - {"since", "before"}:
             value, wanted = getattr(at, name), when[name]
@@ -102,8 +102,8 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if "default_version" in _document(name)))
 
 
-def profile(name: str, version: str = "") -> Profile:
-    """An engine of a version; empty: the one that it was read at last.
+def profile(name: str, version: Any = "") -> Profile:
+    """An engine of a version, as stated (whatever that is); empty: the one that it was read at last.
 
     Raises:
         SpecError: no such engine, or no version.
@@ -111,13 +111,10 @@ def profile(name: str, version: str = "") -> Profile:
     if name not in names():
         raise SpecError(f"engine = {name!r}: must be one of {', '.join(names())}")
     document = _document(name)
-    stated = str(version or document["default_version"])
-    if not stated[:1].isdigit():
-        raise SpecError(f"engine version = {version!r}: must be like {document['default_version']}")
     return Profile(
         name=name,
         title=document["title"],
-        version=stated,
+        version=public_version(version or document["default_version"], f"version of {name}"),
         read=tuple(document["read"]),
         kernels=document.get("kernels", name),
         experts=document.get("experts", "sliced"),
@@ -146,7 +143,10 @@ def _document(name: str) -> dict[str, Any]:
     unknown = document.keys() - KEYS
     for rule in document["rules"]:
         unknown |= rule.keys() - {"when", "set", "source", "note"}
-        unknown |= (rule.get("when") or {}).keys() - CONDITIONS
+        when = rule.get("when") or {}
+        unknown |= when.keys() - CONDITIONS
+        for bound in ("since", "before"):
+            public_version(when.get(bound, "0"), f"{name}.yaml: {bound}")
         if not rule.get("source"):
             raise DataError(f"{name}.yaml: a rule has no source: {rule}")
     if unknown:
@@ -162,13 +162,3 @@ def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from leaves(value, path)
         else:
             yield path, value
-
-
-def _ordered(version: str) -> tuple[tuple[int, int], ...]:
-    """A version that can be compared: ``1.2.0rc6.post3`` is after 1.2.0rc6 and before 1.2.0."""
-    parts: list[tuple[int, int]] = []
-    for piece in str(version).replace("rc", ".rc").replace("..", ".").split("."):
-        kind = 0 if piece.startswith("rc") else 2 if piece.startswith("post") else 1
-        digits = "".join(c for c in piece if c.isdigit())
-        parts.append((kind, int(digits or 0)))
-    return (*parts, (1, -1))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.engines import profile as engines
+from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
 from perfmodel.load import CALIBRATED, apply_override, build_scenario
 from perfmodel.serving.drafts import acceptance_of
@@ -118,11 +119,13 @@ def remarks(record: Mapping[str, str]) -> str:
 
 def stated_version(record: Mapping[str, str]) -> str:
     """The version of the engine where the row names a release; empty: it names none (a nightly, an image)."""
-    found = re.match(r"~?(\d+\.\d+[\w.]*)$", record.get("backend_version") or "")
+    found = re.match(r"~?(v?\d+\.\d+[\w.+]*)$", record.get("backend_version") or "")
+    if not found or not is_version(found[1]):
+        return ""
     image = record["backend"] == "trtllm" and not is_own(
         record
     )  # 0.x is that of Dynamo's image, not the engine's
-    return "" if not found or (image and found[1].startswith("0.")) else found[1]
+    return "" if image and found[1].startswith("0.") else found[1]
 
 
 def overrides_of(record: Mapping[str, str], setup: Setup | None = None) -> dict[str, Any]:

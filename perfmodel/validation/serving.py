@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.engines.profile import names as engines
+from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
 from perfmodel.load import apply_override, build_scenario
 from perfmodel.ops.work import tokens_per_step
@@ -217,8 +218,8 @@ def _engine(record: Mapping[str, str]) -> dict[str, Any]:
             "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
         }
     found: dict[str, Any] = {"engine": engine_of(record["framework"])} if record["framework"] else {}
-    version = re.search(r"\s~?v?(\d+\.\d+[\w.]*)$", record["framework"])
-    if version:
+    version = re.search(r"\s~?(v?\d+\.\d+[\w.+]*)$", record["framework"])
+    if version and is_version(version[1]):
         found["engine_version"] = version[1]
     if "TBO" in record["moe_parallel"]:
         found["overlap"] = "tbo" if _two_batches(record) else "sequential"
