@@ -2,16 +2,23 @@
 
 import json
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from perfmodel.answer import answer_step
 from perfmodel.answer_serve import answer_serve
 from perfmodel.engines.profile import Circumstances, leaves, names, profile
 from perfmodel.errors import SpecError
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.memory import weight_bytes
 from perfmodel.ops.parameters import parameter_counts
+from perfmodel.spec.catalogue import entry as catalogue_entry
 from perfmodel.spec.catalogue import names as catalogue_names
+from perfmodel.stated import apply_override
 from perfmodel.validation import roles, silicon
 from perfmodel.validation.runs import document_of, overrides_of, scenario_of, stated_version
 from perfmodel.validation.setups import setup_of
@@ -165,6 +172,8 @@ def test_one_engine_is_said_in_either_place():
         (["engine.version=0.5.6"], ("sglang", "0.5.6")),
         (["deployment.engine_version=0.12.0", "deployment.engine=vllm"], ("vllm", "0.12.0")),
         (["deployment.batch_per_gpu=4"], ("sglang", "0.5.8.post1")),
+        (["engine={name: vllm, version: 0.5.8.post1}"], ("vllm", "0.5.8.post1")),
+        (["deployment={engine: vllm, engine_version: 0.5.8.post1}"], ("vllm", "0.5.8.post1")),
     ],
 )
 def test_an_engine_named_later_replaces_the_one_before_and_its_version(sets, found, tmp_path):
@@ -217,6 +226,85 @@ def test_a_cluster_brings_calibration_and_price_along_and_says_so():
         load_scenario("longcat-flash-h800", ["cluster=h200-ib"]).hash
         != own.model_copy(update={"seed": 1}).hash
     )
+
+
+SETS = st.lists(
+    st.sampled_from(
+        [
+            "cluster=b200-ib",
+            "cluster=h200-ib",
+            "cluster=b300-ib",
+            "cluster.gpu=h200-sxm",
+            "cluster.gpu.hbm_gb_per_s=3000",
+            "prices.usd_per_gpu_hour=3",
+            "prices.term=reserved",
+            "prices=b200-on-demand",
+            "calibration=h800-sxm",
+            "engine=vllm",
+            "deployment.engine=trtllm",
+            "deployment.engine_version=0.10",
+            "engine={name: vllm, version: 0.12.0}",
+        ]
+    ),
+    unique_by=lambda text: text.partition("=")[0],
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sets=SETS)
+def test_overrides_and_a_file_over_the_same_base_mean_the_same(sets):
+    """What goes with a cluster or an engine goes whichever way another one is named."""
+    text = "base: longcat-flash-h800\nengine: {name: sglang, version: 0.5.8.post1}\ncalibration: h800-sxm\n"
+    over = {"base": "BASE"}
+    for one in sets:
+        over = apply_override(over, one)
+    with TemporaryDirectory() as folder:
+        base, file = Path(folder, "base.yaml"), Path(folder, "over.json")
+        base.write_text(text)
+        file.write_text(json.dumps(over | {"base": "base.yaml"}))
+        by_sets, by_file = load_scenario(base, sets), load_scenario(file)
+    assert by_file.model_copy(update={"name": by_sets.name}) == by_sets
+    d, prices = by_sets.deployment, by_sets.prices
+    if not any("version" in one for one in sets):
+        assert d.engine_version == ("0.5.8.post1" if d.engine == "sglang" else profile(d.engine).version)
+    if prices.name:
+        entry = catalogue_entry("prices", prices.name)
+        assert prices.usd_per_gpu_hour == entry["usd_per_gpu_hour"]
+        moved = by_sets.cluster.gpu.name in ("b200-sxm", "h200-sxm")
+        assert not moved or prices.name != "h800-deepseek-lease"
+
+
+def test_an_amount_of_ones_own_has_no_catalogue_name():
+    own = load_scenario("longcat-flash-h800", ["cluster=b200-ib", "prices.usd_per_gpu_hour=3"])
+    assert (own.prices.usd_per_gpu_hour, own.prices.name, own.prices.source) == (3, "", "")
+    values = answer_step(own).values["provenance"]
+    assert (values["price"], values["price_source"]) == (None, None)
+    assert values["calibration"].startswith("b200-sxm")
+    termed = load_scenario("longcat-flash-h800", ["cluster=b200-ib", "prices.term=reserved"]).prices
+    assert (termed.name, termed.term) == (
+        load_scenario("longcat-flash-h800", ["cluster=b200-ib"]).prices.name,
+        "reserved",
+    )
+    labelled = {"base": "h800-deepseek-lease", "usd_per_gpu_hour": 3, "name": "ours", "source": "contract"}
+    document = {"model": "longcat-flash", "cluster": "h800-ib", "prices": labelled}
+    assert build_scenario(document).prices.model_dump(exclude_defaults=True) == {
+        "usd_per_gpu_hour": 3, "name": "ours", "source": "contract",
+    }  # fmt: skip
+
+
+def test_a_template_without_a_cluster_keeps_its_price(tmp_path):
+    (tmp_path / "ours.yaml").write_text("prices: {usd_per_gpu_hour: 1.5, name: ours}\nmodel: deepseek-v3\n")
+    (tmp_path / "run.yaml").write_text("base: ours.yaml\ncluster: h200-ib\n")
+    assert load_scenario(tmp_path / "run.yaml").prices.name == "ours"
+    assert load_scenario(tmp_path / "ours.yaml", ["cluster=h200-ib"]).prices.name == "ours"
+
+
+def test_a_price_survives_two_moves_where_the_catalogue_has_none(tmp_path):
+    (tmp_path / "one.yaml").write_text("base: longcat-flash-h800\ncluster: b300-ib\n")
+    (tmp_path / "two.yaml").write_text("base: one.yaml\ncluster: gb300-nvl72\n")
+    assert load_scenario(tmp_path / "two.yaml").prices.name == "h800-deepseek-lease"
+    assert load_scenario(tmp_path / "two.yaml", ["cluster=h200-ib"]).prices.name == "h200-on-demand"
 
 
 def test_what_is_known_of_a_router_is_every_scenarios():

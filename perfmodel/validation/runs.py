@@ -14,11 +14,12 @@ from typing import Any
 from perfmodel.engines import profile as engines
 from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
-from perfmodel.load import CALIBRATED, apply_override, build_scenario
+from perfmodel.load import CALIBRATED, build_scenario
 from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import DEFAULT_REQUESTS
+from perfmodel.stated import with_overrides
 from perfmodel.validation.names import MODELS, cluster_named, gpu_named
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.user_data import FOLDER, settings_in
@@ -163,10 +164,12 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
     """
     setup = setup_of(record)
     document = document_of(record, setup)
-    for path, value in {**overrides_of(record, setup), **(constants or {})}.items():
-        for one in _everywhere(path, document):
-            document = apply_override(document, f"{one}={value}")
-    return build_scenario(document)
+    overrides = [
+        f"{one}={value}"
+        for path, value in {**overrides_of(record, setup), **(constants or {})}.items()
+        for one in _everywhere(path, document)
+    ]
+    return build_scenario(with_overrides(document, overrides))
 
 
 def document_of(record: Mapping[str, str], setup: Setup) -> dict[str, Any]:

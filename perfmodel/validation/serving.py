@@ -12,10 +12,11 @@ from typing import Any
 from perfmodel.engines.profile import names as engines
 from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
-from perfmodel.load import apply_override, build_scenario
+from perfmodel.load import build_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec.scenario import Scenario
+from perfmodel.stated import with_overrides
 from perfmodel.step import common_log_std, drawable, has_contention, predict_steps
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
@@ -174,9 +175,8 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
         "deployment": deployment,
         "routing": _routing(record, deployment),
     }
-    for path, value in {**settings_of(record), **(constants or {})}.items():
-        document = apply_override(document, f"{path}={value}")
-    return build_scenario(document)
+    overrides = [f"{path}={value}" for path, value in {**settings_of(record), **(constants or {})}.items()]
+    return build_scenario(with_overrides(document, overrides))
 
 
 def settings_of(record: Mapping[str, str]) -> dict[str, Any]:
