@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from perfmodel.engines.fill import prefill_deployment, with_engine
+from perfmodel.engines.fill import prefill_deployment, prefill_routing, with_engine
 from perfmodel.engines.known_routing import with_known_routing
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec import catalogue
@@ -104,9 +104,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
         notes += _what_moved(fields, before, [key for key in PLACE if key not in document])
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     fields |= _with_engines(fields, gpu)
-    sections = (fields["routing"], fields["deployment"])
-    if all(isinstance(one, Mapping) for one in sections) and fields.get("costs") != "report":
-        fields["routing"] = with_known_routing(fields["routing"], fields["model"], fields["deployment"])
+    fields |= _with_routing(fields)
     fields["notes"] = tuple(notes)
     try:
         return Scenario.model_validate(fields)
@@ -210,6 +208,32 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
                 "deployment": side.deployment,
                 "serving": side.serving,
             }
+    return found
+
+
+def _with_routing(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Routing with what is known of the model's router, for either side by its own layout; prefill replicas have a
+    section where theirs is another one.
+    """
+    shared, model = fields["routing"], fields["model"]
+    known = fields.get("costs") != "report"
+
+    def of(routing: Mapping[str, Any], deployment: Any) -> dict[str, Any]:
+        return with_known_routing(routing, model, deployment) if known else dict(routing)
+
+    decode, prefill = fields["deployment"], fields.get("prefill")
+    if not isinstance(shared, Mapping) or not isinstance(decode, Mapping):
+        return {}
+    found: dict[str, Any] = {"routing": of(shared, decode)}
+    if not isinstance(prefill, Mapping) or not isinstance(prefill.get("deployment"), Mapping):
+        return found
+    own = prefill.get("routing") or {}
+    if isinstance(own, Mapping):
+        side = prefill["deployment"]
+        stated = prefill_routing(own, shared, side.get("ep", 1), decode.get("ep", 1))
+        filled = of(stated, side)
+        routing = None if filled == found["routing"] else filled
+        found["prefill"] = {**prefill, "routing": routing}
     return found
 
 

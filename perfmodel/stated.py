@@ -295,7 +295,7 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
             {"name": "engine", "version": "engine_version"}.get(keys[1], keys[1]),
             *keys[2:],
         ]
-    if keys == ["deployment", "engine_version"] and isinstance(value, float):
+    if keys[-1] == "engine_version" and isinstance(value, float):
         value = raw.strip()  # 0.10 is a version, and as a number another one
     return with_engine_inside(_replaced(document, keys, value, path.strip()), over=True)
 

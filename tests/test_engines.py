@@ -36,7 +36,7 @@ def test_every_rule_has_a_source_and_sets_keys_that_exist():
     for name in names():
         for rule in profile(name).rules:
             assert rule["source"].startswith("https://") or "role fit" in rule["source"]
-        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "deepseek_v3", "fp8")
+        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "deepseek_v3")
         for one in profile(name).settings(at):
             assert one.path.split(".")[0] in ("deployment", "serving", "prefill")
         scenario(name, attention_tp=8)  # unknown keys are refused
@@ -44,7 +44,7 @@ def test_every_rule_has_a_source_and_sets_keys_that_exist():
 
 def test_versions_are_ordered_as_releases_are():
     def on(version):
-        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "llama", "")
+        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "llama")
         found = profile("vllm", version).settings(at)
         return next(one.value for one in found if one.path == "deployment.host.asynchronous")
 
@@ -207,6 +207,109 @@ def test_prefill_replicas_have_the_engine_and_formats_of_those_that_decode():
     assert own.prefill.serving.whole_prompts
     document["engine"] = "sglang"
     assert build_scenario(document).prefill.transfer == "layer-wise"
+
+
+def apart(prefill, routing=None, engine="sglang", model="deepseek-v3", cluster="h200-ib", **deployment):
+    return build_scenario(
+        {
+            "model": model,
+            "cluster": cluster,
+            "engine": engine,
+            "deployment": {"attention_dp": 16, "ep": 16, **deployment},
+            "prefill": prefill,
+            "routing": routing or {},
+        }
+    )
+
+
+def test_prefill_replicas_have_their_own_layout_and_scheduler_by_the_engines_rules():
+    own = apart({"deployment": {"attention_tp": 8}}, engine={"name": "sglang", "version": "0.5.6"})
+    alone = scenario({"name": "sglang", "version": "0.5.6"}, attention_tp=8, phase="prefill")
+    assert own.prefill.deployment == alone.deployment
+    assert own.prefill.serving == alone.serving
+    side = own.prefill.deployment
+    assert (side.engine_version, side.moe_tp, side.ep, side.all_to_all) == ("0.5.6", 8, 1, "all-gather")
+    assert own.deployment.all_to_all == "auto"  # 16 GPUs: DeepEP
+
+
+def test_what_is_stated_for_prefill_wins_key_by_key():
+    own = apart(
+        {
+            "deployment": {"attention_tp": 8, "ep": 8, "precision": {"kv_cache": "fp8"}},
+            "serving": {"max_batched_tokens": 4096},
+        },
+        precision={"experts": "bf16", "linear": "bf16"},
+        memory_utilization=0.7,
+    )
+    side = own.prefill
+    assert (side.deployment.ep, side.deployment.moe_tp) == (8, 1)
+    assert side.deployment.precision.model_dump() == {
+        **own.deployment.precision.model_dump(),
+        "kv_cache": "fp8",
+    }
+    assert (side.serving.max_batched_tokens, side.serving.policy) == (4096, "prefill-first")
+    assert side.deployment.memory_utilization == 0.7
+
+
+def test_another_engine_for_prefill_has_its_own_version_and_settings():
+    side = apart(
+        {"deployment": {"attention_tp": 8, "engine": "vllm"}},
+        engine={"name": "sglang", "version": "0.5.6"},
+        memory_utilization=0.7,
+    ).prefill
+    assert (side.deployment.engine, side.deployment.engine_version) == ("vllm", profile("vllm").version)
+    assert (side.deployment.memory_utilization, side.serving.policy, side.transfer) == (
+        None,
+        "mixed",
+        "whole",
+    )
+
+
+def test_a_prefill_version_goes_with_its_engine(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "base: longcat-flash-h800-pd\nprefill: {deployment: {engine: sglang, engine_version: 0.5.6}}\n"
+    )
+    same = load_scenario(tmp_path / "mine.yaml", ["deployment.engine=vllm"])
+    assert (same.deployment.engine, same.prefill.deployment.engine_version) == ("vllm", "0.5.6")
+    other = load_scenario(tmp_path / "mine.yaml", ["prefill.deployment.engine=vllm"])
+    assert other.prefill.deployment.engine_version == profile("vllm").version
+    stated = ["prefill.deployment.engine=vllm", "prefill.deployment.engine_version=0.10"]
+    assert load_scenario(tmp_path / "mine.yaml", stated).prefill.deployment.engine_version == "0.10"
+
+
+def test_experts_are_placed_on_either_side_by_its_own_layout():
+    """EPLB where redundant experts are, the known router where an EP divides experts, nothing where each has all."""
+    plain = {"deployment": {"attention_dp": 16, "ep": 16}}
+    assert apart(plain).prefill.routing is None  # as the scenario's
+    wide = apart(plain, attention_dp=32, ep=32, redundant_experts=32)
+    assert (wide.routing.placement, wide.prefill_side.routing.placement) == ("eplb", "contiguous")
+    only = apart({"deployment": {"attention_tp": 8}})
+    assert (only.routing.popularity, only.prefill_side.routing.popularity) == ("power-law", "")
+    sliced = apart(plain, attention_dp=1, ep=1, attention_tp=8)
+    assert (sliced.routing.popularity, sliced.prefill_side.routing.popularity) == ("", "power-law")
+    loads = {"rank_loads": [1.5, 0.5] * 8}
+    uneven = apart({"deployment": {"attention_dp": 8, "ep": 8}}, routing=loads)
+    assert uneven.routing.rank_loads is not None
+    assert uneven.prefill_side.routing.rank_loads is None
+    assert apart(plain, routing=loads).prefill_side.routing.rank_loads == uneven.routing.rank_loads
+    own = apart({**plain, "routing": {"imbalance": 1.5}}, routing={"mean_real_experts": 8})
+    assert (own.prefill_side.routing.imbalance, own.routing.imbalance) == (1.5, None)
+    assert own.prefill_side.routing.mean_real_experts == 8
+    placed = apart({"deployment": {"attention_tp": 8}}, routing={"placement": "eplb"})
+    assert (placed.routing.placement, placed.prefill_side.routing.placement) == ("eplb", "contiguous")
+    with pytest.raises(SpecError, match=r"prefill.routing.rank_loads has 2 values, deployment.ep = 16"):
+        apart({**plain, "routing": {"rank_loads": [1.5, 0.5]}})
+    with pytest.raises(SpecError, match=r"prefill.routing"):
+        apart({**plain, "routing": "counts.csv"})
+
+
+def test_a_routing_of_prefills_own_makes_prompts_slower():
+    name = "longcat-flash-h800-pd"
+    few = ["workload={num_requests: 60, request_rate: 2, input_tokens: 16000, output_tokens: 200}"]
+    even = answer_serve(load_scenario(name, few)).values
+    busy = answer_serve(load_scenario(name, [*few, "prefill.routing.imbalance=6"])).values
+    assert busy["ttft_s"]["p50"] > 1.1 * even["ttft_s"]["p50"]
+    assert busy["tpot_s"]["p50"] == pytest.approx(even["tpot_s"]["p50"], rel=0.05)
 
 
 def test_a_cluster_brings_calibration_and_price_along_and_says_so():

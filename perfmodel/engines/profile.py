@@ -21,9 +21,7 @@ FITTED = FOLDER / "fitted.yaml"
 OTHERS = "others"
 """Entry of ``fitted.yaml`` for engines that have no rows of their own."""
 KEYS = frozenset({"title", "url", "default_version", "read", "kernels", "experts", "rules"})
-CONDITIONS = frozenset(
-    {"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model", "experts_format"}
-)
+CONDITIONS = frozenset({"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model"})
 RANGES = frozenset({"gpus", "ep", "attention_dp"})
 """Conditions given as [least, most]."""
 
@@ -42,8 +40,6 @@ class Circumstances:
     attention_dp: int
     model: str
     """Architecture of the model: its catalogue name, or the family it was read as."""
-    experts_format: str
-    """Number format of routed experts; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
