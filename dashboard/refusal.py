@@ -7,6 +7,7 @@ from dashboard.results import Failed
 from dashboard.show import plain
 from perfmodel.errors import PerfModelError
 from perfmodel.ops.limits import batch_key, batch_of, limits
+from perfmodel.output.formats import count
 from perfmodel.spec.scenario import Scenario
 
 
@@ -19,9 +20,9 @@ def refuse(scenario: Scenario, found: Failed) -> None:
         return
     if 0 < most < batch_of(scenario):
         st.button(
-            f"Use the largest batch that fits: {most} per GPU",
+            f"Use the largest batch that fits: {count(most)} per GPU",
             key="refusal-batch",
             icon=":material/compress:",
             on_click=session.apply,
-            args=({batch_key(scenario): str(most)},),
+            args=({batch_key(scenario): f"{most:.12g}"},),
         )

@@ -360,7 +360,8 @@ def experts(
     """What zero-computation experts buy: the same step with other numbers of them. Cost, not quality."""
     from perfmodel.errors import SpecError
     from perfmodel.explore import zero_experts
-    from perfmodel.load import load_scenario, number_list
+    from perfmodel.load import load_scenario
+    from perfmodel.spec.number_list import number_list
 
     if zero is not None and real is not None:
         raise SpecError("--zero and --real: vary one of them at a time")

@@ -82,6 +82,25 @@ def test_the_batch_slider_ends_at_what_fits():
     assert "96 requests per rank exceed" in test.error[0].value
 
 
+def test_the_batch_slider_of_gpus_that_share_requests_has_fractions_up_to_what_fits():
+    """An attention group of eight that holds three requests: 0.375 per GPU in tile, slider and curve."""
+    sets = ["deployment.attention_dp=16", "deployment.attention_tp=8", "serving.max_running=3"]
+    sets += ["deployment.batch_per_gpu=0.25", "deployment.dense_tp=8"]
+    test = started(v="1", scenario="longcat-flash-h800", set=sets)
+    slider = test.slider(key="ask-batch")
+    assert (slider.min, slider.max, slider.step, slider.value) == (1 / 8, 3 / 8, 1 / 8, 2 / 8)
+    assert shown(test)["Requests per GPU that fit"] == "0.375"
+    slider.set_value(3 / 8).run()
+    assert "deployment.batch_per_gpu=0.375" in test.query_params["set"]
+    assert shown(test)
+    refused = started(
+        v="1", scenario="longcat-flash-h800", set=[*sets[:3], "deployment.batch_per_gpu=0.5", sets[4]]
+    )
+    refused.button(key="refusal-batch").click().run()
+    assert refused.slider(key="ask-batch").value == 3 / 8
+    assert shown(refused)
+
+
 def test_another_model_takes_back_what_it_cannot_do_and_says_so():
     test = started()
     test.selectbox(key="ask-model").set_value("qwen3-235b-a22b").run()

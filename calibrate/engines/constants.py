@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from perfmodel.engines.profile import ordered
+from perfmodel.engines.versions import is_before
 
 Values = tuple[float, ...]
 
@@ -30,7 +30,7 @@ class Constant:
     def of(self, engine: str, version: str) -> bool:
         """Whether an engine of a version has it."""
         end = self.before.get(engine)
-        return end is None or ordered(version) < ordered(end)
+        return end is None or is_before(version, end)
 
     @property
     def most(self) -> float:

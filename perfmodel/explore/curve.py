@@ -40,13 +40,15 @@ Array = NDArray[np.float64]
 
 
 def curve_batches(scenario: Scenario, points: int = POINTS) -> Array:
-    """Whole batch sizes from 1 to what fits, evenly spread in logarithms, with the scenario's own where it runs.
+    """Batch sizes per GPU, from one request per attention group to what fits: whole requests of a group, evenly spread
+    in logarithms, with the scenario's own where it runs.
 
     Raises:
         InfeasibleError: the engine would not load this layout, or nothing fits.
     """
-    most = limits(scenario).fits
-    spread = np.unique(np.round(np.geomspace(1.0, most, points))) if most else np.array([])
+    found = limits(scenario)
+    most = found.per_group
+    spread = np.unique(np.round(np.geomspace(1.0, most, points))) / found.gpus if most else np.array([])
     if not runs(scenario) and most:
         return spread
     check_runs(scenario)

@@ -11,7 +11,7 @@ from rich.text import Text
 from perfmodel.answer import StepAnswer
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output.formats import with_unit
+from perfmodel.output.formats import count, with_unit
 from perfmodel.output.reproduce import scenario_title
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
@@ -81,7 +81,7 @@ _VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
     ("dispatch and combine (GB)", lambda v: f"{v.exchanged_bytes / GB:.3g}"),
     ("exposed communication (ms)", lambda v: f"{v.exposed_communication_s / MS:.1f}"),
     ("memory (GB)", lambda v: f"{v.memory_bytes / GB:.1f}"),
-    ("largest batch that fits", lambda v: f"{v.max_batch_per_gpu}"),
+    ("largest batch that fits", lambda v: count(v.max_batch_per_gpu)),
     ("tokens/s", lambda v: f"{v.tokens_per_s_per_gpu:,.0f}"),
     ("$ per million tokens", lambda v: f"{v.usd_per_million_tokens:.3g}"),
 )
@@ -271,9 +271,7 @@ def _memory(answer: StepAnswer) -> Table:
     total = sum(classes.values())
     table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
     usable = float(usable_bytes(scenario))
-    note = (
-        f"largest batch that fits: {values['max_batch_per_gpu']:,} per GPU ({values['max_batch_bound_by']})"
-    )
+    note = f"largest batch that fits: {count(values['max_batch_per_gpu'])} per GPU ({values['max_batch_bound_by']})"
     table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
     return table
 
