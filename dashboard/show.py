@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from perfmodel.spec.messages import number_of
+
 BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
 
 
@@ -56,7 +58,7 @@ def caveats(values: Mapping[str, Any], name: str = "") -> None:
     notes = [text for text in values["warnings"] if text not in dangers]
     for texts, word in ((notes, "note"), (values["caveats"], "standing caveat")):
         if texts:
-            with st.expander(f"{own}{len(texts)} {word}{'s' if len(texts) > 1 else ''} about these figures"):
+            with st.expander(f"{own}{number_of(len(texts), word)} about these figures"):
                 for text in texts:
                     st.text(text)  # as text: it may quote what somebody uploaded
 

@@ -14,6 +14,7 @@ from perfmodel.kernels.calibration import AnyCurve, Calibration
 from perfmodel.output.catalogue import calibration_values
 from perfmodel.output.formats import count, significant, with_unit
 from perfmodel.output.validation_html import quantity_name
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
 from perfmodel.validation.evidence import Evidence
@@ -126,7 +127,7 @@ def _measured(scenario: Scenario, nearest: Nearest | None) -> str:
     line = nearest.line
     one = line["answered"] == 1
     text = (
-        f"{number(line['answered'], 'figure')} of {quantity_name(line['quantity'])} ({nearest.words}; suite "
+        f"{number_of(line['answered'], 'figure')} of {quantity_name(line['quantity'])} ({nearest.words}; suite "
         f"{line['suite']}) {'was' if one else 'were'} predicted with {'an' if one else 'a median'} error of "
         f"{pct(line['median_abs_pct'])}"
     )
@@ -207,9 +208,4 @@ def days(created: str) -> str:
     """Whole days since a date (ISO)."""
     made = datetime.fromisoformat(created)
     made = made if made.tzinfo else made.replace(tzinfo=UTC)
-    return number(max((datetime.now(UTC) - made).days, 0), "day")
-
-
-def number(value: int, word: str) -> str:
-    """``3 days``, ``1 day``."""
-    return f"{count(value)} {word}{'' if value == 1 else 's'}"
+    return number_of(max((datetime.now(UTC) - made).days, 0), "day")

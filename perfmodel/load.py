@@ -18,6 +18,7 @@ from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.routing_files import READERS
@@ -149,7 +150,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     document = _with_engine_inside(document)
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
-        raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
+        raise SpecError(unknown_key(unknown[0]))
     fields = dict(document)
     for section in ("model", "cluster"):
         if section not in fields:
@@ -176,7 +177,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
-        raise SpecError(describe(error)) from error
+        raise SpecError(describe(error, unknown_key)) from error
 
 
 def calibration_for(fields: Mapping[str, Any], gpu: Any) -> Any:
@@ -398,7 +399,7 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise SpecError(f"--set {text!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
     if keys[0] == BEFORE:
-        raise SpecError(f"{BEFORE}: unknown key of a scenario; allowed: {', '.join(SECTIONS)}")
+        raise SpecError(unknown_key(BEFORE))
     value = parse_yaml(raw, f"--set {path.strip()}")
     document = _with_engine_inside(document)
     if keys[0] == "engine" and len(keys) > 1:

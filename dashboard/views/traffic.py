@@ -19,6 +19,7 @@ from perfmodel.explore.goodput import POINTS, largest_good
 from perfmodel.explore.speeds import drawn_rate, fixed_rate
 from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
 from perfmodel.units import MS, PERCENT
@@ -121,14 +122,15 @@ def _sentence(run: Run) -> None:
     answer, values = run.answer, run.answer.values
     scenario, requests = answer.scenario, answer.served.requests
     workload = scenario.workload
-    what = f"{requests.num_requests:,} requests" + (f" of {workload.trace}" if workload.trace else "")
+    what = number_of(requests.num_requests, "request") + (f" of {workload.trace}" if workload.trace else "")
     arrive = (
         "" if fixed_rate(answer.served) else f", {significant(drawn_rate(requests))} arriving per second,"
     )
     if requests.max_concurrency is not None:
         arrive = f", at most {requests.max_concurrency:,} in flight,"
-    replicas = scenario.serving.replicas
-    by = f"{replicas} replica{'s' if replicas > 1 else ''} of {scenario.deployment.num_gpus} {values['gpu']}"
+    by = (
+        f"{number_of(scenario.serving.replicas, 'replica')} of {scenario.deployment.num_gpus} {values['gpu']}"
+    )
     if values["prefill"] is not None:
         apart = values["prefill"]
         by += f" for decode and {apart['replicas']} of {apart['num_gpus'] // apart['replicas']} for prefill"
@@ -140,7 +142,7 @@ def _sentence(run: Run) -> None:
         )
     )
     if workload.trace and workload.num_requests and requests.num_requests < workload.num_requests:
-        st.caption(plain(f"{workload.trace} has no more than {requests.num_requests:,} requests."))
+        st.caption(plain(f"{workload.trace} has no more than {number_of(requests.num_requests, 'request')}."))
 
 
 def _figures(run: Run) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
 from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
+from perfmodel.engines.profile import profile
 from perfmodel.kernels.calibration import INSIDE, mismatches
 from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import timed_as
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
 from perfmodel.units import GB, PERCENT
@@ -134,7 +136,16 @@ def step_caveats(rest: Rest) -> list[Caveat]:
                 )
             )
         found += _stand_in(step.scenario)
+        found += _version(step.scenario.deployment)
     return [*found, *routing_caveats(rest.step.scenario)]
+
+
+def _version(deployment: Deployment) -> Iterator[Caveat]:
+    """A version of the engine that nobody read."""
+    if deployment.engine:
+        text = profile(deployment.engine, deployment.engine_version).version_note
+        if text:
+            yield note(f"deployment.engine_version: {text}")
 
 
 def _stand_in(scenario: Scenario) -> list[Caveat]:
@@ -279,7 +290,7 @@ def _uncovered(rest: Rest) -> Iterator[Caveat]:
         rest,
         weight,
         share,
-        f"calibration {used.name} covers {covered} of {len(ran)} ops; the rest by roofline",
+        f"calibration {used.name} covers {covered} of {number_of(len(ran), 'op')}; the rest by roofline",
         _ops(missing),
     )
 

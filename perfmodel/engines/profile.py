@@ -80,6 +80,21 @@ class Profile:
                     found[path] = Setting(path, value, rule["source"])
         return tuple(found.values())
 
+    @property
+    def version_note(self) -> str:
+        """What to know of a version whose sources were not read; empty: they were."""
+        if self.version in self.read:
+            return ""
+        own, read = _ordered(self.version), sorted(self.read, key=_ordered)
+        before = [one for one in read if _ordered(one) < own]
+        if not before:
+            how = f"it is older than all that were read ({', '.join(read)})"
+        elif len(before) == len(read):
+            how = f"it is newer than all that were read, the last of them {read[-1]}"
+        else:
+            how = f"it lies between {before[-1]} and {read[len(before)]}, which were"
+        return f"{self.title} {self.version} was not read: {how}; its defaults are taken from those"
+
     def _applies(self, when: Mapping[str, Any], at: Circumstances) -> bool:
         own = _ordered(self.version)
         if "since" in when and own < _ordered(when["since"]):

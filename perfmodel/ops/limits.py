@@ -13,6 +13,7 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import step_memory, usable_bytes
 from perfmodel.ops.work import step_work
 from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB
 
@@ -128,7 +129,7 @@ def runs(scenario: Scenario) -> bool:
 def _largest(scenario: Scenario) -> str:
     """What fits, for a message."""
     found = limits(scenario)
-    return f"largest batch that fits: {found.fits} requests per GPU ({found.bound_by})"
+    return f"largest batch that fits: {number_of(found.fits, 'request')} per GPU ({found.bound_by})"
 
 
 def _memory_problem(s: Scenario) -> str | None:
@@ -151,7 +152,7 @@ def _dispatch_problem(s: Scenario) -> str | None:
     if d.backend != LOW_LATENCY or tokens <= d.low_latency_max_tokens_per_gpu:
         return None
     return (
-        f"{tokens:g} tokens per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
+        f"{number_of(tokens, 'token')} per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
         f"{d.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for; {_largest(s)}. "
         f"Raise it (buffers grow) or set deployment.all_to_all=deepep-normal"
     )
@@ -163,8 +164,8 @@ def _scheduler_problem(s: Scenario) -> str | None:
     if per_rank <= s.serving.max_running * (1.0 + 1e-9):
         return None
     return (
-        f"{per_rank:g} requests per rank exceed serving.max_running = {s.serving.max_running}, which the scheduler "
-        f"takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
+        f"{number_of(per_rank, 'request')} per rank exceed serving.max_running = {s.serving.max_running}, which the "
+        f"scheduler takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
     )
 
 
