@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from perfmodel.answers.caveats import condition as condition_of
 from perfmodel.spec.messages import number_of
+from perfmodel.spec.scenario import Scenario
 
 BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
 
@@ -44,6 +46,16 @@ def _parquet(rows: pd.DataFrame) -> bytes:
     out = io.BytesIO()
     rows.to_parquet(out, index=False)
     return out.getvalue()
+
+
+def condition(scenario: Scenario, name: str = "") -> None:
+    """Under what the figures below hold, where nothing is known of the model's router; ``name`` says whose they are,
+    where the page shows several.
+    """
+    even = condition_of(scenario)
+    if even:
+        own = f"{name}: " if name else ""
+        st.markdown(plain(f"{own}{even if own else even.capitalize()}:"))
 
 
 def caveats(values: Mapping[str, Any], name: str = "") -> None:

@@ -189,7 +189,7 @@ def test_answers_in_one_sentence(steps):
     assert answer(steps.parts[0]) == (
         f"longcat-flash gives each user {own['tokens_per_s_per_user']:.3g} tokens/s on 128 h800-sxm GPUs and costs "
         f"${own['usd_per_million_output_tokens']:.3f} per million output tokens at $2.00 per GPU hour (80 % interval: "
-        f"${low:.3f} to ${high:.3f}), if batches are always full."
+        f"${low:.3f} to ${high:.3f}), if batches are always full and experts are used evenly."
     )
     for name, sets, words in (
         ("longcat-flash-h800", ["deployment.phase=prefill"], "per million input tokens"),

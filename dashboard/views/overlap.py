@@ -5,7 +5,7 @@ import streamlit as st
 
 from dashboard import results
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.words import HELP
 from perfmodel.answer import StepAnswer
 from perfmodel.output.charts.usage import busy_chart
@@ -39,6 +39,7 @@ def render(scenario: Scenario) -> None:
     if not answers:
         return
     rows = schedule_rows(answers)
+    condition(scenario)
     st.markdown(_sentence(rows))
     windows = layer_windows(answers)
     st.subheader(

@@ -11,7 +11,7 @@ from dashboard import session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_controls import controls
 from dashboard.traffic_runs import Box, Progress, Run, add_points, box_of, fill, served_by_page, written
 from dashboard.words import TRAFFIC
@@ -39,6 +39,7 @@ def render(scenario: Scenario) -> None:
         return
     st.session_state[LAST] = found
     _sentence(found)
+    condition(found.answer.scenario)
     _figures(found)
     left, right = st.columns(2)
     with left:

@@ -159,6 +159,25 @@ def _stand_in(scenario: Scenario) -> list[Caveat]:
     ]
 
 
+IF_EVEN = "if experts are used evenly"
+"""Under what an answer holds where nothing is known of the router: a headline says it, not a note alone."""
+
+
+def condition(scenario: Scenario) -> str:
+    """IF_EVEN, where the answer's expert load is neither stated nor known of this router; else empty."""
+    routing = scenario.routing
+    if scenario.model.moe is None or scenario.costs == "report":
+        return ""
+    stated = (
+        routing.popularity
+        or routing.source
+        or routing.rank_loads is not None
+        or routing.imbalance is not None
+    )
+    unknown = routing.prior_imbalance > 1.0 or (not stated and scenario.deployment.ep > 1)
+    return IF_EVEN if unknown else ""
+
+
 def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
     """What is assumed about who is busy."""
     moe, routing = scenario.model.moe, scenario.routing
@@ -166,15 +185,14 @@ def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
         return
     if routing.prior_imbalance > 1.0:
         yield note(
-            "if experts are used evenly: nothing is published of this router; intervals hold a busiest rank some "
+            f"{IF_EVEN}: nothing is published of this router; intervals hold a busiest rank some "
             f"{PERCENT * (routing.prior_imbalance - 1.0):.0f} % above that, as runs with balanced experts had; a skew "
             "without balancing costs far more (routing.popularity)"
         )
         return
     if not routing.popularity and not routing.source:
-        stated = routing.rank_loads is not None or routing.imbalance is not None
-        if not stated and scenario.deployment.ep > 1:  # else every rank has all experts
-            yield note("routing states no loads: expert load is taken as balanced over ranks")
+        if condition(scenario):
+            yield note(f"{IF_EVEN}: routing states no loads, so every rank has the mean")
         return
     if routing.source:
         yield note(f"routing comes from {routing.source}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.caveats import condition
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
 from perfmodel.output.charts.timeline import timeline_chart
@@ -73,6 +74,7 @@ def page(answer: StepAnswer) -> dict[str, Any]:
     return {
         "title": scenario_title(scenario),
         "question": question(scenario),
+        "condition": condition(scenario),
         "headline": headline(values),
         "facts": facts(values),
         "figures": _figures(answer, runs),

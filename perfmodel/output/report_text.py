@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perfmodel.answers.caveats import condition
 from perfmodel.output.fleet_words import fleet_sizes
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.html import question
@@ -56,15 +57,17 @@ def answer(part: Part) -> str:
         speed = f"gives each user {significant(values['tokens_per_s_per_user'])} tokens/s {where}"
         kind = "output"
     key = f"usd_per_million_{kind}_tokens"
-    price = part.scenario.prices.usd_per_gpu_hour
+    price, even = part.scenario.prices.usd_per_gpu_hour, condition(part.scenario)
     if not price:
         bounds = _said(values.get("intervals", {}).get("step_time_s"), duration)
         step = f"a step taking {duration(values['step_time_s'])}{bounds}"
-        return f"{part.scenario.model.name} {speed}, {step}; its GPUs have no price."
+        text = f"{part.scenario.model.name} {speed}, {step}{f', {even}' if even else ''}"
+        return f"{text}; its GPUs have no price."
     bounds = _said(values.get("intervals", {}).get(key), usd)
+    full = "if batches are always full" + (f" and{even.removeprefix('if')}" if even else "")
     return (
         f"{part.scenario.model.name} {speed} and costs {usd(values[key])} per million {kind} tokens at "
-        f"{usd(price)} per GPU hour{bounds}, if batches are always full."
+        f"{usd(price)} per GPU hour{bounds}, {full}."
     )
 
 
@@ -98,7 +101,8 @@ def traffic_answer(part: Part) -> str:
     fill = served["output_rate_pct_of_full_batch"]
     if fill is not None:
         text += f"; the traffic asks for {percent(fill / PERCENT)} of the output tokens/s of full batches"
-    return f"{text}."
+    even = condition(part.scenario)
+    return f"{text}{f', {even}' if even else ''}."
 
 
 def dollars(value: float | None) -> str:

@@ -10,7 +10,7 @@ from perfmodel.answer_serve import ServeAnswer
 from perfmodel.output.fleet_words import fleet_sizes
 from perfmodel.output.formats import count, scaled, significant, with_unit
 from perfmodel.output.reproduce import scenario_title
-from perfmodel.output.tables import console, number, table_of
+from perfmodel.output.tables import console, number, table_of, titled
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
@@ -33,7 +33,7 @@ def print_serve(answer: ServeAnswer) -> None:
             style="dim",
         )
     )
-    latency = table_of("Latency per request", "", "mean", "p50", "p90", "p99", "what it is")
+    latency = table_of(titled("Latency per request", scenario), "", "mean", "p50", "p90", "p99", "what it is")
     for name, key, unit, what in _LATENCIES:
         found = values[key]
         if found is not None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.caveats import condition
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.formats import significant, with_unit
@@ -43,7 +44,7 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     scenario, values = answer.scenario, answer.values
     out.print(Text(scenario_title(scenario), style="bold"))
     out.print(_subtitle(answer))
-    out.print(_results(values))
+    out.print(_results(scenario, values))
     out.print(_breakdown(values))
     out.print(_stages(answer))
     out.print(_memory(answer))
@@ -185,8 +186,8 @@ def _subtitle(answer: StepAnswer) -> str:
     )
 
 
-def _results(values: dict[str, Any]) -> Table:
-    table = table_of("Result", "quantity", "value", "")
+def _results(scenario: Scenario, values: dict[str, Any]) -> Table:
+    table = table_of(titled("Result", scenario), "quantity", "value", "")
     rows = [
         ("tokens/s per user", "tokens_per_s_per_user", 1.0, "1 / TPOT"),
         ("output tokens/s per GPU", "output_tokens_per_s_per_gpu", 1.0, ""),
@@ -316,6 +317,12 @@ def _ops(rows: Sequence[dict[str, Any]]) -> Table:
 def _bar(share: float) -> str:
     cells = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
     return "█" * cells
+
+
+def titled(title: str, scenario: Scenario) -> str:
+    """The title of an answer's figures, with the condition under which they hold where there is one."""
+    even = condition(scenario)
+    return f"{title}, {even}" if even else title
 
 
 def table_of(title: str, *columns: str) -> Table:
