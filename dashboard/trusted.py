@@ -9,6 +9,7 @@ import pandas as pd
 
 from dashboard.words import NAMES
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.constants import engine_constants
 from perfmodel.errors import PerfModelError
 from perfmodel.kernels.calibration import AnyCurve, Calibration
 from perfmodel.output.catalogue import calibration_values
@@ -176,14 +177,7 @@ def _engine(scenario: Scenario) -> str:
         return (
             "none is named: nothing is added for its host, its scheduler and ranks that wait for each other."
         )
-    host = deployment.host
-    parts = [
-        f"a host that launches decode steps by {host.decode} and prompts by {host.prompts}",
-        f"{significant(float(host.prepare_us))} µs to prepare a step",
-    ]
-    if host.launch_us:
-        parts.append(f"{significant(float(host.launch_us))} µs per eager launch")
-    text = f"{deployment.engine} {deployment.engine_version} adds {', '.join(parts)}."
+    text = f"{deployment.engine} {deployment.engine_version}: {'; '.join(engine_constants(scenario))}."
     if deployment.step_log_std:
         spread = significant(PERCENT * float(deployment.step_log_std), 2)
         text += f" Published runs of it vary by {spread}% around what is modelled."

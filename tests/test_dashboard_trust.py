@@ -167,7 +167,7 @@ def test_the_main_job_is_judged_by_table_6(main_job):
         "NVIDIA H100 80GB HBM3",
         "aiconfigurator-core 0.12.0",
         "401,241",
-        "sglang 0.5.9 adds a host",
+        "sglang 0.5.9: decode steps by graph",
     ):
         assert plain(word) in text
     kernels = next(table.value for table in main_job.dataframe if "timed shapes" in table.value)

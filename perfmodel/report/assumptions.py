@@ -5,6 +5,7 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.answers.constants import engine_constants
 from perfmodel.engines.profile import profile
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue
@@ -138,16 +139,12 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
 
 
 def _engine(scenario: Scenario) -> Told:
-    """The engine whose defaults were filled in, and what its host costs."""
-    deployment, host = scenario.deployment, scenario.deployment.host
+    """The engine whose defaults were filled in, and all that it adds around the kernels."""
+    deployment = scenario.deployment
     if not deployment.engine:
-        return "engine", "none named: no host time is counted", SCENARIO
+        return "engine", f"none named: {'; '.join(engine_constants(scenario))}", SCENARIO
     own = profile(deployment.engine, deployment.engine_version)
-    text = (
-        f"{own.title} {own.version}: decode steps by {host.decode}, steps with prompts by {host.prompts}, "
-        f"{host.prepare_us:,.4g} us to prepare a step{' beside the GPU' if host.asynchronous else ''}, "
-        f"{host.launch_us:,.4g} us per eager launch"
-    )
+    text = f"{own.title} {own.version}: {'; '.join(engine_constants(scenario))}"
     if deployment.step_log_std:
         text += f"; unexplained spread {deployment.step_log_std:.3g} in the logarithm"
     return "engine", text, f"perfmodel show engines {own.name}"
