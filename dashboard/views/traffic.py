@@ -200,7 +200,8 @@ def _figures(run: Run) -> None:
 
 def _goodput(run: Run) -> None:
     """The curve: asked for with a button, since it takes eight runs."""
-    st.subheader("Goodput against rate", help=plain(TRAFFIC["curve"]))
+    what = "Goodput" if run.answer.scenario.slo != Slo() else "Latency"
+    st.subheader(f"{what} against rate", help=plain(TRAFFIC["curve"]))
     why = fixed_rate(run.answer.served)
     if why:
         st.caption(plain(f"This traffic has no rate to change: {why}."))
@@ -214,7 +215,9 @@ def _goodput(run: Run) -> None:
     if not running:
         with place.container():
             st.button(
-                f"Go on ({len(box.points)} of {POINTS} rates)" if box.points else "Find goodput against rate",
+                f"Go on ({len(box.points)} of {POINTS} rates)"
+                if box.points
+                else f"Find {what.lower()} against rate",
                 key="traffic-find",
                 on_click=_want_curve,
                 args=(key,),
@@ -257,22 +260,28 @@ def _show_points(box: Box, run: Run, place: Any, *, table: bool) -> None:
 def _found(box: Box, run: Run) -> str:
     """The largest rate that holds, in words."""
     best = largest_good(box.points)
-    kept = "keep the SLO" if run.answer.scenario.slo != Slo() else "are served (no SLO is stated)"
     if best is None:
-        return plain(f"At none of these rates 99% of the requests {kept}.")
+        fail = (
+            "replicas fall behind"
+            if run.answer.scenario.slo == Slo()
+            else "fewer than 99% of the requests keep the SLO"
+        )
+        return plain(f"At each of these rates {fail}.")
+    if best.good_pct is None:
+        kept = "replicas keep up (no SLO is stated, so there is no goodput)"
+    else:
+        kept = f"{best.good_pct:.3g}% of the requests keep the SLO"
     beyond = [point for point in box.points if point.speed > best.speed]
     text = (
         f"Up to {significant(best.requests_per_s)} requests/s, {significant(best.speed)} times this run's rate, "
-        f"{best.good_pct:.3g}% of the requests {kept}, at {usd(best.usd_per_million_output_tokens)} per million output "
-        "tokens"
+        f"{kept}, at {usd(best.usd_per_million_output_tokens)} per million output tokens"
     )
     return plain(text + ("." if beyond else "; no larger rate has been tried."))
 
 
 def _table(rows: pd.DataFrame) -> None:
-    shown = rows.assign(ttft_p99_s=rows.ttft_p99_s / MS, tpot_p99_s=pd.to_numeric(rows.tpot_p99_s) / MS).drop(
-        columns=["speed"]
-    )
+    shown = rows.assign(ttft_p99_s=rows.ttft_p99_s / MS, tpot_p99_s=pd.to_numeric(rows.tpot_p99_s) / MS)
+    shown = shown.drop(columns="speed").dropna(axis="columns", how="all")  # without an SLO nothing is good
     st.dataframe(shown, hide_index=True, width="stretch", column_config=_COLUMNS)
 
 
@@ -281,7 +290,7 @@ _COLUMNS = {
     "requests_per_s": _number("Requests/s arriving", format="%.2f"),
     "goodput_requests_per_s": _number("Goodput, requests/s", format="%.2f", help=TRAFFIC["curve"]),
     "good_pct": _number("Good, %", format="%.1f"),
-    "served_requests_per_s": _number("Served, requests/s", format="%.2f", help=TRAFFIC["per_s"]),
+    "served_requests_per_s": _number("Served, requests/s", format="%.2f", help=TRAFFIC["served"]),
     "ttft_p99_s": _number("TTFT p99, ms", format="%.0f", help=TRAFFIC["ttft"]),
     "tpot_p99_s": _number("TPOT p99, ms", format="%.1f", help=TRAFFIC["tpot"]),
     "usd_per_million_output_tokens": _number("$ per M output", format="%.2f", help=TRAFFIC["usd_output"]),

@@ -6,6 +6,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
+from perfmodel.kernels.calibration import INSIDE
 from perfmodel.ops.op import Stream
 from perfmodel.output.formats import duration, percent, scaled
 from perfmodel.output.spans import OpRun, exposed_intervals
@@ -185,7 +186,7 @@ def _details(run: OpRun) -> list[str]:
     moved = ((op.hbm_bytes, "HBM"), (op.link_bytes, "NVLink"), (op.network_bytes, "network"))
     work += [f"{scaled(size, 'B')} {where}" for size, where in moved if size]
     bound = f"bound by {op.bound}"
-    if run.is_compute:
+    if run.is_compute and not op.source.startswith(INSIDE):  # else its work is in another op's time
         bound += f", MFU {percent(op.peak_s / run.seconds)}, MBU {percent(op.stream_s / run.seconds)}"
     lines = [escape(op.stage), ", ".join(work), bound]
     source = wrap(f"source: {op.source}", HOVER_WIDTH)

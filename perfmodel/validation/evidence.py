@@ -36,8 +36,8 @@ class Evidence:
 def closest(scenario: Scenario, recorded: Recorded) -> list[Evidence]:
     """Answered rows that set no constant (role ``check``), most alike first; those that share nothing are left out.
 
-    Rows that stand apart (APART) are no evidence. A row stands with what is most like it, once. A GPU counts more than an engine where they share as much, a model
-    more than either.
+    Rows that stand apart (APART) are no evidence. A row stands with what is most like it, once. A GPU counts more than
+    an engine where they share as much, a model more than either.
     """
     names = printed_names(scenario.model.name)
     groups: dict[tuple[str, ...], list[Row]] = {}
