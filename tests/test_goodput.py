@@ -209,5 +209,19 @@ def test_charts_say_what_they_show(run, points):
     assert "no TPOT" in one.data[1].customdata[0]
 
 
+def test_keys_of_a_legend_differ_and_a_latency_looks_the_same_in_every_chart(run, points):
+    """Goodput, TTFT and dollars had the same key: a blue line with dots."""
+    figures = [
+        goodput_chart(pd.DataFrame([asdict(point) for point in points]), {}),
+        latency_chart(latency_rows(run.served), {}),
+    ]
+    for figure in figures:
+        lines = [(trace.line.color, trace.line.dash) for trace in figure.data if trace.mode != "markers"]
+        assert len({colour for colour, _ in lines}) == len(lines)
+    by_name = [{trace.name[:4]: (trace.line.color, trace.line.dash) for trace in one.data} for one in figures]
+    for name in ("TTFT", "TPOT"):
+        assert by_name[0][name] == by_name[1][name]
+
+
 def test_ticks_have_units():
     assert [seconds_label(s) for s in (3e-4, 1e-2, 3.0, 1000.0)] == ["300 µs", "10 ms", "3 s", "1,000 s"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.output.charts.base import Figure, axis_title, layout, log_ticks
-from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, OWN_COST, PREDICTED
+from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, RATE_COLOURS
 from perfmodel.output.formats import count, duration, significant, usd
 from perfmodel.units import MS, US
 
@@ -167,7 +167,7 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
     figure = make_subplots(
         rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.4, 0.35, 0.25]
     )
-    figure.update_layout(layout(640, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 110}))
+    figure.update_layout(layout(680, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 150}))
     symbols = ["circle" if keeps_up else "x" for keeps_up in rows.keeps_up]
 
     def line(y: str, name: str, colour: str, number: int, dash: str = "solid") -> None:
@@ -203,7 +203,7 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
         row=1,
         col=1,
     )
-    line(column, answered, PREDICTED, 1)
+    line(column, answered, RATE_COLOURS["answered"], 1)
     own = rows[rows.speed == 1.0]
     figure.add_trace(
         go.Scatter(
@@ -220,7 +220,7 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
     )
     line("ttft_p99_s", "TTFT p99", LATENCY_COLOURS["TTFT"], 2, LATENCY_DASHES["TTFT"])
     line("tpot_p99_s", "TPOT p99", LATENCY_COLOURS["TPOT"], 2, LATENCY_DASHES["TPOT"])
-    line("usd_per_million_output_tokens", "$ per M output tokens", OWN_COST, 3, "dot")
+    line("usd_per_million_output_tokens", "$ per M output tokens", RATE_COLOURS["cost"], 3, "dot")
     for name, limit in slo_s.items():
         if name in ("TTFT", "TPOT"):
             line_of = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
