@@ -111,10 +111,14 @@ def _figure(scenario: Scenario, found: StepAnswer) -> str:
         why = "a published way of counting has none" if report else "the spread of some op is not known"
         return f"{name} is {value}, without an interval: {why}."
     low, high = (with_unit(bound, "s") for bound in bounds)
-    return (
-        f"{name} is {value}, with a chance of 80% between {low} and {high}. That is how much kernels and engine were "
-        "seen to vary; what the model leaves out (see the warnings) is not in it."
+    engine = " and published runs of the engine" if scenario.deployment.step_log_std else ""
+    text = (
+        f"{name} is {value}, with a chance of 80% between {low} and {high}. That is how much kernels{engine} were seen "
+        "to vary"
     )
+    if scenario.routing.prior_imbalance > 1.0:
+        text += ", and how busy a busiest rank may be"
+    return f"{text}; what the model leaves out is not in it."
 
 
 def _measured(scenario: Scenario, nearest: Nearest | None) -> str:

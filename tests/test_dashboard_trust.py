@@ -176,6 +176,21 @@ def test_the_main_job_is_judged_by_table_6(main_job):
     assert "attention0.core" in " ".join(kernels["ops"])
 
 
+def test_an_interval_is_said_to_hold_what_it_holds(main_job):
+    """The engine's spread where one is named, the busiest rank's where the router is unknown, and never a direction."""
+    text = main_job.markdown[0].value
+    assert (
+        "kernels and published runs of the engine were seen to vary, and how busy a busiest rank may be"
+        in text
+    )
+    bare = (
+        opened("longcat-flash-h800", "deployment.engine=''", "routing.popularity=uniform").markdown[0].value
+    )
+    figure = bare.partition("Measured elsewhere")[0]
+    assert "how much kernels were seen to vary; what the model leaves out" in figure
+    assert "too small" not in figure
+
+
 def test_all_kernels_on_demand():
     app = opened()
     app.toggle(key="trust-every-kernel").set_value(True)
