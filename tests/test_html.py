@@ -323,3 +323,29 @@ def test_parts_of_a_measured_module_have_no_utilisation_of_their_own() -> None:
     runs = {run.launch.name: run for run in op_runs(answer.step, 0)}
     assert "MFU" not in " ".join(_details(runs["attention0.o"]))
     assert "MFU" in " ".join(_details(runs["ffn0.gate_up"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "marks"),
+    [
+        ("longcat-flash-h800", [], ""),
+        ("longcat-flash-h800", ["deployment.overlap=tbo"], "hatched"),
+        ("longcat-flash-h800", ["deployment.phase=prefill"], "of the host are its launches"),
+        ("deepseek-v3-h800", [], "hatched neighbouring layers"),
+        (
+            "deepseek-v3-h800",
+            ["deployment.phase=prefill"],
+            "hatched neighbouring layers of the host are its launches",
+        ),
+    ],
+)
+def test_pale_and_hatched_bars_are_explained_where_there_are_any(name, overrides, marks) -> None:
+    """The page spoke of pale ops under two-batch overlap alone, whether there were any or not."""
+    found = answer_step(load_scenario(name, overrides), over_steps=False)
+    figure = page_of(found)
+    text = re.sub(r"<[^>]+>", "", step_html(found))
+    sentence = text[text.index("Streams run side by side") - 400 : text.index("Streams run side by side")]
+    for part in ("hatched", "neighbouring layers", "of the host are its launches"):
+        assert (part in sentence) is (part in marks), part
+    drawn = figure["figures"]["layer"]
+    assert ('"opacity":[' in drawn) is ("layers" in marks or "host" in marks)

@@ -21,6 +21,7 @@ from perfmodel.output.windows import (
     lanes_of,
     layer_rows,
     layer_window,
+    marks_text,
     op_rows,
     stage_rows,
     step_window,
@@ -228,7 +229,8 @@ def _layer_text(answer: StepAnswer, runs: Sequence[OpRun], rank: int) -> Cell:
         "title": " and ".join(shown).capitalize() if len(shown) <= 2 else "One layer",
         "time": duration(window.end_s - window.start_s),
         "num_layers": answer.scenario.model.num_layers,
-        "micro_batches": len({run.launch.micro_batch for run in window.runs}),
+        "num_shown": len(window.shown),
+        "marks": marks_text(window),
         "rank": f"Rank {rank}, the slowest of {count(num_ranks)}" if num_ranks > 1 else "",
         "stages": [
             text for key, text in STAGES.items() if any(run.launch.stage == key for run in window.runs)

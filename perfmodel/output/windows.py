@@ -84,6 +84,19 @@ def layer_window(segments: Sequence[Segment], runs: Sequence[OpRun]) -> Window:
     return Window(inside, start_s, end_s, shown)
 
 
+def marks_text(window: Window) -> str:
+    """What hatched and pale bars of the window are, in sentences; empty: it has neither."""
+    told = []
+    if any(run.launch.micro_batch % 2 for run in window.runs):
+        told.append("The second micro-batch is hatched.")
+    pale = [run for run in window.runs if window.neighbour(run)]
+    if any(not run.on_host for run in pale):
+        told.append("Pale bars belong to neighbouring layers.")
+    if any(run.on_host for run in pale):
+        told.append("Pale bars of the host are its launches for other layers: it runs ahead.")
+    return " ".join(told)
+
+
 def op_rows(window: Window, unit_s: float, *, detailed: bool) -> list[Row]:
     """Bars of the ops; hover text with everything known (``detailed``) or with name and time."""
     return [
