@@ -9,11 +9,11 @@ import streamlit as st
 
 from dashboard.cache import kept
 from dashboard.show import chart, downloads, plain
-from dashboard.trusted import number
 from dashboard.words import HELP, TRUST
 from perfmodel.output.charts import validation as charts
 from perfmodel.output.formats import count
 from perfmodel.output.validation_html import UNITS, quantity_name
+from perfmodel.spec.messages import number_of
 from perfmodel.validation.recorded import Recorded, recorded_results
 from perfmodel.validation.rows import Row, summarise, unanswered
 
@@ -189,7 +189,7 @@ def number_column(name: str, text: str, digits: int = 1) -> Any:
 
 def _take_away(chosen: Filter, rows: Sequence[Row]) -> None:
     table = _frame(*chosen)
-    if st.toggle(f"List the {number(len(rows), 'row')}", key="trust-list"):
+    if st.toggle(f"List the {number_of(len(rows), 'row')}", key="trust-list"):
         figures = ("measured", "predicted", "low", "high", "peer_predicted")
         columns: dict[str, Any] = {
             name: st.column_config.NumberColumn(format="%.4g", help=TRUST["si"]) for name in figures
@@ -215,7 +215,7 @@ def _frame(suites: tuple[str, ...], roles: tuple[str, ...], quantities: tuple[st
 def _unanswered(rows: Sequence[Row]) -> None:
     missing = unanswered(rows)
     if missing:
-        with st.expander(f"{number(sum(n for _, _, n in missing), 'row')} without a prediction, and why"):
+        with st.expander(f"{number_of(sum(n for _, _, n in missing), 'row')} without a prediction, and why"):
             table = pd.DataFrame(
                 [(n, suite, reason) for suite, reason, n in missing], columns=["rows", "suite", "reason"]
             )

@@ -17,6 +17,7 @@ from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.routing_files import READERS
@@ -83,7 +84,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     document = with_engine_inside(document)
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
-        raise SpecError(f"{unknown[0]}: unknown key of a scenario; allowed: {', '.join((*SECTIONS, 'base'))}")
+        raise SpecError(unknown_key(unknown[0]))
     fields = dict(document)
     for section in ("model", "cluster"):
         if section not in fields:
@@ -109,7 +110,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
-        raise SpecError(describe(error)) from error
+        raise SpecError(describe(error, unknown_key)) from error
 
 
 def calibration_for(fields: Mapping[str, Any], gpu: Any) -> Any:

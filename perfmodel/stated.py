@@ -12,6 +12,7 @@ from perfmodel.engines.profile import leaves
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
+from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import shown
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
@@ -286,7 +287,7 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise SpecError(f"--set {text!r}: must be key.path=value, e.g. deployment.batch_per_gpu=64")
     if keys[0] == BEFORE:
-        raise SpecError(f"{BEFORE}: unknown key of a scenario; allowed: {', '.join(SECTIONS)}")
+        raise SpecError(unknown_key(BEFORE))
     value = parse_yaml(raw, f"--set {path.strip()}")
     document = with_engine_inside(document)
     if keys[0] == "engine" and len(keys) > 1:

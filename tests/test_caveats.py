@@ -360,3 +360,18 @@ def test_a_report_says_whose_they_are():
 
 def replace_name(scenario, name):
     return scenario.model_copy(update={"name": name})
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("0.5.9", ""),
+        ("0.9.0", "newer than all that were read, the last of them 0.5.9"),
+        ("0.5.7", "between 0.5.6.post2 and 0.5.8.post1"),
+        ("0.4.1", "older than all that were read"),
+    ],
+)
+def test_a_version_that_nobody_read_is_told(version, words):
+    told = [text for text in values_of(f"engine.version={version}")["warnings"] if "was not read" in text]
+    assert len(told) == bool(words)
+    assert not words or (words in told[0] and version in told[0])

@@ -11,7 +11,7 @@ from dashboard import results, session
 from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
@@ -61,6 +61,8 @@ def render(scenario: Scenario) -> None:
     first, second = found
     if isinstance(first, Failed) or isinstance(second, Failed):
         return
+    for name, side in (("A", a), ("B", scenario)):
+        condition(side, name)
     _metrics(first, second)
     _why(a, scenario)
     _curves(a, scenario)

@@ -17,7 +17,6 @@ from dashboard.trusted import (
     days,
     kernel_row,
     nearest_of,
-    number,
     pct,
     sentences,
     tested,
@@ -27,6 +26,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.output.formats import percent
 from perfmodel.output.validation_html import quantity_name
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.evidence import Evidence, closest
 from perfmodel.validation.recorded import Recorded, recorded_results
@@ -65,7 +65,7 @@ def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float) -> None:
             st.metric(
                 "Nearest measurements",
                 pct(line["median_abs_pct"]),
-                f"{number(line['answered'], 'figure')} of {quantity_name(line['quantity'])}",
+                f"{number_of(line['answered'], 'figure')} of {quantity_name(line['quantity'])}",
                 delta_color="off",
                 delta_arrow="off",
                 help=TRUST["nearest"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from perfmodel.engines.versions import is_before, public_version
+from perfmodel.engines.versions import in_order, is_before, public_version
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
@@ -81,6 +81,21 @@ class Profile:
                     size = getattr(at, value) if isinstance(value, str) and value in SIZES else value
                     found[path] = Setting(path, size, rule["source"])
         return tuple(found.values())
+
+    @property
+    def version_note(self) -> str:
+        """What to know of a version whose sources were not read; empty: they were."""
+        if self.version in self.read:
+            return ""
+        read = in_order(self.read)
+        before = [one for one in read if is_before(one, self.version)]
+        if not before:
+            how = f"it is older than all that were read ({', '.join(read)})"
+        elif len(before) == len(read):
+            how = f"it is newer than all that were read, the last of them {read[-1]}"
+        else:
+            how = f"it lies between {before[-1]} and {read[len(before)]}, which were"
+        return f"{self.title} {self.version} was not read: {how}; its defaults are taken from those"
 
     def _applies(self, when: Mapping[str, Any], at: Circumstances) -> bool:
         if "since" in when and is_before(self.version, when["since"]):

@@ -3,6 +3,7 @@
 ``0.10`` is after ``0.9``, ``1.2.0rc6`` before ``1.2.0``, and a build (``0.11.0+cu128``) is its public version.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from perfmodel.errors import SpecError
@@ -34,6 +35,13 @@ def is_version(text: str) -> bool:
     except SpecError:
         return False
     return True
+
+
+def in_order(versions: Iterable[str]) -> list[str]:
+    """Versions, the oldest first."""
+    from packaging.version import Version
+
+    return sorted(versions, key=Version)
 
 
 def is_before(version: str, other: str) -> bool:

@@ -13,6 +13,7 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import step_memory, usable_bytes
 from perfmodel.ops.work import step_work
 from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB
 
@@ -182,7 +183,7 @@ def _dispatch_problem(s: Scenario) -> str | None:
     if d.backend != LOW_LATENCY or tokens <= d.low_latency_max_tokens_per_gpu * (1.0 + ROUNDING):
         return None
     return (
-        f"{tokens:g} tokens per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
+        f"{number_of(tokens, 'token')} per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
         f"{d.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for; {_largest(s)}. "
         f"Raise it (buffers grow) or set deployment.all_to_all=deepep-normal"
     )
@@ -194,8 +195,8 @@ def _scheduler_problem(s: Scenario) -> str | None:
     if per_rank <= s.serving.max_running * (1.0 + ROUNDING):
         return None
     return (
-        f"{per_rank:g} requests per rank exceed serving.max_running = {s.serving.max_running}, which the scheduler "
-        f"takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
+        f"{number_of(per_rank, 'request')} per rank exceed serving.max_running = {s.serving.max_running}, which the "
+        f"scheduler takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
     )
 
 
