@@ -329,7 +329,7 @@ def test_parts_of_a_measured_module_have_no_utilisation_of_their_own() -> None:
     ("name", "overrides", "marks"),
     [
         ("longcat-flash-h800", [], ""),
-        ("longcat-flash-h800", ["deployment.overlap=tbo"], "hatched"),
+        ("longcat-flash-h800", ["deployment.overlap=tbo"], "hatched neighbouring layers"),
         ("longcat-flash-h800", ["deployment.phase=prefill"], "of the host are its launches"),
         ("deepseek-v3-h800", [], "hatched neighbouring layers"),
         (
