@@ -18,7 +18,7 @@ from perfmodel.ops.memory import weight_bytes
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec.catalogue import entry as catalogue_entry
 from perfmodel.spec.catalogue import names as catalogue_names
-from perfmodel.stated import apply_override
+from perfmodel.stated import apply_override, with_overrides
 from perfmodel.validation import roles, silicon
 from perfmodel.validation.runs import document_of, overrides_of, scenario_of, stated_version
 from perfmodel.validation.setups import setup_of
@@ -500,6 +500,19 @@ def test_the_scenario_that_a_user_would_write_gives_the_suites_figures(record, t
 
 
 def test_settings_of_a_row_are_listed_in_the_output():
-    record = next(r for r in roles.read_published(silicon.FILE) if setup_of(r).settings and not r["note"])
+    """Lengths and counts too: what is listed, set on a bare scenario, gives the row's own."""
+    record = next(
+        r
+        for r in roles.read_published(silicon.FILE)
+        if setup_of(r).client == "inferencex" and r["measured"] > "2026-02"
+    )
     (row, *_) = silicon.predict_rows([record], suite="data", role=lambda _: "user")
-    assert all(path in row.settings for path, _ in leaves(overrides_of(record)))
+    listed = row.settings.split("; ")
+    own = scenario_of(record)
+    judged = 10 * int(float(record["concurrency"]))
+    assert f"workload.num_requests={judged}" in listed
+    length = int(float(record["osl"]))
+    assert f"workload.output_tokens={{min: {round(0.8 * length)}, max: {length}}}" in listed
+    assert all(any(one.startswith(f"{path}=") for one in listed) for path, _ in leaves(overrides_of(record)))
+    bare = {key: value for key, value in document_of(record, setup_of(record)).items() if key != "workload"}
+    assert build_scenario(with_overrides(bare, listed)).hash == own.hash

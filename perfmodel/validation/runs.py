@@ -140,6 +140,24 @@ def overrides_of(record: Mapping[str, str], setup: Setup | None = None) -> dict[
     return found | drafts_of(record) | settings_in(record.get("set") or "")
 
 
+def settings_of(record: Mapping[str, str]) -> str:
+    """What a row's output lists, as a user would set it: its traffic as it is sent, and what was set beyond engine and
+    layout. ``key.path=value``, with ; between.
+    """
+    setup = setup_of(record)
+    traffic = {f"workload.{name}": value for name, value in workload_of(record, setup).items()}
+    return "; ".join(
+        f"{path}={_as_set(value)}" for path, value in (traffic | overrides_of(record, setup)).items()
+    )
+
+
+def _as_set(value: Any) -> str:
+    """A value as YAML on one line."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "{" + ", ".join(f"{key}: {one}" for key, one in value.items()) + "}"
+
+
 def drafts_of(record: Mapping[str, str]) -> dict[str, Any]:
     """Speculative decoding as a row states it: ``mtp`` drafts with an acceptance, or the tokens accepted per step."""
     drafts = int(float(record.get("mtp") or 0))
