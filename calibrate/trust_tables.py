@@ -13,8 +13,8 @@ from perfmodel.validation.rows import Row
 
 SERVED = ("silicon", "silicon-field", "silicon-2026")
 """Suites of clean rows of one instance."""
-SET_BY_CONSTANTS = (*SERVED, "silicon-disaggregated", "deepseek", "longcat-measured", "serving-2026")
-"""Suites whose figures engines' constants move."""
+SET_BY_CONSTANTS = (*SERVED, "deepseek", "longcat-measured", "serving-2026")
+"""Suites whose figures engines' constants move, in the order of the table."""
 LOADS = ((1, 1), (2, 4), (5, 32), (33, 128), (129, 10**6))
 """Requests in flight, least and most of a class."""
 STACK = ("model", "system", "backend", "backend_version")
