@@ -93,12 +93,15 @@ def step(
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
     from perfmodel.answer import answer_step
     from perfmodel.load import load_scenario
+    from perfmodel.output.inputs import check_outputs
 
     if html is not None:  # before anything is written
         from perfmodel.output.files import check_writable
 
         check_writable(html)
-    answer = answer_step(load_scenario(scenario, set_ or ()))
+    asked = load_scenario(scenario, set_ or ())
+    check_outputs({"--html": html, "--trace": trace}, [scenario], set_ or ())
+    answer = answer_step(asked)
     if trace is not None:
         from perfmodel.output.trace import write_trace
 
@@ -168,9 +171,8 @@ def serve(
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import check_distinct
+    from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import request_progress
-    from perfmodel.spec.traces import trace_path
 
     if requests is not None:  # before any work
         from perfmodel.output.requests import check_requests_file
@@ -188,11 +190,7 @@ def serve(
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
     asked = load_scenario(scenario, set_ or ())
-    served = trace_path(asked.workload.trace) if asked.workload.trace else None
-    check_distinct(
-        {"--requests": requests, "--result": result, "--trace": trace},
-        {"the scenario": Path(scenario), "workload.trace": served},
-    )
+    check_outputs({"--requests": requests, "--result": result, "--trace": trace}, [scenario], set_ or ())
     with request_progress() as progress:
         answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
         if traffic is not None:
@@ -267,14 +265,14 @@ def report(
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import check_distinct, check_writable
+    from perfmodel.output.files import check_writable
+    from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
     from perfmodel.output.report_files import WRITERS, report_format, report_json, write_report
     from perfmodel.output.report_text import answer
     from perfmodel.output.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.part import Options, check_api_price
-    from perfmodel.spec.traces import trace_path
 
     if out is None and pdf is None and format_ is None and not json:
         raise SpecError("nowhere to write: give --out FILE.html, --pdf FILE.pdf, --format or --json")
@@ -293,10 +291,7 @@ def report(
         raise SpecError("--no-serve leaves the traffic out: give no --intervals and no --fleet-... beside it")
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
     asked = [load_scenario(name, set_ or ()) for name in scenarios]
-    inputs: dict[str, Path | None] = {f"the scenario {name}": Path(name) for name in scenarios}
-    for name, one in zip(scenarios, asked, strict=True):
-        inputs[f"workload.trace of {name}"] = trace_path(one.workload.trace) if one.workload.trace else None
-    check_distinct({"--out": out, "--pdf": pdf}, inputs)
+    check_outputs({"--out": out, "--pdf": pdf}, scenarios, set_ or ())
     command = report_command(
         scenarios,
         set_ or (),
@@ -434,8 +429,10 @@ def validate(
     """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
     if html is not None:  # before minutes of work
         from perfmodel.output.files import check_writable
+        from perfmodel.output.inputs import check_outputs
 
         check_writable(html)
+        check_outputs({"--html": html}, [], data=data)
     from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
 

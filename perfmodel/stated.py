@@ -271,6 +271,11 @@ def _from_here(document: dict[str, Any], text: str) -> dict[str, Any]:
     return document
 
 
+def names_file(name: str) -> bool:
+    """Whether a scenario is a file rather than an entry of the catalogue."""
+    return name.endswith((".yaml", ".yml", ".json"))
+
+
 def _is_path(value: Any) -> bool:
     """Whether a trace is named by a file rather than by the catalogue."""
     return isinstance(value, str) and ("/" in value or "." in value)
@@ -305,7 +310,7 @@ def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
     """The document of a name or path with its bases merged in, and the folder that its paths are relative to."""
     if depth > MAX_BASES:
         raise SpecError(f"base = {name}: more than {MAX_BASES} bases; is there a cycle?")
-    if name.endswith((".yaml", ".yml", ".json")) or "/" in name:
+    if names_file(name) or "/" in name:
         path = Path(name)
         document, folder = _anchored(read_document(path), path.parent), path.parent
         document.setdefault("name", path.stem)
@@ -354,8 +359,7 @@ def _with_base(document: dict[str, Any], folder: Path, depth: int) -> tuple[dict
         return document, folder
     if not isinstance(base, str):
         raise SpecError(f"base = {shown(base)}: must be the name or path of a scenario")
-    is_path = base.endswith((".yaml", ".yml", ".json"))
-    parent, parent_folder = _document(str(folder / base) if is_path else base, depth + 1)
+    parent, parent_folder = _document(str(folder / base) if names_file(base) else base, depth + 1)
     under = parent
     if _moved(document, parent):
         under = _without_place(parent, parent)
