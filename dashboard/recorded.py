@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from html import escape
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -111,12 +112,26 @@ def _charts(chosen: Filter, answered: Sequence[Row]) -> None:
     with right:
         st.markdown("**Errors by suite**", help=TRUST["errors"])
         chart(_drawn(*chosen, None), "trust-errors", zooms=True)
+    st.html(_legend(answered))
     signs = [f"{charts.role_symbol(role)[1]} {role}" for role in dict.fromkeys(row.role for row in answered)]
     drawn = len(charts.sample(answered, MOST_DRAWN))
     some = (
         f" Drawn: {count(drawn)} of {count(len(answered))} rows, at most {MOST_DRAWN} of a suite, by chance."
+        if drawn < len(answered)
+        else ""
     )
-    st.caption(plain(f"{', '.join(signs)}.{some if drawn < len(answered) else ''} Tables count every row."))
+    marks = f"{', '.join(signs)}. Line: exact; bands: ±10% and ±25%."
+    st.caption(plain(f"{marks}{some} Tables count every row."))
+
+
+def _legend(answered: Sequence[Row]) -> str:
+    """Which colour is which suite, for both charts: with so many, plotly's own legend would cover them."""
+    colours = charts.suite_colours(recorded_results().rows)
+    keys = (
+        f'<span style="white-space:nowrap"><span style="color:{colour}">&#9679;</span> {escape(suite)}</span>'
+        for suite, colour in charts.legend_keys(answered, colours)
+    )
+    return f'<p style="font-size:0.875rem">{" &ensp; ".join(keys)}</p>'
 
 
 def _unit(answered: Sequence[Row]) -> str:

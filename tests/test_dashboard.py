@@ -10,10 +10,11 @@ from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
 from dashboard.show import plain
+from dashboard.words import NAMES
 from perfmodel.answer import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
-from perfmodel.output.formats import significant, usd
+from perfmodel.output.formats import duration, significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
 
@@ -244,6 +245,25 @@ def test_overlap_shows_what_sbo_gains():
         assert rows.loc["sbo", "step_time_s"] < 0.9 * rows.loc[overlap, "step_time_s"]
     charts = [one for one in test.main if one.type == "plotly_chart"]
     assert len(charts) == 2
+
+
+def test_a_prefill_step_has_its_own_columns_and_no_empty_ones():
+    test = opened("overlap", v="1", scenario="longcat-flash-h800", set="deployment.phase=prefill")
+    (table,) = test.dataframe
+    assert not table.value.isna().any().any()
+    assert {"input_tokens_per_s_per_gpu", "usd_per_million_input_tokens"} <= set(table.value)
+    assert not {"tokens_per_s_per_user", "usd_per_million_output_tokens"} & set(table.value)
+
+
+def test_compared_figures_have_names_and_units():
+    (table,) = opened("compare").dataframe
+    rows = table.value.set_index("figure")
+    assert set(rows.index) <= set(NAMES.values())
+    values = answered("deployment.overlap=sequential"), answered()
+    assert list(rows.loc["TPOT", ["A", "B"]]) == [duration(one["tpot_s"]) for one in values]
+    assert rows.loc["TPOT", "change_pct"] == pytest.approx(
+        100 * (values[1]["tpot_s"] / values[0]["tpot_s"] - 1)
+    )
 
 
 def test_compare_has_the_change_and_its_parts_and_can_be_pinned_and_swapped():

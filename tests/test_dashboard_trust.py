@@ -121,6 +121,14 @@ def test_units_have_a_scatter_each_and_colours_stay(main_job):
     assert 0 < shown[1] - shown[0] < 4  # decades, not the diagonal's thirty
 
 
+def test_a_legend_says_which_colour_is_which_suite(main_job):
+    (legend,) = [found.proto.body for found in main_job.get("html") if "&#9679;" in found.proto.body]
+    for figure in figures(main_job)[:1]:
+        for trace in points(figure):
+            assert f'color:{trace["marker"]["color"]}">&#9679;</span> {trace["name"]}<' in legend
+    assert any(plain("Line: exact") in text.value for text in main_job.caption)
+
+
 def test_few_suites_are_drawn_whole_and_many_rows_by_chance(main_job):
     counts = {trace["name"]: len(trace["hovertext"]) for trace in points(figures(main_job)[1])}
     assert counts["longcat-measured"] == 15

@@ -68,7 +68,7 @@ def render(scenario: Scenario) -> None:
     _curves(a, scenario)
     rows = _table(first, second)
     with st.expander("All figures side by side"):
-        st.dataframe(rows, hide_index=True, width="stretch")
+        st.dataframe(_in_words(rows), hide_index=True, width="stretch", column_config=_COLUMNS)
     downloads(rows, "comparison")
     st.download_button(
         "Cost report of both (HTML)",
@@ -231,6 +231,24 @@ def _curves(a: Scenario, b: Scenario) -> None:
     st.subheader("Speed and cost over the batch", help=HELP["batch"])
     curves = {"A": (results.curve(a), batch_of(a)), "B": (results.curve(b), batch_of(b))}
     chart(trade_offs_chart(curves, x=x, y=y), "compare-curves", zooms=True)
+
+
+def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
+    """The figures as people read them: names, and values in their units; the files keep keys and SI units."""
+    text = {key: text for key, text, _ in ROWS}
+    columns: dict[str, Any] = {"figure": [NAMES[key] for key in rows.figure]}
+    for side in ("A", "B"):
+        columns[side] = [
+            text[key](None if pd.isna(value) else value)
+            for key, value in zip(rows.figure, rows[side], strict=True)
+        ]
+    return pd.DataFrame(columns | {"change_pct": rows.change_pct})
+
+
+_COLUMNS = {
+    "figure": st.column_config.TextColumn("Figure"),
+    "change_pct": st.column_config.NumberColumn("Change", format="%+.1f%%"),
+}
 
 
 def _table(a: StepAnswer, b: StepAnswer) -> pd.DataFrame:

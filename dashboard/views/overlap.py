@@ -119,7 +119,13 @@ _COLUMNS = {
     "tokens_per_s_per_user": st.column_config.NumberColumn(
         "Tokens/s per user", format="%.1f", help=HELP["tokens_per_s_per_user"]
     ),
+    "input_tokens_per_s_per_gpu": st.column_config.NumberColumn(
+        "Input tokens/s per GPU", format="%.0f", help=HELP["input_tokens_per_s_per_gpu"]
+    ),
     "usd_per_million_output_tokens": st.column_config.NumberColumn(
         "$ per M output", format="%.3f", help=HELP["usd_per_million_output_tokens"]
+    ),
+    "usd_per_million_input_tokens": st.column_config.NumberColumn(
+        "$ per M input", format="%.3f", help=HELP["usd_per_million_input_tokens"]
     ),
 }

@@ -92,6 +92,7 @@ def page(result: Validation) -> dict[str, Any]:
             (charts.role_symbol(role)[1], role, ROLES.get(role, ""))
             for role in dict.fromkeys(row.role for row in shown)
         ],
+        "legend": charts.legend_keys(shown),
         "unanswered": _unanswered(rows),
         "num_unanswered": sum(row.predicted is None for row in rows),
         "sources": list(dict.fromkeys(row.source for row in rows if row.source))[:MAX_LISTED],

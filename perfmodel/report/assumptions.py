@@ -162,13 +162,9 @@ def _routing(step: StepAnswer) -> Iterator[Told]:
     published = catalogue.entry("models", scenario.model.name).get("activation", {}) if known else {}
     stated = routing.source or ("" if routing.mean_real_experts is None else SCENARIO)
     yield "real experts", text, stated or str(published.get("source", "")) or "the model's configuration"
-    skew = "" if routing.skew is None else f" {routing.skew:g}"
-    if routing.rank_loads is not None:
-        load = "load of every rank as stated"
-    elif routing.popularity:
-        load = f"popularity {routing.popularity}{skew}, placement {routing.placement}"
-    else:
-        load = "no popularity stated"
+    load = routing.load_words
+    if routing.popularity and routing.rank_loads is None:
+        load += f", {routing.placement_words}"
     yield "expert load", load, routing.source or scenario.source or SCENARIO
 
 
