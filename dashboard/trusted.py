@@ -126,8 +126,8 @@ def _measured(scenario: Scenario, nearest: Nearest | None) -> str:
         return "this is the report's own calculation; suite longcat-theory below compares it cell by cell."
     if nearest is None:
         return (
-            "no measurement on record is of this model, GPU or engine: nothing says how far off the figures are. "
-            "perfmodel validate --data compares your own."
+            f"no measurement on record is of this model, {scenario.cluster.gpu.kind} or engine: nothing says how far "
+            "off the figures are. perfmodel validate --data compares your own."
         )
     line = nearest.line
     one = line["answered"] == 1

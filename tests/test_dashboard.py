@@ -255,6 +255,29 @@ def test_a_prefill_step_has_its_own_columns_and_no_empty_ones():
     assert not {"tokens_per_s_per_user", "usd_per_million_output_tokens"} & set(table.value)
 
 
+BATCH, LAYOUT = "deployment.batch_per_gpu=100000", "deployment.precision.experts=fp4"
+
+
+@pytest.mark.parametrize(
+    ("page", "change", "button"),
+    [
+        ("overlap", BATCH, "refusal-batch"),
+        ("trust", BATCH, "refusal-batch"),
+        ("what_if", LAYOUT, "refusal-unchanged"),
+        ("overlap", LAYOUT, "refusal-unchanged"),
+        ("compare", LAYOUT, "refusal-unchanged"),
+        ("traffic", LAYOUT, "refusal-unchanged"),
+    ],
+)
+def test_a_refusal_offers_a_way_out(page, change, button):
+    """The largest batch that fits, or the scenario without the changes; and it works."""
+    test = opened(page, v="1", scenario="longcat-flash-h800", set=change)
+    assert test.error
+    test.button(key=button).click().run()
+    assert not test.exception
+    assert not test.error
+
+
 def test_compared_figures_have_names_and_units():
     (table,) = opened("compare").dataframe
     rows = table.value.set_index("figure")

@@ -24,9 +24,11 @@ RECORD = recorded_results()
 
 
 def page(name, settings):
+    from dashboard import session
     from dashboard.views.trust import render
     from perfmodel.load import load_scenario
 
+    session.start()
     render(load_scenario(name, settings))
 
 

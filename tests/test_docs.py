@@ -1,5 +1,6 @@
 """Every `perfmodel` and `calibrate` command in the README and in docs/ runs."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -166,3 +167,19 @@ def test_keys_that_the_page_on_scenarios_names_exist(cells):
             inside = set(re.findall(r"`([a-z_]+)`", cells[1])) - {"graph", "eager"}
             assert inside <= set(spec_at(path).model_fields)
             assert len(inside) >= 5
+
+
+def test_every_picture_of_the_docs_is_redrawn_by_a_target():
+    """A picture that no target draws goes stale, as timeline.png did."""
+    docs = ROOT / "docs"
+    drawn = (docs / "pictures.py").read_text() + (docs / "screenshots.py").read_text()
+    pages = re.search(r"^PAGES = (\{.*?\})$", drawn, flags=re.MULTILINE)[1]
+    made = {
+        *re.findall(r'"(\w+\.png)"', drawn),
+        *(f"dashboard_{name}.png" for name in ast.literal_eval(pages).values()),
+    }
+    experiments = {
+        "calibration_check.png",
+        "overlap_speedup.png",
+    }  # make calibration-report, make overlap-experiment
+    assert {path.name for path in docs.glob("*.png")} == made | experiments

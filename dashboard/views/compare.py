@@ -10,11 +10,13 @@ import streamlit as st
 from dashboard import results, session
 from dashboard.asked import Asked
 from dashboard.presets import presets
+from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.caveats import condition as condition_of
 from perfmodel.explore.difference import Difference
 from perfmodel.ops.limits import batch_of
 from perfmodel.output.charts.curve import trade_offs_chart
@@ -56,13 +58,18 @@ def render(scenario: Scenario) -> None:
             st.caption(plain(question(side)))
     found = [results.answer(one) for one in (a, scenario)]
     for name, one in zip("AB", found, strict=True):
-        if isinstance(one, Failed):
+        if isinstance(one, Failed) and name == "A":
             st.error(plain(f"{name}: {one.text}"), icon=":material/block:")
+        elif isinstance(one, Failed):
+            refuse(scenario, one, name)
     first, second = found
     if isinstance(first, Failed) or isinstance(second, Failed):
         return
-    for name, side in (("A", a), ("B", scenario)):
-        condition(side, name)
+    if condition_of(a) == condition_of(scenario):
+        condition(scenario)
+    else:
+        for name, side in (("A", a), ("B", scenario)):
+            condition(side, name)
     _metrics(first, second)
     _why(a, scenario)
     _curves(a, scenario)

@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import results
+from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.words import HELP
@@ -31,12 +32,18 @@ def render(scenario: Scenario) -> None:
         help=HELP["overlap"],
     )
     answers: dict[str, StepAnswer] = {}
+    failed: dict[str, Failed] = {}
     for name in [name for name in options if name in picked] or [scenario.deployment.overlap]:
         found = results.answer(_under(scenario, name))
         if isinstance(found, Failed):
-            st.error(plain(f"{name}: {found.text}"), icon=":material/block:")
+            failed[name] = found
         else:
             answers[name] = found
+    for name, why in failed.items():
+        if name == scenario.deployment.overlap:
+            refuse(scenario, why, name)
+        else:
+            st.error(plain(f"{name}: {why.text}"), icon=":material/block:")
     if not answers:
         return
     rows = schedule_rows(answers)

@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
+from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_controls import controls
@@ -33,7 +34,7 @@ def render(scenario: Scenario) -> None:
     controls(scenario)
     found = _run(served_by_page(session.asked()))
     if isinstance(found, Failed):
-        st.error(plain(found.text), icon=":material/block:")
+        refuse(scenario, found)
         return
     if found is None:
         return

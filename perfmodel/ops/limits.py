@@ -160,7 +160,10 @@ def runs(scenario: Scenario) -> bool:
 
 def _largest(scenario: Scenario) -> str:
     """What fits, for a message."""
-    return f"largest batch that fits: {limits(scenario).text}"
+    found = limits(scenario)
+    if not found.fits:
+        return f"not even one request per attention group fits ({found.bound_by})"
+    return f"largest batch that fits: {found.text}"
 
 
 def _memory_problem(s: Scenario) -> str | None:
@@ -172,9 +175,10 @@ def _memory_problem(s: Scenario) -> str | None:
     if s.deployment.engine and memory.total <= device:
         setting = SETTING.get(s.deployment.engine, "its setting")
         kept = f", or raise deployment.memory_utilization ({s.deployment.engine}'s {setting})"
+    lower = "Lower the batch or context" if _memory_limit(s) else "Lower the context"
     return (
         f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
-        f"{device / GB:.1f}; {_largest(s)}. Lower the batch or context, spread weights over more GPUs{kept}"
+        f"{device / GB:.1f}; {_largest(s)}. {lower}, spread weights over more GPUs{kept}"
     )
 
 

@@ -109,7 +109,7 @@ def question(scenario: Scenario) -> str:
     """What the page answers, in one sentence."""
     d = scenario.deployment
     verb = {"decode": "decode", "prefill": "prefill", "mixed": "decode and prefill in one batch"}[d.phase]
-    gpus = number_of(d.num_gpus, f"{scenario.cluster.gpu.name} GPU")
+    gpus = number_of(d.num_gpus, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
     work = []
     if d.phase != "prefill":
         context = number_of(d.context_tokens, "token")

@@ -62,7 +62,7 @@ def answer(part: Part) -> str:
         bounds = _said(values.get("intervals", {}).get("step_time_s"), duration)
         step = f"a step taking {duration(values['step_time_s'])}{bounds}"
         text = f"{part.scenario.model.name} {speed}, {step}{f', {even}' if even else ''}"
-        return f"{text}; its GPUs have no price."
+        return f"{text}; its {part.scenario.cluster.gpu.kind}s have no price."
     bounds = _said(values.get("intervals", {}).get(key), usd)
     full = "if batches are always full" + (f" and{even.removeprefix('if')}" if even else "")
     return (
@@ -78,7 +78,7 @@ def _said(bounds: Any, text: Any) -> str:
 
 
 def _gpus(number: int, scenario: Scenario) -> str:
-    return number_of(number, f"{scenario.cluster.gpu.name} GPU")
+    return number_of(number, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
 
 
 def traffic_answer(part: Part) -> str:

@@ -93,7 +93,7 @@ def _curve_lines(step: Step) -> Iterator[Line]:
                 "n": curve.num_rows,
                 "median_abs_pct": curve.median_error_pct,
                 "coverage_pct": None,
-                "about": f"this GPU's kernels, timed on {_device(calibration.document)}",
+                "about": f"this {step.scenario.cluster.gpu.kind}'s kernels, timed on {_device(calibration.document)}",
             }
 
 
