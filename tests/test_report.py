@@ -157,7 +157,7 @@ def test_assumptions_have_sources(values):
         [load_scenario("longcat-flash-h800", ["prices.usd_per_gpu_hour=3"])], Options(serves=False)
     )
     rows = {row["what"]: row for row in changed.values["scenarios"][0]["assumptions"]}
-    assert "changed" in rows["price"]["source"]
+    assert rows["price"]["source"] == "the scenario"  # an amount of one's own was quoted nowhere
     assert "changed" not in rows["GPU"]["source"] + rows["cluster"]["source"]
 
 

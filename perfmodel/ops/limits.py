@@ -27,7 +27,7 @@ SETTING = {
 MOST = 2**20
 """Most requests of an attention group that are looked for."""
 ROUNDING = 1e-9
-"""Relative slack for a batch that is a fraction: a third of a request, three times, is one."""
+"""Slack for a batch that is a fraction: a third of a request, three times, is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def _price(scenario: Scenario) -> Told:
         text += f", {prices.term}"
     if prices.gpu and not scenario.cluster.gpu.name.upper().startswith(prices.gpu.upper()):
         text += f" (quoted for {prices.gpu})"
-    return "price", text, _sourced(prices, "prices", prices.source, prices.date)
+    return "price", text, _sourced(prices, "prices", prices.source, prices.date) or SCENARIO
 
 
 def _sourced(section: Gpu | Prices, kind: str, source: str, date: str) -> str:
