@@ -37,7 +37,7 @@ def refuse(scenario: Scenario, found: Failed, name: str = "") -> None:
         )
 
 
-def _fits(scenario: Scenario) -> int:
+def _fits(scenario: Scenario) -> float:
     """The largest batch that fits; 0: none does, or nothing says."""
     try:
         return limits(scenario).fits
