@@ -99,11 +99,13 @@ def step(
         from perfmodel.output.files import check_writable
 
         check_writable(html)
-    asked = load_scenario(
-        scenario, set_ or ()
-    )  # what only an answer needs is imported once there will be one
+    asked = load_scenario(scenario, set_ or ())
+    if html is not None or trace is not None:
+        from perfmodel.output.inputs import check_outputs
 
-    from perfmodel.answer import answer_step
+        check_outputs({"--html": html, "--trace": trace}, [scenario], set_ or ())
+
+    from perfmodel.answer import answer_step  # what only an answer needs is imported once there will be one
 
     answer = answer_step(asked)
     if trace is not None:
@@ -172,7 +174,6 @@ def serve(
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
     from perfmodel.errors import SpecError
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import check_distinct
 
     if requests is not None:  # before any work
         from perfmodel.output.requests import check_requests_file
@@ -189,19 +190,18 @@ def serve(
     if repeats is not None and not intervals:
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
     asked = load_scenario(scenario, set_ or ())
+    outputs = {"--requests": requests, "--result": result, "--trace": trace}
+    if any(outputs.values()):
+        from perfmodel.output.inputs import check_outputs
+
+        check_outputs(outputs, [scenario], set_ or ())
 
     from perfmodel.answer_intervals import REPEATS
     from perfmodel.answer_serve import answer_serve
     from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.output.progress import request_progress
-    from perfmodel.spec.traces import trace_path
 
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
-    served = trace_path(asked.workload.trace) if asked.workload.trace else None
-    check_distinct(
-        {"--requests": requests, "--result": result, "--trace": trace},
-        {"the scenario": Path(scenario), "workload.trace": served},
-    )
     with request_progress() as progress:
         answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
         if traffic is not None:
@@ -276,14 +276,14 @@ def report(
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import check_distinct, check_writable
+    from perfmodel.output.files import check_writable
+    from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
     from perfmodel.output.report_files import WRITERS, report_format, report_json, write_report
     from perfmodel.output.report_text import answer
     from perfmodel.output.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.part import Options, check_api_price
-    from perfmodel.spec.traces import trace_path
 
     if out is None and pdf is None and format_ is None and not json:
         raise SpecError("nowhere to write: give --out FILE.html, --pdf FILE.pdf, --format or --json")
@@ -302,10 +302,7 @@ def report(
         raise SpecError("--no-serve leaves the traffic out: give no --intervals and no --fleet-... beside it")
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
     asked = [load_scenario(name, set_ or ()) for name in scenarios]
-    inputs: dict[str, Path | None] = {f"the scenario {name}": Path(name) for name in scenarios}
-    for name, one in zip(scenarios, asked, strict=True):
-        inputs[f"workload.trace of {name}"] = trace_path(one.workload.trace) if one.workload.trace else None
-    check_distinct({"--out": out, "--pdf": pdf}, inputs)
+    check_outputs({"--out": out, "--pdf": pdf}, scenarios, set_ or ())
     command = report_command(
         scenarios,
         set_ or (),
@@ -369,7 +366,8 @@ def experts(
     """What zero-computation experts buy: the same step with other numbers of them. Cost, not quality."""
     from perfmodel.errors import SpecError
     from perfmodel.explore import zero_experts
-    from perfmodel.load import load_scenario, number_list
+    from perfmodel.load import load_scenario
+    from perfmodel.spec.number_list import number_list
 
     if zero is not None and real is not None:
         raise SpecError("--zero and --real: vary one of them at a time")
@@ -444,8 +442,10 @@ def validate(
     """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
     if html is not None:  # before minutes of work
         from perfmodel.output.files import check_writable
+        from perfmodel.output.inputs import check_outputs
 
         check_writable(html)
+        check_outputs({"--html": html}, [], data=data)
     from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
 

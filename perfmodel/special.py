@@ -66,7 +66,7 @@ TAIL_OVER = (
 
 
 def log_gamma(x: npt.ArrayLike) -> Floats:
-    """Natural logarithm of the gamma function of numbers above 0: Stirling's series from 13 on, else the C library's."""
+    """Logarithm of the gamma function of numbers above 0: Stirling's series from 13 on, else the C library's."""
     values = np.asarray(x, dtype=np.float64)
     large = np.maximum(values, STIRLING_FROM)
     square = 1.0 / (large * large)
