@@ -17,7 +17,7 @@ from perfmodel.engines.known_routing import with_known_routing
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
-from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.routing_files import READERS

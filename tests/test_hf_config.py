@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from perfmodel.errors import PerfModelError, SpecError, UnsupportedError
 from perfmodel.ops.parameters import parameter_counts
-from perfmodel.spec.hf_config import model_from_config
-from perfmodel.spec.hf_fields import ALIASES
+from perfmodel.spec.models.reader import model_from_config
+from perfmodel.spec.models.keys import ALIASES
 from perfmodel.spec.model import Gqa, Mla, Model
 
 MODELS = Path(__file__).resolve().parent.parent / "perfmodel" / "data" / "models"

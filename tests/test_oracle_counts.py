@@ -8,7 +8,7 @@ import pytest
 from oracle_env import MODELS, oracle_flops, oracle_parameters, run_oracle
 
 from perfmodel.ops.parameters import matmul_parameters, ngram_parameters, parameter_counts
-from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.model import Gqa, Model
 
 pytestmark = pytest.mark.oracle

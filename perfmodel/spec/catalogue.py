@@ -10,7 +10,7 @@ from typing import Any
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Gpu
-from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.model import Model
 
 DATA = Path(__file__).resolve().parent.parent / "data"

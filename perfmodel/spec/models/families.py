@@ -42,7 +42,7 @@ class Family(Spec):
     num_layers: Any
     """Rule of the number of layers."""
     attentions: dict[str, dict[str, Any]]
-    """Name -> kind and its fields' rules."""
+    """Name -> kind and its fields' rules; ``layer``: rules of the layer that has it (``num_attentions``, ...)."""
     ffns: dict[str, dict[str, Any]]
     """Name -> rules of a layer's dense FFN and experts."""
     attention_of_layer: Any
@@ -52,11 +52,10 @@ class Family(Spec):
     mtp: dict[str, Any] | None = None
     """Multi-token prediction: rule ``num_layers``, and names ``attention`` and ``ffn``; None: it has none."""
     ngram_embedding: dict[str, Any] | None = None
-    """N-gram embedding: rules ``ratio``, ``neighbours``, ``splits``."""
-    indexer: dict[str, Any] | None = None
-    """Index branch of a sparse attention, as LongCat's configs state it."""
+    """N-gram embedding: keys ``ratio``, ``neighbours``, ``splits``, and ``switch``, which turns it off."""
     checks: dict[str, dict[str, Any]] = {}
-    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule)."""
+    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule), ``present`` (stated,
+    if only as null)."""
     known: tuple[str, ...] = ()
     """Keys without consequence in this family."""
 
@@ -92,6 +91,8 @@ def family(name: str) -> Family:
     """
     document = _document(name, 0)
     document["name"] = name
+    for parts in ("attentions", "ffns"):
+        document[parts] = {one: _like(document[parts], one, 0) for one in document.get(parts, {})}
     try:
         return Family.model_validate(document)
     except ValidationError as error:
@@ -127,6 +128,17 @@ def _document(name: str, depth: int) -> dict[str, Any]:
     for own in ("model_types", "architectures", "notes"):
         parent.pop(own, None)
     return _merged(parent, document)
+
+
+def _like(parts: Mapping[str, Any], name: str, depth: int) -> dict[str, Any]:
+    """A part with what the one that it is ``like`` says beneath its own."""
+    own = dict(parts.get(name, {}))
+    other = own.pop("like", None)
+    if other is None:
+        return own
+    if depth > MAX_BASES or other not in parts:
+        raise DataError(f"data/families: {name} is like {other!r}, which is none of {', '.join(parts)}")
+    return _merged(_like(parts, str(other), depth + 1), own)
 
 
 WHOLE = ("of", "by", "stated", "least", "kind")

@@ -15,33 +15,38 @@ from pydantic.fields import FieldInfo
 
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.base import Spec
-from perfmodel.spec.model import Attention
-from perfmodel.spec.models.fields import Fields
+from perfmodel.spec.mixers import Mixer
+from perfmodel.spec.models.fields import MAX_COUNT, MAX_TOKENS, Fields
 from perfmodel.spec.models.rules import Target, evaluate, keys_of
 
 
 def _kinds() -> Mapping[str, type[Spec]]:
     """Kind -> class, of everything that may stand where a layer's attention does."""
-    union = get_args(Attention)[0] if get_origin(Attention) is Annotated else Attention
-    classes = get_args(union) or (union,)
-    return {cls.model_fields["kind"].default: cls for cls in classes}
+    union, _ = get_args(Mixer)
+    return {cls.model_fields["kind"].default: cls for cls in get_args(union)}
 
 
 KINDS: Mapping[str, type[Spec]] = _kinds()
 """Kinds of attention and mixers that a family's file may name."""
 
 
-def attention(rules: Mapping[str, Any], fields: Fields, layer: int | None = None) -> Any:
-    """The attention or mixer that ``{kind: KIND, FIELD: RULE, ...}`` describes.
+NONE = "none"
+"""Kind of a layer without attention."""
+
+
+def mixer(rules: Mapping[str, Any], fields: Fields, layer: int | None = None) -> Any:
+    """The attention or other mixer that ``{kind: KIND, FIELD: RULE, ...}`` describes; None for kind ``none``.
 
     Raises:
         SpecError, UnsupportedError: as rules do.
         DataError: the family's file names a kind or a field that there is not.
     """
     kind = rules.get("kind")
+    if kind == NONE:
+        return None
     if kind not in KINDS:
         raise DataError(f"family of {fields.model_type}: kind = {kind!r} must be one of {', '.join(KINDS)}")
-    own = {name: rule for name, rule in rules.items() if name != "kind"}
+    own = {name: rule for name, rule in rules.items() if name not in ("kind", "layer")}
     return build(KINDS[kind], own, fields, layer)
 
 
@@ -62,7 +67,7 @@ def build(cls: type[Spec], rules: Mapping[str, Any], fields: Fields, layer: int 
         if inner is not None and isinstance(rule, Mapping) and not {"of", "stated"} & set(rule):
             values[name] = build(inner, rule, fields, layer)
             continue
-        value = evaluate(rule, fields, _target(info, layer))
+        value = evaluate(rule, fields, _target(name, info, layer))
         if value is None and not _optional(info):
             continue
         values[name] = value
@@ -87,7 +92,7 @@ def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields) -
     return text
 
 
-def _target(info: FieldInfo, layer: int | None) -> Target:
+def _target(name: str, info: FieldInfo, layer: int | None) -> Target:
     """What a value of this field must be, from its annotation."""
     base, metadata = _plain(info.annotation)
     metadata = (*info.metadata, *metadata)
@@ -100,14 +105,15 @@ def _target(info: FieldInfo, layer: int | None) -> Target:
         return Target("integer", low=min(allowed), high=max(allowed), layer=layer)
     if base is float:
         return Target("number", layer=layer)
-    low, high = 0, 10**6
+    many = "token" in name or name in ("vocab_size", "sliding_window", "rows_per_table")
+    low, high = 0, MAX_TOKENS if many else MAX_COUNT
     for one in metadata:
         if isinstance(one, Gt):
             low = int(one.gt) + 1  # type: ignore[call-overload]
         elif isinstance(one, Ge):
             low = int(one.ge)  # type: ignore[call-overload]
         elif isinstance(one, Le):
-            high = min(high, int(one.le)) if info.annotation is not None else high  # type: ignore[call-overload]
+            high = min(high, int(one.le))  # type: ignore[call-overload]
     return Target("integer", low=low, high=high, layer=layer)
 
 

@@ -8,6 +8,8 @@ A *pattern* is a name (every layer), or one of
   with first <= i < last and (i - offset) a multiple of period, but not those that ``except`` lists;
 - ``{by: members, key: KEY, base: 0 or 1, then: NAME, else: NAME, absent: PATTERN}``: the layers that a list (or a text
   of numbers with commas) names;
+- ``{by: counts, key: KEY, word: WORD, every: RULE, size: N, names: {COUNT: NAME}}``: a list with a word for each of N
+  attentions of a layer; which name depends on how many of them are WORD. Without the list it is every so many'th;
 - ``{of: KEY, default: VALUE, values: {VALUE: PATTERN}, else: PATTERN}`` and ``{stated: KEY, then: PATTERN, else:
   PATTERN}``: as rules.
 """
@@ -17,7 +19,7 @@ from typing import Any
 
 from perfmodel.errors import DataError
 from perfmodel.spec.models.fields import MAX_LAYERS, Fields
-from perfmodel.spec.models.rules import Target, chosen, evaluate
+from perfmodel.spec.models.rules import Target, chosen, evaluate, keys_of
 
 POSITION = Target("integer", low=0, high=MAX_LAYERS)
 
@@ -45,7 +47,21 @@ def names_by_layer(pattern: Any, fields: Fields, num_layers: int) -> list[str]:
             return _by_period(pattern, fields, num_layers)
         if kind == "members":
             return _by_members(pattern, fields, num_layers)
+        if kind == "counts":
+            return _by_counts(pattern, fields, num_layers)
     raise DataError(f"family of {fields.model_type}: {pattern!r} is no pattern of layers (docs/models.md)")
+
+
+def keys_of_pattern(pattern: Any) -> tuple[str, ...]:
+    """The config's keys that a pattern may read."""
+    if not isinstance(pattern, Mapping):
+        return ()
+    own = [str(pattern[name]) for name in ("of", "stated", "key", "except") if name in pattern]
+    own += [key for name in ("period", "offset", "first", "last", "every") for key in keys_of(pattern.get(name))]
+    inner = [pattern.get("absent"), *pattern.get("values", {}).values()]
+    inner += [pattern[name] for name in ("then", "else") if name in pattern and "stated" in pattern]
+    inner += [pattern["else"]] if "else" in pattern and "of" in pattern else []
+    return (*own, *(key for one in inner for key in keys_of_pattern(one)))
 
 
 def _by_words(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> list[str]:
@@ -96,6 +112,19 @@ def _by_members(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> 
             raise fields.missing(pattern["key"])
         return names_by_layer(pattern["absent"], fields, num_layers)
     return [pattern["then"] if i in members else pattern["else"] for i in range(num_layers)]
+
+
+def _by_counts(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> list[str]:
+    key, size = pattern["key"], int(pattern["size"])
+    total = size * num_layers
+    every = evaluate(pattern["every"], fields, Target("integer", high=total))
+    if total % every:
+        raise fields.wrong(str(pattern["every"]).split(" ")[0], every, f"a divisor of the {total} attentions")
+    items = fields.items(key, length=total)
+    own = [i % every == 0 for i in range(total)] if items is None else [one == pattern["word"] for one in items]
+    if not any(own):
+        raise fields.wrong(key, items, f"a list with at least one {pattern['word']!r}")
+    return [pattern["names"][str(sum(own[i : i + size]))] for i in range(0, total, size)]
 
 
 def _positions(key: str, fields: Fields, num_layers: int, *, base: int) -> set[int] | None:

@@ -6,21 +6,20 @@ and their scaling, dropout and token ids have no place in a :class:`Model`. A mu
 alone: the counts leave its other towers out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from perfmodel.errors import SpecError, UnsupportedError
+from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.model import Layer, Model, Mtp
-from perfmodel.spec.models import families, longcat
+from perfmodel.spec.models import families
 from perfmodel.spec.models.families import Family
 from perfmodel.spec.models.fields import MAX_LAYERS, Fields, show
 from perfmodel.spec.models.keys import is_off
-from perfmodel.spec.models.kinds import attention, build
-from perfmodel.spec.models.patterns import names_by_layer
-from perfmodel.spec.models.rules import INTEGER, INTEGER_OR_ZERO, Target, evaluate
+from perfmodel.spec.models.kinds import build, mixer
+from perfmodel.spec.models.ngram import ngram_embedding
+from perfmodel.spec.models.patterns import keys_of_pattern, names_by_layer
+from perfmodel.spec.models.rules import INTEGER_OR_ZERO, Target, evaluate, keys_of
 from perfmodel.spec.models.wrappers import language_model
 
 GENERIC = {True: "generic_mla", False: "generic_gqa"}
@@ -72,16 +71,7 @@ def read_config(
     for key, check in found.checks.items():
         _check(key, check, fields)
     layers = _with_expected(_layers(found, fields), expected_real_experts)
-    parts = {
-        "mtp": _mtp(found, fields, layers),
-        "ngram_embedding": longcat.ngram_embedding(found.ngram_embedding, fields)
-        if found.ngram_embedding
-        else None,
-    }
-    indexer = None
-    if found.indexer is not None:
-        indexer = longcat.indexer(fields, sum(run.count * run.num_attentions for run in layers))
-    unmodelled = "sparse attention with an index branch" if indexer else None
+    tables = found.ngram_embedding
     model = build(
         Model,
         found.model,
@@ -89,9 +79,8 @@ def read_config(
         name=name,
         family=model_type,
         layers=layers,
-        indexer=indexer,
-        unmodelled=unmodelled,
-        **parts,
+        mtp=_mtp(found, fields, layers),
+        ngram_embedding=ngram_embedding(tables, fields) if tables else None,
     )
     fields.refuse_unread()
     assert isinstance(model, Model)
@@ -132,7 +121,13 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
         if fields.has(key):
             stated, wanted = fields.integer(key, low=0), evaluate(check["equals"], fields, INTEGER_OR_ZERO)
             if stated != wanted:
-                raise fields.wrong(fields.alias(key), stated, f"{check['equals']} = {wanted}")
+                rule = str(check["equals"]).partition(" |")[0]
+                raise fields.wrong(fields.alias(key), stated, f"{rule} = {wanted}, or left out")
+        return
+    if "present" in check:
+        fields.mark_read((key,))
+        if key not in fields.config:
+            raise SpecError(f"model config ({fields.model_type}): {key} is missing; state it, or null for none")
         return
     stated = fields.scalar(key) if not check.get("off") else _raw(fields, key)
     if check.get("off"):
@@ -150,42 +145,54 @@ def _raw(fields: Fields, key: str) -> Any:
 def _layers(found: Family, fields: Fields) -> tuple[Layer, ...]:
     """The runs of equal layers: one per kind, in order of appearance, also where kinds alternate."""
     count = int(evaluate(found.num_layers, fields, Target("integer", high=MAX_LAYERS)))
-    attentions = names_by_layer(found.attention_of_layer, fields, count)
+    mixers = names_by_layer(found.attention_of_layer, fields, count)
     ffns = names_by_layer(found.ffn_of_layer, fields, count)
-    kinds: dict[Layer, int] = {}
     built: dict[tuple[str, str], Layer] = {}
-    for index, pair in enumerate(zip(attentions, ffns, strict=True)):
-        varies = _varies(found.attentions[pair[0]]) or _varies(found.ffns[pair[1]])
+    runs: list[Layer] = []
+    counts: list[int] = []
+    for index, pair in enumerate(zip(mixers, ffns, strict=True)):
+        varies = any("[]" in text for rules in _rules_of(found, pair) for text in _texts(rules))
         layer = None if varies else built.get(pair)
         if layer is None:
             layer = built[pair] = _layer(found, pair, fields, index)
-        kinds[layer] = kinds.get(layer, 0) + 1
-    for name in (*found.attentions, *found.ffns):  # what a config says of kinds that no layer has is known, too
-        fields.mark_read(_keys_inside(found.attentions.get(name) or found.ffns[name]))
-    return tuple(layer.model_copy(update={"count": many}) for layer, many in kinds.items())
+        if layer not in runs:
+            runs.append(layer)
+            counts.append(0)
+        counts[runs.index(layer)] += 1
+    for rules in (*found.attentions.values(), *found.ffns.values()):
+        fields.mark_read(keys_of(rules))  # what a config says of kinds that no layer has is known, too
+    for pattern in (found.attention_of_layer, found.ffn_of_layer):
+        fields.mark_read(keys_of_pattern(pattern))
+    return tuple(layer.model_copy(update={"count": many}) for layer, many in zip(runs, counts, strict=True))
+
+
+def _rules_of(found: Family, pair: tuple[str, str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What the family says of a layer with this attention and this FFN.
+
+    Raises:
+        DataError: its file names what it does not describe.
+    """
+    for name, parts in zip(pair, (found.attentions, found.ffns), strict=True):
+        if name not in parts:
+            raise DataError(f"data/families/{found.name}.yaml: {name!r} is not among {', '.join(parts)}")
+    return found.attentions[pair[0]], found.ffns[pair[1]]
 
 
 def _layer(found: Family, pair: tuple[str, str], fields: Fields, index: int) -> Layer:
-    core = attention(found.attentions[pair[0]], fields, index)
-    layer = build(Layer, found.ffns[pair[1]], fields, index, count=1, attention=core)
+    of_mixer, of_ffn = _rules_of(found, pair)
+    rules = {**of_ffn, **of_mixer.get("layer", {})}
+    layer = build(Layer, rules, fields, index, count=1, attention=mixer(of_mixer, fields, index))
     assert isinstance(layer, Layer)
     return layer
 
 
-def _varies(rules: Any) -> bool:
-    """Whether some rule reads a list at the layer's own position."""
+def _texts(rules: Any) -> Iterator[str]:
+    """Every text in a mapping of rules."""
     if isinstance(rules, Mapping):
-        return any(_varies(one) for one in rules.values())
-    return isinstance(rules, str) and "[]" in rules
-
-
-def _keys_inside(rules: Any) -> tuple[str, ...]:
-    from perfmodel.spec.models.rules import keys_of
-
-    if isinstance(rules, Mapping):
-        nested = tuple(key for one in rules.values() for key in _keys_inside(one))
-        return nested + keys_of(rules)
-    return keys_of(rules) if isinstance(rules, str) else ()
+        for one in rules.values():
+            yield from _texts(one)
+    elif isinstance(rules, str):
+        yield rules
 
 
 def _mtp(found: Family, fields: Fields, layers: Sequence[Layer]) -> Mtp | None:
@@ -194,7 +201,10 @@ def _mtp(found: Family, fields: Fields, layers: Sequence[Layer]) -> Mtp | None:
     count = evaluate(found.mtp["num_layers"], fields, Target("integer", low=0, high=MAX_MTP_LAYERS))
     if not count:
         return None
-    pair = (found.mtp["attention"], found.mtp["ffn"])
+    pair = (
+        names_by_layer(found.mtp["attention"], fields, 1)[0],
+        names_by_layer(found.mtp["ffn"], fields, 1)[0],
+    )
     layer = _layer(found, pair, fields, sum(run.count for run in layers) - 1)
     return Mtp(num_layers=count, layer=layer)
 

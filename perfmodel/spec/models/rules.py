@@ -41,9 +41,7 @@ class Target:
     """Position of the layer that ``key[]`` means."""
 
 
-INTEGER = Target("integer")
 INTEGER_OR_ZERO = Target("integer", low=0)
-FLAG = Target("flag")
 
 
 def evaluate(rule: Any, fields: Fields, target: Target) -> Any:
@@ -92,15 +90,15 @@ def chosen(rule: Mapping[str, Any], fields: Fields) -> Any:
 
 
 def keys_of(rule: Any) -> tuple[str, ...]:
-    """The config's keys that a rule may read, in order of appearance."""
+    """The config's keys that a rule, or a mapping of rules, may read, in order of appearance."""
     if isinstance(rule, str):
-        return tuple(term["key"] for part in _parsed(rule) for sums in part for term, _ in sums if term)
-    if isinstance(rule, Mapping):
-        own = tuple(rule[name] for name in ("of", "stated", "items") if name in rule)
-        inner = [*rule.get("values", {}).values(), *rule.get("least", ())]
-        inner += [rule[name] for name in ("then", "else") if name in rule]
-        return own + tuple(key for one in inner for key in keys_of(one))
-    return ()
+        return tuple(match["key"] for terms in _parsed(rule) for term in terms for match, _ in term if match)
+    if not isinstance(rule, Mapping):
+        return ()
+    own = tuple(str(rule[name]) for name in ("of", "stated", "items") if name in rule)
+    inner = [one for name, one in rule.items() if name not in ("of", "stated", "items", "default", "kind")]
+    nested = [one for part in inner for one in (part if isinstance(part, list) else [part])]
+    return own + tuple(key for one in nested for key in keys_of(one))
 
 
 @cache
@@ -147,7 +145,8 @@ def _alternative(
             if text.startswith("/"):
                 if product % value:
                     keys = " * ".join(str(m and m["key"]) for m, t in term if not t.startswith("/"))
-                    raise fields.wrong(keys, product, f"a multiple of {match and match['key']} = {value}")
+                    divisor = f"{match['key']} = {value}" if match else str(value)
+                    raise fields.wrong(keys, product, f"a multiple of {divisor}")
                 product //= value
             else:
                 product *= value
