@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from perfmodel.engines.fill import prefill_deployment, with_engine
+from perfmodel.engines.formats import with_checkpoint
 from perfmodel.engines.known_routing import with_known_routing
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
-from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 
@@ -168,9 +169,11 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     fields["prices"] = _section("prices", prices_for(fields, gpu, before), "prices")
     notes += _what_moved(fields, before)
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
-    fields |= _with_engines(fields, gpu)
-    sections = (fields["routing"], fields["deployment"])
-    if all(isinstance(one, Mapping) for one in sections) and fields.get("costs") != "report":
+    sections, differing = _with_engines(fields, gpu)
+    fields |= sections
+    notes += differing
+    both = (fields["routing"], fields["deployment"])
+    if all(isinstance(one, Mapping) for one in both) and fields.get("costs") != "report":
         fields["routing"] = with_known_routing(fields["routing"], fields["model"], fields["deployment"])
     fields["notes"] = tuple(notes)
     try:
@@ -233,27 +236,32 @@ def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any]) -> list[st
     return notes
 
 
-def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
-    """Deployment and serving, and those of prefill replicas, with what their engines do filled in."""
+def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], list[str]]:
+    """Deployment and serving, and those of prefill replicas, with what their checkpoint holds and their engines do
+    filled in, and notes on what is stated otherwise.
+    """
     gpu = gpu if isinstance(gpu, Mapping) else {}
     decode = fields.get("deployment", {})
     serving = fields.get("serving", {})
     if not isinstance(decode, Mapping) or not isinstance(serving, Mapping):
-        return {"deployment": decode, "serving": serving}
+        return {"deployment": decode, "serving": serving}, []
+    decode, notes = with_checkpoint(decode, fields["model"].formats)
     own = with_engine(decode, serving, fields["model"], gpu)
     found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
     prefill = fields.get("prefill")
     if isinstance(prefill, Mapping) and "deployment" in prefill:
         deployment, serving = prefill["deployment"], prefill.get("serving", {})
         if isinstance(deployment, Mapping) and isinstance(serving, Mapping):
-            side = with_engine(prefill_deployment(deployment, decode), serving, fields["model"], gpu)
+            section, other = with_checkpoint(prefill_deployment(deployment, decode), fields["model"].formats)
+            notes += [text for text in other if text not in notes]
+            side = with_engine(section, serving, fields["model"], gpu)
             found["prefill"] = {
                 **side.prefill,
                 **prefill,
                 "deployment": side.deployment,
                 "serving": side.serving,
             }
-    return found
+    return found, notes
 
 
 def _with_engine_inside(document: dict[str, Any], *, over: bool = False) -> dict[str, Any]:
@@ -550,11 +558,17 @@ def _model(value: Any, folder: Path) -> Model:
     if path.is_dir():
         path = path / "config.json"
     name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
-    config = read_document(path) | keys
+    config, quantised = read_document(path) | keys, _beside(path)
     try:
-        return model_from_config(config, name=name)
+        return model_from_config(config, name=name, beside=quantised)
     except PerfModelError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def _beside(config: Path) -> dict[str, Any] | None:
+    """ModelOpt's ``hf_quant_config.json`` beside a config (``X_hf_quant_config.json`` beside ``X_config.json``)."""
+    path = config.with_name(config.name.replace("config.json", "hf_quant_config.json"))
+    return read_document(path) if path != config and path.is_file() else None
 
 
 def _section(kind: str, value: Any, field: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from perfmodel.spec.documents import read_document
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "families"
 COMMON = "common"
-MAX_BASES = 5
+MAX_BASES = 8
 
 
 class Family(Spec):
@@ -54,8 +54,11 @@ class Family(Spec):
     ngram_embedding: dict[str, Any] | None = None
     """N-gram embedding: keys ``ratio``, ``neighbours``, ``splits``, and ``switch``, which turns it off."""
     checks: dict[str, dict[str, Any]] = {}
-    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule), ``present`` (stated,
-    if only as null)."""
+    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule), ``each`` (words of a list), ``present``
+    (stated, if only as null)."""
+    modules: dict[str, tuple[str, ...]] = {}
+    """Class of weights -> names of its modules below a layer, where they are not the usual ones (for the lists of
+    quantised modules)."""
     known: tuple[str, ...] = ()
     """Keys without consequence in this family."""
 

@@ -1,8 +1,8 @@
 """Typed reading of a Hugging Face ``config.json``: one name per quantity, nothing overlooked.
 
 Families call the same quantity differently (:data:`~perfmodel.spec.models.keys.ALIASES`). :class:`Fields` reads each by
-whatever alias the config states, checks its type and range, and remembers what was read, so that a key which nobody read
-and which looks like a change of architecture can be refused: an unknown switch must never be taken for its default. A
+whatever alias the config states, checks its type and range, and remembers what was read, so that a key which nobody
+read and which looks like a change of architecture can be refused: an unknown switch must never be taken for its default. A
 key with dots (``linear_attn_config.num_heads``) lies in a nested mapping.
 """
 
@@ -86,7 +86,7 @@ class Fields:
         for alias, value in found:
             if not isinstance(value, bool | int | str):
                 raise self.wrong(alias, value, "true, false, an integer or a word")
-        return None if not found else self._agreed(key, found)  # type: ignore[no-any-return]
+        return None if not found else self._agreed(key, found)
 
     def items(self, key: str, *, length: int | None = None) -> list[Any] | None:
         """A list, of ``length`` items where that is given; None where the config has none.
@@ -160,7 +160,7 @@ class Fields:
         found: list[tuple[str, Any]] = []
         for key, value in mapping.items():
             name = f"{prefix}{key}"
-            if name in self._read or (not prefix and name in HARMLESS) or is_off(value):
+            if name in self._read or key in HARMLESS or is_off(value):
                 continue
             if isinstance(value, Mapping) and any(one.startswith(f"{name}.") for one in self._read):
                 found += self._unread(value, f"{name}.")

@@ -65,7 +65,7 @@ HARMLESS: Final = _words(
     expert_bias_update_rate load_balance_coeff moe_router_fusion fused_moe
     """
 )
-"""Keys that change no shape and no work: names, token ids, dropout, training, sampling, scales and rotary embeddings."""
+"""Keys that change no shape and no work: names, token ids, dropout, training, sampling, scales, rotary embeddings."""
 
 SUSPICIOUS_WORDS: Final = _words(
     """

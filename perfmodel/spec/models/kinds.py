@@ -41,7 +41,7 @@ def mixer(rules: Mapping[str, Any], fields: Fields, layer: int | None = None) ->
         SpecError, UnsupportedError: as rules do.
         DataError: the family's file names a kind or a field that there is not.
     """
-    kind = rules.get("kind")
+    kind = str(rules.get("kind"))
     if kind == NONE:
         return None
     if kind not in KINDS:
@@ -50,7 +50,9 @@ def mixer(rules: Mapping[str, Any], fields: Fields, layer: int | None = None) ->
     return build(KINDS[kind], own, fields, layer)
 
 
-def build(cls: type[Spec], rules: Mapping[str, Any], fields: Fields, layer: int | None = None, **given: Any) -> Any:
+def build(
+    cls: type[Spec], rules: Mapping[str, Any], fields: Fields, layer: int | None = None, **given: Any
+) -> Any:
     """An object of ``cls`` whose fields are the values of rules; a field without a rule has its default.
 
     Raises:

@@ -3,9 +3,10 @@
 A *pattern* is a name (every layer), or one of
 
 - ``{by: words, key: KEY, words: {WORD: NAME}, absent: PATTERN}``: a list with a word, a number or true/false per layer,
-  or a text with a character per layer; ``absent`` where the config has none;
-- ``{by: every, period: RULE, offset: RULE, first: RULE, last: RULE, except: KEY, then: NAME, else: NAME}``: the layers i
-  with first <= i < last and (i - offset) a multiple of period, but not those that ``except`` lists;
+  or a text with a character per layer; ``absent`` where the config has none; ``extra``: more items (of draft layers)
+  may follow;
+- ``{by: every, period: RULE, offset: RULE, first: RULE, last: RULE, except: KEY, then: NAME, else: NAME}``: the layers
+  i with first <= i < last and (i - offset) a multiple of period, but not those that ``except`` lists;
 - ``{by: members, key: KEY, base: 0 or 1, then: NAME, else: NAME, absent: PATTERN}``: the layers that a list (or a text
   of numbers with commas) names;
 - ``{by: counts, key: KEY, word: WORD, every: RULE, size: N, names: {COUNT: NAME}}``: a list with a word for each of N
@@ -57,7 +58,9 @@ def keys_of_pattern(pattern: Any) -> tuple[str, ...]:
     if not isinstance(pattern, Mapping):
         return ()
     own = [str(pattern[name]) for name in ("of", "stated", "key", "except") if name in pattern]
-    own += [key for name in ("period", "offset", "first", "last", "every") for key in keys_of(pattern.get(name))]
+    own += [
+        key for name in ("period", "offset", "first", "last", "every") for key in keys_of(pattern.get(name))
+    ]
     inner = [pattern.get("absent"), *pattern.get("values", {}).values()]
     inner += [pattern[name] for name in ("then", "else") if name in pattern and "stated" in pattern]
     inner += [pattern["else"]] if "else" in pattern and "of" in pattern else []
@@ -77,12 +80,17 @@ def _by_words(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> li
         if len(items) != num_layers:
             raise fields.wrong(fields.alias(key), whole, f"a text of {num_layers} characters, one per layer")
     else:
-        items = fields.items(key, length=num_layers)
+        items = fields.items(key, length=None if pattern.get("extra") else num_layers)
+        if items is not None and len(items) < num_layers:
+            raise fields.wrong(fields.alias(key), items, f"a list of {num_layers} items, one per layer")
+        items = items and items[:num_layers]
     found = []
     for item in items:
         word = str(item).lower() if isinstance(item, bool) else str(item)
         if isinstance(item, list | dict | float) or word not in words:
-            raise fields.not_modelled(f"{fields.alias(key)} holds {item!r:.60}, which", item, ", ".join(words))
+            raise fields.not_modelled(
+                f"{fields.alias(key)} holds {item!r:.60}, which", item, ", ".join(words)
+            )
         found.append(words[word])
     return found
 
@@ -121,7 +129,9 @@ def _by_counts(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> l
     if total % every:
         raise fields.wrong(str(pattern["every"]).split(" ")[0], every, f"a divisor of the {total} attentions")
     items = fields.items(key, length=total)
-    own = [i % every == 0 for i in range(total)] if items is None else [one == pattern["word"] for one in items]
+    own = (
+        [i % every == 0 for i in range(total)] if items is None else [one == pattern["word"] for one in items]
+    )
     if not any(own):
         raise fields.wrong(key, items, f"a list with at least one {pattern['word']!r}")
     return [pattern["names"][str(sum(own[i : i + size]))] for i in range(0, total, size)]

@@ -1,8 +1,8 @@
 """Hugging Face ``config.json`` -> :class:`~perfmodel.spec.model.Model`, by the family's data file.
 
 A config of a family that no file lists is read by a generic one (grouped-query or latent attention, with experts or
-without), if every key that may change the architecture is understood; else the key is refused by name. Rotary embeddings
-and their scaling, dropout and token ids have no place in a :class:`Model`. A multimodal config's language model is read
+without), if every key that may change the architecture is understood; else the key is refused by name. Rotary
+embeddings and their scaling, dropout and token ids have no place in a :class:`Model`. A multimodal config's language model is read
 alone: the counts leave its other towers out.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.model import Layer, Model, Mtp
 from perfmodel.spec.models import families
+from perfmodel.spec.models.checkpoint import Layout, formats
 from perfmodel.spec.models.families import Family
 from perfmodel.spec.models.fields import MAX_LAYERS, Fields, show
 from perfmodel.spec.models.keys import is_off
@@ -43,7 +44,11 @@ class Reading:
 
 
 def model_from_config(
-    config: Mapping[str, Any], *, name: str, expected_real_experts: float | None = None
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    expected_real_experts: float | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Model:
     """The model that a Hugging Face ``config.json`` describes.
 
@@ -52,16 +57,21 @@ def model_from_config(
         name: what the model is called in results and messages.
         expected_real_experts: mean number of computing experts per token that training aimed at
             (K_e), which no config states; None: what uniform routing gives.
+        beside: the content of ``hf_quant_config.json``, where one lies beside the config.
 
     Raises:
         SpecError: a key is missing, of another type, out of range or inconsistent with another.
         UnsupportedError: a key, or a value of one, that perfmodel does not model.
     """
-    return read_config(config, name=name, expected_real_experts=expected_real_experts).model
+    return read_config(config, name=name, expected_real_experts=expected_real_experts, beside=beside).model
 
 
 def read_config(
-    config: Mapping[str, Any], *, name: str, expected_real_experts: float | None = None
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    expected_real_experts: float | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Reading:
     """As :func:`model_from_config`, with the family and the keys that nobody has read."""
     flat = language_model(config)
@@ -81,6 +91,7 @@ def read_config(
         layers=layers,
         mtp=_mtp(found, fields, layers),
         ngram_embedding=ngram_embedding(tables, fields) if tables else None,
+        formats=formats(flat, _layout(found, layers), beside),
     )
     fields.refuse_unread()
     assert isinstance(model, Model)
@@ -124,10 +135,17 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
                 rule = str(check["equals"]).partition(" |")[0]
                 raise fields.wrong(fields.alias(key), stated, f"{rule} = {wanted}, or left out")
         return
+    if "each" in check:
+        strange = next((one for one in fields.items(key) or () if str(one) not in check["each"]), None)
+        if strange is not None:
+            raise fields.not_modelled(f"{key}, which holds {show(strange)},", strange, ", ".join(check["each"]))
+        return
     if "present" in check:
         fields.mark_read((key,))
         if key not in fields.config:
-            raise SpecError(f"model config ({fields.model_type}): {key} is missing; state it, or null for none")
+            raise SpecError(
+                f"model config ({fields.model_type}): {key} is missing; state it, or null for none"
+            )
         return
     stated = fields.scalar(key) if not check.get("off") else _raw(fields, key)
     if check.get("off"):
@@ -195,6 +213,21 @@ def _texts(rules: Any) -> Iterator[str]:
         yield rules
 
 
+def _layout(found: Family, layers: Sequence[Layer]) -> Layout:
+    """What a checkpoint's lists of modules are asked for; runs may alternate, so that the first run begins at 0."""
+    first = None
+    if any(run.dense_ffn_size for run in layers):
+        first = 0 if layers[0].dense_ffn_size else layers[0].count
+    moes = [run.moe for run in layers if run.moe]
+    return Layout(
+        sum(run.count for run in layers),
+        first,
+        experts=bool(moes),
+        shared=any(moe.shared_ffn_size for moe in moes),
+        modules=found.modules or None,
+    )
+
+
 def _mtp(found: Family, fields: Fields, layers: Sequence[Layer]) -> Mtp | None:
     if found.mtp is None:
         return None
@@ -229,7 +262,9 @@ def _with_expected(layers: Sequence[Layer], expected: float | None) -> tuple[Lay
             "zero-computation experts every selected expert computes"
         )
     return tuple(
-        layer.model_copy(update={"moe": layer.moe.model_copy(update={"expected_real_experts": float(expected)})})
+        layer.model_copy(
+            update={"moe": layer.moe.model_copy(update={"expected_real_experts": float(expected)})}
+        )
         if layer.moe and layer.moe.num_zero_experts
         else layer
         for layer in layers

@@ -3,7 +3,7 @@
 A *rule* is one of
 
 - a number, true, false or null: that value;
-- a text: keys of the config, as sums, products and exact quotients (``qk_nope_head_dim + qk_rope_head_dim``), with
+- a text: keys of the config, as sums, products and exact quotients (``//``: rounded down) (``qk_nope_head_dim + qk_rope_head_dim``), with
   alternatives after ``|``: the first whose keys are all stated counts, a literal at the end is the default
   (``num_key_value_heads | num_attention_heads``, ``attention_bias | false``). ``key[]`` is the item of a list at the
   layer's own position, ``key[0]`` the one at a fixed position;
@@ -103,17 +103,17 @@ def keys_of(rule: Any) -> tuple[str, ...]:
 
 @cache
 def _parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ...], ...], ...]:
-    """Alternatives -> terms of a sum -> factors, each a key or (None, literal); a divisor's literal begins with "/"."""
+    """Alternatives -> terms of a sum -> factors, each a key or (None, literal); a divisor begins with "/"."""
     alternatives = []
     for part in text.split("|"):
         terms = []
         for summand in part.split(" + "):
-            pieces = re.split(r"\s+([*/])\s+", summand.strip())
+            pieces = re.split(r"\s+(\*|//?)\s+", summand.strip())
             signs = ("*", *pieces[1::2])
             factors = []
             for sign, piece in zip(signs, pieces[::2], strict=True):
                 match = None if piece in LITERALS else TERM.fullmatch(piece)
-                factors.append((match, ("/" if sign == "/" else "") + piece))
+                factors.append((match, sign.replace("*", "") + piece))
             terms.append(tuple(factors))
         alternatives.append(tuple(terms))
     return tuple(alternatives)
@@ -141,9 +141,9 @@ def _alternative(
     for term in terms:
         product = 1
         for match, text in term:
-            value = _factor(match, text.removeprefix("/"), fields, inner)
+            value = _factor(match, text.lstrip("/"), fields, inner)
             if text.startswith("/"):
-                if product % value:
+                if product % value and not text.startswith("//"):
                     keys = " * ".join(str(m and m["key"]) for m, t in term if not t.startswith("/"))
                     divisor = f"{match['key']} = {value}" if match else str(value)
                     raise fields.wrong(keys, product, f"a multiple of {divisor}")

@@ -14,7 +14,13 @@ PATHS: Final = (
     ("language_model_config",),
 )
 """Where configs keep the language model's own keys."""
-INHERITED: Final = ("model_type", "architectures", "tie_word_embeddings", "quantization_config", "expert_dtype")
+INHERITED: Final = (
+    "model_type",
+    "architectures",
+    "tie_word_embeddings",
+    "quantization_config",
+    "expert_dtype",
+)
 """Outer keys that the inner config relies on where it does not state them."""
 
 
@@ -38,7 +44,9 @@ def language_model(config: Any) -> dict[str, Any]:
         if inner is None:
             continue
         if not isinstance(inner, Mapping):
-            raise SpecError(f"model config: {'.'.join(path)} = {show(inner)} must be a mapping of keys to values")
+            raise SpecError(
+                f"model config: {'.'.join(path)} = {show(inner)} must be a mapping of keys to values"
+            )
         return language_model(outer | dict(inner)) if _wraps(inner) else outer | dict(inner)
     return dict(config)
 
