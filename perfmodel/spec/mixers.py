@@ -318,6 +318,15 @@ class ShortConv(Spec):
     """Whether convolution and projections have biases."""
 
 
+def divided_parts(mixer: "Mixer") -> tuple[tuple[str, int], ...]:
+    """What attention's tensor parallelism must divide: (what, how many)."""
+    if isinstance(mixer, GatedDeltaNet):
+        return ("key heads", mixer.num_key_heads), ("value heads", mixer.num_value_heads)
+    if isinstance(mixer, ShortConv):
+        return (("channels", mixer.width),)
+    return (("attention heads", mixer.num_heads),)
+
+
 Mixer = Annotated[
     Mla | Gqa | CompressedAttention | GatedDeltaNet | Kda | Lightning | Mamba2 | ShortConv,
     Field(discriminator="kind"),

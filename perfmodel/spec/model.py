@@ -77,6 +77,10 @@ class Moe(Spec):
             raise ValueError(msg)
         return self
 
+    def routed_size(self, hidden: int) -> int:
+        """Width of what routed experts take in and give: the latent's, or the hidden size."""
+        return self.latent_size or hidden
+
     @property
     def mean_real_experts(self) -> float:
         """Mean number of experts per token that compute: K_e, or what uniform routing gives."""
@@ -221,6 +225,13 @@ class Model(Spec):
     """Longest context that the model was built for."""
     unmodelled: str | None = None
     """A part whose run time is not modelled: counts and memory are given, a step is refused."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Model":
+        if self.hyper_connections and self.has_shortcut:
+            msg = "hyper_connections: not modelled for layers with two attentions; leave them out"
+            raise ValueError(msg)
+        return self
 
     @property
     def num_layers(self) -> int:
