@@ -82,7 +82,8 @@ def parameter_counts(model: Model) -> ParameterCounts:
         router=sum(count * router_parameters(moe, hidden) for count, moe in moes),
         experts=sum(count * moe.num_experts * expert_parameters(moe, hidden) for count, moe in moes),
         shared_experts=sum(count * shared_parameters(moe, hidden) for count, moe in moes),
-        norms=hidden + sum(run.count * _norms(run, hidden) for run in model.layers),
+        norms=(2 if model.norm_bias else 1)
+        * (hidden + sum(run.count * _norms(run, hidden) for run in model.layers)),
         head=0 if model.tied_embeddings else table,
         mtp=mtp_parameters(model),
         indexer=sum(run.count * layer_index_weights(run, hidden).total for run in model.layers),
@@ -181,9 +182,9 @@ def matmul_parameters(model: Model, real_experts: float) -> int | float:
     :func:`active` without norms, biases, sinks and decays, and with the n-gram projections. Attention
     scores and recurrences are not in it.
     """
-    vectors = model.hidden_size + _hyper_vectors(model)
+    vectors = parameter_counts(model).norms + _hyper_vectors(model)
     for run in model.layers:
-        per_layer = _norms(run, model.hidden_size) + layer_weights(run, model.hidden_size).vectors
+        per_layer = layer_weights(run, model.hidden_size).vectors
         if run.moe:
             per_layer += _routed_experts(run.moe) * run.moe.router_bias
             per_layer += _latent_norm(run.moe)
@@ -374,7 +375,11 @@ def _parts(layer: Layer) -> int:
 
 
 def _norms(layer: Layer, hidden: int) -> int:
-    """One norm before each mixer and one before each FFN position; as many behind them where norms are sandwiched."""
+    """One norm before each mixer and one before each FFN position; as many behind them where norms are sandwiched; or
+    as many vectors as the layer states.
+    """
+    if layer.norm_vectors is not None:
+        return layer.norm_vectors * hidden
     return _parts(layer) * hidden * (2 if layer.sandwich_norms else 1)
 
 

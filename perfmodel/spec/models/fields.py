@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from perfmodel.errors import SpecError, UnsupportedError
-from perfmodel.spec.models.keys import ALIASES, HARMLESS, is_off, meaning, suspicious
+from perfmodel.spec.models.keys import ALIASES, HARMLESS, is_off, suspicious, tells
 
+PER_LAYER: Final = "per_layer_config"
 MAX_LAYERS: Final = 10_000
 MAX_COUNT: Final = 10**6
 MAX_TOKENS: Final = 10**9
@@ -34,6 +35,23 @@ class Fields:
         self.config = config
         self.model_type = model_type
         self._read: set[str] = set()
+
+    def at_layer(self, index: int) -> "Fields":
+        """The same keys with what ``per_layer_config`` (by number, with zeros before it) sets over them in one layer.
+
+        Raises:
+            SpecError: it is no mapping of mappings.
+        """
+        overrides = self.config.get(PER_LAYER)
+        self._read.add(PER_LAYER)
+        if not overrides:
+            return self
+        if not isinstance(overrides, Mapping) or not all(isinstance(one, Mapping) for one in overrides.values()):
+            raise self.wrong(PER_LAYER, overrides, "a mapping of a layer's number to keys")
+        own = next((one for name, one in overrides.items() if (str(name).lstrip("0") or "0") == str(index)), {})
+        changed = Fields({**self.config, **own}, self.model_type)
+        changed._read = self._read
+        return changed
 
     def has(self, key: str) -> bool:
         """Whether the config states ``key``, by any alias, as something else than null; marks it as read."""
@@ -148,13 +166,16 @@ class Fields:
         Raises:
             UnsupportedError: such a key is set to something else than null, false, zero or empty.
         """
-        for key, value in self.unread().items():
-            if suspicious(key):
-                raise UnsupportedError(
-                    f"model config ({self.model_type}): {key} = {show(value)} is a key that perfmodel does not know "
-                    f"in this family: {meaning(key)}; remove it if it has no effect, else the family's file "
-                    "needs a rule for it (docs/models.md)"
-                )
+        strange = [(tells(key), key, value) for key, value in self.unread().items() if suspicious(key)]
+        if not strange:
+            return
+        (_, meaning), key, value = min(strange, key=lambda one: one[0][0])
+        others = f" (beside {len(strange) - 1} more: {', '.join(one[1] for one in strange if one[1] != key)})"
+        raise UnsupportedError(
+            f"model config ({self.model_type}): {key} = {show(value)} is a key that perfmodel does not know in this "
+            f"family: {meaning}{others if len(strange) > 1 else ''}; remove it if it has no effect, else the family's "
+            "file needs a rule for it (docs/models.md)"
+        )
 
     def _unread(self, mapping: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []

@@ -62,7 +62,7 @@ HARMLESS: Final = _words(
     output_dropout attention_scale scale_emb logits_scaling residual_multiplier embedding_multiplier
     attention_multiplier enable_moe_fp32_combine score_function score_func topk_prob moe_router_enable_expert_bias
     router_func moe_router_score_function aux_loss_coef moe_aux_loss_coef moe_z_loss_coef
-    expert_bias_update_rate load_balance_coeff moe_router_fusion fused_moe
+    final_logit_softcapping output_multiplier logit_scale expert_bias_update_rate load_balance_coeff moe_router_fusion fused_moe
     """
 )
 """Keys that change no shape and no work: names, token ids, dropout, training, sampling, scales, rotary embeddings."""
@@ -98,10 +98,12 @@ TELLTALES: Final[Sequence[tuple[str, str]]] = (
 """Pattern of a key -> what its presence shows, the most telling first."""
 
 
-def meaning(key: str) -> str:
-    """What an unread key shows, in words."""
-    found = next((words for pattern, words in TELLTALES if re.fullmatch(pattern, key)), "")
-    return f"it shows {found}" if found else "it may change attention, experts or layers"
+def tells(key: str) -> tuple[int, str]:
+    """How telling an unread key is (0: most), and what it shows, in words."""
+    for rank, (pattern, words) in enumerate(TELLTALES):
+        if re.fullmatch(pattern, key):
+            return rank, f"it shows {words}"
+    return len(TELLTALES), "it may change attention, experts or layers"
 
 
 def suspicious(key: str) -> bool:

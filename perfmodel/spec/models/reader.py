@@ -15,7 +15,7 @@ from perfmodel.spec.model import Layer, Model, Mtp
 from perfmodel.spec.models import families
 from perfmodel.spec.models.checkpoint import Layout, formats
 from perfmodel.spec.models.families import Family
-from perfmodel.spec.models.fields import MAX_LAYERS, Fields, show
+from perfmodel.spec.models.fields import MAX_LAYERS, PER_LAYER, Fields, show
 from perfmodel.spec.models.keys import is_off
 from perfmodel.spec.models.kinds import build, mixer
 from perfmodel.spec.models.ngram import ngram_embedding
@@ -169,10 +169,12 @@ def _layers(found: Family, fields: Fields) -> tuple[Layer, ...]:
     runs: list[Layer] = []
     counts: list[int] = []
     for index, pair in enumerate(zip(mixers, ffns, strict=True)):
-        varies = any("[]" in text for rules in _rules_of(found, pair) for text in _texts(rules))
+        varies = bool(fields.config.get(PER_LAYER)) or any(
+            "[]" in text for rules in _rules_of(found, pair) for text in _texts(rules)
+        )
         layer = None if varies else built.get(pair)
         if layer is None:
-            layer = built[pair] = _layer(found, pair, fields, index)
+            layer = built[pair] = _layer(found, pair, fields.at_layer(index), index)
         if layer not in runs:
             runs.append(layer)
             counts.append(0)
