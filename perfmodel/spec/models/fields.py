@@ -141,10 +141,11 @@ class Fields:
         for key in keys:
             self._read.update(ALIASES.get(key, (key,)))
 
-    def missing(self, key: str) -> SpecError:
-        """The error for a key that must be there."""
+    def missing(self, key: str, *others: str) -> SpecError:
+        """The error for a key that must be there, or one of others in its place."""
         names = " or ".join(ALIASES.get(key, (key,))[:3])
-        return SpecError(f"model config ({self.model_type}): {names} is missing")
+        beside = f", and so is {', '.join(others)}" if others else ""
+        return SpecError(f"model config ({self.model_type}): {names} is missing{beside}")
 
     def wrong(self, key: str, value: Any, allowed: str) -> SpecError:
         """The error for a value that is not allowed."""

@@ -108,6 +108,8 @@ def _target(name: str, info: FieldInfo, layer: int | None) -> Target:
     if base is float:
         return Target("number", layer=layer)
     many = "token" in name or name in ("vocab_size", "sliding_window", "rows_per_table")
+    if name == "dense_ffn_size":  # a rule for it means that there is one
+        return Target("integer", layer=layer)
     low, high = 0, MAX_TOKENS if many else MAX_COUNT
     for one in metadata:
         if isinstance(one, Gt):

@@ -67,6 +67,18 @@ def keys_of_pattern(pattern: Any) -> tuple[str, ...]:
     return (*own, *(key for one in inner for key in keys_of_pattern(one)))
 
 
+def names_in(pattern: Any) -> tuple[str, ...]:
+    """Every name that a pattern may give a layer."""
+    if isinstance(pattern, str):
+        return (pattern,)
+    if not isinstance(pattern, Mapping):
+        return ()
+    inner = [pattern.get(name) for name in ("absent", "then", "else")]
+    for name in ("words", "values", "names"):
+        inner += pattern.get(name, {}).values()
+    return tuple(name for one in inner for name in names_in(one))
+
+
 def _by_words(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> list[str]:
     key, words = pattern["key"], pattern["words"]
     if not fields.has(key):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.errors import DataError, SpecError
+from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec.model import Layer, Model, Mtp
 from perfmodel.spec.models import families
 from perfmodel.spec.models.checkpoint import Layout, formats
@@ -19,7 +19,7 @@ from perfmodel.spec.models.fields import MAX_LAYERS, PER_LAYER, Fields, show
 from perfmodel.spec.models.keys import is_off
 from perfmodel.spec.models.kinds import build, mixer
 from perfmodel.spec.models.ngram import ngram_embedding
-from perfmodel.spec.models.patterns import keys_of_pattern, names_by_layer
+from perfmodel.spec.models.patterns import keys_of_pattern, names_by_layer, names_in
 from perfmodel.spec.models.rules import INTEGER_OR_ZERO, Target, evaluate, keys_of
 from perfmodel.spec.models.wrappers import language_model
 
@@ -76,6 +76,25 @@ def read_config(
     """As :func:`model_from_config`, with the family and the keys that nobody has read."""
     flat = language_model(config)
     model_type, found = _family(flat)
+    try:
+        return _read(flat, model_type, found, name, expected_real_experts, beside)
+    except PerfModelError as error:
+        if found.model_types:
+            raise
+        raise type(error)(
+            f"model_type = {show(model_type)} is in no family's file (perfmodel show families), so that it is read as "
+            f"{found.title[0].lower()}{found.title[1:]}: {error}"
+        ) from error
+
+
+def _read(
+    flat: Mapping[str, Any],
+    model_type: str,
+    found: Family,
+    name: str,
+    expected_real_experts: float | None,
+    beside: Mapping[str, Any] | None,
+) -> Reading:
     fields = Fields(flat, model_type)
     fields.mark_read(found.known)
     for key, check in found.checks.items():
@@ -179,10 +198,10 @@ def _layers(found: Family, fields: Fields) -> tuple[Layer, ...]:
             runs.append(layer)
             counts.append(0)
         counts[runs.index(layer)] += 1
-    for rules in (*found.attentions.values(), *found.ffns.values()):
-        fields.mark_read(keys_of(rules))  # what a config says of kinds that no layer has is known, too
-    for pattern in (found.attention_of_layer, found.ffn_of_layer):
+    for pattern, parts in ((found.attention_of_layer, found.attentions), (found.ffn_of_layer, found.ffns)):
         fields.mark_read(keys_of_pattern(pattern))
+        for name in names_in(pattern):  # what a config says of kinds that it could have is known, too
+            fields.mark_read(keys_of(parts.get(name)))
     return tuple(layer.model_copy(update={"count": many}) for layer, many in zip(runs, counts, strict=True))
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from perfmodel.errors import DataError
-from perfmodel.spec.models.fields import MAX_COUNT, Fields
+from perfmodel.errors import DataError, SpecError
+from perfmodel.spec.models.fields import MAX_COUNT, Fields, show
 
 LITERALS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None}
 TERM = re.compile(r"(?P<key>[A-Za-z_][\w.]*)(?:\[(?P<index>\d*)\])?")
@@ -58,7 +58,7 @@ def evaluate(rule: Any, fields: Fields, target: Target) -> Any:
         return rule if rule in target.words else _expression(rule, fields, target)
     if isinstance(rule, Mapping):
         if "of" in rule:
-            return evaluate(chosen(rule, fields), fields, target)
+            return _selected(rule, fields, target)
         if "stated" in rule:
             return evaluate(rule["then"] if fields.has(rule["stated"]) else rule["else"], fields, target)
         if "least" in rule:
@@ -66,6 +66,18 @@ def evaluate(rule: Any, fields: Fields, target: Target) -> Any:
         if "items" in rule:
             return len(fields.items(rule["items"]) or ())
     raise DataError(f"family of {fields.model_type}: {rule!r} is no rule (docs/models.md)")
+
+
+def _selected(rule: Mapping[str, Any], fields: Fields, target: Target) -> Any:
+    """The value of the rule that a switch selects; an error says that the switch demands it."""
+    own = chosen(rule, fields)
+    try:
+        return evaluate(own, fields, target)
+    except SpecError as error:
+        if not fields.has(rule["of"]):
+            raise
+        switch = f"{fields.alias(rule['of'])} = {show(fields.scalar(rule['of']))}"
+        raise SpecError(f"{error}; {switch} needs it") from error
 
 
 def chosen(rule: Mapping[str, Any], fields: Fields) -> Any:
@@ -127,8 +139,11 @@ def _expression(text: str, fields: Fields, target: Target) -> Any:
         keys = [factor["key"] for term in terms for factor, _ in term if factor]
         if all(fields.has(key) for key in keys):
             return _alternative(terms, fields, target)
-    first = [factor["key"] for term in alternatives[0] for factor, _ in term if factor]
-    raise fields.missing(next(key for key in first if not fields.has(key)))
+    lacking = []
+    for terms in alternatives:
+        keys = [factor["key"] for term in terms for factor, _ in term if factor]
+        lacking.append(next(key for key in keys if not fields.has(key)))
+    raise fields.missing(*dict.fromkeys(lacking))
 
 
 def _alternative(
