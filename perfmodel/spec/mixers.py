@@ -19,8 +19,8 @@ OutputGate = Literal["none", "per-head", "per-element"]
 class Indexer(Spec):
     """The index branch of a sparse latent attention (DSA, arXiv 2512.02556; LSA, arXiv 2608.01662).
 
-    For each query it scores all earlier tokens by small keys of its own and selects ``top_k`` tokens to attend to. Which
-    attentions of a layer compute a selection and which use an earlier one's is the layer's ``num_indexers``.
+    For each query it scores all earlier tokens by small keys of its own and selects ``top_k`` tokens to attend to.
+    Which attentions of a layer compute a selection and which use an earlier one's is the layer's ``num_indexers``.
     """
 
     num_heads: Count
@@ -187,8 +187,8 @@ class Gqa(Spec):
 class CompressedAttention(Spec):
     """DeepSeek-V4's attention: one key-value head over a sliding window and over compressed tokens before it.
 
-    With ``indexer`` it is CSA (each ``compress_ratio`` tokens become one entry, entries overlap, and the indexer selects
-    entries); without it HCA (every entry is attended to); with ``compress_ratio`` 0 the window alone.
+    With ``indexer`` it is CSA (each ``compress_ratio`` tokens become one entry, entries overlap, and the indexer
+    selects entries); without it HCA (every entry is attended to); with ``compress_ratio`` 0 the window alone.
     """
 
     kind: Literal["compressed"] = "compressed"
