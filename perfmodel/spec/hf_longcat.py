@@ -165,14 +165,15 @@ def _longcat_indexer(
         raise fields.wrong("index_topk_pattern", pattern, 'a list with at least one "C"')
     fields.word("index_k_norm_type", ("rms",), default="rms")
     fields.flag("indexer_rope_interleave", default=True)
+    heads, width = fields.integer("index_n_heads"), fields.integer("index_head_dim")
     top_k = fields.integer("index_topk", high=MAX_TOKENS)
     sinks = fields.integer("index_init_tokens", low=0, high=top_k, bound="index_topk", default=0)
     local = fields.integer(
         "index_local_tokens", low=0, high=top_k - sinks, bound="index_topk - index_init_tokens", default=0
     )
     indexer = Indexer(
-        num_heads=fields.integer("index_n_heads"),
-        head_dim=fields.integer("index_head_dim"),
+        num_heads=heads,
+        head_dim=width,
         top_k=top_k,
         sink_tokens=sinks,
         local_tokens=local,

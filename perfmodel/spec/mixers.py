@@ -75,15 +75,13 @@ class Mla(Spec):
     rope_norm: bool = False
     """Whether the rotary part of the key passes an RMS norm of its own."""
     indexer: Indexer | None = None
-    """What selects the tokens that a query attends to; None: it attends to all that it sees."""
+    """What selects the tokens that a query attends to; None: it attends to all that it sees. Its queries are projected
+    from the compressed query, or from the layer's input where there is none."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> "Mla":
         if self.indexer and self.sliding_window:
             msg = "sliding_window and indexer: an attention selects its tokens by one of them; leave the other out"
-            raise ValueError(msg)
-        if self.indexer and not self.q_lora_rank:
-            msg = "indexer: its queries come from the compressed query, so q_lora_rank must be stated"
             raise ValueError(msg)
         return self
 
