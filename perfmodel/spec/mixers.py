@@ -19,8 +19,8 @@ OutputGate = Literal["none", "per-head", "per-element"]
 class Indexer(Spec):
     """The index branch of a sparse latent attention (DSA, arXiv 2512.02556; LSA, arXiv 2608.01662).
 
-    For each query it scores all earlier tokens by small keys of its own and selects ``top_k`` tokens to attend to. Which
-    attentions of a layer compute a selection and which use an earlier one's is the layer's ``num_indexers``.
+    For each query it scores all earlier tokens by small keys of its own and selects ``top_k`` tokens to attend to.
+    Which attentions of a layer compute a selection and which use an earlier one's is the layer's ``num_indexers``.
     """
 
     num_heads: Count
@@ -75,15 +75,13 @@ class Mla(Spec):
     rope_norm: bool = False
     """Whether the rotary part of the key passes an RMS norm of its own."""
     indexer: Indexer | None = None
-    """What selects the tokens that a query attends to; None: it attends to all that it sees."""
+    """What selects the tokens that a query attends to; None: it attends to all that it sees. Its queries are projected
+    from the compressed query, or from the layer's input where there is none."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> "Mla":
         if self.indexer and self.sliding_window:
             msg = "sliding_window and indexer: an attention selects its tokens by one of them; leave the other out"
-            raise ValueError(msg)
-        if self.indexer and not self.q_lora_rank:
-            msg = "indexer: its queries come from the compressed query, so q_lora_rank must be stated"
             raise ValueError(msg)
         return self
 
@@ -187,8 +185,8 @@ class Gqa(Spec):
 class CompressedAttention(Spec):
     """DeepSeek-V4's attention: one key-value head over a sliding window and over compressed tokens before it.
 
-    With ``indexer`` it is CSA (each ``compress_ratio`` tokens become one entry, entries overlap, and the indexer selects
-    entries); without it HCA (every entry is attended to); with ``compress_ratio`` 0 the window alone.
+    With ``indexer`` it is CSA (each ``compress_ratio`` tokens become one entry, entries overlap, and the indexer
+    selects entries); without it HCA (every entry is attended to); with ``compress_ratio`` 0 the window alone.
     """
 
     kind: Literal["compressed"] = "compressed"

@@ -32,10 +32,10 @@ mhc_pre, mhc_post [activations]         rows width streams: weights and weighted
                                         their mixture and the addition of its output behind it
 ======================================  ================================================================================
 
-Whole modules that a measured span may stand for (``Op.inside``, at the core): ``mla_module_decode``; with an index branch
-``dsa_module_decode``, ``dsa_module_prefill``, and without one, where an earlier selection is used,
-``dsa_skip_module_decode``, ``dsa_skip_module_prefill``; ``csa_module_*``, ``hca_module_*``, ``msa_module_*``; each with
-(linear's format, cache's format) as the MLA module has. What such a module includes is the curve's to say.
+Whole modules that a measured span may stand for (``Op.inside``, at the core), each with (linear's format, cache's
+format): ``mla_module_decode`` of DeepSeek-V3's widths; with an index branch ``dsa_module_decode`` and
+``dsa_module_prefill`` of DeepSeek-V3.2's widths, ``dsa_glm_module_*`` of GLM-5's, and ``dsa_skip_module_*``,
+``dsa_glm_skip_module_*`` where an earlier selection is used. What such a module includes is the curve's to say.
 
 Projections are ``gemm`` (groups of them ``bmm``), rotations and cache writes ``rope``, gates ``activation``, as ever.
 """

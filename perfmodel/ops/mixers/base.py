@@ -154,8 +154,8 @@ def gate_width(gate: OutputGate, heads: Num, value: int) -> Num:
 def seen_pairs(group: Group, window: int | None, *, chunked: bool = False) -> Num:
     """Query-key pairs per GPU under a causal mask and a window that slides, or is a chunk.
 
-    In chunks of C tokens the query at position i sees i mod C + 1 keys. A decoding request stands anywhere in its chunk:
-    beyond the first chunk it sees the mean, (C + 1) / 2.
+    In chunks of C tokens the query at position i sees i mod C + 1 keys. A decoding request stands anywhere in its
+    chunk: beyond the first one it sees the mean, (C + 1) / 2.
     """
     if not chunked or window is None:
         return group.attended_pairs(window)
@@ -189,8 +189,8 @@ def selected_keys(group: Group, keys: int) -> Num:
 
 
 def entry_pairs(group: Group, ratio: int, most: int | None = None) -> Num:
-    """Query-entry pairs per GPU over a cache of one entry per ``ratio`` tokens, of which a query sees those before it (in
-    the mean over positions), ``most`` of them at most.
+    """Query-entry pairs per GPU over a cache of one entry per ``ratio`` tokens, of which a query sees those before it
+    (in the mean over positions), ``most`` of them at most.
     """
     return group.attended_pairs(None if most is None else most * ratio) / ratio
 

@@ -1,8 +1,8 @@
 """DeepSeek-V4's attention: queries over a sliding window and over compressed entries, of which an index branch selects.
 
 One key per token and per entry is the value too and serves all heads, so every GPU of the group has it. Entries are
-gated sums of ``compress_ratio`` tokens' projections; with an index branch they overlap and are twice as wide before they
-are summed, as the modules of transformers 5.24 have it (deepseek_v4).
+gated sums of ``compress_ratio`` tokens' projections; with an index branch they overlap and are twice as wide before
+they are summed, as the modules of transformers 5.24 have it (deepseek_v4).
 """
 
 from perfmodel.numeric import maximum

@@ -7,7 +7,7 @@ from perfmodel.spec.mixers import Mamba2
 
 
 def build(mamba: Mamba2, place: Place) -> Built:
-    """Gate, x, B, C and time steps in one product; convolution of x, B and C; state-space duality; gated norm; output."""
+    """Gate, x, B, C and time steps in one product; convolution of x, B, C; state-space duality; gated norm; output."""
     inner, channels = _widths(mamba, place.tp)
     heads = mamba.num_heads // place.tp
     pre = [

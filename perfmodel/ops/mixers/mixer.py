@@ -1,4 +1,4 @@
-"""Any sequence mixer: its ops with norm and tensor parallelism's collectives, its weights, what it keeps of a request."""
+"""Any sequence mixer: its ops with norm and collectives, its weights, and what it keeps of a request."""
 
 from collections.abc import Callable
 from dataclasses import replace
