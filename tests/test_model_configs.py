@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from perfmodel.errors import PerfModelError, SpecError, UnsupportedError
 from perfmodel.ops.parameters import parameter_counts
-from perfmodel.spec.models.reader import model_from_config, read_config
-from perfmodel.spec.models.keys import ALIASES
 from perfmodel.spec.mixers import Gqa, Indexer, Mla
 from perfmodel.spec.model import Model
+from perfmodel.spec.models.keys import ALIASES
+from perfmodel.spec.models.reader import model_from_config, read_config
 
 MODELS = Path(__file__).resolve().parent.parent / "perfmodel" / "data" / "models"
 CONFIGS = {path.stem: json.loads(path.read_text()) for path in sorted(MODELS.glob("*.json"))}
@@ -189,7 +189,7 @@ def test_longcat_2_shares_an_indexer_between_the_attentions_of_a_block() -> None
     assert [(run.count, run.num_indexers) for run in sparser.layers] == [(19, 1), (19, 0)]
     with pytest.raises(SpecError, match="cli_factor = 3 must be a divisor of the 76"):
         read(config | {"cli_factor": 3})
-    with pytest.raises(SpecError, match="index_topk_pattern .* at least one 'C'"):
+    with pytest.raises(SpecError, match=r"index_topk_pattern .* at least one 'C'"):
         read(config | {"index_topk_pattern": ["S"] * 76})
     with pytest.raises(SpecError, match="index_n_heads"):
         read(LONGCAT | {"attention_method": "LSA"})

@@ -1,7 +1,8 @@
 """Precision of a deployment: what is stated, else what the checkpoint holds.
 
 A stated format of a class takes its subclasses along (``linear``: the output projection and dense FFNs; ``experts``:
-shared ones). Where tokens are sent to experts of unquantised weights, they travel in BF16 unless something else is stated.
+shared ones). Where tokens are sent to experts of unquantised weights, they travel in BF16 unless something else is
+stated.
 """
 
 from collections.abc import Mapping

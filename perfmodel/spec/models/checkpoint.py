@@ -3,12 +3,9 @@
 Read are ``quantization_config`` of the config and ModelOpt's ``hf_quant_config.json`` beside it: ``fp8`` (block scales
 or per tensor), ``modelopt`` (one algorithm, or one per layer), ``compressed-tensors`` (groups with targets), ``awq``,
 ``gptq``, ``mxfp4``, with the modules that each leaves out. Layers may differ (a first layer left as it was trained): a
-class has the format of most of the layers that are asked, around the
-middle of the model, dense FFNs in the first layers.
+class has the format of most of its layers.
 """
 
-import fnmatch
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from typing import Any, Final
 from perfmodel.errors import SpecError, UnsupportedError
 from perfmodel.spec.checkpoint import Formats
 from perfmodel.spec.models.fields import show
+from perfmodel.spec.models.module_names import ModuleNames
 
 ALGORITHMS: Final[Mapping[str, str]] = {
     "fp8": "fp8-tensor",
@@ -94,28 +92,30 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which layers are asked for a class."""
+    """Which layers have a class of weights, by position."""
 
-    num_layers: int
-    first_dense: int | None = None
-    """First layer with a dense FFN; None: there is none."""
-    experts: bool = True
-    """Whether some layer has experts."""
-    shared: bool = True
-    """Whether some layer has shared experts."""
+    mixers: Sequence[int]
+    """Layers with attention, or what stands in its place."""
+    dense: Sequence[int] = ()
+    """Layers with a dense FFN."""
+    experts: Sequence[int] = ()
+    """Layers with experts."""
+    shared: Sequence[int] = ()
+    """Layers with shared experts."""
     modules: Mapping[str, Sequence[str]] | None = None
     """Names below a layer where they are not the usual ones."""
 
     def layers(self, kind: str) -> Sequence[int]:
-        """Layers that are asked."""
-        if kind == "dense" and self.first_dense is not None:
-            return (self.first_dense,)
-        middle = self.num_layers // 2
-        return [i for i in range(middle - 4, middle + 4) if 0 <= i < self.num_layers] or [0]
+        """At most ASKED layers of a class, evenly spread."""
+        own = {"dense": self.dense, "experts": self.experts, "shared": self.shared}.get(kind, self.mixers)
+        return own[:: -(-len(own) // ASKED) or 1]
 
     def names(self, kind: str) -> Sequence[str]:
         """Names below a layer."""
         return (self.modules or {}).get(kind, MODULES[kind])
+
+
+ASKED: Final = 30
 
 
 def formats(config: Mapping[str, Any], layout: Layout, beside: Mapping[str, Any] | None = None) -> Formats:
@@ -144,44 +144,65 @@ def formats(config: Mapping[str, Any], layout: Layout, beside: Mapping[str, Any]
             f"quantization_config: quant_method = {show(keys.get('quant_method'))} is not known; allowed: "
             f"{', '.join(METHODS)}. Take the key out and state deployment.precision"
         )
-    found = {kind: _format(kind, keys, method, layout) for kind in MODULES}
-    if isinstance(config.get("expert_dtype"), str):
+    left_out = _left_out(keys)
+    found = {kind: _format(kind, keys, method, layout, left_out) for kind in MODULES if layout.layers(kind)}
+    if isinstance(config.get("expert_dtype"), str) and "quantized_layers" not in keys:
         found["experts"] = {"fp4": "mxfp4", "fp8": "fp8", "bf16": "bf16"}.get(
             config["expert_dtype"], found["experts"]
         )
-    if layout.first_dense is None:
-        found["dense"] = found["linear"]
-    if not layout.experts:
-        found["experts"] = found["linear"]
-    if not layout.shared:
-        found["shared"] = found["experts"]
-    return Formats(**found, kv_cache=_cache(keys), method=method)
+    linear = found.setdefault("linear", _base(keys, method))
+    found = {"attention_output": linear, "dense": linear, "experts": linear} | found
+    own = {**found, "shared": found.get("shared", found["experts"])}
+    return Formats(**own, kv_cache=_cache(keys) or _cache((beside or {}).get("quantization")), method=method)
 
 
-def _format(kind: str, keys: Mapping[str, Any], method: str, layout: Layout) -> str:
+def _format(kind: str, keys: dict[str, Any], method: str, layout: Layout, left_out: ModuleNames) -> str:
     """The format of most of the layers asked for a class."""
-    votes = Counter(_in_layer(kind, layer, keys, method, layout) for layer in layout.layers(kind))
+    layers = layout.layers(kind)
+    votes = Counter(_in_layer(kind, layer, keys, method, layout, left_out) for layer in layers)
     return votes.most_common(1)[0][0]
 
 
-def _in_layer(kind: str, layer: int, keys: Mapping[str, Any], method: str, layout: Layout) -> str:
+def _in_layer(
+    kind: str, layer: int, keys: dict[str, Any], method: str, layout: Layout, left_out: ModuleNames
+) -> str:
     names = [f"{prefix}.{layer}.{name}" for prefix in PREFIXES for name in layout.names(kind)]
     base = _base(keys, method)
-    listed = keys.get("quantized_layers")
-    if isinstance(listed, Mapping):
-        own = next(
-            (one for name, one in listed.items() if any(_within(each, str(name)) for each in names)), None
-        )
+    if isinstance(keys.get("quantized_layers"), Mapping):
+        listed = _by_layer(keys).get(str(layer), {})
+        own = next((one for name, one in listed.items() if any(_within(each, name) for each in names)), None)
         if isinstance(own, Mapping):
             return _algorithm(own.get("quant_algo"))
         return base if method == "fp8" else "bf16"
-    if _left_out(names, keys):
+    if any(left_out.holds(name) for name in names):
         return "bf16"
     for group in _groups(keys):
-        targets = group.get("targets") or ["Linear"]
-        if "Linear" in targets or any(_matches(name, str(one)) for name in names for one in targets):
+        targets = [str(one) for one in group.get("targets") or ["Linear"]]
+        if "Linear" in targets or any(ModuleNames(targets).holds(name) for name in names):
             return _of_group(group, str(keys.get("format") or ""))
     return base
+
+
+def _by_layer(keys: dict[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """``quantized_layers`` by the layer's number; kept in the keys, as the list may have 20,000 names."""
+    if "(by layer)" not in keys:
+        found: dict[str, dict[str, Any]] = {}
+        for name, own in keys["quantized_layers"].items():
+            layer = next((part for part in str(name).split(".") if part.isdecimal()), "")
+            found.setdefault(layer, {})[str(name)] = own
+        keys["(by layer)"] = found
+    return keys["(by layer)"]  # type: ignore[no-any-return]
+
+
+def _left_out(keys: Mapping[str, Any]) -> ModuleNames:
+    """Modules that stay as they were trained."""
+    listed: list[str] = []
+    for key in ("modules_to_not_convert", "exclude_modules", "ignore", "ignored_layers"):
+        names = keys.get(key) or ()
+        if not isinstance(names, list | tuple):
+            raise SpecError(f"quantization_config.{key} = {show(names)} must be a list of names")
+        listed += map(str, names)
+    return ModuleNames(listed)
 
 
 def _groups(keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -246,58 +267,15 @@ def _algorithm(name: Any) -> str:
     return ALGORITHMS[word]
 
 
-def _left_out(names: Sequence[str], keys: Mapping[str, Any]) -> bool:
-    """Whether a list of modules that stay as they were trained holds one of these."""
-    for key in ("modules_to_not_convert", "exclude_modules", "ignore", "ignored_layers"):
-        listed = keys.get(key) or ()
-        if not isinstance(listed, list | tuple):
-            raise SpecError(f"quantization_config.{key} = {show(listed)} must be a list of names")
-        patterns = _short_list(tuple(map(str, listed)), names)
-        if any(_matches(name, one) for name in names for one in patterns):
-            return True
-    return False
-
-
-def _short_list(patterns: tuple[str, ...], names: Sequence[str]) -> Sequence[str]:
-    """The patterns that can mean a module of these names' layer: those of other layers are most of a long list."""
-    layer = f".{names[0].split('.')[2]}"
-    return [
-        one for one in patterns if not re.search(r"\.\d+", one) or layer in one or re.search(r"\.\d+\*", one)
-    ]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether a pattern means a module: a regular expression after ``re:``, a shell pattern, a name of it, of what it
-    is inside of, or of its last parts.
-    """
-    if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], name) is not None
-        except re.error as error:
-            raise SpecError(
-                f"quantization_config: {show(pattern)} is no regular expression: {error}"
-            ) from error
-    if "*" in pattern:
-        return fnmatch.fnmatchcase(name, pattern) or any(
-            fnmatch.fnmatchcase(above, pattern) for above in _above(name)
-        )
-    return _within(name, pattern) or f".{name}.".find(f".{pattern}.") >= 0
-
-
-def _above(name: str) -> list[str]:
-    """A module's own name and those of all that it is inside of, down to its layer."""
-    parts = name.split(".")
-    start = next(i for i, part in enumerate(parts) if part.isdecimal()) + 1
-    return [".".join(parts[:i]) for i in range(start, len(parts) + 1)]
-
-
 def _within(name: str, other: str) -> bool:
     """Whether a module is another, lies inside it, or holds it."""
     return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
 
 
-def _cache(keys: Mapping[str, Any]) -> str | None:
+def _cache(keys: Any) -> str | None:
     """The KV cache's format where the checkpoint has scales for it."""
+    if not isinstance(keys, Mapping):
+        return None
     scheme = keys.get("kv_cache_quant_algo") or keys.get("kv_cache_scheme")
     if isinstance(scheme, Mapping):
         return "fp8" if scheme.get("type") == "float" and scheme.get("num_bits") == 8 else None

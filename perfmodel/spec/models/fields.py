@@ -2,8 +2,8 @@
 
 Families call the same quantity differently (:data:`~perfmodel.spec.models.keys.ALIASES`). :class:`Fields` reads each by
 whatever alias the config states, checks its type and range, and remembers what was read, so that a key which nobody
-read and which looks like a change of architecture can be refused: an unknown switch must never be taken for its default. A
-key with dots (``linear_attn_config.num_heads``) lies in a nested mapping.
+read and which looks like a change of architecture can be refused: an unknown switch must never be taken for its
+default. A key with dots (``linear_attn_config.num_heads``) lies in a nested mapping.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,13 @@ class Fields:
         self._read.add(PER_LAYER)
         if not overrides:
             return self
-        if not isinstance(overrides, Mapping) or not all(isinstance(one, Mapping) for one in overrides.values()):
+        if not isinstance(overrides, Mapping) or not all(
+            isinstance(one, Mapping) for one in overrides.values()
+        ):
             raise self.wrong(PER_LAYER, overrides, "a mapping of a layer's number to keys")
-        own = next((one for name, one in overrides.items() if (str(name).lstrip("0") or "0") == str(index)), {})
+        own: Mapping[str, Any] = next(
+            (one for name, one in overrides.items() if (str(name).lstrip("0") or "0") == str(index)), {}
+        )
         changed = Fields({**self.config, **own}, self.model_type)
         changed._read = self._read
         return changed

@@ -62,7 +62,8 @@ HARMLESS: Final = _words(
     output_dropout attention_scale scale_emb logits_scaling residual_multiplier embedding_multiplier
     attention_multiplier enable_moe_fp32_combine score_function score_func topk_prob moe_router_enable_expert_bias
     router_func moe_router_score_function aux_loss_coef moe_aux_loss_coef moe_z_loss_coef
-    final_logit_softcapping output_multiplier logit_scale expert_bias_update_rate load_balance_coeff moe_router_fusion fused_moe
+    final_logit_softcapping output_multiplier logit_scale expert_bias_update_rate load_balance_coeff
+    moe_router_fusion fused_moe
     """
 )
 """Keys that change no shape and no work: names, token ids, dropout, training, sampling, scales, rotary embeddings."""

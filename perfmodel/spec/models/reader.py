@@ -2,11 +2,11 @@
 
 A config of a family that no file lists is read by a generic one (grouped-query or latent attention, with experts or
 without), if every key that may change the architecture is understood; else the key is refused by name. Rotary
-embeddings and their scaling, dropout and token ids have no place in a :class:`Model`. A multimodal config's language model is read
-alone: the counts leave its other towers out.
+embeddings and their scaling, dropout and token ids have no place in a :class:`Model`. A multimodal config's language
+model is read alone: the counts leave its other towers out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,8 @@ def _read(
     fields.mark_read(found.known)
     for key, check in found.checks.items():
         _check(key, check, fields)
-    layers = _with_expected(_layers(found, fields), expected_real_experts)
+    runs, places = _layers(found, fields)
+    layers = _with_expected(runs, expected_real_experts)
     tables = found.ngram_embedding
     model = build(
         Model,
@@ -110,7 +111,7 @@ def _read(
         layers=layers,
         mtp=_mtp(found, fields, layers),
         ngram_embedding=ngram_embedding(tables, fields) if tables else None,
-        formats=formats(flat, _layout(found, layers), beside),
+        formats=formats(flat, _layout(found, layers, places), beside),
     )
     fields.refuse_unread()
     assert isinstance(model, Model)
@@ -157,7 +158,9 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
     if "each" in check:
         strange = next((one for one in fields.items(key) or () if str(one) not in check["each"]), None)
         if strange is not None:
-            raise fields.not_modelled(f"{key}, which holds {show(strange)},", strange, ", ".join(check["each"]))
+            raise fields.not_modelled(
+                f"{key}, which holds {show(strange)},", strange, ", ".join(check["each"])
+            )
         return
     if "present" in check:
         fields.mark_read((key,))
@@ -166,12 +169,14 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
                 f"model config ({fields.model_type}): {key} is missing; state it, or null for none"
             )
         return
-    stated = fields.scalar(key) if not check.get("off") else _raw(fields, key)
     if check.get("off"):
-        if not is_off(stated):
-            raise fields.not_modelled(fields.alias(key), stated, "false")
-    elif stated is not None and stated not in check["in"]:
-        raise fields.not_modelled(fields.alias(key), stated, ", ".join(map(str, check["in"])))
+        value = _raw(fields, key)
+        if not is_off(value):
+            raise fields.not_modelled(fields.alias(key), value, "false")
+        return
+    word = fields.scalar(key)
+    if word is not None and word not in check["in"]:
+        raise fields.not_modelled(fields.alias(key), word, ", ".join(map(str, check["in"])))
 
 
 def _raw(fields: Fields, key: str) -> Any:
@@ -179,14 +184,16 @@ def _raw(fields: Fields, key: str) -> Any:
     return fields.config.get(fields.alias(key)) if fields.has(key) else None
 
 
-def _layers(found: Family, fields: Fields) -> tuple[Layer, ...]:
-    """The runs of equal layers: one per kind, in order of appearance, also where kinds alternate."""
+def _layers(found: Family, fields: Fields) -> tuple[tuple[Layer, ...], list[int]]:
+    """The runs of equal layers (one per kind, in order of appearance, also where kinds alternate), and which of them
+    each layer belongs to.
+    """
     count = int(evaluate(found.num_layers, fields, Target("integer", high=MAX_LAYERS)))
     mixers = names_by_layer(found.attention_of_layer, fields, count)
     ffns = names_by_layer(found.ffn_of_layer, fields, count)
     built: dict[tuple[str, str], Layer] = {}
     runs: list[Layer] = []
-    counts: list[int] = []
+    places: list[int] = []
     for index, pair in enumerate(zip(mixers, ffns, strict=True)):
         varies = bool(fields.config.get(PER_LAYER)) or any(
             "[]" in text for rules in _rules_of(found, pair) for text in _texts(rules)
@@ -196,13 +203,13 @@ def _layers(found: Family, fields: Fields) -> tuple[Layer, ...]:
             layer = built[pair] = _layer(found, pair, fields.at_layer(index), index)
         if layer not in runs:
             runs.append(layer)
-            counts.append(0)
-        counts[runs.index(layer)] += 1
+        places.append(runs.index(layer))
     for pattern, parts in ((found.attention_of_layer, found.attentions), (found.ffn_of_layer, found.ffns)):
         fields.mark_read(keys_of_pattern(pattern))
         for name in names_in(pattern):  # what a config says of kinds that it could have is known, too
             fields.mark_read(keys_of(parts.get(name)))
-    return tuple(layer.model_copy(update={"count": many}) for layer, many in zip(runs, counts, strict=True))
+    counted = (layer.model_copy(update={"count": places.count(i)}) for i, layer in enumerate(runs))
+    return tuple(counted), places
 
 
 def _rules_of(found: Family, pair: tuple[str, str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -234,17 +241,17 @@ def _texts(rules: Any) -> Iterator[str]:
         yield rules
 
 
-def _layout(found: Family, layers: Sequence[Layer]) -> Layout:
-    """What a checkpoint's lists of modules are asked for; runs may alternate, so that the first run begins at 0."""
-    first = None
-    if any(run.dense_ffn_size for run in layers):
-        first = 0 if layers[0].dense_ffn_size else layers[0].count
-    moes = [run.moe for run in layers if run.moe]
+def _layout(found: Family, runs: Sequence[Layer], places: Sequence[int]) -> Layout:
+    """What a checkpoint's lists of modules are asked for."""
+
+    def having(part: Callable[[Layer], Any]) -> list[int]:
+        return [i for i, place in enumerate(places) if part(runs[place])]
+
     return Layout(
-        sum(run.count for run in layers),
-        first,
-        experts=bool(moes),
-        shared=any(moe.shared_ffn_size for moe in moes),
+        mixers=having(lambda run: run.attention),
+        dense=having(lambda run: run.dense_ffn_size),
+        experts=having(lambda run: run.moe),
+        shared=having(lambda run: run.moe and run.moe.shared_ffn_size),
         modules=found.modules or None,
     )
 

@@ -3,10 +3,10 @@
 A *rule* is one of
 
 - a number, true, false or null: that value;
-- a text: keys of the config, as sums, products and exact quotients (``//``: rounded down) (``qk_nope_head_dim + qk_rope_head_dim``), with
-  alternatives after ``|``: the first whose keys are all stated counts, a literal at the end is the default
-  (``num_key_value_heads | num_attention_heads``, ``attention_bias | false``). ``key[]`` is the item of a list at the
-  layer's own position, ``key[0]`` the one at a fixed position;
+- a text: keys of the config, as sums, products and quotients (``qk_nope_head_dim + qk_rope_head_dim``; ``/`` must leave
+  no rest, ``//`` rounds down), with alternatives after ``|``: the first whose keys are all stated counts, a literal at
+  the end is the default (``num_key_value_heads | num_attention_heads``, ``attention_bias | false``). ``key[]`` is the
+  item of a list at the layer's own position, ``key[0]`` the one at a fixed position;
 - ``{of: KEY, default: VALUE, values: {VALUE: RULE}, else: RULE}``: the rule that a switch selects; a value that is not
   listed is refused by name unless there is an ``else``;
 - ``{stated: KEY, then: RULE, else: RULE}``: by whether the config states a key;
