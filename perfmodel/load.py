@@ -20,7 +20,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
-from perfmodel.spec.models.reader import model_from_config
+from perfmodel.spec.models.reader import Reading, model_from_config, read_config
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 
@@ -554,13 +554,22 @@ def _model(value: Any, folder: Path) -> Model:
         raise SpecError(f"model.base = {shown(base)}: must be a catalogue name or the path of a config.json")
     if not (base.endswith(".json") or "/" in base):
         return catalogue.model(base, keys)
-    path = folder / base
+    return read_file(folder / base, keys).model
+
+
+def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
+    """What a ``config.json`` (or the one in a folder) says, with some of its keys replaced.
+
+    Raises:
+        SpecError, UnsupportedError: as the reader does, with the path before it.
+        DataError: the file can't be read.
+    """
     if path.is_dir():
         path = path / "config.json"
     name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
-    config, quantised = read_document(path) | keys, _beside(path)
+    config, quantised = read_document(path) | dict(keys), _beside(path)
     try:
-        return model_from_config(config, name=name, beside=quantised)
+        return read_config(config, name=name, beside=quantised)
     except PerfModelError as error:
         raise type(error)(f"{path}: {error}") from error
 

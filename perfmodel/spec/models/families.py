@@ -54,8 +54,8 @@ class Family(Spec):
     ngram_embedding: dict[str, Any] | None = None
     """N-gram embedding: keys ``ratio``, ``neighbours``, ``splits``, and ``switch``, which turns it off."""
     checks: dict[str, dict[str, Any]] = {}
-    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule), ``each`` (words of a
-    list), ``present`` (stated, if only as null)."""
+    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule), ``each`` (words of
+    a list), ``present`` (stated, if only as null)."""
     modules: dict[str, tuple[str, ...]] = {}
     """Class of weights -> names of its modules below a layer, where they are not the usual ones (for the lists of
     quantised modules)."""
@@ -66,6 +66,11 @@ class Family(Spec):
 def names() -> tuple[str, ...]:
     """All files, bases included."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def listed() -> tuple[str, ...]:
+    """Files that read model types of their own."""
+    return tuple(sorted(set(_index()[0].values())))
 
 
 def model_types() -> tuple[str, ...]:
