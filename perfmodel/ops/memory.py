@@ -136,6 +136,21 @@ def fixed_request_bytes(scenario: Scenario) -> float:
     return windows + float(state_bytes(scenario, _one_request(scenario, 1.0)))
 
 
+def checkpoint_bytes(scenario: Scenario) -> float:
+    """Bytes of one state of every layer that has one, on each GPU of an attention group: what a prefix cache keeps
+    where a later prompt may go on.
+    """
+    return sum(times * kept.state_bytes for times, kept in _kept(scenario))
+
+
+def handed_over_bytes(scenario: Scenario) -> float:
+    """Bytes of a request beside those of its tokens that go from a prefill rank to a decode rank, on each GPU of the
+    latter: one state, and full windows.
+    """
+    drafts = scenario.deployment.mtp.draft_tokens
+    return fixed_request_bytes(scenario) - drafts * checkpoint_bytes(scenario)
+
+
 def _request_cache_bytes(scenario: Scenario, tokens: float) -> float:
     return float(cache_bytes(scenario, _one_request(scenario, tokens)))
 
