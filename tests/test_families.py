@@ -1,8 +1,8 @@
 """Families as data: every config that people run, the files themselves, and configs broken at random.
 
-``data/model_configs.json.gz`` holds configs as public packages have them, and the parameters of transformers' own modules
-of each, counted once on the meta device (transformers 5.24.0; tests/oracle/count_configs.py counts some again). Towers
-that are not the language model are left out of both.
+``data/model_configs.json.gz`` holds configs as public packages have them, and the parameters of transformers' own
+modules of each, counted once on the meta device (transformers 5.24.0; tests/oracle/count_configs.py counts some again).
+Towers that are not the language model are left out of both.
 """
 
 import gzip
@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from oracle_env import run_oracle
 
 from perfmodel.errors import PerfModelError
-from perfmodel.ops.parameters import parameter_counts
+from perfmodel.ops.parameters import (
+    fixed_bytes_per_request,
+    growing_bytes_per_token,
+    index_bytes_per_token,
+    kv_bytes_per_token,
+    parameter_counts,
+)
 from perfmodel.spec.model import Model
 from perfmodel.spec.models import families
 from perfmodel.spec.models.families import Family
@@ -45,7 +51,12 @@ REFUSED = {
     "zaya": "layer_types holds 'hybrid'",
 }
 """Configs that are refused -> what the message says. Four are defaults of transformers that lack a key."""
-COUNTED_AS_WEIGHTS = {"afmoe": 31 * 64, "ernie4_5_moe": 27 * 64, "ernie4_5_vl_moe": 27 * 64, "laguna": 39 * 256}
+COUNTED_AS_WEIGHTS = {
+    "afmoe": 31 * 64,
+    "ernie4_5_moe": 27 * 64,
+    "ernie4_5_vl_moe": 27 * 64,
+    "laguna": 39 * 256,
+}
 """Families whose selection bias transformers registers as a parameter rather than as a buffer -> its elements."""
 OTHER = {
     "longcat_flash": "transformers 5.24 allocates its experts for the zero-computation ones too: 741 B",
@@ -105,10 +116,16 @@ def test_a_model_whose_count_is_another_differs_by_what_is_said() -> None:
 @pytest.mark.oracle
 def test_the_recorded_counts_are_transformers_own() -> None:
     """Some of them again, in the environment at hand: one per kind of mixer."""
-    chosen = (
-        "MiniMaxAI/MiniMax-M2.5 Qwen/Qwen3.5-35B-A3B deepseek-ai/DeepSeek-V3.2 XiaomiMiMo/MiMo-V2-Flash kimi_linear "
-        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 deepseek_v4 phimoe"
-    ).split()
+    chosen = [
+        "MiniMaxAI/MiniMax-M2.5",
+        "Qwen/Qwen3.5-35B-A3B",
+        "deepseek-ai/DeepSeek-V3.2",
+        "XiaomiMiMo/MiMo-V2-Flash",
+        "kimi_linear",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        "deepseek_v4",
+        "phimoe",
+    ]
     theirs = run_oracle("count_configs.py", str(RECORDED), *chosen)
     assert theirs == {name: recorded()[name]["parameters"] for name in chosen}
 
@@ -147,7 +164,16 @@ def test_each_family_has_a_config_that_is_read() -> None:
         config = json.loads((families.FOLDER.parent / "models" / f"{name}.json").read_text())
         tried.add(read_config(config, name=name).family.name)
     untried = {name for name in families.listed() if name not in tried}
-    assert untried <= {"bailing_moe", "deepseek_v2", "dots1", "lfm2_moe", "mistral", "qwen2", "qwen3", "qwen3_5"}
+    assert untried <= {
+        "bailing_moe",
+        "deepseek_v2",
+        "dots1",
+        "lfm2_moe",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3_5",
+    }
 
 
 def test_a_model_type_belongs_to_one_family() -> None:
@@ -158,8 +184,6 @@ def test_a_model_type_belongs_to_one_family() -> None:
 
 
 def cache_and_state(name: str) -> tuple[int, int]:
-    from perfmodel.ops.parameters import index_bytes_per_token, kv_bytes_per_token
-
     model = read(name)
     return kv_bytes_per_token(model), index_bytes_per_token(model, "fp8")
 
@@ -179,40 +203,95 @@ def test_bytes_per_token(name: str, cache: int, index: int) -> None:
     assert cache_and_state(name) == (cache, index)
 
 
+@pytest.mark.parametrize(
+    ("name", "growing", "megabytes"),
+    [
+        ("Qwen/Qwen3.5-397B-A17B", 30_720, 45 * 64 * 128 * 128 * 2 / 1e6),
+        ("moonshotai/Kimi-K3", 27_648, 69 * 96 * 128 * 128 * 2 / 1e6),
+        ("stepfun-ai/Step-3.7-Flash", 12 * 4096, 33 * 4096 * 512 / 1e6),
+        ("XiaomiMiMo/MiMo-V2-Flash", 23_040, 39 * 8 * 320 * 2 * 128 / 1e6),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 6_144, 23 * 64 * 64 * 128 * 2 / 1e6),
+    ],
+)
+def test_bytes_that_grow_and_bytes_per_request(name: str, growing: int, megabytes: float) -> None:
+    """States in BF16, and what windows hold; the tails of convolutions come on top, below 8 %."""
+    model = read(name)
+    assert growing_bytes_per_token(model) == growing
+    fixed = fixed_bytes_per_request(model, state="bf16") / 1e6
+    assert megabytes <= fixed < 1.08 * megabytes
+
+
 # --- broken configs --------------------------------------------------------------------------
 
 READABLE = [name for name in NAMES if name not in REFUSED]
 MUTATIONS: list[Any] = [None, -1, 0, 3, math.nan, 1e30, "x", [], [1], {}, {"a": 1}, True]
 
 
+MAKES_DENSE = (
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "first_k_dense_replace",
+    "moe_layer_freq",
+    "mlp_layer_types",
+)
+
+
 @st.composite
-def broken(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    config = recorded()[draw(st.sampled_from(READABLE))]["config"]
-    inner = next((key for key in ("text_config", "quantization_config") if isinstance(config.get(key), dict)), None)
-    place = config[inner] if inner and draw(st.booleans()) else config
-    key = draw(st.sampled_from(sorted(set(place) - {"text_config"})))  # without it nothing is there to be named
-    changed = {k: v for k, v in place.items() if k != key}
-    if draw(st.booleans()):
-        changed[key] = draw(st.sampled_from(MUTATIONS))
-    return key, changed if place is config else {**config, str(inner): changed}
+def broken(draw: st.DrawFn) -> tuple[str, str, str, int]:
+    """Name of a config, the mapping inside it ("" for itself), a key there, and which mutation; -1: taken out."""
+    name = draw(st.sampled_from(READABLE))
+    config = recorded()[name]["config"]
+    inner = next(
+        (key for key in ("text_config", "quantization_config") if isinstance(config.get(key), dict)), ""
+    )
+    place = inner if inner and draw(st.booleans()) else ""
+    keys = sorted(
+        config[place] if place else set(config) - {"text_config"}
+    )  # without it nothing could be named
+    return name, place, draw(st.sampled_from(keys)), draw(st.integers(-1, len(MUTATIONS) - 1))
 
 
 @settings(max_examples=400, deadline=None)
 @given(broken())
-def test_a_broken_config_gives_a_model_or_an_error_that_names_the_key(case: tuple[str, dict[str, Any]]) -> None:
-    key, config = case
+def test_a_broken_config_gives_a_model_or_an_error_that_names_the_key(
+    case: tuple[str, str, str, int],
+) -> None:
+    name, place, key, mutation = case
+    config = recorded()[name]["config"]
+    changed = {k: v for k, v in (config[place] if place else config).items() if k != key}
+    if mutation >= 0:
+        changed[key] = MUTATIONS[mutation]
+    message = complaint({**config, place: changed} if place else changed)
+    same = next((names for names in ALIASES.values() if key in names), (key,))
+    implied = (
+        ("intermediate_size",) if key in MAKES_DENSE else ()
+    )  # other layers are dense, which need a width
+    allowed = (*same, *implied, "model_type", "quantization_config")
+    assert message is None or any(name in message for name in allowed), message
+
+
+def complaint(config: dict[str, Any]) -> str | None:
+    """The message of the error that reading a config raises; None: it is a model."""
     try:
         model = read_config(config, name="x").model
     except PerfModelError as error:
-        same = next((names for names in ALIASES.values() if key in names), (key,))
-        assert any(name in str(error) for name in (*same, "model_type", "quantization_config")), error
-        return
+        return str(error)
     assert parameter_counts(model).total > 0
+    return None
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(families.listed()), st.dictionaries(st.sampled_from(sorted(ALIASES)), st.integers(0, 9)))
+@given(
+    st.sampled_from(families.listed()), st.dictionaries(st.sampled_from(sorted(ALIASES)), st.integers(0, 9))
+)
 def test_any_family_reads_or_refuses_any_keys(name: str, keys: dict[str, int]) -> None:
     family: Family = families.family(name)
-    with pytest.raises(PerfModelError, match="model config|is not modelled"):
+    with pytest.raises(PerfModelError, match=r"model config|is not modelled"):
         read_config({"model_type": family.model_types[0], **keys}, name="x")
+
+
+def test_the_page_of_models_has_the_table_of_the_files() -> None:
+    from perfmodel.output.families_markdown import with_table
+
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert with_table(page) == page, "python -m perfmodel.output.families_markdown docs/models.md"

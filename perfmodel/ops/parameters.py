@@ -271,7 +271,8 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
 
 def _mixers(layer: Layer) -> tuple[tuple[bool, int], ...]:
     """Mixers of one layer with an index branch of their own, and those without: (whether, how many)."""
-    return ((True, layer.indexers), (False, layer.num_mixers - layer.indexers))
+    both = ((True, layer.indexers), (False, layer.num_mixers - layer.indexers))
+    return tuple((own, times) for own, times in both if times)
 
 
 def layer_weights(layer: Layer, hidden: int) -> MixerWeights:

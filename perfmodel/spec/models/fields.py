@@ -34,6 +34,8 @@ class Fields:
         """Reads from ``config``; ``model_type`` is for messages."""
         self.config = config
         self.model_type = model_type
+        self.counted_by = "the number of layers"
+        """What says how long a list of layers is: for messages."""
         self._read: set[str] = set()
 
     def at_layer(self, index: int) -> "Fields":
@@ -54,7 +56,7 @@ class Fields:
             (one for name, one in overrides.items() if (str(name).lstrip("0") or "0") == str(index)), {}
         )
         changed = Fields({**self.config, **own}, self.model_type)
-        changed._read = self._read
+        changed._read, changed.counted_by = self._read, self.counted_by
         return changed
 
     def has(self, key: str) -> bool:
@@ -118,7 +120,7 @@ class Fields:
         """
         for alias, value in self._stated(key):
             if not isinstance(value, list) or length not in (None, len(value)):
-                many = "" if length is None else f" of {length} items, one per layer"
+                many = "" if length is None else f" of {length} items, one per layer ({self.counted_by})"
                 raise self.wrong(alias, value, f"a list{many}")
             return list(value)
         return None

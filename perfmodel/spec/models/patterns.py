@@ -90,11 +90,17 @@ def _by_words(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> li
     if isinstance(whole, str):
         items = list(whole)
         if len(items) != num_layers:
-            raise fields.wrong(fields.alias(key), whole, f"a text of {num_layers} characters, one per layer")
+            raise fields.wrong(
+                fields.alias(key),
+                whole,
+                f"a text of {num_layers} characters, one per layer ({fields.counted_by})",
+            )
     else:
         items = fields.items(key, length=None if pattern.get("extra") else num_layers)
         if items is not None and len(items) < num_layers:
-            raise fields.wrong(fields.alias(key), items, f"a list of {num_layers} items, one per layer")
+            raise fields.wrong(
+                fields.alias(key), items, f"a list of {num_layers} items, one per layer ({fields.counted_by})"
+            )
         items = items and items[:num_layers]
     found = []
     for item in items:
@@ -165,6 +171,8 @@ def _positions(key: str, fields: Fields, num_layers: int, *, base: int) -> set[i
     )
     if not good:
         raise fields.wrong(
-            fields.alias(key), value, f"a list of layers from {base} to {num_layers + base - 1}"
+            fields.alias(key),
+            value,
+            f"a list of layers from {base} to {num_layers + base - 1} ({fields.counted_by})",
         )
     return {item - base for item in value}

@@ -189,6 +189,7 @@ def _layers(found: Family, fields: Fields) -> tuple[tuple[Layer, ...], list[int]
     each layer belongs to.
     """
     count = int(evaluate(found.num_layers, fields, Target("integer", high=MAX_LAYERS)))
+    fields.counted_by = " or ".join(dict.fromkeys(keys_of(found.num_layers)))
     mixers = names_by_layer(found.attention_of_layer, fields, count)
     ffns = names_by_layer(found.ffn_of_layer, fields, count)
     built: dict[tuple[str, str], Layer] = {}
