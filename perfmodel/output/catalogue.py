@@ -10,6 +10,8 @@ from perfmodel.kernels.calibration import load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.ops.parameters import (
     active_by_real_experts,
+    fixed_bytes_per_request,
+    growing_bytes_per_token,
     index_bytes_per_token,
     kv_bytes_per_token,
     parameter_counts,
@@ -93,7 +95,9 @@ def model_values(name: str) -> dict[str, Any]:
         "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
         "kv_bytes_per_token": kv_bytes_per_token(model),
         "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
+        "growing_kv_bytes_per_token": growing_bytes_per_token(model),
         "index_bytes_per_token": index_bytes_per_token(model),
+        "fixed_bytes_per_request": fixed_bytes_per_request(model),
         "num_layers": model.num_layers,
         "step_modelled": model.unmodelled is None,
         "card": card.get("card"),
