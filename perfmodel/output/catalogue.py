@@ -1,4 +1,7 @@
-"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates."""
+"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates.
+
+Whatever one kind of entry alone needs is imported where it is asked for: a list of models reads no calibration.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,21 +9,10 @@ from typing import Any
 from perfmodel.engines.profile import leaves, profile
 from perfmodel.engines.profile import names as profile_names
 from perfmodel.errors import SpecError
-from perfmodel.kernels.calibration import load_calibration
-from perfmodel.load import load_scenario
-from perfmodel.ops.parameters import (
-    active_by_real_experts,
-    fixed_bytes_per_request,
-    growing_bytes_per_token,
-    index_bytes_per_token,
-    kv_bytes_per_token,
-    parameter_counts,
-)
-from perfmodel.output.tables import console, number
+from perfmodel.output.console import console
+from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.trace import summary
-from perfmodel.spec.traces import read_trace
 from perfmodel.units import GIGA, TERA
 
 KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
@@ -47,6 +39,8 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
     if kind == "models":
         return model_values(name)
     if kind == "scenarios":
+        from perfmodel.load import load_scenario
+
         scenario = load_scenario(name)
         return {
             "name": name,
@@ -84,6 +78,15 @@ def engine_values(name: str) -> dict[str, Any]:
 
 def model_values(name: str) -> dict[str, Any]:
     """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
+    from perfmodel.ops.parameters import (
+        active_by_real_experts,
+        fixed_bytes_per_request,
+        growing_bytes_per_token,
+        index_bytes_per_token,
+        kv_bytes_per_token,
+        parameter_counts,
+    )
+
     model, card = catalogue.model(name), catalogue.entry("models", name)
     counts = parameter_counts(model)
     return {
@@ -113,6 +116,8 @@ def calibration_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable or damaged.
     """
+    from perfmodel.kernels.calibration import load_calibration
+
     calibration = load_calibration(name)
     document = calibration.document
     curves = {
@@ -142,6 +147,9 @@ def trace_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable, or not a trace.
     """
+    from perfmodel.spec.trace import summary
+    from perfmodel.spec.traces import read_trace
+
     trace = read_trace(name)
     card = catalogue.entry("traces", name) if name in catalogue.names("traces") else {}
     kept = ("title", "source", "publisher", "licence", "licence_url", "attribution", "retrieved", "note")
@@ -276,6 +284,8 @@ def _scenario_row(name: str) -> dict[str, Any]:
 
 
 def _calibration_row(name: str) -> dict[str, Any]:
+    from perfmodel.kernels.calibration import load_calibration
+
     calibration = load_calibration(name)
     errors = sorted(curve.median_error_pct for curve in calibration.all_curves)
     return {
