@@ -16,7 +16,13 @@ from perfmodel.spec import catalogue
 from perfmodel.validation import names, silicon
 from tests.test_limits import tensor_parallel
 
-QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
+QWEN = (
+    "model=qwen3-235b-a22b",
+    "cluster=h100-ib",
+    "deployment.precision.linear=fp8",
+    "deployment.precision.experts=fp8",
+)
+"""Of the catalogue's model, whose checkpoint is BF16, in blocks of FP8."""
 
 
 @pytest.mark.parametrize("engine", ["", "sglang", "vllm"])
