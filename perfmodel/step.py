@@ -114,8 +114,13 @@ def drawable(scenario: Scenario, segments: Sequence[Segment] | None = None) -> t
     prior = scenario.routing.prior_imbalance
     if prior == 1.0 or scenario.model.moe is None or scenario.costs == "report":
         return own
-    more = prior * (scenario.routing.imbalance or 1.0)
-    routing = scenario.routing.model_copy(update={"imbalance": more, "prior_imbalance": 1.0})
+    loads = scenario.routing.rank_loads
+    more = (
+        {"imbalance": prior * (scenario.routing.imbalance or 1.0)}
+        if loads is None
+        else {"rank_loads": tuple(load * prior for load in loads)}
+    )
+    routing = scenario.routing.model_copy(update={**more, "prior_imbalance": 1.0})
     uneven = step_segments(scenario.model_copy(update={"routing": routing}))
     return tuple(
         replace(

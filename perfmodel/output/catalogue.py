@@ -1,28 +1,18 @@
-"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates."""
+"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates.
+
+Whatever one kind of entry alone needs is imported where it is asked for: a list of models reads no calibration.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from perfmodel.engines.profile import leaves, profile
 from perfmodel.engines.profile import names as profile_names
 from perfmodel.errors import SpecError
-from perfmodel.kernels.calibration import load_calibration
-from perfmodel.load import load_scenario, read_file
-from perfmodel.ops.parameters import (
-    active_by_real_experts,
-    index_bytes_per_token,
-    kv_bytes_per_token,
-    parameter_counts,
-)
-from perfmodel.output.tables import console, number
+from perfmodel.output.console import console
+from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.model import Model
-from perfmodel.spec.models import families
-from perfmodel.spec.models.reader import read_config
-from perfmodel.spec.trace import summary
-from perfmodel.spec.traces import read_trace
 from perfmodel.units import GIGA, TERA
 
 KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
@@ -35,7 +25,9 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
-    names = {"engines": profile_names, "families": families.listed}.get(kind, lambda: catalogue.names(kind))()
+    if kind in ("models", "families"):
+        return _model_rows(kind)
+    names = profile_names() if kind == "engines" else catalogue.names(kind)
     return [_SUMMARIES[kind](name) for name in names]
 
 
@@ -46,11 +38,15 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
         SpecError: no such kind or name.
     """
     _check(kind)
-    if kind == "models":
+    if kind in ("models", "families"):
+        from perfmodel.output.model_entries import config_values, family_values, model_values
+
+        if kind == "families":
+            return family_values(name)
         return model_values(name) if name in catalogue.names("models") else config_values(name)
-    if kind == "families":
-        return family_values(name)
     if kind == "scenarios":
+        from perfmodel.load import load_scenario
+
         scenario = load_scenario(name)
         return {
             "name": name,
@@ -64,6 +60,15 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
     if kind == "engines":
         return engine_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
+
+
+def _model_rows(kind: str) -> list[dict[str, Any]]:
+    from perfmodel.output.model_entries import family_row, model_row
+    from perfmodel.spec.models import families
+
+    if kind == "families":
+        return [family_row(name) for name in families.listed()]
+    return [model_row(name) for name in catalogue.names("models")]
 
 
 def engine_values(name: str) -> dict[str, Any]:
@@ -86,76 +91,6 @@ def engine_values(name: str) -> dict[str, Any]:
     }
 
 
-def model_values(name: str) -> dict[str, Any]:
-    """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
-    model, card = catalogue.model(name), catalogue.entry("models", name)
-    return {
-        "name": name,
-        "title": card.get("title", name),
-        **_counted(model),
-        "formats": _formats(model),
-        "keys_not_read": list(read_config(catalogue.model_config(name), name=name).unread),
-        "step_modelled": model.unmodelled is None,
-        "card": card.get("card"),
-        "source": card["source"],
-        "retrieved": str(card["retrieved"]),
-    }
-
-
-def config_values(path: str) -> dict[str, Any]:
-    """Counts of a ``config.json``, which family reads it, and what of it nobody reads.
-
-    Raises:
-        SpecError: neither a file nor a name of the catalogue, or a config that is none.
-        UnsupportedError: a key, or a value of one, that perfmodel does not model.
-        DataError: a file that can't be read.
-    """
-    if not (path.endswith(".json") or "/" in path):
-        catalogue.entry("models", path)  # which refuses it and proposes names
-    reading = read_file(Path(path), {})
-    family = reading.family
-    return {
-        "name": reading.model.name,
-        "family": family.name,
-        "read_as": family.title,
-        "family_known": not reading.generic,
-        **_counted(reading.model),
-        "formats": _formats(reading.model),
-        "keys_not_read": {key: str(value)[:60] for key, value in reading.unread.items()},
-        "source": family.source,
-    }
-
-
-def family_values(name: str) -> dict[str, Any]:
-    """What a family's file says, its bases merged in.
-
-    Raises:
-        SpecError: no such family.
-    """
-    if name not in families.listed():
-        raise SpecError(f"families: {name!r} is not among {', '.join(families.listed())}")
-    return families.family(name).model_dump(mode="json", exclude_defaults=True)
-
-
-def _formats(model: Model) -> dict[str, str]:
-    """Number formats of a checkpoint, as far as they are stated."""
-    return {key: str(value) for key, value in model.formats.model_dump().items() if value}
-
-
-def _counted(model: Model) -> dict[str, Any]:
-    counts = parameter_counts(model)
-    return {
-        "parameters_total": counts.total,
-        "parameters_active": active_by_real_experts(model),
-        "parameters_active_with_embedding": active_by_real_experts(model, with_embedding=True),
-        "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
-        "kv_bytes_per_token": kv_bytes_per_token(model),
-        "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
-        "index_bytes_per_token": index_bytes_per_token(model),
-        "num_layers": model.num_layers,
-    }
-
-
 def calibration_values(name: str) -> dict[str, Any]:
     """A calibration of the catalogue, or of a path: device, date, environment, and the error of each curve.
 
@@ -163,6 +98,8 @@ def calibration_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable or damaged.
     """
+    from perfmodel.kernels.calibration import load_calibration
+
     calibration = load_calibration(name)
     document = calibration.document
     curves = {
@@ -192,6 +129,9 @@ def trace_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable, or not a trace.
     """
+    from perfmodel.spec.trace import summary
+    from perfmodel.spec.traces import read_trace
+
     trace = read_trace(name)
     card = catalogue.entry("traces", name) if name in catalogue.names("traces") else {}
     kept = ("title", "source", "publisher", "licence", "licence_url", "attribution", "retrieved", "note")
@@ -270,32 +210,6 @@ def _check(kind: str) -> None:
         raise SpecError(f"show {kind}: unknown kind; allowed: {', '.join(KINDS)}")
 
 
-def _model_row(name: str) -> dict[str, Any]:
-    values = model_values(name)
-    active = values["parameters_active"]
-    return {
-        "name": name,
-        "total (B)": values["parameters_total"] / GIGA,
-        "active (B), by real experts": ", ".join(
-            f"{key}: {value / GIGA:.3g}" for key, value in active.items()
-        ),
-        "KV bytes/token": float(values["kv_bytes_per_token"]),
-        "step": "yes" if values["step_modelled"] else "counts only",
-        "retrieved": values["retrieved"],
-    }
-
-
-def _family_row(name: str) -> dict[str, Any]:
-    family = families.family(name)
-    kinds = dict.fromkeys(str(one["kind"]) for one in family.attentions.values() if one["kind"] != "none")
-    return {
-        "name": name,
-        "models": family.title,
-        "model_type": ", ".join(family.model_types),
-        "attention and mixers": ", ".join(kinds),
-    }
-
-
 def _gpu_row(name: str) -> dict[str, Any]:
     gpu = catalogue.gpu(name)
     return {
@@ -337,6 +251,8 @@ def _scenario_row(name: str) -> dict[str, Any]:
 
 
 def _calibration_row(name: str) -> dict[str, Any]:
+    from perfmodel.kernels.calibration import load_calibration
+
     calibration = load_calibration(name)
     errors = sorted(curve.median_error_pct for curve in calibration.all_curves)
     return {
@@ -380,8 +296,6 @@ def _engine_row(name: str) -> dict[str, Any]:
 
 
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "models": _model_row,
-    "families": _family_row,
     "gpus": _gpu_row,
     "clusters": _cluster_row,
     "prices": _price_row,

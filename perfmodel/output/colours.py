@@ -91,6 +91,10 @@ INTERVAL = "rgba(127,127,127,0.22)"
 
 LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
 """Latency of a request -> colour."""
+RATE_COLOURS: dict[str, str] = {"answered": "#7A6FD0", "cost": "#CC79A7"}
+"""Against the rate, beside latencies: requests that are served (the good ones, where there are objectives), and what
+their tokens cost -> colour.
+"""
 LOAD_COLOURS: dict[str, str] = {
     "waiting": "#D55E00",
     "in progress": "#0072B2",

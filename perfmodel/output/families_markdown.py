@@ -29,7 +29,7 @@ def table() -> str:
 
 def _mixers(family: Family) -> str:
     """Kinds of a family's layers, with what is particular to each."""
-    found = {}
+    found: dict[str, None] = {}
     for name in dict.fromkeys(names_in(family.attention_of_layer)):
         rules = family.attentions.get(name, {"kind": "none"})
         kind = str(rules["kind"])

@@ -82,8 +82,10 @@ class Scenario(Spec):
         """The scenario as its prefill replicas see it."""
         if self.prefill is None:
             return None
-        own = {"deployment": self.prefill.deployment, "serving": self.prefill.serving, "prefill": None}
-        return self.model_copy(update=own)
+        own = self.prefill
+        routing = self.routing if own.routing is None else own.routing
+        sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing, "prefill": None}
+        return self.model_copy(update=sections)
 
     @property
     def fleet_gpus(self) -> int:
@@ -168,7 +170,8 @@ def _serving_problem(s: Scenario) -> str | None:
     if side is not None:
         problem = _layout_problem(side) or _capability_problem(side)
         if problem:
-            return f"prefill.{problem}" if problem.startswith("deployment") else f"prefill: {problem}"
+            named = problem.startswith(("deployment", "routing"))
+            return f"prefill.{problem}" if named else f"prefill: {problem}"
         if side.serving.expert_drift is not None:
             return "prefill.serving.expert_drift: state it in serving.expert_drift, it is the same for all replicas"
     if s.serving.expert_drift is not None and not s.routing.popularity:
