@@ -107,8 +107,8 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     sections, differing = _with_engines(fields, gpu)
     fields |= sections
-    notes += differing
     fields |= _with_routing(fields)
+    notes += differing
     fields["notes"] = tuple(notes)
     try:
         return Scenario.model_validate(fields)
@@ -201,8 +201,8 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
     serving = fields.get("serving", {})
     if not isinstance(decode, Mapping) or not isinstance(serving, Mapping):
         return {"deployment": decode, "serving": serving}, []
-    decode, notes = with_checkpoint(decode, fields["model"].formats)
-    own = with_engine(decode, serving, fields["model"], gpu)
+    filled, notes = with_checkpoint(decode, fields["model"].formats)
+    own = with_engine(filled, serving, fields["model"], gpu)
     found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
     prefill = fields.get("prefill")
     if isinstance(prefill, Mapping) and "deployment" in prefill:
@@ -311,7 +311,7 @@ def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
     if path.is_dir():
         path = path / "config.json"
     name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
-    config, quantised = read_document(path) | dict(keys), _beside(path)
+    config, quantised = read_document(path, infinite=True) | dict(keys), _beside(path)
     try:
         return read_config(config, name=name, beside=quantised)
     except PerfModelError as error:

@@ -4,7 +4,6 @@ Whatever one kind of entry alone needs is imported where it is asked for: a list
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from perfmodel.engines.profile import leaves, profile
@@ -14,8 +13,6 @@ from perfmodel.output.console import console
 from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.model import Model
-from perfmodel.spec.models import families
 from perfmodel.units import GIGA, TERA
 
 KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
@@ -28,7 +25,9 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
-    names = {"engines": profile_names, "families": families.listed}.get(kind, lambda: catalogue.names(kind))()
+    if kind in ("models", "families"):
+        return _model_rows(kind)
+    names = profile_names() if kind == "engines" else catalogue.names(kind)
     return [_SUMMARIES[kind](name) for name in names]
 
 
@@ -39,10 +38,12 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
         SpecError: no such kind or name.
     """
     _check(kind)
-    if kind == "models":
+    if kind in ("models", "families"):
+        from perfmodel.output.model_entries import config_values, family_values, model_values
+
+        if kind == "families":
+            return family_values(name)
         return model_values(name) if name in catalogue.names("models") else config_values(name)
-    if kind == "families":
-        return family_values(name)
     if kind == "scenarios":
         from perfmodel.load import load_scenario
 
@@ -59,6 +60,15 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
     if kind == "engines":
         return engine_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
+
+
+def _model_rows(kind: str) -> list[dict[str, Any]]:
+    from perfmodel.output.model_entries import family_row, model_row
+    from perfmodel.spec.models import families
+
+    if kind == "families":
+        return [family_row(name) for name in families.listed()]
+    return [model_row(name) for name in catalogue.names("models")]
 
 
 def engine_values(name: str) -> dict[str, Any]:
@@ -78,91 +88,6 @@ def engine_values(name: str) -> dict[str, Any]:
             {"when": dict(rule.get("when") or {}), "set": dict(leaves(rule["set"])), "source": rule["source"]}
             for rule in engine.rules
         ],
-    }
-
-
-def model_values(name: str) -> dict[str, Any]:
-    """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
-    from perfmodel.spec.models.reader import read_config
-
-    model, card = catalogue.model(name), catalogue.entry("models", name)
-    return {
-        "name": name,
-        "title": card.get("title", name),
-        **_counted(model),
-        "formats": _formats(model),
-        "keys_not_read": list(read_config(catalogue.model_config(name), name=name).unread),
-        "step_modelled": model.unmodelled is None,
-        "card": card.get("card"),
-        "source": card["source"],
-        "retrieved": str(card["retrieved"]),
-    }
-
-
-def config_values(path: str) -> dict[str, Any]:
-    """Counts of a ``config.json``, which family reads it, and what of it nobody reads.
-
-    Raises:
-        SpecError: neither a file nor a name of the catalogue, or a config that is none.
-        UnsupportedError: a key, or a value of one, that perfmodel does not model.
-        DataError: a file that can't be read.
-    """
-    if not (path.endswith(".json") or "/" in path):
-        catalogue.entry("models", path)  # which refuses it and proposes names
-    from perfmodel.load import read_file
-
-    reading = read_file(Path(path), {})
-    family = reading.family
-    return {
-        "name": reading.model.name,
-        "family": family.name,
-        "read_as": family.title,
-        "family_known": not reading.generic,
-        **_counted(reading.model),
-        "formats": _formats(reading.model),
-        "keys_not_read": {key: str(value)[:60] for key, value in reading.unread.items()},
-        "source": family.source,
-    }
-
-
-def family_values(name: str) -> dict[str, Any]:
-    """What a family's file says, its bases merged in.
-
-    Raises:
-        SpecError: no such family.
-    """
-    if name not in families.listed():
-        raise SpecError(f"families: {name!r} is not among {', '.join(families.listed())}")
-    return families.family(name).model_dump(mode="json", exclude_defaults=True)
-
-
-def _formats(model: Model) -> dict[str, str]:
-    """Number formats of a checkpoint, as far as they are stated."""
-    return {key: str(value) for key, value in model.formats.model_dump().items() if value}
-
-
-def _counted(model: Model) -> dict[str, Any]:
-    from perfmodel.ops.parameters import (
-        active_by_real_experts,
-        fixed_bytes_per_request,
-        growing_bytes_per_token,
-        index_bytes_per_token,
-        kv_bytes_per_token,
-        parameter_counts,
-    )
-
-    counts = parameter_counts(model)
-    return {
-        "parameters_total": counts.total,
-        "parameters_active": active_by_real_experts(model),
-        "parameters_active_with_embedding": active_by_real_experts(model, with_embedding=True),
-        "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
-        "kv_bytes_per_token": kv_bytes_per_token(model),
-        "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
-        "growing_kv_bytes_per_token": growing_bytes_per_token(model),
-        "index_bytes_per_token": index_bytes_per_token(model),
-        "fixed_bytes_per_request": fixed_bytes_per_request(model),
-        "num_layers": model.num_layers,
     }
 
 
@@ -285,32 +210,6 @@ def _check(kind: str) -> None:
         raise SpecError(f"show {kind}: unknown kind; allowed: {', '.join(KINDS)}")
 
 
-def _model_row(name: str) -> dict[str, Any]:
-    values = model_values(name)
-    active = values["parameters_active"]
-    return {
-        "name": name,
-        "total (B)": values["parameters_total"] / GIGA,
-        "active (B), by real experts": ", ".join(
-            f"{key}: {value / GIGA:.3g}" for key, value in active.items()
-        ),
-        "KV bytes/token": float(values["kv_bytes_per_token"]),
-        "step": "yes" if values["step_modelled"] else "counts only",
-        "retrieved": values["retrieved"],
-    }
-
-
-def _family_row(name: str) -> dict[str, Any]:
-    family = families.family(name)
-    kinds = dict.fromkeys(str(one["kind"]) for one in family.attentions.values() if one["kind"] != "none")
-    return {
-        "name": name,
-        "models": family.title,
-        "model_type": ", ".join(family.model_types),
-        "attention and mixers": ", ".join(kinds),
-    }
-
-
 def _gpu_row(name: str) -> dict[str, Any]:
     gpu = catalogue.gpu(name)
     return {
@@ -397,8 +296,6 @@ def _engine_row(name: str) -> dict[str, Any]:
 
 
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "models": _model_row,
-    "families": _family_row,
     "gpus": _gpu_row,
     "clusters": _cluster_row,
     "prices": _price_row,

@@ -19,8 +19,8 @@ MAX_JSON_BYTES = 2**22
 MAX_DEPTH = 50
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file.
+def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file; ``infinite``: JSON may hold NaN and infinity, as published configs do.
 
     Raises:
         DataError: the file can't be read, is malformed or hostile, or is not a mapping.
@@ -36,13 +36,17 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
-    value = parse_json(text, str(path)) if path.suffix == ".json" else parse_yaml(text, str(path))
+    value = (
+        parse_json(text, str(path), infinite=infinite)
+        if path.suffix == ".json"
+        else parse_yaml(text, str(path))
+    )
     if not isinstance(value, dict):
         raise DataError(f"{path}: must hold a mapping of keys to values, holds {_kind(value)}")
     return value
 
 
-def parse_json(text: str, name: str) -> Any:
+def parse_json(text: str, name: str, *, infinite: bool = False) -> Any:
     """The value of a JSON text.
 
     Raises:
@@ -52,7 +56,7 @@ def parse_json(text: str, name: str) -> Any:
         value = json.loads(
             text,
             object_pairs_hook=lambda pairs: _unique(pairs, name),
-            parse_constant=lambda constant: _refuse_constant(constant, name),
+            parse_constant=float if infinite else lambda constant: _refuse_constant(constant, name),
         )
     except json.JSONDecodeError as error:
         raise DataError(f"{name}: not valid JSON: {error.msg} at line {error.lineno}") from error
