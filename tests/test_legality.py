@@ -22,7 +22,7 @@ QWEN = (
     "deployment.precision.linear=fp8",
     "deployment.precision.experts=fp8",
 )
-"""Of the catalogue's model, whose checkpoint is BF16, in blocks of FP8."""
+"""Its FP8 checkpoint on H100."""
 
 
 @pytest.mark.parametrize("engine", ["", "sglang", "vllm"])
