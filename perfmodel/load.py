@@ -20,6 +20,8 @@ from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
+from perfmodel.spec.model_overrides import refuse_unread
+from perfmodel.spec.paths import is_folder, printable, resolved
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
@@ -31,7 +33,7 @@ from perfmodel.stated import (
     document_of_name,
     document_of_text,
     merged_over,
-    refuse_nulls,
+    refuse_controls,
     with_engine_inside,
 )
 
@@ -78,7 +80,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     Raises:
         SpecError: unknown key, missing section or bad value.
     """
-    refuse_nulls(document, "")
+    refuse_controls(document, "")
     document, before = dict(document), document.get(BEFORE, {})
     document.pop(BEFORE, None)
     document = with_engine_inside(document)
@@ -291,10 +293,12 @@ def _model(value: Any, folder: Path) -> Model:
     if not (base.endswith(".json") or "/" in base):
         return catalogue.model(base, keys)
     path = folder / base
-    if path.is_dir():
+    if is_folder(path):
         path = path / "config.json"
-    name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
-    config = read_document(path) | keys
+    name = printable(path.stem if path.stem != "config" else (resolved(path).parent.name or "model"))
+    own = read_document(path)
+    refuse_unread(keys, own, lambda one: model_from_config(one, name=name))
+    config = own | keys
     try:
         return model_from_config(config, name=name)
     except PerfModelError as error:

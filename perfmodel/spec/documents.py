@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import DataError
+from perfmodel.spec.paths import quoted
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 MAX_BYTES = 2**20
@@ -30,9 +31,11 @@ def read_document(path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: larger than {MAX_BYTES} bytes, which no scenario or config is")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise DataError(f"{quoted(path)}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise DataError(f"{quoted(path)}: can't be read: {error.strerror or error}") from error
+    except ValueError as error:  # a null character, or half a surrogate pair
+        raise DataError(f"{quoted(path)}: no file can have that name ({error})") from error
     value = parse_json(text, str(path)) if path.suffix == ".json" else parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise DataError(f"{path}: must hold a mapping of keys to values, holds {_kind(value)}")
