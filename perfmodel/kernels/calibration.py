@@ -28,6 +28,7 @@ from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Cluster, Gpu
+from perfmodel.spec.paths import is_file
 
 FORMATS = (1, 2)
 """Versions of the file format that are read; 2 adds tables, engines and backends."""
@@ -276,7 +277,7 @@ def load_calibration(name: str, engine: str = "") -> Calibration:
         DataError: unreadable, of another format version, or damaged.
     """
     path = catalogue.calibration_path(name)
-    return _load_for(path, path.stat().st_mtime_ns if path.exists() else 0, engine)
+    return _load_for(path, path.stat().st_mtime_ns if is_file(path) else 0, engine)
 
 
 @cache
@@ -392,7 +393,7 @@ def _check_timings(document: Mapping[str, Any], path: Path) -> None:
     """The raw timings may be left behind, but if they are there they are those that were fitted."""
     timings = path.parent / TIMINGS_NAME
     stated = document.get("timings")
-    if not isinstance(stated, Mapping) or not timings.exists():
+    if not isinstance(stated, Mapping) or not is_file(timings):
         return
     digest = hashlib.sha256(timings.read_bytes()).hexdigest()
     if digest != stated.get("sha256"):

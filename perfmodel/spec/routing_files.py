@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from perfmodel.errors import DataError
 from perfmodel.spec.model import Moe
+from perfmodel.spec.paths import is_file
 
 SUFFIXES = (".parquet", ".csv")
 MOST_ROWS = 50_000_000
@@ -66,7 +67,7 @@ def _read(path: Path, key: str) -> tuple[Columns, str]:
     """The columns that are needed, by name, and the source to be named in answers: ``key`` and tokens, or a trace's."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: must be a file that ends in {' or '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file")
     frame, note = (_parquet if path.suffix == ".parquet" else _csv)(path)
     if not 0 < len(frame) <= MOST_ROWS:
