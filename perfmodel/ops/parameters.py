@@ -5,7 +5,7 @@ selection bias of a router (``e_score_correction_bias``) is a buffer there and i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from perfmodel.errors import SpecError
@@ -14,6 +14,7 @@ from perfmodel.ops.mixers.base import MixerWeights
 from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
 from perfmodel.routing.activation import moments
 from perfmodel.spec.deployment import Precision
+from perfmodel.spec.mixers import Mixer
 from perfmodel.spec.model import MATRICES, Activation, Layer, Model, Moe
 
 CACHE_TYPES = ("bf16", "fp8")
@@ -246,9 +247,8 @@ def fixed_bytes_per_request(model: Model, dtype: str = "bf16", state: str = "fp3
     precision = Precision(kv_cache=_cache_dtype(dtype), state=state)  # type: ignore[arg-type]
     total = 0.0
     for run in model.layers:
-        for indexes, times in _mixers(run):
-            assert run.attention is not None
-            kept = mixer_kept(run.attention, precision, 1, indexes=indexes)
+        for mixer, indexes, times in mixers_of(run):
+            kept = mixer_kept(mixer, precision, 1, indexes=indexes)
             windows = sum(one.bytes_per_token * one.most_tokens for one in kept.caches if one.most_tokens)
             total += run.count * times * (kept.state_bytes + kept.fixed_bytes + windows)
     return round(total)
@@ -258,9 +258,8 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
     """Bytes that a token adds; with those that stop at a ``windows`` size, and with index keys."""
     total = 0.0
     for run in model.layers:
-        for own, times in _mixers(run):
-            assert run.attention is not None
-            kept = mixer_kept(run.attention, precision, 1, indexes=own and indexes)
+        for mixer, own, times in mixers_of(run):
+            kept = mixer_kept(mixer, precision, 1, indexes=own and indexes)
             total += (
                 run.count
                 * times
@@ -269,10 +268,11 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
     return total
 
 
-def _mixers(layer: Layer) -> tuple[tuple[bool, int], ...]:
-    """Mixers of one layer with an index branch of their own, and those without: (whether, how many)."""
-    both = ((True, layer.indexers), (False, layer.num_mixers - layer.indexers))
-    return tuple((own, times) for own, times in both if times)
+def mixers_of(layer: Layer) -> Iterator[tuple[Mixer, bool, int]]:
+    """Mixers of one layer with an index branch of their own, and those without: (which, whether, how many)."""
+    for indexes, times in ((True, layer.indexers), (False, layer.num_mixers - layer.indexers)):
+        if layer.attention and times:
+            yield layer.attention, indexes, times
 
 
 def layer_weights(layer: Layer, hidden: int) -> MixerWeights:

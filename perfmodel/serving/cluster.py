@@ -93,8 +93,8 @@ def _check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> No
     for row in np.flatnonzero(whole > layout.blocks):
         raise InfeasibleError(
             f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} "
-            f"KV blocks of {layout.block_tokens}{fixed}, one rank has {layout.blocks}: shorten requests, or spread weights over "
-            "more GPUs so that memory is left for the cache"
+            f"KV blocks of {layout.block_tokens}{fixed}, one rank has {layout.blocks}: shorten requests, or spread "
+            "weights over more GPUs so that memory is left for the cache"
         )
 
 
