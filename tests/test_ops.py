@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle_env import oracle_flops
+from oracle_env import COUNTED, oracle_flops
 
 from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
@@ -25,7 +25,7 @@ def prefill_of(model, tokens):
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-    "model", [name for name in names("models") if name != "longcat-2.0"]
+    "model", [name for name in COUNTED if name != "longcat-2.0"]
 )  # transformers has no LSA
 def test_matmul_flops_equal_transformers(model):
     """The counter takes attention as the full square; a causal core is (S + 1) / 2S of it (windows apart)."""

@@ -83,7 +83,7 @@ def gpu(name: str) -> Gpu:
 
 def model_config(name: str) -> dict[str, Any]:
     """The Hugging Face config of a catalogue model."""
-    return read_document(DATA / "models" / entry("models", name)["file"])
+    return read_document(DATA / "models" / entry("models", name)["file"], infinite=True)
 
 
 def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
