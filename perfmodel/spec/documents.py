@@ -34,6 +34,8 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DataError(f"{quoted(path)}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise DataError(f"{quoted(path)}: can't be read: {error.strerror or error}") from error
+    except DataError:
+        raise
     except ValueError as error:  # a null character, or half a surrogate pair
         raise DataError(f"{quoted(path)}: no file can have that name ({error})") from error
     value = parse_json(text, str(path)) if path.suffix == ".json" else parse_yaml(text, str(path))
