@@ -37,6 +37,8 @@ def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
         raise DataError(f"{quoted(path)}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise DataError(f"{quoted(path)}: can't be read: {error.strerror or error}") from error
+    except DataError:
+        raise
     except ValueError as error:  # a null character, or half a surrogate pair
         raise DataError(f"{quoted(path)}: no file can have that name ({error})") from error
     value = (

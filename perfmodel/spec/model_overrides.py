@@ -12,6 +12,10 @@ PROBE = "?"
 """A value that every key which is read either refuses or turns into another model."""
 
 
+OTHERWISE = {"max_context_tokens": "max_position_embeddings", "name": "base"}
+"""What answers call a quantity -> the config's key."""
+
+
 def refuse_unread(
     overrides: Mapping[str, Any], config: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Model]
 ) -> None:
@@ -48,6 +52,8 @@ def refuse_unread(
 
 def _meant(key: str, config: Mapping[str, Any]) -> str:
     """The keys that may be meant, spelled alike but for case and underscores."""
-    plain = {str(name).replace("_", "").lower(): str(name) for name in config}
+    if key in OTHERWISE:
+        return f"; did you mean model.{OTHERWISE[key]}?"
+    plain = {str(name).replace("_", "").lower(): str(name) for name in config if name != key}
     near = difflib.get_close_matches(key.replace("_", "").lower(), plain, n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(f'model.{plain[one]}' for one in near)}?" if near else ""
