@@ -133,7 +133,9 @@ def _scenario(asked: Asked) -> Scenario:
     found = build_scenario(_document(asked))
     for path, number in leaves(found.model_dump(include=SHOWN)):
         if isinstance(number, (int, float)) and abs(number) > MOST_NUMBER:
-            raise SpecError(f"{path} = {number:g}: the dashboard shows numbers up to 2^53; use the command line")
+            raise SpecError(
+                f"{path} = {number:g}: the dashboard shows numbers up to 2^53; use the command line"
+            )
     sides = [found, found.prefill_side] if found.prefill_side is not None else [found]
     for side in sides:
         d = side.deployment

@@ -507,7 +507,9 @@ def main() -> None:
         code = error.exit_code
     except OSError as error:
         _silence(sys.stdout)
-        if not isinstance(error, BrokenPipeError):  # else the reader went away: nothing to say, and nobody to say it to
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # else the reader went away: nothing to say, and nobody to say it to
             _say(f"can't be written: {error.strerror or error}")
             code = 2
     try:  # what is still in the buffer may be what the disk has no room for

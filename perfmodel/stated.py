@@ -238,9 +238,13 @@ def refuse_controls(value: Any, path: str) -> None:
     """
     if isinstance(value, str):
         if "\0" in value:
-            raise SpecError(f"{path} = {shown(value)}: holds a null character, which no name or path can have")
+            raise SpecError(
+                f"{path} = {shown(value)}: holds a null character, which no name or path can have"
+            )
         if _CONTROL.search(value):
-            raise SpecError(f"{path} = {shown(value)}: holds a control character, which a terminal would obey")
+            raise SpecError(
+                f"{path} = {shown(value)}: holds a control character, which a terminal would obey"
+            )
         if _SURROGATE.search(value) and "/" not in value:
             raise SpecError(f"{path} = {shown(value)}: holds half a character (a lone surrogate)")
     elif isinstance(value, Mapping):

@@ -66,6 +66,8 @@ def test_it_is_put_before_all_that_streamlit_does(monkeypatch):
 
     from dashboard.hosts import install
 
-    monkeypatch.setattr(starlette_app, "create_streamlit_middleware", starlette_app.create_streamlit_middleware)
+    monkeypatch.setattr(
+        starlette_app, "create_streamlit_middleware", starlette_app.create_streamlit_middleware
+    )
     install()
     assert starlette_app.create_streamlit_middleware()[0].cls is HostCheck

@@ -312,7 +312,15 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
             return {name: arrays[name] for name in TABLE_ARRAYS}
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         raise DataError(
             f"{file}: not an archive of numbers ({error}); run calibrate import-tables again"
         ) from error
@@ -336,13 +344,22 @@ def _check_headers(content: bytes, file: Path) -> None:
             member = archive.getinfo(f"{name}.npy")
             with archive.open(member) as array:
                 version = np.lib.format.read_magic(array)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, dtype = read(array)
             size = math.prod(shape) * dtype.itemsize
-            if len(shape) != 1 or dtype.kind != kind or size > MOST_TABLE_BYTES or member.file_size > size + 2**16:
+            if (
+                len(shape) != 1
+                or dtype.kind != kind
+                or size > MOST_TABLE_BYTES
+                or member.file_size > size + 2**16
+            ):
                 raise DataError(
-                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of numbers of at most "
-                    f"{MOST_TABLE_BYTES:,} bytes"
+                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of "
+                    f"numbers of at most {MOST_TABLE_BYTES:,} bytes"
                 )
 
 

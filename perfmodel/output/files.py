@@ -43,7 +43,9 @@ def check_writable(path: Path) -> None:
         DataError: as said.
     """
     if kind_of(path) == "folder":
-        raise DataError(f"{quoted(path)}: is a folder; give a file name in it, e.g. {quoted(path / 'step.html')}")
+        raise DataError(
+            f"{quoted(path)}: is a folder; give a file name in it, e.g. {quoted(path / 'step.html')}"
+        )
     if kind_of(path.parent) != "folder":
         raise DataError(
             f"{quoted(path)}: the folder {quoted(path.parent)} does not exist; create it, or give another path"

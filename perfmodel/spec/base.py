@@ -1,4 +1,4 @@
-"""The base of every description: frozen, strict about unknown keys and kinds of values, documented by its attributes."""
+"""The base of every description: frozen, strict about keys and kinds of values, documented by its attributes."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -32,7 +32,7 @@ class Spec(BaseModel):
         if isinstance(data, Mapping):
             kinds = _kinds(cls)
             problems = [
-                InitErrorDetails(type=PydanticCustomError("kind", wrong), loc=(name, *place), input=leaf)  # type: ignore[arg-type]
+                InitErrorDetails(type=PydanticCustomError("kind", wrong), loc=(name, *place), input=leaf)
                 for name, value in data.items()
                 if name in kinds
                 for place, leaf, wrong in _wrong(value, kinds[name])
@@ -58,7 +58,9 @@ def _plain(annotation: Any) -> Iterator[type]:
             yield from _plain(one)
 
 
-def _wrong(value: Any, kinds: frozenset[type], place: tuple[int | str, ...] = ()) -> Iterator[tuple[Any, Any, str]]:
+def _wrong(
+    value: Any, kinds: frozenset[type], place: tuple[int | str, ...] = ()
+) -> Iterator[tuple[Any, Any, str]]:
     """(place, value, what it must be) of plain values of another kind than a field's."""
     if isinstance(value, (list, tuple)):
         for number, one in enumerate(value):

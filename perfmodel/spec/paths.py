@@ -73,12 +73,14 @@ LONGEST = 300
 
 
 def printable(text: str) -> str:
-    """Text without control characters (a terminal would obey them) and lone surrogates (no encoding can write them): each
-    as its escape, e.g. ``\\x1b``; line ends and tabs stay.
+    """Text without control characters (a terminal would obey them) and lone surrogates (no encoding can write them):
+    each as its escape, a backslash and its number; line ends and tabs stay.
     """
     if text.isprintable():
         return text
-    return "".join(one if one in "\n\t" or one.isprintable() or category(one) == "Zs" else _escaped(one) for one in text)
+    return "".join(
+        one if one in "\n\t" or one.isprintable() or category(one) == "Zs" else _escaped(one) for one in text
+    )
 
 
 def _escaped(character: str) -> str:

@@ -103,14 +103,18 @@ def _parquet(path: Path) -> tuple[Any, dict[str, Any]]:
             for name in wanted:
                 kind = schema.field(name).type
                 if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
-                    raise DataError(f"{quoted(path)}: {name} is of type {str(kind)[:40]}: must be whole numbers")
+                    raise DataError(
+                        f"{quoted(path)}: {name} is of type {str(kind)[:40]}: must be whole numbers"
+                    )
             note = json.loads((schema.metadata or {}).get(b"perfmodel", b"{}"))
             # the columns that are not wanted are named in messages, so they stay, empty
             frame = file.read(columns=wanted).to_pandas().reindex(columns=list(dict.fromkeys(schema.names)))
     except DataError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
-        raise DataError(f"{quoted(path)}: is not a Parquet file that can be read ({_first_line(error)})") from error
+        raise DataError(
+            f"{quoted(path)}: is not a Parquet file that can be read ({_first_line(error)})"
+        ) from error
     return frame, note if isinstance(note, dict) else {}
 
 
@@ -133,8 +137,14 @@ def _csv(path: Path) -> tuple[Any, dict[str, Any]]:
         frame = pandas.read_csv(path, skipinitialspace=True, skip_blank_lines=False)
     except DataError:
         raise
-    except (ValueError, OSError, OverflowError) as error:  # pandas' parser errors and bad encodings are ValueErrors
-        raise DataError(f"{quoted(path)}: is not a CSV file that can be read ({_first_line(error)})") from error
+    except (
+        ValueError,
+        OSError,
+        OverflowError,
+    ) as error:  # pandas' parser errors and bad encodings are ValueErrors
+        raise DataError(
+            f"{quoted(path)}: is not a CSV file that can be read ({_first_line(error)})"
+        ) from error
     if not isinstance(frame.index, pandas.RangeIndex) or len(header) != len(set(map(str.strip, header))):
         raise DataError(f"{path}: rows have more fields than the header, or the header names a column twice")
     return frame, {}
@@ -164,7 +174,9 @@ def _whole(column: Any, name: str, path: Path, first: int) -> NDArray[np.int64]:
     good = np.isfinite(values) & (values >= 0) & (values < 2**53) & (values == np.floor(values))
     for row in np.flatnonzero(~good):
         where = f"line {row + first}" if first else f"row {row}"
-        raise DataError(f"{path}, {where}: {name} = {str(column.iloc[row])[:40]}: must be a whole number, 0 or above")
+        raise DataError(
+            f"{path}, {where}: {name} = {str(column.iloc[row])[:40]}: must be a whole number, 0 or above"
+        )
     whole: NDArray[np.int64] = values.astype(np.int64)
     return whole
 

@@ -50,8 +50,8 @@ class _Unpacked(gzip.GzipFile):
         self._unpacked += len(found)
         if self._unpacked > self._most:
             raise DataError(
-                f"{quoted(self._path)}: unpacks to more than {UNPACKED_TIMES} times its size, which no trace does: unpack "
-                "it first if it really is one"
+                f"{quoted(self._path)}: unpacks to more than {UNPACKED_TIMES} times its size, which no trace does: "
+                "unpack it first if it really is one"
             )
         return found
 
@@ -107,7 +107,9 @@ def blocks(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _refuse_blank(pending: int, first: int, path: Path) -> None:
     if pending > MOST_BLANK:
-        raise DataError(f"{quoted(path)}: line {first} is empty, and {MOST_BLANK:,} lines after it: this is no trace")
+        raise DataError(
+            f"{quoted(path)}: line {first} is empty, and {MOST_BLANK:,} lines after it: this is no trace"
+        )
 
 
 def _decoded(block: bytes, path: Path, first_line: int) -> list[str]:
