@@ -1,8 +1,8 @@
 """Who the dashboard answers: only addresses that lead here by themselves.
 
-A page elsewhere whose name is made to resolve to this machine (DNS rebinding) shares its origin with nobody we know, so
-requests are refused whose ``Host`` or ``Origin`` is a name that is not this machine's. Numbers need no name and pass, where
-the dashboard listens to more than this machine alone.
+A page elsewhere whose name is made to resolve to this machine (DNS rebinding) shares its origin with nobody we know,
+so requests are refused whose ``Host`` or ``Origin`` is a name that is not this machine's. Numbers need no name and
+pass, where the dashboard listens to more than this machine alone.
 """
 
 import ipaddress
@@ -95,6 +95,6 @@ def install() -> None:
         address = str(config.get_option("server.address") or "")
         shown = str(config.get_option("browser.serverAddress") or "")
         names = [socket.gethostname(), socket.getfqdn(), shown]
-        return [Middleware(HostCheck, address=address, names=names), *own()]  # type: ignore[arg-type]
+        return [Middleware(HostCheck, address=address, names=names), *own()]
 
     starlette_app.create_streamlit_middleware = guarded

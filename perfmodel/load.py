@@ -22,7 +22,7 @@ from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
-from perfmodel.spec.paths import is_folder, printable, resolved
+from perfmodel.spec.paths import is_file, is_folder, printable, resolved
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
@@ -314,7 +314,7 @@ def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
         path = path / "config.json"
     name = printable(path.stem if path.stem != "config" else (resolved(path).parent.name or "model"))
     own, quantised = read_document(path, infinite=True), _beside(path)
-    refuse_unread(keys, own, lambda one: model_from_config(one, name=name))
+    refuse_unread(keys, own, lambda one: read_config(one, name=name, beside=quantised).model)
     config = own | dict(keys)
     try:
         return read_config(config, name=name, beside=quantised)
@@ -325,7 +325,7 @@ def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
 def _beside(config: Path) -> dict[str, Any] | None:
     """ModelOpt's ``hf_quant_config.json`` beside a config (``X_hf_quant_config.json`` beside ``X_config.json``)."""
     path = config.with_name(config.name.replace("config.json", "hf_quant_config.json"))
-    return read_document(path) if path != config and path.is_file() else None
+    return read_document(path) if path != config and is_file(path) else None
 
 
 def _section(kind: str, value: Any, field: str) -> dict[str, Any]:

@@ -366,8 +366,8 @@ def _check_headers(content: bytes, file: Path) -> None:
                 or member.file_size > size + 2**16
             ):
                 raise DataError(
-                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of numbers of at most "
-                    f"{MOST_TABLE_BYTES:,} bytes"
+                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of "
+                    f"numbers of at most {MOST_TABLE_BYTES:,} bytes"
                 )
 
 

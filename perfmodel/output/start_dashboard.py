@@ -17,7 +17,8 @@ OPTIONS = {
     "theme.light.primaryColor": PREDICTED,
     "theme.dark.primaryColor": OP_CLASS_COLOURS["dense_ffn"],
 }
-"""Streamlit's settings: nothing is sent home, a defect shows no paths of this machine, uploads are scenarios (MB), the charts' own colours."""
+"""Streamlit's settings: nothing is sent home, a defect shows no paths of this machine, uploads are scenarios (MB), the
+charts' own colours."""
 
 
 def check_installed() -> None:

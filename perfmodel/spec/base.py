@@ -1,4 +1,4 @@
-"""The base of every description: frozen, strict about unknown keys and kinds of values, documented by its attributes."""
+"""The base of every description: frozen, strict about keys and kinds of values, documented by its attributes."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache

@@ -45,8 +45,8 @@ def refuse_unread(
             continue
         if same:
             raise SpecError(
-                f"model.{key} = {shown(overrides[key])}: nothing reads this key of the model's config, so it would change "
-                f"nothing{_meant(key, config)}"
+                f"model.{key} = {shown(overrides[key])}: nothing reads this key of the model's config, so it would "
+                f"change nothing{_meant(key, config)}"
             )
 
 

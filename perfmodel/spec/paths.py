@@ -73,8 +73,8 @@ LONGEST = 300
 
 
 def printable(text: str) -> str:
-    """Text without control characters (a terminal would obey them) and lone surrogates (no encoding can write them): each
-    as its escape, e.g. ``\\x1b``; line ends and tabs stay.
+    """Text without control characters (a terminal would obey them) and lone surrogates (no encoding can write them):
+    each as its escape, a backslash and its number; line ends and tabs stay.
     """
     if text.isprintable():
         return text

@@ -284,8 +284,8 @@ def _router_problem(s: Scenario) -> str | None:
     held = moe.num_experts // moe.num_groups * moe.top_groups
     if moe.num_groups > 1 and moe.top_k > held:
         return (
-            f"model: a token picks num_experts_per_tok = {moe.top_k} experts from topk_group = {moe.top_groups} groups, "
-            f"which hold {held}: pick at most so many, or from more groups"
+            f"model: a token picks num_experts_per_tok = {moe.top_k} experts from topk_group = {moe.top_groups} "
+            f"groups, which hold {held}: pick at most so many, or from more groups"
         )
     if not moe.num_zero_experts:
         for name, means in (
@@ -303,7 +303,7 @@ def _router_problem(s: Scenario) -> str | None:
         if load > most * (1.0 + 1e-3):
             return (
                 f"routing.rank_loads.{rank} = {load:g} is more than any router gives: a rank of "
-                f"{_slots(s, moe)} experts gets at most {most:.4g} of the mean load, where every token picks all it can there"
+                f"{_slots(s, moe)} experts gets at most {most:.4g} of the mean load, where every token picks all it can"
             )
     return None
 
@@ -313,7 +313,7 @@ def _slots(s: Scenario, moe: Moe) -> int:
 
 
 def _most_load(s: Scenario, moe: Moe) -> float:
-    """Most of a rank's load over the mean: no token has more pairs there than the rank has experts, or than it picks."""
+    """Most of a rank's load over the mean: a token has no more pairs there than the rank has experts, or it picks."""
     picked = s.mean_real_experts
     return min(_slots(s, moe), picked) * s.deployment.ep / picked if picked else float(s.deployment.ep)
 

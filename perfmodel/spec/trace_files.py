@@ -50,8 +50,8 @@ class _Unpacked(gzip.GzipFile):
         self._unpacked += len(found)
         if self._unpacked > self._most:
             raise DataError(
-                f"{quoted(self._path)}: unpacks to more than {UNPACKED_TIMES} times its size, which no trace does: unpack "
-                "it first if it really is one"
+                f"{quoted(self._path)}: unpacks to more than {UNPACKED_TIMES} times its size, which no trace does: "
+                "unpack it first if it really is one"
             )
         return found
 
