@@ -139,7 +139,8 @@ def test_buffers_that_hold_no_request_are_refused_by_step_and_serve_alike():
     assert limits(scenario).fits == 0
     for ask in (check_runs, requests_per_rank, serve):
         with pytest.raises(
-            InfeasibleError, match=r"exceed deployment.low_latency_max_tokens_per_gpu = 1.*fits: 0 "
+            InfeasibleError,
+            match=r"exceed deployment.low_latency_max_tokens_per_gpu = 1.*not even one request",
         ):
             ask(scenario)
 

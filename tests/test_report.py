@@ -195,7 +195,7 @@ def test_answers_in_one_sentence(steps):
     )
     for name, sets, words in (
         ("longcat-flash-h800", ["deployment.phase=prefill"], "per million input tokens"),
-        ("reference-cpu", [], "its GPUs have no price"),
+        ("reference-cpu", [], "its CPUs have no price"),
         ("table7-longcat-flash", [], "no interval is known"),
     ):
         report = build_report([load_scenario(name, sets)], Options(serves=False))

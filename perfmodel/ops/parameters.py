@@ -214,13 +214,13 @@ def kv_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
     Raises:
         SpecError: ``dtype`` is not bf16 or fp8.
     """
-    precision = Precision(kv_cache=_cache_dtype(dtype))  # type: ignore[arg-type]
+    precision = Precision(kv_cache=_cache_dtype(dtype))
     return round(_grown(model, precision, windows=True, indexes=False))
 
 
 def growing_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
     """:func:`kv_bytes_per_token` beyond every window."""
-    precision = Precision(kv_cache=_cache_dtype(dtype))  # type: ignore[arg-type]
+    precision = Precision(kv_cache=_cache_dtype(dtype))
     return round(_grown(model, precision, windows=False, indexes=False))
 
 
@@ -230,7 +230,7 @@ def index_bytes_per_token(model: Model, dtype: str = "fp8") -> int:
     Raises:
         SpecError: ``dtype`` is not bf16 or fp8.
     """
-    precision = Precision(index_cache=_cache_dtype(dtype))  # type: ignore[arg-type]
+    precision = Precision(index_cache=_cache_dtype(dtype))
     both = (_grown(model, precision, windows=False, indexes=indexes) for indexes in (True, False))
     return round(next(both) - next(both))
 
@@ -244,7 +244,7 @@ def fixed_bytes_per_request(model: Model, dtype: str = "bf16", state: str = "fp3
     """
     if state not in ("fp32", "bf16"):
         raise SpecError(f"state type {state!r} must be one of fp32, bf16")
-    precision = Precision(kv_cache=_cache_dtype(dtype), state=state)  # type: ignore[arg-type]
+    precision = Precision(kv_cache=_cache_dtype(dtype), state=state)
     total = 0.0
     for run in model.layers:
         for mixer, indexes, times in mixers_of(run):

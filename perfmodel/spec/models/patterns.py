@@ -79,12 +79,18 @@ def names_in(pattern: Any) -> tuple[str, ...]:
     return tuple(name for one in inner for name in names_in(one))
 
 
-def _by_words(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> list[str]:
+def _by_words(
+    pattern: Mapping[str, Any], fields: Fields, num_layers: int, others: tuple[str, ...] = ()
+) -> list[str]:
+    """``others`` are keys that could have said the same and are missing, too."""
     key, words = pattern["key"], pattern["words"]
     if not fields.has(key):
-        if "absent" not in pattern:
-            raise fields.missing(key)
-        return names_by_layer(pattern["absent"], fields, num_layers)
+        absent = pattern.get("absent")
+        if absent is None:
+            raise fields.missing(key, *others)
+        if isinstance(absent, Mapping) and absent.get("by") == "words":
+            return _by_words(absent, fields, num_layers, (key, *others))
+        return names_by_layer(absent, fields, num_layers)
     whole = fields.config.get(fields.alias(key))
     items: Any
     if isinstance(whole, str):
