@@ -220,7 +220,14 @@ def test_sglangs_cache_of_qwen3_on_four_h100_is_the_published_one():
     assert cache_tokens_per_rank(scenario, prompt_tokens=8192) == pytest.approx(367_404, rel=0.03)
 
 
-@pytest.mark.parametrize("model", [name for name in names("models") if name != "longcat-flash-lite"])
+COPIED = {
+    "longcat-flash-lite": "its n-gram tables",
+    "nemotron-3-super-120b-a12b": "two KV heads, and the projections of the latent that experts work in",
+}
+"""Models of which more than 2 % is copied rather than divided -> what."""
+
+
+@pytest.mark.parametrize("model", [name for name in names("models") if name not in COPIED])
 def test_weights_are_divided_over_the_gpus_that_share_them(model):
     """Tensor parallelism of 8, in BF16 so that only what is copied differs: within 2 % of an eighth."""
     formats = [f"deployment.precision.{name}=bf16" for name in ("linear", "experts")]
