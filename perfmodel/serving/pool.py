@@ -31,6 +31,8 @@ class Layout:
     blocks: int = 1 << 40
     """KV blocks of one rank."""
     block_tokens: int = 64
+    fixed_blocks: int = 0
+    """Blocks that each request takes beside those of its tokens, as long as it holds any."""
     max_running: int = 1 << 30
     """Requests of one rank."""
     watermark: float = 0.0
@@ -77,6 +79,7 @@ class Pool:
                         layout.max_running,
                         layout.watermark,
                         PrefixCache(layout.block_tokens) if caches else None,
+                        fixed_blocks=layout.fixed_blocks,
                     )
                     for _ in range(layout.ranks)
                 ],

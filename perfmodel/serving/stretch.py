@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perfmodel.serving.conditions import Condition, Fleet
-from perfmodel.serving.step_times import StepTimes
+from perfmodel.serving.step_times import GridStepTimes, StepTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,12 @@ class Stretched:
     """Factor on steps that only decode."""
     prompt: float = 1.0
     """Factor on steps that carry prompts, whether beside decodes or alone."""
+
+    @property
+    def grids(self) -> GridStepTimes:
+        """What is multiplied, where it is on grids."""
+        assert isinstance(self.times, GridStepTimes)
+        return self.times
 
     def decode_s(self, requests: int, tokens: float, even: float) -> float:
         """See :class:`perfmodel.serving.step_times.StepTimes`."""
