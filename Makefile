@@ -92,6 +92,7 @@ clean: ## remove environments and caches
 $(VENV)/.run-$(KEY):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip $(INSTALL) -e .
+	$(BIN)/python -m perfmodel.serving.compiled
 	touch $@
 
 $(VENV)/.dash-$(KEY): $(VENV)/.run-$(KEY)

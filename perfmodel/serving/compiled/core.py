@@ -37,6 +37,7 @@ from perfmodel.serving.compiled.state import (
     STUCK,
     TAKEN_IN,
     UP,
+    WORLD,
     Array,
     State,
 )
@@ -548,3 +549,14 @@ def begin(world: Array) -> None:
         return
     for _ in range(s.capped):
         _slot_free(s)
+
+
+def compile_all() -> None:
+    """Every function that Python calls, as it calls it."""
+    import numba
+    import numpy as np
+
+    world = numba.typeof(np.zeros(1, WORLD))
+    for function in (begin, advance, index_nodes):
+        function.compile((world,))  # type: ignore[attr-defined]
+    change.compile((world, numba.int64, numba.int64, numba.int64))  # type: ignore[attr-defined]

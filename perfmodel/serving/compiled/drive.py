@@ -8,7 +8,7 @@ import numpy as np
 from perfmodel.errors import InfeasibleError
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
-from perfmodel.serving.cluster import PROGRESS_EVERY, FrontEndTimes, PrefillSide, Progress, check_lengths
+from perfmodel.serving.cluster import PROGRESS_EVERY, FrontEndTimes, Progress, check_lengths
 from perfmodel.serving.compiled.jit import compiled_before
 from perfmodel.serving.compiled.state import (
     ALL_ENDED,
@@ -28,11 +28,6 @@ from perfmodel.serving.step_times import GridStepTimes, StepTimes
 from perfmodel.serving.stretch import Stretched
 
 STATES = {"lost": LOST, "draining": DRAINING, "up": UP}
-
-
-def covers(times: StepTimes, batching: Batching, prefill: PrefillSide | None) -> bool:
-    """Whether the compiled core can do a run: step times on grids, one pool, steps advanced together."""
-    return prefill is None and batching.together and _on_grids(times)
 
 
 def _on_grids(times: StepTimes) -> bool:

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 HERE = Path(__file__).parent
-FOLDER = "XDG_CACHE_HOME"
+CACHE_HOME = "XDG_CACHE_HOME"
 
 
 def available() -> bool:
@@ -26,7 +27,7 @@ def available() -> bool:
 
 def cache_folder() -> Path | None:
     """The folder of what has been compiled of these sources by this Python and numba; None: there is no safe one."""
-    base = os.environ.get(FOLDER)
+    base = os.environ.get(CACHE_HOME)
     try:
         own = (Path(base) if base else Path.home() / ".cache") / "perfmodel" / f"compiled-{_version()}"
         own.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,6 +44,7 @@ def compiled_before() -> bool:
     return own is not None and any(own.rglob("*.nbi"))
 
 
+@cache
 def _version() -> str:
     """Of sources, Python and numba: numba itself looks at one file alone, and a core is several."""
     from importlib.metadata import version
