@@ -177,15 +177,22 @@ def crowd(n, *, gap=0.002, inputs=60, outputs=200, seed=1):
 def test_tables_grow_in_the_middle_of_a_run():
     """Preemptions without end, and a tree of a thousand sessions, leave more than there is room for at first."""
     requests = crowd(400)
-    records = both(requests, Layout(blocks=30, block_tokens=16), Batching("mixed", 64, 1), requests.output_tokens - 1)
+    records = both(
+        requests, Layout(blocks=30, block_tokens=16), Batching("mixed", 64, 1), requests.output_tokens - 1
+    )
     assert records.preemptions.sum() > 400
     assert len(records.gap_s) > 4 * 400 + 1024
     rows = np.arange(3000)
     sessions = dataclasses.replace(
-        crowd(3000, outputs=20), parent=np.where(rows % 3 == 0, -1, rows - 1), input_tokens=50 + 60 * (rows % 3)
+        crowd(3000, outputs=20),
+        parent=np.where(rows % 3 == 0, -1, rows - 1),
+        input_tokens=50 + 60 * (rows % 3),
     )
     sessions.arrival_s[rows % 3 > 0] = 0.01
-    for layout in (Layout(replicas=3, ranks=2, block_tokens=16, rank_router="prefix-aware"), Layout(block_tokens=16)):
+    for layout in (
+        Layout(replicas=3, ranks=2, block_tokens=16, rank_router="prefix-aware"),
+        Layout(block_tokens=16),
+    ):
         found = both(sessions, layout, Batching("mixed", 256, 1), sessions.output_tokens - 1)
         assert found.cached_tokens.sum() > 0
 
@@ -256,7 +263,13 @@ def test_prefill_apart_runs_plain():
     batching = Batching("mixed", 64, 1)
     side = cluster.PrefillSide(Layout(), batching, lambda _: on_grids(), FAST)
     _, core = cores.simulate(
-        "compiled", requests, lambda _: on_grids(), Layout(), batching, requests.output_tokens - 1, prefill=side
+        "compiled",
+        requests,
+        lambda _: on_grids(),
+        Layout(),
+        batching,
+        requests.output_tokens - 1,
+        prefill=side,
     )
     assert core == "plain"
 

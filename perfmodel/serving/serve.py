@@ -70,8 +70,8 @@ def serve(
 
     ``together = False`` steps the engines one step at a time: the same records, slower. ``fleet``, that of an earlier
     run of the same lengths (:attr:`Served.fleet`, or one :func:`perfmodel.serving.stretch.stretched`), is taken instead
-    of asking the twin anew. ``core`` is that of an earlier run, so that all of a study run on one; None: the one that is
-    worth it (:mod:`perfmodel.serving.cores`).
+    of asking the twin anew. ``core`` is that of an earlier run, so that all of a study run on one; None:
+    the one that is worth it (:mod:`perfmodel.serving.cores`).
 
     Raises:
         InfeasibleError: weights leave no room for a cache, or a request is longer than the cache.

@@ -2,8 +2,8 @@
 
 import math
 
-from perfmodel.serving.compiled import tree
 from perfmodel.serving.compiled import memory as m
+from perfmodel.serving.compiled import tree
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.lists import COUNT, FIRST, NEXT, push_back, push_front, remove
 from perfmodel.serving.compiled.state import NONE, State

@@ -6,9 +6,9 @@ simpy orders them: by time, then by when they were planned; what waits for the e
 
 import math
 
-from perfmodel.serving.compiled import steps, tree
 from perfmodel.serving.compiled import memory as m
-from perfmodel.serving.compiled.blocks import fits, give_up, has_room_behind_queue, running, trim, wait
+from perfmodel.serving.compiled import steps, tree
+from perfmodel.serving.compiled.blocks import give_up, has_room_behind_queue, running, trim, wait
 from perfmodel.serving.compiled.jit import compiled, entry
 from perfmodel.serving.compiled.lists import (
     COUNT,
@@ -135,7 +135,9 @@ def _open_rank(s: State, r: int, tokens: int) -> int:
     for g in range(r * s.per_replica, (r + 1) * s.per_replica):
         if best != NONE and m.rank_outstanding(s)[g] >= m.rank_outstanding(s)[best]:
             continue
-        if m.ranks(s)[g].promised + per_decode * running(s, g) < s.budget and has_room_behind_queue(s, g, tokens, step):
+        if m.ranks(s)[g].promised + per_decode * running(s, g) < s.budget and has_room_behind_queue(
+            s, g, tokens, step
+        ):
             best = g
     return best
 
@@ -145,7 +147,11 @@ def _offer(s: State, but: int) -> None:
     """Those that have room for the first of the queue shall look."""
     tokens = m.rows(s)[m.lists(s)[_queue(s), FIRST]].prompt
     for r in range(s.num_replicas):
-        if r != but and m.replicas(s)[r].up and _open_rank(s, r, tokens) != NONE:
+        q = m.replicas(s)[r]
+        waits = q.busy and (
+            q.running == 0 or q.steps == 1 or q.cut_short
+        )  # it looks at its step's end anyway
+        if r != but and q.up and not waits and _open_rank(s, r, tokens) != NONE:
             steps.wake(s, r)
 
 
@@ -206,7 +212,7 @@ def _next(s: State, r: int) -> None:
     steps.next_step(s, r)
 
 
-# --- requests come and go ---------------------------------------------------------------------------------------------
+# --- requests come and go -------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -280,7 +286,7 @@ def _ended(s: State, i: int) -> None:
         _slot_free(s)
 
 
-# --- steps end --------------------------------------------------------------------------------------------------------
+# --- steps end ------------------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -421,7 +427,7 @@ def _events_before_full(s: State) -> int:
     return max(0, min(count - 1, 64))
 
 
-# --- from outside -----------------------------------------------------------------------------------------------------
+# --- from outside ---------------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -516,7 +522,7 @@ def change(world: Array, r: int, times: int, state: int) -> None:
             m.scratch(s)[s.num_lost] = i
             s.num_lost += 1
         _submit_again(s)
-    elif state == LOST or state == DRAINING:
+    elif state in (LOST, DRAINING):
         q.up = 0
         s.up -= 1
         if state == LOST:

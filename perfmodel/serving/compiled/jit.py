@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 HERE = Path(__file__).parent
+SOURCES = ("state", "memory", "lists", "times", "tree", "blocks", "lockstep", "steps", "core")
+"""What is compiled."""
 CACHE_HOME = "XDG_CACHE_HOME"
 
 
@@ -49,7 +51,7 @@ def _version() -> str:
     """Of sources, Python and numba: numba itself looks at one file alone, and a core is several."""
     from importlib.metadata import version
 
-    text = "".join(path.read_text("utf-8") for path in sorted(HERE.glob("*.py")))
+    text = "".join((HERE / f"{name}.py").read_text("utf-8") for name in SOURCES)
     return hashlib.sha256(f"{sys.version}{version('numba')}{text}".encode()).hexdigest()[:16]
 
 

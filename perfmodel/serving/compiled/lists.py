@@ -10,7 +10,7 @@ FIRST, LAST, COUNT = 0, 1, 2
 CHILD, SIBLING, BEFORE = 0, 1, 2
 
 
-# --- doubly linked lists ----------------------------------------------------------------------------------------------
+# --- doubly linked lists --------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -57,7 +57,7 @@ def remove(lists: Array, which: int, links: Array, item: int) -> None:
     lists[which, COUNT] -= 1
 
 
-# --- what ends next in a replica: a pairing heap by (step, row) [Fredman et al., Algorithmica 1, 1986] -----------------
+# --- what ends next in a replica: a pairing heap by (step, row) [Fredman et al., Algorithmica 1, 1986] --------------
 
 
 @compiled
@@ -130,7 +130,7 @@ def ends_without(rows: Array, heap: Array, root: int, item: int) -> int:
     return _meld(rows, heap, root, below)
 
 
-# --- which replica ends what it does next: a binary heap with places -----------------------------------------------------
+# --- which replica ends what it does next: a binary heap with places ------------------------------------------------
 
 
 @compiled
@@ -177,7 +177,7 @@ def plan_out(replicas: Array, heap: Array, place: int, size: int) -> None:
     plan_moved(replicas, heap, place, size - 1)
 
 
-# --- what happens to requests at times of their own: a binary heap ----------------------------------------------------------
+# --- what happens to requests at times of their own: a binary heap --------------------------------------------------
 
 
 @compiled

@@ -20,7 +20,7 @@ GRIDS = 12
 """Columns of a grid's description."""
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _pointer(typing: Any, address: Any) -> Any:
     """An address as a pointer."""
     signature = types.voidptr(types.int64)

@@ -7,9 +7,8 @@ is none. Lists that requests are in are links between rows (:mod:`perfmodel.serv
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+Array: TypeAlias = Any
 State: TypeAlias = Any
 """A WORLD record."""
 
@@ -38,8 +37,8 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 
 TABLES = (
-    "replicas ranks rows outstanding rank_outstanding lists waits holds fresh rank_lists rank_links ends plans wakes timed "
-    "scratch nodes slots path_keys path_tokens grids numbers factors sizes gap_s gap_count runs"
+    "replicas ranks rows outstanding rank_outstanding lists waits holds fresh rank_lists rank_links ends plans wakes "
+    "timed scratch nodes slots path_keys path_tokens grids numbers factors sizes gap_s gap_count runs"
 )
 """What a run consists of beside its WORLD: see :mod:`perfmodel.serving.compiled.memory`."""
 WORLD = _record(
@@ -54,7 +53,7 @@ WORLD = _record(
 REPLICA = _record(
     f8="steady_s plan_time start seconds prompt attended tokens growth even copying step_end",
     i8="step prefilled present taken steady held_at plan_event steps waiting held requests",
-    i4="up busy waking running times run_times plan place root rank_turn",
+    i4="up busy waking running cut_short times run_times plan place root rank_turn",
 )
 RANK = _record(
     f8="growth constant",

@@ -21,8 +21,27 @@ from perfmodel.serving.compiled.blocks import (
     wait,
 )
 from perfmodel.serving.compiled.jit import compiled
-from perfmodel.serving.compiled.lists import COUNT, FIRST, LAST, NEXT, PREVIOUS, plan_moved, plan_out, push_back, remove
-from perfmodel.serving.compiled.lockstep import DECODING, PROMPTING, QUEUED, file, first_of, joins, leaves, plan_decodes
+from perfmodel.serving.compiled.lists import (
+    COUNT,
+    FIRST,
+    LAST,
+    NEXT,
+    PREVIOUS,
+    plan_moved,
+    plan_out,
+    push_back,
+    remove,
+)
+from perfmodel.serving.compiled.lockstep import (
+    DECODING,
+    PROMPTING,
+    QUEUED,
+    file,
+    first_of,
+    joins,
+    leaves,
+    plan_decodes,
+)
 from perfmodel.serving.compiled.state import NEVER, NO_PLAN, NONE, OUT, PROMPT_DONE, RUN_DONE, State
 
 QUARTERS = 4
@@ -96,7 +115,9 @@ def _ran(s: State, r: int, first: float, mean: float, steps: int) -> None:
 
 
 @compiled
-def _note(s: State, r: int, seconds: float, steps: int, tokens: float, prompt: float, attended: float) -> None:
+def _note(
+    s: State, r: int, seconds: float, steps: int, tokens: float, prompt: float, attended: float
+) -> None:
     """A row of the table of steps."""
     q = m.replicas(s)[r]
     row = m.runs(s)[s.num_runs]
@@ -152,7 +173,7 @@ def wake(s: State, r: int) -> None:
         cut(s, r)
 
 
-# --- runs of decode steps ------------------------------------------------------------------------------------------------
+# --- runs of decode steps -------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -187,13 +208,13 @@ def polled(s: State, step: int) -> int:
 def cut(s: State, r: int) -> None:
     """End the run at the end of the step that is under way."""
     q = m.replicas(s)[r]
-    if q.steps == 1:
+    if q.steps == 1 or q.cut_short:  # a run that ends with the step under way is cut already
         return
     passed = s.now - q.start
     steps = steps_after(s, r, passed)
     steps = polled(s, q.step + steps) - q.step
     if steps < q.steps:
-        q.steps = steps
+        q.steps, q.cut_short = steps, 1
         after(s, r, max(0.0, seconds_of(s, r, steps) - passed), RUN_DONE)
 
 
@@ -236,7 +257,7 @@ def _decode_run(s: State, r: int) -> None:
         while m.sizes(s)[at] < q.requests:
             at += 1
         q.requests = m.sizes(s)[at]
-    q.running, q.start, q.run_times = 1, s.now, q.times
+    q.running, q.start, q.run_times, q.cut_short = 1, s.now, q.times, 0
     q.copying = _copying_s(s, r)
     q.waiting, q.held = q.present - q.taken, q.taken
     q.step_end = -math.inf
@@ -255,7 +276,7 @@ def _copying_s(s: State, r: int) -> float:
     return most * s.swap_s  # type: ignore[no-any-return]
 
 
-# --- what comes next ---------------------------------------------------------------------------------------------------------
+# --- what comes next ------------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -449,7 +470,7 @@ def _swap_in(s: State, r: int, g: int, i: int) -> bool:
     return True
 
 
-# --- steps with prompts ----------------------------------------------------------------------------------------------------------
+# --- steps with prompts ---------------------------------------------------------------------------------------------
 
 
 @compiled

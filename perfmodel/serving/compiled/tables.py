@@ -19,10 +19,10 @@ from perfmodel.serving.compiled.state import (
     ROUND_ROBIN,
     ROW,
     RUN_COLUMNS,
+    TABLES,
     TIMED,
     WORLD,
     Array,
-    TABLES,
 )
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Path, paths_of
