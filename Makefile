@@ -13,7 +13,7 @@ INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
 FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -40,6 +40,14 @@ bench-theory: $(VENV)/.dev-$(KEY) ## the serving simulator against queueing theo
 
 bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist --override-ini addopts= -q
+
+bench-kinds: $(VENV)/.dev-$(KEY) ## requests/s by kinds of traffic, compiled and plain, beside a yardstick (2 minutes)
+	$(BIN)/python -m bench.kinds
+
+bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an environment of its own, where its wheel can be had
+	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip $(INSTALL) -c /dev/null ai-dynamo-runtime==1.6.1
+	$(BIN)/python -m bench.peers build/peers/bin/python
 
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
 	$(BIN)/python -m calibrate.tables.achievable

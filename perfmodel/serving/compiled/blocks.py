@@ -12,19 +12,19 @@ from perfmodel.serving.compiled.state import NONE, State
 @compiled
 def queued(s: State, g: int) -> int:
     """Requests that wait."""
-    return m.lists(s)[g, COUNT]  # type: ignore[no-any-return]
+    return m.lists(s)[g, COUNT]
 
 
 @compiled
 def prompts(s: State, g: int) -> int:
     """Requests that are being prefilled."""
-    return m.lists(s)[s.num_ranks + g, COUNT]  # type: ignore[no-any-return]
+    return m.lists(s)[s.num_ranks + g, COUNT]
 
 
 @compiled
 def running(s: State, g: int) -> int:
     """Requests that decode."""
-    return m.lists(s)[2 * s.num_ranks + g, COUNT]  # type: ignore[no-any-return]
+    return m.lists(s)[2 * s.num_ranks + g, COUNT]
 
 
 @compiled
@@ -36,7 +36,7 @@ def held(s: State, g: int) -> int:
 @compiled
 def tokens_at(s: State, g: int, step: int) -> float:
     """Tokens in the caches of running requests at ``step``."""
-    return m.ranks(s)[g].constant + m.ranks(s)[g].growth * step  # type: ignore[no-any-return]
+    return m.ranks(s)[g].constant + m.ranks(s)[g].growth * step
 
 
 @compiled
@@ -47,7 +47,7 @@ def safe(s: State, g: int) -> float:
     room = (s.blocks - k.prompt_blocks - k.locked_blocks - count) * s.block_tokens
     free = room + k.shared - k.constant
     if k.growth != 0.0:
-        return free / k.growth  # type: ignore[no-any-return]
+        return free / k.growth
     return math.copysign(math.inf, free)
 
 
@@ -60,7 +60,7 @@ def private_blocks(s: State, g: int, step: int) -> int:
         one = m.rows(s)[i]
         total += math.ceil((one.base - one.shared + one.growth * (step - one.start)) / size)
         i = m.holds(s)[i, NEXT]
-    return total + m.ranks(s)[g].prompt_blocks + s.fixed_blocks * running(s, g)  # type: ignore[no-any-return]
+    return total + m.ranks(s)[g].prompt_blocks + s.fixed_blocks * running(s, g)
 
 
 @compiled
@@ -96,7 +96,7 @@ def fits(s: State, g: int, step: int, more: int, keep_free: float) -> bool:
 @compiled
 def blocks_of(s: State, tokens: int) -> int:
     """Blocks of a prompt and its first output token, and what a request takes besides."""
-    return -(-(tokens + 1) // s.block_tokens) + s.fixed_blocks  # type: ignore[no-any-return]
+    return -(-(tokens + 1) // s.block_tokens) + s.fixed_blocks
 
 
 @compiled

@@ -5,10 +5,11 @@ simpy orders them: by time, then by when they were planned; what waits for the e
 """
 
 import math
+from typing import Any
 
 from perfmodel.serving.compiled import memory as m
 from perfmodel.serving.compiled import steps, tree
-from perfmodel.serving.compiled.blocks import give_up, has_room_behind_queue, running, trim, wait
+from perfmodel.serving.compiled.blocks import give_up, has_room_behind_queue, keep, running, trim, wait
 from perfmodel.serving.compiled.jit import compiled, entry
 from perfmodel.serving.compiled.lists import (
     COUNT,
@@ -52,14 +53,14 @@ CACHED_SHARE = 0.5
 @compiled
 def _queue(s: State) -> int:
     """The list of those that wait before all replicas."""
-    return 3 * s.num_ranks + s.num_replicas  # type: ignore[no-any-return]
+    return 3 * s.num_ranks + s.num_replicas
 
 
 @compiled
-def _least(outstanding: object, begin: int, end: int) -> int:
+def _least(outstanding: Array, begin: int, end: int) -> int:
     best = begin
     for at in range(begin + 1, end):
-        if outstanding[at] < outstanding[best]:  # type: ignore[index]
+        if outstanding[at] < outstanding[best]:
             best = at
     return best
 
@@ -230,7 +231,7 @@ def _next_root(s: State) -> int:
     if s.root_at == s.n:
         return NONE
     s.root_at += 1
-    return s.root_at - 1  # type: ignore[no-any-return]
+    return s.root_at - 1
 
 
 @compiled
@@ -298,7 +299,7 @@ def _end_finished(s: State, r: int) -> None:
         one = m.rows(s)[i]
         leaves(s, r, one.rank, i)
         q.steady -= 1
-        steps.keep(s, one.rank, i, one.nodes, True)
+        keep(s, one.rank, i, one.nodes, True)
         one.end = now
         _ended(s, i)
 
@@ -563,6 +564,8 @@ def compile_all() -> None:
     import numpy as np
 
     world = numba.typeof(np.zeros(1, WORLD))
-    for function in (begin, advance, index_nodes):
-        function.compile((world,))  # type: ignore[attr-defined]
-    change.compile((world, numba.int64, numba.int64, numba.int64))  # type: ignore[attr-defined]
+    entries: list[Any] = [begin, advance, index_nodes]
+    for function in entries:
+        function.compile((world,))
+    changes: Any = change
+    changes.compile((world, numba.int64, numba.int64, numba.int64))

@@ -43,7 +43,7 @@ def file(s: State, r: int, g: int) -> None:
 @compiled
 def first_of(s: State, r: int, which: int) -> int:
     """The first rank that decodes, has prompts, or has a queue."""
-    return m.rank_lists(s)[which * s.num_replicas + r, FIRST]  # type: ignore[no-any-return]
+    return m.rank_lists(s)[which * s.num_replicas + r, FIRST]
 
 
 @compiled

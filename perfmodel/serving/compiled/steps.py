@@ -60,7 +60,7 @@ def _add_gap(s: State, seconds: float, count: int) -> None:
 
 @compiled
 def _fresh_list(s: State, r: int) -> int:
-    return 3 * s.num_ranks + r  # type: ignore[no-any-return]
+    return 3 * s.num_ranks + r
 
 
 @compiled
@@ -181,8 +181,8 @@ def seconds_of(s: State, r: int, steps: int) -> float:
     """Of so many steps of the run under way."""
     q = m.replicas(s)[r]
     if steps == 1:
-        return q.copying + times.decode_s(s, q.run_times, q.requests, q.tokens, q.even)  # type: ignore[no-any-return]
-    return q.copying + times.decode_run_s(s, q.run_times, q.requests, q.tokens, q.growth, steps, q.even)  # type: ignore[no-any-return]
+        return q.copying + times.decode_s(s, q.run_times, q.requests, q.tokens, q.even)
+    return q.copying + times.decode_run_s(s, q.run_times, q.requests, q.tokens, q.growth, steps, q.even)
 
 
 @compiled
@@ -201,7 +201,7 @@ def steps_after(s: State, r: int, passed: float) -> int:
 def polled(s: State, step: int) -> int:
     """The first step, from ``step`` on, at whose end requests are looked at."""
     poll = s.poll
-    return -(-step // poll) * poll  # type: ignore[no-any-return]
+    return -(-step // poll) * poll
 
 
 @compiled
@@ -273,7 +273,7 @@ def _copying_s(s: State, r: int) -> float:
     for g in range(r * s.per_replica, (r + 1) * s.per_replica):
         most = max(most, m.ranks(s)[g].copied)
         m.ranks(s)[g].copied = 0
-    return most * s.swap_s  # type: ignore[no-any-return]
+    return most * s.swap_s
 
 
 # --- what comes next ------------------------------------------------------------------------------------------------
@@ -516,7 +516,7 @@ def note_prompt_step(s: State, r: int) -> bool:
     if q.requests:
         now = s.now
         _decoded(s, r, 1, now, now)
-    return q.requests > 0  # type: ignore[no-any-return]
+    return q.requests > 0
 
 
 @compiled

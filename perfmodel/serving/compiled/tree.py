@@ -214,4 +214,4 @@ def inside(s: State, i: int, tokens: int) -> int:
         total += m.path_tokens(s)[begin + count]
         if total > tokens:
             return count
-    return m.rows(s)[i].path_length  # type: ignore[no-any-return]
+    return m.rows(s)[i].path_length
