@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 from bench.kinds import many
-from bench.yardstick import python_loop_s
-
+from bench.yardstick import yardstick_s
 from perfmodel.load import load_scenario
 from perfmodel.serving.requests import requests_of
 from perfmodel.serving.serve import serve
@@ -30,7 +29,8 @@ import json, sys, time
 from dynamo._core import run_mocker_trace_replay
 path, workers = sys.argv[1], int(sys.argv[2])
 start = time.process_time()
-report = run_mocker_trace_replay([path], num_workers=workers, arrival_speedup_ratio=float(workers), trace_block_size=512)
+more = {"num_workers": workers, "arrival_speedup_ratio": float(workers), "trace_block_size": 512}
+report = run_mocker_trace_replay([path], **more)
 print(json.dumps(time.process_time() - start))
 """
 OURS = """
@@ -90,7 +90,7 @@ def main(python):
             ratios, whole, (own, own_all), (theirs, theirs_all) = sorted(pairs)[PAIRS // 2]
             print(
                 f"{workers:3d} workers: ours {own:.3f} CPU s, theirs {theirs:.3f}: {ratios:.3f} of it; whole processes "
-                f"{own_all:.2f} and {theirs_all:.2f}: {whole:.2f}; yardstick {python_loop_s():.2f} s",
+                f"{own_all:.2f} and {theirs_all:.2f}: {whole:.2f}; yardstick {yardstick_s():.2f} s",
                 flush=True,
             )
 

@@ -10,7 +10,7 @@ import simpy
 
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
-from perfmodel.serving.prefix_cache import PrefixCache
+from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache
 from perfmodel.serving.rank import Rank
 from perfmodel.serving.replica import Receiver, Replica, Sender
 from perfmodel.serving.step_times import StepTimes
@@ -31,8 +31,6 @@ class Layout:
     blocks: int = 1 << 40
     """KV blocks of one rank."""
     block_tokens: int = 64
-    fixed_blocks: int = 0
-    """Blocks that each request takes beside those of its tokens, as long as it holds any."""
     max_running: int = 1 << 30
     """Requests of one rank."""
     watermark: float = 0.0
@@ -40,6 +38,10 @@ class Layout:
     rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     prefix_cache: bool = True
     """Whether ranks keep prompts that others share."""
+    request_blocks: int = 0
+    """Blocks' worth of what each request holds whatever its length: states, and what windows keep."""
+    checkpoints: Checkpoints | None = None
+    """How states are kept for later prompts; None: the model has none."""
 
 
 class Pool:
@@ -78,8 +80,8 @@ class Pool:
                         layout.block_tokens,
                         layout.max_running,
                         layout.watermark,
-                        PrefixCache(layout.block_tokens) if caches else None,
-                        fixed_blocks=layout.fixed_blocks,
+                        PrefixCache(layout.block_tokens, layout.checkpoints) if caches else None,
+                        request_blocks=layout.request_blocks,
                     )
                     for _ in range(layout.ranks)
                 ],

@@ -9,6 +9,7 @@ from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.mixers import divided_parts
 from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
@@ -81,8 +82,10 @@ class Scenario(Spec):
         """The scenario as its prefill replicas see it."""
         if self.prefill is None:
             return None
-        own = {"deployment": self.prefill.deployment, "serving": self.prefill.serving, "prefill": None}
-        return self.model_copy(update=own)
+        own = self.prefill
+        routing = self.routing if own.routing is None else own.routing
+        sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing, "prefill": None}
+        return self.model_copy(update=sections)
 
     @property
     def fleet_gpus(self) -> int:
@@ -130,11 +133,9 @@ def _layout_problem(s: Scenario) -> str | None:
     """What does not divide, or None."""
     d, moe = s.deployment, s.model.moe
     for layer in s.model.layers:
-        if layer.attention.num_heads % d.attention_tp:
-            return (
-                f"deployment.attention_tp = {d.attention_tp} must divide the model's "
-                f"{layer.attention.num_heads} attention heads"
-            )
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % d.attention_tp:
+                return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
         return (
             f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
@@ -169,7 +170,8 @@ def _serving_problem(s: Scenario) -> str | None:
     if side is not None:
         problem = _layout_problem(side) or _capability_problem(side)
         if problem:
-            return f"prefill.{problem}" if problem.startswith("deployment") else f"prefill: {problem}"
+            named = problem.startswith(("deployment", "routing"))
+            return f"prefill.{problem}" if named else f"prefill: {problem}"
         if side.serving.expert_drift is not None:
             return "prefill.serving.expert_drift: state it in serving.expert_drift, it is the same for all replicas"
     if s.serving.expert_drift is not None and not s.routing.popularity:

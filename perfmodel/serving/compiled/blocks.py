@@ -43,7 +43,7 @@ def tokens_at(s: State, g: int, step: int) -> float:
 def safe(s: State, g: int) -> float:
     """A step up to which what is held surely fits."""
     k = m.ranks(s)[g]
-    count = running(s, g) * (1 + s.fixed_blocks)
+    count = running(s, g) * (1 + s.request_blocks)
     room = (s.blocks - k.prompt_blocks - k.locked_blocks - count) * s.block_tokens
     free = room + k.shared - k.constant
     if k.growth != 0.0:
@@ -60,7 +60,7 @@ def private_blocks(s: State, g: int, step: int) -> int:
         one = m.rows(s)[i]
         total += math.ceil((one.base - one.shared + one.growth * (step - one.start)) / size)
         i = m.holds(s)[i, NEXT]
-    return total + m.ranks(s)[g].prompt_blocks + s.fixed_blocks * running(s, g)
+    return total + m.ranks(s)[g].prompt_blocks + s.request_blocks * running(s, g)
 
 
 @compiled
@@ -69,7 +69,7 @@ def trim(s: State, g: int, step: int) -> None:
     k = m.ranks(s)[g]
     if s.caches == 0 or k.cache_blocks == 0:
         return
-    most = (tokens_at(s, g, step) - k.shared) / s.block_tokens + running(s, g) * (1 + s.fixed_blocks)
+    most = (tokens_at(s, g, step) - k.shared) / s.block_tokens + running(s, g) * (1 + s.request_blocks)
     if most + k.prompt_blocks + k.cache_blocks + 1.0 <= s.blocks:  # all requests' last blocks included
         return
     tree.shrink(s, g, s.blocks - private_blocks(s, g, step))
@@ -81,13 +81,9 @@ def fits(s: State, g: int, step: int, more: int, keep_free: float) -> bool:
     k = m.ranks(s)[g]
     room = s.blocks * (1.0 - keep_free)
     count = running(s, g)
-    bound = (
-        (tokens_at(s, g, step) - k.shared) / s.block_tokens
-        + count * (1 + s.fixed_blocks)
-        + k.prompt_blocks
-        + more
-        + k.locked_blocks
-    )
+    bound = (tokens_at(s, g, step) - k.shared) / s.block_tokens + count + k.prompt_blocks + more
+    bound += s.request_blocks * count
+    bound += k.locked_blocks
     if bound - count > room:
         return False
     return bound <= room or private_blocks(s, g, step) + k.locked_blocks + more <= room
@@ -96,7 +92,7 @@ def fits(s: State, g: int, step: int, more: int, keep_free: float) -> bool:
 @compiled
 def blocks_of(s: State, tokens: int) -> int:
     """Blocks of a prompt and its first output token, and what a request takes besides."""
-    return -(-(tokens + 1) // s.block_tokens) + s.fixed_blocks
+    return -(-(tokens + 1) // s.block_tokens) + s.request_blocks
 
 
 @compiled

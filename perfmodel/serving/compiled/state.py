@@ -44,8 +44,8 @@ TABLES = (
 WORLD = _record(
     f8="now watermark swap_s root_time outside_time front_latency front_serial front_free",
     i8="events n root_at root_event outside_event ended told progress capped first_root "
-    "num_replicas num_ranks per_replica blocks block_tokens fixed_blocks max_running router rank_router turn up "
-    "mixed budget per_decode poll hold caches delays "
+    "num_replicas num_ranks per_replica blocks block_tokens request_blocks max_running router rank_router turn up "
+    "mixed budget per_decode poll hold swap_tokens caches states interval checkpoint_blocks delays "
     "num_plans num_timed num_wakes first_wake num_gaps num_runs free_node num_nodes max_path num_lost "
     "most_gaps most_runs most_nodes num_slots num_path num_times num_numbers num_sizes "
     + " ".join(f"at_{name}" for name in TABLES.split()),
@@ -65,5 +65,5 @@ ROW = _record(
     i8="prompt steps tokens finish start shared blocks done now path",
     i4="replica rank child root path_length nodes prompt_nodes preemptions retries cached swapped",
 )
-NODE = _record(i8="key tokens blocks", i4="rank locks children parent older newer")
+NODE = _record(i8="key tokens blocks", i4="rank locks children parent restarts older newer")
 TIMED = _record(f8="time", i8="event", i4="row kind")

@@ -412,7 +412,7 @@ def _preempt(s: State, r: int, g: int) -> None:
     one.preemptions += 1
     if swaps:
         one.swapped = 1
-        m.ranks(s)[g].copied += one.prompt
+        m.ranks(s)[g].copied += one.prompt + s.swap_tokens
     q.taken -= 1
     wait(s, g, i, True)
     file(s, r, g)
@@ -466,7 +466,7 @@ def _swap_in(s: State, r: int, g: int, i: int) -> bool:
     one.swapped = 0
     joins(s, r, g, i, tokens, 0, 0)
     _joined(s, r, i, one.last_output)
-    m.ranks(s)[g].copied += tokens
+    m.ranks(s)[g].copied += tokens + s.swap_tokens
     return True
 
 

@@ -143,7 +143,7 @@ def _world(
     caches: bool,
     longest: int,
 ) -> Array:
-    world = np.zeros(1, WORLD)
+    world, kept = np.zeros(1, WORLD), layout.checkpoints
     values = {
         "watermark": layout.watermark,
         "swap_s": -1.0 if batching.swap_s_per_token is None else batching.swap_s_per_token,
@@ -160,7 +160,7 @@ def _world(
         "per_replica": layout.ranks,
         "blocks": layout.blocks,
         "block_tokens": layout.block_tokens,
-        "fixed_blocks": layout.fixed_blocks,
+        "request_blocks": layout.request_blocks,
         "max_running": layout.max_running,
         "router": ROUTERS[layout.router],
         "rank_router": ROUTERS[layout.rank_router],
@@ -170,7 +170,11 @@ def _world(
         "per_decode": batching.tokens_per_decode,
         "poll": batching.poll_steps,
         "hold": batching.hold_steps,
+        "swap_tokens": batching.swap_request_tokens,
         "caches": caches,
+        "states": kept is not None,
+        "interval": kept.interval_tokens if kept else 0,
+        "checkpoint_blocks": kept.blocks if kept else 0,
         "delays": front_end.delays,
         "free_node": 0 if caches else NONE,
         "max_path": longest,

@@ -99,8 +99,10 @@ def _touch(s: State, g: int, i: int, length: int) -> None:
 
 @compiled
 def found(s: State, g: int, i: int) -> tuple[int, int]:
-    """Leading tokens of a request's path that are here, and how many of their blocks nobody has locked."""
-    tokens, unlocked = 0, 0
+    """Leading tokens of a request's path that are here, up to the last node that a prompt can go on from, and how many
+    of their blocks nobody has locked.
+    """
+    tokens, unlocked, usable, free = 0, 0, 0, 0
     begin = m.rows(s)[i].path
     for at in range(begin, begin + m.rows(s)[i].path_length):
         node = _node(s, g, m.path_keys(s)[at])
@@ -110,23 +112,27 @@ def found(s: State, g: int, i: int) -> tuple[int, int]:
         tokens += one.tokens
         if one.locks == 0:
             unlocked += one.blocks
-    return tokens, unlocked
+        if one.restarts:
+            usable, free = tokens, unlocked
+    return usable, free
 
 
 @compiled
 def lock(s: State, g: int, i: int, length: int) -> tuple[int, int]:
-    """Lock the leading nodes of a path's first ``length`` that are here: their tokens, and how many they are."""
+    """Lock the nodes that :func:`found` counts, of a path's first ``length``: their tokens, and how many they are."""
     total, nodes = 0, 0
     begin = m.rows(s)[i].path
     for at in range(begin, begin + length):
         node = _node(s, g, m.path_keys(s)[at])
         if node == NONE:
             break
-        one = m.nodes(s)[node]
+        if m.nodes(s)[node].restarts:
+            nodes = at - begin + 1
+    for at in range(begin, begin + nodes):
+        one = m.nodes(s)[_node(s, g, m.path_keys(s)[at])]
         if one.locks == 0:
             m.ranks(s)[g].locked_blocks += one.blocks
         one.locks += 1
-        nodes += 1
         total += one.tokens
     _touch(s, g, i, length)
     return total, nodes
@@ -144,9 +150,24 @@ def unlock(s: State, g: int, i: int, nodes: int) -> None:
 
 
 @compiled
+def _keep_state(s: State, node: int) -> None:
+    """Keep a checkpoint at a node's end, if it has none."""
+    one = m.nodes(s)[node]
+    if s.states == 0 or one.restarts:
+        return
+    rank = m.ranks(s)[one.rank]
+    one.restarts = 1
+    one.blocks += s.checkpoint_blocks
+    rank.cache_blocks += s.checkpoint_blocks
+    if one.locks:
+        rank.locked_blocks += s.checkpoint_blocks
+
+
+@compiled
 def add(s: State, g: int, i: int, length: int) -> None:
     """Keep the first ``length`` nodes of a path; those that are here already stay as they are."""
     parent, upto, size = NONE, 0, s.block_tokens
+    unit = s.interval if s.states else size
     begin = m.rows(s)[i].path
     for at in range(begin, begin + length):
         first, upto = upto, upto + m.path_tokens(s)[at]
@@ -157,7 +178,8 @@ def add(s: State, g: int, i: int, length: int) -> None:
             s.free_node = one.newer
             s.num_nodes += 1
             one.blocks = upto // size - first // size
-            one.tokens = one.blocks * size
+            one.tokens = (upto // unit - first // unit) * unit
+            one.restarts = 0 if s.states else 1
             one.key, one.rank = m.path_keys(s)[at], g
             one.locks, one.children, one.parent = 0, 0, parent
             index_node(s, node)
@@ -165,7 +187,11 @@ def add(s: State, g: int, i: int, length: int) -> None:
             m.ranks(s)[g].cache_blocks += one.blocks
             if parent != NONE:
                 m.nodes(s)[parent].children += 1
+                if m.nodes(s)[parent].children > 1:
+                    _keep_state(s, parent)
         parent = node
+    if parent != NONE:
+        _keep_state(s, parent)
     _touch(s, g, i, length)
 
 
