@@ -13,6 +13,10 @@ from perfmodel.routing.popularity import power_law
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.routing import theta_of
 from perfmodel.step import predict_steps, simulate_step
+from perfmodel.training.pipeline.program import makespans
+from perfmodel.training.pipeline.schedules import schedule
+from perfmodel.training.pipeline.simulate import simulate as simulate_pipeline
+from perfmodel.training.pipeline.times import StageTimes
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
 SCENARIOS = 5000
@@ -127,3 +131,27 @@ def test_cost_grows_with_requests_alone(benchmark, requests):
     assert requests / benchmark.stats.stats.median > 10_000
     columns = [getattr(records, one.name) for one in fields(records) if one.name != "load"]
     assert sum(column.nbytes for column in columns) <= 200 * requests
+
+
+PIPELINES = ("1f1b", "zb-h1", "dualpipe")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_of_16_stages_and_240_micro_batches(benchmark, name):
+    """Budget: 2 s, orders included."""
+
+    def step():
+        schedule.cache_clear()
+        own = schedule(name, 16, 240)
+        return simulate_pipeline(own, StageTimes.even(16, 1.0, 1.2, 0.9, transfer_s=0.01))
+
+    benchmark.pedantic(step, rounds=3)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_many_layouts_of_a_pipeline(benchmark, name):
+    """Budget: 2,000 layouts/s."""
+    own, layouts = schedule(name, 16, 240), 2000
+    times = np.random.default_rng(0).uniform(0.5, 1.5, (3, 16, layouts))
+    benchmark.pedantic(makespans, args=(own, StageTimes(*times, transfer_s=np.full(layouts, 0.01))), rounds=3)
+    benchmark.extra_info["layouts_per_s"] = layouts / benchmark.stats.stats.median
