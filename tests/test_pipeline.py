@@ -159,10 +159,10 @@ def test_every_micro_batch_passes_every_stage_once_and_both_forms_agree(name, sh
     times = rng.uniform(0.5, 2.0, (3, own.num_stages, 5))
     pairs = {(a, b): rng.uniform(1.0, 4.0, 5) for a in range(own.num_stages) for b in range(own.num_stages)}
     transfer, factor = rng.uniform(0.0, 0.5, 5), rng.uniform(1.0, 1.5, p)
-    many = makespans(own, StageTimes(*times, pairs, transfer, factor))
+    many = makespans(own, StageTimes(*times, pair_s=pairs, transfer_s=transfer, rank_factor=factor))
     for i in range(5):
         one = {key: float(value[i]) for key, value in pairs.items()}
-        alone = StageTimes(*times[:, :, i], one, float(transfer[i]), factor)
+        alone = StageTimes(*times[:, :, i], pair_s=one, transfer_s=float(transfer[i]), rank_factor=factor)
         assert simulate(own, alone).makespan_s == pytest.approx(many[i], rel=1e-12)
         assert makespans(own, alone) == pytest.approx(many[i], rel=1e-12)
 

@@ -16,6 +16,7 @@ from perfmodel.spec.prices import Prices
 from perfmodel.spec.routing import Routing, theta_of
 from perfmodel.spec.serving import Serving
 from perfmodel.spec.slo import Slo
+from perfmodel.spec.training import Training
 from perfmodel.spec.workload import Workload
 
 
@@ -55,6 +56,8 @@ class Scenario(Spec):
     """Replicas that compute prompts only, for ``perfmodel serve``. None: those of ``deployment`` do both."""
     faults: tuple[Fault, ...] = Field(default=(), max_length=1000)
     """What goes wrong meanwhile, for ``perfmodel serve``."""
+    training: Training | None = None
+    """A training run, for ``perfmodel train``; ``deployment`` and traffic mean nothing there."""
     slo: Slo = Slo()
     """What a request must keep to count as good."""
     costs: Literal["roofline", "report"] = "roofline"
@@ -71,7 +74,8 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
-        for problem in (_layout_problem(self), _capability_problem(self), _serving_problem(self)):
+        problems = (_layout_problem(self), _capability_problem(self), _serving_problem(self))
+        for problem in (*problems, _training_problem(self)):
             if problem:
                 raise ValueError(problem)
         return self
@@ -106,6 +110,7 @@ class Scenario(Spec):
                 "notes": True,
                 "calibration": True,
                 "workload": {"trace"},
+                "training": self.training is None,
             }
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -188,6 +193,36 @@ def _serving_problem(s: Scenario) -> str | None:
             same = (one.pool, one.replica) == (other.pool, other.replica)
             if same and one.at_s < other.at_s + other.for_s and other.at_s < one.at_s + one.for_s:
                 return f"faults: replica {one.replica} is lost or drained twice at {max(one.at_s, other.at_s):g} s"
+    return None
+
+
+def _training_problem(s: Scenario) -> str | None:
+    """What of a training run the model or the cluster does not take, or None."""
+    t, moe = s.training, s.model.moe
+    if t is None:
+        return None
+    for layer in s.model.layers:
+        if layer.attention.num_heads % t.tp:
+            return f"training.tp = {t.tp} must divide the model's {layer.attention.num_heads} attention heads"
+        if layer.dense_ffn_size % t.tp:
+            return f"training.tp = {t.tp} must divide the dense FFN's size = {layer.dense_ffn_size}"
+    if moe is None and t.ep * t.etp > 1:
+        return f"training.ep x etp = {t.ep} x {t.etp}: model {s.model.name} has no experts, leave them out"
+    if moe and moe.num_experts % t.ep:
+        return f"training.ep = {t.ep} must divide the {moe.num_experts} routed experts"
+    if moe and moe.ffn_size % t.etp:
+        return f"training.etp = {t.etp} must divide the experts' ffn_size = {moe.ffn_size}"
+    if t.mtp and s.model.mtp is None:
+        return f"training.mtp = true: model {s.model.name} has no MTP layer"
+    if t.cp_exchange == "ulysses" and any(
+        layer.attention.num_heads % (t.cp * t.tp) for layer in s.model.layers
+    ):
+        return f"training.cp_exchange = ulysses: cp x tp = {t.cp} x {t.tp} must divide the attention heads"
+    if t.moe_overlap != "none" and moe is None:
+        return f"training.moe_overlap = {t.moe_overlap}: model {s.model.name} has no experts, use none"
+    available = s.cluster.num_gpus
+    if available is not None and t.num_gpus > available:
+        return f"training: tp x cp x dp x pp = {t.num_gpus} GPUs, cluster.num_gpus = {available}"
     return None
 
 

@@ -6,10 +6,12 @@ ZB-H1 and ZB-H2 arXiv 2401.10241. All but ZB-H2 equal torch.distributed.pipelini
 
 from perfmodel.training.pipeline.actions import (
     Action,
+    Kind,
     Order,
     backward,
     forward,
     input_gradient,
+    pair,
     weight_gradient,
 )
 
@@ -33,6 +35,26 @@ def _one_f_one_b(stage: int, ahead: int, m: int) -> Order:
     return tuple(order)
 
 
+def one_f_one_b_paired(p: int, m: int, v: int) -> tuple[Order, ...]:
+    """1F1B with the forwards 2 (p - 1 - r) + 1 ahead, each next one beside a backward, as one action.
+
+    A pair's results leave when all of it is done, so a micro-batch takes p pairs to the last rank and p back.
+    """
+    return tuple(_paired(_one_f_one_b(r, min(m, 2 * (p - 1 - r) + 1), m)) for r in range(p))
+
+
+def _paired(order: Order) -> Order:
+    """A backward and the forward after it become one, wherever the forward is of another micro-batch or stage."""
+    found: list[Action] = []
+    for action in order:
+        before = found[-1] if found else None
+        if before is not None and before.kind is Kind.BACKWARD and action.kind is Kind.FORWARD:
+            found[-1] = pair(action.stage, action.micro_batch, before.stage, before.micro_batch)
+        else:
+            found.append(action)
+    return tuple(found)
+
+
 def rounds(p: int, m: int) -> int:
     """Rounds in which interleaved schedules take their micro-batches: p at a time, or a few more where p does not
     divide m (torch.distributed.pipelining's rule; the rounds must divide m).
@@ -45,16 +67,26 @@ def interleaved(p: int, m: int, v: int) -> tuple[Order, ...]:
     return tuple(_interleaved(r, p, m, v, split=False) for r in range(p))
 
 
+def interleaved_paired(p: int, m: int, v: int) -> tuple[Order, ...]:
+    """Interleaved 1F1B with one more forward ahead, and pairs as in :func:`one_f_one_b_paired` (Megatron-Core's overlap of
+    expert parallelism's exchanges).
+    """
+    return tuple(_paired(_interleaved(r, p, m, v, split=False, backward_first=True)) for r in range(p))
+
+
 def zb_h1(p: int, m: int, v: int) -> tuple[Order, ...]:
     """As (interleaved) 1F1B with half the warm-up; rank r's weight gradients lag r input gradients behind."""
     return tuple(_interleaved(r, p, m, v, split=True) for r in range(p))
 
 
-def _interleaved(rank: int, p: int, m: int, v: int, *, split: bool) -> Order:
-    """One rank's order; ``split``: the input gradient alone, weight gradients ``rank`` of them later."""
+def _interleaved(rank: int, p: int, m: int, v: int, *, split: bool, backward_first: bool = False) -> Order:
+    """One rank's order; ``split``: the input gradient alone, weight gradients ``rank`` of them later; ``backward_first``: one
+    more forward ahead, and then backwards before forwards.
+    """
     per_round = m // rounds(p, m)
     total = m * v
-    ahead = min(total, (v - 1) * per_round + (1 if split else 2) * (p - 1 - rank))
+    ahead = (v - 1) * per_round + (1 if split else 2) * (p - 1 - rank) + (1 if backward_first else 0)
+    ahead = min(total, ahead)
     lag = rank if split else 0
 
     def at(step: int, *, last_first: bool) -> tuple[int, int]:
@@ -65,10 +97,13 @@ def _interleaved(rank: int, p: int, m: int, v: int, *, split: bool) -> Order:
 
     order: list[Action] = [forward(*at(step, last_first=False)) for step in range(ahead)]
     for step in range(total):
-        if ahead + step < total:
+        fed = ahead + step < total
+        if fed and not backward_first:
             order.append(forward(*at(ahead + step, last_first=False)))
         where = at(step, last_first=True)
         order.append(input_gradient(*where) if split else backward(*where))
+        if fed and backward_first:
+            order.append(forward(*at(ahead + step, last_first=False)))
         if split and step >= lag:
             order.append(weight_gradient(*at(step - lag, last_first=True)))
     if split:

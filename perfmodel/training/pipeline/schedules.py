@@ -6,7 +6,16 @@ from functools import lru_cache
 
 from perfmodel.errors import SpecError
 from perfmodel.training.pipeline.actions import Order, Schedule
-from perfmodel.training.pipeline.orders import gpipe, interleaved, one_f_one_b, rounds, zb_h1, zb_h2
+from perfmodel.training.pipeline.orders import (
+    gpipe,
+    interleaved,
+    interleaved_paired,
+    one_f_one_b,
+    one_f_one_b_paired,
+    rounds,
+    zb_h1,
+    zb_h2,
+)
 from perfmodel.training.pipeline.v_orders import dual_pipe, dual_pipe_v, zb_v
 
 
@@ -23,6 +32,8 @@ class Rule:
     """Copies of the weights that the whole pipeline holds (DualPipe: 2)."""
     pairs: bool = False
     """Whether it runs a forward beside a backward as one."""
+    paired: Callable[[int, int, int], tuple[Order, ...]] | None = None
+    """Orders that do, with a forward more ahead, where the schedule itself does not."""
 
 
 def _interleaves(p: int, m: int, v: int) -> str | None:
@@ -45,8 +56,8 @@ def _dual_v_problem(p: int, m: int, v: int) -> str | None:
 
 RULES: dict[str, Rule] = {
     "gpipe": Rule(gpipe),
-    "1f1b": Rule(one_f_one_b),
-    "interleaved-1f1b": Rule(interleaved, None, _interleaves),
+    "1f1b": Rule(one_f_one_b, paired=one_f_one_b_paired),
+    "interleaved-1f1b": Rule(interleaved, None, _interleaves, paired=interleaved_paired),
     "zb-h1": Rule(zb_h1, None, _interleaves),
     "zb-h2": Rule(zb_h2),
     "zb-v": Rule(zb_v, 2),
@@ -65,7 +76,7 @@ def schedule_problem(name: str, p: int, m: int, v: int) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
+def schedule(name: str, p: int, m: int, v: int = 1, *, paired: bool = False) -> Schedule:
     """Every rank's order.
 
     Args:
@@ -73,6 +84,7 @@ def schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
         p: pipeline ranks.
         m: micro-batches of one rank and step.
         v: chunks of layers per rank.
+        paired: a forward beside each backward, as one, in schedules that do not run so anyway.
 
     Raises:
         SpecError: no such schedule, or it does not take these numbers.
@@ -82,5 +94,6 @@ def schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
     problem = schedule_problem(name, p, m, v)
     if problem:
         raise SpecError(f"schedule {name}: {problem}")
-    orders = RULES[name].orders(p, m, v)
+    rule = RULES[name]
+    orders = (rule.paired if paired and rule.paired else rule.orders)(p, m, v)
     return Schedule(name, orders, m, v, p if name == "dualpipe" else p * v)

@@ -17,6 +17,8 @@ class StageTimes:
     input_s: Any
     """Input gradient; a recomputed forward is part of it."""
     weight_s: Any
+    backward_s: Any = None
+    """Both gradients as one action; None: their sum."""
     pair_s: Mapping[tuple[int, int], Any] = field(default_factory=dict)
     """(stage of the forward, stage of the backward) -> time of both together; one that is not there: their sum."""
     transfer_s: Any = 0.0
@@ -44,9 +46,13 @@ class StageTimes:
         if action.kind is Kind.WEIGHT:
             return self.weight_s[stage]
         if action.kind is Kind.BACKWARD:
-            return self.input_s[stage] + self.weight_s[stage]
+            return self._backward(stage)
         together = self.pair_s.get((stage, action.other_stage))
         if together is not None:
             return together
-        other = action.other_stage
-        return self.forward_s[stage] + self.input_s[other] + self.weight_s[other]
+        return self.forward_s[stage] + self._backward(action.other_stage)
+
+    def _backward(self, stage: int) -> Any:
+        if self.backward_s is not None:
+            return self.backward_s[stage]
+        return self.input_s[stage] + self.weight_s[stage]

@@ -1,0 +1,131 @@
+"""Bytes that a layer's forward leaves behind for its backward, by what they are, for one micro-batch on one GPU.
+
+What is kept follows from who needs it: a product keeps its input, attention its queries, keys, values, output and the
+logarithm of its sums, a norm its input, SwiGLU gate and up. Kernels are the fused ones of training frameworks (flash
+attention, fused SwiGLU, permutations that keep an index); :mod:`tests.test_train_saved` holds the reference model's
+unfused ones apart.
+"""
+
+from collections.abc import Mapping
+
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
+from perfmodel.spec.model import Layer, Mla, Moe
+from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.training import Training
+
+FP32, INT64 = 4.0, 8.0
+BF16 = BYTES_PER_ELEMENT["bf16"]
+
+
+def input_bytes_kept(training: Training) -> float:
+    """Bytes per element of a product's input as it is kept."""
+    stated = training.keep_inputs or ("bf16" if training.precision == "bf16" else "fp8")
+    return BYTES_PER_ELEMENT[stated]
+
+
+def _swiglu_bytes(training: Training) -> float:
+    """Bytes per element of gate and up as they are kept."""
+    return BYTES_PER_ELEMENT[training.keep_gate_up]
+
+
+def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[str, float]:
+    """Bytes by what is kept, after recomputation: whole layers keep their input alone."""
+    hidden = scenario.model.hidden_size
+    tokens = training.tokens_per_gpu
+    if training.recompute == "full":
+        return {"layer input": BF16 * tokens * hidden}
+    kept = input_bytes_kept(training)
+    found: dict[str, float] = {}
+    for i in range(layer.num_attentions):
+        for name, size in _attention(layer, hidden, training, kept).items():
+            found[f"attention {i}: {name}"] = size
+        norms = 0.0 if training.recomputes("norms") else kept * tokens * hidden
+        found[f"norm {i}: input"] = BF16 * tokens * hidden
+        found[f"norm {i}: output"] = norms
+    width = layer.dense_ffn_size / training.tp
+    rows = tokens * training.tp
+    for i in range(layer.num_dense_ffns):
+        found[f"FFN {i}: gate and up"] = _swiglu_bytes(training) * rows * 2.0 * width
+        found[f"FFN {i}: activation"] = 0.0 if training.recomputes("activations") else kept * rows * width
+    if layer.moe:
+        found |= _moe(layer.moe, scenario, training, kept)
+    return found
+
+
+def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> dict[str, float]:
+    attention, tokens = layer.attention, training.tokens_per_gpu
+    rows, heads = tokens * training.tp, layer.attention.num_heads / training.tp
+    found = {
+        "norm input": BF16 * tokens * hidden,
+        "norm output": 0.0 if training.recomputes("norms") else kept * tokens * hidden,
+    }
+    if isinstance(attention, Mla):
+        latents = (attention.q_lora_rank or 0) + attention.kv_lora_rank
+        found["latents"] = BF16 * rows * (latents + attention.qk_rope_head_dim)
+        again = training.recomputes("norms") or training.recomputes("mla_up_projection")
+        found["latents, normed"] = 0.0 if again else kept * rows * latents
+        expanded = heads * (2 * attention.qk_head_dim + attention.v_head_dim)
+        value = attention.v_head_dim
+        found["queries, keys, values"] = (
+            0.0 if training.recomputes("mla_up_projection") else BF16 * rows * expanded
+        )
+    else:
+        groups = max(attention.num_kv_heads / training.tp, 1.0)
+        value = attention.head_dim
+        found["queries, keys, values"] = BF16 * rows * (heads + 2.0 * groups) * attention.head_dim
+    if training.recomputes("attention_core"):
+        found["output"] = 0.0
+    else:
+        found["output"] = (
+            BF16 * rows * heads * value + FP32 * rows * heads
+        )  # quantised again for the projection
+    return found
+
+
+def _moe(moe: Moe, scenario: Scenario, training: Training, kept: float) -> Mapping[str, float]:
+    """Rows that came, gate and up, and the activation, of the pairs on this rank; the router's probabilities and
+    choice.
+    """
+    hidden, tokens = scenario.model.hidden_size, training.tokens_per_gpu
+    pairs = tokens * scenario.mean_real_experts * training.etp
+    width = moe.ffn_size / training.etp
+    experts = moe.num_experts + moe.num_zero_experts
+    again = training.recomputes("experts")
+    found = {
+        "router: probabilities": FP32 * tokens * experts,
+        "router: choice": (INT64 + FP32) * tokens * moe.top_k,
+        "experts: input": 0.0 if again else kept * pairs * hidden,
+        "experts: gate and up": 0.0 if again else _swiglu_bytes(training) * pairs * 2.0 * width,
+        "experts: activation": 0.0 if again or training.recomputes("activations") else kept * pairs * width,
+    }
+    if not training.early_probabilities and not again:
+        found["experts: output"] = BF16 * pairs * hidden
+    if moe.shared_ffn_size:
+        found["shared: gate and up"] = _swiglu_bytes(training) * tokens * 2.0 * moe.shared_ffn_size
+        found["shared: activation"] = (
+            0.0 if training.recomputes("activations") else kept * tokens * moe.shared_ffn_size
+        )
+    return found
+
+
+def replayed_bytes(layer: Layer, scenario: Scenario, training: Training) -> float:
+    """What one layer's recomputation holds while its backward runs: what it had not kept."""
+    if training.recompute == "none":
+        return 0.0
+    whole = training.model_copy(update={"recompute": "none"})
+    every = sum(layer_saved(layer, scenario, whole).values())
+    return every - sum(layer_saved(layer, scenario, training).values())
+
+
+def head_saved(scenario: Scenario, training: Training) -> float:
+    """Of the head: the norm's input and output, and the logits in BF16, from which the loss's gradient is made."""
+    tokens = training.tokens_per_gpu
+    model = scenario.model
+    rows = tokens * training.tp
+    return 2.0 * BF16 * tokens * model.hidden_size + BF16 * rows * model.vocab_size / training.tp
+
+
+def loss_bytes(scenario: Scenario, training: Training) -> float:
+    """What the loss holds for a moment: logits in FP32 and their gradient in BF16."""
+    rows = training.tokens_per_gpu * training.tp
+    return (FP32 + BF16) * rows * scenario.model.vocab_size / training.tp
