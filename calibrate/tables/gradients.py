@@ -150,7 +150,7 @@ def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> 
         "log_std": f"{spread:.4g}",
         "num_rows": "0",
         "source": f"derived: {what} ({SOURCE})",
-        "flag": f"{kernel} {way} gradient on hopper: no timings by stage; {what}",
+        "flag": f"{kernel} {way} gradient on hopper: no timings by stage, {what}",
     }
 
 

@@ -1,7 +1,7 @@
 """A scenario: a model on a cluster in a deployment, at a price. What every command takes."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -102,17 +102,17 @@ class Scenario(Spec):
         Name and title are left out, and the places of calibration and trace: their ids stand beside this hash in a
         result.
         """
-        text = self.model_dump_json(
-            exclude={
-                "name": True,
-                "title": True,
-                "source": True,
-                "notes": True,
-                "calibration": True,
-                "workload": {"trace"},
-                "training": self.training is None,
-            }
-        )
+        left_out: dict[str, Any] = {
+            "name": True,
+            "title": True,
+            "source": True,
+            "notes": True,
+            "calibration": True,
+            "workload": {"trace"},
+        }
+        if self.training is None:  # inference has the hash that it had before there was training
+            left_out["training"] = True
+        text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from perfmodel.engines.profile import kernels_of
+from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.gradients import kernel_cost
@@ -83,13 +84,18 @@ class TrainingStep:
     """By stage, on one GPU."""
     phases: tuple[StagePhases, ...]
     pairs: dict[tuple[int, int], Phase]
-    transfer_s: float
+    times: StageTimes
     run: Run
     tails: tuple[Tail, ...]
     """By pipeline rank."""
     timings: tuple[tuple[Kernel, Timing], ...]
     """Every kernel that was costed, once."""
     calibration: Calibration | None
+
+    @property
+    def transfer_s(self) -> float:
+        """Activations from one pipeline rank to the next, s."""
+        return float(self.times.transfer_s)
 
     @property
     def pipeline_s(self) -> float:
@@ -128,7 +134,12 @@ def simulate_training(scenario: Scenario) -> TrainingStep:
 
     Raises:
         SpecError: no training section, or a layout, schedule or stage boundary that does not fit.
+        UnsupportedError: the model has a part whose run time is not modelled.
     """
+    if scenario.model.unmodelled:
+        raise UnsupportedError(
+            f"model {scenario.model.name}: {scenario.model.unmodelled} is not modelled in time"
+        )
     training = training_of(scenario)
     return _Builder(scenario, training).step()
 
@@ -180,14 +191,13 @@ class _Builder:
         pairs = (
             self._pairs(order.orders, chains, phases) if training.moe_overlap == "forward-backward" else {}
         )
-        transfer = self._transfer()
         times = StageTimes(
             np.array([one.forward.seconds for one in phases]),
             np.array([one.input.seconds for one in phases]),
             np.array([one.weight.seconds for one in phases]),
             np.array([one.backward.seconds for one in phases]),
             pair_s={key: one.seconds for key, one in pairs.items()},
-            transfer_s=transfer,
+            transfer_s=self._transfer(),
             rank_factor=self._rank_factor(),
         )
         run = simulate(order, times)
@@ -200,7 +210,7 @@ class _Builder:
             parameters,
             phases,
             pairs,
-            transfer,
+            times,
             run,
             tails,
             tuple(self.known.values()),

@@ -68,8 +68,8 @@ def interleaved(p: int, m: int, v: int) -> tuple[Order, ...]:
 
 
 def interleaved_paired(p: int, m: int, v: int) -> tuple[Order, ...]:
-    """Interleaved 1F1B with one more forward ahead, and pairs as in :func:`one_f_one_b_paired` (Megatron-Core's overlap of
-    expert parallelism's exchanges).
+    """Interleaved 1F1B with one more forward ahead, and pairs as in :func:`one_f_one_b_paired` (Megatron-Core's
+    overlap of expert parallelism's exchanges).
     """
     return tuple(_paired(_interleaved(r, p, m, v, split=False, backward_first=True)) for r in range(p))
 
@@ -80,8 +80,8 @@ def zb_h1(p: int, m: int, v: int) -> tuple[Order, ...]:
 
 
 def _interleaved(rank: int, p: int, m: int, v: int, *, split: bool, backward_first: bool = False) -> Order:
-    """One rank's order; ``split``: the input gradient alone, weight gradients ``rank`` of them later; ``backward_first``: one
-    more forward ahead, and then backwards before forwards.
+    """One rank's order; ``split``: the input gradient alone, weight gradients ``rank`` of them later;
+    ``backward_first``: one more forward ahead, and then backwards before forwards.
     """
     per_round = m // rounds(p, m)
     total = m * v
