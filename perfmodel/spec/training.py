@@ -114,6 +114,8 @@ class Training(Spec):
     is, else BF16."""
     keep_gate_up: Literal["bf16", "fp8"] = "bf16"
     """Number format in which gate and up are kept for SwiGLU's backward (DeepSeek-V3: FP8)."""
+    kernels: Literal["fused", "eager"] = "fused"
+    """Whose kernels keep what: a training framework's fused ones, or PyTorch's one by one (the reference model's)."""
     early_probabilities: bool = True
     """Whether the router's weights are applied before the experts' second product, so that its output need not be
     kept."""

@@ -33,7 +33,12 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
     hidden = scenario.model.hidden_size
     tokens = training.tokens_per_gpu
     if training.recompute == "full":
-        return {"layer input": BF16 * tokens * hidden}
+        return {"layer input": BF16 * tokens * hidden * (2.0 if training.kernels == "eager" else 1.0)}
+    if training.kernels == "eager" and layer.shortcut and layer.moe and isinstance(layer.attention, Mla):
+        pairs = tokens * scenario.mean_real_experts
+        return eager_block_saved(
+            layer.attention, layer.moe, layer.dense_ffn_size, hidden, tokens, pairs, BF16
+        )
     kept = input_bytes_kept(training)
     found: dict[str, float] = {}
     for i in range(layer.num_attentions):
@@ -50,6 +55,42 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
     if layer.moe:
         found |= _moe(layer.moe, scenario, training, kept)
     return found
+
+
+def eager_block_saved(
+    mla: Mla, moe: Moe, ffn: int, hidden: int, tokens: float, pairs: float, element: float
+) -> dict[str, float]:
+    """What PyTorch keeps of one shortcut-connected block run kernel by kernel, one sequence of ``tokens``: unique storages,
+    without parameters and rotary tables. Attention is the unfused one, which keeps its weights twice.
+
+    Args:
+        mla: both attentions.
+        moe: the experts.
+        ffn: width of both dense FFNs.
+        hidden: of the residual stream.
+        tokens: of the sequence.
+        pairs: of tokens and real experts.
+        element: bytes of an activation; the router's are FP32 whatever it is.
+    """
+    n, heads, latent, rope = tokens, mla.num_heads, mla.kv_lora_rank, mla.qk_rope_head_dim
+    rank, query = mla.q_lora_rank or 0, mla.qk_head_dim
+    experts = moe.num_experts + moe.num_zero_experts
+    return {
+        "attention: weights": element * 2.0 * heads * n * n,
+        "attention: keys and values": element * 2.0 * n * heads * (mla.qk_nope_head_dim + mla.v_head_dim),
+        "attention: queries and keys, laid out": element * 4.0 * n * heads * query,
+        "attention: query latents": element * 4.0 * n * rank,
+        "attention: down-projection": element * 2.0 * n * (rank + latent + rope),
+        "attention: cache": element * 2.0 * n * (latent + rope),
+        "attention: latents, normed": element * 2.0 * n * latent,
+        "norms and residual stream": element * 14.0 * n * hidden,
+        "FFN": element * 8.0 * n * ffn,
+        "experts: rows": element * 3.0 * pairs * hidden,
+        "experts: gate, up and activation": element * 4.0 * pairs * moe.ffn_size,
+        "router: probabilities": FP32 * n * experts,
+        "reductions": FP32 * (9.0 * n + pairs),
+        "router: choice and order": INT64 * (2.0 * pairs + 2.0 * n * moe.top_k) + n * moe.top_k,
+    }
 
 
 def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> dict[str, float]:
