@@ -12,6 +12,7 @@ from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
+from perfmodel.kernels.training_rows import timed
 from perfmodel.ops.backward import Kernel
 from perfmodel.spec.hardware import Cluster
 
@@ -30,8 +31,17 @@ class GradientRow:
 def kernel_cost(
     kernel: Kernel, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
 ) -> Timing:
-    """Time alone of one op of a training step."""
-    timing = cost(kernel.base, cluster, costs, calibration)
+    """Time alone of one op of a training step: as timed by stage, else as the product or forward that it is like.
+
+    Grouped products are never those of an inference engine's fused experts, which calibrations hold: training runs
+    permutation, products and activation as kernels of their own.
+    """
+    own = timed(kernel, cluster.gpu)
+    if own is not None:
+        return own
+    fused = kernel.base.kernel == "grouped_gemm"
+    base = replace(kernel.base, inside=())
+    timing = cost(base, cluster, costs, None if fused else calibration)
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture)
     if row is None:
         return timing

@@ -91,13 +91,30 @@ def training_memory(
                 gradients=gradients,
                 optimizer=state_bytes_per_parameter(training.optimizer) * updated(total, training),
                 activations=one.peak_bytes,
-                workspace=max(replayed, loss_bytes(scenario, training) if last in own else 0.0)
+                workspace=max(
+                    replayed + max(_backward(layer, scenario, training) for layer in _layers(stages, own)),
+                    loss_bytes(scenario, training) if last in own else 0.0,
+                )
                 + _gathered(total, training, sum(len(stages[stage]) for stage in own)),
                 communication_buffers=buffers,
                 runtime=runtime,
             )
         )
     return TrainingMemory(tuple(ranks), tuple(held))
+
+
+def _layers(stages: Sequence[tuple[Layer, ...]], own: Sequence[int]) -> list[Layer]:
+    return [layer for stage in own for layer in stages[stage]] or [stages[0][0]]
+
+
+def _backward(layer: Layer, scenario: Scenario, training: Training) -> float:
+    """Gradients that a layer's backward holds at once: of the widest FFN's gate, up and activation, and its output."""
+    rows = training.tokens_per_gpu * training.tp
+    widths = [rows * 3.0 * layer.dense_ffn_size / training.tp]
+    if layer.moe:
+        pairs = training.tokens_per_gpu * scenario.mean_real_experts
+        widths.append(pairs * (3.0 * layer.moe.ffn_size + scenario.model.hidden_size))
+    return WEIGHT_BYTES * (max(widths) + rows * scenario.model.hidden_size)
 
 
 def _gathered(parameters: Parameters, training: Training, layers: int) -> float:

@@ -100,7 +100,7 @@ def simulate_run(
         if waste > 1.0 - LEAST_SHARE:
             raise InfeasibleError(
                 f"training.failures: one failure every {between:,.0f} s, {outage:,.0f} s to go on and a checkpoint "
-                f"every {interval:,.0f} s leave next to no time to train: shorten restart_s, detection_s or the interval"
+                f"every {interval:,.0f} s leave next to no time to train: shorten restart_s, detection_s or interval_s"
             )
     return _Repeats(productive_s, rate, interval, stretch, failures, seed, repeats).run()
 

@@ -60,8 +60,8 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
 def eager_block_saved(
     mla: Mla, moe: Moe, ffn: int, hidden: int, tokens: float, pairs: float, element: float
 ) -> dict[str, float]:
-    """What PyTorch keeps of one shortcut-connected block run kernel by kernel, one sequence of ``tokens``: unique storages,
-    without parameters and rotary tables. Attention is the unfused one, which keeps its weights twice.
+    """What PyTorch keeps of one shortcut-connected block run kernel by kernel, one sequence of ``tokens``: unique
+    storages, without parameters and rotary tables. Attention is the unfused one, which keeps its weights twice.
 
     Args:
         mla: both attentions.

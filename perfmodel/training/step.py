@@ -9,7 +9,6 @@ import numpy as np
 from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
-from perfmodel.kernels.cost import cost
 from perfmodel.kernels.gradients import kernel_cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.backward import CORES, Kernel
@@ -351,9 +350,7 @@ class _Builder:
         training, cluster = self.training, self.scenario.cluster
         total = sum((parameters[stage] for stage in stages), Parameters())
         layers = max(1, sum(len(self.stages[stage]) for stage in stages))
-        optimizer = sum(
-            float(cost(op, cluster, self.scenario.costs).seconds) for op in optimizer_ops(total, training)
-        )
+        optimizer = sum(float(self._alone(Kernel.plain(op)).seconds) for op in optimizer_ops(total, training))
         if training.optimizer.kind == "muon":
             width = self.scenario.model.hidden_size
             optimizer += muon_flops(total, training, width) / cluster.gpu.peak_flops("bf16")

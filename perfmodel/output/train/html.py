@@ -10,8 +10,13 @@ from perfmodel.output.charts.pipeline import held_chart, pipeline_chart
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent
 from perfmodel.output.pages import embed, render
-from perfmodel.output.reproduce import scenario_title
-from perfmodel.output.train.table import breakdown_rows, layout_words, result_rows
+from perfmodel.output.train.table import (
+    breakdown_rows,
+    layout_words,
+    result_rows,
+    train_command,
+    train_title,
+)
 from perfmodel.output.train.trace import NAMES
 from perfmodel.units import GB, MS
 
@@ -39,7 +44,7 @@ def train_html(answer: TrainAnswer) -> str:
     return render(
         TEMPLATE,
         {
-            "title": scenario_title(scenario),
+            "title": train_title(scenario),
             "question": layout_words(answer),
             "headline": _headline(values),
             "results": result_rows(answer),
@@ -67,7 +72,7 @@ def train_html(answer: TrainAnswer) -> str:
             "notes": [text for text in values["warnings"] if text not in values["dangers"]],
             "caveats": values["caveats"],
             "provenance": values["provenance"],
-            "command": f"perfmodel train {scenario.name}",
+            "command": train_command(scenario),
             "figures": {
                 "pipeline": embed(_pipeline(answer), "pipeline", buttons=BUTTONS),
                 "memory": embed(_held(answer), "memory", buttons=BUTTONS),

@@ -8,8 +8,9 @@ from perfmodel.answers.train import TrainAnswer
 from perfmodel.output.caveats import folded
 from perfmodel.output.colours import op_class_name
 from perfmodel.output.formats import count, duration, percent, usd
-from perfmodel.output.reproduce import scenario_title
+from perfmodel.output.reproduce import step_command
 from perfmodel.output.tables import console, table_of
+from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MEGA, MS, TERA
 
 MOST_RANKS = 8
@@ -20,7 +21,7 @@ FEW_DAYS = 3.0
 def print_train(answer: TrainAnswer) -> None:
     """Print one training run: what it takes, where a step's time goes, memory by pipeline rank."""
     out, values = console(), answer.values
-    out.print(Text(scenario_title(answer.step.scenario), style="bold"))
+    out.print(Text(train_title(answer.step.scenario), style="bold"))
     out.print(Text(layout_words(answer)))
     out.print(_results(answer))
     out.print(_breakdown(values))
@@ -36,6 +37,19 @@ def print_caveats(values: dict[str, Any], *, why: bool) -> None:
         return
     for text in values["caveats"]:
         out.print(Text(f"- {text}"))
+
+
+def train_title(scenario: Scenario) -> str:
+    """The scenario's own title, unless overrides may have made it untrue."""
+    if scenario.title and "--set" not in step_command(scenario)[0]:
+        return scenario.title
+    assert scenario.training is not None, "answered"
+    return f"{scenario.model.name}: training on {scenario.training.num_gpus:,} x {scenario.cluster.gpu.name}"
+
+
+def train_command(scenario: Scenario) -> str:
+    """The command that repeats it."""
+    return step_command(scenario)[0].replace("perfmodel step", "perfmodel train", 1)
 
 
 def layout_words(answer: TrainAnswer) -> str:
