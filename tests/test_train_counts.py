@@ -1,4 +1,4 @@
-"""FLOPs and saved bytes of a training step against PyTorch's own counts on the reference model; model FLOPs as published."""
+"""FLOPs and saved bytes of a training step against PyTorch's own counts; model FLOPs against published ones."""
 
 from dataclasses import replace
 

@@ -254,8 +254,8 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
         standing("GPU clocks are those of the timed kernels: power limits in a long run are not modelled"),
         standing("activations are those of fused kernels; the allocator's fragmentation is not counted"),
         standing(
-            "80 % intervals hold the kernels' spread and that between frameworks' releases (a factor of 1.3 either way); "
-            "errors: perfmodel validate --suite training"
+            "80 % intervals hold the kernels' spread and that between frameworks' releases; errors: perfmodel "
+            "validate --suite training"
         ),
     ]
     if step.calibration is None:

@@ -148,6 +148,7 @@ def _table(device: str) -> dict[tuple[str, str], list[Point]]:
             continue
         s = dict(part.split("=") for part in row["shape"].split(", "))
         rate = float(row["tflops"]) * TERA
+        names: tuple[str, ...]
         if row["kernel"] == "matmul":
             if s["layout"] == "NT" and s["out_dtype"] != "fp32":
                 continue

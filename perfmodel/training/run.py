@@ -85,14 +85,13 @@ def simulate_run(
     """
     rate = failures.per_gpu_day * num_gpus / DAY
     between = 1.0 / rate if rate else math.inf
-    interval = checkpoints.interval_s or best_interval_s(checkpoints.stall_s, between)
-    if interval is not None:
-        interval = max(interval, step_time_s)
-    elif rate == 0.0:
+    chosen = checkpoints.interval_s or best_interval_s(checkpoints.stall_s, between)
+    if chosen is None:  # nothing fails and nobody asks for checkpoints
         nothing = np.zeros(repeats)
         return TrainingRun(
             np.full(repeats, productive_s), nothing, nothing, nothing, nothing, nothing, productive_s, None
         )
+    interval = max(chosen, step_time_s)
     stretch = 1.0 + checkpoints.stall_s / interval
     outage = failures.detection_s + failures.restart_s
     if rate:

@@ -9,6 +9,7 @@ report says of its run.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from perfmodel.errors import PerfModelError
 from perfmodel.load import build_scenario, load_scenario
@@ -68,7 +69,7 @@ def _row(
     role: str,
     source: str,
     bounds: tuple[float, float] | None = None,
-    **rest: object,
+    **rest: Any,
 ) -> Row:
     low, high = bounds or (None, None)
     return Row(
@@ -83,7 +84,7 @@ def _row(
         source,
         low,
         high,
-        **rest,  # type: ignore[arg-type]
+        **rest,
     )
 
 
@@ -143,7 +144,8 @@ def _bridge() -> Iterator[Row]:
             row["source"], bounds, system=system,
         )  # fmt: skip
     constants = bridge_constants([(row, predicted) for row, predicted, _ in found])
-    for row, predicted, _ in found:
+    for one, predicted, _ in found:
+        row = dict(one)
         constant = constants.get((row["release"], row["system"]))
         role = committed()[BRIDGE, row["id"]]
         if constant is not None and role == "check":
@@ -179,7 +181,7 @@ def _step_row(
     file: str,
     step: TrainingStep | str,
     measured: float,
-    **rest: object,
+    **rest: Any,
 ) -> Row:
     role, model = committed()[file, row["id"]], row.get("model") or row["case"]
     if isinstance(step, str):
@@ -245,6 +247,6 @@ def _longcat() -> Iterator[Row]:
         checkpoints=training.checkpoints, failures=training.failures, seed=0,
     )  # fmt: skip
     yield _row(
-        "longcat-flash availability", LONGCAT, "availability", "1", LONGCAT_AVAILABILITY, run.availability, "comparison",
-        LONGCAT_SOURCE, settings="20 failures in 30 days, 10 minutes each, checkpoints stalling 3 s",
+        "longcat-flash availability", LONGCAT, "availability", "1", LONGCAT_AVAILABILITY, run.availability,
+        "comparison", LONGCAT_SOURCE, settings="20 failures in 30 days, 10 minutes each, checkpoints stalling 3 s",
     )  # fmt: skip
