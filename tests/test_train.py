@@ -254,7 +254,7 @@ def test_what_does_not_fit_says_what_would(changed, words):
 
 
 def test_deepseek_v3_and_longcat_fit_where_they_ran():
-    for name, most in (("deepseek-v3-train-h800", 84.9e9), ("longcat-flash-train-h800", 84.9e9)):
+    for name, most in (("deepseek-v3-train-h800", 84.9e9), ("longcat-flash-train-h800", 60e9)):
         memory = simulate_training(load_scenario(name)).memory
         assert memory.ranks[memory.fullest].total < most
 
@@ -447,7 +447,7 @@ def test_the_command(tmp_path):
         "train",
         "longcat-flash-train-h800",
         "--set",
-        "training.dp=64",
+        "training.dp=56",
         "--set",
         "training.global_batch_sequences=1792",
     ]
