@@ -15,9 +15,10 @@ from typing import Any
 
 import perfmodel
 from perfmodel.errors import DataError, SpecError
-from perfmodel.load import apply_override, build_scenario, document_of_name, document_of_text
+from perfmodel.load import build_scenario
 from perfmodel.spec.documents import parse_yaml
 from perfmodel.spec.scenario import Scenario
+from perfmodel.stated import apply_override, document_of_name, document_of_text
 
 VERSION = "1"
 """Of the link's form."""

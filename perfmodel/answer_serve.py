@@ -18,6 +18,7 @@ from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.spread import typical_step
 from perfmodel.serving.window import counted
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces import read_trace
 from perfmodel.step import Step, common_log_std, simulate_step
@@ -209,8 +210,8 @@ def _caveats(served: Served) -> list[Caveat]:
     if served.pool.layout.max_running < asked:
         found.append(
             note(
-                f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
-                "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
+                f"a rank runs at most {number_of(served.pool.layout.max_running, 'request')} (serving.max_running = "
+                f"{asked}): DeepEP low-latency's buffers are sized for deployment.low_latency_max_tokens_per_gpu"
             )
         )
     if served.path is not None and served.path.flag:

@@ -114,8 +114,13 @@ def drawable(scenario: Scenario, segments: Sequence[Segment] | None = None) -> t
     prior = scenario.routing.prior_imbalance
     if prior == 1.0 or scenario.model.moe is None or scenario.costs == "report":
         return own
-    more = prior * (scenario.routing.imbalance or 1.0)
-    routing = scenario.routing.model_copy(update={"imbalance": more, "prior_imbalance": 1.0})
+    loads = scenario.routing.rank_loads
+    more = (
+        {"imbalance": prior * (scenario.routing.imbalance or 1.0)}
+        if loads is None
+        else {"rank_loads": tuple(load * prior for load in loads)}
+    )
+    routing = scenario.routing.model_copy(update={**more, "prior_imbalance": 1.0})
     uneven = step_segments(scenario.model_copy(update={"routing": routing}))
     return tuple(
         replace(
@@ -243,7 +248,7 @@ def _calibration(scenario: Scenario) -> Calibration | None:
 
 
 def _is_attention(op: Op) -> bool:
-    return op.op_class == OpClass.ATTENTION
+    return op.op_class in (OpClass.ATTENTION, OpClass.INDEXER)
 
 
 def _chain(name: str, ops: Sequence[Op], scenario: Scenario, repeat: int = 1) -> Segment:

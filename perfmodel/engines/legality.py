@@ -12,7 +12,7 @@ from functools import cache
 from perfmodel.spec.base import Count, Spec
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.model import Attention, Mla
+from perfmodel.spec.mixers import CompressedAttention, GatedDeltaNet, Gqa, Kda, Lightning, Mixer, Mla
 from perfmodel.spec.scenario import Scenario
 
 FILE = DATA / "engines" / "legality.yaml"
@@ -90,6 +90,8 @@ class Cut:
     """Elements before slicing."""
     dtype: str
     """Number format of the weights."""
+    format_key: str
+    """Field of ``deployment.precision`` that sets it."""
 
     def whole(self, multiple: int) -> bool:
         """Whether every slice holds whole blocks."""
@@ -153,10 +155,10 @@ def _heads_problem(s: Scenario) -> str | None:
     if s.deployment.engine not in rule.engines:
         return None
     for layer in s.model.layers:
-        heads = (
-            layer.attention.num_heads if isinstance(layer.attention, Mla) else layer.attention.num_kv_heads
-        )
-        if isinstance(layer.attention, Mla) or heads % tp == 0 or tp % heads == 0:
+        if not isinstance(layer.attention, Gqa):
+            continue
+        heads = layer.attention.num_kv_heads
+        if heads % tp == 0 or tp % heads == 0:
             continue
         allowed = [n for n in range(1, tp) if tp % n == 0 and (heads % n == 0 or n % heads == 0)]
         return (
@@ -169,35 +171,47 @@ def _heads_problem(s: Scenario) -> str | None:
 def _cuts(s: Scenario) -> Iterator[Cut]:
     """Widths that the layout slices, each once per run of layers."""
     d, p = s.deployment, s.deployment.precision
+    dense, shared, output = (
+        own if getattr(p, own) is not None else other
+        for own, other in (("dense", "linear"), ("shared", "experts"), ("attention_output", "linear"))
+    )
+
+    def cut(part: str, key: str, parts: int, what: str, width: int, format_key: str) -> Cut:
+        return Cut(part, key, parts, what, width, getattr(p, format_key), format_key)
+
     for layer in s.model.layers:
-        if d.attention_tp > 1:
-            for what, width, dtype in _attention_widths(
-                layer.attention, d.attention_tp, p.linear, p.output_dtype
-            ):
-                yield Cut("attention", "attention_tp", d.attention_tp, what, width, dtype)
+        if layer.attention and d.attention_tp > 1:
+            for what, width, is_output in _attention_widths(layer.attention, d.attention_tp):
+                own = output if is_output else "linear"
+                yield cut("attention", "attention_tp", d.attention_tp, what, width, own)
         if layer.dense_ffn_size and d.dense_tp > 1:
-            yield Cut("dense", "dense_tp", d.dense_tp, "the dense FFN", layer.dense_ffn_size, p.dense_dtype)
+            yield cut("dense", "dense_tp", d.dense_tp, "the dense FFN", layer.dense_ffn_size, dense)
         moe = layer.moe
         if moe and moe.shared_ffn_size and d.dense_tp > 1 and not d.dispatches:
-            yield Cut(
-                "shared", "dense_tp", d.dense_tp, "the shared experts", moe.shared_ffn_size, p.shared_dtype
-            )
+            yield cut("shared", "dense_tp", d.dense_tp, "the shared experts", moe.shared_ffn_size, shared)
         if moe and d.moe_tp > 1:
-            yield Cut("experts", "moe_tp", d.moe_tp, "an expert's FFN", moe.ffn_size, p.experts)
+            yield cut("experts", "moe_tp", d.moe_tp, "an expert's FFN", moe.ffn_size, "experts")
 
 
-def _attention_widths(
-    attention: Attention, tp: int, linear: str, output: str
-) -> Iterator[tuple[str, int, str]]:
-    """(What, width, format) of projections that are divided by heads; KV heads that are copied are counted so."""
-    heads = attention.num_heads
+def _attention_widths(attention: Mixer, tp: int) -> Iterator[tuple[str, int, bool]]:
+    """(What, width, whether it is the output's) of projections that are divided by heads; KV heads that are copied are
+    counted so.
+    """
     if isinstance(attention, Mla):
-        yield "the queries' projection", heads * attention.qk_head_dim, linear
-        yield "the output projection", heads * attention.v_head_dim, output
-        return
-    yield "the queries' projection", heads * attention.head_dim, linear
-    yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, linear
-    yield "the output projection", heads * attention.head_dim, output
+        yield "the queries' projection", attention.num_heads * attention.qk_head_dim, False
+        yield "the output projection", attention.num_heads * attention.v_head_dim, True
+    elif isinstance(attention, Gqa):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+        yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, False
+        yield "the output projection", attention.num_heads * attention.value_head_dim, True
+    elif isinstance(attention, CompressedAttention):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+    elif isinstance(attention, GatedDeltaNet):
+        yield "the keys' projection", attention.num_key_heads * attention.key_head_dim, False
+        yield "the output projection", attention.num_value_heads * attention.value_head_dim, True
+    elif isinstance(attention, Kda | Lightning):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+        yield "the output projection", attention.num_heads * attention.head_dim, True
 
 
 def _width_problem(s: Scenario) -> str | None:
@@ -230,7 +244,8 @@ def _way_out(s: Scenario, cut: Cut, rule: WidthRule) -> str:
         ways.append(f"deployment.attention_tp={most} with attention_dp={d.stage_gpus // most}")
     else:
         ways.append(f"deployment.dense_tp={most}")
-    return "use " + ", or ".join([*ways, "a format without blocks (deployment.precision: bf16, fp8-tensor)"])
+    format_key = f"deployment.precision.{cut.format_key}"
+    return "use " + ", or ".join([*ways, f"a format without blocks ({format_key}=bf16 or fp8-tensor)"])
 
 
 def _experts_problem(s: Scenario) -> str | None:

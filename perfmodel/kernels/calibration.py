@@ -241,7 +241,15 @@ class Calibration:
         return "; ".join(flags)
 
 
-MODULES = {"mla_module_decode": "mla_decode"}
+MODULES = {
+    "mla_module_decode": "mla_decode",
+    **{
+        f"{family}_{part}_{phase}": f"mla_sparse_{phase}"
+        for family in ("dsa", "dsa_glm")
+        for part in ("module", "skip_module")
+        for phase in ("decode", "prefill")
+    },
+}
 """Measured whole attentions -> the core at which their time is put."""
 INSIDE = "inside"
 """Source of an op whose time is in another op's."""
@@ -280,7 +288,10 @@ def _load_for(path: Path, modified: int, engine: str) -> Calibration:
 def _load(path: Path, _modified: int) -> Calibration:
     document = read_document(path)
     check_document(document, path)
-    calibration = parse(document, name=path.parent.name, arrays=_read_tables(document, path))
+    arrays = _read_tables(document, path)
+    calibration = parse(
+        document, name=path.parent.name, arrays=arrays, shipped=path.is_relative_to(catalogue.DATA)
+    )
     _check_timings(document, path)
     return calibration
 
@@ -308,15 +319,24 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
         ) from error
 
 
-def parse(document: Mapping[str, Any], *, name: str, arrays: Mapping[str, Any] | None = None) -> Calibration:
-    """The calibration in a document whose format and id were checked; ``arrays`` are its tables' values.
+def parse(
+    document: Mapping[str, Any],
+    *,
+    name: str,
+    arrays: Mapping[str, Any] | None = None,
+    shipped: bool = False,
+) -> Calibration:
+    """The calibration in a document whose format and id were checked; ``arrays`` are its tables' values. Tables of one
+    that is ``shipped`` with the package are checked when they are asked for.
 
     Raises:
         DataError: a missing or malformed field.
     """
     try:
         curves = tuple(
-            table_curve_from(curve, arrays or {}, name) if "tables" in curve else curve_from(curve, name)
+            table_curve_from(curve, arrays or {}, name, shipped=shipped)
+            if "tables" in curve
+            else curve_from(curve, name)
             for curve in document["curves"]
         )
         return Calibration(

@@ -8,6 +8,7 @@ from perfmodel.ops.op import OpClass
 
 OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.ATTENTION: "#0072B2",
+    OpClass.INDEXER: "#332288",
     OpClass.DENSE_FFN: "#56B4E9",
     OpClass.ROUTER: "#F0E442",
     OpClass.EXPERTS: "#E69F00",
@@ -15,6 +16,7 @@ OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.COMBINE: "#CC79A7",
     OpClass.TP_COMMUNICATION: "#999933",
     OpClass.PIPELINE: "#8C564B",
+    OpClass.HYPER_CONNECTIONS: "#882255",
     OpClass.NORM: "#9A9A9A",
     OpClass.EMBEDDING: "#DDCC77",
     OpClass.HEAD: "#AA4499",
@@ -56,6 +58,8 @@ PUBLISHED = "#009E73"
 """What somebody measured."""
 
 OP_CLASS_NAMES: dict[str, str] = {
+    OpClass.INDEXER: "indexer",
+    OpClass.HYPER_CONNECTIONS: "hyper-connections",
     OpClass.DENSE_FFN: "dense FFN",
     OpClass.TP_COMMUNICATION: "TP communication",
     OpClass.PIPELINE: "pipeline communication",
@@ -71,6 +75,7 @@ MEMORY_COLOURS: dict[str, str] = {
     "activations": "#009E73",
     "communication_buffers": "#CC79A7",
     "runtime": "#56B4E9",
+    "states": "#AA4499",
 }
 """Memory class -> colour."""
 
@@ -91,6 +96,10 @@ INTERVAL = "rgba(127,127,127,0.22)"
 
 LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
 """Latency of a request -> colour."""
+RATE_COLOURS: dict[str, str] = {"answered": "#7A6FD0", "cost": "#CC79A7"}
+"""Against the rate, beside latencies: requests that are served (the good ones, where there are objectives), and what
+their tokens cost -> colour.
+"""
 LOAD_COLOURS: dict[str, str] = {
     "waiting": "#D55E00",
     "in progress": "#0072B2",

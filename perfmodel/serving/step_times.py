@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.ops.routed import rank_load
-from perfmodel.ops.work import step_work
+from perfmodel.ops.work import step_work, tokens_per_step
 from perfmodel.overlap.schedules import num_micro_batches
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
@@ -146,19 +146,9 @@ class TwinStepTimes:
         times = np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
         if phase != "prefill":
             requests = values["deployment.batch_per_gpu"] * even * deployment.stage_gpus
-            times = np.maximum(times, streaming_s(self.scenario, requests))
+            sent = self.scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))  # type: ignore[arg-type]
+            times = np.maximum(times, sent)
         return times
-
-
-def streaming_s(scenario: Scenario, requests: Array) -> Array:
-    """Seconds that a replica's front end needs to stream one decode step of ``requests``: beyond its capacity outputs
-    back up, and in the long run steps come no faster than they are sent. What waits meanwhile is not followed.
-
-    A chunk of ``stream_interval`` tokens costs what a single token does. With drafts a step's accepted tokens are one
-    chunk.
-    """
-    front = scenario.serving.front_end
-    return np.asarray(requests * front.chunk_s / (front.servers * front.stream_interval))
 
 
 def with_uneven_ranks(scenario: Scenario, even: Any) -> Scenario:

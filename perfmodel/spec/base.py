@@ -16,9 +16,10 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
+        use_attribute_docstrings=False,
         allow_inf_nan=False,
         strict=False,
+        defer_build=True,
     )
 
 

@@ -39,6 +39,11 @@ class Gpu(Spec):
     date: str = ""
     """When they were read there (ISO date)."""
 
+    @property
+    def kind(self) -> str:
+        """What to call it: ``GPU`` or ``CPU``."""
+        return "CPU" if self.architecture == "cpu" else "GPU"
+
     @model_validator(mode="after")
     def _some_peak(self) -> "Gpu":
         if self.bf16_tflops is None and self.fp32_tflops is None:

@@ -9,6 +9,7 @@ from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.mixers import divided_parts
 from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
@@ -85,8 +86,10 @@ class Scenario(Spec):
         """The scenario as its prefill replicas see it."""
         if self.prefill is None:
             return None
-        own = {"deployment": self.prefill.deployment, "serving": self.prefill.serving, "prefill": None}
-        return self.model_copy(update=own)
+        own = self.prefill
+        routing = self.routing if own.routing is None else own.routing
+        sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing, "prefill": None}
+        return self.model_copy(update=sections)
 
     @property
     def fleet_gpus(self) -> int:
@@ -135,11 +138,9 @@ def _layout_problem(s: Scenario) -> str | None:
     """What does not divide, or None."""
     d, moe = s.deployment, s.model.moe
     for layer in s.model.layers:
-        if layer.attention.num_heads % d.attention_tp:
-            return (
-                f"deployment.attention_tp = {d.attention_tp} must divide the model's "
-                f"{layer.attention.num_heads} attention heads"
-            )
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % d.attention_tp:
+                return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
         return (
             f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
@@ -174,7 +175,8 @@ def _serving_problem(s: Scenario) -> str | None:
     if side is not None:
         problem = _layout_problem(side) or _capability_problem(side)
         if problem:
-            return f"prefill.{problem}" if problem.startswith("deployment") else f"prefill: {problem}"
+            named = problem.startswith(("deployment", "routing"))
+            return f"prefill.{problem}" if named else f"prefill: {problem}"
         if side.serving.expert_drift is not None:
             return "prefill.serving.expert_drift: state it in serving.expert_drift, it is the same for all replicas"
     if s.serving.expert_drift is not None and not s.routing.popularity:
@@ -202,8 +204,11 @@ def _training_problem(s: Scenario) -> str | None:
     if t is None:
         return None
     for layer in s.model.layers:
-        if layer.attention.num_heads % t.tp:
-            return f"training.tp = {t.tp} must divide the model's {layer.attention.num_heads} attention heads"
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % t.tp:
+                return f"training.tp = {t.tp} must divide the model's {number} {what}"
+            if t.cp_exchange == "ulysses" and number % (t.cp * t.tp):
+                return f"training.cp_exchange = ulysses: cp x tp = {t.cp} x {t.tp} must divide the {number} {what}"
         if layer.dense_ffn_size % t.tp:
             return f"training.tp = {t.tp} must divide the dense FFN's size = {layer.dense_ffn_size}"
     if moe is None and t.ep * t.etp > 1:
@@ -214,10 +219,6 @@ def _training_problem(s: Scenario) -> str | None:
         return f"training.etp = {t.etp} must divide the experts' ffn_size = {moe.ffn_size}"
     if t.mtp and s.model.mtp is None:
         return f"training.mtp = true: model {s.model.name} has no MTP layer"
-    if t.cp_exchange == "ulysses" and any(
-        layer.attention.num_heads % (t.cp * t.tp) for layer in s.model.layers
-    ):
-        return f"training.cp_exchange = ulysses: cp x tp = {t.cp} x {t.tp} must divide the attention heads"
     if t.moe_overlap != "none" and moe is None:
         return f"training.moe_overlap = {t.moe_overlap}: model {s.model.name} has no experts, use none"
     available = s.cluster.num_gpus

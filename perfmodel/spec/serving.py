@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from perfmodel.numeric import Num, minimum
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec
 
 
@@ -33,6 +34,16 @@ class FrontEnd(Spec):
     stream_interval: Annotated[Count, Field(le=10_000)] = 1
     """Tokens per chunk that a client receives; the first token is always sent at once."""
 
+    def streaming_s(self, requests: Num, tokens_per_step: Num = 1.0) -> Num:
+        """Seconds that a replica's server processes need to stream one decode step of ``requests``, each of which gets
+        ``tokens_per_step`` tokens (an accepted draft's tokens come as one chunk).
+
+        Beyond that outputs back up, and in the long run steps come no faster than they are sent. What waits meanwhile
+        is not followed.
+        """
+        chunks = minimum(tokens_per_step / self.stream_interval, 1.0)
+        return requests * chunks * (self.chunk_s / self.servers)
+
 
 class Serving(Spec):
     """Batching policy of every replica, its KV blocks, and the router before them.
@@ -49,6 +60,9 @@ class Serving(Spec):
     """Which data-parallel rank of a replica takes it."""
     prefix_cache: bool = True
     """Whether a rank keeps what it has computed, for prompts that begin alike."""
+    checkpoint_tokens: Count = 256
+    """Of models with a state (linear attention, state-space layers): prompts can go on from multiples of so many tokens
+    of what the prefix cache has (SGLang's ``--mamba-track-interval``)."""
     policy: Literal["mixed", "prefill-first"] = "mixed"
     """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait."""
     max_batched_tokens: Count = 8192

@@ -8,9 +8,11 @@ models/utils.py).
 """
 
 from perfmodel.ops.parameters import expert_parameters, matmul_parameters, mtp_parameters
-from perfmodel.spec.model import Layer, Mla, Model
+from perfmodel.spec.mixers import Mla
+from perfmodel.spec.model import Layer, Model
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
+from perfmodel.training.supported import attention_of
 
 BACKWARD = 2.0
 """FLOPs of a backward over its forward's, products and attention's (without what flash attention computes again)."""
@@ -28,12 +30,12 @@ def model_flops_per_token(scenario: Scenario, training: Training, *, causal: boo
 
 
 def _attention(layer: Layer, pairs: float) -> float:
-    attention = layer.attention
+    attention = attention_of(layer)
+    window = attention.sliding_window
     if isinstance(attention, Mla):
         width = attention.qk_head_dim + attention.v_head_dim
-        window = None
     else:
-        width, window = 2 * attention.head_dim, attention.sliding_window
+        width = attention.head_dim + attention.value_head_dim
     seen = min(pairs, float(window)) if window else pairs
     return layer.num_attentions * 2.0 * seen * attention.num_heads * width
 

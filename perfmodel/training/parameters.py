@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from perfmodel.ops.parameters import (
-    attention_parameters,
     expert_parameters,
     ffn_parameters,
+    layer_weights,
     ngram_parameters,
     router_parameters,
     shared_parameters,
 )
-from perfmodel.spec.model import Attention, Layer, Mla, Model
+from perfmodel.spec.model import Layer, Model
 from perfmodel.spec.training import Training
 
 
@@ -60,20 +60,15 @@ def stage_parameters(
 
 
 def _layer(layer: Layer, model: Model, training: Training) -> Parameters:
-    hidden = model.hidden_size
-    dense = layer.num_attentions * (_attention(layer.attention, hidden, training.tp) + 2.0 * hidden)
-    dense += layer.num_dense_ffns * ffn_parameters(hidden, layer.dense_ffn_size) / training.tp
+    hidden, tp = model.hidden_size, training.tp
+    own = layer_weights(layer, hidden)
+    divided = own.divided + own.output + own.unquantised + own.vectors
+    dense = divided / tp + own.replicated + own.small
+    dense += 2.0 * layer.num_attentions * hidden  # norms
+    dense += layer.num_dense_ffns * ffn_parameters(hidden, layer.dense_ffn_size, layer.dense_activation) / tp
     moe = layer.moe
     if moe is None:
         return Parameters(dense)
     dense += router_parameters(moe, hidden) + shared_parameters(moe, hidden)
     experts = moe.num_experts / training.ep * expert_parameters(moe, hidden) / training.etp
     return Parameters(dense, experts)
-
-
-def _attention(attention: Attention, hidden: int, tp: int) -> float:
-    whole = attention_parameters(attention, hidden)
-    if not isinstance(attention, Mla):
-        return whole / tp
-    down = hidden * (attention.kv_lora_rank + attention.qk_rope_head_dim + (attention.q_lora_rank or 0))
-    return down + (whole - down) / tp

@@ -14,10 +14,12 @@ from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.moe import MoeOps
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
-from perfmodel.spec.model import Layer, Mla
+from perfmodel.spec.mixers import Mla
+from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 from perfmodel.training.layout import every_token, micro_batch_work
+from perfmodel.training.supported import attention_of
 
 REPLAYED = {
     "norms": ("norm", "latent_norm"),
@@ -87,11 +89,11 @@ def layer_parts(layer: Layer, scenario: Scenario, training: Training) -> LayerPa
     chunks = 2 if training.moe_overlap == "two-chunks" and layer.moe else 1
     whole = layer_ops(layer, work, scenario)
     attentions = []
-    for i, (attention, norm) in enumerate(zip(whole.attentions, whole.post_norms, strict=True)):
+    for i, (attention, norms) in enumerate(zip(whole.attentions, whole.post_norms, strict=True)):
         router = whole.moe.router if whole.moe and i == 0 else ()
         ops = _own_keys((*attention.pre, *attention.core), layer, training)
         ring, ops = _context_parallel(ops, layer, scenario, training, f"attention{i}")
-        attentions.append(_part(f"attention {i}", (*ops, norm, *router), training, ring))
+        attentions.append(_part(f"attention {i}", (*ops, *norms, *router), training, ring))
     exchanges = []
     if layer.moe:
         moe = whole.moe if chunks == 1 else layer_ops(layer, work.scaled(1 / chunks), scenario).moe
@@ -196,7 +198,7 @@ def _exchange(moe: MoeOps, training: Training, suffix: str) -> Exchange:
 
 def _own_keys(ops: tuple[Op, ...], layer: Layer, training: Training) -> tuple[Op, ...]:
     """With context parallelism a rank expands the keys and values of its own tokens, or (latents exchanged) of all."""
-    if not isinstance(layer.attention, Mla):
+    if not isinstance(attention_of(layer), Mla):
         return ops
     tokens = training.micro_batch_sequences * training.sequence_tokens
     keys = tokens if training.cp_mla == "latents" else tokens / training.cp
@@ -215,7 +217,7 @@ def _context_parallel(
     """Exchange between the ranks of one sequence: beside the core (ring), in front of it, or around it (Ulysses)."""
     if training.cp == 1:
         return None, ops
-    attention = layer.attention
+    attention = attention_of(layer)
     heads = attention.num_heads / training.tp
     if isinstance(attention, Mla):
         keys = heads * (attention.qk_head_dim + attention.v_head_dim)
@@ -223,8 +225,9 @@ def _context_parallel(
             keys = attention.kv_lora_rank + attention.qk_rope_head_dim
         queries, values = heads * attention.qk_head_dim, heads * attention.v_head_dim
     else:
-        keys = 2.0 * max(attention.num_kv_heads / training.tp, 1.0) * attention.head_dim
-        queries = values = heads * attention.head_dim
+        groups = max(attention.num_kv_heads / training.tp, 1.0)
+        keys = groups * (attention.head_dim + attention.value_head_dim)
+        queries, values = heads * attention.head_dim, heads * attention.value_head_dim
     tokens = training.micro_batch_sequences * training.sequence_tokens / training.cp
     core = next(i for i, op in enumerate(ops) if op.kernel in CORES)
     if training.cp_exchange == "ulysses":

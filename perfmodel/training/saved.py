@@ -9,9 +9,11 @@ unfused ones apart.
 from collections.abc import Mapping
 
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
-from perfmodel.spec.model import Layer, Mla, Moe
+from perfmodel.spec.mixers import Mla
+from perfmodel.spec.model import MATRICES, Layer, Moe
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
+from perfmodel.training.supported import attention_of
 
 FP32, INT64 = 4.0, 8.0
 BF16 = BYTES_PER_ELEMENT["bf16"]
@@ -34,11 +36,10 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
     tokens = training.tokens_per_gpu
     if training.recompute == "full":
         return {"layer input": BF16 * tokens * hidden * (2.0 if training.kernels == "eager" else 1.0)}
-    if training.kernels == "eager" and layer.shortcut and layer.moe and isinstance(layer.attention, Mla):
+    attention = attention_of(layer)
+    if training.kernels == "eager" and layer.shortcut and layer.moe and isinstance(attention, Mla):
         pairs = tokens * scenario.mean_real_experts
-        return eager_block_saved(
-            layer.attention, layer.moe, layer.dense_ffn_size, hidden, tokens, pairs, BF16
-        )
+        return eager_block_saved(attention, layer.moe, layer.dense_ffn_size, hidden, tokens, pairs, BF16)
     kept = input_bytes_kept(training)
     found: dict[str, float] = {}
     for i in range(layer.num_attentions):
@@ -50,7 +51,9 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
     width = layer.dense_ffn_size / training.tp
     rows = tokens * training.tp
     for i in range(layer.num_dense_ffns):
-        found[f"FFN {i}: gate and up"] = _swiglu_bytes(training) * rows * 2.0 * width
+        found[f"FFN {i}: gate and up"] = (
+            _swiglu_bytes(training) * rows * (MATRICES[layer.dense_activation] - 1) * width
+        )
         found[f"FFN {i}: activation"] = 0.0 if training.recomputes("activations") else kept * rows * width
     if layer.moe:
         found |= _moe(layer.moe, scenario, training, kept)
@@ -94,8 +97,8 @@ def eager_block_saved(
 
 
 def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> dict[str, float]:
-    attention, tokens = layer.attention, training.tokens_per_gpu
-    rows, heads = tokens * training.tp, layer.attention.num_heads / training.tp
+    attention, tokens = attention_of(layer), training.tokens_per_gpu
+    rows, heads = tokens * training.tp, attention.num_heads / training.tp
     found = {
         "norm input": BF16 * tokens * hidden,
         "norm output": 0.0 if training.recomputes("norms") else kept * tokens * hidden,
@@ -112,8 +115,9 @@ def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> di
         )
     else:
         groups = max(attention.num_kv_heads / training.tp, 1.0)
-        value = attention.head_dim
-        found["queries, keys, values"] = BF16 * rows * (heads + 2.0 * groups) * attention.head_dim
+        value = attention.value_head_dim
+        elements = (heads + groups) * attention.head_dim + groups * value
+        found["queries, keys, values"] = BF16 * rows * elements
     if training.recomputes("attention_core"):
         found["output"] = 0.0
     else:
@@ -127,22 +131,23 @@ def _moe(moe: Moe, scenario: Scenario, training: Training, kept: float) -> Mappi
     """Rows that came, gate and up, and the activation, of the pairs on this rank; the router's probabilities and
     choice.
     """
-    hidden, tokens = scenario.model.hidden_size, training.tokens_per_gpu
+    tokens = training.tokens_per_gpu
     pairs = tokens * scenario.mean_real_experts * training.etp
     width = moe.ffn_size / training.etp
     experts = moe.num_experts + moe.num_zero_experts
+    wide, routed = MATRICES[moe.activation] - 1, moe.routed_size(scenario.model.hidden_size)
     again = training.recomputes("experts")
     found = {
         "router: probabilities": FP32 * tokens * experts,
         "router: choice": (INT64 + FP32) * tokens * moe.top_k,
-        "experts: input": 0.0 if again else kept * pairs * hidden,
-        "experts: gate and up": 0.0 if again else _swiglu_bytes(training) * pairs * 2.0 * width,
+        "experts: input": 0.0 if again else kept * pairs * routed,
+        "experts: gate and up": 0.0 if again else _swiglu_bytes(training) * pairs * wide * width,
         "experts: activation": 0.0 if again or training.recomputes("activations") else kept * pairs * width,
     }
     if not training.early_probabilities and not again:
-        found["experts: output"] = BF16 * pairs * hidden
+        found["experts: output"] = BF16 * pairs * routed
     if moe.shared_ffn_size:
-        found["shared: gate and up"] = _swiglu_bytes(training) * tokens * 2.0 * moe.shared_ffn_size
+        found["shared: gate and up"] = _swiglu_bytes(training) * tokens * wide * moe.shared_ffn_size
         found["shared: activation"] = (
             0.0 if training.recomputes("activations") else kept * tokens * moe.shared_ffn_size
         )

@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 
 from perfmodel.engines.profile import kernels_of
-from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.gradients import kernel_cost
 from perfmodel.kernels.timing import Timing
@@ -35,6 +34,7 @@ from perfmodel.training.pipeline.actions import Action, Kind
 from perfmodel.training.pipeline.schedules import schedule
 from perfmodel.training.pipeline.simulate import Run, simulate
 from perfmodel.training.pipeline.times import StageTimes
+from perfmodel.training.supported import check_model
 from perfmodel.training.traffic import gradient_ops, muon_flops, optimizer_ops, weight_ops
 
 DETERMINISTIC = 1.0 / 0.95
@@ -135,10 +135,7 @@ def simulate_training(scenario: Scenario) -> TrainingStep:
         SpecError: no training section, or a layout, schedule or stage boundary that does not fit.
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    if scenario.model.unmodelled:
-        raise UnsupportedError(
-            f"model {scenario.model.name}: {scenario.model.unmodelled} is not modelled in time"
-        )
+    check_model(scenario.model)
     training = training_of(scenario)
     return _Builder(scenario, training).step()
 

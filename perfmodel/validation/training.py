@@ -229,7 +229,7 @@ def _overlap() -> Iterator[Row]:
 
 
 def exchange_share(step: TrainingStep) -> float:
-    """Exposed dispatch and combine as a share of the time in which a pipeline rank is busy: bubble, gradients and weights are
+    """Exposed dispatch and combine over the time in which a pipeline rank is busy: bubble, gradients and weights are
     left out, as a profile of layers would.
     """
     parts = breakdown_s(step)

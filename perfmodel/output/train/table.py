@@ -7,9 +7,10 @@ from rich.text import Text
 from perfmodel.answers.train import TrainAnswer
 from perfmodel.output.caveats import folded
 from perfmodel.output.colours import op_class_name
+from perfmodel.output.console import console
 from perfmodel.output.formats import count, duration, percent, usd
 from perfmodel.output.reproduce import step_command
-from perfmodel.output.tables import console, table_of
+from perfmodel.output.tables import table_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MEGA, MS, TERA
 
