@@ -1,7 +1,9 @@
 """`perfmodel train`: a step composed, its memory, its laws, the run, the command and its outputs."""
 
+import csv
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -178,8 +180,7 @@ def test_context_parallel_bytes():
 
 
 def test_tensor_parallel_bytes():
-    """With sequence parallelism: per region a gather and a reduce-scatter of S h x 2 B x (t - 1)/t, backwards the same, and the
-    gathers again for the weights' gradient."""
+    """Per region a gather and a reduce-scatter of S h x 2 B x (t - 1)/t, backwards the same, and the gathers again."""
     scenario = build_scenario(
         {
             "model": {"base": "llama-3.1-70b", "num_hidden_layers": 4},
@@ -379,7 +380,8 @@ SIZES = st.integers(1, 12)
 @QUICK
 @given(
     tp=SIZES, cp=SIZES, dp=SIZES, pp=SIZES, ep=SIZES, etp=st.integers(1, 3), v=st.integers(1, 3),
-    gbs=st.integers(1, 64), schedule=st.sampled_from(["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-v", "dualpipe"]),
+    gbs=st.integers(1, 64),
+    schedule=st.sampled_from(["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-v", "dualpipe"]),
 )  # fmt: skip
 def test_any_layout_is_answered_or_refused_in_one_line(tp, cp, dp, pp, ep, etp, v, gbs, schedule):
     asked = {
@@ -390,9 +392,9 @@ def test_any_layout_is_answered_or_refused_in_one_line(tp, cp, dp, pp, ep, etp, 
         document = {key: value for key, value in {**SMALL["training"], **asked}.items() if value is not None}
         scenario = build_scenario({**SMALL, "training": document})
         step = simulate_training(scenario)
-    except PerfModelError as error:
-        assert "\n" not in str(error)
-        assert "training" in str(error)
+    except PerfModelError as refused:
+        assert "\n" not in str(refused)  # noqa: PT017
+        assert "training" in str(refused)  # noqa: PT017
     else:
         assert math.isfinite(step.step_time_s)
         assert step.step_time_s > 0.0
@@ -427,7 +429,7 @@ def test_the_trace_has_a_track_per_rank(answer):
     assert len(forwards) == 2 * 16
     for rank in (0, 1):
         own = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event["tid"] == rank)
-        assert all(before[1] <= after[0] + 1e-3 for before, after in zip(own, own[1:], strict=False))
+        assert all(before[1] <= after[0] + 1e-3 for before, after in pairwise(own))
     assert max(event["ts"] + event["dur"] for event in events) == pytest.approx(answer.step.step_time_s * 1e6)
 
 
@@ -468,3 +470,68 @@ def test_a_trace_has_a_traces_name(tmp_path):
 
     with pytest.raises(DataError, match=r"ends in \.json"):
         check_trace_file(tmp_path / "trace.txt")
+
+
+# published rows
+
+
+def test_the_committed_roles_are_the_rule():
+    from perfmodel.validation import training_roles as roles
+
+    with roles.ROLES.open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == list(roles.assigned())
+    named = [row for row in roles.assigned() if row["why"] == "named target"]
+    assert {row["role"] for row in named} == {"check"}
+    assert {row["group"].split("|")[0] for row in named} == {"DeepSeek-V3", "Qwen3-30B-A3B"}
+
+
+def test_the_spread_that_intervals_hold_is_that_of_the_fit_rows():
+    from perfmodel.training.summary import FRAMEWORK_LOG_STD
+    from perfmodel.validation.training import _bridge, bridge_constants
+
+    rows = list(_bridge())
+    plain = [row for row in rows if row.quantity == "tokens_per_s_per_gpu"]
+    errors = [math.log(row.predicted / row.measured) for row in plain if row.role == "fit"]
+    assert math.sqrt(np.mean(np.square(errors))) == pytest.approx(FRAMEWORK_LOG_STD, abs=0.01)
+    assert {row.role for row in rows if row.quantity.endswith("_with_constant")} == {"check"}
+    assert bridge_constants([]) == {}
+
+
+def test_gradient_factors_are_what_the_script_makes():
+    from calibrate.tables.gradients import gradient_rows
+    from perfmodel.kernels.achievable import read_rows
+
+    assert gradient_rows() == read_rows("gradients.csv")
+
+
+def test_training_kernels_answer_for_their_gpu_alone():
+    from perfmodel.kernels.training_rows import timed
+    from perfmodel.ops.backward import gradients
+    from perfmodel.ops.build import gemm
+    from perfmodel.spec import catalogue
+
+    op = gemm("x", OpClass.DENSE_FFN, m=4096, n=10240, k=8192, dtype="bf16")
+    back = gradients(op)
+    b200, h100 = catalogue.gpu("b200-sxm"), catalogue.gpu("h100-sxm")
+    weight = timed(back.weight[0], b200)
+    assert weight is not None
+    assert weight.seconds == pytest.approx(
+        op.flops / 1345.38e12, rel=0.02
+    )  # the table's NT row of this product
+    assert timed(back.input[0], b200).seconds == pytest.approx(op.flops / 1120.6e12, rel=0.02)
+    assert timed(back.weight[0], h100) is None
+    assert (
+        "between timed shapes"
+        in timed(
+            gradients(gemm("y", OpClass.DENSE_FFN, m=3000, n=9000, k=7000, dtype="bf16")).weight[0], b200
+        ).source
+    )
+
+
+def test_models_without_a_modelled_backward_are_refused():
+    with pytest.raises(PerfModelError, match=r"training: the model has layers with|not modelled"):
+        answer_train(
+            build_scenario(
+                {"model": "longcat-2.0", "cluster": "h800-ib", "training": {"global_batch_sequences": 8}}
+            )
+        )

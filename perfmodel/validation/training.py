@@ -121,7 +121,7 @@ def _bridge() -> Iterator[Row]:
             continue
         step = _simulated(setups.bridge(row))
         measured, name = float(row["tok_s_gpu"]), f"bridge {row['id']}"
-        role, system = committed()[BRIDGE, row["id"]], setups.SYSTEMS[row["system"]]
+        role, system = committed()[BRIDGE, row["id"]], setups.GPUS[row["system"]]
         if isinstance(step, str):
             yield _row(
                 name,
@@ -152,7 +152,7 @@ def _bridge() -> Iterator[Row]:
             yield _row(
                 f"bridge {row['id']} with a constant", row["model"], "tokens_per_s_per_gpu_with_constant", "tokens/s",
                 float(row["tok_s_gpu"]), predicted * constant, role, row["source"],
-                settings=f"{row['release']} on {row['system']}: {constant:.3f}",
+                settings=f"{row['release']} on {row['system']}: {constant:.3f}", system=setups.GPUS[row["system"]],
             )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def _longcat() -> Iterator[Row]:
         step = simulate_training(load_scenario(LONGCAT, [f"training.moe_overlap={overlap}"]))
         yield _row(
             f"longcat-flash exposed, {overlap}", LONGCAT, "exposed_exchange_share", "1", measured, exchange_share(step),
-            "comparison", LONGCAT_SOURCE, settings=why,
+            "comparison", LONGCAT_SOURCE, settings=why, system="h800-sxm",
         )  # fmt: skip
     training = step.training
     run = simulate_run(
@@ -257,4 +257,5 @@ def _longcat() -> Iterator[Row]:
     yield _row(
         "longcat-flash availability", LONGCAT, "availability", "1", LONGCAT_AVAILABILITY, run.availability,
         "comparison", LONGCAT_SOURCE, settings="20 failures in 30 days, 10 minutes each, checkpoints stalling 3 s",
+        system="h800-sxm",
     )  # fmt: skip

@@ -28,6 +28,15 @@ SYSTEMS = {
     "B200-SXM": "b200-ib",
 }
 """System as printed -> cluster of the catalogue."""
+GPUS = {
+    "DGX-GB200": "gb200-nvl72",
+    "DGX-H100": "h100-sxm",
+    "H100-80G": "h100-sxm",
+    "H800-SXM": "h800-sxm",
+    "A100-SXM-80G": "a100-sxm",
+    "B200-SXM": "b200-sxm",
+}
+"""System as printed -> GPU of the catalogue."""
 PRICE = {"usd_per_gpu_hour": 0.0}
 PRECISIONS = {"bf16": "bf16", "fp16/bf16": "bf16", "mxfp8": "mxfp8", "fp8": "fp8", "fp8 (per release)": "fp8"}
 MODELS: dict[str, Any] = {
