@@ -237,6 +237,58 @@ def serve(
 
 
 @app.command()
+def train(
+    scenario: ScenarioName,
+    set_: Overrides = None,
+    json: AsJson = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the pipeline as a Chrome trace, one track per rank, for Perfetto (.json or .json.gz).",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the pipeline drawn; opens offline.")
+    ] = None,
+    why: Annotated[bool, typer.Option("--why", help="The standing caveats, folded away otherwise.")] = False,
+) -> None:
+    """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
+    from perfmodel.answers.train import answer_train
+    from perfmodel.load import load_scenario
+    from perfmodel.output.files import check_distinct, check_writable
+
+    if html is not None:  # before any work
+        check_writable(html)
+    if trace is not None:
+        from perfmodel.output.train.trace import check_trace_file
+
+        check_trace_file(trace)
+    check_distinct({"--trace": trace, "--html": html}, {"the scenario": Path(scenario)})
+    answer = answer_train(load_scenario(scenario, set_ or ()))
+    if trace is not None:
+        from perfmodel.output.train.trace import write_train_trace
+
+        write_train_trace(answer, trace)
+    if html is not None:
+        from perfmodel.output.train.html import write_train_html
+
+        write_train_html(answer, html)
+    if json:
+        _print_json(answer.values)
+    else:
+        from perfmodel.output.caveats import print_warnings
+        from perfmodel.output.train.table import print_caveats, print_train
+
+        print_train(answer)
+        print_caveats(answer.values, why=why)
+        print_warnings(answer.values)
+    for path in (trace, html):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
 def report(
     scenarios: Annotated[
         list[str],

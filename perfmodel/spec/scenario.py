@@ -1,7 +1,7 @@
 """A scenario: a model on a cluster in a deployment, at a price. What every command takes."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from perfmodel.spec.prices import Prices
 from perfmodel.spec.routing import Routing, theta_of
 from perfmodel.spec.serving import Serving
 from perfmodel.spec.slo import Slo
+from perfmodel.spec.training import Training
 from perfmodel.spec.workload import Workload
 
 
@@ -56,6 +57,8 @@ class Scenario(Spec):
     """Replicas that compute prompts only, for ``perfmodel serve``. None: those of ``deployment`` do both."""
     faults: tuple[Fault, ...] = Field(default=(), max_length=1000)
     """What goes wrong meanwhile, for ``perfmodel serve``."""
+    training: Training | None = None
+    """A training run, for ``perfmodel train``; ``deployment`` and traffic mean nothing there."""
     slo: Slo = Slo()
     """What a request must keep to count as good."""
     costs: Literal["roofline", "report"] = "roofline"
@@ -72,7 +75,8 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
-        for problem in (_layout_problem(self), _capability_problem(self), _serving_problem(self)):
+        problems = (_layout_problem(self), _capability_problem(self), _serving_problem(self))
+        for problem in (*problems, _training_problem(self)):
             if problem:
                 raise ValueError(problem)
         return self
@@ -101,16 +105,17 @@ class Scenario(Spec):
         Name and title are left out, and the places of calibration and trace: their ids stand beside this hash in a
         result.
         """
-        text = self.model_dump_json(
-            exclude={
-                "name": True,
-                "title": True,
-                "source": True,
-                "notes": True,
-                "calibration": True,
-                "workload": {"trace"},
-            }
-        )
+        left_out: dict[str, Any] = {
+            "name": True,
+            "title": True,
+            "source": True,
+            "notes": True,
+            "calibration": True,
+            "workload": {"trace"},
+        }
+        if self.training is None:  # inference has the hash that it had before there was training
+            left_out["training"] = True
+        text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -190,6 +195,35 @@ def _serving_problem(s: Scenario) -> str | None:
             same = (one.pool, one.replica) == (other.pool, other.replica)
             if same and one.at_s < other.at_s + other.for_s and other.at_s < one.at_s + one.for_s:
                 return f"faults: replica {one.replica} is lost or drained twice at {max(one.at_s, other.at_s):g} s"
+    return None
+
+
+def _training_problem(s: Scenario) -> str | None:
+    """What of a training run the model or the cluster does not take, or None."""
+    t, moe = s.training, s.model.moe
+    if t is None:
+        return None
+    for layer in s.model.layers:
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % t.tp:
+                return f"training.tp = {t.tp} must divide the model's {number} {what}"
+            if t.cp_exchange == "ulysses" and number % (t.cp * t.tp):
+                return f"training.cp_exchange = ulysses: cp x tp = {t.cp} x {t.tp} must divide the {number} {what}"
+        if layer.dense_ffn_size % t.tp:
+            return f"training.tp = {t.tp} must divide the dense FFN's size = {layer.dense_ffn_size}"
+    if moe is None and t.ep * t.etp > 1:
+        return f"training.ep x etp = {t.ep} x {t.etp}: model {s.model.name} has no experts, leave them out"
+    if moe and moe.num_experts % t.ep:
+        return f"training.ep = {t.ep} must divide the {moe.num_experts} routed experts"
+    if moe and moe.ffn_size % t.etp:
+        return f"training.etp = {t.etp} must divide the experts' ffn_size = {moe.ffn_size}"
+    if t.mtp and s.model.mtp is None:
+        return f"training.mtp = true: model {s.model.name} has no MTP layer"
+    if t.moe_overlap != "none" and moe is None:
+        return f"training.moe_overlap = {t.moe_overlap}: model {s.model.name} has no experts, use none"
+    available = s.cluster.num_gpus
+    if available is not None and t.num_gpus > available:
+        return f"training: tp x cp x dp x pp = {t.num_gpus} GPUs, cluster.num_gpus = {available}"
     return None
 
 
