@@ -10,8 +10,8 @@ from perfmodel.errors import PerfModelError
 from perfmodel.overlap.launch import launches_of
 from perfmodel.spec.catalogue import DATA
 from perfmodel.step import predict_steps, step_segments
-from perfmodel.validation.deepseek import IN_SITU
 from perfmodel.validation import deepseek, roles, serving, steps
+from perfmodel.validation.deepseek import IN_SITU
 from perfmodel.validation.recorded import differences, recorded_results
 from perfmodel.validation.rows import Row
 
