@@ -129,7 +129,8 @@ def import_tables(
     tables: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the unpacked aiconfigurator-core wheel; left out: the installed package."
+            help="Wheel of aiconfigurator-core or of a pre-release of aisimulate, or the folder that it was unpacked "
+            "to; left out: the installed package."
         ),
     ] = None,
     system: Annotated[
@@ -140,19 +141,26 @@ def import_tables(
         Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")
     ] = Path("calibrations"),
 ) -> None:
-    """Make a calibration of each GPU from the public measured tables of the package aiconfigurator-core."""
+    """Make a calibration of each GPU from public measured tables of kernels.
+
+    GPUs that nobody timed (h20-sxm, h20-141g-sxm, a800-sxm) are derived from the shipped calibration of another.
+    """
+    from calibrate.public import derived
     from calibrate.public.build import available, build, system_of
     from calibrate.public.report import missed, print_errors
     from calibrate.public.source import Source
 
     names = [system_of(name) for name in system or []]
-    source = Source.find(tables)
-    for name in dict.fromkeys(names or available(source)):
-        built = build(source, name, out / name)
-        print_errors(built)
-        for text in (*built.left_out, *missed(built)):
-            typer.echo(f"{name}: warning: {text}", err=True)
-        typer.echo(f"wrote {built.folder} ({built.num_curves} curves)", err=True)
+    source = None if names and all(name in derived.RULES for name in names) else Source.find(tables)
+    for name in dict.fromkeys(names or (available(source) if source else [])):
+        if name in derived.RULES:
+            typer.echo(f"wrote {derived.build(name, out / name)} (derived)", err=True)
+        elif source is not None:
+            built = build(source, name, out / name)
+            print_errors(built)
+            for text in (*built.left_out, *missed(built)):
+                typer.echo(f"{name}: warning: {text}", err=True)
+            typer.echo(f"wrote {built.folder} ({built.num_curves} curves)", err=True)
 
 
 def main() -> None:

@@ -61,12 +61,13 @@ def tables(tmp_path_factory):
         for repeat in (1.0, 1.01)
     ]
     for family, frame in (("gemm", pd.DataFrame(rows)), ("mla_bmm", pd.DataFrame(products))):
-        path = folder / "systems" / "data" / "b200_sxm" / family / "sglang" / "0.5.14"
+        path = folder / "aiconfigurator_core" / "systems" / "data" / "b200_sxm" / family / "sglang" / "0.5.14"
         path.mkdir(parents=True)
         frame = frame.assign(**columns())
         (frame.assign(op_name="gemm") if family == "gemm" else frame).to_parquet(
             path / f"{family}_perf.parquet"
         )
+    (folder / "aiconfigurator_core-0.12.0.dist-info").mkdir()
     return folder
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import perfmodel
 from calibrate.assemble import LONG_S
 from calibrate.curves import MIN_ROWS, NORMAL_90
-from calibrate.public import attention, experts, gemm, transfers
+from calibrate.public import attention, derived, experts, gemm, transfers
+from calibrate.public.clusters import cluster_section
 from calibrate.public.heldout import RANDOM, TRANSFERS, Errors, Held, as_op, hold_out
-from calibrate.public.source import ENGINES, SOURCE, SYSTEMS, Source
+from calibrate.public.source import ENGINES, SYSTEMS, Source
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import FILE_NAME, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
@@ -32,7 +33,7 @@ READERS = (gemm, attention, experts)
 """Modules with ``samples(source, system)``: kernels of one GPU. Transfers have their own, which H800 does not share."""
 DERIVED = {"h800-sxm": "h100_sxm"}
 """Catalogue GPU -> system of the same chip whose kernels are its own; the package has no tables of it."""
-GPUS = (*SYSTEMS.values(), *DERIVED)
+GPUS = (*SYSTEMS.values(), *DERIVED, *derived.RULES)
 SAME_CHIP = "H100's kernels: same chip."
 HELD_OUT, ERRORS, NOTICE = "heldout.csv", "errors.csv", "NOTICE"
 MAX_HELD_OUT = 60
@@ -41,7 +42,9 @@ MAX_HELD_OUT_TOTAL = 2500
 """Of all curves together, so that the file stays below 300 kB."""
 REPEATED = (("mla", "generation_mla"), ("mla", "context_mla"), ("mla_bmm", "mla_bmm"), ("moe", "moe"))
 """Tables that hold shapes that were timed twice."""
-ATTRIBUTION = f"""Fitted on measured tables of the {SOURCE} (https://github.com/ai-dynamo/aiconfigurator),
+NOISY = ("h100_sxm", "h200_sxm", "b200_sxm", "gb200", "b300_sxm", "gb300")
+"""Systems with such tables of today's versions."""
+ATTRIBUTION = """Fitted on measured tables of the {source} (https://github.com/ai-dynamo/aiconfigurator),
 Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES, Apache License 2.0. Changes: units converted, a subset
 selected, outliers left out, holes interpolated, times made to grow with the work; heldout.csv holds single rows of
 them. Transfers of some GPUs also rest on DeepEP's published timings: each curve of calibration.json names its source.
@@ -75,7 +78,7 @@ def system_of(name: str) -> str:
 
 def available(source: Source) -> list[str]:
     """Catalogue GPUs that the source has tables of, or of their chip."""
-    found = [gpu for system, gpu in SYSTEMS.items() if (source.systems / "data" / system).is_dir()]
+    found = [gpu for system, gpu in SYSTEMS.items() if source.has(system)]
     found += [gpu for gpu, system in DERIVED.items() if SYSTEMS[system] in found]
     return [gpu for gpu in found if gpu in catalogue.names("gpus")]
 
@@ -91,7 +94,7 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
     """
     created = created or datetime.now(UTC).isoformat(timespec="seconds")
     system = {name: folder for folder, name in SYSTEMS.items()}.get(gpu) or DERIVED.get(gpu)
-    if system is None or not (source.systems / "data" / system).is_dir():
+    if system is None or not source.has(system):
         raise DataError(f"{gpu}: no tables of it in {source.systems / 'data'}")
     held, curves = fitted(source, system, gpu)
     errors = [error for one in held for error in one.errors] + [_curve_errors(curve) for curve in curves]
@@ -106,7 +109,7 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
         "format": FORMAT,
         "created": created,
         "perfmodel": perfmodel.__version__,
-        "source": f"{SOURCE}, measured tables of {system}",
+        "source": f"{source.label}, measured tables of {system}",
         "environment": {"device": "cuda", "device_name": device_name(source, system, gpu), "threads": 1},
         "cluster": cluster_section(gpu),
         "clock": {
@@ -128,9 +131,9 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
     except OSError as error:
         raise DataError(f"{out}: can't be made: {error.strerror}") from error
     atomic_write(out / TABLES_NAME, tables)
-    atomic_write(out / HELD_OUT, _held_out_csv(held))
+    atomic_write(out / HELD_OUT, _held_out_csv(held, source))
     atomic_write(out / ERRORS, _csv([_rounded(error) for error in errors]))
-    atomic_write(out / NOTICE, ATTRIBUTION)
+    atomic_write(out / NOTICE, ATTRIBUTION.format(source=source.label))
     atomic_write(out / FILE_NAME, _json(document))
     return Built(gpu, out, tuple(errors), tuple(left_out), len(documents))
 
@@ -151,16 +154,10 @@ def _kernels(source: Source, system: str, note: str = "") -> tuple[Held, ...]:
             replace(one, curve=replace(one.curve, note=f"{note} {one.curve.note}".strip()))
             for one in _kernels(source, system)
         )
-    return tuple(hold_out(samples) for reader in READERS for samples in reader.samples(source, system))
-
-
-def cluster_section(gpu: str) -> dict[str, Any]:
-    """The catalogue's cluster of a GPU, with the GPU written out: what ``cluster: calibrated`` stands for."""
-    for name in catalogue.names("clusters"):
-        entry = catalogue.entry("clusters", name)
-        if entry["gpu"] == gpu:
-            return {"name": name, **entry, "gpu": {"name": gpu, **catalogue.entry("gpus", gpu)}}
-    raise DataError(f"{gpu}: the catalogue has no cluster of it")
+    try:
+        return tuple(hold_out(samples) for reader in READERS for samples in reader.samples(source, system))
+    except KeyError as error:
+        raise DataError(f"{source.label}: a table of {system} lacks the column {error}") from error
 
 
 def device_name(source: Source, system: str, gpu: str) -> str:
@@ -184,7 +181,7 @@ def repeat_log_std(source: Source) -> float:
         DataError: too few of them to tell.
     """
     ratios: list[float] = []
-    for system in SYSTEMS:
+    for system in NOISY:
         for family, table in REPEATED:
             for engine in ENGINES:
                 found = source.repeats(system, family, engine, table)
@@ -245,7 +242,7 @@ def _rounded(error: Errors) -> dict[str, Any]:
     }
 
 
-def _held_out_csv(held: Sequence[Held]) -> str:
+def _held_out_csv(held: Sequence[Held], source: Source) -> str:
     most = max(min(MAX_HELD_OUT, MAX_HELD_OUT_TOTAL // max(len(held), 1)), 1)
     rows = []
     for one in held:
@@ -260,7 +257,7 @@ def _held_out_csv(held: Sequence[Held]) -> str:
                     "engine": one.curve.engine,
                     "shape": " ".join(f"{name}={value:.10g}" for name, value in shape.items()),
                     "seconds": f"{row['seconds']:.6g}",
-                    "source": SOURCE,
+                    "source": source.label,
                 }
             )
     return _csv(rows)

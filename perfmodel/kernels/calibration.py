@@ -20,6 +20,7 @@ import numpy as np
 from perfmodel.errors import DataError
 from perfmodel.kernels.communication import SAME_RAIL, held_sms
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
+from perfmodel.kernels.derivation import Derivation, derivation_from
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import TableCurve, table_curve_from
 from perfmodel.kernels.timing import Timing, spread_key
@@ -82,6 +83,10 @@ class Calibration:
     two kernels (the interpreter, views, a module's call) costs about as much. 0 elsewhere: a host runs ahead."""
     document: Mapping[str, Any]
     """Everything that the file holds."""
+    timed_on: Cluster | None = None
+    """What was timed, where that is another device than :attr:`made_on`: a derived calibration."""
+    derivation: Derivation | None = None
+    """How times of :attr:`timed_on` become those of :attr:`made_on`."""
 
     @property
     def gpu(self) -> str:
@@ -128,7 +133,8 @@ class Calibration:
         if not curve.covers(variables):
             return None
         timing = self._transfer if op.is_communication else self._kernel
-        return timing(op, curve, variables, cluster)
+        found = timing(op, curve, variables, cluster)
+        return self.derivation.of(found, self.name) if self.derivation else found
 
     def _holder(self, op: Op) -> str:
         """Kernel class whose measured span holds this op; empty: none."""
@@ -216,10 +222,11 @@ class Calibration:
         )
 
     def _scaled_from(self, cluster: Cluster) -> Cluster:
-        """What was timed, where ``cluster`` is that with some figures changed: a what-if, for which times are scaled.
-        Else ``cluster`` itself: on another device times are taken as they are.
+        """What was timed, where ``cluster`` is that with some figures changed (a what-if, for which times are scaled)
+        or the device that a derived calibration is of. Else ``cluster`` itself: on another device times are taken as
+        they are.
         """
-        return self.made_on if self.gpu == cluster.gpu.name else cluster
+        return (self.timed_on or self.made_on) if self.gpu == cluster.gpu.name else cluster
 
     def _source(self, curve: AnyCurve) -> str:
         own = f"fitted: calibration {self.name} ({self.id})"
@@ -280,9 +287,30 @@ def _load_for(path: Path, modified: int, engine: str) -> Calibration:
 def _load(path: Path, _modified: int) -> Calibration:
     document = read_document(path)
     check_document(document, path)
+    if "derived" in document:
+        return _derived(document, path.parent.name)
     calibration = parse(document, name=path.parent.name, arrays=_read_tables(document, path))
     _check_timings(document, path)
     return calibration
+
+
+def _derived(document: Mapping[str, Any], name: str) -> Calibration:
+    """Another calibration's curves as those of this device.
+
+    Raises:
+        DataError: a missing or malformed field, or another version of the calibration that it names.
+    """
+    stated = derivation_from(document, name)
+    base = load_calibration(stated.base)
+    if base.id != stated.base_id:
+        raise DataError(
+            f"{name}: derived from {stated.base}-{stated.base_id}, but {stated.base} is {base.id}; run calibrate "
+            "import-tables again"
+        )
+    own = parse(document, name=name)
+    return replace(
+        own, all_curves=base.all_curves, curves=base.curves, timed_on=base.made_on, derivation=stated
+    )
 
 
 def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
