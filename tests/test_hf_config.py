@@ -14,7 +14,8 @@ from perfmodel.errors import PerfModelError, SpecError, UnsupportedError
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.hf_fields import ALIASES
-from perfmodel.spec.model import Gqa, Mla, Model
+from perfmodel.spec.mixers import Gqa, Mla
+from perfmodel.spec.model import Model
 
 MODELS = Path(__file__).resolve().parent.parent / "perfmodel" / "data" / "models"
 CONFIGS = {path.stem: json.loads(path.read_text()) for path in sorted(MODELS.glob("*.json"))}
@@ -166,19 +167,28 @@ def test_ngram_embedding() -> None:
             read(without(CONFIGS["longcat-flash-lite"], key))
 
 
-def test_longcat_2_is_described_and_marked_unmodelled() -> None:
+def test_longcat_2s_sparse_attention() -> None:
     model = read(CONFIGS["longcat-2.0"])
-    assert model.indexer is not None
-    assert model.indexer.num_indexers == 38, "one per block: cli_factor 2"
-    assert (model.indexer.num_heads, model.indexer.head_dim) == (32, 128)
-    assert model.unmodelled is not None
+    attention = model.layers[0].attention
+    assert isinstance(attention, Mla)
+    indexer = attention.indexer
+    assert indexer is not None
+    assert (len(model.layers), model.num_indexers) == (1, 38), "one per block, shared by both: cli_factor 2"
+    assert (indexer.num_heads, indexer.head_dim) == (32, 128)
+    assert (indexer.top_k, indexer.sink_tokens, indexer.local_tokens) == (2048, 16, 1024)
+    assert model.mtp is not None
+    assert model.mtp.layer.indexers == 1
+    assert model.unmodelled is None
     dense = read(CONFIGS["longcat-2.0"] | {"use_longcat_dsa": False})
     assert dense.indexer is None
-    assert dense.unmodelled is None
+    assert dense.num_indexers == 0
     pattern = ["C", "S", "S", "S"] * 19
-    sparser = read(CONFIGS["longcat-2.0"] | {"index_topk_pattern": pattern}).indexer
-    assert sparser is not None
+    sparser = read(CONFIGS["longcat-2.0"] | {"index_topk_pattern": pattern})
     assert sparser.num_indexers == 19
+    assert [run.indexers for run in sparser.layers] == [1, 0] * 19
+    assert sum(run.count for run in sparser.layers) == 38
+    with pytest.raises(SpecError, match="index_local_tokens = 1024 must be an integer from 0 to 984"):
+        read(CONFIGS["longcat-2.0"] | {"index_topk": 1000})
     with pytest.raises(SpecError, match="cli_factor = 3 must be a divisor of the 76"):
         read(CONFIGS["longcat-2.0"] | {"cli_factor": 3})
     with pytest.raises(SpecError, match="index_n_heads"):

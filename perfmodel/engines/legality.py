@@ -12,7 +12,7 @@ from functools import cache
 from perfmodel.spec.base import Count, Spec
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.model import Attention, Mla
+from perfmodel.spec.mixers import CompressedAttention, GatedDeltaNet, Gqa, Kda, Lightning, Mixer, Mla
 from perfmodel.spec.scenario import Scenario
 
 FILE = DATA / "engines" / "legality.yaml"
@@ -153,10 +153,10 @@ def _heads_problem(s: Scenario) -> str | None:
     if s.deployment.engine not in rule.engines:
         return None
     for layer in s.model.layers:
-        heads = (
-            layer.attention.num_heads if isinstance(layer.attention, Mla) else layer.attention.num_kv_heads
-        )
-        if isinstance(layer.attention, Mla) or heads % tp == 0 or tp % heads == 0:
+        if not isinstance(layer.attention, Gqa):
+            continue
+        heads = layer.attention.num_kv_heads
+        if heads % tp == 0 or tp % heads == 0:
             continue
         allowed = [n for n in range(1, tp) if tp % n == 0 and (heads % n == 0 or n % heads == 0)]
         return (
@@ -170,7 +170,7 @@ def _cuts(s: Scenario) -> Iterator[Cut]:
     """Widths that the layout slices, each once per run of layers."""
     d, p = s.deployment, s.deployment.precision
     for layer in s.model.layers:
-        if d.attention_tp > 1:
+        if layer.attention and d.attention_tp > 1:
             for what, width, dtype in _attention_widths(
                 layer.attention, d.attention_tp, p.linear, p.output_dtype
             ):
@@ -186,18 +186,23 @@ def _cuts(s: Scenario) -> Iterator[Cut]:
             yield Cut("experts", "moe_tp", d.moe_tp, "an expert's FFN", moe.ffn_size, p.experts)
 
 
-def _attention_widths(
-    attention: Attention, tp: int, linear: str, output: str
-) -> Iterator[tuple[str, int, str]]:
+def _attention_widths(attention: Mixer, tp: int, linear: str, output: str) -> Iterator[tuple[str, int, str]]:
     """(What, width, format) of projections that are divided by heads; KV heads that are copied are counted so."""
-    heads = attention.num_heads
     if isinstance(attention, Mla):
-        yield "the queries' projection", heads * attention.qk_head_dim, linear
-        yield "the output projection", heads * attention.v_head_dim, output
-        return
-    yield "the queries' projection", heads * attention.head_dim, linear
-    yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, linear
-    yield "the output projection", heads * attention.head_dim, output
+        yield "the queries' projection", attention.num_heads * attention.qk_head_dim, linear
+        yield "the output projection", attention.num_heads * attention.v_head_dim, output
+    elif isinstance(attention, Gqa):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, linear
+        yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, linear
+        yield "the output projection", attention.num_heads * attention.value_head_dim, output
+    elif isinstance(attention, CompressedAttention):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, linear
+    elif isinstance(attention, GatedDeltaNet):
+        yield "the keys' projection", attention.num_key_heads * attention.key_head_dim, linear
+        yield "the output projection", attention.num_value_heads * attention.value_head_dim, output
+    elif isinstance(attention, Kda | Lightning):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, linear
+        yield "the output projection", attention.num_heads * attention.head_dim, output
 
 
 def _width_problem(s: Scenario) -> str | None:

@@ -58,7 +58,6 @@ def model_from_config(
             layers=layers,
             mtp=parts.mtp,
             ngram_embedding=parts.ngram_embedding,
-            indexer=parts.indexer,
             unmodelled=parts.unmodelled,
             **common,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from perfmodel.errors import SpecError, UnsupportedError
-from perfmodel.spec.model import Indexer, Layer, Mtp, NgramEmbedding
+from perfmodel.spec.model import Layer, Mtp, NgramEmbedding
 
 ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "num_experts_per_tok": ("num_experts_per_tok", "moe_topk", "experts_per_token"),
@@ -101,7 +101,6 @@ class Parts:
     layers: Sequence[Layer]
     mtp: Mtp | None = None
     ngram_embedding: NgramEmbedding | None = None
-    indexer: Indexer | None = None
     unmodelled: str | None = None
 
 

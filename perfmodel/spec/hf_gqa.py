@@ -10,7 +10,8 @@ from typing import Final, Literal
 from perfmodel.errors import SpecError, UnsupportedError
 from perfmodel.spec.hf_fields import MAX_LAYERS, MAX_TOKENS, Fields, Parts
 from perfmodel.spec.hf_moe import grouped_moe, moe_mtp
-from perfmodel.spec.model import Gqa, Layer, Moe
+from perfmodel.spec.mixers import Gqa
+from perfmodel.spec.model import Layer, Moe
 
 
 @dataclass(frozen=True, slots=True)

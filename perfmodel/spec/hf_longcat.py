@@ -8,15 +8,19 @@ Rules that a config does not state:
   not mention (arXiv 2509.01322, Table 5). So a config without ``mtp_num_layers`` and
   ``num_nextn_predict_layers`` gets one, unless it has n-gram embeddings: LongCat-Flash-Lite was
   released without.
-- ``mtp_replicate_modules`` (LongCat-2.0): ``mtp_num_layers`` passes run through one layer.
+- ``mtp_replicate_modules`` (LongCat-2.0): ``mtp_num_layers`` passes run through one layer. With sparse attention it
+  has an indexer of its own (its checkpoint holds one: see the catalogue's notes).
 """
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 
 from perfmodel.errors import SpecError, UnsupportedError
 from perfmodel.spec.hf_fields import MAX_LAYERS, MAX_MTP_LAYERS, MAX_TOKENS, Fields, Parts
 from perfmodel.spec.hf_mla import latent_attention
-from perfmodel.spec.model import Indexer, Layer, Moe, Mtp, NgramEmbedding
+from perfmodel.spec.mixers import Indexer
+from perfmodel.spec.model import Layer, Moe, Mtp, NgramEmbedding
 
 MAX_TABLE_ROWS: Final = 10**9
 LONGCAT_FAMILIES: Final = (
@@ -47,23 +51,29 @@ def longcat(fields: Fields) -> Parts:
     fields.integer("use_mla", high=1, default=1)
     attention = latent_attention(fields)
     dense_size = fields.integer("intermediate_size")
-    block = Layer(
-        count=num_layers,
-        attention=attention,
-        num_attentions=2,
-        dense_ffn_size=dense_size,
-        moe=_longcat_moe(fields),
-    )
+    moe = _longcat_moe(fields)
     ngram = _ngram_embedding(fields)
-    draft = Layer(count=1, attention=attention, dense_ffn_size=dense_size)
     num_drafts = _longcat_drafts(fields, default=0 if ngram else 1)
-    indexer = _longcat_indexer(fields, num_attentions=2 * num_layers, required=method == "LSA")
+    indexer, places = _longcat_indexer(fields, num_attentions=2 * num_layers, required=method == "LSA")
+    attention = attention.model_copy(update={"indexer": indexer})
+    blocks = [
+        Layer(
+            count=len(list(alike)),
+            attention=attention,
+            num_attentions=2,
+            num_indexers=own if indexer else None,
+            dense_ffn_size=dense_size,
+            moe=moe,
+        )
+        for own, alike in groupby(
+            first + second for first, second in zip(places[::2], places[1::2], strict=True)
+        )
+    ]
+    draft = Layer(count=1, attention=attention, dense_ffn_size=dense_size)
     return Parts(
-        (block,),
+        blocks,
         mtp=Mtp(num_layers=num_drafts, layer=draft) if num_drafts else None,
         ngram_embedding=ngram,
-        indexer=indexer,
-        unmodelled="sparse attention with an index branch" if indexer else None,
     )
 
 
@@ -134,22 +144,39 @@ def _ngram_embedding(fields: Fields) -> NgramEmbedding | None:
     return table if used else None
 
 
-def _longcat_indexer(fields: Fields, *, num_attentions: int, required: bool) -> Indexer | None:
-    """One indexer for every ``cli_factor`` attentions, or wherever the pattern says "C"."""
+def _longcat_indexer(
+    fields: Fields, *, num_attentions: int, required: bool
+) -> tuple[Indexer | None, Sequence[bool]]:
+    """The indexer, and for each attention whether it has one: the first of every ``cli_factor`` attentions, or wherever
+    the pattern says "C".
+    """
     used = fields.flag("use_longcat_dsa", default=True)
     if not required and not (used and fields.has("index_n_heads")):
         fields.read_only(_INDEX_KEYS)
-        return None
+        return None, [False] * num_attentions
     factor = fields.integer("cli_factor", high=num_attentions, default=1)
     if num_attentions % factor:
         raise fields.wrong("cli_factor", factor, f"a divisor of the {num_attentions} attentions")
     pattern = fields.words("index_topk_pattern", ("C", "S"), length=num_attentions)
-    count = num_attentions // factor if pattern is None else pattern.count("C")
-    if count == 0:
+    places = [i % factor == 0 for i in range(num_attentions)]
+    if pattern is not None:
+        places = [letter == "C" for letter in pattern]
+    if not any(places):
         raise fields.wrong("index_topk_pattern", pattern, 'a list with at least one "C"')
     fields.word("index_k_norm_type", ("rms",), default="rms")
-    for key in ("index_topk", "index_local_tokens", "index_init_tokens"):
-        fields.integer(key, low=0, high=MAX_TOKENS, default=0)
     fields.flag("indexer_rope_interleave", default=True)
     heads, width = fields.integer("index_n_heads"), fields.integer("index_head_dim")
-    return Indexer(num_heads=heads, head_dim=width, num_indexers=count)
+    top_k = fields.integer("index_topk", high=MAX_TOKENS)
+    sinks = fields.integer("index_init_tokens", low=0, high=top_k, bound="index_topk", default=0)
+    local = fields.integer(
+        "index_local_tokens", low=0, high=top_k - sinks, bound="index_topk - index_init_tokens", default=0
+    )
+    indexer = Indexer(
+        num_heads=heads,
+        head_dim=width,
+        top_k=top_k,
+        sink_tokens=sinks,
+        local_tokens=local,
+        key_norm="rms",
+    )
+    return indexer, places

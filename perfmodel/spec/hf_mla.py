@@ -8,7 +8,8 @@ from typing import Final
 from perfmodel.errors import UnsupportedError
 from perfmodel.spec.hf_fields import MAX_LAYERS, Fields, Parts
 from perfmodel.spec.hf_moe import grouped_moe, moe_mtp
-from perfmodel.spec.model import Layer, Mla, Moe
+from perfmodel.spec.mixers import Mla
+from perfmodel.spec.model import Layer, Moe
 
 MLA_FAMILIES: Final = ("deepseek_v2", "deepseek_v3", "kimi_k2")
 """Model types with latent attention in one-attention layers."""
