@@ -127,15 +127,20 @@ def check(
 @app.command("import-tables")
 def import_tables(
     tables: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             help="Wheel of aiconfigurator-core or of a pre-release of aisimulate, or the folder that it was unpacked "
-            "to; left out: the installed package."
+            "to. Given twice: parts from the second (sparse and linear attention, experts in MXFP4). Left "
+            "out: the installed package."
         ),
     ] = None,
     system: Annotated[
         list[str] | None,
         typer.Option(help="A catalogue GPU, e.g. h100-sxm. Repeatable; left out: all there are."),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this part of each calibration: mixers or formats. Repeatable."),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")
@@ -146,17 +151,23 @@ def import_tables(
     GPUs that nobody timed (h20-sxm, h20-141g-sxm, a800-sxm) are derived from the shipped calibration of another.
     """
     from calibrate.public import derived
-    from calibrate.public.build import available, build, system_of
+    from calibrate.public.build import PART_READERS, available, build, build_part, part_named, system_of
     from calibrate.public.report import missed, print_errors
     from calibrate.public.source import Source
 
     names = [system_of(name) for name in system or []]
-    source = None if names and all(name in derived.RULES for name in names) else Source.find(tables)
-    for name in dict.fromkeys(names or (available(source) if source else [])):
+    only = [part_named(name) for name in part or []]
+    alone = bool(names) and all(name in derived.RULES for name in names)
+    sources = [] if alone else [Source.find(place) for place in tables or [None]]
+    for name in dict.fromkeys(names or (available(sources[0]) if sources else [])):
         if name in derived.RULES:
             typer.echo(f"wrote {derived.build(name, out / name)} (derived)", err=True)
-        elif source is not None:
-            built = build(source, name, out / name)
+            continue
+        made = [] if only else [build(sources[0], name, out / name)]
+        for one in only or PART_READERS:
+            built = build_part(sources[-1], name, one, out / name / one)
+            made += [built] if built else []
+        for built in made:
             print_errors(built)
             for text in (*built.left_out, *missed(built)):
                 typer.echo(f"{name}: warning: {text}", err=True)

@@ -199,10 +199,10 @@ def test_h800_has_h100s_kernels_and_transfers_of_its_own(tmp_path, monkeypatch):
             "aiconfigurator-core is not installed: pip install 'perfmodel[tables]', or set PERFMODEL_TABLES"
         )
     monkeypatch.setattr(builder, "READERS", (gemm,))  # a tenth of the time
-    builder._kernels.cache_clear()
+    builder._fits.cache_clear()
     for name in ("h100-sxm", "h800-sxm"):
         build(source, name, tmp_path / name, created=DATE)
-    builder._kernels.cache_clear()
+    builder._fits.cache_clear()
     h100, h800 = (load_calibration(str(tmp_path / name)) for name in ("h100-sxm", "h800-sxm"))
     shape = {"m": 64.0, "n": 2112.0, "k": 7168.0}
     key = ("gemm", "fp8", "")

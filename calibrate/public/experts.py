@@ -11,7 +11,7 @@ here. A dispatch brings only tokens that have one, so c x (tokens - tokens with 
 left to see in them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,16 +79,26 @@ def samples(source: Source, system: str) -> list[Samples]:
     return found
 
 
-def fused(source: Source, system: str, engine: str) -> list[Samples]:
-    """One engine's fused experts, per number format."""
+def fused(
+    source: Source,
+    system: str,
+    engine: str,
+    formats: Mapping[str, str] = DTYPES,
+    models: Collection[tuple[int, int, int, int]] = MODELS,
+    rows_of: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None,
+) -> list[Samples]:
+    """One engine's fused experts, per number format, of ``models``; ``rows_of`` chooses among the table's rows."""
     version = source.version(system, "moe", engine, "moe")
     frame = source.read(system, "moe", engine, "moe")
     if frame is None:
         return []
-    frame = known(frame, engine)
-    frame = placed(frame[usable(frame, engine)], fused_load)
+    frame = known(rows_of(frame) if rows_of else frame, engine, formats, models)
+    frame = frame[usable(frame, engine)]
+    if frame.empty:
+        return []
+    frame = placed(frame, fused_load)
     found = []
-    for dtype in DTYPES.values():
+    for dtype in dict.fromkeys(formats.values()):
         rows = frame[frame["dtype"] == dtype]
         if rows.empty:
             continue
@@ -114,7 +124,12 @@ def fused(source: Source, system: str, engine: str) -> list[Samples]:
     return found
 
 
-def known(frame: "pd.DataFrame", engine: str) -> "pd.DataFrame":
+def known(
+    frame: "pd.DataFrame",
+    engine: str,
+    formats: Mapping[str, str] = DTYPES,
+    models: Collection[tuple[int, int, int, int]] = MODELS,
+) -> "pd.DataFrame":
     """Rows of the models and number formats that are read, with their names as in perfmodel."""
     frame = frame.rename(
         columns={
@@ -127,11 +142,11 @@ def known(frame: "pd.DataFrame", engine: str) -> "pd.DataFrame":
         }
     )
     model = list(zip(frame["hidden"], frame["inter_size"], frame["top_k"], frame["experts"], strict=True))
-    wanted = [entry in MODELS and not (entry == GROUP_LIMITED and engine != "trtllm") for entry in model]
-    frame = frame[np.array(wanted, dtype=bool) & frame["moe_dtype"].isin(DTYPES)]
+    wanted = [entry in models and not (entry == GROUP_LIMITED and engine != "trtllm") for entry in model]
+    frame = frame[np.array(wanted, dtype=bool) & frame["moe_dtype"].isin(list(formats))]
     exponents = frame["distribution"].str.extract(r"power_law_([0-9.]+)")[0].astype(float).fillna(0.0)
     return frame.assign(
-        dtype=frame["moe_dtype"].map(DTYPES), width=frame["inter_size"] // frame["tp"], skew=exponents
+        dtype=frame["moe_dtype"].map(dict(formats)), width=frame["inter_size"] // frame["tp"], skew=exponents
     )
 
 

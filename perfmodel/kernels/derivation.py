@@ -1,10 +1,10 @@
 """Kernels of a GPU that nobody timed, from those of another of the same architecture.
 
 A calibration file with a section ``derived`` has no curves: it names the calibration whose curves answer. What of a
-time is bound by arithmetic is scaled by the two peaks, what is bound by device memory by the two bandwidths, a transfer
-by the two wires; fixed parts (a launch, a message's first byte) stay. That is how a what-if on a timed device is answered
-(:meth:`perfmodel.kernels.calibration.Calibration.cost`); here it is flagged, and the spread is wider by what the same
-scaling was off where both GPUs were timed.
+time is bound by arithmetic is scaled by the two peaks, what is bound by device memory by the two bandwidths, a
+transfer by the two wires; fixed parts (a launch, a message's first byte) stay. That is how a what-if on a timed
+device is answered (:meth:`perfmodel.kernels.calibration.Calibration.cost`); here it is flagged, and the spread is
+wider by what the same scaling was off where both GPUs were timed.
 """
 
 import math
