@@ -1,8 +1,9 @@
 """Experts in MXFP4 (gpt-oss, Kimi-K3, DeepSeek-V4) out of the measured tables of expert computations.
 
 Weights are MXFP4; activations BF16 (``w4a16_mxfp4``) or, on Blackwell, MXFP8 (``w4a8_mxfp4_mxfp8``). Where an engine
-has both for a model, its Blackwell kernels take MXFP8 activations: those rows are read. SGLang's rows of Kimi-K3 on
-Hopper are of a kernel (Marlin) that serves no other model here; the fastest kernel of a shape answers.
+has both for a model, its Blackwell kernels take MXFP8 activations: those rows are read. SGLang's rows on Hopper and
+Ada are left out: they take what reading the experts in BF16 takes (gpt-oss on H100: 2.3 times a whole step of
+vLLM's), and its servers run the OpenAI kernels that vLLM's rows time.
 """
 
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ def samples(source: Source, system: str) -> list[Samples]:
     """Experts in MXFP4 of a system, by every engine that has them."""
     found = []
     for engine in ENGINES:
+        if engine == "sglang" and system not in (*experts.BLACKWELL, "rtx_pro_6000_server"):
+            continue
         found += experts.fused(source, system, engine, FORMATS, MODELS, _preferred)
     return found
 

@@ -151,6 +151,20 @@ class Source:
         ratio = np.log(twice["max"] / twice["min"])
         return pd.DataFrame({"seconds": twice["min"] * MS, "log_ratio": ratio}).reset_index(drop=True)
 
+    def powers(self, system: str, family: str, backend: str, table: str) -> "pd.DataFrame":
+        """Rows whose power was read: column ``power``, W, and ``seconds``; of the usual version.
+
+        Raises:
+            DataError: no such table, or no power in it.
+        """
+        version = self.version(system, family, backend, table)
+        path = self.systems / "data" / system / family / backend / version / f"{table}_perf.parquet"
+        frame = _parquet(path)
+        if "power" not in frame:
+            raise DataError(f"{path}: has no column power; only B200's tables have, of aisimulate 0.13.0.dev")
+        frame = frame.assign(seconds=frame["latency"] * MS)
+        return frame[(frame["power"] > 0.0) & (frame["seconds"] > 0.0)]
+
 
 def _opened(place: Path) -> Folder:
     """A folder, or the inside of a wheel.

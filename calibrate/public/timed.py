@@ -106,11 +106,7 @@ TIMED = (
         "one run, after the autotuner; warm where the experts hit fit L2",
     ),
     Timed(
-        (
-            "dsa_module_decode",
-            "dsa_glm_module_decode",
-            "dsa_glm_skip_module_decode",
-        ),
+        ("dsa_module_decode", "dsa_glm_module_decode", "dsa_glm_skip_module_decode"),
         (),
         "graph",
         "replay",
@@ -124,16 +120,54 @@ TIMED = (
         "graph",
         "replay",
         "mixed",
-        "one kernel, warm up to the L2's size, which every decode row of the scores is: what a key costs is read off
-        modules", ), Timed( ( "gdn_decode", "gdn_prefill", "kda_decode", "kda_prefill", "conv_update", "conv_prefill",
-        "mhc_pre", "mhc_post", ), (), "graph", "replay", "mixed", "one kernel, the same state and operands: warm up to
-        the L2's size", ), Timed( ("all_reduce",), ("sglang", "trtllm", "vllm"), "graph", "node", "none", "five in one
-        graph; ranks start together, so no straggler is waited for. Eager rows are left out", ), Timed( ("all_reduce",
-        "all_gather", "reduce_scatter", "all_to_all"), (), "eager", "launch", "none", "nccl-tests, launched back to
-        back: the host shows where a collective is shorter than its launch", ), Timed( ("dispatch", "combine"), (),
-        "kernel", "none", "none", "DeepEP's own benchmark: kernel times of a profiler, " "return_recv_hook off:
-        receiving, laying out by expert and the sum over top-k rows are " "inside; the wait for the " "slowest rank
-        is, as far as ranks of a benchmark differ; notify is added for the normal kernels", ), )
+        "one kernel, warm up to the L2's size, which every decode row of the scores is: what a key costs is read off "
+        "modules",
+    ),
+    Timed(
+        (
+            "gdn_decode",
+            "gdn_prefill",
+            "kda_decode",
+            "kda_prefill",
+            "conv_update",
+            "conv_prefill",
+            "mhc_pre",
+            "mhc_post",
+        ),
+        (),
+        "graph",
+        "replay",
+        "mixed",
+        "one kernel, the same state and operands: warm up to the L2's size",
+    ),
+    Timed(
+        ("all_reduce",),
+        ("sglang", "trtllm", "vllm"),
+        "graph",
+        "node",
+        "none",
+        "five in one graph; ranks start together, so no straggler is waited for. Eager rows are left out",
+    ),
+    Timed(
+        ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
+        (),
+        "eager",
+        "launch",
+        "none",
+        "nccl-tests, launched back to back: the host shows where a collective is shorter than its launch",
+    ),
+    Timed(
+        ("dispatch", "combine"),
+        (),
+        "kernel",
+        "none",
+        "none",
+        "DeepEP's own benchmark: kernel times of a profiler, "
+        "return_recv_hook off: receiving, laying out by expert and the sum over top-k rows are "
+        "inside; the wait for the "
+        "slowest rank is, as far as ranks of a benchmark differ; notify is added for the normal kernels",
+    ),
+)
 """Norms, RoPE, activations, top-k and sampling were not timed: docs/import_tables.md says what they cost."""
 
 

@@ -19,7 +19,6 @@ from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
-from perfmodel.spec.formats import timed_as
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
 from perfmodel.units import GB, PERCENT
@@ -133,19 +132,7 @@ def step_caveats(rest: Rest) -> list[Caveat]:
                     "come out too fast"
                 )
             )
-        found += _stand_in(step.scenario)
     return [*found, *routing_caveats(rest.step.scenario)]
-
-
-def _stand_in(scenario: Scenario) -> list[Caveat]:
-    """A number format of experts that no table holds."""
-    stated = scenario.deployment.precision.experts
-    taken = timed_as(stated, scenario.cluster.gpu.architecture)
-    if scenario.model.moe is None or taken == stated:
-        return []
-    return [
-        note(f"deployment.precision.experts = {stated}: no table holds its times, those of {taken} stand in")
-    ]
 
 
 def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:

@@ -31,12 +31,3 @@ STAND_IN_SPREAD = 0.18
 """Standard deviation of the logarithm of a time that another format's kernel stands for: vLLM 0.25.0's MXFP4 experts
 take 1.13 times its NVFP4 ones of the same shapes on B200 and B300, with 0.13 around that (2,106 shapes each, PyPI
 package aisimulate 0.13.0.dev202610270000000085)."""
-
-
-def timed_as(dtype: str, architecture: str) -> str:
-    """Number format whose kernels' times stand for one that no table holds: MXFP4 weights are multiplied in BF16 before
-    Blackwell, as INT4's are (Marlin), and in FP4 from there on, as NVFP4's.
-    """
-    if dtype != "mxfp4":
-        return dtype
-    return "fp4" if architecture == "blackwell" else "int4"
