@@ -9,7 +9,7 @@ from oracle_env import MODELS, oracle_flops, oracle_parameters, run_oracle
 
 from perfmodel.ops.parameters import matmul_parameters, ngram_parameters, parameter_counts
 from perfmodel.spec.hf_config import model_from_config
-from perfmodel.spec.mixers import Gqa, Mla
+from perfmodel.spec.mixers import Gqa
 from perfmodel.spec.model import Model
 
 pytestmark = pytest.mark.oracle

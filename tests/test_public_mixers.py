@@ -122,7 +122,7 @@ def gdn_rows(**other):
         for phase, kernel, requests, heads in itertools.product(
             ("generation", "context"), ("causal_conv1d_x", "delta_rule"), (1, 4, 16, 64, 256), (8, 16, 32, 64)
         )
-    ]
+    ]  # 10 different numbers of heads in all, of 20 rows
 
 
 def test_a_delta_rule_and_its_convolution_are_two_kernels(tables):
@@ -135,7 +135,8 @@ def test_a_delta_rule_and_its_convolution_are_two_kernels(tables):
         "conv_prefill",
     }
     conv = one(found, "conv_update", "vllm").frame
-    assert set(conv["channels"]) == {(2 * 8 + heads) * 128 for heads in (8, 16, 32, 64)}
+    channels = [(2 * 8 + heads) * 128 for heads in (8, 16, 32, 64)]
+    assert set(conv["lanes"]) == {each * requests for each in channels for requests in (1, 4, 16, 64, 256)}
     held = hold_out(one(found, "gdn_decode", "vllm"))
     shape = {"requests": 16.0, "new_tokens": 1.0, "key_heads": 8.0, "heads": 32.0, "key_dim": 128.0}
     once = held.curve.seconds(shape)

@@ -137,9 +137,10 @@ def as_op(kernel: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     axes are new tokens per request and what was cached before.
     """
     if kernel.startswith(PER_REQUEST) or kernel in STATES:
-        found = {
-            name: value for name, value in variables.items() if name not in ("queries", "cached", "rows")
-        }
+        axes = ("queries", "cached", "rows", "lanes")
+        found = {name: value for name, value in variables.items() if name not in axes}
+        if "lanes" in variables:  # of any requests and heads or channels, as many in all
+            found |= {"requests": variables["lanes"], "channels" if "conv" in kernel else "heads": 1.0}
         found["new_tokens"] = variables.get("queries", 1.0)
         if "rows" in variables:  # of any requests and new tokens, as many queries
             found |= {"requests": variables["rows"], "new_tokens": 1.0}

@@ -28,7 +28,8 @@ FEW_HEADS = "kda_fused_decode"
 """A kernel of SGLang 0.5.16 for 12 heads alone, where the next size up has another: left out."""
 LONG_PROMPTS = 32768
 """Tokens of all requests beyond which SGLang's GDN on H200 is not read."""
-DECODE, PROMPT = ("requests", "heads"), ("queries", "requests", "heads")
+DECODE, PROMPT = ("lanes",), ("queries", "lanes")
+"""Axes: heads (or channels) of all requests together, each with a state of its own, and new tokens per request."""
 
 
 def samples(source: Source, system: str) -> list[Samples]:
@@ -66,10 +67,11 @@ def _deltas(source: Source, system: str, engine: str) -> list[Samples]:
         frame = frame[~frame["kernel_source"].str.contains(f"conv1d|{FEW_HEADS}")]
         for phase, axes in (("generation", DECODE), ("context", PROMPT)):
             rows = frame[frame["phase"] == phase]
+            rows = rows.assign(lanes=rows["requests"] * rows["heads"])
             kernels = "/".join(sorted(rows["kernel_source"].unique()))
-            rows = rows.groupby(list(axes), as_index=False)["seconds"].median()
             if len(rows) < FEWEST:
                 continue
+            rows = rows.groupby(list(axes), as_index=False)["seconds"].median()
             decode = phase == "generation"
             found.append(
                 Samples(
@@ -80,7 +82,7 @@ def _deltas(source: Source, system: str, engine: str) -> list[Samples]:
                     axes=axes,
                     frame=rows,
                     source=cite(source, system, engine, version, name, kernels),
-                    slices={"requests 16..64": rows["requests"].between(16, 64)}
+                    slices={"512 to 2048 heads": rows["lanes"].between(512, 2048)}
                     if decode
                     else {"new tokens 512..2048": rows["queries"].between(512, 2048)},
                     note="the recurrence alone, key and value width 128; key heads are not told apart",
@@ -96,11 +98,11 @@ def _convolutions(source: Source, system: str, engine: str) -> list[Samples]:
         return []
     whole = whole[whole["kernel_source"].str.contains("conv1d")]
     channels = 2 * whole["num_k_heads"] * whole["head_k_dim"] + whole["heads"] * whole["head_v_dim"]
-    whole = whole.assign(channels=channels)
+    whole = whole.assign(lanes=channels * whole["requests"])
     found = []
     for phase, kernel, axes in (
-        ("generation", "conv_update", ("requests", "channels")),
-        ("context", "conv_prefill", ("queries", "requests", "channels")),
+        ("generation", "conv_update", DECODE),
+        ("context", "conv_prefill", PROMPT),
     ):
         rows = whole[whole["phase"] == phase].groupby(list(axes), as_index=False)["seconds"].median()
         if len(rows) < FEWEST:
@@ -114,7 +116,7 @@ def _convolutions(source: Source, system: str, engine: str) -> list[Samples]:
                 axes=axes,
                 frame=rows,
                 source=cite(source, system, engine, version, "gdn", "causal_conv1d"),
-                slices={"requests 16..64": rows["requests"].between(16, 64)},
+                slices={"64k to 256k channels": rows["lanes"].between(2**16, 2**18)},
                 note="four taps",
             )
         )
