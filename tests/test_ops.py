@@ -10,7 +10,6 @@ from perfmodel.ops.memory import step_memory, usable_bytes
 from perfmodel.ops.op import OpClass
 from perfmodel.ops.work import Group, tokens_per_step
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.spec.catalogue import names
 from perfmodel.step import step_segments
 
 SINGLE = {"attention_dp": 1, "attention_tp": 1, "dense_tp": 1, "ep": 1, "batch_per_gpu": 1}
