@@ -29,8 +29,8 @@ COUNTED = [
     "qwen3-235b-a22b",
     "qwen3-30b-a3b",
 ]
-"""Models of the catalogue that are counted by component and run for their FLOPs; of the others test_families.py compares
-the recorded total."""
+"""Models of the catalogue that are counted by component and run for their FLOPs; of the others test_families.py
+compares the recorded total."""
 
 
 def required(name: str) -> bool:
