@@ -126,7 +126,7 @@ def cached_token_bytes(scenario: Scenario) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a request keeps beside what grows with every token: in bytes, or in the unit that it is :meth:`scaled` to."""
+    """What a request keeps beside what grows with every token: bytes, or the unit that it is :meth:`scaled` to."""
 
     fixed: float = 0.0
     """Whatever the request's length: states."""
