@@ -160,7 +160,7 @@ def _world(
         "per_replica": layout.ranks,
         "blocks": layout.blocks,
         "block_tokens": layout.block_tokens,
-        "request_blocks": layout.request_blocks,
+        "request_blocks": 0,
         "max_running": layout.max_running,
         "router": ROUTERS[layout.router],
         "rank_router": ROUTERS[layout.rank_router],
