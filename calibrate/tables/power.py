@@ -35,8 +35,8 @@ FORMATS = {"bfloat16": "bf16", "fp8": "fp8-tensor", "fp8_block": "fp8", "nvfp4":
 NEAR_LIMIT = 0.99
 """Of the board's limit: rows above are at it."""
 LONG_S = 1.0 / 3000.0
-"""Kernels are repeated for a second, but at most 3,000 times: shorter ones are over before a reading a tenth of a second
-later, and what is read is mostly what was before. Only these and longer ones are used."""
+"""Kernels are repeated for a second, but at most 3,000 times: shorter ones are over before a reading a tenth of a
+second later, and what is read is mostly what was before. Only these and longer ones are used."""
 LEAST_ROWS = 100
 TERMS = ("1", "compute", "memory")
 Rows = tuple[str, "pd.Series[Any]", "pd.Series[Any]", "pd.Series[Any]", "pd.Series[Any]"]
