@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from html import escape
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,11 +10,11 @@ import streamlit as st
 
 from dashboard.cache import kept
 from dashboard.show import chart, downloads, plain
-from dashboard.trusted import number
 from dashboard.words import HELP, TRUST
 from perfmodel.output.charts import validation as charts
 from perfmodel.output.formats import count
 from perfmodel.output.validation_html import UNITS, quantity_name
+from perfmodel.spec.messages import number_of
 from perfmodel.validation.recorded import Recorded, recorded_results
 from perfmodel.validation.rows import Row, summarise, unanswered
 
@@ -111,12 +112,26 @@ def _charts(chosen: Filter, answered: Sequence[Row]) -> None:
     with right:
         st.markdown("**Errors by suite**", help=TRUST["errors"])
         chart(_drawn(*chosen, None), "trust-errors", zooms=True)
+    st.html(_legend(answered))
     signs = [f"{charts.role_symbol(role)[1]} {role}" for role in dict.fromkeys(row.role for row in answered)]
     drawn = len(charts.sample(answered, MOST_DRAWN))
     some = (
         f" Drawn: {count(drawn)} of {count(len(answered))} rows, at most {MOST_DRAWN} of a suite, by chance."
+        if drawn < len(answered)
+        else ""
     )
-    st.caption(plain(f"{', '.join(signs)}.{some if drawn < len(answered) else ''} Tables count every row."))
+    marks = f"{', '.join(signs)}. Line: exact; bands: ±10% and ±25%."
+    st.caption(plain(f"{marks}{some} Tables count every row."))
+
+
+def _legend(answered: Sequence[Row]) -> str:
+    """Which colour is which suite, for both charts: with so many, plotly's own legend would cover them."""
+    colours = charts.suite_colours(recorded_results().rows)
+    keys = (
+        f'<span style="white-space:nowrap"><span style="color:{colour}">&#9679;</span> {escape(suite)}</span>'
+        for suite, colour in charts.legend_keys(answered, colours)
+    )
+    return f'<p style="font-size:0.875rem">{" &ensp; ".join(keys)}</p>'
 
 
 def _unit(answered: Sequence[Row]) -> str:
@@ -189,7 +204,7 @@ def number_column(name: str, text: str, digits: int = 1) -> Any:
 
 def _take_away(chosen: Filter, rows: Sequence[Row]) -> None:
     table = _frame(*chosen)
-    if st.toggle(f"List the {number(len(rows), 'row')}", key="trust-list"):
+    if st.toggle(f"List the {number_of(len(rows), 'row')}", key="trust-list"):
         figures = ("measured", "predicted", "low", "high", "peer_predicted")
         columns: dict[str, Any] = {
             name: st.column_config.NumberColumn(format="%.4g", help=TRUST["si"]) for name in figures
@@ -215,7 +230,7 @@ def _frame(suites: tuple[str, ...], roles: tuple[str, ...], quantities: tuple[st
 def _unanswered(rows: Sequence[Row]) -> None:
     missing = unanswered(rows)
     if missing:
-        with st.expander(f"{number(sum(n for _, _, n in missing), 'row')} without a prediction, and why"):
+        with st.expander(f"{number_of(sum(n for _, _, n in missing), 'row')} without a prediction, and why"):
             table = pd.DataFrame(
                 [(n, suite, reason) for suite, reason, n in missing], columns=["rows", "suite", "reason"]
             )

@@ -1,4 +1,6 @@
-"""What a page shows where a scenario has no answer, with the way out where there is one."""
+"""What a page shows where a scenario has no answer, with a way out."""
+
+from dataclasses import replace
 
 import streamlit as st
 
@@ -7,21 +9,37 @@ from dashboard.results import Failed
 from dashboard.show import plain
 from perfmodel.errors import PerfModelError
 from perfmodel.ops.limits import batch_key, batch_of, limits
+from perfmodel.output.formats import count
 from perfmodel.spec.scenario import Scenario
 
 
-def refuse(scenario: Scenario, found: Failed) -> None:
-    """The reason, and a button for the largest batch that fits if it is the batch that does not."""
-    st.error(plain(found.text), icon=":material/block:")
-    try:
-        most = limits(scenario).fits
-    except PerfModelError:
-        return
+def refuse(scenario: Scenario, found: Failed, name: str = "") -> None:
+    """The reason, and a button for the largest batch that fits if it is the batch that does not; else one that leaves
+    the sidebar's changes out, where there are any. ``name`` says whose reason it is, where the page shows several.
+    """
+    st.error(plain(f"{name}: {found.text}" if name else found.text), icon=":material/block:")
+    most = _fits(scenario)
     if 0 < most < batch_of(scenario):
         st.button(
-            f"Use the largest batch that fits: {most} per GPU",
+            f"Use the largest batch that fits: {count(most)} per GPU",
             key="refusal-batch",
             icon=":material/compress:",
             on_click=session.apply,
-            args=({batch_key(scenario): str(most)},),
+            args=({batch_key(scenario): f"{most:.12g}"},),
         )
+    elif session.asked().sets:
+        st.button(
+            "Leave the sidebar's changes out",
+            key="refusal-unchanged",
+            icon=":material/undo:",
+            on_click=session.start_again,
+            args=(replace(session.asked(), sets=()),),
+        )
+
+
+def _fits(scenario: Scenario) -> float:
+    """The largest batch that fits; 0: none does, or nothing says."""
+    try:
+        return limits(scenario).fits
+    except PerfModelError:
+        return 0

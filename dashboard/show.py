@@ -8,6 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from perfmodel.answers.caveats import condition as condition_of
+from perfmodel.spec.messages import number_of
+from perfmodel.spec.scenario import Scenario
+
 BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
 
 
@@ -44,6 +48,16 @@ def _parquet(rows: pd.DataFrame) -> bytes:
     return out.getvalue()
 
 
+def condition(scenario: Scenario, name: str = "") -> None:
+    """Under what the figures below hold, where nothing is known of the model's router; ``name`` says whose they are,
+    where the page shows several.
+    """
+    even = condition_of(scenario)
+    if even:
+        own = f"{name}: " if name else ""
+        st.markdown(plain(f"{own}{even if own else even.capitalize()}:"))
+
+
 def caveats(values: Mapping[str, Any], name: str = "") -> None:
     """What the page's figures rest on and what makes them less certain: dangers in sight, notes and standing caveats
     folded. ``name`` says whose they are, where the page shows several.
@@ -56,7 +70,7 @@ def caveats(values: Mapping[str, Any], name: str = "") -> None:
     notes = [text for text in values["warnings"] if text not in dangers]
     for texts, word in ((notes, "note"), (values["caveats"], "standing caveat")):
         if texts:
-            with st.expander(f"{own}{len(texts)} {word}{'s' if len(texts) > 1 else ''} about these figures"):
+            with st.expander(f"{own}{number_of(len(texts), word)} about these figures"):
                 for text in texts:
                     st.text(text)  # as text: it may quote what somebody uploaded
 

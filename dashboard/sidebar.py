@@ -131,16 +131,18 @@ def _model_and_cluster(scenario: Scenario) -> None:
 
 
 def _step(scenario: Scenario) -> None:
-    d, most = scenario.deployment, max(limits(scenario).fits, 2)
+    d, found = scenario.deployment, limits(scenario)
+    one = 1.0 / found.gpus  # a request that an attention group shares
+    most = max(found.fits, 2 * one)
     if d.phase == "prefill":
         slider(
             "Prompts per GPU",
             "prompts",
             "deployment.prefill_requests_per_gpu",
             float(d.prefill_requests_per_gpu),
-            low=1,
+            low=one,
             high=most,
-            step=1,
+            step=one,
         )
         slider(
             "Tokens per prompt",
@@ -157,9 +159,9 @@ def _step(scenario: Scenario) -> None:
         "batch",
         "deployment.batch_per_gpu",
         float(d.batch_per_gpu),
-        low=1,
+        low=one,
         high=most,
-        step=1,
+        step=one,
     )
     slider(
         "Context, tokens per request",

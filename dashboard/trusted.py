@@ -9,11 +9,13 @@ import pandas as pd
 
 from dashboard.words import NAMES
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.constants import engine_constants
 from perfmodel.errors import PerfModelError
 from perfmodel.kernels.calibration import AnyCurve, Calibration
 from perfmodel.output.catalogue import calibration_values
 from perfmodel.output.formats import count, significant, with_unit
 from perfmodel.output.validation_html import quantity_name
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
 from perfmodel.validation.evidence import Evidence
@@ -109,10 +111,14 @@ def _figure(scenario: Scenario, found: StepAnswer) -> str:
         why = "a published way of counting has none" if report else "the spread of some op is not known"
         return f"{name} is {value}, without an interval: {why}."
     low, high = (with_unit(bound, "s") for bound in bounds)
-    return (
-        f"{name} is {value}, with a chance of 80% between {low} and {high}. That is how much kernels and engine were "
-        "seen to vary; what the model leaves out (see the warnings) is not in it."
+    engine = " and published runs of the engine" if scenario.deployment.step_log_std else ""
+    text = (
+        f"{name} is {value}, with a chance of 80% between {low} and {high}. That is how much kernels{engine} were seen "
+        "to vary"
     )
+    if scenario.routing.prior_imbalance > 1.0:
+        text += ", and how busy a busiest rank may be"
+    return f"{text}; what the model leaves out is not in it."
 
 
 def _measured(scenario: Scenario, nearest: Nearest | None) -> str:
@@ -120,13 +126,13 @@ def _measured(scenario: Scenario, nearest: Nearest | None) -> str:
         return "this is the report's own calculation; suite longcat-theory below compares it cell by cell."
     if nearest is None:
         return (
-            "no measurement on record is of this model, GPU or engine: nothing says how far off the figures are. "
-            "perfmodel validate --data compares your own."
+            f"no measurement on record is of this model, {scenario.cluster.gpu.kind} or engine: nothing says how far "
+            "off the figures are. perfmodel validate --data compares your own."
         )
     line = nearest.line
     one = line["answered"] == 1
     text = (
-        f"{number(line['answered'], 'figure')} of {quantity_name(line['quantity'])} ({nearest.words}; suite "
+        f"{number_of(line['answered'], 'figure')} of {quantity_name(line['quantity'])} ({nearest.words}; suite "
         f"{line['suite']}) {'was' if one else 'were'} predicted with {'an' if one else 'a median'} error of "
         f"{pct(line['median_abs_pct'])}"
     )
@@ -175,14 +181,7 @@ def _engine(scenario: Scenario) -> str:
         return (
             "none is named: nothing is added for its host, its scheduler and ranks that wait for each other."
         )
-    host = deployment.host
-    parts = [
-        f"a host that launches decode steps by {host.decode} and prompts by {host.prompts}",
-        f"{significant(float(host.prepare_us))} µs to prepare a step",
-    ]
-    if host.launch_us:
-        parts.append(f"{significant(float(host.launch_us))} µs per eager launch")
-    text = f"{deployment.engine} {deployment.engine_version} adds {', '.join(parts)}."
+    text = f"{deployment.engine} {deployment.engine_version}: {'; '.join(engine_constants(scenario))}."
     if deployment.step_log_std:
         spread = significant(PERCENT * float(deployment.step_log_std), 2)
         text += f" Published runs of it vary by {spread}% around what is modelled."
@@ -207,9 +206,4 @@ def days(created: str) -> str:
     """Whole days since a date (ISO)."""
     made = datetime.fromisoformat(created)
     made = made if made.tzinfo else made.replace(tzinfo=UTC)
-    return number(max((datetime.now(UTC) - made).days, 0), "day")
-
-
-def number(value: int, word: str) -> str:
-    """``3 days``, ``1 day``."""
-    return f"{count(value)} {word}{'' if value == 1 else 's'}"
+    return number_of(max((datetime.now(UTC) - made).days, 0), "day")

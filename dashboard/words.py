@@ -141,10 +141,12 @@ TRAFFIC: dict[str, str] = {
     "load": "Above: requests that wait at replicas and requests that are being prefilled or decoded, all replicas "
     "together. Below: requests that the fullest rank decodes in a step. Least and most are kept where points are "
     "left out.",
-    "curve": "The same requests, arriving faster and slower. Rates here count up to the last first token, so that a "
-    "short run's tail does not make them look low: the share of good requests times the rate, where replicas keep up. "
-    "The search looks for the rate at which fewer than 99 % are good, or replicas fall behind. Every point stays when "
-    "you stop.",
+    "served": "Requests that begin to be answered per second, up to the last first token, so that a short run's tail "
+    "does not make it look low.",
+    "curve": "The same requests, arriving faster and slower. Goodput is the share of good requests (all objectives "
+    "kept) of those that are served per second, up to the last first token, so that a short run's tail does not make "
+    "it look low; without an SLO there is none. The search looks for the rate at which fewer than 99 % are good, or "
+    "replicas fall behind. Every point stays when you stop.",
     "trace": "Every step and every request as spans, for ui.perfetto.dev; at most 200,000 events.",
 }
 """Term of the page on traffic -> tooltip."""

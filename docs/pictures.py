@@ -123,7 +123,7 @@ NODE = (
     "cluster=h200-ib", "calibration=h200-sxm", "deployment.engine=sglang", "deployment.attention_dp=1",
     "deployment.attention_tp=8", "deployment.dense_tp=8", "deployment.ep=8", "deployment.overlap=sequential",
     "deployment.redundant_experts=0", "deployment.mtp.draft_tokens=0", "deployment.prefill_requests_per_gpu=0.125",
-    "deployment.batch_per_gpu=1", "deployment.host.launch_us=20", "deployment.host.prepare_us=1000",
+    "deployment.batch_per_gpu=1", "deployment.host={launch_us: 20, uncounted_us: 0, node_us: 0, prepare_us: 1000}",
 )  # fmt: skip
 """DeepSeek-V3 on one node, TP8; a host that takes 20 us per launch and 1 ms to prepare a step: round figures."""
 PROMPT = "deployment.phase=prefill"

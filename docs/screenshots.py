@@ -1,6 +1,7 @@
-"""Screenshots of the dashboard and of a cost report for the README and docs/ (``make pictures``): needs chromium.
+"""Screenshots for the README and docs/ (``make pictures``): the step's timeline, the dashboard, a cost report.
 
-The dashboard is started as a user starts it, the report is made by the command line; both are shown by a real browser.
+Needs chromium. The dashboard is started as a user starts it, timeline and report are made by the command line; a real
+browser shows them.
 """
 
 import sys
@@ -31,7 +32,15 @@ def main() -> None:
                 _dashboard(
                     chrome, f"http://127.0.0.1:{port}/{page}", HERE / f"dashboard_{name}.png", HEIGHT[page]
                 )
+        _timeline(chrome, HERE / "timeline.png")
         _report(chrome, HERE / "report.png")
+
+
+def _timeline(chrome: Any, picture: Path) -> None:
+    """One layer of the main job, as the page of ``perfmodel step --html`` draws it."""
+    page = _made(chrome, ["step", "longcat-flash-h800", "--html"], width=1100, height=1400)
+    page.locator("section", has=page.locator("#figure-layer")).screenshot(path=picture)
+    page.context.close()
 
 
 def _dashboard(chrome: Any, address: str, picture: Path, height: int) -> None:
@@ -46,17 +55,24 @@ def _dashboard(chrome: Any, address: str, picture: Path, height: int) -> None:
 
 
 def _report(chrome: Any, picture: Path) -> None:
+    words = ["report", "longcat-flash-h800", "--api-usd-per-million-output", "0.7", "--out"]
+    page = _made(chrome, words, width=1100, height=1500)
+    page.screenshot(path=picture)
+    page.context.close()
+
+
+def _made(chrome: Any, words: list[str], *, width: int, height: int) -> Any:
+    """The page that a command writes to the file after its ``words``, shown in the light."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "report.html"
-        words = ["report", "longcat-flash-h800", "--api-usd-per-million-output", "0.7", "--out", str(out)]
-        done = CliRunner().invoke(app, words)
+        out = Path(folder) / "page.html"
+        done = CliRunner().invoke(app, [*words, str(out)])
         assert done.exit_code == 0, done.output
-        context = chrome.new_context(viewport={"width": 1100, "height": 1500}, color_scheme="light")
+        context = chrome.new_context(viewport={"width": width, "height": height}, color_scheme="light")
         page = context.new_page()
         page.goto(out.as_uri())
+        page.wait_for_selector(".main-svg")
         page.wait_for_timeout(SETTLED_MS)
-        page.screenshot(path=picture)
-        context.close()
+    return page
 
 
 if __name__ == "__main__":

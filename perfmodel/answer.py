@@ -10,8 +10,9 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import caveat_values, step_caveats
-from perfmodel.economics.rates import step_rates
+from perfmodel.economics.rates import rate_range, step_rates
 from perfmodel.economics.work import hbm_seconds, peak_seconds
+from perfmodel.kernels.calibration import INSIDE
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.limits import check_runs, limits
 from perfmodel.ops.memory import step_memory
@@ -197,7 +198,7 @@ def _intervals(step: Step) -> dict[str, Any]:
     )
     if found is None:
         return {}
-    fast, slow = (asdict(step_rates(step.scenario, seconds)) for seconds in found)
+    fast, slow = map(asdict, rate_range(step.scenario, *found))
     intervals = {"step_time_s": list(found)}
     for name, value in fast.items():
         if value is not None and value != slow[name]:
@@ -223,8 +224,10 @@ def _stages(step: Step, rank: int) -> list[dict[str, Any]]:
 
 
 def _share(ideal_s: Any, timing: Timing) -> float | None:
+    """Of a peak, while an op runs; None of one whose work is in the time of a measured module around it."""
     seconds = _mean(timing.seconds)
-    return _mean(ideal_s) / seconds if seconds > 0 else None
+    inside = timing.source.startswith(INSIDE)
+    return _mean(ideal_s) / seconds if seconds > 0 and not inside else None
 
 
 def _mean(value: Any) -> float:

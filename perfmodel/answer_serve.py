@@ -18,6 +18,7 @@ from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.spread import typical_step
 from perfmodel.serving.window import counted
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces import read_trace
 from perfmodel.step import Step, common_log_std, simulate_step
@@ -97,7 +98,7 @@ def answer_serve(
         **intervals,
         "basis": basis(rest),
         **caveat_values([*_caveats(served), *no_intervals, *step_caveats(rest)]),
-        "provenance": {**provenance(step), "trace": _trace_id(scenario)},
+        "provenance": {**provenance(step), "trace": _trace_id(scenario), "core": served.core},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()}, rest)
 
@@ -147,7 +148,9 @@ def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any]
     if not served.scenario.faults:
         return None
     scenario = served.scenario.model_copy(update={"faults": ()})
-    healthy = serve(scenario, requests=served.requests, fleet=served.fleet, progress=progress)
+    healthy = serve(
+        scenario, requests=served.requests, fleet=served.fleet, progress=progress, core=served.core
+    )
     found = serving_metrics(healthy.records, healthy.scenario)
     return {key: found[key] for key in WITHOUT_FAULTS}
 
@@ -209,8 +212,8 @@ def _caveats(served: Served) -> list[Caveat]:
     if served.pool.layout.max_running < asked:
         found.append(
             note(
-                f"at most {served.pool.layout.max_running} requests run on a rank (serving.max_running = {asked}): "
-                "deployment.low_latency_max_tokens_per_gpu is what DeepEP low-latency's buffers are sized for"
+                f"a rank runs at most {number_of(served.pool.layout.max_running, 'request')} (serving.max_running = "
+                f"{asked}): DeepEP low-latency's buffers are sized for deployment.low_latency_max_tokens_per_gpu"
             )
         )
     if served.path is not None and served.path.flag:

@@ -114,8 +114,13 @@ def drawable(scenario: Scenario, segments: Sequence[Segment] | None = None) -> t
     prior = scenario.routing.prior_imbalance
     if prior == 1.0 or scenario.model.moe is None or scenario.costs == "report":
         return own
-    more = prior * (scenario.routing.imbalance or 1.0)
-    routing = scenario.routing.model_copy(update={"imbalance": more, "prior_imbalance": 1.0})
+    loads = scenario.routing.rank_loads
+    more = (
+        {"imbalance": prior * (scenario.routing.imbalance or 1.0)}
+        if loads is None
+        else {"rank_loads": tuple(load * prior for load in loads)}
+    )
+    routing = scenario.routing.model_copy(update={**more, "prior_imbalance": 1.0})
     uneven = step_segments(scenario.model_copy(update={"routing": routing}))
     return tuple(
         replace(
@@ -179,12 +184,12 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
     timings = _timings(tasks, scenario, share=1 / parts)
     if has_contention(scenario) and overlaps(overlap):
         timings = tuple(
-            _beside_compute(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
+            beside_compute_cost(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
         )
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
 
 
-def _beside_compute(op: Op, timing: Timing, scenario: Scenario) -> Timing:
+def beside_compute_cost(op: Op, timing: Timing, scenario: Scenario) -> Timing:
     """A transfer under a schedule that hides it takes as long as such transfers were timed beside compute."""
     if not op.is_communication:
         return timing

@@ -345,7 +345,7 @@ def test_same_question_same_bytes(folder, scenario_file):
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     text = run("step", scenario_file, "--set", f"calibration={folder}").stdout
-    assert "100 % of the step's time is timed on this GPU" in text
+    assert "100 % of the step's time is timed on this CPU" in text
     assert "with 80 % probability" in text
 
 

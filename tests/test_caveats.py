@@ -8,13 +8,15 @@ from test_serve import node
 
 from perfmodel.answer import answer_step
 from perfmodel.answer_serve import answer_serve
-from perfmodel.answers.basis import KINDS, rest_of
+from perfmodel.answers.basis import KINDS, kind_words, operations, rest_of
 from perfmodel.answers.caveats import Caveat, Weight, caveat_values, merged
 from perfmodel.answers.flags import beyond_of, other_texts
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.kernels.curves import describe_outside
 from perfmodel.load import load_scenario
 from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.output.html import question
+from perfmodel.report.trust import validation_lines
 from perfmodel.step import simulate_step
 
 MAIN = "longcat-flash-h800"
@@ -360,3 +362,33 @@ def test_a_report_says_whose_they_are():
 
 def replace_name(scenario, name):
     return scenario.model_copy(update={"name": name})
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("0.5.9", ""),
+        ("0.9.0", "newer than all that were read, the last of them 0.5.9"),
+        ("0.5.7", "between 0.5.6.post2 and 0.5.8.post1"),
+        ("0.4.1", "older than all that were read"),
+    ],
+)
+def test_a_version_that_nobody_read_is_told(version, words):
+    told = [text for text in values_of(f"engine.version={version}")["warnings"] if "was not read" in text]
+    assert len(told) == bool(words)
+    assert not words or (words in told[0] and version in told[0])
+
+
+def test_a_cpu_is_not_called_a_gpu():
+    """On the reference CPU an answer was said to be timed on this GPU."""
+    answer = answer_step(load_scenario("reference-cpu"), over_steps=False)
+    assert "is timed on this CPU" in answer.values["basis"]["text"]
+    assert {row["kind"] for row in operations(answer.rest)} <= set(kind_words(answer.scenario).values())
+    assert "CPU with" in question(answer.scenario)
+    assert "GPU with" not in question(answer.scenario)
+    lines = [line["about"] for line in validation_lines(answer.step)]
+    assert lines
+    assert all("this CPU's kernels" in about for about in lines)
+    on_gpu = values_of()["basis"]["text"]
+    assert "timed on this GPU" in on_gpu
+    assert "CPU" not in on_gpu

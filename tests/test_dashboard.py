@@ -10,10 +10,11 @@ from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
 from dashboard.show import plain
+from dashboard.words import NAMES
 from perfmodel.answer import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
-from perfmodel.output.formats import significant, usd
+from perfmodel.output.formats import duration, significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
 
@@ -80,6 +81,25 @@ def test_the_batch_slider_ends_at_what_fits():
     test = started(v="1", scenario="longcat-flash-h800", set=["serving.max_running=50"])
     assert test.slider(key="ask-batch").max == 96  # widened to the scenario's own batch, which is refused
     assert "96 requests per rank exceed" in test.error[0].value
+
+
+def test_the_batch_slider_of_gpus_that_share_requests_has_fractions_up_to_what_fits():
+    """An attention group of eight that holds three requests: 0.375 per GPU in tile, slider and curve."""
+    sets = ["deployment.attention_dp=16", "deployment.attention_tp=8", "serving.max_running=3"]
+    sets += ["deployment.batch_per_gpu=0.25", "deployment.dense_tp=8"]
+    test = started(v="1", scenario="longcat-flash-h800", set=sets)
+    slider = test.slider(key="ask-batch")
+    assert (slider.min, slider.max, slider.step, slider.value) == (1 / 8, 3 / 8, 1 / 8, 2 / 8)
+    assert shown(test)["Requests per GPU that fit"] == "0.375"
+    slider.set_value(3 / 8).run()
+    assert "deployment.batch_per_gpu=0.375" in test.query_params["set"]
+    assert shown(test)
+    refused = started(
+        v="1", scenario="longcat-flash-h800", set=[*sets[:3], "deployment.batch_per_gpu=0.5", sets[4]]
+    )
+    refused.button(key="refusal-batch").click().run()
+    assert refused.slider(key="ask-batch").value == 3 / 8
+    assert shown(refused)
 
 
 def test_another_model_takes_back_what_it_cannot_do_and_says_so():
@@ -225,6 +245,48 @@ def test_overlap_shows_what_sbo_gains():
         assert rows.loc["sbo", "step_time_s"] < 0.9 * rows.loc[overlap, "step_time_s"]
     charts = [one for one in test.main if one.type == "plotly_chart"]
     assert len(charts) == 2
+
+
+def test_a_prefill_step_has_its_own_columns_and_no_empty_ones():
+    test = opened("overlap", v="1", scenario="longcat-flash-h800", set="deployment.phase=prefill")
+    (table,) = test.dataframe
+    assert not table.value.isna().any().any()
+    assert {"input_tokens_per_s_per_gpu", "usd_per_million_input_tokens"} <= set(table.value)
+    assert not {"tokens_per_s_per_user", "usd_per_million_output_tokens"} & set(table.value)
+
+
+BATCH, LAYOUT = "deployment.batch_per_gpu=100000", "deployment.precision.experts=fp4"
+
+
+@pytest.mark.parametrize(
+    ("page", "change", "button"),
+    [
+        ("overlap", BATCH, "refusal-batch"),
+        ("trust", BATCH, "refusal-batch"),
+        ("what_if", LAYOUT, "refusal-unchanged"),
+        ("overlap", LAYOUT, "refusal-unchanged"),
+        ("compare", LAYOUT, "refusal-unchanged"),
+        ("traffic", LAYOUT, "refusal-unchanged"),
+    ],
+)
+def test_a_refusal_offers_a_way_out(page, change, button):
+    """The largest batch that fits, or the scenario without the changes; and it works."""
+    test = opened(page, v="1", scenario="longcat-flash-h800", set=change)
+    assert test.error
+    test.button(key=button).click().run()
+    assert not test.exception
+    assert not test.error
+
+
+def test_compared_figures_have_names_and_units():
+    (table,) = opened("compare").dataframe
+    rows = table.value.set_index("figure")
+    assert set(rows.index) <= set(NAMES.values())
+    values = answered("deployment.overlap=sequential"), answered()
+    assert list(rows.loc["TPOT", ["A", "B"]]) == [duration(one["tpot_s"]) for one in values]
+    assert rows.loc["TPOT", "change_pct"] == pytest.approx(
+        100 * (values[1]["tpot_s"] / values[0]["tpot_s"] - 1)
+    )
 
 
 def test_compare_has_the_change_and_its_parts_and_can_be_pinned_and_swapped():

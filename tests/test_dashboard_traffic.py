@@ -234,9 +234,19 @@ def test_goodput_is_found_on_demand():
     assert len(charts(app)) == 3
     (table,) = [found.value for found in app.dataframe if "good_pct" in found.value]
     assert len(table) == POINTS
-    assert (table["goodput_requests_per_s"] <= table["requests_per_s"]).all()
+    assert (table["goodput_requests_per_s"] <= table["served_requests_per_s"]).all()
     assert any("keep the SLO" in text.value for text in app.markdown)
     assert not [button for button in app.button if button.key == "traffic-find"]
+
+
+def test_without_an_slo_the_curve_has_no_goodput():
+    app = opened("workload.num_requests=200")
+    app.button(key="traffic-find").click()
+    checked(app.run())
+    (table,) = [found.value for found in app.dataframe if "served_requests_per_s" in found.value]
+    assert not {"goodput_requests_per_s", "good_pct"} & set(table)
+    assert "Latency against rate" in [title.value for title in app.subheader]
+    assert any("no SLO is stated" in text.value for text in app.markdown)
 
 
 def test_files_are_those_of_the_command_line():

@@ -1,5 +1,6 @@
 """Every `perfmodel` and `calibrate` command in the README and in docs/ runs."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from command import run_here
 from sessions import dashboard
+
+from perfmodel.spec.scenario import Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,3 +137,49 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def rows_of(page, heading):
+    """The cells of the table under a heading."""
+    text = (ROOT / "docs" / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+
+
+def spec_at(path):
+    """The part of a scenario's description at a key path, or the kind of value there; KeyError: no such key."""
+    found = Scenario
+    for key in path.split("."):
+        found = found.model_fields[key].annotation
+    return found
+
+
+@pytest.mark.parametrize(
+    "cells", rows_of("scenarios.md", "The engine, and what it does"), ids=lambda cells: cells[0][:30]
+)
+def test_keys_that_the_page_on_scenarios_names_exist(cells):
+    """It once named a `tokens_per_s` of the front end, which no reader of it knew."""
+    section = ""
+    for path in re.findall(r"`([a-z_.]+)`", cells[0]):
+        if path != "engine":  # the short form of deployment.engine
+            spec_at(f"{section}{path}" if path.startswith(".") else path)
+        section = path.rpartition(".")[0] if not path.startswith(".") else section
+        if path in ("deployment.host", "serving.front_end"):
+            inside = set(re.findall(r"`([a-z_]+)`", cells[1])) - {"graph", "eager"}
+            assert inside <= set(spec_at(path).model_fields)
+            assert len(inside) >= 5
+
+
+def test_every_picture_of_the_docs_is_redrawn_by_a_target():
+    """A picture that no target draws goes stale, as timeline.png did."""
+    docs = ROOT / "docs"
+    drawn = (docs / "pictures.py").read_text() + (docs / "screenshots.py").read_text()
+    pages = re.search(r"^PAGES = (\{.*?\})$", drawn, flags=re.MULTILINE)[1]
+    made = {
+        *re.findall(r'"(\w+\.png)"', drawn),
+        *(f"dashboard_{name}.png" for name in ast.literal_eval(pages).values()),
+    }
+    experiments = {
+        "calibration_check.png",
+        "overlap_speedup.png",
+    }  # make calibration-report, make overlap-experiment
+    assert {path.name for path in docs.glob("*.png")} == made | experiments

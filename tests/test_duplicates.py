@@ -115,7 +115,7 @@ def test_once_leaves_each_measurement_once_and_reads_no_file(monkeypatch):
 
 
 def test_a_fit_sees_each_measurement_once():
-    from calibrate.engines import jobs, taken
+    from calibrate.engines.rows import jobs, taken
 
     seen = [record["id"] for file, record in jobs() if file == FILE]
     assert len(seen) > 80

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrate import engines
-from calibrate.engines import CONSTANTS, FitRow, fit_constants, fit_engine, residuals
+from calibrate.engines import __main__ as command
+from calibrate.engines import document, select
+from calibrate.engines.constants import CONSTANTS, START
+from calibrate.engines.rows import FitRow, jobs, measured, predicted
+from calibrate.engines.select import fit_constants, fit_engine, residuals
 from perfmodel.engines import profile
 from perfmodel.errors import DataError
 from perfmodel.validation import roles, silicon
@@ -33,7 +36,7 @@ def made_row(number, truth=TRUTH, engine="sglang", noise=0.0, groups=4, random=N
             return max(gpu, launches * launch * 1e-6) + latency + 4.0 * request
         return step + (kernels * node + prepare) * 1e-6 + 10.0 * chunk
 
-    at = engines.START
+    at = START
     along = []
     for index, one in enumerate(CONSTANTS):
         points = np.tile(at, (len(one.grid), 1))
@@ -52,8 +55,7 @@ def test_a_row_gives_back_what_it_was_made_of_at_its_grid():
     row = made_row(2)
     at = row.at.copy()
     at[0] = CONSTANTS[0].grid[2]
-    assert row.predicted_s(at) == pytest.approx(float(row.along_s[0][2]))
-    assert residuals([row], at)[0] == pytest.approx(np.log(row.predicted_s(at) / row.measured_s))
+    assert residuals([row], at)[0] == pytest.approx(np.log(row.along_s[0][2] / row.measured_s))
 
 
 def test_known_constants_are_found_again():
@@ -63,7 +65,7 @@ def test_known_constants_are_found_again():
     assert constants[0] == pytest.approx(TRUTH[0], rel=0.2)
     assert constants[1] == pytest.approx(TRUTH[1], rel=0.15)
     for before, after in pairwise(errors):
-        assert engines.relative_gain(before, after) >= engines.WORTH
+        assert select.relative_gain(before, after) >= select.WORTH
 
 
 def test_a_constant_that_no_row_needs_stays_zero():
@@ -101,7 +103,7 @@ def test_one_group_is_not_enough():
 
 def test_only_fit_rows_whose_run_is_documented_may_set_a_constant():
     committed = roles.committed()
-    found = engines.jobs()
+    found = jobs()
     assert len(found) > 100
     for file, record in found:
         assert committed[file, record["id"]] == "fit"
@@ -113,18 +115,18 @@ def test_only_fit_rows_whose_run_is_documented_may_set_a_constant():
 
 
 def test_a_cold_runs_ttft_sets_nothing():
-    cold = [job for job in engines.jobs() if job[0] == silicon.FILE and job[1]["measured"][:4] == "2025"]
+    cold = [job for job in jobs() if job[0] == silicon.FILE and job[1]["measured"][:4] == "2025"]
     assert cold
     for job in cold:
-        assert "ttft_s" not in engines.measured(job)
-        assert "tpot_s" in engines.measured(job)
+        assert "ttft_s" not in measured(job)
+        assert "tpot_s" in measured(job)
 
 
 def test_a_prediction_knows_the_constants_that_are_asked_and_none_that_were_fitted():
-    job = next(job for job in engines.jobs() if job[1].get("concurrency") == "4")
-    zero = engines.predicted(job, (0.0,) * len(CONSTANTS))
-    later = engines.predicted(job, (0.0, 0.0, 0.0, 0.5, 0.0, 0.0))
-    gaps = engines.predicted(job, (0.0, 2.0, 0.0, 0.0, 0.0, 0.0))
+    job = next(job for job in jobs() if job[1].get("concurrency") == "4")
+    zero = predicted(job, (0.0,) * len(CONSTANTS))
+    later = predicted(job, (0.0, 0.0, 0.0, 0.5, 0.0, 0.0))
+    gaps = predicted(job, (0.0, 2.0, 0.0, 0.0, 0.0, 0.0))
     assert later["ttft_s"] == pytest.approx(zero["ttft_s"] + 0.5, rel=0.05)
     assert gaps["tpot_s"] > 1.01 * zero["tpot_s"]
 
@@ -135,19 +137,19 @@ def test_a_prediction_knows_the_constants_that_are_asked_and_none_that_were_fitt
 @pytest.fixture
 def file(monkeypatch, tmp_path):
     own = tmp_path / "fitted.yaml"
-    monkeypatch.setattr(engines, "FITTED", own)
+    monkeypatch.setattr(command, "FITTED", own)
     monkeypatch.setattr(profile, "FITTED", own)
-    monkeypatch.setattr(engines, "ProcessPoolExecutor", lambda _: ThreadPoolExecutor(1))
-    monkeypatch.setattr(engines, "fit_rows", lambda at, pool, progress: made_rows(30))
-    monkeypatch.setattr(engines, "fit_engine", lambda rows, progress: (TRUTH, [{"tpot_s": 1.0}]))
+    monkeypatch.setattr(command, "ProcessPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(document, "fit_rows", lambda at, pool, progress: made_rows(30))
+    monkeypatch.setattr(document, "fit_engine", lambda rows, progress: (TRUTH, [{"tpot_s": 1.0}]))
     logs = {"tpot_s": [(f"g{n % 3}", 0.1 * (n % 3 - 1)) for n in range(12)]}
-    monkeypatch.setattr(engines, "served_logs", lambda constants, pool: dict.fromkeys(constants, logs))
+    monkeypatch.setattr(document, "served_logs", lambda constants, pool: dict.fromkeys(constants, logs))
     monkeypatch.setattr("sys.argv", ["engines"])
     return own
 
 
 def test_what_is_written_is_what_an_engine_does(file, capsys):
-    engines.main()
+    command.main()
     assert "sglang" in capsys.readouterr().out
     rule = next(
         rule
@@ -171,13 +173,13 @@ def test_a_write_that_fails_leaves_the_old_file(monkeypatch, file):
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(DataError, match="No space left"):
-        engines.main()
+        command.main()
     assert file.read_text() == "sglang: {set: {}, source: before}\n"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 def test_spreads_tell_rows_from_set_ups():
     logs = [("a", 0.3 + e) for e in (-0.02, 0.0, 0.02)] + [("b", -0.3 + e) for e in (-0.02, 0.0, 0.02)]
-    within, between = engines.spreads(logs)
+    within, between = document.spreads(logs)
     assert between == pytest.approx(0.3, rel=0.01)
     assert within < 0.05

@@ -2,18 +2,25 @@
 
 import json
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from perfmodel.answer import answer_step
 from perfmodel.answer_serve import answer_serve
 from perfmodel.engines.profile import Circumstances, leaves, names, profile
 from perfmodel.errors import SpecError
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.memory import weight_bytes
 from perfmodel.ops.parameters import parameter_counts
+from perfmodel.spec.catalogue import entry as catalogue_entry
 from perfmodel.spec.catalogue import names as catalogue_names
+from perfmodel.stated import apply_override, with_overrides
 from perfmodel.validation import roles, silicon
-from perfmodel.validation.runs import document_of, overrides_of, scenario_of
+from perfmodel.validation.runs import document_of, overrides_of, scenario_of, stated_version
 from perfmodel.validation.setups import setup_of
 
 
@@ -29,7 +36,7 @@ def test_every_rule_has_a_source_and_sets_keys_that_exist():
     for name in names():
         for rule in profile(name).rules:
             assert rule["source"].startswith("https://") or "role fit" in rule["source"]
-        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "deepseek_v3", "fp8")
+        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "deepseek_v3")
         for one in profile(name).settings(at):
             assert one.path.split(".")[0] in ("deployment", "serving", "prefill")
         scenario(name, attention_tp=8)  # unknown keys are refused
@@ -37,20 +44,71 @@ def test_every_rule_has_a_source_and_sets_keys_that_exist():
 
 def test_versions_are_ordered_as_releases_are():
     def on(version):
-        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "llama", "")
+        at = Circumstances("hopper", "h200-sxm", 8, 1, 1, "llama")
         found = profile("vllm", version).settings(at)
         return next(one.value for one in found if one.path == "deployment.host.asynchronous")
 
-    assert [on(v) for v in ("0.9.1", "0.12.0", "0.14.0rc1", "0.14.0", "0.14.0.post1", "0.19.0")] == [
-        False, False, False, True, True, True,
-    ]  # fmt: skip
+    before = (
+        "0.9.1",
+        "0.9",
+        "0.10",
+        "0.12.0",
+        "0.13.9.post2",
+        "0.14.0.dev7",
+        "0.14.0a1",
+        "0.14.0rc1",
+        "0.14rc2.post1",
+    )
+    since = (
+        "0.14.0",
+        "v0.14",
+        "0.14.0+cu128",
+        "0.14.0.post1",
+        "0.14.0.1",
+        "0.19.0",
+        "0.100.0",
+        "1.0.0rc1",
+        "1!0.1",
+    )
+    assert [on(v) for v in before + since] == [False] * len(before) + [True] * len(since)
+
+
+def test_a_build_is_its_public_version():
+    built = scenario({"name": "vllm", "version": "0.11.0+cu128"}, attention_tp=8)
+    assert built.deployment.engine_version == "0.11.0"
+    assert built.hash == scenario({"name": "vllm", "version": "0.11.0"}, attention_tp=8).hash
+    row = {"backend": "vllm", "backend_version": "0.11.0+cu128", "folder": ""}
+    assert stated_version(row) == "0.11.0+cu128"
+    assert [
+        stated_version({**row, "backend_version": v}) for v in ("1.2.0.rubbish", "main 2025-05", "?")
+    ] == [""] * 3
+
+
+def test_a_version_that_yaml_reads_as_a_number_is_never_another_one():
+    """YAML reads 0.10 as 0.1: an override is taken as it is written, a file must quote it."""
+    sets = ["engine=vllm", "deployment.engine_version=0.10"]
+    assert load_scenario("deepseek-v3-h800", sets).deployment.engine_version == "0.10"
+    assert (
+        load_scenario("deepseek-v3-h800", ["engine=vllm", "engine.version=0.10"]).deployment.engine_version
+        == "0.10"
+    )
+    with pytest.raises(SpecError, match=r"version of vllm = 0\.1: a number .* put it in quotes"):
+        scenario({"name": "vllm", "version": 0.10}, attention_tp=8)
 
 
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
         ("tgi", "must be one of deepseek, sglang, trtllm, vllm"),
-        ({"name": "vllm", "version": "latest"}, "must be like 0.17.0"),
+        (
+            {"name": "vllm", "version": "latest"},
+            "version of vllm = 'latest': no version; must be like 0.17.0",
+        ),
+        ({"name": "vllm", "version": "0.17.0-beta-nine"}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": "1.2/1.3"}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": ["0.17.0"]}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": "0" * 5000}, "must be like 0.17.0"),
+        ({"name": "vllm", "version": "1" * 5000}, "must be like 0.17.0"),
         ({"version": "0.17.0"}, "must be a name"),
         (3, "must be a name"),
     ],
@@ -114,6 +172,8 @@ def test_one_engine_is_said_in_either_place():
         (["engine.version=0.5.6"], ("sglang", "0.5.6")),
         (["deployment.engine_version=0.12.0", "deployment.engine=vllm"], ("vllm", "0.12.0")),
         (["deployment.batch_per_gpu=4"], ("sglang", "0.5.8.post1")),
+        (["engine={name: vllm, version: 0.5.8.post1}"], ("vllm", "0.5.8.post1")),
+        (["deployment={engine: vllm, engine_version: 0.5.8.post1}"], ("vllm", "0.5.8.post1")),
     ],
 )
 def test_an_engine_named_later_replaces_the_one_before_and_its_version(sets, found, tmp_path):
@@ -149,6 +209,109 @@ def test_prefill_replicas_have_the_engine_and_formats_of_those_that_decode():
     assert build_scenario(document).prefill.transfer == "layer-wise"
 
 
+def apart(prefill, routing=None, engine="sglang", model="deepseek-v3", cluster="h200-ib", **deployment):
+    return build_scenario(
+        {
+            "model": model,
+            "cluster": cluster,
+            "engine": engine,
+            "deployment": {"attention_dp": 16, "ep": 16, **deployment},
+            "prefill": prefill,
+            "routing": routing or {},
+        }
+    )
+
+
+def test_prefill_replicas_have_their_own_layout_and_scheduler_by_the_engines_rules():
+    own = apart({"deployment": {"attention_tp": 8}}, engine={"name": "sglang", "version": "0.5.6"})
+    alone = scenario({"name": "sglang", "version": "0.5.6"}, attention_tp=8, phase="prefill")
+    assert own.prefill.deployment == alone.deployment
+    assert own.prefill.serving == alone.serving
+    side = own.prefill.deployment
+    assert (side.engine_version, side.moe_tp, side.ep, side.all_to_all) == ("0.5.6", 8, 1, "all-gather")
+    assert own.deployment.all_to_all == "auto"  # 16 GPUs: DeepEP
+
+
+def test_what_is_stated_for_prefill_wins_key_by_key():
+    own = apart(
+        {
+            "deployment": {"attention_tp": 8, "ep": 8, "precision": {"kv_cache": "fp8"}},
+            "serving": {"max_batched_tokens": 4096},
+        },
+        precision={"experts": "bf16", "linear": "bf16"},
+        memory_utilization=0.7,
+    )
+    side = own.prefill
+    assert (side.deployment.ep, side.deployment.moe_tp) == (8, 1)
+    assert side.deployment.precision.model_dump() == {
+        **own.deployment.precision.model_dump(),
+        "kv_cache": "fp8",
+    }
+    assert (side.serving.max_batched_tokens, side.serving.policy) == (4096, "prefill-first")
+    assert side.deployment.memory_utilization == 0.7
+
+
+def test_another_engine_for_prefill_has_its_own_version_and_settings():
+    side = apart(
+        {"deployment": {"attention_tp": 8, "engine": "vllm"}},
+        engine={"name": "sglang", "version": "0.5.6"},
+        memory_utilization=0.7,
+    ).prefill
+    assert (side.deployment.engine, side.deployment.engine_version) == ("vllm", profile("vllm").version)
+    assert (side.deployment.memory_utilization, side.serving.policy, side.transfer) == (
+        None,
+        "mixed",
+        "whole",
+    )
+
+
+def test_a_prefill_version_goes_with_its_engine(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "base: longcat-flash-h800-pd\nprefill: {deployment: {engine: sglang, engine_version: 0.5.6}}\n"
+    )
+    same = load_scenario(tmp_path / "mine.yaml", ["deployment.engine=vllm"])
+    assert (same.deployment.engine, same.prefill.deployment.engine_version) == ("vllm", "0.5.6")
+    other = load_scenario(tmp_path / "mine.yaml", ["prefill.deployment.engine=vllm"])
+    assert other.prefill.deployment.engine_version == profile("vllm").version
+    stated = ["prefill.deployment.engine=vllm", "prefill.deployment.engine_version=0.10"]
+    assert load_scenario(tmp_path / "mine.yaml", stated).prefill.deployment.engine_version == "0.10"
+
+
+def test_experts_are_placed_on_either_side_by_its_own_layout():
+    """EPLB where redundant experts are, the known router where an EP divides experts, nothing where each has all."""
+    plain = {"deployment": {"attention_dp": 16, "ep": 16}}
+    assert apart(plain).prefill.routing is None  # as the scenario's
+    wide = apart(plain, attention_dp=32, ep=32, redundant_experts=32)
+    assert (wide.routing.placement, wide.prefill_side.routing.placement) == ("eplb", "contiguous")
+    only = apart({"deployment": {"attention_tp": 8}})
+    assert (only.routing.popularity, only.prefill_side.routing.popularity) == ("power-law", "")
+    sliced = apart(plain, attention_dp=1, ep=1, attention_tp=8)
+    assert (sliced.routing.popularity, sliced.prefill_side.routing.popularity) == ("", "power-law")
+    loads = {"rank_loads": [1.5, 0.5] * 8}
+    uneven = apart({"deployment": {"attention_dp": 8, "ep": 8}}, routing=loads)
+    assert uneven.routing.rank_loads is not None
+    assert uneven.prefill_side.routing.rank_loads is None
+    assert apart(plain, routing=loads).prefill_side.routing.rank_loads == uneven.routing.rank_loads
+    own = apart({**plain, "routing": {"imbalance": 1.5}}, routing={"mean_real_experts": 8})
+    assert (own.prefill_side.routing.imbalance, own.routing.imbalance) == (1.5, None)
+    assert own.prefill_side.routing.mean_real_experts == 8
+    placed = apart({"deployment": {"attention_tp": 8}}, routing={"placement": "eplb"})
+    assert (placed.routing.placement, placed.prefill_side.routing.placement) == ("eplb", "contiguous")
+    with pytest.raises(SpecError, match=r"prefill.routing.rank_loads has 2 values, deployment.ep = 16"):
+        apart({**plain, "routing": {"rank_loads": [1.5, 0.5]}})
+    with pytest.raises(SpecError, match=r"prefill.routing"):
+        apart({**plain, "routing": "counts.csv"})
+
+
+def test_a_routing_of_prefills_own_makes_prompts_slower():
+    name = "longcat-flash-h800-pd"
+    few = ["workload={num_requests: 60, request_rate: 2, input_tokens: 16000, output_tokens: 200}"]
+    even = answer_serve(load_scenario(name, few)).values
+    busy = answer_serve(load_scenario(name, [*few, "prefill.routing.imbalance=6"])).values
+    assert busy["ttft_s"]["p50"] > 1.1 * even["ttft_s"]["p50"]
+    assert busy["tpot_s"]["p50"] == pytest.approx(even["tpot_s"]["p50"], rel=0.05)
+
+
 def test_a_cluster_brings_calibration_and_price_along_and_says_so():
     own = load_scenario("longcat-flash-h800", ["cluster=h200-ib"])
     assert (own.calibration, own.prices.name) == ("h200-sxm", "h200-on-demand")
@@ -166,6 +329,85 @@ def test_a_cluster_brings_calibration_and_price_along_and_says_so():
         load_scenario("longcat-flash-h800", ["cluster=h200-ib"]).hash
         != own.model_copy(update={"seed": 1}).hash
     )
+
+
+SETS = st.lists(
+    st.sampled_from(
+        [
+            "cluster=b200-ib",
+            "cluster=h200-ib",
+            "cluster=b300-ib",
+            "cluster.gpu=h200-sxm",
+            "cluster.gpu.hbm_gb_per_s=3000",
+            "prices.usd_per_gpu_hour=3",
+            "prices.term=reserved",
+            "prices=b200-on-demand",
+            "calibration=h800-sxm",
+            "engine=vllm",
+            "deployment.engine=trtllm",
+            "deployment.engine_version=0.10",
+            "engine={name: vllm, version: 0.12.0}",
+        ]
+    ),
+    unique_by=lambda text: text.partition("=")[0],
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sets=SETS)
+def test_overrides_and_a_file_over_the_same_base_mean_the_same(sets):
+    """What goes with a cluster or an engine goes whichever way another one is named."""
+    text = "base: longcat-flash-h800\nengine: {name: sglang, version: 0.5.8.post1}\ncalibration: h800-sxm\n"
+    over = {"base": "BASE"}
+    for one in sets:
+        over = apply_override(over, one)
+    with TemporaryDirectory() as folder:
+        base, file = Path(folder, "base.yaml"), Path(folder, "over.json")
+        base.write_text(text)
+        file.write_text(json.dumps(over | {"base": "base.yaml"}))
+        by_sets, by_file = load_scenario(base, sets), load_scenario(file)
+    assert by_file.model_copy(update={"name": by_sets.name}) == by_sets
+    d, prices = by_sets.deployment, by_sets.prices
+    if not any("version" in one for one in sets):
+        assert d.engine_version == ("0.5.8.post1" if d.engine == "sglang" else profile(d.engine).version)
+    if prices.name:
+        entry = catalogue_entry("prices", prices.name)
+        assert prices.usd_per_gpu_hour == entry["usd_per_gpu_hour"]
+        moved = by_sets.cluster.gpu.name in ("b200-sxm", "h200-sxm")
+        assert not moved or prices.name != "h800-deepseek-lease"
+
+
+def test_an_amount_of_ones_own_has_no_catalogue_name():
+    own = load_scenario("longcat-flash-h800", ["cluster=b200-ib", "prices.usd_per_gpu_hour=3"])
+    assert (own.prices.usd_per_gpu_hour, own.prices.name, own.prices.source) == (3, "", "")
+    values = answer_step(own).values["provenance"]
+    assert (values["price"], values["price_source"]) == (None, None)
+    assert values["calibration"].startswith("b200-sxm")
+    termed = load_scenario("longcat-flash-h800", ["cluster=b200-ib", "prices.term=reserved"]).prices
+    assert (termed.name, termed.term) == (
+        load_scenario("longcat-flash-h800", ["cluster=b200-ib"]).prices.name,
+        "reserved",
+    )
+    labelled = {"base": "h800-deepseek-lease", "usd_per_gpu_hour": 3, "name": "ours", "source": "contract"}
+    document = {"model": "longcat-flash", "cluster": "h800-ib", "prices": labelled}
+    assert build_scenario(document).prices.model_dump(exclude_defaults=True) == {
+        "usd_per_gpu_hour": 3, "name": "ours", "source": "contract",
+    }  # fmt: skip
+
+
+def test_a_template_without_a_cluster_keeps_its_price(tmp_path):
+    (tmp_path / "ours.yaml").write_text("prices: {usd_per_gpu_hour: 1.5, name: ours}\nmodel: deepseek-v3\n")
+    (tmp_path / "run.yaml").write_text("base: ours.yaml\ncluster: h200-ib\n")
+    assert load_scenario(tmp_path / "run.yaml").prices.name == "ours"
+    assert load_scenario(tmp_path / "ours.yaml", ["cluster=h200-ib"]).prices.name == "ours"
+
+
+def test_a_price_survives_two_moves_where_the_catalogue_has_none(tmp_path):
+    (tmp_path / "one.yaml").write_text("base: longcat-flash-h800\ncluster: b300-ib\n")
+    (tmp_path / "two.yaml").write_text("base: one.yaml\ncluster: gb300-nvl72\n")
+    assert load_scenario(tmp_path / "two.yaml").prices.name == "h800-deepseek-lease"
+    assert load_scenario(tmp_path / "two.yaml", ["cluster=h200-ib"]).prices.name == "h200-on-demand"
 
 
 def test_what_is_known_of_a_router_is_every_scenarios():
@@ -258,6 +500,19 @@ def test_the_scenario_that_a_user_would_write_gives_the_suites_figures(record, t
 
 
 def test_settings_of_a_row_are_listed_in_the_output():
-    record = next(r for r in roles.read_published(silicon.FILE) if setup_of(r).settings and not r["note"])
+    """Lengths and counts too: what is listed, set on a bare scenario, gives the row's own."""
+    record = next(
+        r
+        for r in roles.read_published(silicon.FILE)
+        if setup_of(r).client == "inferencex" and r["measured"] > "2026-02"
+    )
     (row, *_) = silicon.predict_rows([record], suite="data", role=lambda _: "user")
-    assert all(path in row.settings for path, _ in leaves(overrides_of(record)))
+    listed = row.settings.split("; ")
+    own = scenario_of(record)
+    judged = 10 * int(float(record["concurrency"]))
+    assert f"workload.num_requests={judged}" in listed
+    length = int(float(record["osl"]))
+    assert f"workload.output_tokens={{min: {round(0.8 * length)}, max: {length}}}" in listed
+    assert all(any(one.startswith(f"{path}=") for one in listed) for path, _ in leaves(overrides_of(record)))
+    bare = {key: value for key, value in document_of(record, setup_of(record)).items() if key != "workload"}
+    assert build_scenario(with_overrides(bare, listed)).hash == own.hash

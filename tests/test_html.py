@@ -14,15 +14,17 @@ from oracle_env import required
 
 from perfmodel.answer import StepAnswer, answer_step
 from perfmodel.errors import DataError
+from perfmodel.kernels.calibration import INSIDE
 from perfmodel.load import load_scenario
 from perfmodel.ops.op import OpClass
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, text_on
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
+from perfmodel.output.html import page as page_of
 from perfmodel.output.html import step_html, write_step_html
 from perfmodel.output.pages import linked
 from perfmodel.output.reproduce import step_command
 from perfmodel.output.spans import op_runs
-from perfmodel.output.windows import exposed_rows, layer_window, op_rows, stage_rows
+from perfmodel.output.windows import _details, exposed_rows, layer_window, op_rows, stage_rows
 from perfmodel.spec import catalogue
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
@@ -305,3 +307,45 @@ def test_layers_that_differ_show_the_middle_one_and_their_stages_summed_up(capsy
     lines = [line for line in capsys.readouterr().out.splitlines() if "layers: stage" in line]
     assert len(lines) == 4
     assert all(" 28 " in line for line in lines)
+
+
+def test_parts_of_a_measured_module_have_no_utilisation_of_their_own() -> None:
+    """Their work is in the module's time; over their own gap in a graph MFU and MBU came out as 306 and 1,436 %."""
+    answer = answer_step(load_scenario("deepseek-v3-h800"), over_steps=False)
+    inside = [row for row in answer.values["ops"] if row["source"].startswith(INSIDE)]
+    others = [row for row in answer.values["ops"] if row not in inside and row["stream"] == "compute"]
+    assert {"attention0.o", "experts.act"} <= {row["name"] for row in inside if row["time_s"]}
+    assert {(row["mfu"], row["mbu"]) for row in inside} == {(None, None)}
+    assert all(row["mbu"] is not None for row in others)
+    shown = {op["name"]: [text for _, text in op["numbers"][-2:]] for op in page_of(answer)["ops"]}
+    assert shown["attention0.o"] == ["", ""]
+    assert all(shown["ffn0.gate_up"])
+    runs = {run.launch.name: run for run in op_runs(answer.step, 0)}
+    assert "MFU" not in " ".join(_details(runs["attention0.o"]))
+    assert "MFU" in " ".join(_details(runs["ffn0.gate_up"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "marks"),
+    [
+        ("longcat-flash-h800", [], ""),
+        ("longcat-flash-h800", ["deployment.overlap=tbo"], "hatched neighbouring layers"),
+        ("longcat-flash-h800", ["deployment.phase=prefill"], "of the host are its launches"),
+        ("deepseek-v3-h800", [], "hatched neighbouring layers"),
+        (
+            "deepseek-v3-h800",
+            ["deployment.phase=prefill"],
+            "hatched neighbouring layers of the host are its launches",
+        ),
+    ],
+)
+def test_pale_and_hatched_bars_are_explained_where_there_are_any(name, overrides, marks) -> None:
+    """The page spoke of pale ops under two-batch overlap alone, whether there were any or not."""
+    found = answer_step(load_scenario(name, overrides), over_steps=False)
+    figure = page_of(found)
+    text = re.sub(r"<[^>]+>", "", step_html(found))
+    sentence = text[text.index("Streams run side by side") - 400 : text.index("Streams run side by side")]
+    for part in ("hatched", "neighbouring layers", "of the host are its launches"):
+        assert (part in sentence) is (part in marks), part
+    drawn = figure["figures"]["layer"]
+    assert ('"opacity":[' in drawn) is ("layers" in marks or "host" in marks)

@@ -1,5 +1,7 @@
 """What engines refuse to load: reasons, ways out, and that all commands say the same."""
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -14,7 +16,13 @@ from perfmodel.spec import catalogue
 from perfmodel.validation import names, silicon
 from tests.test_limits import tensor_parallel
 
-QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
+QWEN = (
+    "model=qwen3-235b-a22b",
+    "cluster=h100-ib",
+    "deployment.precision.linear=fp8",
+    "deployment.precision.experts=fp8",
+)
+"""Its FP8 checkpoint on H100."""
 
 
 @pytest.mark.parametrize("engine", ["", "sglang", "vllm"])
@@ -40,6 +48,26 @@ def test_an_expert_that_is_cut_through_a_block_is_refused(engine):
 def test_the_ways_out_are_loaded(way):
     assert refusal(tensor_parallel(8, *QWEN, "deployment.engine=vllm", *way)) is None
     assert refusal(tensor_parallel(4, *QWEN, "deployment.engine=vllm")) is None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "key"),
+    [
+        (tensor_parallel(8, *QWEN), "experts"),
+        (tensor_parallel(32, "cluster=h200-ib"), "linear"),
+        (tensor_parallel(32, "cluster=h200-ib", "deployment.precision.dense=fp8"), "dense"),
+    ],
+)
+def test_the_format_that_is_advised_is_a_key_that_helps(scenario, key):
+    """Each format that the message names, under the key that it names."""
+    before = refusal(scenario)
+    advised = re.search(r"a format without blocks \((deployment\.precision\.\w+)=(\S+) or (\S+)\)", before)
+    assert advised[1] == f"deployment.precision.{key}"
+    for dtype in (advised[2], advised[3]):
+        changed = scenario.deployment.precision.model_copy(update={key: dtype})
+        deployment = scenario.deployment.model_copy(update={"precision": changed})
+        after = refusal(scenario.model_copy(update={"deployment": deployment}))
+        assert after is None or after.partition(", no multiple")[0] != before.partition(", no multiple")[0]
 
 
 def test_a_dense_ffn_that_is_cut_through_a_block_is_refused():

@@ -17,8 +17,8 @@ from perfmodel.ops.parameters import (
     parameter_counts,
 )
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.model import Model
+from perfmodel.spec.models.reader import model_from_config
 
 MODELS = Path(__file__).resolve().parent.parent / "perfmodel" / "data" / "models"
 INDEX = read_document(MODELS / "index.yaml")

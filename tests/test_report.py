@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -28,6 +29,7 @@ from perfmodel.output.report_markdown import report_markdown
 from perfmodel.output.report_text import answer
 from perfmodel.report.content import build_report
 from perfmodel.report.part import Options, check_api_price
+from perfmodel.report.trust import caveats
 from perfmodel.spec.documents import parse_yaml
 from perfmodel.validation.recorded import recorded_results
 
@@ -155,7 +157,7 @@ def test_assumptions_have_sources(values):
         [load_scenario("longcat-flash-h800", ["prices.usd_per_gpu_hour=3"])], Options(serves=False)
     )
     rows = {row["what"]: row for row in changed.values["scenarios"][0]["assumptions"]}
-    assert "changed" in rows["price"]["source"]
+    assert rows["price"]["source"] == "the scenario"  # an amount of one's own was quoted nowhere
     assert "changed" not in rows["GPU"]["source"] + rows["cluster"]["source"]
 
 
@@ -189,11 +191,11 @@ def test_answers_in_one_sentence(steps):
     assert answer(steps.parts[0]) == (
         f"longcat-flash gives each user {own['tokens_per_s_per_user']:.3g} tokens/s on 128 h800-sxm GPUs and costs "
         f"${own['usd_per_million_output_tokens']:.3f} per million output tokens at $2.00 per GPU hour (80 % interval: "
-        f"${low:.3f} to ${high:.3f}), if batches are always full."
+        f"${low:.3f} to ${high:.3f}), if batches are always full and experts are used evenly."
     )
     for name, sets, words in (
         ("longcat-flash-h800", ["deployment.phase=prefill"], "per million input tokens"),
-        ("reference-cpu", [], "its GPUs have no price"),
+        ("reference-cpu", [], "its CPUs have no price"),
         ("table7-longcat-flash", [], "no interval is known"),
     ):
         report = build_report([load_scenario(name, sets)], Options(serves=False))
@@ -231,11 +233,10 @@ def test_what_is_not_served_or_modelled_has_its_reason():
     report = build_report([pipeline])
     assert "pipeline" in report.values["scenarios"][0]["serve_reason"]
     assert "Not simulated" in report_html(report)
-    with pytest.raises(UnsupportedError):
-        build_report(
-            [load_scenario("longcat-flash-h800", ["model=longcat-2.0", "deployment.batch_per_gpu=8"])],
-            Options(serves=False),
-        )
+    whole = load_scenario("longcat-flash-h800")
+    unknown = whole.model_copy(update={"model": whole.model.model_copy(update={"unmodelled": "a part"})})
+    with pytest.raises(UnsupportedError, match="a part is not modelled in time"):
+        build_report([unknown], Options(serves=False))
 
 
 def test_phases_are_not_compared():
@@ -497,3 +498,23 @@ def test_a_price_that_has_no_break_even_says_why():
         assert any("break-even" in text and why in text for text in report.values["warnings"])
     found = build_report([load_scenario("longcat-flash-h800")], options)
     assert found.values["scenarios"][0]["break_even_reason"] is None
+
+
+def test_what_is_said_of_errors_is_true_of_the_rows_that_it_names():
+    """Times to first token in the field are too small, those of warmed-up runs are not."""
+    record = recorded_results()
+    (text,) = [one for one in caveats(record) if "first token" in one]
+    parts = dict(zip(("silicon", "silicon-field"), text.split("warmed up"), strict=True))
+    for suite, words in parts.items():
+        (line,) = [
+            one for one in record.about(suites=[suite]).summary()
+            if (one["quantity"], one["role"]) == ("ttft_s", "check")
+        ]  # fmt: skip
+        assert f"{line['median_abs_pct']:.0f} % off in the median" in words
+        assert f"too {'small' if line['bias_pct'] < 0 else 'large'}" in words
+        assert f"too {'large' if line['bias_pct'] < 0 else 'small'}" not in words
+    flipped = replace(
+        record, rows=[replace(row, predicted=2.0 * row.measured) for row in record.rows if row.predicted]
+    )
+    assert "too small" not in " ".join(caveats(flipped))
+    assert "100 to 100 % too slow at every batch" in " ".join(caveats(flipped))

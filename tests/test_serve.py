@@ -16,6 +16,7 @@ from perfmodel.economics.requests import is_good, mean_interval, serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import cache_tokens_per_rank
+from perfmodel.output.serve_tables import _serve_rates
 from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.serve import batching_of, serve
 from perfmodel.serving.step_times import TwinStepTimes
@@ -224,9 +225,9 @@ def test_engines_have_their_own_policy():
 
 def test_low_latency_buffers_bound_what_runs():
     values = answer_serve(load_scenario("longcat-flash-h800", ["workload.num_requests=40"])).values
-    assert any("at most 128 requests run on a rank" in text for text in values["warnings"])
+    assert any("a rank runs at most 128 requests" in text for text in values["warnings"])
     assert not any(
-        "requests run on a rank" in text
+        "a rank runs at most" in text
         for text in answer_serve(node("workload.num_requests=5")).values["warnings"]
     )
 
@@ -319,3 +320,15 @@ def test_several_steps_per_scheduling_share_its_gap_and_make_requests_wait():
     assert alone[0] - alone[1] == pytest.approx(0.75 * 2e-3, rel=0.05)
     waits = [float((served.records.scheduled_s - served.records.arrival_s).mean()) for served in (one, four)]
     assert waits[1] > 1.1 * waits[0]
+
+
+def test_no_figure_is_printed_with_an_exponent():
+    """Capacity of 370 % was printed as 3.7e+02 %."""
+    answer = answer_serve(node("workload.num_requests=5"))
+    large = {
+        key: 12345.6 * value if isinstance(value, float) else value for key, value in answer.values.items()
+    }
+    large["capacity_used_pct"] = 372.0
+    rows = _serve_rates(large, answer.scenario)
+    assert ("capacity used", "372 %") in [row[:2] for row in rows]
+    assert not [row for row in rows if "e+" in " ".join(row)]

@@ -11,6 +11,7 @@ from perfmodel import answer_intervals
 from perfmodel.answer_serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import SpecError
+from perfmodel.load import load_scenario
 from perfmodel.serving.records import StepRuns
 from perfmodel.serving.serve import serve
 from perfmodel.serving.spread import Spread, run_spread, typical_step
@@ -87,8 +88,6 @@ def test_decodes_and_prompts_err_together_as_far_as_they_share_kernels():
 
 
 def test_ranks_in_lockstep_have_a_spread_too():
-    from perfmodel.load import load_scenario
-
     served = serve(load_scenario("longcat-flash-h800", ["workload.num_requests=200"]))
     found = run_spread(served.scenario, served.records.load.runs, common_log_std=0.0)
     assert 0.005 < found.decode_log_std < 0.2
@@ -216,3 +215,14 @@ def test_of_two_tied_lattices_the_first_is_taken_whatever_a_sum_rounds_to():
         assert np.argsort(shared).tolist() == list(range(count))
         places = (np.arange(count) * step + step // 2) % count
         assert ranks.tolist() in (places.tolist(), (count - 1 - places).tolist())
+
+
+def test_an_unknown_router_is_drawn_with_data_parallel_ranks_too():
+    """Steps of uneven ranks state their loads, and a busier rank is those times the prior."""
+    known = load_scenario("longcat-flash-h800", ["routing.prior_imbalance=1.0"])
+    unknown = load_scenario("longcat-flash-h800")
+    assert unknown.routing.prior_imbalance > 1.0
+    rows = StepRuns.of([[0, 0, 4.0, 6, 0, 96, 96, 96 * 5000, 0, 0, 1]])
+    spreads = [run_spread(one, rows, common_log_std=0.05) for one in (known, unknown)]
+    assert spreads[1].decode_mean > spreads[0].decode_mean + 0.01
+    assert spreads[1].decode_log_std > spreads[0].decode_log_std

@@ -504,3 +504,32 @@ def launched(scenario):
     """Kernels of each segment of a decode step, all its repeats."""
     for segment in step_segments(steps_of(scenario).decode):
         yield segment.repeat * sum(launches_of(segment, scenario.deployment.engine))
+
+
+@pytest.mark.parametrize(
+    ("row", "share"),
+    [
+        ({"backend": "sglang", "system": "b200_sxm", "precision": "fp8", "gpus": "8"}, 0.82),
+        ({"backend": "sglang", "system": "b200_sxm", "precision": "fp8", "gpus": "4"}, 0.95),
+        ({"backend": "sglang", "system": "b200_sxm", "precision": "fp4", "gpus": "4"}, 0.85),
+        ({"backend": "sglang", "system": "h200_sxm", "precision": "fp8", "gpus": "8"}, 0.82),
+        ({"backend": "trtllm", "system": "b200_sxm", "precision": "fp4", "gpus": "4"}, 0.8),
+        ({"backend": "trtllm", "system": "h200_sxm", "precision": "fp8", "gpus": "8"}, 0.75),
+    ],
+)
+def test_a_launch_scripts_share_of_memory_is_its_own_rows(row, share):
+    """--mem-fraction-static and free_gpu_memory_fraction in the scripts that silicon_setups.yaml names."""
+    model = "deepseek-ai/DeepSeek-R1"
+    found = [
+        own
+        for own in EVERY
+        if own["model"] == model
+        and setup_of(own).client == "inferencex"
+        and (own.get("measured") or "") > "2025-11-02"
+        and all(own[key] == value for key, value in row.items())
+    ]
+    assert found
+    for own in found:
+        assert setup_of(own).settings["deployment.memory_utilization"] == share
+    users = {**found[0], "origin": "", "measured": ""}
+    assert "deployment.memory_utilization" not in setup_of(users).settings

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from browser import PICTURES, browser
 from oracle_env import required
 from typer.testing import CliRunner
 
 from perfmodel import cli
 from perfmodel.errors import DataError, PerfModelError
+from perfmodel.output.charts import validation as charts
 from perfmodel.output.charts.validation import hover, interval_text
 from perfmodel.output.formats import with_unit
 from perfmodel.output.progress import suite_progress
@@ -591,3 +593,39 @@ def test_the_suite_that_ships_has_a_page(tmp_path):
     assert done.exit_code == 0
     dom = dom_of((tmp_path / "v.html").read_text(), tmp_path)
     assert len(re.findall(r"<tr>", dom[dom.index('id="rows"') :])) == 22  # 21 rows and their heading
+
+
+@pytest.mark.browser
+def test_nothing_is_cut_on_a_phone(tmp_path):
+    """Tables scrolled sideways without a sign of it, menus ended beyond the edge, a legend covered the axis."""
+    path = tmp_path / "page.html"
+    path.write_text(validation_html(validation(rows())))
+    with browser() as chrome:
+        opened = chrome.new_page(viewport={"width": 420, "height": 900})
+        opened.goto(path.as_uri())
+        opened.wait_for_selector("#figure-errors .main-svg")
+        widths = "Array.from(document.querySelectorAll('.scroll'), one => one.scrollWidth - one.clientWidth)"
+        assert opened.evaluate(widths) == [0, 0]
+        assert opened.evaluate("document.documentElement.scrollWidth") == 420
+        for facet in opened.query_selector_all("details.facet"):
+            facet.query_selector("summary").click()
+            box = facet.query_selector(".menu").bounding_box()
+            assert 0 <= box["x"] < box["x"] + box["width"] <= 420
+        labels = opened.evaluate(
+            "Array.from(document.querySelector('#rows tbody tr').cells, one => one.dataset.label)"
+        )
+        assert all(labels)
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        opened.screenshot(path=PICTURES / "validation-narrow.png", full_page=True)
+
+
+def test_the_legend_has_the_suites_that_are_drawn():
+    found = dict(page(validation(rows()))["legend"])
+    drawn = {row.suite for row in rows() if row.predicted is not None}
+    assert drawn <= set(found)
+    assert set(found) - drawn == {charts.PEER}
+    figure = charts.scatter_chart(rows())
+    assert figure.layout.showlegend is False
+    assert {trace.name: trace.marker.color for trace in figure.data if trace.customdata is not None} == {
+        suite: colour for suite, colour in found.items() if suite in drawn
+    }

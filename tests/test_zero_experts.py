@@ -11,6 +11,7 @@ from perfmodel.errors import SpecError
 from perfmodel.explore.zero_experts import vary_real_experts, vary_zero_experts
 from perfmodel.load import load_scenario
 from perfmodel.ops.parameters import active
+from perfmodel.step import predict_steps
 
 BASE = load_scenario("longcat-flash-h800")
 
@@ -108,3 +109,23 @@ def test_a_dense_model_has_none():
                           "deployment.ep=128"])  # fmt: skip
     with pytest.raises(SpecError, match="has no experts"):
         vary_zero_experts(dense)
+
+
+def test_zero_experts_never_slow_two_batches_down():
+    """What follows a combine (the identity's weighted rows) must not keep the other batch from the GPU."""
+    base = [f"deployment.host.{name}_us=0" for name in ("launch", "uncounted", "node", "prepare")]
+    times = []
+    for zero in (0, 64, 128, 256):
+        scenario = load_scenario("deepseek-v3-h800", base)
+        layers = tuple(
+            layer.model_copy(update={"moe": layer.moe.model_copy(update={"num_zero_experts": zero})})
+            if layer.moe
+            else layer
+            for layer in scenario.model.layers
+        )
+        model = scenario.model.model_copy(update={"layers": layers})
+        routing = scenario.routing.model_copy(update={"mean_real_experts": None})
+        one = scenario.model_copy(update={"model": model, "routing": routing})
+        times.append(float(predict_steps(one).step_time_s[0]))
+    assert times == sorted(times, reverse=True)
+    assert times[0] > 1.05 * times[-1]

@@ -13,7 +13,7 @@ def print_errors(built: Built) -> None:
     """A table of held-out errors per kernel class, of the random fifth and of whole slices, to stdout."""
     from rich.table import Table
 
-    from perfmodel.output.tables import console
+    from perfmodel.output.console import console
 
     table = Table(
         title=f"{built.gpu}: median |error| of curves on a random fifth left out, and on whole slices, %"

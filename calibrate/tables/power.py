@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibrate.curves import fit_terms
 from calibrate.public.source import Source
@@ -52,7 +51,7 @@ def fits(source: Source) -> dict[str, dict[str, float]]:
     found = {}
     for name, flops, moved, seconds, watts in _classes(source):
         dtype = name.partition(" ")[2] or "bf16"
-        variables: dict[str, NDArray[np.float64]] = {
+        variables: dict[str, Any] = {
             "compute": (flops / seconds / gpu.peak_flops(dtype)).to_numpy(dtype=float),
             "memory": (moved / seconds / gpu.hbm_bytes_per_s).to_numpy(dtype=float),
         }

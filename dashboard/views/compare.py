@@ -10,11 +10,13 @@ import streamlit as st
 from dashboard import results, session
 from dashboard.asked import Asked
 from dashboard.presets import presets
+from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.caveats import condition as condition_of
 from perfmodel.explore.difference import Difference
 from perfmodel.ops.limits import batch_of
 from perfmodel.output.charts.curve import trade_offs_chart
@@ -56,17 +58,24 @@ def render(scenario: Scenario) -> None:
             st.caption(plain(question(side)))
     found = [results.answer(one) for one in (a, scenario)]
     for name, one in zip("AB", found, strict=True):
-        if isinstance(one, Failed):
+        if isinstance(one, Failed) and name == "A":
             st.error(plain(f"{name}: {one.text}"), icon=":material/block:")
+        elif isinstance(one, Failed):
+            refuse(scenario, one, name)
     first, second = found
     if isinstance(first, Failed) or isinstance(second, Failed):
         return
+    if condition_of(a) == condition_of(scenario):
+        condition(scenario)
+    else:
+        for name, side in (("A", a), ("B", scenario)):
+            condition(side, name)
     _metrics(first, second)
     _why(a, scenario)
     _curves(a, scenario)
     rows = _table(first, second)
     with st.expander("All figures side by side"):
-        st.dataframe(rows, hide_index=True, width="stretch")
+        st.dataframe(_in_words(rows), hide_index=True, width="stretch", column_config=_COLUMNS)
     downloads(rows, "comparison")
     st.download_button(
         "Cost report of both (HTML)",
@@ -229,6 +238,24 @@ def _curves(a: Scenario, b: Scenario) -> None:
     st.subheader("Speed and cost over the batch", help=HELP["batch"])
     curves = {"A": (results.curve(a), batch_of(a)), "B": (results.curve(b), batch_of(b))}
     chart(trade_offs_chart(curves, x=x, y=y), "compare-curves", zooms=True)
+
+
+def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
+    """The figures as people read them: names, and values in their units; the files keep keys and SI units."""
+    text = {key: text for key, text, _ in ROWS}
+    columns: dict[str, Any] = {"figure": [NAMES[key] for key in rows.figure]}
+    for side in ("A", "B"):
+        columns[side] = [
+            text[key](None if pd.isna(value) else value)
+            for key, value in zip(rows.figure, rows[side], strict=True)
+        ]
+    return pd.DataFrame(columns | {"change_pct": rows.change_pct})
+
+
+_COLUMNS = {
+    "figure": st.column_config.TextColumn("Figure"),
+    "change_pct": st.column_config.NumberColumn("Change", format="%+.1f%%"),
+}
 
 
 def _table(a: StepAnswer, b: StepAnswer) -> pd.DataFrame:

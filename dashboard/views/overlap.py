@@ -4,14 +4,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import results
+from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.words import HELP
 from perfmodel.answer import StepAnswer
 from perfmodel.output.charts.usage import busy_chart
 from perfmodel.output.formats import duration, significant
 from perfmodel.output.html import SCHEDULES
 from perfmodel.output.schedules import busy_rows, layer_windows, schedule_rows, stacked_timeline
+from perfmodel.output.windows import marks_text
 from perfmodel.overlap.schedules import STAGES
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import MS, US
@@ -30,27 +32,36 @@ def render(scenario: Scenario) -> None:
         help=HELP["overlap"],
     )
     answers: dict[str, StepAnswer] = {}
+    failed: dict[str, Failed] = {}
     for name in [name for name in options if name in picked] or [scenario.deployment.overlap]:
         found = results.answer(_under(scenario, name))
         if isinstance(found, Failed):
-            st.error(plain(f"{name}: {found.text}"), icon=":material/block:")
+            failed[name] = found
         else:
             answers[name] = found
+    for name, why in failed.items():
+        if name == scenario.deployment.overlap:
+            refuse(scenario, why, name)
+        else:
+            st.error(plain(f"{name}: {why.text}"), icon=":material/block:")
     if not answers:
         return
     rows = schedule_rows(answers)
+    condition(scenario)
     st.markdown(_sentence(rows))
     windows = layer_windows(answers)
     st.subheader(
         "One layer",
         help="From the middle of the model, the same work under each schedule, from time 0. Ops are bars on the stream "
         "that runs them. A line in red below communication marks where nothing computes meanwhile: exposed. "
-        "Under tbo two layers are shown as the first micro-batch sees them; the second micro-batch is hatched, pale "
-        "ops belong to neighbouring layers.",
+        "Under tbo two layers are shown as the first micro-batch sees them.",
     )
     chart(stacked_timeline(windows), "timeline", zooms=True)
-    if "tbo" in answers:
-        st.caption("tbo: two layers as the first half batch sees them; the second half batch is hatched.")
+    for name, window in windows.items():
+        two = "Two layers as the first micro-batch sees them." if len(window.shown) > 1 else ""
+        text = " ".join(filter(None, (two, marks_text(window))))
+        if text:
+            st.caption(plain(f"{name}: {text}"))
     if "sbo" in answers:
         st.caption("; ".join(STAGES.values()) + " (LongCat-Flash technical report, figure 9).")
     st.subheader(
@@ -115,7 +126,13 @@ _COLUMNS = {
     "tokens_per_s_per_user": st.column_config.NumberColumn(
         "Tokens/s per user", format="%.1f", help=HELP["tokens_per_s_per_user"]
     ),
+    "input_tokens_per_s_per_gpu": st.column_config.NumberColumn(
+        "Input tokens/s per GPU", format="%.0f", help=HELP["input_tokens_per_s_per_gpu"]
+    ),
     "usd_per_million_output_tokens": st.column_config.NumberColumn(
         "$ per M output", format="%.3f", help=HELP["usd_per_million_output_tokens"]
+    ),
+    "usd_per_million_input_tokens": st.column_config.NumberColumn(
+        "$ per M input", format="%.3f", help=HELP["usd_per_million_input_tokens"]
     ),
 }

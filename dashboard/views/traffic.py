@@ -10,8 +10,9 @@ import streamlit as st
 from dashboard import session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
+from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_controls import controls
 from dashboard.traffic_runs import Box, Progress, Run, add_points, box_of, fill, served_by_page, written
 from dashboard.words import TRAFFIC
@@ -19,6 +20,7 @@ from perfmodel.explore.goodput import POINTS, largest_good
 from perfmodel.explore.speeds import drawn_rate, fixed_rate
 from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
 from perfmodel.units import MS, PERCENT
@@ -32,12 +34,13 @@ def render(scenario: Scenario) -> None:
     controls(scenario)
     found = _run(served_by_page(session.asked()))
     if isinstance(found, Failed):
-        st.error(plain(found.text), icon=":material/block:")
+        refuse(scenario, found)
         return
     if found is None:
         return
     st.session_state[LAST] = found
     _sentence(found)
+    condition(found.answer.scenario)
     _figures(found)
     left, right = st.columns(2)
     with left:
@@ -121,14 +124,15 @@ def _sentence(run: Run) -> None:
     answer, values = run.answer, run.answer.values
     scenario, requests = answer.scenario, answer.served.requests
     workload = scenario.workload
-    what = f"{requests.num_requests:,} requests" + (f" of {workload.trace}" if workload.trace else "")
+    what = number_of(requests.num_requests, "request") + (f" of {workload.trace}" if workload.trace else "")
     arrive = (
         "" if fixed_rate(answer.served) else f", {significant(drawn_rate(requests))} arriving per second,"
     )
     if requests.max_concurrency is not None:
         arrive = f", at most {requests.max_concurrency:,} in flight,"
-    replicas = scenario.serving.replicas
-    by = f"{replicas} replica{'s' if replicas > 1 else ''} of {scenario.deployment.num_gpus} {values['gpu']}"
+    by = (
+        f"{number_of(scenario.serving.replicas, 'replica')} of {scenario.deployment.num_gpus} {values['gpu']}"
+    )
     if values["prefill"] is not None:
         apart = values["prefill"]
         by += f" for decode and {apart['replicas']} of {apart['num_gpus'] // apart['replicas']} for prefill"
@@ -140,7 +144,7 @@ def _sentence(run: Run) -> None:
         )
     )
     if workload.trace and workload.num_requests and requests.num_requests < workload.num_requests:
-        st.caption(plain(f"{workload.trace} has no more than {requests.num_requests:,} requests."))
+        st.caption(plain(f"{workload.trace} has no more than {number_of(requests.num_requests, 'request')}."))
 
 
 def _figures(run: Run) -> None:
@@ -197,7 +201,8 @@ def _figures(run: Run) -> None:
 
 def _goodput(run: Run) -> None:
     """The curve: asked for with a button, since it takes eight runs."""
-    st.subheader("Goodput against rate", help=plain(TRAFFIC["curve"]))
+    what = "Goodput" if run.answer.scenario.slo != Slo() else "Latency"
+    st.subheader(f"{what} against rate", help=plain(TRAFFIC["curve"]))
     why = fixed_rate(run.answer.served)
     if why:
         st.caption(plain(f"This traffic has no rate to change: {why}."))
@@ -211,7 +216,9 @@ def _goodput(run: Run) -> None:
     if not running:
         with place.container():
             st.button(
-                f"Go on ({len(box.points)} of {POINTS} rates)" if box.points else "Find goodput against rate",
+                f"Go on ({len(box.points)} of {POINTS} rates)"
+                if box.points
+                else f"Find {what.lower()} against rate",
                 key="traffic-find",
                 on_click=_want_curve,
                 args=(key,),
@@ -254,22 +261,28 @@ def _show_points(box: Box, run: Run, place: Any, *, table: bool) -> None:
 def _found(box: Box, run: Run) -> str:
     """The largest rate that holds, in words."""
     best = largest_good(box.points)
-    kept = "keep the SLO" if run.answer.scenario.slo != Slo() else "are served (no SLO is stated)"
     if best is None:
-        return plain(f"At none of these rates 99% of the requests {kept}.")
+        fail = (
+            "replicas fall behind"
+            if run.answer.scenario.slo == Slo()
+            else "fewer than 99% of the requests keep the SLO"
+        )
+        return plain(f"At each of these rates {fail}.")
+    if best.good_pct is None:
+        kept = "replicas keep up (no SLO is stated, so there is no goodput)"
+    else:
+        kept = f"{best.good_pct:.3g}% of the requests keep the SLO"
     beyond = [point for point in box.points if point.speed > best.speed]
     text = (
         f"Up to {significant(best.requests_per_s)} requests/s, {significant(best.speed)} times this run's rate, "
-        f"{best.good_pct:.3g}% of the requests {kept}, at {usd(best.usd_per_million_output_tokens)} per million output "
-        "tokens"
+        f"{kept}, at {usd(best.usd_per_million_output_tokens)} per million output tokens"
     )
     return plain(text + ("." if beyond else "; no larger rate has been tried."))
 
 
 def _table(rows: pd.DataFrame) -> None:
-    shown = rows.assign(ttft_p99_s=rows.ttft_p99_s / MS, tpot_p99_s=pd.to_numeric(rows.tpot_p99_s) / MS).drop(
-        columns=["speed"]
-    )
+    shown = rows.assign(ttft_p99_s=rows.ttft_p99_s / MS, tpot_p99_s=pd.to_numeric(rows.tpot_p99_s) / MS)
+    shown = shown.drop(columns="speed").dropna(axis="columns", how="all")  # without an SLO nothing is good
     st.dataframe(shown, hide_index=True, width="stretch", column_config=_COLUMNS)
 
 
@@ -278,7 +291,7 @@ _COLUMNS = {
     "requests_per_s": _number("Requests/s arriving", format="%.2f"),
     "goodput_requests_per_s": _number("Goodput, requests/s", format="%.2f", help=TRAFFIC["curve"]),
     "good_pct": _number("Good, %", format="%.1f"),
-    "served_requests_per_s": _number("Served, requests/s", format="%.2f", help=TRAFFIC["per_s"]),
+    "served_requests_per_s": _number("Served, requests/s", format="%.2f", help=TRAFFIC["served"]),
     "ttft_p99_s": _number("TTFT p99, ms", format="%.0f", help=TRAFFIC["ttft"]),
     "tpot_p99_s": _number("TPOT p99, ms", format="%.1f", help=TRAFFIC["tpot"]),
     "usd_per_million_output_tokens": _number("$ per M output", format="%.2f", help=TRAFFIC["usd_output"]),

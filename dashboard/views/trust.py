@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import results
 from dashboard.recorded import number_column, show_summary, summary_table, validation
+from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, downloads, plain
 from dashboard.trusted import (
@@ -17,7 +18,6 @@ from dashboard.trusted import (
     days,
     kernel_row,
     nearest_of,
-    number,
     pct,
     sentences,
     tested,
@@ -27,6 +27,7 @@ from perfmodel.answer import StepAnswer
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.output.formats import percent
 from perfmodel.output.validation_html import quantity_name
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.evidence import Evidence, closest
 from perfmodel.validation.recorded import Recorded, recorded_results
@@ -36,7 +37,7 @@ def render(scenario: Scenario) -> None:
     """The page."""
     found, record = results.answer(scenario), recorded_results()
     if isinstance(found, Failed):
-        st.error(plain(found.text), icon=":material/block:")
+        refuse(scenario, found)
         st.caption("So there is no figure to trust. Below: how far off others were.")
     else:
         _scenario(scenario, found, record)
@@ -47,7 +48,8 @@ def _scenario(scenario: Scenario, found: StepAnswer, record: Recorded) -> None:
     """What supports this scenario's figures."""
     basis, evidence = basis_of(found), closest(scenario, record)
     nearest = nearest_of(scenario, evidence)
-    _at_a_glance(basis, nearest, found.values["basis"]["fractions"]["timed"])
+    timed = found.values["basis"]["fractions"]["timed"]
+    _at_a_glance(basis, nearest, timed, scenario.cluster.gpu.kind)
     told = sentences(scenario, found, basis, nearest, record)
     st.markdown("\n".join(f"- **{topic}:** {plain(text)}" for topic, text in told.items()))
     caveats(found.values)
@@ -57,15 +59,15 @@ def _scenario(scenario: Scenario, found: StepAnswer, record: Recorded) -> None:
         _kernels(basis, basis.calibration)
 
 
-def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float) -> None:
-    """The sentences' numbers."""
+def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float, device: str) -> None:
+    """The sentences' numbers; ``device``: GPU or CPU."""
     with st.container(horizontal=True):
         if nearest is not None:
             line = nearest.line
             st.metric(
                 "Nearest measurements",
                 pct(line["median_abs_pct"]),
-                f"{number(line['answered'], 'figure')} of {quantity_name(line['quantity'])}",
+                f"{number_of(line['answered'], 'figure')} of {quantity_name(line['quantity'])}",
                 delta_color="off",
                 delta_arrow="off",
                 help=TRUST["nearest"],
@@ -77,7 +79,7 @@ def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float) -> None:
             error = float(basis.kernels["median error"].median())
             st.metric("Kernels", pct(error), "on shapes left out", delta_color="off", delta_arrow="off",
                       help=TRUST["kernels"], width=170)  # fmt: skip
-        st.metric("Timed on this GPU", percent(timed), help=TRUST["timed_share"], width=170)
+        st.metric(f"Timed on this {device}", percent(timed), help=TRUST["timed_share"], width=170)
         st.metric("Calibration's age", days(basis.calibration.created), help=TRUST["age"], width=170)
 
 

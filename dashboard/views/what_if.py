@@ -9,7 +9,7 @@ from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
 from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answer import StepAnswer
@@ -48,6 +48,7 @@ def render(scenario: Scenario) -> None:
     if isinstance(found, Failed):
         refuse(scenario, found)
         return
+    condition(scenario)
     _figures(found.values, HEADLINES)
     _trade_off(scenario, found)
     left, right = st.columns(2)

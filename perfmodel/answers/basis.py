@@ -13,6 +13,7 @@ from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Op, Stream
 from perfmodel.overlap.analysis import critical_path, slowest_rank
+from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step
 from perfmodel.units import PERCENT
 
@@ -26,7 +27,7 @@ KINDS = {
     "given": "given by the scenario",
     "waiting": "waiting",
 }
-"""Kind of what a share of the time rests on -> words."""
+"""Kind of what a share of the time rests on -> words, of a GPU (:func:`kind_words`)."""
 ARCHITECTURES = ("ampere", "hopper", "blackwell")
 """Those that rows of fitted fractions are named after."""
 LEAST_LISTED = 1e-6
@@ -99,12 +100,19 @@ def operations(rest: Rest) -> list[dict[str, Any]]:
     for use in rest.uses:
         own = by_kind.setdefault(use.kind, {})
         own[use.op.name] = own.get(use.op.name, 0.0) + use.share
+    words = kind_words(rest.step.scenario)
     rows = [
-        {"kind": KINDS[kind], "share": share, "ops": _largest(by_kind.get(kind, {}))}
+        {"kind": words[kind], "share": share, "ops": _largest(by_kind.get(kind, {}))}
         for kind, share in rest.fractions.items()
         if share > LEAST_LISTED
     ]
     return sorted(rows, key=lambda row: -row["share"])
+
+
+def kind_words(scenario: Scenario) -> dict[str, str]:
+    """KINDS, of the device that the scenario has."""
+    device = scenario.cluster.gpu.kind
+    return {kind: words.replace("GPU", device) for kind, words in KINDS.items()}
 
 
 def percent_of_time(share: float) -> str:
@@ -193,12 +201,12 @@ def _sentence(rest: Rest) -> str:
     scenario, used = rest.step.scenario, rest.step.calibration
     if scenario.costs == "report":
         return "Nothing of this is timed: FLOPs over peaks and bytes over bandwidths, as the report's Table 7 counts."
-    found = rest.fractions
+    found, words = rest.fractions, kind_words(scenario)
     told = [
-        f"{percent_of_time(found['timed']) if found['timed'] else '0 %'} of {rest.whose} is {KINDS['timed']}"
+        f"{percent_of_time(found['timed']) if found['timed'] else '0 %'} of {rest.whose} is {words['timed']}"
     ]
     others = sorted(
-        ((share, KINDS[kind]) for kind, share in found.items() if kind != "timed" and share >= LEAST_SHOWN),
+        ((share, words[kind]) for kind, share in found.items() if kind != "timed" and share >= LEAST_SHOWN),
         key=lambda item: -item[0],
     )
     told += [f"{percent_of_time(share)} {words}" for share, words in others]

@@ -14,14 +14,21 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
 from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
+from perfmodel.economics.rates import streamed_s
+from perfmodel.engines.profile import profile
 from perfmodel.kernels.calibration import INSIDE, mismatches
 from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
+<<<<<<< HEAD
+=======
+from perfmodel.spec.formats import timed_as
+from perfmodel.spec.messages import number_of
+>>>>>>> main
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
-from perfmodel.units import GB, PERCENT
+from perfmodel.units import GB, MS, PERCENT
 
 
 class Weight(IntEnum):
@@ -124,6 +131,7 @@ def step_caveats(rest: Rest) -> list[Caveat]:
         found.append(
             standing("contention between ops that run together is a model; it is unmeasured on GPUs")
         )
+    found += _streaming(rest.step)
     for step, _ in rest.steps:
         if not _host_counted(step):
             found.append(
@@ -132,9 +140,69 @@ def step_caveats(rest: Rest) -> list[Caveat]:
                     "come out too fast"
                 )
             )
+<<<<<<< HEAD
     return [*found, *routing_caveats(rest.step.scenario)]
 
 
+=======
+        found += _stand_in(step.scenario)
+        found += _version(step.scenario.deployment)
+    return [*found, *routing_caveats(rest.step.scenario)]
+
+
+def _streaming(step: Step) -> Iterator[Caveat]:
+    """A front end that cannot send what the steps make."""
+    scenario = step.scenario
+    if scenario.deployment.phase == "prefill":
+        return
+    sent, made = float(np.max(streamed_s(scenario))), step.step_time_s
+    if sent <= made:
+        return
+    yield danger(
+        f"the front end sets the pace: it needs {sent / MS:,.1f} ms to stream what a step of {made / MS:,.1f} ms makes "
+        "(serving.front_end.chunk_s; servers and stream_interval raise what it can send)"
+    )
+
+
+def _version(deployment: Deployment) -> Iterator[Caveat]:
+    """A version of the engine that nobody read."""
+    if deployment.engine:
+        text = profile(deployment.engine, deployment.engine_version).version_note
+        if text:
+            yield note(f"deployment.engine_version: {text}")
+
+
+def _stand_in(scenario: Scenario) -> list[Caveat]:
+    """A number format of experts that no table holds."""
+    stated = scenario.deployment.precision.experts
+    taken = timed_as(stated, scenario.cluster.gpu.architecture)
+    if scenario.model.moe is None or taken == stated:
+        return []
+    return [
+        note(f"deployment.precision.experts = {stated}: no table holds its times, those of {taken} stand in")
+    ]
+
+
+IF_EVEN = "if experts are used evenly"
+"""Under what an answer holds where nothing is known of the router: a headline says it, not a note alone."""
+
+
+def condition(scenario: Scenario) -> str:
+    """IF_EVEN, where the answer's expert load is neither stated nor known of this router; else empty."""
+    routing = scenario.routing
+    if scenario.model.moe is None or scenario.costs == "report":
+        return ""
+    stated = (
+        routing.popularity
+        or routing.source
+        or routing.rank_loads is not None
+        or routing.imbalance is not None
+    )
+    unknown = routing.prior_imbalance > 1.0 or (not stated and scenario.deployment.ep > 1)
+    return IF_EVEN if unknown else ""
+
+
+>>>>>>> main
 def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
     """What is assumed about who is busy."""
     moe, routing = scenario.model.moe, scenario.routing
@@ -142,15 +210,14 @@ def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
         return
     if routing.prior_imbalance > 1.0:
         yield note(
-            "if experts are used evenly: nothing is published of this router; intervals hold a busiest rank some "
+            f"{IF_EVEN}: nothing is published of this router; intervals hold a busiest rank some "
             f"{PERCENT * (routing.prior_imbalance - 1.0):.0f} % above that, as runs with balanced experts had; a skew "
             "without balancing costs far more (routing.popularity)"
         )
         return
     if not routing.popularity and not routing.source:
-        stated = routing.rank_loads is not None or routing.imbalance is not None
-        if not stated and scenario.deployment.ep > 1:  # else every rank has all experts
-            yield note("routing states no loads: expert load is taken as balanced over ranks")
+        if condition(scenario):
+            yield note(f"{IF_EVEN}: routing states no loads, so every rank has the mean")
         return
     if routing.source:
         yield note(f"routing comes from {routing.source}")
@@ -266,7 +333,7 @@ def _uncovered(rest: Rest) -> Iterator[Caveat]:
         rest,
         weight,
         share,
-        f"calibration {used.name} covers {covered} of {len(ran)} ops; the rest by roofline",
+        f"calibration {used.name} covers {covered} of {number_of(len(ran), 'op')}; the rest by roofline",
         _ops(missing),
     )
 

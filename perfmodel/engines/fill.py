@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.engines.profile import Circumstances, Profile, Setting, leaves, profile
+from perfmodel.engines.profile import Circumstances, Profile, leaves, profile
 from perfmodel.errors import SpecError
 from perfmodel.spec.model import Model
 
 SHAPE = ("attention_tp", "attention_dp", "moe_tp", "ep", "dense_tp")
 """Parallelism of one pipeline stage."""
-INHERITED = ("engine", "engine_version", "precision", "tp_collectives", "memory_utilization")
+INHERITED = ("precision", "tp_collectives")
 """What prefill replicas take from the decoding deployment, unless they state it: not the layout."""
+OF_ENGINE = ("engine", "engine_version", "memory_utilization")
+"""What they take beside, unless they state another engine: a setting of one engine means nothing to another."""
+OF_LAYOUT = ("rank_loads",)
+"""What of a routing section is said of a layout, and holds for another EP no more."""
 LARGEST = 10**9
 
 
@@ -25,8 +29,6 @@ class Filled:
 
     deployment: dict[str, Any]
     serving: dict[str, Any]
-    settings: tuple[Setting, ...]
-    """What the engine set, stated keys left out."""
     prefill: dict[str, Any]
     """What it sets of prefill replicas beside their deployment (how caches are sent)."""
 
@@ -48,25 +50,45 @@ def with_engine(
     name = deployment.get("engine") or ""
     if not isinstance(name, str):
         raise SpecError(f"deployment.engine = {name!r}: must be the name of an engine")
-    engine = profile(name, str(deployment.get("engine_version") or "")) if name else None
+    engine = profile(name, deployment.get("engine_version") or "") if name else None
     shaped = {**deployment, **_shape(deployment, model, engine)}
     if engine is None:
-        return Filled(shaped, dict(serving), (), {})
+        return Filled(shaped, dict(serving), {})
     shaped["engine_version"] = engine.version
     at = _circumstances(shaped, model, gpu)
     if at is None:  # a size that is no number: validation will say so
-        return Filled(shaped, dict(serving), (), {})
+        return Filled(shaped, dict(serving), {})
     stated = {path for path, _ in leaves({"deployment": deployment, "serving": serving})}
-    settings = tuple(one for one in engine.settings(at) if one.path not in stated)
     document: dict[str, Any] = {"deployment": shaped, "serving": dict(serving), "prefill": {}}
-    for one in settings:
-        _put(document, one.path.split("."), one.value)
-    return Filled(document["deployment"], document["serving"], settings, document["prefill"])
+    for one in engine.settings(at):
+        if one.path not in stated:
+            _put(document, one.path.split("."), one.value)
+    return Filled(document["deployment"], document["serving"], document["prefill"])
 
 
 def prefill_deployment(own: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
-    """What prefill replicas state, over the engine and the number formats of the decoding deployment."""
-    return {**{key: decode[key] for key in INHERITED if key in decode}, "phase": "prefill", **own}
+    """What prefill replicas state, over engine, version and number formats as stated for those that decode: layout and
+    scheduler are their own, filled in by the engine's rules for them.
+    """
+    same = own.get("engine") in (None, decode.get("engine"))
+    keys = (*INHERITED, *(OF_ENGINE if same else ()))
+    found = {"phase": "prefill", **{key: decode[key] for key in keys if key in decode}, **own}
+    formats = (decode.get("precision"), own.get("precision"))
+    if all(isinstance(one, Mapping) for one in formats):
+        found["precision"] = {**decode["precision"], **own["precision"]}
+    return found
+
+
+def prefill_routing(
+    own: Mapping[str, Any], shared: Mapping[str, Any], ep: Any, decode_ep: Any
+) -> dict[str, Any]:
+    """What prefill replicas of an EP state of routing, over what is stated for all: without what is said of the
+    ranks of another EP, and of an EP of 1 no placement, which needs a load that is known.
+    """
+    left_out = OF_LAYOUT if ep != decode_ep else ()
+    if ep == 1 and "popularity" not in {**shared, **own}:
+        left_out = (*left_out, "placement")
+    return {**{key: value for key, value in shared.items() if key not in left_out}, **own}
 
 
 def _shape(stated: Mapping[str, Any], model: Model, engine: Profile | None) -> dict[str, int]:
@@ -100,8 +122,6 @@ def _circumstances(
     sizes = [deployment.get(name, 1) for name in ("attention_tp", "attention_dp", "ep")]
     if not all(isinstance(size, int) and 0 < size <= LARGEST for size in sizes):
         return None
-    precision = deployment.get("precision")
-    experts = precision.get("experts", "fp8") if isinstance(precision, Mapping) else "fp8"
     return Circumstances(
         architecture=str(gpu.get("architecture", "")),
         system=str(gpu.get("name", "")),
@@ -109,7 +129,6 @@ def _circumstances(
         ep=sizes[2],
         attention_dp=sizes[1],
         model=model.family or model.name,
-        experts_format=str(experts) if model.moe else "",
     )
 
 

@@ -90,6 +90,8 @@ class Cut:
     """Elements before slicing."""
     dtype: str
     """Number format of the weights."""
+    format_key: str
+    """Field of ``deployment.precision`` that sets it."""
 
     def whole(self, multiple: int) -> bool:
         """Whether every slice holds whole blocks."""
@@ -169,40 +171,47 @@ def _heads_problem(s: Scenario) -> str | None:
 def _cuts(s: Scenario) -> Iterator[Cut]:
     """Widths that the layout slices, each once per run of layers."""
     d, p = s.deployment, s.deployment.precision
+    dense, shared, output = (
+        own if getattr(p, own) is not None else other
+        for own, other in (("dense", "linear"), ("shared", "experts"), ("attention_output", "linear"))
+    )
+
+    def cut(part: str, key: str, parts: int, what: str, width: int, format_key: str) -> Cut:
+        return Cut(part, key, parts, what, width, getattr(p, format_key), format_key)
+
     for layer in s.model.layers:
         if layer.attention and d.attention_tp > 1:
-            for what, width, dtype in _attention_widths(
-                layer.attention, d.attention_tp, p.linear, p.output_dtype
-            ):
-                yield Cut("attention", "attention_tp", d.attention_tp, what, width, dtype)
+            for what, width, is_output in _attention_widths(layer.attention, d.attention_tp):
+                own = output if is_output else "linear"
+                yield cut("attention", "attention_tp", d.attention_tp, what, width, own)
         if layer.dense_ffn_size and d.dense_tp > 1:
-            yield Cut("dense", "dense_tp", d.dense_tp, "the dense FFN", layer.dense_ffn_size, p.dense_dtype)
+            yield cut("dense", "dense_tp", d.dense_tp, "the dense FFN", layer.dense_ffn_size, dense)
         moe = layer.moe
         if moe and moe.shared_ffn_size and d.dense_tp > 1 and not d.dispatches:
-            yield Cut(
-                "shared", "dense_tp", d.dense_tp, "the shared experts", moe.shared_ffn_size, p.shared_dtype
-            )
+            yield cut("shared", "dense_tp", d.dense_tp, "the shared experts", moe.shared_ffn_size, shared)
         if moe and d.moe_tp > 1:
-            yield Cut("experts", "moe_tp", d.moe_tp, "an expert's FFN", moe.ffn_size, p.experts)
+            yield cut("experts", "moe_tp", d.moe_tp, "an expert's FFN", moe.ffn_size, "experts")
 
 
-def _attention_widths(attention: Mixer, tp: int, linear: str, output: str) -> Iterator[tuple[str, int, str]]:
-    """(What, width, format) of projections that are divided by heads; KV heads that are copied are counted so."""
+def _attention_widths(attention: Mixer, tp: int) -> Iterator[tuple[str, int, bool]]:
+    """(What, width, whether it is the output's) of projections that are divided by heads; KV heads that are copied are
+    counted so.
+    """
     if isinstance(attention, Mla):
-        yield "the queries' projection", attention.num_heads * attention.qk_head_dim, linear
-        yield "the output projection", attention.num_heads * attention.v_head_dim, output
+        yield "the queries' projection", attention.num_heads * attention.qk_head_dim, False
+        yield "the output projection", attention.num_heads * attention.v_head_dim, True
     elif isinstance(attention, Gqa):
-        yield "the queries' projection", attention.num_heads * attention.head_dim, linear
-        yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, linear
-        yield "the output projection", attention.num_heads * attention.value_head_dim, output
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+        yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, False
+        yield "the output projection", attention.num_heads * attention.value_head_dim, True
     elif isinstance(attention, CompressedAttention):
-        yield "the queries' projection", attention.num_heads * attention.head_dim, linear
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
     elif isinstance(attention, GatedDeltaNet):
-        yield "the keys' projection", attention.num_key_heads * attention.key_head_dim, linear
-        yield "the output projection", attention.num_value_heads * attention.value_head_dim, output
+        yield "the keys' projection", attention.num_key_heads * attention.key_head_dim, False
+        yield "the output projection", attention.num_value_heads * attention.value_head_dim, True
     elif isinstance(attention, Kda | Lightning):
-        yield "the queries' projection", attention.num_heads * attention.head_dim, linear
-        yield "the output projection", attention.num_heads * attention.head_dim, output
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+        yield "the output projection", attention.num_heads * attention.head_dim, True
 
 
 def _width_problem(s: Scenario) -> str | None:
@@ -235,7 +244,8 @@ def _way_out(s: Scenario, cut: Cut, rule: WidthRule) -> str:
         ways.append(f"deployment.attention_tp={most} with attention_dp={d.stage_gpus // most}")
     else:
         ways.append(f"deployment.dense_tp={most}")
-    return "use " + ", or ".join([*ways, "a format without blocks (deployment.precision: bf16, fp8-tensor)"])
+    format_key = f"deployment.precision.{cut.format_key}"
+    return "use " + ", or ".join([*ways, f"a format without blocks ({format_key}=bf16 or fp8-tensor)"])
 
 
 def _experts_problem(s: Scenario) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from perfmodel.engines.versions import in_order, is_before, public_version
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
@@ -20,11 +21,13 @@ FITTED = FOLDER / "fitted.yaml"
 OTHERS = "others"
 """Entry of ``fitted.yaml`` for engines that have no rows of their own."""
 KEYS = frozenset({"title", "url", "default_version", "read", "kernels", "experts", "rules"})
-CONDITIONS = frozenset(
-    {"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model", "experts_format"}
-)
+CONDITIONS = frozenset({"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model"})
 RANGES = frozenset({"gpus", "ep", "attention_dp"})
 """Conditions given as [least, most]."""
+
+
+SIZES = frozenset({"attention_dp"})
+"""Sizes that a rule may set a key to, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,6 @@ class Circumstances:
     attention_dp: int
     model: str
     """Architecture of the model: its catalogue name, or the family it was read as."""
-    experts_format: str
-    """Number format of routed experts; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,29 @@ class Profile:
         for rule in self.rules:
             if self._applies(rule.get("when") or {}, at):
                 for path, value in leaves(rule["set"]):
-                    found[path] = Setting(path, value, rule["source"])
+                    size = getattr(at, value) if isinstance(value, str) and value in SIZES else value
+                    found[path] = Setting(path, size, rule["source"])
         return tuple(found.values())
 
+    @property
+    def version_note(self) -> str:
+        """What to know of a version whose sources were not read; empty: they were."""
+        if self.version in self.read:
+            return ""
+        read = in_order(self.read)
+        before = [one for one in read if is_before(one, self.version)]
+        if not before:
+            how = f"it is older than all that were read ({', '.join(read)})"
+        elif len(before) == len(read):
+            how = f"it is newer than all that were read, the last of them {read[-1]}"
+        else:
+            how = f"it lies between {before[-1]} and {read[len(before)]}, which were"
+        return f"{self.title} {self.version} was not read: {how}; its defaults are taken from those"
+
     def _applies(self, when: Mapping[str, Any], at: Circumstances) -> bool:
-        own = _ordered(self.version)
-        if "since" in when and own < _ordered(when["since"]):
+        if "since" in when and is_before(self.version, when["since"]):
             return False
-        if "before" in when and own >= _ordered(when["before"]):
+        if "before" in when and not is_before(self.version, when["before"]):
             return False
         for name in when.keys() - {"since", "before"}:
             value, wanted = getattr(at, name), when[name]
@@ -102,8 +118,8 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if "default_version" in _document(name)))
 
 
-def profile(name: str, version: str = "") -> Profile:
-    """An engine of a version; empty: the one that it was read at last.
+def profile(name: str, version: Any = "") -> Profile:
+    """An engine of a version, as stated (whatever that is); empty: the one that it was read at last.
 
     Raises:
         SpecError: no such engine, or no version.
@@ -111,13 +127,10 @@ def profile(name: str, version: str = "") -> Profile:
     if name not in names():
         raise SpecError(f"engine = {name!r}: must be one of {', '.join(names())}")
     document = _document(name)
-    stated = str(version or document["default_version"])
-    if not stated[:1].isdigit():
-        raise SpecError(f"engine version = {version!r}: must be like {document['default_version']}")
     return Profile(
         name=name,
         title=document["title"],
-        version=stated,
+        version=public_version(version or document["default_version"], f"version of {name}"),
         read=tuple(document["read"]),
         kernels=document.get("kernels", name),
         experts=document.get("experts", "sliced"),
@@ -146,7 +159,10 @@ def _document(name: str) -> dict[str, Any]:
     unknown = document.keys() - KEYS
     for rule in document["rules"]:
         unknown |= rule.keys() - {"when", "set", "source", "note"}
-        unknown |= (rule.get("when") or {}).keys() - CONDITIONS
+        when = rule.get("when") or {}
+        unknown |= when.keys() - CONDITIONS
+        for bound in ("since", "before"):
+            public_version(when.get(bound, "0"), f"{name}.yaml: {bound}")
         if not rule.get("source"):
             raise DataError(f"{name}.yaml: a rule has no source: {rule}")
     if unknown:
@@ -162,13 +178,3 @@ def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from leaves(value, path)
         else:
             yield path, value
-
-
-def _ordered(version: str) -> tuple[tuple[int, int], ...]:
-    """A version that can be compared: ``1.2.0rc6.post3`` is after 1.2.0rc6 and before 1.2.0."""
-    parts: list[tuple[int, int]] = []
-    for piece in str(version).replace("rc", ".rc").replace("..", ".").split("."):
-        kind = 0 if piece.startswith("rc") else 2 if piece.startswith("post") else 1
-        digits = "".join(c for c in piece if c.isdigit())
-        parts.append((kind, int(digits or 0)))
-    return (*parts, (1, -1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.economics.rates import step_rates
+from perfmodel.economics.rates import StepRates, rate_range, step_rates
 from perfmodel.ops.limits import batch_key, batch_of, check_runs, limits, runs, with_batch
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
@@ -40,13 +40,15 @@ Array = NDArray[np.float64]
 
 
 def curve_batches(scenario: Scenario, points: int = POINTS) -> Array:
-    """Whole batch sizes from 1 to what fits, evenly spread in logarithms, with the scenario's own where it runs.
+    """Batch sizes per GPU, from one request per attention group to what fits: whole requests of a group, evenly spread
+    in logarithms, with the scenario's own where it runs.
 
     Raises:
         InfeasibleError: the engine would not load this layout, or nothing fits.
     """
-    most = limits(scenario).fits
-    spread = np.unique(np.round(np.geomspace(1.0, most, points))) if most else np.array([])
+    found = limits(scenario)
+    most = found.per_group
+    spread = np.unique(np.round(np.geomspace(1.0, most, points))) / found.gpus if most else np.array([])
     if not runs(scenario) and most:
         return spread
     check_runs(scenario)
@@ -75,16 +77,17 @@ def batch_curve(scenario: Scenario, batches: Array | None = None) -> "pd.DataFra
             segments, drawable(scenario), common_log_std=common_log_std(scenario), contention=contention
         )
     seconds = step_times(segments, contention=contention).step_time_s if drawn is None else drawn[0]
-    columns: dict[str, Array] = {"batch_per_gpu": found, **_rates(many, seconds)}
+    columns: dict[str, Array] = {"batch_per_gpu": found, **_rates(seconds, step_rates(many, seconds))}  # type: ignore[arg-type]
     if drawn is not None:
-        fast, slow = (_rates(many, np.quantile(drawn[1], q, axis=0)) for q in QUANTILES)
+        ends = [np.quantile(drawn[1], q, axis=0) for q in QUANTILES]
+        fast, slow = map(_rates, ends, rate_range(many, *ends))  # type: ignore[arg-type]
         for name in fast:
             columns[f"{name}_low"] = np.minimum(fast[name], slow[name])
             columns[f"{name}_high"] = np.maximum(fast[name], slow[name])
     return pd.DataFrame(columns)
 
 
-def _rates(many: Scenario, seconds: Any) -> dict[str, Array]:
+def _rates(seconds: Any, rates: StepRates) -> dict[str, Array]:
     """RATES that the phase has, one value per batch size."""
-    known = {"step_time_s": seconds, **asdict(step_rates(many, seconds))}
+    known = {"step_time_s": seconds, **asdict(rates)}
     return {name: np.broadcast_to(known[name], seconds.shape) for name in RATES if known[name] is not None}

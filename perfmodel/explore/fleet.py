@@ -233,7 +233,7 @@ def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[st
         return dict.fromkeys(Size.__slots__)
     if peak > MOST_REPLICAS * per_replica:
         raise InfeasibleError(
-            f"fleet: a peak of {peak:.3g} requests/s takes more than {MOST_REPLICAS:,} replicas of {per_replica:.3g}: "
+            f"fleet: a peak of {peak:,.0f} requests/s takes more than {MOST_REPLICAS:,} replicas of {per_replica:.3g}: "
             "state less traffic"
         )
     replicas = max(1, ceil(peak / per_replica))

@@ -5,9 +5,10 @@ requests keep the objectives, and the replicas keep up), halves that interval to
 gaps and on lower rates. Every next rate follows from the points that are there, so a search can be stopped and go on.
 
 **Rates** are taken up to the last first token. A run of finite length ends with a tail in which nobody comes any more:
-over the whole span rates would look the lower, and tokens the dearer, the faster requests come. So goodput is the
-requests that keep every objective over the time from the first arrival until the last session has begun its answer:
-where replicas keep up, the share of good requests times the rate; where they don't, less. It never exceeds the rate.
+over the whole span rates would look the lower, and tokens the dearer, the faster requests come. So what is served, and
+goodput as its share that keeps every objective, count over the time from the first arrival until the last session has
+begun its answer: where replicas keep up, what is served is the rate; where they don't, less. Without an objective there
+is no goodput.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from perfmodel.explore.fleet import GOOD_PCT
 from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.serve import Served, serve
+from perfmodel.spec.slo import Slo
 from perfmodel.units import PERCENT
 
 POINTS = 8
@@ -38,12 +40,12 @@ class GoodputPoint:
     """Times the run's own rate."""
     requests_per_s: float
     """Requests that arrive per second."""
-    goodput_requests_per_s: float
-    """Of them, those that keep every objective; all, where none is stated."""
-    good_pct: float
-    """Their share."""
     served_requests_per_s: float
-    """Requests over the span from the first arrival to the last end, as ``perfmodel serve`` counts."""
+    """Requests per second that begin to be answered, until the last of them does; at most the rate."""
+    goodput_requests_per_s: float | None
+    """Of those served, the ones that keep every objective; None: the scenario states no objective."""
+    good_pct: float | None
+    """Their share; None: no objective."""
     ttft_p99_s: float
     tpot_p99_s: float | None
     """None: every request has one output token."""
@@ -54,7 +56,7 @@ class GoodputPoint:
 
     def holds(self, good_pct: float = GOOD_PCT) -> bool:
         """Whether enough requests keep the objectives, for as long as they come."""
-        return self.keeps_up and self.good_pct >= good_pct
+        return self.keeps_up and (self.good_pct is None or self.good_pct >= good_pct)
 
 
 def goodput_points(
@@ -115,7 +117,8 @@ def _point(served: Served, speed: float, progress: Progress | None) -> GoodputPo
             scenario, requests=at_speed(served.requests, speed), fleet=served.fleet, progress=progress
         )
     found = serving_metrics(done.records, scenario)
-    share, keeps_up = found["goodput_requests_per_s"] / found["requests_per_s"], not behind(done)
+    keeps_up = not behind(done)
+    share = None if scenario.slo == Slo() else found["goodput_requests_per_s"] / found["requests_per_s"]
     begun, usd, tpot = _begun_per_s(done), found["usd_per_million_output_tokens"], found["tpot_s"]
     if keeps_up:  # at this rate for ever
         tokens = float(done.records.output_tokens.mean())
@@ -123,9 +126,9 @@ def _point(served: Served, speed: float, progress: Progress | None) -> GoodputPo
     return GoodputPoint(
         speed=speed,
         requests_per_s=speed * drawn_rate(served.requests),
-        goodput_requests_per_s=share * begun,
-        good_pct=PERCENT * share,
-        served_requests_per_s=found["requests_per_s"],
+        served_requests_per_s=begun,
+        goodput_requests_per_s=None if share is None else share * begun,
+        good_pct=None if share is None else PERCENT * share,
         ttft_p99_s=found["ttft_s"]["p99"],
         tpot_p99_s=None if tpot is None else tpot["p99"],
         usd_per_million_output_tokens=usd,

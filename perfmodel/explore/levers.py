@@ -11,6 +11,7 @@ from perfmodel.explore.difference import balanced
 from perfmodel.spec import catalogue
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.routing import Routing
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
 
@@ -164,18 +165,20 @@ def _skew(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     if scenario.deployment.ep == 1:
         return LeftOut("deployment.ep = 1: every GPU has all experts, so none is busier for them")
     even = Setting(
-        0.0, "balanced", balanced(scenario), reason="at best the mean load on every rank, whatever the engine"
+        0.0,
+        "every rank alike",
+        balanced(scenario),
+        reason="at best the mean load on every rank, whatever the engine",
     )
     if routing.rank_loads is not None or routing.popularity in ("histogram", "dirichlet"):
-        what = "routing.rank_loads" if routing.rank_loads is not None else f"popularity {routing.popularity}"
-        return even, Setting(1.0, f"as stated ({what})", reason="as it is, against perfect balance")
+        return even, Setting(1.0, routing.load_words, reason="as it is, against perfect balance")
     model, record = next(iter(read_document(SKEW_FILE).items()))
     exponent = max(float(record["skew"]), float(routing.skew or 0.0))
     changed = {"popularity": "power-law", "skew": exponent}
     skewed = scenario.model_copy(update={"routing": routing.model_copy(update=changed)})
     return even, Setting(
         exponent,
-        f"power law {exponent:g}",
+        Routing(popularity="power-law", skew=exponent).load_words,
         skewed,
         reason=f"at worst the power law that was fitted for {model}"
         if exponent == float(record["skew"])
@@ -272,11 +275,7 @@ def _mean_text(scenario: Scenario) -> str:
 
 
 def _skew_text(scenario: Scenario) -> str:
-    routing = scenario.routing
-    if routing.rank_loads is not None:
-        return "loads as stated"
-    skew = "" if routing.skew is None else f" {routing.skew:g}"
-    return f"{routing.popularity}{skew}" if routing.popularity else "no popularity stated"
+    return scenario.routing.load_words
 
 
 LEVERS = (

@@ -42,7 +42,7 @@ class Variant:
     """Dispatch and combine of one step, on the link and the network."""
     exposed_communication_s: float
     memory_bytes: int
-    max_batch_per_gpu: int
+    max_batch_per_gpu: float
     tokens_per_s_per_gpu: float
     """Output tokens, or prompt tokens in prefill."""
     usd_per_million_tokens: float

@@ -13,6 +13,7 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import step_memory, usable_bytes
 from perfmodel.ops.work import step_work
 from perfmodel.spec.arrays import with_arrays
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB
 
@@ -24,31 +25,51 @@ SETTING = {
 }
 """What an engine calls ``deployment.memory_utilization``."""
 MOST = 2**20
-"""Largest batch per GPU that is looked for."""
+"""Most requests of an attention group that are looked for."""
+ROUNDING = 1e-9
+"""Slack for a batch that is a fraction: a third of a request, three times, is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Whole requests per GPU that each limit allows: decoding ones, in prefill prompts; None: no limit."""
+    """Whole requests of one attention group that each limit allows: decoding ones, in prefill prompts."""
 
     memory: int
     """What device memory holds beside weights, activations, buffers and the runtime."""
     dispatch: int | None
-    """What DeepEP low-latency's buffers are sized for."""
+    """What DeepEP low-latency's buffers are sized for; None: no such limit."""
     scheduler: int
-    """``serving.max_running`` of each rank, over its GPUs."""
+    """``serving.max_running``."""
+    gpus: int
+    """Of the group: ``attention_tp``."""
 
     @property
-    def fits(self) -> int:
-        """The least of them; 0: not even one request per GPU."""
+    def per_group(self) -> int:
+        """The least of them; 0: not even one request."""
         return min(self.memory, self.scheduler, MOST if self.dispatch is None else self.dispatch)
+
+    @property
+    def fits(self) -> float:
+        """The largest batch per GPU: the least of them over the group's GPUs, which share it; whole where it is."""
+        return self.per_group if self.gpus == 1 else _plain(self.per_group / self.gpus)
 
     @property
     def bound_by(self) -> str:
         """Which of them it is, in words."""
-        if self.fits == self.memory:
+        if self.per_group == self.memory:
             return "memory"
-        return "dispatch buffers" if self.fits == self.dispatch else "scheduler"
+        return "dispatch buffers" if self.per_group == self.dispatch else "scheduler"
+
+    @property
+    def text(self) -> str:
+        """What fits, in words."""
+        shared = f", {self.per_group:,} per attention group of {self.gpus}" if self.gpus > 1 else ""
+        return f"{self.fits:.10g} requests per GPU ({self.bound_by}{shared})"
+
+
+def _plain(value: float) -> float:
+    """A whole number as one: it is printed without a point."""
+    return int(value) if float(value).is_integer() else value
 
 
 def batch_key(scenario: Scenario) -> str:
@@ -71,17 +92,29 @@ def with_batch(scenario: Scenario, batch: float) -> Scenario:
 
 def limits(scenario: Scenario) -> Limits:
     """The limits of a scenario's step, whatever its own batch."""
-    return Limits(_memory_limit(scenario), _dispatch_limit(scenario), _scheduler_limit(scenario))
+    return Limits(
+        _memory_limit(scenario),
+        _dispatch_limit(scenario),
+        _scheduler_limit(scenario),
+        scenario.deployment.attention_tp,
+    )
 
 
 def requests_per_rank(scenario: Scenario) -> int:
-    """Requests of one rank that may run: ``serving.max_running``, or what low-latency's buffers hold; at least 1."""
-    deployment = scenario.deployment.model_copy(update={"phase": "decode"})
-    most = scenario.serving.max_running
-    if deployment.backend != LOW_LATENCY:
-        return most
-    tokens = deployment.low_latency_max_tokens_per_gpu * deployment.attention_tp
-    return max(1, min(most, tokens // (1 + deployment.mtp.draft_tokens)))
+    """Requests of one attention group that may decode together under ``serve``, whose cache is the other limit: the
+    least of scheduler and dispatch buffers.
+
+    Raises:
+        InfeasibleError: low-latency's buffers do not hold one request's tokens.
+    """
+    decode = scenario.model_copy(
+        update={"deployment": scenario.deployment.model_copy(update={"phase": "decode"})}
+    )
+    dispatch = _dispatch_limit(decode)
+    if dispatch == 0:
+        one = with_batch(decode, 1.0 / decode.deployment.attention_tp)
+        raise InfeasibleError(_dispatch_problem(one) or "")
+    return min(_scheduler_limit(decode), MOST if dispatch is None else dispatch)
 
 
 def check_layout(scenario: Scenario) -> None:
@@ -128,7 +161,9 @@ def runs(scenario: Scenario) -> bool:
 def _largest(scenario: Scenario) -> str:
     """What fits, for a message."""
     found = limits(scenario)
-    return f"largest batch that fits: {found.fits} requests per GPU ({found.bound_by})"
+    if not found.fits:
+        return f"not even one request per attention group fits ({found.bound_by})"
+    return f"largest batch that fits: {found.text}"
 
 
 def _memory_problem(s: Scenario) -> str | None:
@@ -140,18 +175,19 @@ def _memory_problem(s: Scenario) -> str | None:
     if s.deployment.engine and memory.total <= device:
         setting = SETTING.get(s.deployment.engine, "its setting")
         kept = f", or raise deployment.memory_utilization ({s.deployment.engine}'s {setting})"
+    lower = "Lower the batch or context" if _memory_limit(s) else "Lower the context"
     return (
         f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
-        f"{device / GB:.1f}; {_largest(s)}. Lower the batch or context, spread weights over more GPUs{kept}"
+        f"{device / GB:.1f}; {_largest(s)}. {lower}, spread weights over more GPUs{kept}"
     )
 
 
 def _dispatch_problem(s: Scenario) -> str | None:
     d, tokens = s.deployment, step_work(s.deployment).tokens
-    if d.backend != LOW_LATENCY or tokens <= d.low_latency_max_tokens_per_gpu:
+    if d.backend != LOW_LATENCY or tokens <= d.low_latency_max_tokens_per_gpu * (1.0 + ROUNDING):
         return None
     return (
-        f"{tokens:g} tokens per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
+        f"{number_of(tokens, 'token')} per GPU exceed deployment.low_latency_max_tokens_per_gpu = "
         f"{d.low_latency_max_tokens_per_gpu}, which DeepEP low-latency's buffers are sized for; {_largest(s)}. "
         f"Raise it (buffers grow) or set deployment.all_to_all=deepep-normal"
     )
@@ -160,20 +196,20 @@ def _dispatch_problem(s: Scenario) -> str | None:
 def _scheduler_problem(s: Scenario) -> str | None:
     requests = sum(float(group.requests) for group in step_work(s.deployment).groups)
     per_rank = requests * s.deployment.attention_tp
-    if per_rank <= s.serving.max_running * (1.0 + 1e-9):
+    if per_rank <= s.serving.max_running * (1.0 + ROUNDING):
         return None
     return (
-        f"{per_rank:g} requests per rank exceed serving.max_running = {s.serving.max_running}, which the scheduler "
-        f"takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
+        f"{number_of(per_rank, 'request')} per rank exceed serving.max_running = {s.serving.max_running}, which the "
+        f"scheduler takes; {_largest(s)}. Raise it, or lower {batch_key(s)}"
     )
 
 
 def _memory_limit(scenario: Scenario) -> int:
     """Memory is piecewise linear in the batch, so the largest is found by bisection."""
-    path = batch_key(scenario)
+    path, gpus = batch_key(scenario), scenario.deployment.attention_tp
 
-    def fits(batch: int) -> bool:
-        sized = with_arrays(scenario, {path: np.array([float(batch)])})
+    def fits(requests: int) -> bool:
+        sized = with_arrays(scenario, {path: np.array([requests / gpus])})
         return bool(np.all(step_memory(sized).total <= usable_bytes(sized)))
 
     low, high = 0, 1
@@ -191,12 +227,11 @@ def _dispatch_limit(scenario: Scenario) -> int | None:
         return None
     of_batch, *others = step_work(d).groups
     tokens = d.low_latency_max_tokens_per_gpu - sum(group.tokens for group in others)
-    return max(0, math.floor(tokens / of_batch.new_tokens))
+    return max(0, math.floor(tokens * d.attention_tp / of_batch.new_tokens + ROUNDING))
 
 
 def _scheduler_limit(scenario: Scenario) -> int:
     d = scenario.deployment
     _, *others = step_work(d).groups
-    return max(
-        0, math.floor(scenario.serving.max_running / d.attention_tp - sum(group.requests for group in others))
-    )
+    beside = d.attention_tp * sum(group.requests for group in others)
+    return max(0, math.floor(scenario.serving.max_running - beside + ROUNDING))

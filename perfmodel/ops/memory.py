@@ -22,6 +22,7 @@ from perfmodel.ops.parameters import (
     hyper_parameters,
     layer_index_weights,
     layer_weights,
+    mixers_of,
     ngram_parameters,
     router_parameters,
     shared_parameters,
@@ -191,12 +192,9 @@ def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
     if model.mtp and deployment.mtp.draft_tokens and deployment.phase != "prefill":
         runs.append(model.mtp.layer)
     for run in runs:
-        for indexes, times in ((True, run.indexers), (False, run.num_mixers - run.indexers)):
-            if run.attention and times:
-                kept = mixer_kept(
-                    run.attention, deployment.precision, deployment.attention_tp, indexes=indexes
-                )
-                yield run.count * times, kept
+        for mixer, indexes, times in mixers_of(run):
+            kept = mixer_kept(mixer, deployment.precision, deployment.attention_tp, indexes=indexes)
+            yield run.count * times, kept
 
 
 def cache_bytes(scenario: Scenario, work: Work) -> Num:

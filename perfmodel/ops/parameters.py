@@ -5,7 +5,7 @@ selection bias of a router (``e_score_correction_bias``) is a buffer there and i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from perfmodel.errors import SpecError
@@ -14,6 +14,7 @@ from perfmodel.ops.mixers.base import MixerWeights
 from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
 from perfmodel.routing.activation import moments
 from perfmodel.spec.deployment import Precision
+from perfmodel.spec.mixers import Mixer
 from perfmodel.spec.model import MATRICES, Activation, Layer, Model, Moe
 
 CACHE_TYPES = ("bf16", "fp8")
@@ -82,7 +83,8 @@ def parameter_counts(model: Model) -> ParameterCounts:
         router=sum(count * router_parameters(moe, hidden) for count, moe in moes),
         experts=sum(count * moe.num_experts * expert_parameters(moe, hidden) for count, moe in moes),
         shared_experts=sum(count * shared_parameters(moe, hidden) for count, moe in moes),
-        norms=hidden + sum(run.count * _norms(run, hidden) for run in model.layers),
+        norms=(2 if model.norm_bias else 1)
+        * (hidden + sum(run.count * _norms(run, hidden) for run in model.layers)),
         head=0 if model.tied_embeddings else table,
         mtp=mtp_parameters(model),
         indexer=sum(run.count * layer_index_weights(run, hidden).total for run in model.layers),
@@ -181,9 +183,9 @@ def matmul_parameters(model: Model, real_experts: float) -> int | float:
     :func:`active` without norms, biases, sinks and decays, and with the n-gram projections. Attention
     scores and recurrences are not in it.
     """
-    vectors = model.hidden_size + _hyper_vectors(model)
+    vectors = parameter_counts(model).norms + _hyper_vectors(model)
     for run in model.layers:
-        per_layer = _norms(run, model.hidden_size) + layer_weights(run, model.hidden_size).vectors
+        per_layer = layer_weights(run, model.hidden_size).vectors
         if run.moe:
             per_layer += _routed_experts(run.moe) * run.moe.router_bias
             per_layer += _latent_norm(run.moe)
@@ -212,13 +214,13 @@ def kv_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
     Raises:
         SpecError: ``dtype`` is not bf16 or fp8.
     """
-    precision = Precision(kv_cache=_cache_dtype(dtype))  # type: ignore[arg-type]
+    precision = Precision(kv_cache=_cache_dtype(dtype))
     return round(_grown(model, precision, windows=True, indexes=False))
 
 
 def growing_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
     """:func:`kv_bytes_per_token` beyond every window."""
-    precision = Precision(kv_cache=_cache_dtype(dtype))  # type: ignore[arg-type]
+    precision = Precision(kv_cache=_cache_dtype(dtype))
     return round(_grown(model, precision, windows=False, indexes=False))
 
 
@@ -228,7 +230,7 @@ def index_bytes_per_token(model: Model, dtype: str = "fp8") -> int:
     Raises:
         SpecError: ``dtype`` is not bf16 or fp8.
     """
-    precision = Precision(index_cache=_cache_dtype(dtype))  # type: ignore[arg-type]
+    precision = Precision(index_cache=_cache_dtype(dtype))
     both = (_grown(model, precision, windows=False, indexes=indexes) for indexes in (True, False))
     return round(next(both) - next(both))
 
@@ -242,12 +244,11 @@ def fixed_bytes_per_request(model: Model, dtype: str = "bf16", state: str = "fp3
     """
     if state not in ("fp32", "bf16"):
         raise SpecError(f"state type {state!r} must be one of fp32, bf16")
-    precision = Precision(kv_cache=_cache_dtype(dtype), state=state)  # type: ignore[arg-type]
+    precision = Precision(kv_cache=_cache_dtype(dtype), state=state)
     total = 0.0
     for run in model.layers:
-        for indexes, times in _mixers(run):
-            assert run.attention is not None
-            kept = mixer_kept(run.attention, precision, 1, indexes=indexes)
+        for mixer, indexes, times in mixers_of(run):
+            kept = mixer_kept(mixer, precision, 1, indexes=indexes)
             windows = sum(one.bytes_per_token * one.most_tokens for one in kept.caches if one.most_tokens)
             total += run.count * times * (kept.state_bytes + kept.fixed_bytes + windows)
     return round(total)
@@ -257,9 +258,8 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
     """Bytes that a token adds; with those that stop at a ``windows`` size, and with index keys."""
     total = 0.0
     for run in model.layers:
-        for own, times in _mixers(run):
-            assert run.attention is not None
-            kept = mixer_kept(run.attention, precision, 1, indexes=own and indexes)
+        for mixer, own, times in mixers_of(run):
+            kept = mixer_kept(mixer, precision, 1, indexes=own and indexes)
             total += (
                 run.count
                 * times
@@ -268,9 +268,11 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
     return total
 
 
-def _mixers(layer: Layer) -> tuple[tuple[bool, int], ...]:
-    """Mixers of one layer with an index branch of their own, and those without: (whether, how many)."""
-    return ((True, layer.indexers), (False, layer.num_mixers - layer.indexers))
+def mixers_of(layer: Layer) -> Iterator[tuple[Mixer, bool, int]]:
+    """Mixers of one layer with an index branch of their own, and those without: (which, whether, how many)."""
+    for indexes, times in ((True, layer.indexers), (False, layer.num_mixers - layer.indexers)):
+        if layer.attention and times:
+            yield layer.attention, indexes, times
 
 
 def layer_weights(layer: Layer, hidden: int) -> MixerWeights:
@@ -374,7 +376,11 @@ def _parts(layer: Layer) -> int:
 
 
 def _norms(layer: Layer, hidden: int) -> int:
-    """One norm before each mixer and one before each FFN position; as many behind them where norms are sandwiched."""
+    """One norm before each mixer and one before each FFN position; as many behind them where norms are sandwiched; or
+    as many vectors as the layer states.
+    """
+    if layer.norm_vectors is not None:
+        return layer.norm_vectors * hidden
     return _parts(layer) * hidden * (2 if layer.sandwich_norms else 1)
 
 

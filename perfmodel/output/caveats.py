@@ -6,7 +6,9 @@ from typing import Any
 from rich.text import Text
 
 from perfmodel.answers.basis import Rest, operations, percent_of_time
-from perfmodel.output.tables import console, table_of
+from perfmodel.output.console import console
+from perfmodel.output.tables import table_of
+from perfmodel.spec.messages import number_of
 
 MOST_OPS = 6
 """Ops that a row of the basis names."""
@@ -44,7 +46,7 @@ def print_warnings(values: Mapping[str, Any]) -> None:
 
 def folded(caveats: Sequence[str]) -> str:
     """``5 standing caveats: --why``."""
-    return f"{len(caveats)} standing caveat{'s' if len(caveats) > 1 else ''}: --why"
+    return f"{number_of(len(caveats), 'standing caveat')}: --why"
 
 
 def _some(names: Sequence[str]) -> str:

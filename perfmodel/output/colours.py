@@ -21,6 +21,9 @@ OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.EMBEDDING: "#DDCC77",
     OpClass.HEAD: "#AA4499",
     OpClass.DRAFT: "#7A6FD0",
+    OpClass.CONTEXT_PARALLEL: "#44AA99",
+    OpClass.DATA_PARALLEL: "#332288",
+    OpClass.OPTIMIZER: "#117733",
     OpClass.HOST: "#6E6E6E",
     OpClass.WAITING: "#C8C8C8",
 }
@@ -60,6 +63,8 @@ OP_CLASS_NAMES: dict[str, str] = {
     OpClass.DENSE_FFN: "dense FFN",
     OpClass.TP_COMMUNICATION: "TP communication",
     OpClass.PIPELINE: "pipeline communication",
+    OpClass.CONTEXT_PARALLEL: "CP communication",
+    OpClass.DATA_PARALLEL: "DP communication",
     OpClass.NORM: "norm",
 }
 """Op class -> name for people, where it differs from the class's own."""
@@ -91,6 +96,10 @@ INTERVAL = "rgba(127,127,127,0.22)"
 
 LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
 """Latency of a request -> colour."""
+RATE_COLOURS: dict[str, str] = {"answered": "#7A6FD0", "cost": "#CC79A7"}
+"""Against the rate, beside latencies: requests that are served (the good ones, where there are objectives), and what
+their tokens cost -> colour.
+"""
 LOAD_COLOURS: dict[str, str] = {
     "waiting": "#D55E00",
     "in progress": "#0072B2",

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perfmodel.output.formats import significant
+
 SIZES = (("by_slo", "by SLO"), ("by_throughput", "by throughput"))
 """Key of a size -> its name, in the order in which they are told."""
 
@@ -30,7 +32,7 @@ def _by_throughput(fleet: Mapping[str, Any], used_pct: float | None) -> str:
         return "arithmetic, a lower bound: this run fell behind its requests"
     text = "arithmetic at this run's load, whatever users wait"
     if bound == "upper" and used_pct is not None and used_pct < HALF_PCT:
-        text += f"; a replica may serve more, {used_pct:.2g} % of its capacity was used"
+        text += f"; a replica may serve more, {significant(used_pct, 2)} % of its capacity was used"
     return text if fleet["by_slo"] else f"{text}. State slo.ttft_ms and slo.tpot_ms to size by simulation"
 
 

@@ -23,6 +23,17 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{places}f}"
 
 
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with about ``digits`` significant digits and thousands separators."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
 def count(value: float | None) -> str:
     """A number that the user gave or that was counted: every digit before the point."""
     if value is None:

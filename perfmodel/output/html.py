@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.caveats import condition
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
 from perfmodel.output.charts.timeline import timeline_chart
@@ -20,12 +21,14 @@ from perfmodel.output.windows import (
     lanes_of,
     layer_rows,
     layer_window,
+    marks_text,
     op_rows,
     stage_rows,
     step_window,
 )
 from perfmodel.overlap.analysis import slowest_rank
 from perfmodel.overlap.schedules import STAGES
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MS, PERCENT, US
 
@@ -72,6 +75,7 @@ def page(answer: StepAnswer) -> dict[str, Any]:
     return {
         "title": scenario_title(scenario),
         "question": question(scenario),
+        "condition": condition(scenario),
         "headline": headline(values),
         "facts": facts(values),
         "figures": _figures(answer, runs),
@@ -105,19 +109,18 @@ def question(scenario: Scenario) -> str:
     """What the page answers, in one sentence."""
     d = scenario.deployment
     verb = {"decode": "decode", "prefill": "prefill", "mixed": "decode and prefill in one batch"}[d.phase]
-    gpus = f"{count(d.num_gpus)} {scenario.cluster.gpu.name} GPU{'s' if d.num_gpus > 1 else ''}"
+    gpus = number_of(d.num_gpus, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
     work = []
     if d.phase != "prefill":
-        work.append(
-            f"{count(d.batch_per_gpu)} requests per GPU and {count(d.context_tokens)} tokens of context each"
-        )
+        context = number_of(d.context_tokens, "token")
+        work.append(f"{number_of(d.batch_per_gpu, 'request')} per GPU and {context} of context each")
     if d.phase != "decode":
-        work.append(f"{count(d.prefill_requests_per_gpu)} x {count(d.prefill_tokens)} prompt tokens per GPU")
+        work.append(
+            f"{count(d.prefill_requests_per_gpu)} x {number_of(d.prefill_tokens, 'prompt token')} per GPU"
+        )
     drafts = d.mtp.draft_tokens if d.phase != "prefill" else 0
     if drafts:
-        work.append(
-            f"{drafts} draft token{'s' if drafts > 1 else ''} accepted with probability {d.mtp.acceptance:g}"
-        )
+        work.append(f"{number_of(drafts, 'draft token')} accepted with probability {d.mtp.acceptance:g}")
     return (
         f"How fast does {scenario.model.name} {verb} on {gpus} with {', '.join(work)}, under {SCHEDULES[d.overlap]}, "
         f"and what does it cost at {usd(scenario.prices.usd_per_gpu_hour)} per GPU hour?"
@@ -226,7 +229,8 @@ def _layer_text(answer: StepAnswer, runs: Sequence[OpRun], rank: int) -> Cell:
         "title": " and ".join(shown).capitalize() if len(shown) <= 2 else "One layer",
         "time": duration(window.end_s - window.start_s),
         "num_layers": answer.scenario.model.num_layers,
-        "micro_batches": len({run.launch.micro_batch for run in window.runs}),
+        "num_shown": len(window.shown),
+        "marks": marks_text(window),
         "rank": f"Rank {rank}, the slowest of {count(num_ranks)}" if num_ranks > 1 else "",
         "stages": [
             text for key, text in STAGES.items() if any(run.launch.stage == key for run in window.runs)

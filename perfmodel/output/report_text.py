@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perfmodel.answers.caveats import condition
 from perfmodel.output.fleet_words import fleet_sizes
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.html import question
 from perfmodel.report.content import Report
 from perfmodel.report.part import Part
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
 from perfmodel.units import MEGA, PERCENT
@@ -55,15 +57,17 @@ def answer(part: Part) -> str:
         speed = f"gives each user {significant(values['tokens_per_s_per_user'])} tokens/s {where}"
         kind = "output"
     key = f"usd_per_million_{kind}_tokens"
-    price = part.scenario.prices.usd_per_gpu_hour
+    price, even = part.scenario.prices.usd_per_gpu_hour, condition(part.scenario)
     if not price:
         bounds = _said(values.get("intervals", {}).get("step_time_s"), duration)
         step = f"a step taking {duration(values['step_time_s'])}{bounds}"
-        return f"{part.scenario.model.name} {speed}, {step}; its GPUs have no price."
+        text = f"{part.scenario.model.name} {speed}, {step}{f', {even}' if even else ''}"
+        return f"{text}; its {part.scenario.cluster.gpu.kind}s have no price."
     bounds = _said(values.get("intervals", {}).get(key), usd)
+    full = "if batches are always full" + (f" and{even.removeprefix('if')}" if even else "")
     return (
         f"{part.scenario.model.name} {speed} and costs {usd(values[key])} per million {kind} tokens at "
-        f"{usd(price)} per GPU hour{bounds}, if batches are always full."
+        f"{usd(price)} per GPU hour{bounds}, {full}."
     )
 
 
@@ -74,7 +78,7 @@ def _said(bounds: Any, text: Any) -> str:
 
 
 def _gpus(number: int, scenario: Scenario) -> str:
-    return f"{count(number)} {scenario.cluster.gpu.name} GPU{'' if number == 1 else 's'}"
+    return number_of(number, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
 
 
 def traffic_answer(part: Part) -> str:
@@ -85,7 +89,7 @@ def traffic_answer(part: Part) -> str:
     served = money["served"]
     ttft, e2e = values["ttft_s"], values["e2e_s"]
     text = (
-        f"{count(values['requests'])} requests over {duration(values['duration_s'])} on "
+        f"{number_of(values['requests'], 'request')} over {duration(values['duration_s'])} on "
         f"{_gpus(money['num_gpus'], part.scenario)} see a first token after {duration(ttft['p50'])} in the median "
         f"({duration(ttft['p99'])} at p99) and end after {duration(e2e['p50'])} ({duration(e2e['p99'])})"
     )
@@ -97,7 +101,8 @@ def traffic_answer(part: Part) -> str:
     fill = served["output_rate_pct_of_full_batch"]
     if fill is not None:
         text += f"; the traffic asks for {percent(fill / PERCENT)} of the output tokens/s of full batches"
-    return f"{text}."
+    even = condition(part.scenario)
+    return f"{text}{f', {even}' if even else ''}."
 
 
 def dollars(value: float | None) -> str:
@@ -124,7 +129,7 @@ def cost_figures(part: Part, at: str) -> list[Figure]:
             else "the prompts of the same steps are charged to the output"
         ),
         "usd_per_million_input_tokens": money["input_basis"],
-        "usd_per_month": f"{count(money['num_gpus'])} GPUs rented all month (365 / 12 days)",
+        "usd_per_month": f"{number_of(money['num_gpus'], 'GPU')} rented all month (365 / 12 days)",
     }
     return [
         Figure(
@@ -202,7 +207,7 @@ def fleet_title(part: Part) -> str:
     fleet = part.values["money"]["fleet"]
     tokens = significant(fleet["tokens_per_day"] / MEGA)
     return (
-        f"A day of {fleet['requests_per_day']:,.0f} requests ({tokens} million tokens), "
+        f"A day of {number_of(round(fleet['requests_per_day']), 'request')} ({tokens} million tokens), "
         f"busiest at {fleet['peak_to_mean']:g} times its mean: {significant(fleet['peak_requests_per_s'])} requests/s"
     )
 

@@ -11,7 +11,7 @@ from perfmodel.spec.scenario import Scenario
 
 SECTIONS = {"model": "models", "cluster": "clusters", "prices": "prices"}
 """Sections that may be given as a catalogue name -> the catalogue's kind."""
-LABELS = ("name", "title", "source", "date", "gpu", "term")
+LABELS = ("name", "title", "source", "date", "gpu", "term", "notes")
 """Fields that no prediction depends on."""
 
 

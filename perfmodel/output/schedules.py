@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEPARATOR = ": "
+RATES = (
+    "tokens_per_s_per_user",
+    "input_tokens_per_s_per_gpu",
+    "usd_per_million_output_tokens",
+    "usd_per_million_input_tokens",
+)
+"""Of an answer, beside its times."""
 
 
 def layer_windows(answers: Mapping[str, StepAnswer]) -> dict[str, Window]:
@@ -43,7 +50,9 @@ def stacked_timeline(windows: Mapping[str, Window]) -> Any:
 
 
 def schedule_rows(answers: Mapping[str, StepAnswer]) -> "pd.DataFrame":
-    """One row per schedule: ``overlap``, step time, time per layer and what of it is exposed (s), hidden (%), rates."""
+    """One row per schedule: ``overlap``, step time, time per layer and what of it is exposed (s), hidden (%), and the
+    rates that the phase has.
+    """
     import pandas as pd
 
     rows = []
@@ -59,8 +68,7 @@ def schedule_rows(answers: Mapping[str, StepAnswer]) -> "pd.DataFrame":
                 "layer_time_s": in_layers / layers,
                 "exposed_communication_s": found.values["exposed_communication_s"],
                 "overlap_pct": found.values["overlap_pct"],
-                "tokens_per_s_per_user": found.values["tokens_per_s_per_user"],
-                "usd_per_million_output_tokens": found.values["usd_per_million_output_tokens"],
+                **{key: found.values[key] for key in RATES if found.values[key] is not None},
             }
         )
     return pd.DataFrame(rows)

@@ -7,13 +7,15 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.output.console import console
 from perfmodel.output.fleet_words import fleet_sizes
-from perfmodel.output.formats import count, scaled, with_unit
+from perfmodel.output.formats import count, number, scaled, significant, with_unit
 from perfmodel.output.reproduce import scenario_title
-from perfmodel.output.tables import console, number, table_of
+from perfmodel.output.tables import table_of, titled
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
-from perfmodel.units import PERCENT
+from perfmodel.units import MEGA, PERCENT
 
 
 def print_serve(answer: ServeAnswer) -> None:
@@ -32,7 +34,7 @@ def print_serve(answer: ServeAnswer) -> None:
             style="dim",
         )
     )
-    latency = table_of("Latency per request", "", "mean", "p50", "p90", "p99", "what it is")
+    latency = table_of(titled("Latency per request", scenario), "", "mean", "p50", "p90", "p99", "what it is")
     for name, key, unit, what in _LATENCIES:
         found = values[key]
         if found is not None:
@@ -66,7 +68,7 @@ def _fault_table(values: Mapping[str, Any], *, has_slo: bool) -> Table:
         *GOODPUT[:has_slo],
         ("$ per million output tokens", "usd_per_million_output_tokens"),
     ):
-        table.add_row(name, f"{values[key]:.3g}", f"{healthy[key]:.3g}")
+        table.add_row(name, significant(values[key]), significant(healthy[key]))
     return table
 
 
@@ -77,7 +79,7 @@ GOODPUT = (("requests/s within the SLO", "goodput_requests_per_s"),)
 def _counted(values: Mapping[str, Any]) -> str:
     """``950 requests (50 more left out)``."""
     left_out = values["left_out_requests"]
-    return f"{values['requests']:,} requests" + (f" ({left_out:,} more left out)" if left_out else "")
+    return number_of(values["requests"], "request") + (f" ({left_out:,} more left out)" if left_out else "")
 
 
 def _serve_intervals(values: Mapping[str, Any], *, has_slo: bool) -> Table:
@@ -95,9 +97,8 @@ def _serve_intervals(values: Mapping[str, Any], *, has_slo: bool) -> Table:
         ("$ per million tokens", "usd_per_million_total_tokens"),
     ):
         table.add_row(name, Text(_range(found[key], "")))
-    table.caption = (
-        f"{values['interval_draws']['repeats']} repeats with step times drawn from the model's spread"
-    )
+    repeats = number_of(values["interval_draws"]["repeats"], "repeat")
+    table.caption = f"{repeats} with step times drawn from the model's spread"
     return table
 
 
@@ -110,8 +111,9 @@ def _fleet(values: Mapping[str, Any]) -> Table:
     fleet = values["fleet"]
     replicas = values.get("intervals", {}).get("fleet.by_slo.replicas")
     table = table_of(
-        f"{fleet['requests_per_day']:,.0f} requests per day ({fleet['tokens_per_day']:.3g} tokens), peak "
-        f"{fleet['peak_to_mean']:g} times the mean: {number(fleet['peak_requests_per_s'])} requests/s",
+        f"{fleet['requests_per_day']:,.0f} requests per day "
+        f"({significant(fleet['tokens_per_day'] / MEGA)} million tokens), peak {fleet['peak_to_mean']:g} "
+        f"times the mean: {number(fleet['peak_requests_per_s'])} requests/s",
         "", "requests/s per replica", "replicas", "GPUs", "$ per day", "$ per month", "what it is",
     )  # fmt: skip
     for key, name, size, what in fleet_sizes(fleet, values["capacity_used_pct"]):
@@ -153,23 +155,31 @@ def _replicas(values: Mapping[str, Any], scenario: Scenario) -> str:
 
 
 def _serve_rates(values: Mapping[str, Any], scenario: Scenario) -> list[tuple[str, str, str]]:
-    good = f"{values['goodput_requests_per_s']:.3g} within the SLO"
+    good = f"{significant(values['goodput_requests_per_s'])} within the SLO"
     return [
         (
             "requests/s",
-            f"{values['requests_per_s']:.3g}",
+            significant(values["requests_per_s"]),
             good if scenario.slo != Slo() else "no objective is stated (slo.ttft_ms, slo.tpot_ms)",
         ),
         ("output tokens/s per GPU", f"{values['output_tokens_per_s_per_gpu']:,.0f}", "all GPUs counted"),
         ("input tokens/s per GPU", f"{values['input_tokens_per_s_per_gpu']:,.0f}", ""),
         (
             "$ per million output tokens",
-            f"{values['usd_per_million_output_tokens']:.3g}",
+            significant(values["usd_per_million_output_tokens"]),
             "all cost on the output",
         ),
-        ("$ per million tokens", f"{values['usd_per_million_total_tokens']:.3g}", "input and output alike"),
-        ("GPU hours", f"{values['gpu_hours']:,.3g}", f"{values['num_gpus']:,} GPUs"),
-        *((name, f"{values[key]:.2g} %", note) for name, key, note in _CAPACITY if values[key] is not None),
+        (
+            "$ per million tokens",
+            significant(values["usd_per_million_total_tokens"]),
+            "input and output alike",
+        ),
+        ("GPU hours", significant(values["gpu_hours"]), number_of(values["num_gpus"], "GPU")),
+        *(
+            (name, f"{significant(values[key], 2)} %", note)
+            for name, key, note in _CAPACITY
+            if values[key] is not None
+        ),
         (
             "time with a step",
             f"{values['busy_pct']:.0f} %",
@@ -185,7 +195,7 @@ def _serve_rates(values: Mapping[str, Any], scenario: Scenario) -> list[tuple[st
         *([("retries", f"{values['retries']:,}", "after a replica was lost")] if values["retries"] else []),
         (
             "MFU, MBU",
-            f"{values['mfu'] * PERCENT:.2g} %, {values['mbu'] * PERCENT:.2g} %",
+            ", ".join(f"{significant(values[key] * PERCENT, 2)} %" for key in ("mfu", "mbu")),
             "of the peaks, mean over GPUs and the whole span",
         ),
         *_serve_energy(values),

@@ -1,18 +1,19 @@
 """Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer import StepAnswer
+from perfmodel.answers.caveats import condition
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output.formats import with_unit
+from perfmodel.output.console import console
+from perfmodel.output.formats import count, number, significant, with_unit
 from perfmodel.output.reproduce import scenario_title
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
 from perfmodel.validation.rows import Row, summarise, unanswered
@@ -20,8 +21,6 @@ from perfmodel.validation.suites import Validation
 
 BAR_CELLS = 24
 MIN_WIDTH = 60
-PIPE_WIDTH = 118
-"""Columns where stdout is not a terminal."""
 MAX_LISTED = 100
 """Rows of a validation that are all listed; of more, the FURTHEST off are."""
 FURTHEST = 20
@@ -30,19 +29,13 @@ MOST_RUNS = 4
 ERRORS_CAPTION = "inside and width: the 80 % interval; ours there: on the rows that the peer answers too"
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console for stdout or stderr; a pipe gets a fixed width and no colours."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
-
-
 def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
     """Print one step's answer: results, where the time goes, communication, memory; with ``ops`` every op."""
     out = console()
     scenario, values = answer.scenario, answer.values
     out.print(Text(scenario_title(scenario), style="bold"))
     out.print(_subtitle(answer))
-    out.print(_results(values))
+    out.print(_results(scenario, values))
     out.print(_breakdown(values))
     out.print(_stages(answer))
     out.print(_memory(answer))
@@ -78,12 +71,12 @@ _VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
     ("step time (ms)", lambda v: f"{v.step_time_s / MS:.1f}"),
     ("its p99 (ms)", lambda v: "" if v.step_time_p99_s is None else f"{v.step_time_p99_s / MS:.1f}"),
     ("TPOT (ms)", lambda v: "" if v.tpot_s is None else f"{v.tpot_s / MS:.1f}"),
-    ("dispatch and combine (GB)", lambda v: f"{v.exchanged_bytes / GB:.3g}"),
+    ("dispatch and combine (GB)", lambda v: significant(v.exchanged_bytes / GB)),
     ("exposed communication (ms)", lambda v: f"{v.exposed_communication_s / MS:.1f}"),
     ("memory (GB)", lambda v: f"{v.memory_bytes / GB:.1f}"),
-    ("largest batch that fits", lambda v: f"{v.max_batch_per_gpu}"),
+    ("largest batch that fits", lambda v: count(v.max_batch_per_gpu)),
     ("tokens/s", lambda v: f"{v.tokens_per_s_per_gpu:,.0f}"),
-    ("$ per million tokens", lambda v: f"{v.usd_per_million_tokens:.3g}"),
+    ("$ per million tokens", lambda v: significant(v.usd_per_million_tokens)),
 )
 """Rows of the comparison: label, and a variant's cell."""
 
@@ -152,17 +145,6 @@ def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure with about ``digits`` significant digits and thousands separators."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
 def _subtitle(answer: StepAnswer) -> str:
     scenario, d = answer.scenario, answer.scenario.deployment
     layout = f"attention DP{d.attention_dp} TP{d.attention_tp}, dense TP{d.dense_tp}, EP{d.ep}"
@@ -174,18 +156,18 @@ def _subtitle(answer: StepAnswer) -> str:
         else []
     )
     if d.phase != "decode":
-        work.append(f"{d.prefill_requests_per_gpu:g} x {d.prefill_tokens:,.0f} prompt tokens per GPU")
+        work.append(f"{d.prefill_requests_per_gpu:g} x {number_of(d.prefill_tokens, 'prompt token')} per GPU")
     drafts = d.mtp.draft_tokens
     if drafts and d.phase != "prefill":
-        work.append(f"{drafts} draft token{'s' if drafts > 1 else ''} accepted with {d.mtp.acceptance:.0%}")
+        work.append(f"{number_of(drafts, 'draft token')} accepted with {d.mtp.acceptance:.0%}")
     return (
         f"{scenario.model.name} | {d.phase} on {d.num_gpus} x {scenario.cluster.gpu.name} | {layout} | "
         f"{d.overlap} | {'; '.join(work)} | ${scenario.prices.usd_per_gpu_hour:g} per GPU hour"
     )
 
 
-def _results(values: dict[str, Any]) -> Table:
-    table = table_of("Result", "quantity", "value", "")
+def _results(scenario: Scenario, values: dict[str, Any]) -> Table:
+    table = table_of(titled("Result", scenario), "quantity", "value", "")
     rows = [
         ("tokens/s per user", "tokens_per_s_per_user", 1.0, "1 / TPOT"),
         ("output tokens/s per GPU", "output_tokens_per_s_per_gpu", 1.0, ""),
@@ -271,9 +253,7 @@ def _memory(answer: StepAnswer) -> Table:
     total = sum(classes.values())
     table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
     usable = float(usable_bytes(scenario))
-    note = (
-        f"largest batch that fits: {values['max_batch_per_gpu']:,} per GPU ({values['max_batch_bound_by']})"
-    )
+    note = f"largest batch that fits: {count(values['max_batch_per_gpu'])} per GPU ({values['max_batch_bound_by']})"
     table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
     return table
 
@@ -315,6 +295,12 @@ def _ops(rows: Sequence[dict[str, Any]]) -> Table:
 def _bar(share: float) -> str:
     cells = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
     return "█" * cells
+
+
+def titled(title: str, scenario: Scenario) -> str:
+    """The title of an answer's figures, with the condition under which they hold where there is one."""
+    even = condition(scenario)
+    return f"{title}, {even}" if even else title
 
 
 def table_of(title: str, *columns: str) -> Table:

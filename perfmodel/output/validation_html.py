@@ -16,6 +16,7 @@ from perfmodel.output.charts import validation as charts
 from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, with_unit
 from perfmodel.output.pages import render
+from perfmodel.spec.messages import number_of
 from perfmodel.validation.ceilings import recorded
 from perfmodel.validation.rows import Row, summarise, unanswered
 from perfmodel.validation.suites import SUITES, Validation
@@ -91,6 +92,7 @@ def page(result: Validation) -> dict[str, Any]:
             (charts.role_symbol(role)[1], role, ROLES.get(role, ""))
             for role in dict.fromkeys(row.role for row in shown)
         ],
+        "legend": charts.legend_keys(shown),
         "unanswered": _unanswered(rows),
         "num_unanswered": sum(row.predicted is None for row in rows),
         "sources": list(dict.fromkeys(row.source for row in rows if row.source))[:MAX_LISTED],
@@ -132,7 +134,7 @@ def sentence(result: Validation) -> str:
         parts.append(f"your file {result.data.name}")
     basis = f"calibration{'s' if len(result.calibrations) > 1 else ''} {', '.join(result.calibrations)}"
     return (
-        f"{count(len(rows))} figure{'s' if len(rows) != 1 else ''} of {' and '.join(parts) or 'no suite'}; perfmodel "
+        f"{number_of(len(rows), 'figure')} of {' and '.join(parts) or 'no suite'}; perfmodel "
         f"answers {count(answered)} of them, resting on {basis if result.calibrations else 'no calibration'}."
     )
 

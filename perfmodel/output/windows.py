@@ -6,6 +6,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
+from perfmodel.kernels.calibration import INSIDE
 from perfmodel.ops.op import Stream
 from perfmodel.output.formats import duration, percent, scaled
 from perfmodel.output.spans import OpRun, exposed_intervals
@@ -81,6 +82,19 @@ def layer_window(segments: Sequence[Segment], runs: Sequence[OpRun]) -> Window:
         if run.end_s > start_s and run.start_s < end_s
     )
     return Window(inside, start_s, end_s, shown)
+
+
+def marks_text(window: Window) -> str:
+    """What hatched and pale bars of the window are, in sentences; empty: it has neither."""
+    told = []
+    if any(run.launch.micro_batch % 2 for run in window.runs):
+        told.append("The second micro-batch is hatched.")
+    pale = [run for run in window.runs if window.neighbour(run)]
+    if any(not run.on_host for run in pale):
+        told.append("Pale bars belong to neighbouring layers.")
+    if any(run.on_host for run in pale):
+        told.append("Pale bars of the host are its launches for other layers: it runs ahead.")
+    return " ".join(told)
 
 
 def op_rows(window: Window, unit_s: float, *, detailed: bool) -> list[Row]:
@@ -185,7 +199,7 @@ def _details(run: OpRun) -> list[str]:
     moved = ((op.hbm_bytes, "HBM"), (op.link_bytes, "NVLink"), (op.network_bytes, "network"))
     work += [f"{scaled(size, 'B')} {where}" for size, where in moved if size]
     bound = f"bound by {op.bound}"
-    if run.is_compute:
+    if run.is_compute and not op.source.startswith(INSIDE):  # else its work is in another op's time
         bound += f", MFU {percent(op.peak_s / run.seconds)}, MBU {percent(op.stream_s / run.seconds)}"
     lines = [escape(op.stage), ", ".join(work), bound]
     source = wrap(f"source: {op.source}", HOVER_WIDTH)

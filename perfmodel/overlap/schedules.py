@@ -147,10 +147,11 @@ def two_batch_overlap(micro_batches: Sequence[LayerOps]) -> tuple[Task, ...]:
 
     Each micro-batch runs its layer in sequence, cut into runs of compute and of communication; the runs of the
     two are added in turn, so a stream serves them alternately. A shared expert only waits for the router, so it
-    can run under its own dispatch. Iterations carry over: a micro-batch waits for itself alone.
+    can run under its own dispatch. Iterations carry over: a micro-batch waits for itself alone. A turn begins with what
+    follows a combine: at a layer's end it would keep the other micro-batch, whose attention is ready, from the GPU.
     """
     graph = Graph()
-    runs = [_runs(_with_dependencies(layer)) for layer in micro_batches]
+    runs = [_runs(_from_the_combine(_with_dependencies(layer), layer.moe)) for layer in micro_batches]
     indices: list[list[int]] = [[] for _ in micro_batches]
     for turn in range(max(len(chain) for chain in runs)):
         for micro_batch, chain in enumerate(runs):
@@ -225,6 +226,25 @@ def _with_dependencies(layer: LayerOps) -> list[_Step]:
                     after = (position - 1, sent)
             steps.append((op, after, stage))
     return steps
+
+
+def _from_the_combine(steps: list[_Step], moe: MoeOps | None) -> list[_Step]:
+    """The same chain begun behind its combine: the end of one layer and the beginning of the next are one run.
+
+    The first of them waits for the previous iteration's combine, which is this one's last op.
+    """
+    if not moe or not moe.combine:
+        return steps
+    (start,) = (i + 1 for i, (op, _, _) in enumerate(steps) if op is moe.combine[-1])
+    moved = len(steps) - start
+    turned = [
+        (op, () if i == start else tuple((one - start) % len(steps) for one in after), stage)
+        for i, (op, after, stage) in enumerate(steps)
+    ]
+    if moved:  # the layer's first op, which waited for nothing in it, follows what ends the layer before
+        op, _, stage = turned[0]
+        turned[0] = (op, (moved - 1,), stage)
+    return turned[start:] + turned[:start]
 
 
 def _runs(steps: Sequence[_Step]) -> list[list[_Step]]:

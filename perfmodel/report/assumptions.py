@@ -5,10 +5,12 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.answers.constants import engine_constants
 from perfmodel.engines.profile import profile
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue
 from perfmodel.spec.hardware import Cluster, Gpu, Network, Node
+from perfmodel.spec.messages import number_of
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA
@@ -56,8 +58,8 @@ def _hardware(scenario: Scenario) -> Iterator[Told]:
     yield "GPU", f"{gpu.name}: {', '.join(figures)}", _sourced(gpu, "gpus", gpu.source, gpu.date)
     node, network = cluster.node, cluster.network
     text = (
-        f"{cluster.name or 'unnamed'}: {node.num_gpus} GPUs per node, link {node.link_gb_per_s:,.4g} GB/s per GPU "
-        f"within {node.link_domain_gpus}, network {network.gb_per_s_per_gpu:,.4g} GB/s per GPU"
+        f"{cluster.name or 'unnamed'}: {number_of(node.num_gpus, 'GPU')} per node, link {node.link_gb_per_s:,.4g} GB/s "
+        f"per GPU within {node.link_domain_gpus}, network {network.gb_per_s_per_gpu:,.4g} GB/s per GPU"
     )
     yield "cluster", text, _joined(cluster.source, cluster.date, CHANGED if _is_rewired(cluster) else "")
 
@@ -77,7 +79,7 @@ def _price(scenario: Scenario) -> Told:
         text += f", {prices.term}"
     if prices.gpu and not scenario.cluster.gpu.name.upper().startswith(prices.gpu.upper()):
         text += f" (quoted for {prices.gpu})"
-    return "price", text, _sourced(prices, "prices", prices.source, prices.date)
+    return "price", text, _sourced(prices, "prices", prices.source, prices.date) or SCENARIO
 
 
 def _sourced(section: Gpu | Prices, kind: str, source: str, date: str) -> str:
@@ -102,16 +104,20 @@ def _layout(scenario: Scenario) -> Iterator[Told]:
     yield "layout", f"{_gpus(d.num_gpus)}: {', '.join(parts)}; overlap {d.overlap}; {d.backend}", source
     work = []
     if d.phase != "prefill":
-        work.append(f"{d.batch_per_gpu:,g} requests per GPU, {d.context_tokens:,g} tokens of context each")
+        work.append(
+            f"{number_of(d.batch_per_gpu, 'request')} per GPU, {number_of(d.context_tokens, 'token')} of context each"
+        )
     if d.phase != "decode":
-        work.append(f"{d.prefill_requests_per_gpu:,g} x {d.prefill_tokens:,g} prompt tokens per GPU")
+        work.append(
+            f"{d.prefill_requests_per_gpu:,g} x {number_of(d.prefill_tokens, 'prompt token')} per GPU"
+        )
     yield "work of a step", f"{d.phase}: {'; '.join(work)}", source
     formats = f"linear {p.linear}, experts {p.experts}, attention {p.attention}, KV cache {p.kv_cache}"
     yield "number formats", f"{formats}; dispatch {p.dispatch}, combine {p.combine}", source
     if d.mtp.draft_tokens and d.phase != "prefill":
         yield (
             "drafts",
-            f"{d.mtp.draft_tokens} token{'s' if d.mtp.draft_tokens > 1 else ''} per step, accepted with probability "
+            f"{number_of(d.mtp.draft_tokens, 'token')} per step, accepted with probability "
             f"{d.mtp.acceptance:g}",
             source,
         )
@@ -121,7 +127,9 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
     scenario, found = step.scenario, step.values["provenance"]
     used = step.step.calibration
     if used is not None:
-        text = f"{found['calibration']}: times of {found['calibrated_ops']} of {found['ops']} ops"
+        text = (
+            f"{found['calibration']}: times of {found['calibrated_ops']} of {number_of(found['ops'], 'op')}"
+        )
         yield "calibration", text, _joined(str(used.document.get("source", "")), used.created[:10])
     else:
         yield "kernel times", f"{found['calibration']}: no calibration of timed kernels", "docs/calibrate.md"
@@ -131,16 +139,12 @@ def _timing(step: StepAnswer) -> Iterator[Told]:
 
 
 def _engine(scenario: Scenario) -> Told:
-    """The engine whose defaults were filled in, and what its host costs."""
-    deployment, host = scenario.deployment, scenario.deployment.host
+    """The engine whose defaults were filled in, and all that it adds around the kernels."""
+    deployment = scenario.deployment
     if not deployment.engine:
-        return "engine", "none named: no host time is counted", SCENARIO
+        return "engine", f"none named: {'; '.join(engine_constants(scenario))}", SCENARIO
     own = profile(deployment.engine, deployment.engine_version)
-    text = (
-        f"{own.title} {own.version}: decode steps by {host.decode}, steps with prompts by {host.prompts}, "
-        f"{host.prepare_us:,.4g} us to prepare a step{' beside the GPU' if host.asynchronous else ''}, "
-        f"{host.launch_us:,.4g} us per eager launch"
-    )
+    text = f"{own.title} {own.version}: {'; '.join(engine_constants(scenario))}"
     if deployment.step_log_std:
         text += f"; unexplained spread {deployment.step_log_std:.3g} in the logarithm"
     return "engine", text, f"perfmodel show engines {own.name}"
@@ -158,13 +162,9 @@ def _routing(step: StepAnswer) -> Iterator[Told]:
     published = catalogue.entry("models", scenario.model.name).get("activation", {}) if known else {}
     stated = routing.source or ("" if routing.mean_real_experts is None else SCENARIO)
     yield "real experts", text, stated or str(published.get("source", "")) or "the model's configuration"
-    skew = "" if routing.skew is None else f" {routing.skew:g}"
-    if routing.rank_loads is not None:
-        load = "load of every rank as stated"
-    elif routing.popularity:
-        load = f"popularity {routing.popularity}{skew}, placement {routing.placement}"
-    else:
-        load = "no popularity stated"
+    load = routing.load_words
+    if routing.popularity and routing.rank_loads is None:
+        load += f", {routing.placement_words}"
     yield "expert load", load, routing.source or scenario.source or SCENARIO
 
 
@@ -174,7 +174,7 @@ def _traffic(scenario: Scenario, serve: ServeAnswer | None) -> Iterator[Told]:
     w, values = scenario.workload, serve.values
     known = w.trace in catalogue.names("traces")
     card: dict[str, Any] = catalogue.entry("traces", w.trace) if known else {}
-    text = f"{values['requests']:,} requests over {values['duration_s']:,.4g} s"
+    text = f"{number_of(values['requests'], 'request')} over {values['duration_s']:,.4g} s"
     if w.trace:
         text = f"{values['provenance']['trace']}: {text}"
         text += f", {w.time_scale:g} times as fast as recorded" if w.time_scale != 1.0 else ""
@@ -203,7 +203,7 @@ def _limits(scenario: Scenario) -> tuple[tuple[str, float | None], ...]:
 
 
 def _gpus(number: int) -> str:
-    return f"{number:,} GPU{'' if number == 1 else 's'}"
+    return number_of(number, "GPU")
 
 
 def _joined(*texts: str) -> str:

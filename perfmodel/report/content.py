@@ -13,8 +13,9 @@ from perfmodel.answer import plain
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.difference import difference
 from perfmodel.report.part import Options, Part, answer_part
-from perfmodel.report.trust import CAVEATS, validation_lines
+from perfmodel.report.trust import caveats, validation_lines
 from perfmodel.spec.scenario import Scenario
+from perfmodel.validation.recorded import recorded_results
 
 MOST_SCENARIOS = 12
 """Of one report: more than a page can compare."""
@@ -61,7 +62,7 @@ def build_report(
         "scenarios": [part.values for part in parts],
         "comparison": _comparison(parts),
         "validation": _validation(parts),
-        "trust": list(CAVEATS),
+        "trust": caveats(recorded_results()),
         **{key: _told_by(parts, key) for key in ("dangers", "warnings", "caveats")},
         "intervals": _intervals(parts),
         "provenance": {

@@ -1,25 +1,63 @@
 """How far off perfmodel has been where a step's figures rest: errors on record, and caveats that no number holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perfmodel.step import Step
 from perfmodel.validation.evidence import closest
-from perfmodel.validation.recorded import recorded_results
+from perfmodel.validation.recorded import Recorded, recorded_results
 
-CAVEATS = (
-    "Kernels alone are the small part of the error, 1 to 5 % in the median; what an engine adds around them is the "
-    "large one.",
-    "Time to first token is about 26 % off in the median where a run was warmed up, 38 % on runs in the field, and too "
-    "small.",
-    "LongCat-Flash's published steps are predicted 12 to 24 % too fast at every batch, inside their intervals; why is "
-    "not known.",
+Line = dict[str, Any]
+
+
+def caveats(record: Recorded) -> list[str]:
+    """docs/trust.md in short, with the errors that are on record; what too small or too large is said of is said of
+    those rows alone.
+    """
+    lines = {(one["suite"], one["quantity"]): one for one in record.summary() if one["role"] == "check"}
+    kernels = [
+        one["median_abs_pct"] for (suite, _), one in lines.items() if suite == "kernels" and one["answered"]
+    ]
+    table6 = [
+        row.error_pct for row in record.about(suites=("longcat-measured",)).rows if row.quantity == "tpot_s"
+    ]
+    steps = [error for error in table6 if error is not None]
+    told = []
+    if kernels:
+        told.append(
+            f"Kernels alone are the small part of the error, {min(kernels):.0f} to {max(kernels):.0f} % in the median; "
+            "what an engine adds around them is the large one."
+        )
+    warm, field = (lines.get((suite, "ttft_s")) for suite in ("silicon", "silicon-field"))
+    if warm and field:
+        told.append(
+            f"Time to first token is {_off(warm)} where a run was warmed up, and {_off(field)} on runs in the field."
+        )
+    if steps:
+        told.append(f"LongCat-Flash's published steps are predicted {_range(steps)}; why is not known.")
+    return [*told, *STANDING]
+
+
+STANDING = (
     "How tokens choose experts is published for hardly any model; it moves cost more than most hardware does.",
     "Contention between kernels that run together is a model, measured on one training trace alone.",
 )
-"""docs/trust.md in short."""
+"""What no number on record holds."""
 
-Line = dict[str, Any]
+
+def _off(line: Line) -> str:
+    """A line's median error, and to which side its rows lie in the mean."""
+    side = "small" if line["bias_pct"] < 0.0 else "large"
+    return f"{line['median_abs_pct']:.0f} % off in the median (in the mean {abs(line['bias_pct']):.0f} % too {side})"
+
+
+def _range(errors: Sequence[float]) -> str:
+    """Signed errors of times in percent, from the smallest to the largest."""
+    low, high = min(errors), max(errors)
+    if low < 0.0 < high:
+        return f"{-low:.0f} % too fast to {high:.0f} % too slow"
+    least, most = sorted((abs(low), abs(high)))
+    return f"{least:.0f} to {most:.0f} % too {'fast' if high <= 0.0 else 'slow'} at every batch"
 
 
 def validation_lines(step: Step) -> list[Line]:
@@ -55,7 +93,7 @@ def _curve_lines(step: Step) -> Iterator[Line]:
                 "n": curve.num_rows,
                 "median_abs_pct": curve.median_error_pct,
                 "coverage_pct": None,
-                "about": f"this GPU's kernels, timed on {_device(calibration.document)}",
+                "about": f"this {step.scenario.cluster.gpu.kind}'s kernels, timed on {_device(calibration.document)}",
             }
 
 

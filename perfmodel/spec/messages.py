@@ -1,12 +1,15 @@
-"""Mistakes in words: a bad description's errors, one line each."""
+"""Words of messages: a bad description's errors, one line each, and numbers of things."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error in one line per problem: field, value, what is allowed."""
+def describe(error: ValidationError, unknown_key: Callable[[str], str] | None = None) -> str:
+    """A pydantic error in one line per problem: field, value, what is allowed; ``unknown_key`` says what of a key that
+    there is not, where more is known than that.
+    """
     lines = []
     for problem in error.errors(include_url=False)[:3]:
         field = ".".join(str(part) for part in problem["loc"] if part not in ("mla", "gqa"))
@@ -14,13 +17,20 @@ def describe(error: ValidationError) -> str:
         if problem["type"] == "value_error":
             lines.append(f"{field}: {message}" if field and not message.startswith(field) else message)
         elif problem["type"] == "extra_forbidden":
-            lines.append(f"{field}: unknown key (value {shown(problem['input'])}); see docs/scenarios.md")
+            keys = ".".join(part for part in problem["loc"] if isinstance(part, str))
+            lines.append(unknown_key(keys) if unknown_key else f"{field}: unknown key")
         elif problem["type"] == "missing":
             lines.append(f"{field}: missing, and has no default")
         else:
             lines.append(f"{field} = {shown(problem['input'])}: {message[:1].lower()}{message[1:]}")
     more = error.error_count() - len(lines)
     return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
+
+
+def number_of(number: float, word: str) -> str:
+    """A number of things: ``1 request``, ``0.5 requests``, ``1,000 requests``."""
+    text = f"{number:,.0f}" if float(number).is_integer() else f"{number:,.6g}"
+    return f"{text} {word}{'' if number == 1 else 's'}"
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,6 @@
 """A model as the simulator sees it: layers of sequence mixers, dense FFNs and a mixture of experts.
 
-A Hugging Face ``config.json`` becomes a :class:`Model` in :mod:`perfmodel.spec.hf_config`. Names are those of
+A Hugging Face ``config.json`` becomes a :class:`Model` in :mod:`perfmodel.spec.models.reader`. Names are those of
 the papers and of the configs. A *layer* is what the model's authors call one: LongCat-Flash's layer (a
 shortcut-connected block) holds two attentions, two dense FFNs and one mixture of experts.
 """
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Positive, Spec
+from perfmodel.spec.checkpoint import Formats
 from perfmodel.spec.mixers import BlockIndexer, Indexer, Mixer
 
 Activation = Literal["swiglu", "relu2"]
@@ -108,6 +109,9 @@ class Layer(Spec):
     """The mixture of experts, or None."""
     sandwich_norms: bool = False
     """Whether each part also has a norm behind it (Gemma), not only one before it."""
+    norm_vectors: Count | None = None
+    """Vectors of hidden width that its norms and residual scales hold; None: one per norm (A.X-K1 has a third norm in
+    layers with experts, Command one norm for both parts)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Layer":
@@ -211,8 +215,12 @@ class Model(Spec):
     """N-gram embedding tables, or None."""
     mtp: Mtp | None = None
     """Multi-token prediction, or None."""
+    norm_bias: bool = False
+    """Whether norms of hidden width have a bias beside their weight (Phi-3.5-MoE)."""
     hyper_connections: HyperConnections | None = None
     """Several residual streams, or None."""
+    formats: Formats = Formats()
+    """Number formats of its checkpoint: the default of ``deployment.precision``."""
     max_context_tokens: Count = 131072
     """Longest context that the model was built for."""
     unmodelled: str | None = None

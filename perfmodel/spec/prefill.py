@@ -4,6 +4,7 @@ from typing import Literal
 
 from perfmodel.spec.base import Spec
 from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.routing import Routing
 from perfmodel.spec.serving import Serving
 
 
@@ -14,6 +15,9 @@ class Prefill(Spec):
     """Layout of one prefill replica; what it says of a step's work is left out of account."""
     serving: Serving = Serving()
     """How many of them there are (``replicas``), how they batch and find their prompts."""
+    routing: Routing | None = None
+    """Who is busy here, and where experts are; a file states what differs from the scenario's ``routing``. None: as
+    there. Filled in where their layout makes it another one (an EP of their own, redundant experts)."""
     transfer: Literal["layer-wise", "whole"] = "layer-wise"
     """layer-wise: a decode rank reserves blocks first, and each layer's cache is sent while the next one is computed
     (SGLang with Mooncake, LongCat). whole: the cache is sent when the prompt is done and a decode rank has room (vLLM,

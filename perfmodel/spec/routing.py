@@ -82,6 +82,25 @@ class Routing(Spec):
     """Load of each expert-parallel rank relative to the mean (their mean is 1), whatever ``popularity`` says; None: as
     it says."""
 
+    @property
+    def load_words(self) -> str:
+        """Who is busy, for people: ``experts by a power law of 0.42``."""
+        if self.rank_loads is not None:
+            return "every rank's load as stated"
+        words = {
+            "": "every rank alike",
+            "uniform": "experts used evenly",
+            "power-law": f"experts by a power law of {self.skew}",
+            "dirichlet": f"experts by a Dirichlet distribution of {self.skew}",
+            "histogram": "experts as measured",
+        }[self.popularity]
+        return words if self.imbalance is None else f"{words}, the busiest rank {self.imbalance:g} times that"
+
+    @property
+    def placement_words(self) -> str:
+        """Where experts sit, for people."""
+        return {"contiguous": "on ranks in order", "eplb": "placed by EPLB"}[self.placement]
+
     @model_validator(mode="after")
     def _one_activation(self) -> "Routing":
         for layer, row in enumerate(self.activation or ()):

@@ -10,6 +10,9 @@ from perfmodel.validation.rows import Row, summarise
 
 PARTS = ("kernels", "collectives")
 """Suites of what a step is made of; the others are about steps and requests."""
+APART = ("-noted", "-cold", "-repeated")
+"""Parts of suites that are summed up apart: stacks that their authors call old or broken, starts without a warm-up,
+runs that were counted already. They say nothing of a scenario as it is predicted."""
 FEATURES = ("model", "GPU", "engine")
 
 
@@ -33,13 +36,14 @@ class Evidence:
 def closest(scenario: Scenario, recorded: Recorded) -> list[Evidence]:
     """Answered rows that set no constant (role ``check``), most alike first; those that share nothing are left out.
 
-    A row stands with what is most like it, once. A GPU counts more than an engine where they share as much, a model
-    more than either.
+    Rows that stand apart (APART) are no evidence. A row stands with what is most like it, once. A GPU counts more than
+    an engine where they share as much, a model more than either.
     """
     names = printed_names(scenario.model.name)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in recorded.rows:
-        if row.role == "check" and row.predicted is not None and row.suite not in PARTS:
+        judges = row.suite not in PARTS and not row.suite.endswith(APART)
+        if row.role == "check" and row.predicted is not None and judges:
             groups.setdefault(_alike(row, scenario, names), []).append(row)
     found = [Evidence(alike, tuple(summarise(rows))) for alike, rows in groups.items() if alike]
     return sorted(found, key=lambda one: (-len(one.alike), [FEATURES.index(name) for name in one.alike]))

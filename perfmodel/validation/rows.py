@@ -39,7 +39,7 @@ class Row:
     engine: str = ""
     """Serving engine whose kernels and constants stand for it; empty: none."""
     settings: str = ""
-    """What was set beyond the engine's defaults, layout and lengths: ``key.path=value``, with ; between."""
+    """The traffic, and what was set beyond the engine's defaults and the layout: ``key.path=value``, with ; between."""
 
     @property
     def error_pct(self) -> float | None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.engines import profile as engines
+from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
-from perfmodel.load import CALIBRATED, apply_override, build_scenario
+from perfmodel.load import CALIBRATED, build_scenario
 from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import DEFAULT_REQUESTS
+from perfmodel.stated import with_overrides
 from perfmodel.validation.names import MODELS, cluster_named, gpu_named
 from perfmodel.validation.setups import Setup, setup_of
 from perfmodel.validation.user_data import FOLDER, settings_in
@@ -118,11 +120,13 @@ def remarks(record: Mapping[str, str]) -> str:
 
 def stated_version(record: Mapping[str, str]) -> str:
     """The version of the engine where the row names a release; empty: it names none (a nightly, an image)."""
-    found = re.match(r"~?(\d+\.\d+[\w.]*)$", record.get("backend_version") or "")
+    found = re.match(r"~?(v?\d+\.\d+[\w.+]*)$", record.get("backend_version") or "")
+    if not found or not is_version(found[1]):
+        return ""
     image = record["backend"] == "trtllm" and not is_own(
         record
     )  # 0.x is that of Dynamo's image, not the engine's
-    return "" if not found or (image and found[1].startswith("0.")) else found[1]
+    return "" if image and found[1].startswith("0.") else found[1]
 
 
 def overrides_of(record: Mapping[str, str], setup: Setup | None = None) -> dict[str, Any]:
@@ -134,6 +138,24 @@ def overrides_of(record: Mapping[str, str], setup: Setup | None = None) -> dict[
     setup = setup or setup_of(record)
     found = setup.overrides(float(record["concurrency"] or 1), float(record["isl"] or 0))
     return found | drafts_of(record) | settings_in(record.get("set") or "")
+
+
+def settings_of(record: Mapping[str, str]) -> str:
+    """What a row's output lists, as a user would set it: its traffic as it is sent, and what was set beyond engine and
+    layout. ``key.path=value``, with ; between.
+    """
+    setup = setup_of(record)
+    traffic = {f"workload.{name}": value for name, value in workload_of(record, setup).items()}
+    return "; ".join(
+        f"{path}={_as_set(value)}" for path, value in (traffic | overrides_of(record, setup)).items()
+    )
+
+
+def _as_set(value: Any) -> str:
+    """A value as YAML on one line."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "{" + ", ".join(f"{key}: {one}" for key, one in value.items()) + "}"
 
 
 def drafts_of(record: Mapping[str, str]) -> dict[str, Any]:
@@ -160,10 +182,12 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
     """
     setup = setup_of(record)
     document = document_of(record, setup)
-    for path, value in {**overrides_of(record, setup), **(constants or {})}.items():
-        for one in _everywhere(path, document):
-            document = apply_override(document, f"{one}={value}")
-    return build_scenario(document)
+    overrides = [
+        f"{one}={value}"
+        for path, value in {**overrides_of(record, setup), **(constants or {})}.items()
+        for one in _everywhere(path, document)
+    ]
+    return build_scenario(with_overrides(document, overrides))
 
 
 def document_of(record: Mapping[str, str], setup: Setup) -> dict[str, Any]:

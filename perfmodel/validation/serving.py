@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.engines.profile import names as engines
+from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
-from perfmodel.load import apply_override, build_scenario
+from perfmodel.load import build_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec.scenario import Scenario
+from perfmodel.stated import with_overrides
 from perfmodel.step import common_log_std, drawable, has_contention, predict_steps
 from perfmodel.uncertainty import drawn_step_times
 from perfmodel.units import MS, US
@@ -173,9 +175,8 @@ def scenario_of(record: Mapping[str, str], constants: Mapping[str, Any] | None =
         "deployment": deployment,
         "routing": _routing(record, deployment),
     }
-    for path, value in {**settings_of(record), **(constants or {})}.items():
-        document = apply_override(document, f"{path}={value}")
-    return build_scenario(document)
+    overrides = [f"{path}={value}" for path, value in {**settings_of(record), **(constants or {})}.items()]
+    return build_scenario(with_overrides(document, overrides))
 
 
 def settings_of(record: Mapping[str, str]) -> dict[str, Any]:
@@ -217,14 +218,20 @@ def _engine(record: Mapping[str, str]) -> dict[str, Any]:
             "precision": {"kv_cache": "bf16", "attention": "bf16", **_formats(record["precision"])},
         }
     found: dict[str, Any] = {"engine": engine_of(record["framework"])} if record["framework"] else {}
-    version = re.search(r"\s~?v?(\d+\.\d+[\w.]*)$", record["framework"])
+    version = engine_version_of(record)
     if version:
-        found["engine_version"] = version[1]
+        found["engine_version"] = version
     if "TBO" in record["moe_parallel"]:
         found["overlap"] = "tbo" if _two_batches(record) else "sequential"
     if record["precision"].lower() not in PRECISIONS:
         found["precision"] = _formats(record["precision"])
     return found
+
+
+def engine_version_of(record: Mapping[str, str]) -> str:
+    """The version in the row's framework cell; empty where it names none."""
+    version = re.search(r"\s~?(v?\d+\.\d+[\w.+]*)$", record["framework"])
+    return version[1] if version and is_version(version[1]) else ""
 
 
 def _work(record: Mapping[str, str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from perfmodel.validation.figures import FIGURES, Figure
 from perfmodel.validation.measured import identities
 from perfmodel.validation.names import SYSTEMS, gpu_in, gpu_named
 from perfmodel.validation.rows import Row
-from perfmodel.validation.runs import overrides_of, remarks, scenario_of, unknown, waves_of
+from perfmodel.validation.runs import remarks, scenario_of, settings_of, unknown, waves_of
 from perfmodel.validation.setups import setup_of
 from perfmodel.validation.steps import bounds
 
@@ -82,7 +82,7 @@ def _rows_of(record: Mapping[str, str], suite: str, role: str, file: str) -> lis
         "source": record.get("source", ""),
         "system": gpu_named(record["system"]),
         "engine": record["backend"] if record["backend"] in engines() else "",
-        "settings": _settings(record) if predicted else "",
+        "settings": settings_of(record) if predicted else "",
     }
     peers = _peers() if file == FILE else {}
     found = []
@@ -138,11 +138,6 @@ def _start_up(missing_s: float, record: Mapping[str, str]) -> str:
     waves is the settled TTFT and a share of the start-up.
     """
     return f"no warm-up: start-up of {missing_s * waves_of(record, setup_of(record)):.1f} s implied"
-
-
-def _settings(record: Mapping[str, str]) -> str:
-    """What was set beside engine, layout and lengths, as a user would set it."""
-    return "; ".join(f"{path}={value}" for path, value in overrides_of(record).items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perfmodel.errors import SpecError
+from perfmodel.validation.names_of_suites import TITLES
 from perfmodel.validation.rows import Row, summarise
 from perfmodel.validation.user_data import Measurements, own_records, read_measurements
 
@@ -52,24 +53,7 @@ def _user_rows(path: Path, own: Measurements, progress: Progress | None) -> list
     return _with_progress(partial(predict, records, suite=USER_SUITE, role=lambda _: "user"), progress)
 
 
-_TITLES = (
-    ("kernels", "kernels timed alone, against the calibrations' curves"),
-    ("collectives", "published timings of dispatch, combine and collectives"),
-    ("longcat-theory", "the LongCat-Flash report's Table 7, itself a calculation"),
-    ("longcat-measured", "the LongCat-Flash report's Table 6, measured"),
-    ("deepseek", "DeepSeek's production figures and profile, and SGLang on 96 H100"),
-    ("deepseek-fleet", "what a node of DeepSeek's fleet could do, against its production average"),
-    ("silicon", "TTFT and TPOT at fixed concurrency on H100, H200, B200 and GB200"),
-    (
-        "silicon-field",
-        "TTFT and TPOT at fixed concurrency from cookbooks, labs, blogs and pull requests of 2025-26",
-    ),
-    ("serving-2026", "steps, bursts and other figures of the public runs of 2025-26"),
-    ("silicon-2026", "TTFT and TPOT at fixed concurrency of MiniMax-M2.5, gpt-oss-120b and Qwen3.5-397B"),
-)
-"""Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""
-
-SUITES: Mapping[str, Suite] = {name: Suite(title, partial(_suite_rows, name)) for name, title in _TITLES}
+SUITES: Mapping[str, Suite] = {name: Suite(title, partial(_suite_rows, name)) for name, title in TITLES}
 """The suites by name."""
 
 

@@ -24,8 +24,9 @@ from perfmodel.spec.deployment import Precision
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.mixers import CompressedAttention
 
-SCALED_TOGETHER = 64
-"""Elements of an FP8 entry that share one scale of a byte."""
+SCALED_TOGETHER, PADDED_TO = 64, 8
+"""Elements of an FP8 entry that share one scale of a byte, and bytes that scales are padded to: 448 + 128 + 7 + 1 bytes
+of DeepSeek-V4's 512 elements (https://github.com/NVIDIA/TensorRT-LLM/issues/14327)."""
 
 
 def build(csa: CompressedAttention, place: Place) -> Built:
@@ -150,7 +151,8 @@ def cache_bytes(csa: CompressedAttention, precision: Precision) -> float:
     if precision.kv_cache != "fp8":
         return size * csa.head_dim
     plain = csa.head_dim - rope
-    return size * plain + precision.activation_bytes * rope + -(-plain // SCALED_TOGETHER)
+    scales = -(-plain // SCALED_TOGETHER)
+    return size * plain + precision.activation_bytes * rope + -(-scales // PADDED_TO) * PADDED_TO
 
 
 def _widening(csa: CompressedAttention) -> int:

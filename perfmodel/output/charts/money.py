@@ -22,7 +22,7 @@ from perfmodel.output.colours import (
     TOTAL,
     op_class_name,
 )
-from perfmodel.output.formats import duration, percent, usd
+from perfmodel.output.formats import duration, percent, significant, usd
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -283,7 +283,7 @@ def speed_cost_chart(frame: "pd.DataFrame") -> Figure:
             error_x=_bars(frame, "speed"),
             error_y=_bars(frame, "usd"),
             customdata=[
-                f"<b>{name}</b><br>{speed:.3g} tokens/s per user<br>{usd(cost)} per million output tokens"
+                f"<b>{name}</b><br>{significant(speed)} tokens/s per user<br>{usd(cost)} per million output tokens"
                 for name, speed, cost in zip(names, frame["speed"], frame["usd"], strict=True)
             ],
             hovertemplate="%{customdata}<extra></extra>",

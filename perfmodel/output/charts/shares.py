@@ -5,6 +5,7 @@ from typing import Any
 
 from perfmodel.output.charts.base import Figure, Row, axis_title, bars_layout
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name, text_on
+from perfmodel.output.formats import significant
 
 
 def share_chart(rows: Sequence[Row], *, unit: str) -> Figure:
@@ -28,7 +29,7 @@ def breakdown_chart(seconds: Mapping[str, float], *, unit: str, scale: float) ->
             "label": op_class_name(name),
             "value": value / scale,
             "colour": OP_CLASS_COLOURS[name],
-            "hover": f"{op_class_name(name)}: {value / scale:.3g} {unit}, {value / total:.1%} of the step",
+            "hover": f"{op_class_name(name)}: {significant(value / scale)} {unit}, {value / total:.1%} of the step",
         }
         for name, value in seconds.items()
     ]
@@ -44,7 +45,7 @@ def memory_chart(
             "label": memory_name(name),
             "value": value / scale,
             "colour": MEMORY_COLOURS[name],
-            "hover": f"{memory_name(name)}: {value / scale:.3g} {unit}",
+            "hover": f"{memory_name(name)}: {significant(value / scale)} {unit}",
         }
         for name, value in num_bytes.items()
     ]

@@ -1,11 +1,11 @@
 """Traffic through replicas: how latencies are distributed, what waits and runs, and goodput against rate."""
 
+import math
 from collections.abc import Iterable, Mapping
-from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.output.charts.base import Figure, axis_title, layout, log_ticks
-from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, OWN_COST, PREDICTED
+from perfmodel.output.colours import HERE, IDEAL, LATENCY_COLOURS, LOAD_COLOURS, RATE_COLOURS
 from perfmodel.output.formats import count, duration, significant, usd
 from perfmodel.units import MS, US
 
@@ -34,9 +34,11 @@ def seconds_label(seconds: float) -> str:
 def _log_seconds(values: Iterable[float]) -> dict[str, Any]:
     """A logarithmic axis of times, with as many ticks as there is room for."""
     positive = [value for value in values if value > 0.0] or [1.0]
-    low, high = log10(min(positive)), log10(max(positive))
+    low, high = math.log10(min(positive)), math.log10(max(positive))
     digits = (1, 2, 5) if high - low < FEW_DECADES else (1, 3) if high - low < SOME_DECADES else (1,)
-    ticks = [digit * 10.0**power for power in range(floor(low) - 1, ceil(high) + 2) for digit in digits]
+    ticks = [
+        digit * 10.0**power for power in range(math.floor(low) - 1, math.ceil(high) + 2) for digit in digits
+    ]
     return {
         "type": "log",
         "tickvals": ticks,
@@ -95,7 +97,7 @@ def _objective(figure: Figure, name: str, limit_s: float) -> None:
     line = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
     figure.add_shape(type="line", x0=limit_s, x1=limit_s, y0=0.0, y1=1.0, yref="paper", line=line)
     figure.add_annotation(
-        x=log10(limit_s),  # annotations, unlike shapes, take a logarithmic axis's own numbers
+        x=math.log10(limit_s),  # annotations, unlike shapes, take a logarithmic axis's own numbers
         y=0.02,
         yref="paper",
         xanchor="right",
@@ -152,7 +154,8 @@ def load_chart(rows: "pd.DataFrame") -> Figure:
 
 
 def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
-    """Goodput, p99 latencies and cost against the rate at which requests arrive, above each other.
+    """Goodput (without an objective what is served), p99 latencies and cost against the rate at which requests arrive,
+    above each other.
 
     ``points`` have the fields of :class:`perfmodel.explore.goodput.GoodputPoint` as columns.
     """
@@ -164,7 +167,7 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
     figure = make_subplots(
         rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.4, 0.35, 0.25]
     )
-    figure.update_layout(layout(640, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 110}))
+    figure.update_layout(layout(680, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 150}))
     symbols = ["circle" if keeps_up else "x" for keeps_up in rows.keeps_up]
 
     def line(y: str, name: str, colour: str, number: int, dash: str = "solid") -> None:
@@ -183,25 +186,29 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
             col=1,
         )
 
-    shown = _shown_rate(rows)
+    shown, judged = _shown_rate(rows), rows.good_pct.notna().all()
+    answered, every = (
+        ("goodput", "if every request were good") if judged else ("served", "if all were served at once")
+    )
+    column = "goodput_requests_per_s" if judged else "served_requests_per_s"
     figure.add_trace(
         go.Scatter(
             x=[0.0, shown],
             y=[0.0, shown],
             mode="lines",
-            name="if every request were good",
+            name=every,
             line={"color": IDEAL, "width": 1.5, "dash": "dash"},
             hoverinfo="skip",
         ),
         row=1,
         col=1,
     )
-    line("goodput_requests_per_s", "goodput", PREDICTED, 1)
+    line(column, answered, RATE_COLOURS["answered"], 1)
     own = rows[rows.speed == 1.0]
     figure.add_trace(
         go.Scatter(
             x=own.requests_per_s,
-            y=own.goodput_requests_per_s,
+            y=own[column],
             mode="markers",
             name="this run's rate",
             marker={"color": HERE, "size": 14, "symbol": "star", "line": {"width": 1, "color": "#FFFFFF"}},
@@ -213,14 +220,14 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
     )
     line("ttft_p99_s", "TTFT p99", LATENCY_COLOURS["TTFT"], 2, LATENCY_DASHES["TTFT"])
     line("tpot_p99_s", "TPOT p99", LATENCY_COLOURS["TPOT"], 2, LATENCY_DASHES["TPOT"])
-    line("usd_per_million_output_tokens", "$ per M output tokens", OWN_COST, 3, "dot")
+    line("usd_per_million_output_tokens", "$ per M output tokens", RATE_COLOURS["cost"], 3, "dot")
     for name, limit in slo_s.items():
         if name in ("TTFT", "TPOT"):
             line_of = {"color": LATENCY_COLOURS[name], "width": 1.5, "dash": "dashdot"}
             figure.add_shape(type="line", x0=0.0, x1=shown, y0=limit, y1=limit, line=line_of, row=2, col=1)
             figure.add_annotation(
-                x=shown, y=log10(limit), xanchor="right", yanchor="bottom", showarrow=False,
-                text=f"{name} SLO", font={"size": 12}, row=2, col=1,
+                x=shown, y=math.log10(limit), xanchor="right", yanchor="bottom", showarrow=False,
+                text=f"{name} SLO {duration(limit)}", font={"size": 12}, row=2, col=1,
             )  # fmt: skip
     if not rows.keeps_up.all():
         figure.add_trace(
@@ -236,7 +243,7 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
     figure.update_xaxes(range=[0.0, shown], zeroline=False)
     figure.update_xaxes(title=axis_title("requests that arrive per second"), row=3, col=1)
     figure.update_yaxes(zeroline=False)
-    figure.update_yaxes(title=axis_title("goodput, requests/s"), range=[0.0, shown], row=1, col=1)
+    figure.update_yaxes(title=axis_title(f"{answered}, requests/s"), range=[0.0, shown], row=1, col=1)
     figure.update_yaxes(title=axis_title("p99 (logarithmic)"), row=2, col=1, **_log_seconds(times))
     figure.update_yaxes(
         title=axis_title("$ per M output"),
@@ -249,20 +256,29 @@ def goodput_chart(points: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
 
 def _shown_rate(rows: "pd.DataFrame") -> float:
     """Where the axis of rates ends: not far beyond the first rate at which something fails."""
-    failing = rows[~rows.keeps_up | (rows.good_pct < rows.good_pct.max() / 2.0)].requests_per_s
+    good = rows.good_pct.astype(float)
+    failing = rows[~rows.keeps_up | (good < good.max() / 2.0)].requests_per_s
     most = float(rows.requests_per_s.max())
     return 1.05 * (min(most, 2.0 * float(failing.min())) if len(failing) else most)
 
 
+def _unknown(value: float | None) -> bool:
+    """Whether a cell of a table has no number."""
+    return value is None or math.isnan(value)
+
+
 def _point_hover(row: Any) -> str:
-    tpot = row["tpot_p99_s"]
+    tpot, good = row["tpot_p99_s"], row["goodput_requests_per_s"]
     lines = [
         f"<b>{significant(row['requests_per_s'])} requests/s arrive</b>",
-        f"goodput {significant(row['goodput_requests_per_s'])} requests/s: {row['good_pct']:.3g}% keep the SLO",
+        f"{significant(row['served_requests_per_s'])} requests/s are served",
+        *(
+            []
+            if _unknown(good)
+            else [f"goodput {significant(good)} requests/s: {row['good_pct']:.3g}% keep the SLO"]
+        ),
         f"TTFT p99 {duration(row['ttft_p99_s'])}",
-        f"TPOT p99 {duration(tpot)}"
-        if tpot == tpot and tpot is not None
-        else "no TPOT: one output token each",
+        "no TPOT: one output token each" if _unknown(tpot) else f"TPOT p99 {duration(tpot)}",
         f"{usd(row['usd_per_million_output_tokens'])} per M output tokens",
     ]
     if not row["keeps_up"]:

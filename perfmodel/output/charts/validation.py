@@ -21,6 +21,8 @@ SUITE_COLOURS = (
 """Okabe and Ito's palette and Paul Tol's, as in :mod:`perfmodel.output.colours`; suites beyond take them again."""
 
 PEER_COLOUR = "#8A8A8A"
+PEER = "another tool, on the same rows"
+"""What is grey among errors."""
 
 ROLE_SYMBOLS: Mapping[str, tuple[str, str]] = {
     "check": ("circle", "●"),
@@ -63,11 +65,12 @@ def interval_text(row: Row) -> str:
 def scatter_chart(rows: Sequence[Row], colours: Mapping[str, str] | None = None) -> Figure:
     """Predicted against measured on logarithmic axes, one trace per suite; the page shows one unit's rows at a time.
 
-    ``colours`` by suite; without them, in the order of the rows.
+    ``colours`` by suite; without them, in the order of the rows. The legend is the page's (:func:`legend_keys`): with
+    more suites than a chart has room for, plotly's own would cover the axis.
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure(layout=_layout(height=560))
+    figure = go.Figure(layout=_layout(height=480))
     for band in reversed(BANDS_PCT):
         figure.add_trace(_band(band))
     line = {"width": 1.2, "color": PEER_COLOUR}
@@ -77,6 +80,7 @@ def scatter_chart(rows: Sequence[Row], colours: Mapping[str, str] | None = None)
         own = [(number, row) for number, row in _drawable(rows) if row.suite == suite]
         if own:
             figure.add_trace(_points(suite, colour, own, num_rows=len(rows)))
+    figure.update_layout(showlegend=False)
     figure.update_xaxes(type="log", zeroline=False, title={"text": "measured", "standoff": 8})
     figure.update_yaxes(
         type="log", zeroline=False, automargin=True, title={"text": "predicted", "standoff": 10}
@@ -139,9 +143,6 @@ def whole_scatter(rows: Sequence[Row], colours: Mapping[str, str]) -> Figure:
     words = "" if unit in ("s", "USD", "1", "ratio", "") else f", {unit}"
     figure.update_xaxes(**axis, title={"text": f"measured{words}"})
     figure.update_yaxes(**axis, title={"text": f"predicted{words}"})
-    figure.for_each_trace(
-        lambda trace: trace.update(showlegend=bool(trace.hovertext))
-    )  # not the bands: few lines
     return figure
 
 
@@ -172,6 +173,15 @@ def suite_colours(rows: Sequence[Row]) -> dict[str, str]:
     return {suite: SUITE_COLOURS[number % len(SUITE_COLOURS)] for number, suite in enumerate(suites)}
 
 
+def legend_keys(rows: Sequence[Row], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """(suite, colour) of the suites whose rows are drawn, in the order of the colours; and what is grey."""
+    drawn = {row.suite for row in rows if row.predicted is not None}
+    keys = [(suite, colour) for suite, colour in (colours or suite_colours(rows)).items() if suite in drawn]
+    if any(row.peer_predicted is not None for row in rows):
+        keys.append((PEER, PEER_COLOUR))
+    return keys
+
+
 def hover(row: Row) -> str:
     """What a point says, as plotly's markup; everything that a row brings along is escaped."""
     interval = interval_text(row)
@@ -192,7 +202,7 @@ def hover(row: Row) -> str:
 def _layout(height: int) -> dict[str, Any]:
     return layout(
         height,
-        margin={"l": 64, "r": 12, "t": 12, "b": 104},
+        margin={"l": 64, "r": 12, "t": 12, "b": 60},
         hoverlabel={"align": "left", "namelength": -1},
         hovermode="closest",
     )
