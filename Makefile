@@ -6,14 +6,10 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 ORACLE := .venv-oracle
 MINUTES ?= 5
-<<<<<<< HEAD
+SEED ?= 0
 SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm b300-sxm gb300-nvl72 a100-sxm l40s rtx-pro-6000
 DERIVED := h20-sxm h20-141g-sxm a800-sxm
 TABLES := aiconfigurator-core==0.12.0 aisimulate==0.13.0.dev202610270000000085
-=======
-SEED ?= 0
-SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
->>>>>>> main
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
 INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)

@@ -21,11 +21,7 @@ from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
-<<<<<<< HEAD
-=======
-from perfmodel.spec.formats import timed_as
 from perfmodel.spec.messages import number_of
->>>>>>> main
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
 from perfmodel.units import GB, MS, PERCENT
@@ -140,12 +136,6 @@ def step_caveats(rest: Rest) -> list[Caveat]:
                     "come out too fast"
                 )
             )
-<<<<<<< HEAD
-    return [*found, *routing_caveats(rest.step.scenario)]
-
-
-=======
-        found += _stand_in(step.scenario)
         found += _version(step.scenario.deployment)
     return [*found, *routing_caveats(rest.step.scenario)]
 
@@ -172,17 +162,6 @@ def _version(deployment: Deployment) -> Iterator[Caveat]:
             yield note(f"deployment.engine_version: {text}")
 
 
-def _stand_in(scenario: Scenario) -> list[Caveat]:
-    """A number format of experts that no table holds."""
-    stated = scenario.deployment.precision.experts
-    taken = timed_as(stated, scenario.cluster.gpu.architecture)
-    if scenario.model.moe is None or taken == stated:
-        return []
-    return [
-        note(f"deployment.precision.experts = {stated}: no table holds its times, those of {taken} stand in")
-    ]
-
-
 IF_EVEN = "if experts are used evenly"
 """Under what an answer holds where nothing is known of the router: a headline says it, not a note alone."""
 
@@ -202,7 +181,6 @@ def condition(scenario: Scenario) -> str:
     return IF_EVEN if unknown else ""
 
 
->>>>>>> main
 def routing_caveats(scenario: Scenario) -> Iterator[Caveat]:
     """What is assumed about who is busy."""
     moe, routing = scenario.model.moe, scenario.routing

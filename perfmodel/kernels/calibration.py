@@ -359,18 +359,13 @@ def _load_for(path: Path, modified: int, engine: str) -> Calibration:
 def _load(path: Path, _modified: int) -> Calibration:
     document = read_document(path)
     check_document(document, path)
-<<<<<<< HEAD
     if "derived" in document:
         return _derived(document, path.parent.name)
     folder = path.parent
     name = f"{folder.parent.name}/{folder.name}" if folder.name in PARTS else folder.name
-    calibration = parse(document, name=name, arrays=_read_tables(document, path))
-=======
     arrays = _read_tables(document, path)
-    calibration = parse(
-        document, name=path.parent.name, arrays=arrays, shipped=path.is_relative_to(catalogue.DATA)
-    )
->>>>>>> main
+    shipped = path.is_relative_to(catalogue.DATA)
+    calibration = parse(document, name=name, arrays=arrays, shipped=shipped)
     _check_timings(document, path)
     return replace(calibration, parts=found_in(folder, FILE_NAME))
 
