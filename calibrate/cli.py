@@ -158,7 +158,7 @@ def import_tables(
     names = [system_of(name) for name in system or []]
     only = [part_named(name) for name in part or []]
     alone = bool(names) and all(name in derived.RULES for name in names)
-    sources = [] if alone else [Source.find(place) for place in tables or [None]]
+    sources = [] if alone else [Source.find(place) for place in tables] if tables else [Source.find()]
     for name in dict.fromkeys(names or (available(sources[0]) if sources else [])):
         if name in derived.RULES:
             typer.echo(f"wrote {derived.build(name, out / name)} (derived)", err=True)

@@ -24,7 +24,7 @@ MISSED = {
     ("rtx-pro-6000", "gdn_decode", False),
     ("rtx-pro-6000", "kda_decode", False),
 }
-"""Slices in which the states stop to fit the 96 or 128 MB of L2, and memory has a tenth of its rate: no line across sees it."""
+"""Slices in which states stop to fit the 96 or 128 MB of L2: memory is a tenth as fast, and no line across sees it."""
 
 
 def cluster(name="h200-ib"):

@@ -198,7 +198,7 @@ def test_h800_has_h100s_kernels_and_transfers_of_its_own(tmp_path, monkeypatch):
         pytest.skip(
             "aiconfigurator-core is not installed: pip install 'perfmodel[tables]', or set PERFMODEL_TABLES"
         )
-    monkeypatch.setattr(builder, "READERS", (gemm,))  # a tenth of the time
+    monkeypatch.setattr(builder, "READERS", (gemm.samples,))  # a tenth of the time
     builder._fits.cache_clear()
     for name in ("h100-sxm", "h800-sxm"):
         build(source, name, tmp_path / name, created=DATE)

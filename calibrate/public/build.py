@@ -4,12 +4,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,21 +30,15 @@ from perfmodel.kernels.tables import Store, table_curve_document
 from perfmodel.output.files import atomic_write
 from perfmodel.spec import catalogue
 
-
-class Reader(Protocol):
-    """A module that reads tables."""
-
-    @staticmethod
-    def samples(source: Source, system: str) -> list[Samples]:
-        """The kernels of a system."""
-
+Reader: TypeAlias = Callable[[Source, str], list[Samples]]
+"""What a system's tables hold of some classes."""
 
 FORMAT = 2
-READERS: tuple[Reader, ...] = (gemm, attention, experts)
-"""Modules with ``samples(source, system)``: kernels of one GPU. Transfers have their own, which H800 does not share."""
+READERS: tuple[Reader, ...] = (gemm.samples, attention.samples, experts.samples)
+"""Of the kernels of one GPU. Transfers have their own, which H800 does not share."""
 PART_READERS: dict[str, tuple[Reader, ...]] = {
-    parts.MIXERS: (states, sparse),
-    parts.FORMATS: (expert_formats,),
+    parts.MIXERS: (states.samples, sparse.samples),
+    parts.FORMATS: (expert_formats.samples,),
 }
 """Part of a calibration -> the readers of its classes."""
 DERIVED = {"h800-sxm": "h100_sxm"}
@@ -219,7 +213,7 @@ def _noted(one: Held, note: str) -> Held:
 @cache
 def _fits(source: Source, system: str, readers: tuple[Reader, ...]) -> tuple[Held, ...]:
     try:
-        return tuple(hold_out(samples) for reader in readers for samples in reader.samples(source, system))
+        return tuple(hold_out(samples) for reader in readers for samples in reader(source, system))
     except KeyError as error:
         raise DataError(f"{source.label}: a table of {system} lacks the column {error}") from error
 

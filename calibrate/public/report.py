@@ -48,7 +48,7 @@ def gpus_markdown() -> str:
         if calibration.derivation:
             how = calibration.derivation.how
             lines.append(
-                f"| {name} | {how}; spread {calibration.derivation.log_std:g} | - | - | - | - | {size:.2f} |"
+                f"| {name} | {how}; spread {calibration.derivation.log_std:g} | - | - | - | - | {size:.2g} |"
             )
             continue
         held = [part for part in map(calibration.part, calibration.parts) if part]
@@ -60,7 +60,7 @@ def gpus_markdown() -> str:
             _spread_of([error for error in errors if error["left_out"] == RANDOM]),
             _spread_of([error for error in errors if error["left_out"] != RANDOM]),
         )
-        lines.append(f"| {name} | {' | '.join(cells)} | {size:.2f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {size:.2g} |")
     return "\n".join(lines)
 
 
@@ -91,9 +91,8 @@ def parts_markdown() -> str:
                 cells.append("-")
                 continue
             at_random = [value for value, _ in pairs if value]
-            cells.append(
-                f"{median(at_random) if at_random else 0.0:.1f} / {max(value for _, value in pairs):.0f}"
-            )
+            first = f"{median(at_random):.1f}" if at_random else "-"
+            cells.append(f"{first} / {max(value for _, value in pairs):.0f}")
         lines.append(f"| {' '.join(filter(None, (kernel, dtype)))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -187,7 +187,8 @@ def _label(systems: Folder) -> str:
     package: Folder = systems.parent  # type: ignore[assignment]  # of a zipfile.Path: another
     name = package.name if package.name in PACKAGES else PACKAGE
     pypi = PACKAGES[name]
-    for beside in package.parent.iterdir() if package.name in PACKAGES else ():
+    around: Folder = package.parent  # type: ignore[assignment]
+    for beside in around.iterdir() if package.name in PACKAGES else ():
         if beside.name.endswith(".dist-info") and beside.name.startswith(f"{pypi.replace('-', '_')}-"):
             return f"PyPI package {pypi} {beside.name.removesuffix('.dist-info').rpartition('-')[2]}"
     return f"PyPI package {pypi}, version not stated"

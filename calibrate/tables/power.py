@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibrate.curves import fit_terms
 from calibrate.public.source import Source
@@ -35,8 +34,8 @@ FORMATS = {"bfloat16": "bf16", "fp8": "fp8-tensor", "fp8_block": "fp8", "nvfp4":
 NEAR_LIMIT = 0.99
 """Of the board's limit: rows above are at it."""
 LONG_S = 1.0 / 3000.0
-"""Kernels are repeated for a second, but at most 3,000 times: shorter ones are over before a reading a tenth of a second
-later, and what is read is mostly what was before. Only these and longer ones are used."""
+"""Kernels are repeated for a second, but at most 3,000 times: shorter ones are over before a reading a tenth of a
+second later, and what is read is mostly what was before. Only these and longer ones are used."""
 LEAST_ROWS = 100
 TERMS = ("1", "compute", "memory")
 Rows = tuple[str, "pd.Series[Any]", "pd.Series[Any]", "pd.Series[Any]", "pd.Series[Any]"]
@@ -52,7 +51,7 @@ def fits(source: Source) -> dict[str, dict[str, float]]:
     found = {}
     for name, flops, moved, seconds, watts in _classes(source):
         dtype = name.partition(" ")[2] or "bf16"
-        variables: dict[str, NDArray[np.float64]] = {
+        variables: dict[str, Any] = {
             "compute": (flops / seconds / gpu.peak_flops(dtype)).to_numpy(dtype=float),
             "memory": (moved / seconds / gpu.hbm_bytes_per_s).to_numpy(dtype=float),
         }

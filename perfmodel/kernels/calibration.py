@@ -363,8 +363,9 @@ def _load(path: Path, _modified: int) -> Calibration:
         return _derived(document, path.parent.name)
     folder = path.parent
     name = f"{folder.parent.name}/{folder.name}" if folder.name in PARTS else folder.name
+    arrays = _read_tables(document, path)
     shipped = path.is_relative_to(catalogue.DATA)
-    calibration = parse(document, name=name, arrays=_read_tables(document, path), shipped=shipped)
+    calibration = parse(document, name=name, arrays=arrays, shipped=shipped)
     _check_timings(document, path)
     return replace(calibration, parts=found_in(folder, FILE_NAME))
 

@@ -276,10 +276,10 @@ class TableCurve:
         DeepSeek's sparse-attention modules with a prefix of up to 2048 tokens, where they run dense: 3 to 9 % median
         error.)
 
-        Of the mixers' classes ``lanes`` are heads or channels of all requests, an axis ``queries`` is new tokens per request, ``cached`` what a request had before (and
-        one more, for an axis in logs). A state is read once and written once per token that is verified, so n tokens
-        take what (n + 1) / 2 requests with one token take (measured by vLLM's verification rows of KDA, which nothing
-        was set by: 2.3 times for four, and this gives 2.5).
+        Of the mixers' classes ``lanes`` are heads or channels of all requests, ``queries`` new tokens per request,
+        ``cached`` what a request had before (and one more, for an axis in logs). A state is read once and written once
+        per token that is verified, so n tokens take what (n + 1) / 2 requests with one token take (vLLM's verification
+        rows of KDA, which nothing was set by: 2.3 times for four, and this gives 2.5).
         """
         asked = dict(variables)
         if self.kernel in STATES:

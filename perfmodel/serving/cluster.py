@@ -95,7 +95,7 @@ def check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> Non
     Raises:
         InfeasibleError: there is one.
     """
-    beside = np.ceil(layout.beside.of(tokens.astype(float)) - ROUNDING).astype(int)
+    beside = np.ceil(layout.beside.of(tokens.astype(float)) - ROUNDING).astype(int)  # type: ignore[arg-type]
     whole = -(-tokens // layout.block_tokens) + beside
     for row in np.flatnonzero(whole > layout.blocks):
         fixed = ""

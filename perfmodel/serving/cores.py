@@ -2,8 +2,8 @@
 
 ``plain``: :mod:`perfmodel.serving.cluster` and what that uses, which defines what is computed. ``compiled``: the same
 on arrays in machine code (:mod:`perfmodel.serving.compiled`), fifty times as fast; for one pool of replicas (prefill
-not apart), models that keep nothing of a request beside its tokens (no states, no windows), and where numba is there. Their records are equal, so which one ran matters to nobody but the
-clock; it is in an answer's provenance all the same.
+not apart), models that keep nothing of a request beside its tokens (no states, no windows), and where numba is there.
+Their records are equal, so which one ran matters to nobody but the clock; it is in an answer's provenance all the same.
 """
 
 import os

@@ -170,7 +170,7 @@ def _world(
         "per_decode": batching.tokens_per_decode,
         "poll": batching.poll_steps,
         "hold": batching.hold_steps,
-        "swap_tokens": batching.swap_request_tokens,
+        "swap_tokens": 0,
         "caches": caches,
         "states": kept is not None,
         "interval": kept.interval_tokens if kept else 0,
