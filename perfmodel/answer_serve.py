@@ -117,8 +117,8 @@ def _refuse_beyond_positions(served: Served) -> None:
     if beyond:
         raise SpecError(
             f"{beyond:,} of {number_of(len(total), 'request')} are longer (up to {int(total.max()):,} tokens) than the "
-            f"{model.max_context_tokens:,} positions of model {model.name} (max_position_embeddings): leave them out, or "
-            f"with a rope scaling that reaches further state --set model.max_position_embeddings={int(total.max())}"
+            f"{model.max_context_tokens:,} positions of model {model.name} (max_position_embeddings): leave them out, "
+            f"or with a rope scaling that reaches further state --set model.max_position_embeddings={int(total.max())}"
         )
 
 
