@@ -394,3 +394,36 @@ def test_a_link_starts_no_run_of_minutes():
     with pytest.raises(SpecError, match="output tokens"):
         _refuse_long(scenario_of_name("longcat-flash-h800", [long, "serving.replicas=1"]))
     _refuse_long(scenario_of_name("longcat-flash-h800"))
+
+
+def test_every_file_of_a_shipped_calibration_is_hashed():
+    """After `calibrate import-tables`, or `python -m calibrate.sums`."""
+    from perfmodel.kernels.sums import FILE, check_sum
+    from perfmodel.spec import catalogue
+
+    for name in catalogue.names("calibrations"):
+        folder = catalogue.calibration_path(name).parent
+        assert (folder / FILE).is_file()
+        for path in folder.iterdir():
+            if path.name != FILE:
+                check_sum(path)
+
+
+def test_a_check_that_was_edited_is_not_quoted(tmp_path):
+    import shutil
+
+    from perfmodel.kernels.sums import check_sum, write_sums
+    from perfmodel.output.catalogue import calibration_values
+    from perfmodel.spec.catalogue import DATA
+
+    folder = tmp_path / "epyc"
+    shutil.copytree(DATA / "calibrations" / "epyc-zen4-1core", folder)
+    assert calibration_values(str(folder))["check"]["failures"] == 0
+    check = folder / "check.json"
+    check.write_text(check.read_text().replace('"median_abs_pct": ', '"median_abs_pct": 0.'))
+    assert "SHA256SUMS beside it says otherwise" in refused("show", "calibrations", str(folder))
+    write_sums(folder)
+    check_sum(check)
+    (folder / "more.csv").write_text("x")
+    with pytest.raises(DataError, match="damaged"):
+        check_sum(folder / "more.csv")

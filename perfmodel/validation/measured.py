@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.kernels.calibration import AnyCurve, Calibration, load_calibration
+from perfmodel.kernels.sums import check_sum
 from perfmodel.spec import catalogue
 from perfmodel.validation.rows import Row
 
@@ -104,6 +105,7 @@ def _key(curve: AnyCurve) -> tuple[str, ...]:
 
 def _read(name: str) -> Iterator[dict[str, str]]:
     path = catalogue.calibration_path(name).parent / "heldout.csv"
+    check_sum(path)
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file)
 
