@@ -237,8 +237,10 @@ def test_names_reach_terminals_and_reports_as_text(tmp_path):
     out = tmp_path / "report.md"
     done = run("report", HERE / "names_with_html.yaml", "--no-serve", "--out", out)
     assert done.returncode == 0, done.stderr
-    outside = "".join(out.read_text().split("```")[::2])
-    assert "<script" not in outside.replace("\\<script", "")
+    assert "<script" not in out.read_text().replace("\\<script", "")
+    table = tmp_path / "report.csv"
+    assert run("report", HERE / "names_with_html.yaml", "--no-serve", "--out", table).returncode == 0
+    assert "<script" not in table.read_text()
 
 
 @pytest.mark.parametrize("cell", ["5_0", "\uff15", "0x5", "1e", "٣", "5 0"])

@@ -1,7 +1,7 @@
 """Hashes of all files of a calibration's folder, so that a page quotes none that is damaged or another fit's.
 
-``SHA256SUMS`` is written by whatever writes into the folder; ``sha256sum -c SHA256SUMS`` checks it too. calibration.json
-has a hash of its own content as its id, and states those of the tables and timings that it was made with.
+``SHA256SUMS`` is written by whatever writes there, and ``sha256sum -c SHA256SUMS`` checks it too. calibration.json has
+a hash of its own content as its id, and states those of the tables and timings that it was made with.
 """
 
 import hashlib
