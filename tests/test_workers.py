@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from command import run
+from command import run_here
 
 from perfmodel.answer_serve import answer_serve
 from perfmodel.errors import SpecError
@@ -59,8 +59,15 @@ def test_validation_rows_are_the_same_by_any_executor():
 
 
 def test_the_command_line_takes_workers_where_there_is_work():
-    done = run(
-        "serve", "longcat-flash-h800", "--workers", "2", "--set", "workload.num_requests=5", check=False
+    done = run_here(
+        "perfmodel",
+        "serve",
+        "longcat-flash-h800",
+        "--workers",
+        "2",
+        "--set",
+        "workload.num_requests=5",
+        check=False,
     )
     assert done.returncode == 2
     assert "--workers 2: belongs to --intervals" in done.stderr

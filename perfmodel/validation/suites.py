@@ -2,7 +2,8 @@
 
 A suite is a module of this folder with ``rows() -> list[Row]``, imported when it runs: the command's help names all
 suites and one suite never loads another. ``rows`` may take ``progress``, called with the suite's name, the rows done
-and all of them, and ``executor``, which shares its rows out. A suite whose predictions rest on calibrations also has ``calibrations() -> Sequence[str]``, their ids.
+and all of them, and ``executor``, which shares its rows out. A suite whose predictions rest on calibrations also has
+``calibrations() -> Sequence[str]``, their ids.
 """
 
 import inspect
