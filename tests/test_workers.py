@@ -59,15 +59,7 @@ def test_validation_rows_are_the_same_by_any_executor():
 
 
 def test_the_command_line_takes_workers_where_there_is_work():
-    done = run_here(
-        "perfmodel",
-        "serve",
-        "longcat-flash-h800",
-        "--workers",
-        "2",
-        "--set",
-        "workload.num_requests=5",
-        check=False,
-    )
+    asked = ("longcat-flash-h800", "--workers", "2", "--set", "workload.num_requests=5")
+    done = run_here("perfmodel", "serve", *asked)
     assert done.returncode == 2
     assert "--workers 2: belongs to --intervals" in done.stderr
