@@ -6,6 +6,7 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 ORACLE := .venv-oracle
 MINUTES ?= 5
+SEED ?= 0
 SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
@@ -13,7 +14,7 @@ INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
 FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -40,6 +41,9 @@ bench-theory: $(VENV)/.dev-$(KEY) ## the serving simulator against queueing theo
 
 bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist --override-ini addopts= -q
+
+hostile: $(VENV)/.dev-$(KEY) ## break inputs at random for at most 20 minutes (SEED=0) and count what happens
+	$(BIN)/python -m bench.hostile --seed $(SEED)
 
 bench-kinds: $(VENV)/.dev-$(KEY) ## requests/s by kinds of traffic, compiled and plain, beside a yardstick (2 minutes)
 	$(BIN)/python -m bench.kinds
