@@ -1,6 +1,7 @@
 """The answer to ``perfmodel serve``: what was simulated, with money, warnings and provenance."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +66,10 @@ def answer_serve(
     requests: Requests | None = None,
     progress: Progress | None = None,
     repeats: int | None = None,
+    executor: Executor | None = None,
 ) -> ServeAnswer:
-    """Serve a scenario's traffic and say what it means; with ``repeats``, model intervals from so many more runs.
+    """Serve a scenario's traffic and say what it means; with ``repeats``, model intervals from so many more runs,
+    which an ``executor`` shares out.
 
     Raises:
         SpecError: too few repeats, or too many; requests beyond the model's positions.
@@ -81,7 +84,7 @@ def answer_serve(
     decode = scenario.deployment.model_copy(update={"phase": "decode"})
     step = simulate_step(scenario.model_copy(update={"deployment": decode}))
     metrics = serving_metrics(served.records, scenario)
-    intervals = _intervals(served, step, repeats, progress)
+    intervals = _intervals(served, step, repeats, progress, executor)
     rest = _rest(served)
     no_intervals = [note(NO_INTERVALS)] if repeats is not None and not intervals else []
     values: dict[str, Any] = {
@@ -205,12 +208,18 @@ def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
 
 
-def _intervals(served: Served, step: Step, repeats: int | None, progress: Progress | None) -> dict[str, Any]:
+def _intervals(
+    served: Served, step: Step, repeats: int | None, progress: Progress | None, executor: Executor | None
+) -> dict[str, Any]:
     """Model intervals, where they were asked for and every op's spread is known."""
     if repeats is None:
         return {}
     return run_intervals(
-        served, common_log_std=common_log_std(step.scenario), repeats=repeats, progress=progress
+        served,
+        common_log_std=common_log_std(step.scenario),
+        repeats=repeats,
+        progress=progress,
+        executor=executor,
     )
 
 
