@@ -5,8 +5,10 @@ torch splits I and W by the graph, and one function with input and weight would 
 """
 
 import json
+import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,33 +17,42 @@ from torch.distributed import pipelining
 WIDTH = 4
 
 
-def sleeper(forward_s, backward_s):
+def sleeper(forward_s, backward_s, took):
+    """Sleeps, and notes in ``took`` how long it really was: forwards and backwards."""
+
+    def sleep(seconds, into):
+        start = time.perf_counter()
+        time.sleep(seconds)
+        into.append(time.perf_counter() - start)
+
     class Sleep(torch.autograd.Function):
         @staticmethod
         def forward(ctx, value):
-            time.sleep(forward_s)
+            sleep(forward_s, took[0])
             return value.clone()
 
         @staticmethod
         def backward(ctx, gradient):
-            time.sleep(backward_s)
+            sleep(backward_s, took[1])
             return gradient.clone()
 
     return Sleep.apply
 
 
 class Stage(torch.nn.Module):
-    def __init__(self, forward_s, input_s, weight_s):
+    def __init__(self, forward_s, input_s, weight_s, took):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(WIDTH))
-        self.of_input, self.of_weight = sleeper(forward_s, input_s), sleeper(0.0, weight_s)
+        forwards, inputs, weights = took
+        self.of_input = sleeper(forward_s, input_s, (forwards, inputs))
+        self.of_weight = sleeper(0.0, weight_s, ([], weights))
 
     def forward(self, x):
         return self.of_input(x) + self.of_weight(self.weight)
 
 
 def main():
-    asked = json.loads(open(sys.argv[1]).read())
+    asked = json.loads(Path(sys.argv[1]).read_text())
     rank = int(sys.argv[2])
     torch.set_num_threads(1)
     p, m = asked["ranks"], asked["micro_batches"]
@@ -54,8 +65,9 @@ def main():
             indices = [rank, total - 1 - rank]
         else:
             indices = [rank + p * chunk for chunk in range(chunks)]
+        took = ([], [], [])
         stages = [
-            pipelining.PipelineStage(Stage(*asked["seconds"]), index, total, torch.device("cpu"))
+            pipelining.PipelineStage(Stage(*asked["seconds"], took), index, total, torch.device("cpu"))
             for index in indices
         ]
         single = chunks == 1
@@ -70,7 +82,7 @@ def main():
             schedule.step(*((x,) if first else ()), **({"target": torch.zeros(m, WIDTH)} if last else {}))
             dist.barrier()
             times.append(time.perf_counter() - start)
-        results[name] = times
+        results[name] = {"times": times, "took": [statistics.median(one) for one in took]}
     if rank == 0:
         with open(asked["result"], "w") as file:
             json.dump(results, file)
