@@ -5,10 +5,12 @@ input, 3 a scenario that can't run. Heavy imports happen inside the commands, so
 """
 
 import gc
+import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -544,14 +546,48 @@ def main() -> None:
     from perfmodel.errors import PerfModelError
 
     _prepare_process()
+    if sys.stdout is None:  # closed: whatever is opened next would take its place
+        _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
+        sys.exit(2)
+    code: Any = 0
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
     except PerfModelError as error:
-        typer.echo(f"perfmodel: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of a pipe went away: nothing to say, and nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _say(str(error))
+        code = error.exit_code
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # else the reader went away: nothing to say, and nobody to say it to
+            _say(f"can't be written: {error.strerror or error}")
+            code = 2
+    try:  # what is still in the buffer may be what the disk has no room for
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        _say(f"stdout can't be written: {error.strerror or error}")
+        code = code or 2
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """One message on stderr, if there is one: without anything in it that a terminal would obey."""
+    from perfmodel.spec.paths import printable
+
+    with suppress(OSError, ValueError):
+        typer.echo(f"perfmodel: {printable(text)}", err=True)
+
+
+def _silence(stream: TextIO | None) -> None:
+    """Let whatever is still to be written go nowhere."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def _prepare_process() -> None:
@@ -566,6 +602,9 @@ def _prepare_process() -> None:
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # else it reads every installed package's entry points
     gc.set_threshold(50_000, 20, 100)
+    for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_json(values: Any) -> None:

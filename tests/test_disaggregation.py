@@ -136,6 +136,17 @@ def test_one_request_is_computed_sent_and_decoded(layer_wise, left):
     assert (records.replica[0], records.prefill_replica[0]) == (0, 1)
 
 
+@pytest.mark.parametrize("layer_wise", [True, False])
+def test_a_state_is_sent_once_and_last(layer_wise):
+    whole = KvPath(100.0, 1e6, 2e6, 0.003, layers=10, layer_wise=layer_wise)
+    waits = []
+    for size in (0.0, 5000.0):
+        path = dataclasses.replace(whole, bytes_per_request=size)
+        records = apart(requests_of([1.0], [50], [4]), path=path)
+        waits.append(records.first_token_s[0] - records.prefilled_s[0])
+    assert waits[1] - waits[0] == pytest.approx(5000 / 1e6)
+
+
 def test_a_request_of_one_token_never_reaches_decode():
     records = apart(requests_of([0.0, 0.0], [50, 50], [1, 5]))
     assert records.replica.tolist() == [1, 0]

@@ -66,8 +66,8 @@ def simulated(name, seconds, per_action):
 
 
 def errors_of(results):
-    """Simulated over least measured makespan, less one, by schedule, with what the runtime adds to an action in: the median
-    over schedules of what each of them says.
+    """Simulated over least measured makespan, less one, by schedule, with what the runtime adds to an action in: the
+    median over schedules of what each of them says.
     """
     least = {name: min(own["times"]) for name, own in results.items()}
 
@@ -89,8 +89,8 @@ def floors_of(results):
 
 
 def test_the_least_measured_makespan_is_the_simulated_one(tmp_path):
-    """The noise of a shared machine is one-sided, so the least counts. Within 5 % for every schedule, or three times what
-    its own steps differ by.
+    """The noise of a shared machine is one-sided, so the least counts. Within 5 % for every schedule, or three times
+    what its own steps differ by.
     """
     results = measured(tmp_path)
     errors, floors = errors_of(results), floors_of(results)

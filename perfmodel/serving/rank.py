@@ -215,6 +215,8 @@ class Rank:
         """A prompt is done and leaves: what it has is held until it is sent."""
         shared, nodes = self.prefilled(prompt, path)
         blocks = -(-(prompt.tokens - shared) // self.block_tokens) + self.request_blocks
+        if self.cache is not None and self.cache.checkpoints:  # here it ends now
+            self.cache.add(prompt_path(path, prompt.tokens))
         self.sending[prompt.request] = (blocks, nodes)
         self.prompt_blocks += blocks
         self._safe = None
@@ -235,6 +237,10 @@ class Rank:
         self._safe = None
         if self.cache is None:
             return 0, 0
+        if (
+            self.cache.checkpoints
+        ):  # what it has computed can be shared once it ends, with the state that it has then
+            return self.cache.tokens_of(path, prompt.nodes), prompt.nodes
         computed = prompt_path(path, prompt.tokens)
         self.cache.add(computed)
         found = self.cache.lock(computed)

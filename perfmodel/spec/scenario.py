@@ -253,7 +253,7 @@ def _capability_problem(s: Scenario) -> str | None:
         return (
             f"routing.workload = {s.routing.workload}: allowed: {allowed}; or state routing.mean_real_experts"
         )
-    problem = _routing_problem(s)
+    problem = _routing_problem(s) or _router_problem(s) or _positions_problem(s)
     if problem:
         return problem
     if d.ranks == "all" and not s.model.moe:
@@ -307,6 +307,64 @@ def _routing_problem(s: Scenario) -> str | None:
             theta_of(moe.top_k, mean, std)
         except ValueError as error:
             return str(error)
+    return None
+
+
+def _router_problem(s: Scenario) -> str | None:
+    """What no router of this model can do, or None."""
+    moe, loads = s.model.moe, s.routing.rank_loads
+    if not moe:
+        return None
+    held = moe.num_experts // moe.num_groups * moe.top_groups
+    if moe.num_groups > 1 and moe.top_k > held:
+        return (
+            f"model: a token picks num_experts_per_tok = {moe.top_k} experts from topk_group = {moe.top_groups} "
+            f"groups, which hold {held}: pick at most so many, or from more groups"
+        )
+    if not moe.num_zero_experts:
+        for name, means in (
+            ("mean_real_experts", (s.mean_real_experts,)),
+            ("layer_means", s.routing.layer_means or ()),
+        ):
+            for mean in means:
+                if mean < moe.top_k * (1.0 - 1e-6):
+                    return (
+                        f"routing.{name} = {mean:g} must be {moe.top_k}: model {s.model.name} has no zero-computation "
+                        "experts, so every expert that is picked computes"
+                    )
+    most = _most_load(s, moe)
+    for rank, load in enumerate(loads or ()):
+        if load > most * (1.0 + 1e-3):
+            return (
+                f"routing.rank_loads.{rank} = {load:g} is more than any router gives: a rank of "
+                f"{_slots(s, moe)} experts gets at most {most:.4g} of the mean load, where every token picks all it can"
+            )
+    return None
+
+
+def _slots(s: Scenario, moe: Moe) -> int:
+    return (moe.num_experts + s.deployment.redundant_experts) // s.deployment.ep
+
+
+def _most_load(s: Scenario, moe: Moe) -> float:
+    """Most of a rank's load over the mean: a token has no more pairs there than the rank has experts, or it picks."""
+    picked = s.mean_real_experts
+    return min(_slots(s, moe), picked) * s.deployment.ep / picked if picked else float(s.deployment.ep)
+
+
+def _positions_problem(s: Scenario) -> str | None:
+    """A context beyond the positions that the model has, or None."""
+    d, most = s.deployment, s.model.max_context_tokens
+    longest = {"context_tokens": d.context_tokens}
+    if d.phase != "decode":
+        longest = {"prefill_tokens": d.prefill_tokens + d.prefill_cached_tokens, **longest}
+    for name, tokens in longest.items():
+        if tokens > most:
+            return (
+                f"deployment.{name} = {tokens:g} is beyond the {most:,} positions of model {s.model.name} "
+                "(max_position_embeddings): with a rope scaling that reaches further state the model's own, e.g. --set "
+                f"model.max_position_embeddings={int(tokens)}"
+            )
     return None
 
 
