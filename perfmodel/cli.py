@@ -398,6 +398,14 @@ def show(
         str | None,
         typer.Argument(help="One entry (a calibration or trace may be a path); without it, all of them."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How a trace's file is read, e.g. workload.columns.time=ts. Repeatable.",
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""
@@ -407,7 +415,7 @@ def show(
         rows = list_values(kind)
         _print_json({kind: rows}) if json else print_list(kind, rows)
     else:
-        values = entry_values(kind, name)
+        values = entry_values(kind, name, set_ or ())
         _print_json(values) if json else print_entry(values)
 
 

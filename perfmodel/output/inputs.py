@@ -10,7 +10,7 @@ from perfmodel.output.files import check_distinct
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.routing_files import READERS
-from perfmodel.spec.traces import trace_path
+from perfmodel.spec.traces.read import trace_path
 from perfmodel.stated import MAX_BASES, apply_override, document_of_file, names_file
 
 RANKS = "rank_*.json"

@@ -10,6 +10,8 @@ from perfmodel.errors import DataError
 
 MAX_LINE_BYTES = 4 * 2**20
 BLOCK_BYTES = 4 * 2**20
+MAX_BLANK_LINES = 1000
+"""In a row; more are not looked through for what may stand behind them."""
 
 
 def opened(path: Path) -> BinaryIO:
@@ -53,6 +55,10 @@ def blocks(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield line - len(lines) - pending, [""] * pending + lines[:end]
                 pending = 0
             pending += len(lines) - end
+            if pending > MAX_BLANK_LINES:
+                raise DataError(
+                    f"{path}: line {line - pending} is empty, and so are {pending - 1:,} lines behind it"
+                )
         if len(rest) > MAX_LINE_BYTES:
             raise DataError(
                 f"{path}: line {line} is longer than {MAX_LINE_BYTES:,} bytes, which no request is"
