@@ -248,7 +248,7 @@ def _calibration(scenario: Scenario) -> Calibration | None:
 
 
 def _is_attention(op: Op) -> bool:
-    return op.op_class == OpClass.ATTENTION
+    return op.op_class in (OpClass.ATTENTION, OpClass.INDEXER)
 
 
 def _chain(name: str, ops: Sequence[Op], scenario: Scenario, repeat: int = 1) -> Segment:

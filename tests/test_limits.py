@@ -139,7 +139,8 @@ def test_buffers_that_hold_no_request_are_refused_by_step_and_serve_alike():
     assert limits(scenario).fits == 0
     for ask in (check_runs, requests_per_rank, serve):
         with pytest.raises(
-            InfeasibleError, match=r"exceed deployment.low_latency_max_tokens_per_gpu = 1.*fits: 0 "
+            InfeasibleError,
+            match=r"exceed deployment.low_latency_max_tokens_per_gpu = 1.*not even one request",
         ):
             ask(scenario)
 
@@ -201,15 +202,18 @@ def test_deepseek_in_production_holds_128_requests_of_4989_tokens_per_h800():
     assert 128 <= limits(scenario).memory < 170
 
 
+FP8 = ("deployment.precision.linear=fp8", "deployment.precision.experts=fp8")
+
+
 def test_llama_70b_in_fp8_takes_nine_gigabytes_of_each_of_eight_gpus():
-    scenario = tensor_parallel(8, "model=llama-3.1-70b", "cluster=h100-ib")
+    scenario = tensor_parallel(8, "model=llama-3.1-70b", "cluster=h100-ib", *FP8)
     assert step_memory(scenario).weights == pytest.approx(9.1e9, rel=0.01)
 
 
 def test_sglangs_cache_of_qwen3_on_four_h100_is_the_published_one():
     """367,404 tokens with --mem-fraction-static 0.93: https://github.com/vllm-project/vllm/issues/21348."""
     share = ["deployment.engine=sglang", "deployment.memory_utilization=0.93"]
-    scenario = tensor_parallel(4, "model=qwen3-235b-a22b", "cluster=h100-ib", *share)
+    scenario = tensor_parallel(4, "model=qwen3-235b-a22b", "cluster=h100-ib", *FP8, *share)
     assert cache_tokens_per_rank(scenario, prompt_tokens=8192) == pytest.approx(367_404, rel=0.03)
 
 

@@ -24,7 +24,9 @@ def prefill_of(model, tokens):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("model", [name for name in names("models") if name != "longcat-2.0"])
+@pytest.mark.parametrize(
+    "model", [name for name in names("models") if name != "longcat-2.0"]
+)  # transformers has no LSA
 def test_matmul_flops_equal_transformers(model):
     """The counter takes attention as the full square; a causal core is (S + 1) / 2S of it (windows apart)."""
     expected = oracle_flops()[model]

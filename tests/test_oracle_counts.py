@@ -8,8 +8,9 @@ import pytest
 from oracle_env import MODELS, oracle_flops, oracle_parameters, run_oracle
 
 from perfmodel.ops.parameters import matmul_parameters, ngram_parameters, parameter_counts
-from perfmodel.spec.hf_config import model_from_config
-from perfmodel.spec.model import Gqa, Model
+from perfmodel.spec.mixers import Gqa
+from perfmodel.spec.model import Model
+from perfmodel.spec.models.reader import model_from_config
 
 pytestmark = pytest.mark.oracle
 

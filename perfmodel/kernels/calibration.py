@@ -241,7 +241,15 @@ class Calibration:
         return "; ".join(flags)
 
 
-MODULES = {"mla_module_decode": "mla_decode"}
+MODULES = {
+    "mla_module_decode": "mla_decode",
+    **{
+        f"{family}_{part}_{phase}": f"mla_sparse_{phase}"
+        for family in ("dsa", "dsa_glm")
+        for part in ("module", "skip_module")
+        for phase in ("decode", "prefill")
+    },
+}
 """Measured whole attentions -> the core at which their time is put."""
 INSIDE = "inside"
 """Source of an op whose time is in another op's."""

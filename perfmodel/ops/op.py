@@ -31,6 +31,11 @@ class OpClass(StrEnum):
     """What a result's breakdown is made of."""
 
     ATTENTION = "attention"
+    """The sequence mixer: attention, or linear attention, a state-space layer or a convolution in its place."""
+    INDEXER = "indexer"
+    """A sparse attention's index branch: what selects the tokens that are attended to."""
+    HYPER_CONNECTIONS = "hyper_connections"
+    """Weights, sums and mixture of several residual streams."""
     DENSE_FFN = "dense_ffn"
     ROUTER = "router"
     EXPERTS = "experts"
@@ -57,8 +62,8 @@ class Op:
     """Path-like and unique within a layer: ``attention0.q_b``."""
     op_class: OpClass
     kernel: str
-    """Which curve costs it: gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill; a
-    memory-bound one (perfmodel.ops.build.MEMORY_BOUND); dispatch, combine, all_to_all, all_gather, reduce_scatter,
+    """Which curve costs it: gemm, grouped_gemm, bmm; a mixer's (perfmodel.ops.mixers lists them); a memory-bound one
+    (perfmodel.ops.build.MEMORY_BOUND); dispatch, combine, all_to_all, all_gather, reduce_scatter,
     all_reduce, send_recv; host and launch."""
     stream: Stream
     flops: Num = 0.0

@@ -17,7 +17,7 @@ from perfmodel.spec.messages import describe
 from perfmodel.spec.workload import Workload
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
+KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -27,6 +27,8 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
+    if kind in ("models", "families"):
+        return _model_rows(kind)
     names = profile_names() if kind == "engines" else catalogue.names(kind)
     return [_SUMMARIES[kind](name) for name in names]
 
@@ -40,8 +42,12 @@ def entry_values(kind: str, name: str, overrides: Sequence[str] = ()) -> dict[st
     _check(kind)
     if overrides and kind != "traces":
         raise SpecError(f"show {kind}: --set belongs to show traces, to say how a file is read")
-    if kind == "models":
-        return model_values(name)
+    if kind in ("models", "families"):
+        from perfmodel.output.model_entries import config_values, family_values, model_values
+
+        if kind == "families":
+            return family_values(name)
+        return model_values(name) if name in catalogue.names("models") else config_values(name)
     if kind == "scenarios":
         from perfmodel.load import load_scenario
 
@@ -58,6 +64,15 @@ def entry_values(kind: str, name: str, overrides: Sequence[str] = ()) -> dict[st
     if kind == "engines":
         return engine_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
+
+
+def _model_rows(kind: str) -> list[dict[str, Any]]:
+    from perfmodel.output.model_entries import family_row, model_row
+    from perfmodel.spec.models import families
+
+    if kind == "families":
+        return [family_row(name) for name in families.listed()]
+    return [model_row(name) for name in catalogue.names("models")]
 
 
 def engine_values(name: str) -> dict[str, Any]:
@@ -77,35 +92,6 @@ def engine_values(name: str) -> dict[str, Any]:
             {"when": dict(rule.get("when") or {}), "set": dict(leaves(rule["set"])), "source": rule["source"]}
             for rule in engine.rules
         ],
-    }
-
-
-def model_values(name: str) -> dict[str, Any]:
-    """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
-    from perfmodel.ops.parameters import (
-        active_by_real_experts,
-        index_bytes_per_token,
-        kv_bytes_per_token,
-        parameter_counts,
-    )
-
-    model, card = catalogue.model(name), catalogue.entry("models", name)
-    counts = parameter_counts(model)
-    return {
-        "name": name,
-        "title": card.get("title", name),
-        "parameters_total": counts.total,
-        "parameters_active": active_by_real_experts(model),
-        "parameters_active_with_embedding": active_by_real_experts(model, with_embedding=True),
-        "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
-        "kv_bytes_per_token": kv_bytes_per_token(model),
-        "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
-        "index_bytes_per_token": index_bytes_per_token(model),
-        "num_layers": model.num_layers,
-        "step_modelled": model.unmodelled is None,
-        "card": card.get("card"),
-        "source": card["source"],
-        "retrieved": str(card["retrieved"]),
     }
 
 
@@ -254,21 +240,6 @@ def _check(kind: str) -> None:
         raise SpecError(f"show {kind}: unknown kind; allowed: {', '.join(KINDS)}")
 
 
-def _model_row(name: str) -> dict[str, Any]:
-    values = model_values(name)
-    active = values["parameters_active"]
-    return {
-        "name": name,
-        "total (B)": values["parameters_total"] / GIGA,
-        "active (B), by real experts": ", ".join(
-            f"{key}: {value / GIGA:.3g}" for key, value in active.items()
-        ),
-        "KV bytes/token": float(values["kv_bytes_per_token"]),
-        "step": "yes" if values["step_modelled"] else "counts only",
-        "retrieved": values["retrieved"],
-    }
-
-
 def _gpu_row(name: str) -> dict[str, Any]:
     gpu = catalogue.gpu(name)
     return {
@@ -355,7 +326,6 @@ def _engine_row(name: str) -> dict[str, Any]:
 
 
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "models": _model_row,
     "gpus": _gpu_row,
     "clusters": _cluster_row,
     "prices": _price_row,

@@ -88,12 +88,13 @@ def simulate(
 
 
 def _check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
-    whole = -(-tokens // layout.block_tokens)
+    whole = -(-tokens // layout.block_tokens) + layout.request_blocks
+    fixed = f" ({layout.request_blocks} of them for its states and windows)" if layout.request_blocks else ""
     for row in np.flatnonzero(whole > layout.blocks):
         raise InfeasibleError(
-            f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} KV "
-            f"blocks of {layout.block_tokens}, one rank has {layout.blocks}: shorten requests, or spread weights over "
-            "more GPUs so that memory is left for the cache"
+            f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} "
+            f"KV blocks of {layout.block_tokens}{fixed}, one rank has {layout.blocks}: shorten requests, or spread "
+            "weights over more GPUs so that memory is left for the cache"
         )
 
 

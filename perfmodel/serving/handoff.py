@@ -36,6 +36,9 @@ class KvPath:
     """Whether layers are sent as they are computed; False: all at once when the prompt is done."""
     flag: str = ""
     """Why to trust its bandwidth less."""
+    bytes_per_request: float = 0.0
+    """Beside those of its tokens, once per request: states, which are whole when the prompt is done, and what windows
+    keep. Sent last."""
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ class Handoff:
         elif hand.flow is None:
             self._send_whole(request, hand)
         else:
-            self._links.close(hand.flow, hand.owed)
+            self._links.close(hand.flow, hand.owed + self._path.bytes_per_request)
 
     # --- transfers ----------------------------------------------------------------------------------------------
 
@@ -133,7 +136,8 @@ class Handoff:
 
     def _send_whole(self, request: int, hand: _Hand) -> None:
         hand.flow = self._flow(request)
-        self._links.close(hand.flow, self._book.prompt[request] * self._path.bytes_per_token)
+        size = self._book.prompt[request] * self._path.bytes_per_token
+        self._links.close(hand.flow, size + self._path.bytes_per_request)
 
     def _flow(self, request: int) -> Flow:
         source, target = self.prefill.place[request][1], self.decode.place[request][1]

@@ -58,6 +58,8 @@ class Rank:
     watermark: float
     cache: PrefixCache | None = None
     """What is kept of prompts; None: nothing is."""
+    request_blocks: int = 0
+    """Blocks' worth of what each request holds whatever its length: states, and what windows keep."""
     waiting: deque[int] = field(default_factory=deque)
     prompts: list[Prompt] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
@@ -96,7 +98,8 @@ class Rank:
         """A step up to which what is held surely fits; it may fit a while longer (:meth:`fits`)."""
         if self._safe is None:
             locked = self.cache.locked_blocks if self.cache is not None else 0
-            room = (self.blocks - self.prompt_blocks - locked - len(self.running)) * self.block_tokens
+            each = (1 + self.request_blocks) * len(self.running)
+            room = (self.blocks - self.prompt_blocks - locked - each) * self.block_tokens
             free = room + self._shared - self._constant
             self._safe = free / self.growth if self.growth else math.copysign(math.inf, free)
         return self._safe
@@ -111,7 +114,7 @@ class Rank:
             math.ceil((one.base - one.shared + one.growth * (step - one.start)) / size)
             for one in self.running.values()
         )
-        return held + self.prompt_blocks
+        return held + self.request_blocks * len(self.running) + self.prompt_blocks
 
     def trim(self, step: int) -> None:
         """Let the prefix cache have no more than what requests leave at ``step``."""
@@ -127,6 +130,8 @@ class Rank:
             + self.prompt_blocks
             + more
         )
+        if self.request_blocks:
+            bound += self.request_blocks * len(self.running)
         if self.cache is not None:
             bound += self.cache.locked_blocks
         if bound - len(self.running) > room:  # not even without what is unused of each request's last block
@@ -148,8 +153,8 @@ class Rank:
         return self.blocks_of(max(tokens - found, 0)) + unlocked
 
     def blocks_of(self, tokens: int) -> int:
-        """Blocks of a prompt and its first output token."""
-        return -(-(tokens + 1) // self.block_tokens)
+        """Blocks of a request with a prompt, and its first output token."""
+        return -(-(tokens + 1) // self.block_tokens) + self.request_blocks
 
     def has_room_behind_queue(self, tokens: int, step: int) -> bool:
         """Whether a prompt may be taken in once all that wait here are."""
@@ -209,7 +214,7 @@ class Rank:
     def hand_over(self, prompt: Prompt, path: Path = ()) -> None:
         """A prompt is done and leaves: what it has is held until it is sent."""
         shared, nodes = self.prefilled(prompt, path)
-        blocks = -(-(prompt.tokens - shared) // self.block_tokens)
+        blocks = -(-(prompt.tokens - shared) // self.block_tokens) + self.request_blocks
         self.sending[prompt.request] = (blocks, nodes)
         self.prompt_blocks += blocks
         self._safe = None
@@ -273,7 +278,7 @@ class Rank:
         self._constant = self.growth = 0.0
         self._safe = None
         if self.cache is not None:
-            self.cache = PrefixCache(self.block_tokens)
+            self.cache = self.cache.emptied()
         return lost
 
     def leave(self, request: int) -> Running:

@@ -1,5 +1,6 @@
 """A scenario's traffic through its replicas: from description to records."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -9,13 +10,20 @@ import numpy as np
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.kernels.communication import point_to_point
 from perfmodel.ops.limits import check_layout, requests_per_rank
-from perfmodel.ops.memory import cache_tokens_per_rank, cached_token_bytes
+from perfmodel.ops.memory import (
+    cache_tokens_per_rank,
+    cached_token_bytes,
+    checkpoint_bytes,
+    fixed_request_bytes,
+    handed_over_bytes,
+)
 from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress, simulate
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
+from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
@@ -154,6 +162,7 @@ def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: b
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
         flag=wire.flag,
+        bytes_per_request=handed_over_bytes(scenario) * receivers,
     )
 
 
@@ -193,7 +202,26 @@ def layout_of(scenario: Scenario) -> Layout:
         router=serving.router,
         rank_router=serving.rank_router,
         prefix_cache=serving.prefix_cache,
+        request_blocks=_blocks_of(fixed_request_bytes(scenario), scenario),
+        checkpoints=_checkpoints_of(scenario),
     )
+
+
+def _blocks_of(size: float, scenario: Scenario) -> int:
+    """KV blocks that take as many bytes."""
+    return math.ceil(size / (cached_token_bytes(scenario) * scenario.serving.block_tokens) - ROUNDING)
+
+
+ROUNDING = 1e-9
+"""Blocks; a state that fills whole ones takes no more."""
+
+
+def _checkpoints_of(scenario: Scenario) -> Checkpoints | None:
+    """How the model's states are kept for later prompts; None where it has none."""
+    size = checkpoint_bytes(scenario)
+    if not size:
+        return None
+    return Checkpoints(scenario.serving.checkpoint_tokens, _blocks_of(size, scenario))
 
 
 def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
@@ -223,6 +251,7 @@ def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
         poll_steps=serving.scheduler_steps,
         hold_steps=serving.hold_steps if deployment.attention_dp > 1 else 0,
         swap_s_per_token=swap_s,
+        swap_request_tokens=round(fixed_request_bytes(scenario) / cached_token_bytes(scenario)),
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Gpu
-from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.model import Model
+from perfmodel.spec.models.reader import model_from_config
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 """Folder of everything that ships as data."""
@@ -99,6 +99,9 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
             None  # K_e was trained for the published experts; other counts fall back to uniform routing
         )
     found = model_from_config(config, name=name, expected_real_experts=expected)
+    if card.get("published_formats"):
+        own = found.formats.model_copy(update={"published": tuple(card["published_formats"])})
+        found = found.model_copy(update={"formats": own})
     published = card.get("activation")
     return _with_activation(found, published) if published and expected is not None else found
 

@@ -1,7 +1,7 @@
 """Reading YAML and JSON files that may be broken or hostile.
 
-A document is refused, with its name and what is wrong, when it is larger than a megabyte, is not UTF-8, has a
-duplicate key, an alias or anchor (a few lines of them can expand to gigabytes), a tag, NaN or infinity, or nests
+A document is refused, with its name and what is wrong, when it is larger than a megabyte (JSON: four), is not UTF-8,
+has a duplicate key, an alias or anchor (a few lines of them can expand to gigabytes), a tag, NaN or infinity, or nests
 deeper than 50 levels. Nothing is ever executed or unpickled.
 """
 
@@ -14,32 +14,39 @@ from perfmodel.errors import DataError
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 MAX_BYTES = 2**20
+MAX_JSON_BYTES = 2**22
+"""A config that names the quantised format of each expert of each layer has 3 MB (MiniMax-M3-NVFP4)."""
 MAX_DEPTH = 50
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file.
+def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file; ``infinite``: JSON may hold NaN and infinity, as published configs do.
 
     Raises:
         DataError: the file can't be read, is malformed or hostile, or is not a mapping.
     """
+    most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_BYTES
     try:
         with path.open("rb") as file:  # a device states no size and may never end
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES} bytes, which no scenario or config is")
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"{path}: larger than {most} bytes, which no scenario or config is")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
-    value = parse_json(text, str(path)) if path.suffix == ".json" else parse_yaml(text, str(path))
+    value = (
+        parse_json(text, str(path), infinite=infinite)
+        if path.suffix == ".json"
+        else parse_yaml(text, str(path))
+    )
     if not isinstance(value, dict):
         raise DataError(f"{path}: must hold a mapping of keys to values, holds {_kind(value)}")
     return value
 
 
-def parse_json(text: str, name: str) -> Any:
+def parse_json(text: str, name: str, *, infinite: bool = False) -> Any:
     """The value of a JSON text.
 
     Raises:
@@ -49,7 +56,7 @@ def parse_json(text: str, name: str) -> Any:
         value = json.loads(
             text,
             object_pairs_hook=lambda pairs: _unique(pairs, name),
-            parse_constant=lambda constant: _refuse_constant(constant, name),
+            parse_constant=float if infinite else lambda constant: _refuse_constant(constant, name),
         )
     except json.JSONDecodeError as error:
         raise DataError(f"{name}: not valid JSON: {error.msg} at line {error.lineno}") from error

@@ -9,6 +9,7 @@ from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.mixers import divided_parts
 from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
@@ -132,11 +133,9 @@ def _layout_problem(s: Scenario) -> str | None:
     """What does not divide, or None."""
     d, moe = s.deployment, s.model.moe
     for layer in s.model.layers:
-        if layer.attention.num_heads % d.attention_tp:
-            return (
-                f"deployment.attention_tp = {d.attention_tp} must divide the model's "
-                f"{layer.attention.num_heads} attention heads"
-            )
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % d.attention_tp:
+                return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
         return (
             f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
