@@ -392,11 +392,16 @@ def experts(
 @app.command()
 def show(
     kind: Annotated[
-        str, typer.Argument(help="models, gpus, clusters, prices, scenarios, calibrations or traces")
+        str,
+        typer.Argument(
+            help="models, families, gpus, clusters, prices, scenarios, calibrations, traces, engines or keys"
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Argument(help="One entry (a calibration or trace may be a path); without it, all of them."),
+        typer.Argument(
+            help="One entry (a model, calibration or trace may be a path, keys a key or section); without it, all."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,

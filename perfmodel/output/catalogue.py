@@ -17,7 +17,18 @@ from perfmodel.spec.messages import describe
 from perfmodel.spec.workload import Workload
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
+KINDS = (
+    "models",
+    "families",
+    "gpus",
+    "clusters",
+    "prices",
+    "scenarios",
+    "calibrations",
+    "traces",
+    "engines",
+    "keys",
+)
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -27,6 +38,10 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
+    if kind == "keys":
+        from perfmodel.output.keys import key_rows
+
+        return key_rows()
     if kind in ("models", "families"):
         return _model_rows(kind)
     names = profile_names() if kind == "engines" else catalogue.names(kind)
@@ -63,6 +78,10 @@ def entry_values(kind: str, name: str, overrides: Sequence[str] = ()) -> dict[st
         return trace_values(name, overrides)
     if kind == "engines":
         return engine_values(name)
+    if kind == "keys":
+        from perfmodel.output.keys import key_values
+
+        return key_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
 
 
