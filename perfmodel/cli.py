@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from perfmodel.errors import PerfModelError
 from perfmodel.validation.names_of_suites import TITLES
 
 app = typer.Typer(
@@ -75,6 +76,58 @@ def top(
 
         typer.echo(f"perfmodel {perfmodel.__version__}")
         raise typer.Exit
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str, typer.Argument(help="A catalogue name (perfmodel show models), a config.json, or its folder.")
+    ],
+    gpus: Annotated[
+        str, typer.Option(metavar="NUMBERxGPU", help="E.g. 16xh100; GPUs: perfmodel show clusters.")
+    ],
+    engine: Annotated[
+        str, typer.Option(help="vllm, sglang or trtllm, with a version or without: vllm==0.15.1.")
+    ] = "",
+    isl: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of a prompt.")] = 1024,
+    osl: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of an answer.")] = 1024,
+    users: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Requests in flight; without --rate 8 per GPU, as far as they fit."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Requests per second, instead of --users.")
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=MS", help="What a request must keep: ttft_ms, tpot_ms or e2e_ms. Repeatable."
+        ),
+    ] = None,
+    usd_per_gpu_hour: Annotated[
+        float | None, typer.Option(metavar="USD", help="Your price; without it the catalogue's for the GPU.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Where to write; without it, MODEL-GPUS.yaml here."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """A first scenario for a model on GPUs: a commented file that step and serve answer."""
+    from perfmodel.explore.first import Ask, first_scenario
+    from perfmodel.output.first_yaml import init_command, parse_slo, place_of, write_first
+
+    limits = parse_slo(slo or ())
+    ask = Ask(model, gpus, engine, isl, osl, users, rate, limits, usd_per_gpu_hour)
+    first = first_scenario(ask)
+    file = out or place_of(ask)
+    write_first(first, file, init_command(ask, out))
+    if json:
+        _print_json({"file": str(file), "notes": list(first.notes), "scenario": first.document})
+        return
+    for note in first.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {file}; next: perfmodel step {file}, perfmodel serve {file}")
 
 
 @app.command()
@@ -412,9 +465,19 @@ def show(
         ),
     ] = None,
     json: AsJson = False,
+    yaml: Annotated[
+        bool,
+        typer.Option("--yaml", help="Of a scenario: what it states, as a file that step and serve take."),
+    ] = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""
     from perfmodel.output.catalogue import entry_values, list_values, print_entry, print_list
+
+    if yaml:
+        from perfmodel.output.scenario_yaml import scenario_text
+
+        typer.echo(scenario_text(kind, name), nl=False)
+        return
 
     if name is None:
         rows = list_values(kind)
@@ -502,17 +565,25 @@ def dashboard(
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
-    from perfmodel.errors import PerfModelError
-
     _prepare_process()
     try:
         app(standalone_mode=True)
     except PerfModelError as error:
-        typer.echo(f"perfmodel: {error}", err=True)
+        typer.echo(_told(error, sys.argv[1:]), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of a pipe went away: nothing to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _told(error: PerfModelError, arguments: list[str]) -> str:
+    """A user's mistake in one line of text, or where ``--json`` is asked as one JSON object."""
+    if "--json" not in arguments:
+        return f"perfmodel: {error}"
+    import json
+
+    kind = type(error).__name__.removesuffix("Error").lower()
+    return json.dumps({"error": {"kind": kind, "message": str(error), "exit_code": error.exit_code}})
 
 
 def _prepare_process() -> None:
