@@ -14,6 +14,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from perfmodel.errors import PerfModelError
 from perfmodel.validation.names_of_suites import TITLES
 
 app = typer.Typer(
@@ -84,6 +85,58 @@ def top(
 
         typer.echo(f"perfmodel {perfmodel.__version__}")
         raise typer.Exit
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str, typer.Argument(help="A catalogue name (perfmodel show models), a config.json, or its folder.")
+    ],
+    gpus: Annotated[
+        str, typer.Option(metavar="NUMBERxGPU", help="E.g. 16xh100; GPUs: perfmodel show clusters.")
+    ],
+    engine: Annotated[
+        str, typer.Option(help="vllm, sglang or trtllm, with a version or without: vllm==0.15.1.")
+    ] = "",
+    isl: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of a prompt.")] = 1024,
+    osl: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of an answer.")] = 1024,
+    users: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Requests in flight; without --rate 8 per GPU, as far as they fit."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Requests per second, instead of --users.")
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=MS", help="What a request must keep: ttft_ms, tpot_ms or e2e_ms. Repeatable."
+        ),
+    ] = None,
+    usd_per_gpu_hour: Annotated[
+        float | None, typer.Option(metavar="USD", help="Your price; without it the catalogue's for the GPU.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Where to write; without it, MODEL-GPUS.yaml here."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """A first scenario for a model on GPUs: a commented file that step and serve answer."""
+    from perfmodel.explore.first import Ask, first_scenario
+    from perfmodel.output.first_yaml import init_command, parse_slo, place_of, write_first
+
+    limits = parse_slo(slo or ())
+    ask = Ask(model, gpus, engine, isl, osl, users, rate, limits, usd_per_gpu_hour)
+    first = first_scenario(ask)
+    file = out or place_of(ask)
+    write_first(first, file, init_command(ask, out))
+    if json:
+        _print_json({"file": str(file), "notes": list(first.notes), "scenario": first.document})
+        return
+    for note in first.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {file}; next: perfmodel step {file}, perfmodel serve {file}")
 
 
 @app.command()
@@ -460,22 +513,45 @@ def experts(
 @app.command()
 def show(
     kind: Annotated[
-        str, typer.Argument(help="models, gpus, clusters, prices, scenarios, calibrations or traces")
+        str,
+        typer.Argument(
+            help="models, families, gpus, clusters, prices, scenarios, calibrations, traces, engines or keys"
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Argument(help="One entry (a calibration or trace may be a path); without it, all of them."),
+        typer.Argument(
+            help="One entry (a model, calibration or trace may be a path, keys a key or section); without it, all."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How a trace's file is read, e.g. workload.columns.time=ts. Repeatable.",
+        ),
     ] = None,
     json: AsJson = False,
+    yaml: Annotated[
+        bool,
+        typer.Option("--yaml", help="Of a scenario: what it states, as a file that step and serve take."),
+    ] = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""
     from perfmodel.output.catalogue import entry_values, list_values, print_entry, print_list
+
+    if yaml:
+        from perfmodel.output.scenario_yaml import scenario_text
+
+        typer.echo(scenario_text(kind, name), nl=False)
+        return
 
     if name is None:
         rows = list_values(kind)
         _print_json({kind: rows}) if json else print_list(kind, rows)
     else:
-        values = entry_values(kind, name)
+        values = entry_values(kind, name, set_ or ())
         _print_json(values) if json else print_entry(values)
 
 
@@ -559,8 +635,6 @@ def dashboard(
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
-    from perfmodel.errors import PerfModelError
-
     _prepare_process()
     if sys.stdout is None:  # closed: whatever is opened next would take its place
         _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
@@ -571,7 +645,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code
     except PerfModelError as error:
-        _say(str(error))
+        _tell(error, as_json="--json" in sys.argv[1:])
         code = error.exit_code
     except OSError as error:
         _silence(sys.stdout)
@@ -590,6 +664,19 @@ def main() -> None:
         _say(f"stdout can't be written: {error.strerror or error}")
         code = code or 2
     sys.exit(code)
+
+
+def _tell(error: PerfModelError, *, as_json: bool) -> None:
+    """A user's mistake in one line of text, or where ``--json`` is asked as one JSON object."""
+    if not as_json:
+        return _say(str(error))
+    import json
+
+    kind = type(error).__name__.removesuffix("Error").lower()
+    with suppress(OSError, ValueError):
+        told = {"kind": kind, "message": str(error), "exit_code": error.exit_code}
+        typer.echo(json.dumps({"error": told}), err=True)
+    return None
 
 
 def _say(text: str) -> None:
