@@ -26,7 +26,7 @@ MISSED = {
     ("l40s", "mhc_pre"),
     ("rtx-pro-6000", "mhc_post"),
 }
-"""(GPU, class) whose slices miss: where states or streams stop to fit L2, and no line across sees it. None at random."""
+"""(GPU, class) whose slices miss: where states or streams stop to fit L2, which no line across sees. None at random."""
 
 
 def cluster(name="h200-ib"):
