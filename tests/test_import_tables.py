@@ -83,6 +83,7 @@ def test_folder_holds_a_calibration_of_the_catalogue_gpu(built):
         "heldout.csv",
         "errors.csv",
         "NOTICE",
+        "SHA256SUMS",
     }
     loaded = load_calibration(str(built.folder))
     document = loaded.document

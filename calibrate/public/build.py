@@ -25,6 +25,7 @@ from perfmodel.errors import DataError
 from perfmodel.kernels import parts
 from perfmodel.kernels.calibration import FILE_NAME, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
+from perfmodel.kernels.sums import write_sums
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import Store, table_curve_document
 from perfmodel.output.files import atomic_write
@@ -190,6 +191,7 @@ def _written(
     atomic_write(out / ERRORS, _csv([_rounded(error) for error in errors]))
     atomic_write(out / NOTICE, ATTRIBUTION.format(source=source.label))
     atomic_write(out / FILE_NAME, _json(document))
+    write_sums(out)
     return Built(gpu, out, tuple(errors), tuple(left_out), len(documents))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from perfmodel.engines.profile import leaves, profile
 from perfmodel.engines.profile import names as profile_names
 from perfmodel.errors import SpecError
+from perfmodel.kernels.sums import check_sum
 from perfmodel.output.console import console
 from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
@@ -177,6 +178,7 @@ def _check_result(name: str, calibration_id: str) -> dict[str, Any] | None:
     path = catalogue.calibration_path(name).with_name("check.json")
     if not is_file(path):
         return None
+    check_sum(path)
     found = read_document(path)
     if found.get("calibration") != calibration_id:
         return None

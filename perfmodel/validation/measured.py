@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.kernels.calibration import AnyCurve, Calibration, load_calibration
+from perfmodel.kernels.sums import check_sum
 from perfmodel.spec import catalogue
 from perfmodel.validation.rows import Row
 
@@ -106,7 +107,9 @@ def _read(name: str) -> Iterator[dict[str, str]]:
     """Of the calibration's file and of its parts."""
     folder = catalogue.calibration_path(name).parent
     for held in (folder, *(path.parent for path in shipped(name).parts.values())):
-        with (held / "heldout.csv").open(newline="", encoding="utf-8") as file:
+        path = held / "heldout.csv"
+        check_sum(path)
+        with path.open(newline="", encoding="utf-8") as file:
             yield from csv.DictReader(file)
 
 
