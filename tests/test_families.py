@@ -268,38 +268,44 @@ MAKES_DENSE = (
 )
 
 
+def paths(config: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key of a config, nested ones too, but for the language model's own mapping: without it nothing is named."""
+    found = [(*above, key) for key in config if key != "text_config"]
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found += paths(value, (*above, key))
+    return found
+
+
 @st.composite
-def broken(draw: st.DrawFn) -> tuple[str, str, str, int]:
-    """Name of a config, the mapping inside it ("" for itself), a key there, and which mutation; -1: taken out."""
+def broken(draw: st.DrawFn) -> tuple[str, tuple[str, ...], int]:
+    """Name of a config, a key of it at any depth, and which mutation; -1: taken out."""
     name = draw(st.sampled_from(READABLE))
-    config = recorded()[name]["config"]
-    inner = next(
-        (key for key in ("text_config", "quantization_config") if isinstance(config.get(key), dict)), ""
-    )
-    place = inner if inner and draw(st.booleans()) else ""
-    keys = sorted(
-        config[place] if place else set(config) - {"text_config"}
-    )  # without it nothing could be named
-    return name, place, draw(st.sampled_from(keys)), draw(st.integers(-1, len(MUTATIONS) - 1))
+    path = draw(st.sampled_from(sorted(paths(recorded()[name]["config"]))))
+    return name, path, draw(st.integers(-1, len(MUTATIONS) - 1))
 
 
-@settings(max_examples=400, deadline=None)
+def mutated(config: dict[str, Any], path: tuple[str, ...], mutation: int) -> dict[str, Any]:
+    key, *rest = path
+    if rest:
+        return {**config, key: mutated(config[key], tuple(rest), mutation)}
+    changed = {k: v for k, v in config.items() if k != key}
+    return changed | ({key: MUTATIONS[mutation]} if mutation >= 0 else {})
+
+
+@settings(max_examples=500, deadline=None)
 @given(broken())
 def test_a_broken_config_gives_a_model_or_an_error_that_names_the_key(
-    case: tuple[str, str, str, int],
+    case: tuple[str, tuple[str, ...], int],
 ) -> None:
-    name, place, key, mutation = case
-    config = recorded()[name]["config"]
-    changed = {k: v for k, v in (config[place] if place else config).items() if k != key}
-    if mutation >= 0:
-        changed[key] = MUTATIONS[mutation]
-    message = complaint({**config, place: changed} if place else changed)
-    same = next((names for names in ALIASES.values() if key in names), (key,))
+    name, path, mutation = case
+    message = complaint(mutated(recorded()[name]["config"], path, mutation))
+    same = next((names for names in ALIASES.values() if path[-1] in names), path)
     implied = (
-        ("intermediate_size",) if key in MAKES_DENSE else ()
+        ("intermediate_size",) if path[-1] in MAKES_DENSE else ()
     )  # other layers are dense, which need a width
-    allowed = (*same, *implied, "model_type", "quantization_config")
-    assert message is None or any(name in message for name in allowed), message
+    allowed = (*same, *path[-1:], *implied, "model_type", "quantization_config")
+    assert message is None or any(one in message for one in allowed), message
 
 
 def complaint(config: dict[str, Any]) -> str | None:
