@@ -77,6 +77,7 @@ def run_intervals(
             requests=served.requests,
             fleet=stretched(served.fleet, decode, prompt),
             progress=_of_all(progress, number, repeats),
+            core=served.core,
         )
         for name, value in _figures(serving_metrics(again.records, scenario)).items():
             drawn.setdefault(name, []).append(value)

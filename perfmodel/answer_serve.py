@@ -98,7 +98,7 @@ def answer_serve(
         **intervals,
         "basis": basis(rest),
         **caveat_values([*_caveats(served), *no_intervals, *step_caveats(rest)]),
-        "provenance": {**provenance(step), "trace": _trace_id(scenario)},
+        "provenance": {**provenance(step), "trace": _trace_id(scenario), "core": served.core},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()}, rest)
 
@@ -148,7 +148,9 @@ def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any]
     if not served.scenario.faults:
         return None
     scenario = served.scenario.model_copy(update={"faults": ()})
-    healthy = serve(scenario, requests=served.requests, fleet=served.fleet, progress=progress)
+    healthy = serve(
+        scenario, requests=served.requests, fleet=served.fleet, progress=progress, core=served.core
+    )
     found = serving_metrics(healthy.records, healthy.scenario)
     return {key: found[key] for key in WITHOUT_FAULTS}
 

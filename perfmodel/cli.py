@@ -5,10 +5,12 @@ input, 3 a scenario that can't run. Heavy imports happen inside the commands, so
 """
 
 import gc
+import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -230,6 +232,58 @@ def serve(
         print_basis(answer.values, answer.rest, why=why)
         print_warnings(answer.values)
     for path in (requests, result, trace):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
+def train(
+    scenario: ScenarioName,
+    set_: Overrides = None,
+    json: AsJson = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the pipeline as a Chrome trace, one track per rank, for Perfetto (.json or .json.gz).",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the pipeline drawn; opens offline.")
+    ] = None,
+    why: Annotated[bool, typer.Option("--why", help="The standing caveats, folded away otherwise.")] = False,
+) -> None:
+    """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
+    from perfmodel.answers.train import answer_train
+    from perfmodel.load import load_scenario
+    from perfmodel.output.files import check_distinct, check_writable
+
+    if html is not None:  # before any work
+        check_writable(html)
+    if trace is not None:
+        from perfmodel.output.train.trace import check_trace_file
+
+        check_trace_file(trace)
+    check_distinct({"--trace": trace, "--html": html}, {"the scenario": Path(scenario)})
+    answer = answer_train(load_scenario(scenario, set_ or ()))
+    if trace is not None:
+        from perfmodel.output.train.trace import write_train_trace
+
+        write_train_trace(answer, trace)
+    if html is not None:
+        from perfmodel.output.train.html import write_train_html
+
+        write_train_html(answer, html)
+    if json:
+        _print_json(answer.values)
+    else:
+        from perfmodel.output.caveats import print_warnings
+        from perfmodel.output.train.table import print_caveats, print_train
+
+        print_train(answer)
+        print_caveats(answer.values, why=why)
+        print_warnings(answer.values)
+    for path in (trace, html):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 
@@ -492,14 +546,48 @@ def main() -> None:
     from perfmodel.errors import PerfModelError
 
     _prepare_process()
+    if sys.stdout is None:  # closed: whatever is opened next would take its place
+        _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
+        sys.exit(2)
+    code: Any = 0
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
     except PerfModelError as error:
-        typer.echo(f"perfmodel: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of a pipe went away: nothing to say, and nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _say(str(error))
+        code = error.exit_code
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # else the reader went away: nothing to say, and nobody to say it to
+            _say(f"can't be written: {error.strerror or error}")
+            code = 2
+    try:  # what is still in the buffer may be what the disk has no room for
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        _say(f"stdout can't be written: {error.strerror or error}")
+        code = code or 2
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """One message on stderr, if there is one: without anything in it that a terminal would obey."""
+    from perfmodel.spec.paths import printable
+
+    with suppress(OSError, ValueError):
+        typer.echo(f"perfmodel: {printable(text)}", err=True)
+
+
+def _silence(stream: TextIO | None) -> None:
+    """Let whatever is still to be written go nowhere."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def _prepare_process() -> None:
@@ -514,6 +602,9 @@ def _prepare_process() -> None:
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # else it reads every installed package's entry points
     gc.set_threshold(50_000, 20, 100)
+    for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_json(values: Any) -> None:

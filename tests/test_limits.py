@@ -31,6 +31,9 @@ def sliced(tp, *set_):
     return [*ALONE, *layout, f"deployment.batch_per_gpu={1 / tp}", *set_]
 
 
+LONGER = "model.max_position_embeddings=400000"
+
+
 def tensor_parallel(tp, *set_, base="deepseek-v3-h800"):
     return load_scenario(base, sliced(tp, *set_))
 
@@ -125,7 +128,7 @@ def test_three_requests_on_eight_gpus_are_three_eighths_per_gpu():
 
 
 def test_memory_that_holds_less_than_one_request_per_gpu_still_holds_some():
-    scenario = tensor_parallel(8, "cluster=h200-ib", "deployment.context_tokens=400000")
+    scenario = tensor_parallel(8, "cluster=h200-ib", "deployment.context_tokens=400000", LONGER)
     found = limits(scenario)
     assert found.bound_by == "memory"
     assert 0 < found.per_group < 8

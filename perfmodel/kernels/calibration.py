@@ -8,6 +8,7 @@ damaged or edited file is refused, and every result can name what it rests on.
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Cluster, Gpu
+from perfmodel.spec.paths import is_file
 
 FORMATS = (1, 2)
 """Versions of the file format that are read; 2 adds tables, engines and backends."""
@@ -276,7 +278,7 @@ def load_calibration(name: str, engine: str = "") -> Calibration:
         DataError: unreadable, of another format version, or damaged.
     """
     path = catalogue.calibration_path(name)
-    return _load_for(path, path.stat().st_mtime_ns if path.exists() else 0, engine)
+    return _load_for(path, path.stat().st_mtime_ns if is_file(path) else 0, engine)
 
 
 @cache
@@ -303,6 +305,8 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
         return {}
     file = path.parent / TABLES_NAME
     try:
+        if is_file(file) and file.stat().st_size > MOST_TABLE_BYTES:
+            raise DataError(f"{file}: larger than {MOST_TABLE_BYTES:,} bytes, which no tables are")
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: can't be read: {error.strerror or error}") from error
@@ -311,12 +315,60 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{file}: not the tables that {FILE_NAME} was made with; run calibrate import-tables again"
         )
     try:
+        _check_headers(content, file)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            return {name: arrays[name] for name in TABLE_ARRAYS}
+    except DataError:
+        raise
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         raise DataError(
             f"{file}: not an archive of numbers ({error}); run calibrate import-tables again"
         ) from error
+
+
+TABLE_ARRAYS = {"values": "i", "points": "f"}
+"""Arrays of the tables -> their kind: whole numbers, or numbers."""
+MOST_TABLE_BYTES = 64 * 2**20
+"""Of the file, and of each array: eighty times what a shipped GPU has."""
+
+
+def _check_headers(content: bytes, file: Path) -> None:
+    """Refuse arrays that are not flat, of another kind, or too large: what their headers claim, before they are made.
+
+    Raises:
+        DataError: as said.
+        ValueError, zipfile.BadZipFile: not an archive of arrays.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name, kind in TABLE_ARRAYS.items():
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as array:
+                version = np.lib.format.read_magic(array)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(array)
+            size = math.prod(shape) * dtype.itemsize
+            if (
+                len(shape) != 1
+                or dtype.kind != kind
+                or size > MOST_TABLE_BYTES
+                or member.file_size > size + 2**16
+            ):
+                raise DataError(
+                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of "
+                    f"numbers of at most {MOST_TABLE_BYTES:,} bytes"
+                )
 
 
 def parse(
@@ -392,9 +444,10 @@ def _check_timings(document: Mapping[str, Any], path: Path) -> None:
     """The raw timings may be left behind, but if they are there they are those that were fitted."""
     timings = path.parent / TIMINGS_NAME
     stated = document.get("timings")
-    if not isinstance(stated, Mapping) or not timings.exists():
+    if not isinstance(stated, Mapping) or not is_file(timings):
         return
-    digest = hashlib.sha256(timings.read_bytes()).hexdigest()
+    with timings.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != stated.get("sha256"):
         raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
 

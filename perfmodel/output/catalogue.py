@@ -13,6 +13,7 @@ from perfmodel.output.console import console
 from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.paths import is_file
 from perfmodel.units import GIGA, TERA
 
 KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
@@ -162,7 +163,7 @@ def _slices(document: Mapping[str, Any]) -> dict[str, Any]:
 def _check_result(name: str, calibration_id: str) -> dict[str, Any] | None:
     """What ``calibrate check`` found for this very calibration, by kind; None: not checked."""
     path = catalogue.calibration_path(name).with_name("check.json")
-    if not path.exists():
+    if not is_file(path):
         return None
     found = read_document(path)
     if found.get("calibration") != calibration_id:

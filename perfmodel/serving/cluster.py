@@ -79,15 +79,20 @@ def simulate(
     Raises:
         InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
     """
-    _check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
+    check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
     if prefill is not None:
-        _check_lengths(requests.input_tokens + 1, requests, prefill.layout)
+        check_lengths(requests.input_tokens + 1, requests, prefill.layout)
     return _Cluster(
         requests, times, layout, batching, decode_steps, prefill, changes, progress, front_end
     ).run()
 
 
-def _check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
+def check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
+    """Refuses a request of so many ``tokens`` (n,) that one rank's cache can't hold.
+
+    Raises:
+        InfeasibleError: there is one.
+    """
     whole = -(-tokens // layout.block_tokens) + layout.request_blocks
     fixed = f" ({layout.request_blocks} of them for its states and windows)" if layout.request_blocks else ""
     for row in np.flatnonzero(whole > layout.blocks):

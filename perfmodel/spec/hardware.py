@@ -1,6 +1,6 @@
 """GPUs, nodes, networks and clusters. Field names carry the unit of the datasheet; properties are SI."""
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Bytes, Count, Positive, Spec
 from perfmodel.spec.formats import MULTIPLIES_AS
@@ -111,7 +111,7 @@ class Network(Spec):
     """Bandwidth per GPU in one direction, GB/s: a 400 Gbit/s NIC for each GPU is 50."""
     rail_optimized: bool = True
     """Whether equal-numbered GPUs of all nodes share a leaf switch, so that same-rail traffic skips the spine."""
-    spine_oversubscription: Positive = 1.0
+    spine_oversubscription: Positive = Field(default=1.0, ge=1.0)
     """Leaf downlink over uplink bandwidth; 1: non-blocking."""
 
 
