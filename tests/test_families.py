@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from oracle_env import run_oracle
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import build_scenario
 from perfmodel.ops.parameters import (
     active,
     fixed_bytes_per_request,
     growing_bytes_per_token,
     index_bytes_per_token,
     kv_bytes_per_token,
+    layer_weights,
     parameter_counts,
 )
 from perfmodel.spec.model import Model
@@ -34,6 +36,7 @@ from perfmodel.spec.models.kinds import KINDS, NONE
 from perfmodel.spec.models.patterns import names_in
 from perfmodel.spec.models.reader import read_config
 from perfmodel.spec.plain_yaml import parse_plain
+from perfmodel.step import step_segments
 
 RECORDED = Path(__file__).parent / "data" / "model_configs.json.gz"
 REFUSED = {
@@ -126,6 +129,7 @@ def test_a_model_whose_count_is_another_differs_by_what_is_said() -> None:
         ("Ling-1T", 1000, 50),
         ("MiniMax-M1", 456, 45.9),
         ("Mistral-Large-3", 673, 39),
+        ("Step-3", 316, 38),
     ],
 )
 def test_models_of_which_only_cards_say_how_large_they_are(
@@ -333,3 +337,22 @@ def test_the_page_of_models_has_the_table_of_the_files() -> None:
 
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
     assert with_table(page) == page, "python -m perfmodel.output.families_markdown docs/models.md"
+
+
+def test_a_compressed_query_costs_what_it_weighs() -> None:
+    """Step-3: every GEMM of an attention is 2 FLOP per weight and token; its query takes two of them."""
+    document = {
+        "model": recorded()["Step-3"]["config"],
+        "cluster": "h800-ib",
+        "deployment": {"engine": "vllm", "attention_tp": 1, "batch_per_gpu": 3, "context_tokens": 100},
+    }
+    found = build_scenario(document)
+    layer = found.model.layers[0]
+    names: dict[str, float] = {}
+    for segment in step_segments(found):
+        for task in segment.tasks:
+            if task.op.name.startswith("attention0.") and task.op.kernel == "gemm":
+                names[task.op.name] = float(task.op.flops)
+    assert "attention0.q_b" in names
+    weights = layer_weights(layer, found.model.hidden_size)
+    assert sum(names.values()) == pytest.approx(2 * 3 * (weights.total - weights.vectors))
