@@ -585,10 +585,11 @@ def attention_us(scenario):
     return sum(found.values()), found[OpClass.INDEXER]
 
 
+@pytest.mark.parametrize("calibration", [{}, {"calibration": '""'}], ids=["tables", "bytes and FLOPs"])
 @pytest.mark.parametrize(("batch", "context"), LSA_PAIR_US)
-def test_longcats_sparse_attention_takes_what_glms_modules_took(batch, context):
+def test_longcats_sparse_attention_takes_what_glms_modules_took(batch, context, calibration):
     pair, indexer = LSA_PAIR_US[batch, context]
-    predicted = attention_us(longcat(batch, context))
+    predicted = attention_us(longcat(batch, context, **calibration))
     assert predicted[0] == pytest.approx(pair, rel=0.15)
     assert predicted[1] == pytest.approx(indexer, rel=0.25)
 
