@@ -497,6 +497,15 @@ def test_the_spread_that_intervals_hold_is_that_of_the_fit_rows():
     assert bridge_constants([]) == {}
 
 
+def test_the_record_is_what_the_suite_says_now():
+    """Remake it: make trust."""
+    from perfmodel.validation.recorded import differences, recorded_results
+    from perfmodel.validation.suites import run_suites
+
+    recorded = recorded_results().about(suites=["training"]).rows
+    assert list(differences(run_suites("training").rows, recorded)) == []
+
+
 def test_gradient_factors_are_what_the_script_makes():
     from calibrate.tables.gradients import gradient_rows
     from perfmodel.kernels.achievable import read_rows

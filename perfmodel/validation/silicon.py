@@ -167,7 +167,7 @@ def predict(
     if reason:
         return None, reason
     try:
-        told = (record.get("note", ""), remarks(record), setup_of(record).stand_in)
+        told = (record.get("note", ""), remarks(record))
         remark = "; ".join(filter(None, told)) or None
         return predict_scenario(scenario_of(record, constants), interval=interval), remark
     except PerfModelError as error:
