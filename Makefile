@@ -52,7 +52,7 @@ bench-kinds: $(VENV)/.dev-$(KEY) ## requests/s by kinds of traffic, compiled and
 
 bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an environment of its own, where its wheel can be had
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
-	build/peers/bin/python -m pip $(INSTALL) -c /dev/null ai-dynamo-runtime==1.6.1
+	build/peers/bin/python -m pip $(INSTALL) ai-dynamo-runtime==1.6.1
 	$(BIN)/python -m bench.peers build/peers/bin/python
 
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows

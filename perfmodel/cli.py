@@ -387,6 +387,7 @@ def report(
         float | None,
         typer.Option(metavar="USD", help="What an API asks for a million output tokens: break-even with it."),
     ] = None,
+    workers: Workers = None,
     fleet_requests_per_day: FleetRequests = None,
     fleet_tokens_per_day: FleetTokens = None,
     fleet_peak_to_mean: FleetPeak = None,
@@ -405,12 +406,17 @@ def report(
     from perfmodel.output.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.part import Options, check_api_price
+    from perfmodel.workers import processes
 
     if out is None and pdf is None and format_ is None and not json:
         raise SpecError("nowhere to write: give --out FILE.html, --pdf FILE.pdf, --format or --json")
     if json and format_ is not None and out is None:
         raise SpecError(
             f"--json prints JSON: give --out for the report as {format_}, or leave one of the two out"
+        )
+    if workers is not None and not intervals:
+        raise SpecError(
+            f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
         )
     kind = report_format(format_, out)
     if pdf is not None:  # before any work
@@ -447,8 +453,8 @@ def report(
         traffic=traffic,
         api_usd_per_million_output_tokens=api_usd_per_million_output,
     )
-    with report_progress() as progress:
-        found = build_report(asked, options, command=command, progress=progress)
+    with report_progress() as progress, processes(workers if intervals else 1) as executor:
+        found = build_report(asked, options, command=command, progress=progress, executor=executor)
     if out is not None:
         write_report(found, kind, out)
     if pdf is not None:
