@@ -7,7 +7,9 @@ VENV := .venv
 ORACLE := .venv-oracle
 MINUTES ?= 5
 SEED ?= 0
-SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
+SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm b300-sxm gb300-nvl72 a100-sxm l40s rtx-pro-6000
+DERIVED := h20-sxm h20-141g-sxm a800-sxm
+TABLES := aiconfigurator-core==0.12.0 aisimulate==0.13.0.dev202610270000000085
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
 INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
@@ -56,9 +58,11 @@ bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
 	$(BIN)/python -m calibrate.tables.achievable
 
-import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (82 MB package)
-	$(BIN)/python -m pip $(INSTALL) -e '.[tables]'
-	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
+import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (200 MB of packages)
+	$(BIN)/python -m pip download -q --no-deps --pre --only-binary=:all: -d build/tables $(TABLES)
+	$(BIN)/calibrate import-tables $(foreach wheel,aiconfigurator_core aisimulate,--tables $$(ls build/tables/$(wheel)-*.whl)) \
+		--out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
+	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(DERIVED),--system $(gpu))
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
 	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \

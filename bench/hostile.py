@@ -41,12 +41,13 @@ MEMORY_MB = 500
 """Beyond what the program takes to answer anything at all."""
 
 ODD_NUMBERS = (
-    0, -1, 1, 2, 3, 7, 127, 128, 129, 2**31, 2**53, 2**53 + 1, 2**63, 10**30, -(10**30), 0.0, -0.0, 0.1, 0.5, 1.5, 1e-308,
-    5e-324, 1e308, 1e18, 1e19, 3.7, True, False,
+    0, -1, 1, 2, 3, 7, 127, 128, 129, 2**31, 2**53, 2**53 + 1, 2**63, 10**30, -(10**30), 0.0, -0.0, 0.1, 0.5, 1.5,
+    1e-308, 5e-324, 1e308, 1e18, 1e19, 3.7, True, False,
 )  # fmt: skip
 ODD_TEXTS = (
-    "", " ", "a", "none", "null", "1", "1e5", "true", "NaN", "../../etc/passwd", "/dev/null", "/dev/zero", "a\0b", "\x1b[2J",
-    "\ud800", "x" * 300, "x" * 70_000, "<script>", "=1+1", "{{7*7}}", "\u202e", "é" * 100, "\n\n", "%s%n", "a/b", ".", "..", "~",
+    "", " ", "a", "none", "null", "1", "1e5", "true", "NaN", "../../etc/passwd", "/dev/null", "/dev/zero", "a\0b",
+    "\x1b[2J", "\ud800", "x" * 300, "x" * 70_000, "<script>", "=1+1", "{{7*7}}", "\u202e", "é" * 100, "\n\n", "%s%n",
+    "a/b", ".", "..", "~",
 )  # fmt: skip
 
 
@@ -359,7 +360,8 @@ def try_path(chance: random.Random, folder: Path) -> str | None:
     (folder / "file.yaml").write_text("base: longcat-flash-h800\n")
     name = chance.choice(
         [*ODD_TEXTS, str(folder), str(folder / "loop"), str(folder / "loop" / "x.yaml"),
-         str(folder / "file.yaml" / "x"), str(folder / ("é" * 200)), "/proc/self/mem", "/dev/full", "/dev/stdin", str(folder / "missing.yaml")]
+         str(folder / "file.yaml" / "x"), str(folder / ("é" * 200)), "/proc/self/mem", "/dev/full", "/dev/stdin",
+         str(folder / "missing.yaml")]
     )  # fmt: skip
     suffix = chance.choice(["", ".yaml", ".json", ".csv", ".parquet", ".npz", ".gz", "/"])
     where = f"{name}{suffix}"

@@ -34,6 +34,13 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Processes that share the work out (default: the machine's cores); what is answered is the same.",
+    ),
+]
 Why = Annotated[
     bool,
     typer.Option(
@@ -167,6 +174,7 @@ def serve(
         int | None,
         typer.Option(metavar="N", help="How many repeats --intervals takes, a power of two (default 16)."),
     ] = None,
+    workers: Workers = None,
     fleet_requests_per_day: FleetRequests = None,
     fleet_tokens_per_day: FleetTokens = None,
     fleet_peak_to_mean: FleetPeak = None,
@@ -191,6 +199,10 @@ def serve(
         check_trace_file(trace)
     if repeats is not None and not intervals:
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
+    if workers is not None and not intervals:
+        raise SpecError(
+            f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
+        )
     asked = load_scenario(scenario, set_ or ())
     outputs = {"--requests": requests, "--result": result, "--trace": trace}
     if any(outputs.values()):
@@ -202,10 +214,12 @@ def serve(
     from perfmodel.answer_serve import answer_serve
     from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.output.progress import request_progress
+    from perfmodel.workers import processes
 
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
-    with request_progress() as progress:
-        answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
+    wanted = (repeats or REPEATS) if intervals else None
+    with request_progress() as progress, processes(workers if intervals else 1) as executor:
+        answer = answer_serve(asked, progress=progress, repeats=wanted, executor=executor)
         if traffic is not None:
             answer = with_fleet(answer, traffic, progress=progress)
     if requests is not None:
@@ -492,6 +506,7 @@ def validate(
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a result is worse than its recorded ceiling.")
     ] = False,
+    workers: Workers = None,
 ) -> None:
     """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
     if html is not None:  # before minutes of work
@@ -502,9 +517,10 @@ def validate(
         check_outputs({"--html": html}, [], data=data)
     from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
+    from perfmodel.workers import processes
 
-    with suite_progress() as progress:
-        result = run_suites(suite, data=data, progress=progress)
+    with suite_progress() as progress, processes(workers) as executor:
+        result = run_suites(suite, data=data, progress=progress, executor=executor)
     if html is not None:
         from perfmodel.output.validation_html import write_validation_html
 

@@ -263,11 +263,14 @@ def _routing(section: Any, model: Model) -> Any:
 
 
 def _power(section: Any, cluster: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the cluster's GPU draws: its architecture's figures or those named, with the section's keys over them."""
+    """What the cluster's GPU draws: its own figures, its architecture's or those named, with the section's keys over
+    them.
+    """
     gpu = cluster.get("gpu")
-    architecture = gpu.get("architecture") if isinstance(gpu, Mapping) else None
-    if isinstance(section, Mapping) and "base" not in section and architecture in catalogue.names("power"):
-        section = {**section, "base": architecture}
+    known = [gpu.get(key) for key in ("name", "architecture")] if isinstance(gpu, Mapping) else []
+    bases = [name for name in known if name in catalogue.names("power")]
+    if isinstance(section, Mapping) and "base" not in section and bases:
+        section = {**section, "base": bases[0]}
     return _section("power", section, "power") or None
 
 

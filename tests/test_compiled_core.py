@@ -18,7 +18,6 @@ from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.pool import Layout
-from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import Grid, GridStepTimes
 from perfmodel.serving.stretch import Stretched
@@ -112,13 +111,11 @@ LAYOUTS = st.builds(
     ranks=st.integers(1, 4),
     blocks=st.sampled_from([110, 130, 100_000]),
     block_tokens=st.just(16),
-    request_blocks=st.sampled_from([0, 0, 3]),
     max_running=st.sampled_from([1, 4, 1000]),
     watermark=st.sampled_from([0.0, 0.05]),
     router=st.sampled_from(ROUTERS),
     rank_router=st.sampled_from(ROUTERS[1:]),
     prefix_cache=st.booleans(),
-    checkpoints=st.sampled_from([None, None, Checkpoints(32, 2)]),
 )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_serving import LAYOUTS, Linear, Watching, number_in_system, requests_of, served, traffic
 
 from perfmodel.errors import InfeasibleError
+from perfmodel.ops.memory import Beside
 from perfmodel.serving import cluster as module
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
@@ -141,7 +142,7 @@ def test_a_state_is_sent_once_and_last(layer_wise):
     whole = KvPath(100.0, 1e6, 2e6, 0.003, layers=10, layer_wise=layer_wise)
     waits = []
     for size in (0.0, 5000.0):
-        path = dataclasses.replace(whole, bytes_per_request=size)
+        path = dataclasses.replace(whole, beside=Beside(size))
         records = apart(requests_of([1.0], [50], [4]), path=path)
         waits.append(records.first_token_s[0] - records.prefilled_s[0])
     assert waits[1] - waits[0] == pytest.approx(5000 / 1e6)

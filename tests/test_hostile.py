@@ -237,8 +237,10 @@ def test_names_reach_terminals_and_reports_as_text(tmp_path):
     out = tmp_path / "report.md"
     done = run("report", HERE / "names_with_html.yaml", "--no-serve", "--out", out)
     assert done.returncode == 0, done.stderr
-    outside = "".join(out.read_text().split("```")[::2])
-    assert "<script" not in outside.replace("\\<script", "")
+    assert "<script" not in out.read_text().replace("\\<script", "")
+    table = tmp_path / "report.csv"
+    assert run("report", HERE / "names_with_html.yaml", "--no-serve", "--out", table).returncode == 0
+    assert "<script" not in table.read_text()
 
 
 @pytest.mark.parametrize("cell", ["5_0", "\uff15", "0x5", "1e", "٣", "5 0"])
@@ -394,3 +396,36 @@ def test_a_link_starts_no_run_of_minutes():
     with pytest.raises(SpecError, match="output tokens"):
         _refuse_long(scenario_of_name("longcat-flash-h800", [long, "serving.replicas=1"]))
     _refuse_long(scenario_of_name("longcat-flash-h800"))
+
+
+def test_every_file_of_a_shipped_calibration_is_hashed():
+    """After `calibrate import-tables`, or `python -m calibrate.sums`."""
+    from perfmodel.kernels.sums import FILE, check_sum
+    from perfmodel.spec import catalogue
+
+    for name in catalogue.names("calibrations"):
+        folder = catalogue.calibration_path(name).parent
+        assert (folder / FILE).is_file()
+        for path in folder.iterdir():
+            if path.name != FILE:
+                check_sum(path)
+
+
+def test_a_check_that_was_edited_is_not_quoted(tmp_path):
+    import shutil
+
+    from perfmodel.kernels.sums import check_sum, write_sums
+    from perfmodel.output.catalogue import calibration_values
+    from perfmodel.spec.catalogue import DATA
+
+    folder = tmp_path / "epyc"
+    shutil.copytree(DATA / "calibrations" / "epyc-zen4-1core", folder)
+    assert calibration_values(str(folder))["check"]["failures"] == 0
+    check = folder / "check.json"
+    check.write_text(check.read_text().replace('"median_abs_pct": ', '"median_abs_pct": 0.'))
+    assert "SHA256SUMS beside it says otherwise" in refused("show", "calibrations", str(folder))
+    write_sums(folder)
+    check_sum(check)
+    (folder / "more.csv").write_text("x")
+    with pytest.raises(DataError, match="damaged"):
+        check_sum(folder / "more.csv")

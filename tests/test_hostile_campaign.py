@@ -1,4 +1,4 @@
-"""The short form of `make hostile`: inputs broken by a seed, killed writers, file conditions; and that it would notice."""
+"""The short form of `make hostile`: inputs broken by a seed, killed writers, file conditions; breaks are noticed."""
 
 import random
 from collections import defaultdict

@@ -15,7 +15,7 @@ from scenarios import BARE
 
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario
-from perfmodel.ops.memory import cache_bytes, checkpoint_bytes, fixed_request_bytes, state_bytes, step_memory
+from perfmodel.ops.memory import beside_bytes, cache_bytes, checkpoint_bytes, state_bytes, step_memory
 from perfmodel.ops.mixers.base import Place, seen_keys, seen_pairs
 from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
 from perfmodel.ops.op import OpClass
@@ -477,7 +477,7 @@ def test_more_tokens_are_never_faster(scenario, field, more):
 def test_memory_of_any_mixer_is_finite_and_grows(scenario, drafts):
     memory = step_memory(scenario)
     assert all(value >= 0 for value in memory.as_dict().values())
-    assert fixed_request_bytes(scenario) >= 0
+    assert beside_bytes(scenario).of(1e9) >= beside_bytes(scenario).of(1.0) >= 0
     deployment = scenario.deployment
     more = deployment.model_copy(
         update={"batch_per_gpu": deployment.batch_per_gpu + 1, "phase": "decode", "context_tokens": 9.0}

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_serving import Linear, Watching
 
+from perfmodel.ops.memory import Beside
 from perfmodel.serving import cluster as module
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.cluster import simulate
@@ -71,7 +72,7 @@ def test_turns_go_on_from_their_checkpoint_and_less_is_found_than_of_a_cache():
     requests = requests_of(AGENTS, 0)
     turns = requests.parent >= 0
     cut = served(requests, layout=Layout(block_tokens=16, **STATES))
-    coarse = {"request_blocks": 5, "checkpoints": Checkpoints(interval_tokens=256, blocks=5)}
+    coarse = {"beside": Beside(5), "checkpoints": Checkpoints(interval_tokens=256, blocks=5)}
     coarser = served(requests, layout=Layout(block_tokens=16, **coarse))
     for records, unit in ((cut, 24), (coarser, 256)):
         assert (records.cached_tokens[turns] == requests.history_tokens[turns] // unit * unit).all()
@@ -178,7 +179,7 @@ def test_a_cache_without_room_forgets_and_a_router_that_looks_remembers():
     assert looks.cached_tokens.sum() > 1.3 * blind.cached_tokens.sum()
 
 
-STATES = {"request_blocks": 5, "checkpoints": Checkpoints(interval_tokens=24, blocks=5)}
+STATES = {"beside": Beside(5), "checkpoints": Checkpoints(interval_tokens=24, blocks=5)}
 """A layout of a model whose requests keep a state."""
 
 

@@ -20,10 +20,12 @@ from queues import (
 )
 
 from perfmodel.errors import InfeasibleError
+from perfmodel.ops.memory import Beside
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.cluster import simulate
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.pool import Layout
+from perfmodel.serving.rank import Rank
 from perfmodel.serving.requests import Requests
 
 
@@ -266,17 +268,26 @@ def test_what_a_request_keeps_whatever_its_length_takes_blocks():
     layout = Layout(blocks=60, block_tokens=16)
     at_once = {}
     for fixed in (0, 11):
-        records = served(asked, layout=dataclasses.replace(layout, request_blocks=fixed))
+        records = served(asked, layout=dataclasses.replace(layout, beside=Beside(fixed)))
         at_once[fixed] = max(
             ((records.scheduled_s <= t) & (records.end_s > t)).sum() for t in records.scheduled_s
         )
         assert (records.end_s > 0).all()
     assert at_once[11] <= 60 // 12
     assert at_once[0] > 2 * at_once[11]
-    with pytest.raises(
-        InfeasibleError, match=r"need 64 KV blocks of 16 \(60 of them for its states and windows\)"
-    ):
-        served(asked, layout=dataclasses.replace(layout, request_blocks=60))
+    with pytest.raises(InfeasibleError, match=r"need 64 KV blocks of 16 \(60 for states and windows\)"):
+        served(asked, layout=dataclasses.replace(layout, beside=Beside(60)))
+
+
+def test_a_window_takes_blocks_of_the_tokens_that_it_has():
+    """As if each token took three blocks' worth up to 32 tokens, and one beyond."""
+    layout = Layout(blocks=1000, block_tokens=16, beside=Beside(windows=((32, 2 / 16),)))
+    rank = Rank(layout.blocks, layout.block_tokens, 10, 0.0, beside=layout.beside)
+    assert [rank.blocks_of(tokens) for tokens in (15, 31, 160)] == [1 + 2, 2 + 4, 11 + 4]
+    rank.join(0, 10, step=0, steps=50, growth=1.0)
+    assert rank.used_blocks(0) == 1 + 4, "its window will be full before it ends"
+    rank.leave(0)
+    assert rank.used_blocks(0) == 0
 
 
 def test_a_request_that_can_never_fit_is_refused():
@@ -385,7 +396,7 @@ def test_no_rank_ever_holds_more_blocks_than_it_has(asked, policy, ranks, fixed)
     run = module._Cluster(
         requests,
         lambda _: Watching(check),
-        Layout(ranks=ranks, blocks=30, block_tokens=16, max_running=6, watermark=0.02, request_blocks=fixed),
+        Layout(ranks=ranks, blocks=30, block_tokens=16, max_running=6, watermark=0.02, beside=Beside(fixed)),
         Batching(policy, 64, 1, together=False),
         requests.output_tokens - 1,
     )

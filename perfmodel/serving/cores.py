@@ -2,8 +2,8 @@
 
 ``plain``: :mod:`perfmodel.serving.cluster` and what that uses, which defines what is computed. ``compiled``: the same
 on arrays in machine code (:mod:`perfmodel.serving.compiled`), fifty times as fast; for one pool of replicas (prefill
-not apart), and where numba is there. Their records are equal, so which one ran matters to nobody but the
-clock; it is in an answer's provenance all the same.
+not apart), models that keep nothing of a request beside its tokens (no states, no windows), and where numba is there.
+Their records are equal, so which one ran matters to nobody but the clock; it is in an answer's provenance all the same.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from perfmodel.errors import SpecError
+from perfmodel.ops.memory import NOTHING
 from perfmodel.serving import cluster
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
@@ -67,7 +68,8 @@ def simulate(
         SpecError: the environment names no form.
     """
     core = chosen(requests.num_requests) if core is None else core
-    if core == "compiled" and prefill is None and batching.together:
+    plain_alone = prefill is not None or layout.beside != NOTHING or layout.checkpoints is not None
+    if core == "compiled" and not plain_alone and batching.together:
         from perfmodel.serving.compiled import drive
 
         found = drive.simulate(

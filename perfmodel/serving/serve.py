@@ -10,10 +10,10 @@ from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.kernels.communication import point_to_point
 from perfmodel.ops.limits import check_layout, requests_per_rank
 from perfmodel.ops.memory import (
+    beside_bytes,
     cache_tokens_per_rank,
     cached_token_bytes,
     checkpoint_bytes,
-    fixed_request_bytes,
     handed_over_bytes,
 )
 from perfmodel.serving.batching import Batching, Policy
@@ -24,6 +24,7 @@ from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
+from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
@@ -188,7 +189,7 @@ def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: b
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
         flag=wire.flag,
-        bytes_per_request=handed_over_bytes(scenario) * receivers,
+        beside=handed_over_bytes(scenario).scaled(receivers),
     )
 
 
@@ -228,18 +229,14 @@ def layout_of(scenario: Scenario) -> Layout:
         router=serving.router,
         rank_router=serving.rank_router,
         prefix_cache=serving.prefix_cache,
-        request_blocks=_blocks_of(fixed_request_bytes(scenario), scenario),
+        beside=beside_bytes(scenario).scaled(1.0 / _block_bytes(scenario)),
         checkpoints=_checkpoints_of(scenario),
     )
 
 
-def _blocks_of(size: float, scenario: Scenario) -> int:
-    """KV blocks that take as many bytes."""
-    return math.ceil(size / (cached_token_bytes(scenario) * scenario.serving.block_tokens) - ROUNDING)
-
-
-ROUNDING = 1e-9
-"""Blocks; a state that fills whole ones takes no more."""
+def _block_bytes(scenario: Scenario) -> float:
+    """Bytes of one KV block on each GPU of an attention group."""
+    return cached_token_bytes(scenario) * scenario.serving.block_tokens
 
 
 def _checkpoints_of(scenario: Scenario) -> Checkpoints | None:
@@ -247,7 +244,8 @@ def _checkpoints_of(scenario: Scenario) -> Checkpoints | None:
     size = checkpoint_bytes(scenario)
     if not size:
         return None
-    return Checkpoints(scenario.serving.checkpoint_tokens, _blocks_of(size, scenario))
+    blocks = math.ceil(size / _block_bytes(scenario) - ROUNDING)
+    return Checkpoints(scenario.serving.checkpoint_tokens, blocks)
 
 
 def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
@@ -277,7 +275,6 @@ def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
         poll_steps=serving.scheduler_steps,
         hold_steps=serving.hold_steps if deployment.attention_dp > 1 else 0,
         swap_s_per_token=swap_s,
-        swap_request_tokens=round(fixed_request_bytes(scenario) / cached_token_bytes(scenario)),
     )
 
 

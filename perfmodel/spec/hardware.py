@@ -75,6 +75,10 @@ class Gpu(Spec):
             "bf16": self.bf16_tflops,
             "fp32": self.fp32_tflops,
         }
+        if dtype == "mxfp4" and self.fp4_tflops is None:
+            dtype = "bf16"  # its weights alone are in it: multiplied in BF16
+        if dtype == "int8" and self.fp8_tflops is None and self.architecture == "ampere" and self.bf16_tflops:
+            return 2.0 * self.bf16_tflops * TERA  # A100: 624 of 312 (NVIDIA's datasheet)
         dtype = MULTIPLIES_AS.get(dtype, dtype)
         order = list(stated)
         wider = [stated[name] for name in order[order.index(dtype if dtype in stated else "bf16") :]]

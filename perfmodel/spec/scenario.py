@@ -358,10 +358,15 @@ def _positions_problem(s: Scenario) -> str | None:
     longest = {"context_tokens": d.context_tokens}
     if d.phase != "decode":
         longest = {"prefill_tokens": d.prefill_tokens + d.prefill_cached_tokens, **longest}
+    longest = {f"deployment.{name}": tokens for name, tokens in longest.items()}
+    for name in ("input_tokens", "output_tokens"):
+        lengths = getattr(s.workload, name)
+        if lengths is not None and lengths.stated:
+            longest[f"workload.{name}"] = max(lengths.stated)
     for name, tokens in longest.items():
         if tokens > most:
             return (
-                f"deployment.{name} = {tokens:g} is beyond the {most:,} positions of model {s.model.name} "
+                f"{name} = {tokens:g} is beyond the {most:,} positions of model {s.model.name} "
                 "(max_position_embeddings): with a rope scaling that reaches further state the model's own, e.g. --set "
                 f"model.max_position_embeddings={int(tokens)}"
             )

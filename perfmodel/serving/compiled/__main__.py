@@ -1,7 +1,8 @@
-"""``python -m perfmodel.serving.compiled``: compile the core now, so that no run waits for it."""
+"""``python -m perfmodel.serving.compiled``: compile the core, and the twin's rounds, so that no run waits for it."""
 
 import sys
 
+from perfmodel.overlap.compiled import KERNEL
 from perfmodel.serving.compiled.jit import available, cache_folder, compiled_before
 
 
@@ -14,9 +15,13 @@ def main() -> int:
         print("perfmodel: no folder of your own to keep the compiled core in", file=sys.stderr)
         return 1
     if not compiled_before():
-        from perfmodel.serving.compiled.core import compile_all
+        from perfmodel.serving.compiled import core
 
-        compile_all()
+        core.compile_all()
+    if not KERNEL.compiled_before():
+        from perfmodel.overlap import kernel
+
+        kernel.compile_all()
     return 0
 
 
