@@ -3,6 +3,9 @@
 import resource
 import subprocess
 import sys
+import time
+
+import numpy as np
 
 YARDSTICK = "x = 0\nfor i in range(10**7): x += i"
 """Ten million turns at module level, in a Python of its own."""
@@ -22,3 +25,12 @@ def cpu_s(arguments, repeats=5):
 def yardstick_s():
     """CPU seconds of the yardstick here and now."""
     return cpu_s(["-c", YARDSTICK], repeats=3)
+
+
+def numpy_s():
+    """CPU seconds of a hundred passes over a million numbers."""
+    values = np.linspace(0.0, 1.0, 1_000_000)
+    start = time.process_time()
+    for _ in range(100):
+        values = np.sqrt(values * 0.5 + 0.25)
+    return time.process_time() - start

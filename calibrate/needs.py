@@ -120,7 +120,7 @@ def reference_scenario(model: Model, dtype: str, deployment: Mapping[str, Any], 
         SpecError: a value that is not allowed.
     """
     precision = dict.fromkeys(
-        [name for name in Precision.model_fields if name != "router"],
+        [name for name in Precision.model_fields if name not in ("router", "index_cache")],
         dtype,
     )
     fields = {

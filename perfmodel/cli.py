@@ -5,10 +5,12 @@ input, 3 a scenario that can't run. Heavy imports happen inside the commands, so
 """
 
 import gc
+import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -31,6 +33,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Processes that share the work out (default: the machine's cores); what is answered is the same.",
     ),
 ]
 Why = Annotated[
@@ -218,6 +227,7 @@ def serve(
         int | None,
         typer.Option(metavar="N", help="How many repeats --intervals takes, a power of two (default 16)."),
     ] = None,
+    workers: Workers = None,
     fleet_requests_per_day: FleetRequests = None,
     fleet_tokens_per_day: FleetTokens = None,
     fleet_peak_to_mean: FleetPeak = None,
@@ -242,6 +252,10 @@ def serve(
         check_trace_file(trace)
     if repeats is not None and not intervals:
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
+    if workers is not None and not intervals:
+        raise SpecError(
+            f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
+        )
     asked = load_scenario(scenario, set_ or ())
     outputs = {"--requests": requests, "--result": result, "--trace": trace}
     if any(outputs.values()):
@@ -253,10 +267,12 @@ def serve(
     from perfmodel.answer_serve import answer_serve
     from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.output.progress import request_progress
+    from perfmodel.workers import processes
 
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
-    with request_progress() as progress:
-        answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
+    wanted = (repeats or REPEATS) if intervals else None
+    with request_progress() as progress, processes(workers if intervals else 1) as executor:
+        answer = answer_serve(asked, progress=progress, repeats=wanted, executor=executor)
         if traffic is not None:
             answer = with_fleet(answer, traffic, progress=progress)
     if requests is not None:
@@ -283,6 +299,58 @@ def serve(
         print_basis(answer.values, answer.rest, why=why)
         print_warnings(answer.values)
     for path in (requests, result, trace):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
+def train(
+    scenario: ScenarioName,
+    set_: Overrides = None,
+    json: AsJson = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the pipeline as a Chrome trace, one track per rank, for Perfetto (.json or .json.gz).",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the pipeline drawn; opens offline.")
+    ] = None,
+    why: Annotated[bool, typer.Option("--why", help="The standing caveats, folded away otherwise.")] = False,
+) -> None:
+    """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
+    from perfmodel.answers.train import answer_train
+    from perfmodel.load import load_scenario
+    from perfmodel.output.files import check_distinct, check_writable
+
+    if html is not None:  # before any work
+        check_writable(html)
+    if trace is not None:
+        from perfmodel.output.train.trace import check_trace_file
+
+        check_trace_file(trace)
+    check_distinct({"--trace": trace, "--html": html}, {"the scenario": Path(scenario)})
+    answer = answer_train(load_scenario(scenario, set_ or ()))
+    if trace is not None:
+        from perfmodel.output.train.trace import write_train_trace
+
+        write_train_trace(answer, trace)
+    if html is not None:
+        from perfmodel.output.train.html import write_train_html
+
+        write_train_html(answer, html)
+    if json:
+        _print_json(answer.values)
+    else:
+        from perfmodel.output.caveats import print_warnings
+        from perfmodel.output.train.table import print_caveats, print_train
+
+        print_train(answer)
+        print_caveats(answer.values, why=why)
+        print_warnings(answer.values)
+    for path in (trace, html):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 
@@ -514,6 +582,7 @@ def validate(
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a result is worse than its recorded ceiling.")
     ] = False,
+    workers: Workers = None,
 ) -> None:
     """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
     if html is not None:  # before minutes of work
@@ -524,9 +593,10 @@ def validate(
         check_outputs({"--html": html}, [], data=data)
     from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
+    from perfmodel.workers import processes
 
-    with suite_progress() as progress:
-        result = run_suites(suite, data=data, progress=progress)
+    with suite_progress() as progress, processes(workers) as executor:
+        result = run_suites(suite, data=data, progress=progress, executor=executor)
     if html is not None:
         from perfmodel.output.validation_html import write_validation_html
 
@@ -566,24 +636,55 @@ def dashboard(
 def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
     _prepare_process()
+    if sys.stdout is None:  # closed: whatever is opened next would take its place
+        _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
+        sys.exit(2)
+    code: Any = 0
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
     except PerfModelError as error:
-        typer.echo(_told(error, sys.argv[1:]), err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of a pipe went away: nothing to say, and nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _say(str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
+        code = error.exit_code
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # else the reader went away: nothing to say, and nobody to say it to
+            _say(f"can't be written: {error.strerror or error}")
+            code = 2
+    try:  # what is still in the buffer may be what the disk has no room for
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        _say(f"stdout can't be written: {error.strerror or error}")
+        code = code or 2
+    sys.exit(code)
 
 
-def _told(error: PerfModelError, arguments: list[str]) -> str:
-    """A user's mistake in one line of text, or where ``--json`` is asked as one JSON object."""
-    if "--json" not in arguments:
-        return f"perfmodel: {error}"
+def _say(text: str, kind: str = "output", exit_code: int = 2) -> None:
+    """One message on stderr, if there is one: without anything in it that a terminal would obey; where ``--json`` is
+    asked, as one JSON object.
+    """
     import json
 
-    kind = type(error).__name__.removesuffix("Error").lower()
-    return json.dumps({"error": {"kind": kind, "message": str(error), "exit_code": error.exit_code}})
+    from perfmodel.spec.paths import printable
+
+    plain = f"perfmodel: {printable(text)}"
+    if "--json" in sys.argv[1:]:
+        plain = json.dumps({"error": {"kind": kind, "message": printable(text), "exit_code": exit_code}})
+    with suppress(OSError, ValueError):
+        typer.echo(plain, err=True)
+
+
+def _silence(stream: TextIO | None) -> None:
+    """Let whatever is still to be written go nowhere."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def _prepare_process() -> None:
@@ -598,6 +699,9 @@ def _prepare_process() -> None:
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # else it reads every installed package's entry points
     gc.set_threshold(50_000, 20, 100)
+    for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_json(values: Any) -> None:

@@ -20,7 +20,9 @@ from perfmodel.spec.documents import read_document
 from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
+from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
+from perfmodel.spec.paths import is_file, is_folder, printable, resolved
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
@@ -32,7 +34,7 @@ from perfmodel.stated import (
     document_of_name,
     document_of_text,
     merged_over,
-    refuse_nulls,
+    refuse_controls,
     with_engine_inside,
 )
 
@@ -79,7 +81,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     Raises:
         SpecError: unknown key, missing section or bad value.
     """
-    refuse_nulls(document, "")
+    refuse_controls(document, "")
     document, before = dict(document), document.get(BEFORE, {})
     document.pop(BEFORE, None)
     document = with_engine_inside(document)
@@ -261,11 +263,14 @@ def _routing(section: Any, model: Model) -> Any:
 
 
 def _power(section: Any, cluster: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the cluster's GPU draws: its architecture's figures or those named, with the section's keys over them."""
+    """What the cluster's GPU draws: its own figures, its architecture's or those named, with the section's keys over
+    them.
+    """
     gpu = cluster.get("gpu")
-    architecture = gpu.get("architecture") if isinstance(gpu, Mapping) else None
-    if isinstance(section, Mapping) and "base" not in section and architecture in catalogue.names("power"):
-        section = {**section, "base": architecture}
+    known = [gpu.get(key) for key in ("name", "architecture")] if isinstance(gpu, Mapping) else []
+    bases = [name for name in known if name in catalogue.names("power")]
+    if isinstance(section, Mapping) and "base" not in section and bases:
+        section = {**section, "base": bases[0]}
     return _section("power", section, "power") or None
 
 
@@ -308,10 +313,12 @@ def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
         SpecError, UnsupportedError: as the reader does, with the path before it.
         DataError: the file can't be read.
     """
-    if path.is_dir():
+    if is_folder(path):
         path = path / "config.json"
-    name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
-    config, quantised = read_document(path, infinite=True) | dict(keys), _beside(path)
+    name = printable(path.stem if path.stem != "config" else (resolved(path).parent.name or "model"))
+    own, quantised = read_document(path, infinite=True), _beside(path)
+    refuse_unread(keys, own, lambda one: read_config(one, name=name, beside=quantised).model)
+    config = own | dict(keys)
     try:
         return read_config(config, name=name, beside=quantised)
     except PerfModelError as error:
@@ -321,7 +328,7 @@ def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
 def _beside(config: Path) -> dict[str, Any] | None:
     """ModelOpt's ``hf_quant_config.json`` beside a config (``X_hf_quant_config.json`` beside ``X_config.json``)."""
     path = config.with_name(config.name.replace("config.json", "hf_quant_config.json"))
-    return read_document(path) if path != config and path.is_file() else None
+    return read_document(path) if path != config and is_file(path) else None
 
 
 def _section(kind: str, value: Any, field: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from oracle_env import run_oracle
 
 from perfmodel.errors import PerfModelError
 from perfmodel.ops.parameters import (
+    active,
     fixed_bytes_per_request,
     growing_bytes_per_token,
     index_bytes_per_token,
@@ -32,6 +33,7 @@ from perfmodel.spec.models.keys import ALIASES
 from perfmodel.spec.models.kinds import KINDS, NONE
 from perfmodel.spec.models.patterns import names_in
 from perfmodel.spec.models.reader import read_config
+from perfmodel.spec.plain_yaml import parse_plain
 
 RECORDED = Path(__file__).parent / "data" / "model_configs.json.gz"
 REFUSED = {
@@ -44,13 +46,13 @@ REFUSED = {
     "jamba": "moe_intermediate_size .* is missing",
     "jetmoe": "moe_intermediate_size .* is missing",
     "lfm2_moe": "layer_types is missing",
-    "meta-models/Muse-Glimmer-30B": "is a key that perfmodel does not know",
     "mistral_large4": "index_head_dim .* sparse attention",
-    "muse_spark": "moe_hidden_size .* narrower latent",
     "qwen4_exp": "layer_types holds 'linear_attention'",
     "zaya": "layer_types holds 'hybrid'",
 }
 """Configs that are refused -> what the message says. Four are defaults of transformers that lack a key."""
+ONE_NORM_LESS = {"muse_spark": 62 * 4096}
+"""Experts behind a latent with two norms, of which one is counted -> elements of the other."""
 COUNTED_AS_WEIGHTS = {
     "afmoe": 31 * 64,
     "ernie4_5_moe": 27 * 64,
@@ -97,13 +99,13 @@ def test_every_config_is_read_with_transformers_parameters_or_refused_for_a_reas
     assert model.unmodelled is None
     if name in OTHER or "parameters" not in entry:
         return
-    theirs = entry["parameters"] - COUNTED_AS_WEIGHTS.get(name, 0)
+    theirs = entry["parameters"] - COUNTED_AS_WEIGHTS.get(name, 0) - ONE_NORM_LESS.get(name, 0)
     head = parameter_counts(model).head if entry.get("without_head") else 0
     assert elements(model) - head == theirs
 
 
 def test_most_configs_that_people_run_are_read() -> None:
-    assert len(NAMES) - len(REFUSED) >= 125
+    assert len(NAMES) - len(REFUSED) >= 146
     assert sum("parameters" in recorded()[name] for name in NAMES if name not in REFUSED) >= 110
 
 
@@ -111,6 +113,30 @@ def test_a_model_whose_count_is_another_differs_by_what_is_said() -> None:
     assert elements(read("longcat_flash")) == 560_664_958_976
     step, default = read("stepfun-ai/Step-3.7-Flash"), read("step3p7")
     assert elements(step) - elements(default) == 2 * (128896 - 128815) * 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "total_b", "active_b"),
+    [
+        ("DeepSeek-V2-Lite", 15.7, 2.4),
+        ("DeepSeek-V2", 236, 21),
+        ("GLM-4.5-Air", 106, 12),
+        ("Grok-2", 270, 115),
+        ("Hunyuan-A13B", 80, 13),
+        ("Ling-1T", 1000, 50),
+        ("MiniMax-M1", 456, 45.9),
+        ("Mistral-Large-3", 673, 39),
+    ],
+)
+def test_models_of_which_only_cards_say_how_large_they_are(
+    name: str, total_b: float, active_b: float
+) -> None:
+    """Within what cards round, and count otherwise (embedding, draft layers): 3 %, active 10 %."""
+    model = read(name)
+    moe = model.moe
+    assert moe is not None
+    assert parameter_counts(model).total / 1e9 == pytest.approx(total_b, rel=0.03)
+    assert active(model, moe.top_k) / 1e9 == pytest.approx(active_b, rel=0.1)
 
 
 @pytest.mark.oracle
@@ -174,6 +200,12 @@ def test_each_family_has_a_config_that_is_read() -> None:
         "qwen3",
         "qwen3_5",
     }
+
+
+def test_families_are_plain_yaml() -> None:
+    """So that a step's start needs no general YAML reader: 1 ms per family instead of 15, and its import."""
+    for path in families.FOLDER.glob("*.yaml"):
+        assert parse_plain(path.read_text())["title"], path.name
 
 
 def test_a_model_type_belongs_to_one_family() -> None:

@@ -15,7 +15,7 @@ from scenarios import BARE
 
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario
-from perfmodel.ops.memory import cache_bytes, checkpoint_bytes, fixed_request_bytes, state_bytes, step_memory
+from perfmodel.ops.memory import beside_bytes, cache_bytes, checkpoint_bytes, state_bytes, step_memory
 from perfmodel.ops.mixers.base import Place, seen_keys, seen_pairs
 from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
 from perfmodel.ops.op import OpClass
@@ -26,6 +26,7 @@ from perfmodel.ops.parameters import (
     parameter_counts,
 )
 from perfmodel.ops.work import Group, Work
+from perfmodel.overlap.analysis import breakdown_s
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Precision
 from perfmodel.spec.mixers import (
@@ -476,7 +477,7 @@ def test_more_tokens_are_never_faster(scenario, field, more):
 def test_memory_of_any_mixer_is_finite_and_grows(scenario, drafts):
     memory = step_memory(scenario)
     assert all(value >= 0 for value in memory.as_dict().values())
-    assert fixed_request_bytes(scenario) >= 0
+    assert beside_bytes(scenario).of(1e9) >= beside_bytes(scenario).of(1.0) >= 0
     deployment = scenario.deployment
     more = deployment.model_copy(
         update={"batch_per_gpu": deployment.batch_per_gpu + 1, "phase": "decode", "context_tokens": 9.0}
@@ -530,3 +531,67 @@ def test_refusals_name_what_does_not_divide():
         Indexer(num_heads=1, head_dim=1, top_k=2048, sink_tokens=1000, local_tokens=2000)
     with pytest.raises(ValueError, match="a layer needs attention, a dense FFN or experts"):
         Layer(count=1)
+
+
+# --- LongCat-2.0 ------------------------------------------------------------------------------------------------------
+
+LSA_PAIR_US = {(1, 8192): (232, 46), (32, 32_768): (348, 99), (128, 131_072): (1097, 688)}
+"""(Requests per GPU, context) -> one ScMoE layer's two attentions on an H200, TP1, FP8, and of it the indexer, us. By
+laws fitted on GLM-5.2's modules with and without an index branch, which has LongCat's indexer and core (vLLM 0.24.0 in
+PyPI's aisimulate 0.13.0.dev202610270000000085), projections exchanged: 80 % within 12 %."""
+
+
+def longcat(batch, context, **more):
+    sets = {
+        "model": "longcat-2.0",
+        "cluster": "h200-ib",
+        "deployment.precision.kv_cache": "fp8",
+        "deployment.mtp.draft_tokens": 0,
+        "deployment.batch_per_gpu": batch,
+        "deployment.context_tokens": context,
+        **more,
+    }
+    return load_scenario("longcat-flash-h800", [f"{key}={value}" for key, value in sets.items()])
+
+
+def attention_us(scenario):
+    """Both attentions of a layer, and of them the indexer, us."""
+    segment = next(one for one in simulate_step(scenario).segments if one.layers)
+    found = dict.fromkeys((OpClass.ATTENTION, OpClass.INDEXER), 0.0)
+    for task, timing in zip(segment.tasks, segment.timings, strict=True):
+        if task.op.op_class in found:
+            found[task.op.op_class] += float(timing.seconds) * 1e6
+    return sum(found.values()), found[OpClass.INDEXER]
+
+
+@pytest.mark.parametrize(("batch", "context"), LSA_PAIR_US)
+def test_longcats_sparse_attention_takes_what_glms_modules_took(batch, context):
+    pair, indexer = LSA_PAIR_US[batch, context]
+    predicted = attention_us(longcat(batch, context))
+    assert predicted[0] == pytest.approx(pair, rel=0.15)
+    assert predicted[1] == pytest.approx(indexer, rel=0.25)
+
+
+def test_the_indexers_share_grows_with_the_context():
+    """Scores grow with every token in the cache, the core stops at top-k; the breakdown tells the indexer apart."""
+    shares, cores = [], []
+    for context in (2048, 32_768, 131_072):
+        step = simulate_step(longcat(16, context))
+        seconds = breakdown_s(step.timeline)
+        shares.append(seconds[OpClass.INDEXER] / step.step_time_s)
+        segment = next(one for one in step.segments if one.layers)
+        cores.append(
+            [float(t.seconds) for task, t in zip(segment.tasks, segment.timings, strict=True)
+             if task.op.name == "attention1.core"]
+        )  # fmt: skip
+    assert shares[0] < shares[1] < shares[2]
+    assert shares[2] > 2 * shares[0]
+    assert cores[0] == cores[1] == cores[2]
+
+
+def test_one_indexer_per_layer_serves_both_attentions():
+    segment = next(one for one in simulate_step(longcat(4, 9000)).segments if one.layers)
+    names = [task.op.name for task in segment.tasks]
+    assert "attention0.index_logits" in names
+    assert not any(name.startswith("attention1.index") for name in names)
+    assert "attention1.core" in names

@@ -58,7 +58,7 @@ def test_what_is_plain(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "a: 1\na: 2", "{a: 1, a: 2}", "a: &x 1", "a: *x", "a: !!int 1", "a: yes", "a: 2026-01-01", "a: 1_000",
+        "", "a: 1\na: 2", "{a: 1, a: 2}", "a: &x 1", "a: *x", "a: !!int 1", "a: True", "a: 2026-01-01", "a: 1_000",
         "a: 0x1f", "a: 010", "a: .inf", "a: |\n  b", "a:\tb", "a: b: c", "- - 1", "--- a", "? a", "a: 'b", "a: [1",
         "a: [1] 2", "1: a", "true: a", "a: one\n  two", "\ufeffa: 1", "a: b\r\nc: d", "[" * 60 + "]" * 60, "'",
         "a: ''' b", "a: {b: 1,c: 2}",

@@ -18,7 +18,16 @@ from perfmodel.units import US
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "kernels"
 """Measured timings and what was fitted on them."""
 
-STAND_IN = {"fp4": "fp8", "fp8-tensor": "fp8", "fp8": "bf16", "int4": "bf16", "fp32": "bf16"}
+STAND_IN = {
+    "mxfp4": "fp4",
+    "mxfp8": "fp8",
+    "int8": "fp8-tensor",
+    "fp4": "fp8",
+    "fp8-tensor": "fp8",
+    "fp8": "bf16",
+    "int4": "bf16",
+    "fp32": "bf16",
+}
 """The number format whose kernel stands in for a missing one: the next wider, and for FP32 the next narrower."""
 TIMED = frozenset({"select", "mhc_pre", "mhc_post"})
 """Memory-bound kernels that have a row of their own; ``elementwise`` answers for the others."""

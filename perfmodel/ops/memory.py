@@ -5,12 +5,12 @@ whichever is larger: the first or the last stage, which is where memory runs out
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from perfmodel.engines.memory import cache_room, runtime_bytes
-from perfmodel.numeric import Num, maximum
+from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.ops.communication import low_latency_buffer_bytes
 from perfmodel.ops.hyper import WEIGHT_BYTES
@@ -121,20 +121,43 @@ def cached_token_bytes(scenario: Scenario) -> float:
     nothing grows, a part of what a request keeps that no length of a request makes noticeable: 1 / SHORT.
     """
     short, long = (_request_cache_bytes(scenario, tokens) for tokens in (float(SHORT), float(2 * SHORT)))
-    return (long - short) / SHORT or fixed_request_bytes(scenario) / SHORT
+    return (long - short) / SHORT or float(beside_bytes(scenario).of(float(SHORT))) / SHORT
 
 
-def fixed_request_bytes(scenario: Scenario) -> float:
-    """Bytes that a request keeps whatever its length, on each GPU of its attention group: states, those of unverified
-    drafts too, and full windows.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a request keeps beside what grows with every token: bytes, or the unit that it is :meth:`scaled` to."""
+
+    fixed: float = 0.0
+    """Whatever the request's length: states."""
+    windows: tuple[tuple[int, float], ...] = ()
+    """(Tokens, amount per token): of so many of its latest tokens."""
+
+    def of(self, tokens: Num) -> Num:
+        """Of a request with ``tokens``."""
+        return self.fixed + sum(minimum(tokens, float(most)) * each for most, each in self.windows)
+
+    def scaled(self, factor: float) -> "Beside":
+        """The same in another unit."""
+        return Beside(self.fixed * factor, tuple((most, each * factor) for most, each in self.windows))
+
+
+NOTHING = Beside()
+"""Of attention that sees everything."""
+
+
+def beside_bytes(scenario: Scenario) -> Beside:
+    """What a decoding request keeps beside its tokens, bytes on each GPU of its attention group: states, those of
+    unverified drafts too, and windows.
     """
-    windows = sum(
-        times * cache.bytes_per_token * cache.most_tokens
-        for times, kept in _kept(scenario)
-        for cache in kept.caches
-        if cache.most_tokens
-    )
-    return windows + float(state_bytes(scenario, _one_request(scenario, 1.0)))
+    windows: dict[int, float] = {}
+    for times, kept in _kept(scenario):
+        for cache in kept.caches:
+            if cache.most_tokens:
+                before = windows.get(cache.most_tokens, 0.0)
+                windows[cache.most_tokens] = before + times * cache.bytes_per_token
+    states = float(state_bytes(scenario, _one_request(scenario, 1.0)))
+    return Beside(states, tuple(sorted(windows.items())))
 
 
 def checkpoint_bytes(scenario: Scenario) -> float:
@@ -144,12 +167,12 @@ def checkpoint_bytes(scenario: Scenario) -> float:
     return sum(times * kept.state_bytes for times, kept in _kept(scenario))
 
 
-def handed_over_bytes(scenario: Scenario) -> float:
+def handed_over_bytes(scenario: Scenario) -> Beside:
     """Bytes of a request beside those of its tokens that go from a prefill rank to a decode rank, on each GPU of the
-    latter: one state, and full windows.
+    latter: one state, and windows.
     """
-    drafts = scenario.deployment.mtp.draft_tokens
-    return fixed_request_bytes(scenario) - drafts * checkpoint_bytes(scenario)
+    own, drafts = beside_bytes(scenario), scenario.deployment.mtp.draft_tokens
+    return replace(own, fixed=own.fixed - drafts * checkpoint_bytes(scenario))
 
 
 def _request_cache_bytes(scenario: Scenario, tokens: float) -> float:

@@ -31,7 +31,7 @@ from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import ffn_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.routed import rank_load, routed_pairs, token_destinations
-from perfmodel.spec.formats import BYTES_PER_ELEMENT, timed_as
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
 
@@ -80,7 +80,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
                 tokens=shared_tokens,
                 hidden=hidden,
                 width=shared_width,
-                dtype=timed_as(deployment.precision.shared_dtype, scenario.cluster.gpu.architecture),
+                dtype=deployment.precision.shared_dtype,
                 activations=deployment.precision.activations,
                 activation=moe.activation,
             )
@@ -110,7 +110,7 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     chosen = minimum(load * mean / (moe.num_experts + deployment.redundant_experts), 1.0)
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
     width = moe.ffn_size / deployment.moe_tp
-    dtype = timed_as(deployment.precision.experts, scenario.cluster.gpu.architecture)
+    dtype = deployment.precision.experts
     activations = deployment.precision.activations
     key = ("grouped_gemm", dtype, deployment.expert_layout)
     inside = (key,)

@@ -3,17 +3,19 @@
 Whatever one kind of entry alone needs is imported where it is asked for: a list of models reads no calibration.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from perfmodel.engines.profile import leaves, profile
 from perfmodel.engines.profile import names as profile_names
 from perfmodel.errors import SpecError
+from perfmodel.kernels.sums import check_sum
 from perfmodel.output.console import console
 from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.messages import describe
+from perfmodel.spec.paths import is_file
 from perfmodel.spec.workload import Workload
 from perfmodel.units import GIGA, TERA
 
@@ -131,16 +133,28 @@ def calibration_values(name: str) -> dict[str, Any]:
             "leave_out_median_pct": curve.median_error_pct,
             "leave_out_p90_pct": curve.p90_error_pct,
         }
-        for curve in calibration.all_curves
+        for curve in calibration.whole()
     }
-    kept = ("created", "perfmodel", "clock", "contention", "environment", "timings", "source", "left_out")
+    held = [part for part in map(calibration.part, calibration.parts) if part]
+    kept = (
+        "derived",
+        "created",
+        "perfmodel",
+        "clock",
+        "contention",
+        "environment",
+        "timings",
+        "source",
+        "left_out",
+    )
     return {
         "name": calibration.name,
         "id": calibration.id,
         "device": calibration.gpu,
+        **({"parts": {part.name: part.id for part in held}} if held else {}),
         **{key: document[key] for key in kept if key in document},
         "curves": curves,
-        **_slices(document),
+        **_slices([error for one in (calibration, *held) for error in one.document.get("errors", ())]),
         "check": _check_result(name, calibration.id),
     }
 
@@ -194,9 +208,9 @@ def _workload(trace: str, overrides: Sequence[str]) -> Workload:
         raise SpecError(describe(error, lambda path: unknown_key(f"workload.{path}"))) from error
 
 
-def _slices(document: Mapping[str, Any]) -> dict[str, Any]:
+def _slices(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Whole slices that were left out of fits of public tables: how many met their aim, and those that did not."""
-    errors = [error for error in document.get("errors", ()) if error["left_out"] != "random 20 %"]
+    errors = [error for error in every if error["left_out"] != "random 20 %"]
     if not errors:
         return {}
     above = [
@@ -211,8 +225,9 @@ def _slices(document: Mapping[str, Any]) -> dict[str, Any]:
 def _check_result(name: str, calibration_id: str) -> dict[str, Any] | None:
     """What ``calibrate check`` found for this very calibration, by kind; None: not checked."""
     path = catalogue.calibration_path(name).with_name("check.json")
-    if not path.exists():
+    if not is_file(path):
         return None
+    check_sum(path)
     found = read_document(path)
     if found.get("calibration") != calibration_id:
         return None
@@ -303,13 +318,14 @@ def _calibration_row(name: str) -> dict[str, Any]:
     from perfmodel.kernels.calibration import load_calibration
 
     calibration = load_calibration(name)
-    errors = sorted(curve.median_error_pct for curve in calibration.all_curves)
+    curves = calibration.whole()
+    errors = sorted(curve.median_error_pct for curve in curves)
     return {
         "name": name,
         "id": calibration.id,
         "device": calibration.gpu,
-        "curves": str(len(calibration.all_curves)),
-        "timed shapes": f"{sum(curve.num_rows for curve in calibration.all_curves):,}",
+        "curves": str(len(curves)),
+        "timed shapes": f"{sum(curve.num_rows for curve in curves):,}",
         "median |error| of left-out shapes (%)": errors[len(errors) // 2],
         "date": calibration.created[:10],
     }

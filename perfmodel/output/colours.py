@@ -21,6 +21,9 @@ OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.EMBEDDING: "#DDCC77",
     OpClass.HEAD: "#AA4499",
     OpClass.DRAFT: "#7A6FD0",
+    OpClass.CONTEXT_PARALLEL: "#44AA99",
+    OpClass.DATA_PARALLEL: "#332288",
+    OpClass.OPTIMIZER: "#117733",
     OpClass.HOST: "#6E6E6E",
     OpClass.WAITING: "#C8C8C8",
 }
@@ -60,6 +63,8 @@ OP_CLASS_NAMES: dict[str, str] = {
     OpClass.DENSE_FFN: "dense FFN",
     OpClass.TP_COMMUNICATION: "TP communication",
     OpClass.PIPELINE: "pipeline communication",
+    OpClass.CONTEXT_PARALLEL: "CP communication",
+    OpClass.DATA_PARALLEL: "DP communication",
     OpClass.NORM: "norm",
 }
 """Op class -> name for people, where it differs from the class's own."""

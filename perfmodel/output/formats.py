@@ -1,6 +1,7 @@
 """Numbers for people: units, thousands separators, and no more digits than a prediction deserves."""
 
 import math
+import re
 
 from perfmodel.units import GIGA, KILO, MEGA, MS, PERCENT, TERA, US
 
@@ -9,6 +10,11 @@ UNKNOWN = "-"
 
 _PREFIXED = ("B", "B/s", "FLOP", "FLOP/s")
 _PREFIXES = ((TERA, "T"), (GIGA, "G"), (MEGA, "M"), (KILO, "k"))
+
+
+def without_tags(text: str) -> str:
+    """Text in which nothing begins a tag of HTML, whoever may take it for that: a space behind such a ``<``."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "< ", text)
 
 
 def significant(value: float | None, digits: int = 3) -> str:

@@ -7,6 +7,8 @@ from perfmodel.errors import SpecError
 from perfmodel.load import read_file
 from perfmodel.ops.parameters import (
     active_by_real_experts,
+    fixed_bytes_per_request,
+    growing_bytes_per_token,
     index_bytes_per_token,
     kv_bytes_per_token,
     parameter_counts,
@@ -83,7 +85,9 @@ def _counted(model: Model) -> dict[str, Any]:
         "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
         "kv_bytes_per_token": kv_bytes_per_token(model),
         "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
+        "growing_kv_bytes_per_token": growing_bytes_per_token(model),
         "index_bytes_per_token": index_bytes_per_token(model),
+        "fixed_bytes_per_request": fixed_bytes_per_request(model),
         "num_layers": model.num_layers,
     }
 

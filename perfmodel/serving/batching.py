@@ -25,8 +25,6 @@ class Batching:
     swap_s_per_token: float | None = None
     """Seconds in which a token's cache is copied to the host, or back. None: a request that loses its blocks is
     computed again."""
-    swap_request_tokens: int = 0
-    """Tokens' worth of what else is copied of each such request: states, and what windows keep."""
     together: bool = True
     """Whether steps are advanced together; False: one by one, which gives the same and takes longer."""
 

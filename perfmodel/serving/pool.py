@@ -8,6 +8,7 @@ from typing import Literal
 
 import simpy
 
+from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
 from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache
@@ -38,8 +39,8 @@ class Layout:
     rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     prefix_cache: bool = True
     """Whether ranks keep prompts that others share."""
-    request_blocks: int = 0
-    """Blocks' worth of what each request holds whatever its length: states, and what windows keep."""
+    beside: Beside = NOTHING
+    """What each request holds beside its tokens (states, windows), in blocks."""
     checkpoints: Checkpoints | None = None
     """How states are kept for later prompts; None: the model has none."""
 
@@ -81,7 +82,7 @@ class Pool:
                         layout.max_running,
                         layout.watermark,
                         PrefixCache(layout.block_tokens, layout.checkpoints) if caches else None,
-                        request_blocks=layout.request_blocks,
+                        beside=layout.beside,
                     )
                     for _ in range(layout.ranks)
                 ],

@@ -8,7 +8,7 @@ are locked; the others are free room in waiting.
 A state (of linear attention, of a state-space layer) cannot be cut at a token: a prompt can only go on from where a
 checkpoint of it was kept. One is kept where a path that was added ends, and where paths part, once they do
 (https://github.com/sgl-project/sglang/pull/14792: branching points), each at a multiple of an interval. What lies
-behind the last checkpoint on a prompt's path is computed again, cached or not.
+behind the last checkpoint on a prompt's path is computed again, cached or not. A path is added when its request ends.
 """
 
 from collections import OrderedDict
@@ -73,6 +73,10 @@ class PrefixCache:
                 usable = len(nodes)
         return nodes[:usable]
 
+    def tokens_of(self, path: Path, nodes: int) -> int:
+        """Tokens of the leading ``nodes`` of a path."""
+        return sum(self._nodes[key].tokens for key, _ in path[:nodes])
+
     def emptied(self) -> "PrefixCache":
         """A tree like this with nothing in it."""
         return PrefixCache(self.block_tokens, self.checkpoints)
@@ -120,13 +124,15 @@ class PrefixCache:
 
     def _keep_state(self, node: _Node) -> None:
         """Keep a checkpoint at a node's end, if it has none."""
-        if self.checkpoints is None or node.restarts:
-            return
-        node.restarts = True
-        node.blocks += self.checkpoints.blocks
-        self.blocks += self.checkpoints.blocks
-        if node.locks:
-            self.locked_blocks += self.checkpoints.blocks
+        if self.checkpoints is not None and not node.restarts:
+            node.restarts = True
+            self.blocks += self.checkpoints.blocks
+
+    def _forget(self, node: _Node) -> None:
+        """Let a node's blocks go, and its checkpoint."""
+        self.blocks -= node.blocks
+        if self.checkpoints is not None and node.restarts:
+            self.blocks -= self.checkpoints.blocks
 
     def _touch(self, path: Path) -> None:
         """The path was used: a parent after its children, so that leaves are older than what they hang on."""
@@ -135,7 +141,7 @@ class PrefixCache:
                 self._nodes.move_to_end(key)
 
     def shrink(self, room: int) -> None:
-        """Evict until at most ``room`` blocks are held, or all that are left are locked."""
+        """Evict until at most ``room`` blocks are held, or all that are left are locked. Nodes before checkpoints."""
         if self.blocks <= room:
             return
         for key in list(self._nodes):  # children are always older than their parents
@@ -143,11 +149,17 @@ class PrefixCache:
             if node.locks or node.children:
                 continue
             del self._nodes[key]
-            self.blocks -= node.blocks
+            self._forget(node)
             if node.parent is not None:
                 self._nodes[node.parent].children -= 1
             if self.blocks <= room:
                 return
+        if self.checkpoints is None:
+            return
+        for node in self._nodes.values():
+            if node.restarts and self.blocks > room:  # who went on from there has a state of their own
+                node.restarts = False
+                self.blocks -= self.checkpoints.blocks
 
 
 def paths_of(requests: Requests) -> list[Path] | None:

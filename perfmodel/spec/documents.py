@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import DataError
+from perfmodel.spec.paths import quoted
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 MAX_BYTES = 2**20
@@ -33,9 +34,13 @@ def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
             raise DataError(f"{path}: larger than {most} bytes, which no scenario or config is")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise DataError(f"{quoted(path)}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise DataError(f"{quoted(path)}: can't be read: {error.strerror or error}") from error
+    except DataError:
+        raise
+    except ValueError as error:  # a null character, or half a surrogate pair
+        raise DataError(f"{quoted(path)}: no file can have that name ({error})") from error
     value = (
         parse_json(text, str(path), infinite=infinite)
         if path.suffix == ".json"

@@ -19,8 +19,8 @@ _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+(?:[eE][-+]?[0-9]+)?\Z")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[A-Za-z0-9.]*\Z")
 _WORDS = re.compile(r"(?:[A-Za-z(/$^]|\.{1,2}/|[0-9]+-[A-Za-z]{2})[^\n]*\Z")
 _CONSTANTS = {"true": True, "false": False, "null": None}
-_RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"})
-"""Words that some reader takes for something else, in any case of letters: left to the general one."""
+_RESERVED = frozenset({"true", "false", "null", "nan", "inf"})
+"""Words that YAML 1.2 takes for something else, in any case of letters: left to the general reader unless plain."""
 
 Line = tuple[int, str, int]
 """(indentation, text without it, number in the file)"""
@@ -38,8 +38,8 @@ def parse_plain(text: str) -> Any:
     """
     if not text.replace("\n", "").isprintable():  # tabs, controls, marks of byte order, other line separators
         raise NotPlain
-    if ">-" in text and " \n" in text:  # spaces at the end belong to a folded text
-        raise NotPlain
+    if ">-" in text and (" \n" in text or text.rstrip().rpartition("\n")[2].lstrip(" ").startswith("#")):
+        raise NotPlain  # spaces at the end belong to a folded text, and so may a comment at the end of the file
     lines = [
         (len(line) - len(body), body.rstrip(" "), number)
         for number, line in enumerate(text.split("\n"))
@@ -120,6 +120,8 @@ def _value(
             deeper = lines[following][0] > indent
             beside = in_mapping and lines[following][0] == indent and _ITEM.match(lines[following][1])
             if deeper or beside:
+                if deeper and lines[following][1][0] in "{[":
+                    return _flow(lines, following, lines[following][1], indent, depth)
                 if not (_KEY.match(lines[following][1]) or _ITEM.match(lines[following][1])):
                     raise NotPlain
                 return _block(lines, following, lines[following][0], depth + 1)
@@ -145,7 +147,9 @@ def _folded(lines: list[Line], at: int, last: int, *, same: bool) -> str:
     if (
         not inside
         or [number for _, _, number in lines[at:last]] != list(range(lines[at][2], lines[at][2] + last - at))
-        or (same and (behind != inside[-1][2] + 1 or len({indent for indent, _, _ in inside}) > 1))
+        or (
+            same and (behind not in (None, inside[-1][2] + 1) or len({indent for indent, _, _ in inside}) > 1)
+        )
     ):
         raise NotPlain
     return " ".join(line for _, line, _ in inside)

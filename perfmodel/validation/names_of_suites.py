@@ -13,6 +13,7 @@ TITLES = (
         "TTFT and TPOT at fixed concurrency from cookbooks, labs, blogs and pull requests of 2025-26",
     ),
     ("serving-2026", "steps, bursts and other figures of the public runs of 2025-26"),
+    ("training", "training runs: DeepSeek-V3, Megatron-Bridge, Megatron-LM on A100, SimuMax's B200, overlap"),
     ("silicon-2026", "TTFT and TPOT at fixed concurrency of MiniMax-M2.5, gpt-oss-120b and Qwen3.5-397B"),
 )
 """Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""

@@ -146,10 +146,9 @@ def formats(config: Mapping[str, Any], layout: Layout, beside: Mapping[str, Any]
         )
     left_out = _left_out(keys)
     found = {kind: _format(kind, keys, method, layout, left_out) for kind in MODULES if layout.layers(kind)}
-    if isinstance(config.get("expert_dtype"), str) and "quantized_layers" not in keys:
-        found["experts"] = {"fp4": "mxfp4", "fp8": "fp8", "bf16": "bf16"}.get(
-            config["expert_dtype"], found["experts"]
-        )
+    expert = keys.get("expert_dtype") or config.get("expert_dtype")
+    if isinstance(expert, str) and "quantized_layers" not in keys:
+        found["experts"] = {"fp4": "mxfp4", "fp8": "fp8", "bf16": "bf16"}.get(expert, found["experts"])
     linear = found.setdefault("linear", _base(keys, method))
     found = {"attention_output": linear, "dense": linear, "experts": linear} | found
     own = {**found, "shared": found.get("shared", found["experts"])}

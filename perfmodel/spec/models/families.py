@@ -35,7 +35,7 @@ class Family(Spec):
     """``model_type`` of its configs; empty: a base of others."""
     architectures: tuple[str, ...] = ()
     """Class names that imply it where a config states no model type."""
-    notes: str = ""
+    notes: tuple[str, ...] = ()
     """What a config leaves unsaid, and what is left out."""
     model: dict[str, Any]
     """Field of :class:`~perfmodel.spec.model.Model` -> rule."""
@@ -54,8 +54,8 @@ class Family(Spec):
     ngram_embedding: dict[str, Any] | None = None
     """N-gram embedding: keys ``ratio``, ``neighbours``, ``splits``, and ``switch``, which turns it off."""
     checks: dict[str, dict[str, Any]] = {}
-    """Key -> what it must be: ``in`` (values), ``off`` (false, zero or empty), ``equals`` (a rule), ``each`` (words of
-    a list), ``present`` (stated, if only as null)."""
+    """Key -> what it must be: ``in`` (values), ``unset`` (false, zero or empty), ``equals`` (a rule), ``each``
+    (words of a list), ``present`` (stated, if only as null)."""
     modules: dict[str, tuple[str, ...]] = {}
     """Class of weights -> names of its modules below a layer, where they are not the usual ones (for the lists of
     quantised modules)."""

@@ -151,6 +151,11 @@ class Fields:
         """The error for a key that must be there, or one of others in its place."""
         names = " or ".join(ALIASES.get(key, (key,))[:3])
         beside = f", and so is {', '.join(others)}" if others else ""
+        if (
+            "ForConditionalGeneration" in str(self.config.get("architectures"))
+            or "vision_config" in self.config
+        ):
+            beside += "; a multimodal config keeps it in text_config"
         return SpecError(f"model config ({self.model_type}): {names} is missing{beside}")
 
     def wrong(self, key: str, value: Any, allowed: str) -> SpecError:

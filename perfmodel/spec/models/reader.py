@@ -169,7 +169,7 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
                 f"model config ({fields.model_type}): {key} is missing; state it, or null for none"
             )
         return
-    if check.get("off"):
+    if check.get("unset"):
         value = _raw(fields, key)
         if not is_off(value):
             raise fields.not_modelled(fields.alias(key), value, "false")

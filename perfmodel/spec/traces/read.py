@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from perfmodel.errors import DataError
 from perfmodel.spec import catalogue
+from perfmodel.spec.paths import is_file
 from perfmodel.spec.traces.delimited import CsvParser, header_cells
 from perfmodel.spec.traces.dialects import columns_of, known
 from perfmodel.spec.traces.files import blocks, guarded, opened
@@ -196,14 +197,6 @@ def trace_path(name: str) -> Path:
     Raises:
         SpecError: neither; the message proposes names.
     """
-    if "/" in name or name.endswith(SUFFIXES) or _is_file(name):
+    if "/" in name or name.endswith(SUFFIXES) or is_file(name):
         return Path(name)
     return catalogue.DATA / "traces" / str(catalogue.entry("traces", name)["file"])
-
-
-def _is_file(name: str) -> bool:
-    """Whether there is a file of that name; one too long for a file is none."""
-    try:
-        return Path(name).is_file()
-    except OSError:
-        return False

@@ -20,7 +20,7 @@ from perfmodel.spec.traces.files import guarded
 from perfmodel.spec.traces.foreign import writer_of, writer_of_head
 from perfmodel.spec.traces.trace import MAX_TOKENS, Floats, Ints, Trace, Window
 
-MAX_RESULT_BYTES = 256 * 2**20
+MAX_RESULT_BYTES = 128 * 2**20
 """A result file is one JSON value and read as a whole, at several times its size in memory."""
 RESULT_KEYS = ("input_lens", "completed", "request_rate", "total_input_tokens")
 """Of which a result of vLLM's or SGLang's has at least one."""
