@@ -651,7 +651,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code
     except PerfModelError as error:
-        _tell(error, as_json="--json" in sys.argv[1:])
+        _say(str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
         code = error.exit_code
     except OSError as error:
         _silence(sys.stdout)
@@ -672,25 +672,19 @@ def main() -> None:
     sys.exit(code)
 
 
-def _tell(error: PerfModelError, *, as_json: bool) -> None:
-    """A user's mistake in one line of text, or where ``--json`` is asked as one JSON object."""
-    if not as_json:
-        return _say(str(error))
+def _say(text: str, kind: str = "output", exit_code: int = 2) -> None:
+    """One message on stderr, if there is one: without anything in it that a terminal would obey; where ``--json`` is
+    asked, as one JSON object.
+    """
     import json
 
-    kind = type(error).__name__.removesuffix("Error").lower()
-    with suppress(OSError, ValueError):
-        told = {"kind": kind, "message": str(error), "exit_code": error.exit_code}
-        typer.echo(json.dumps({"error": told}), err=True)
-    return None
-
-
-def _say(text: str) -> None:
-    """One message on stderr, if there is one: without anything in it that a terminal would obey."""
     from perfmodel.spec.paths import printable
 
+    plain = f"perfmodel: {printable(text)}"
+    if "--json" in sys.argv[1:]:
+        plain = json.dumps({"error": {"kind": kind, "message": printable(text), "exit_code": exit_code}})
     with suppress(OSError, ValueError):
-        typer.echo(f"perfmodel: {printable(text)}", err=True)
+        typer.echo(plain, err=True)
 
 
 def _silence(stream: TextIO | None) -> None:

@@ -187,8 +187,8 @@ class TableCurve:
     note: str = ""
     """What the rows are."""
     of_model: tuple[str, ...] = ()
-    """Dimensions that say whose table it is (a model's hidden size), and count OF_MODEL times in what is nearest: a slice
-    of a model's experts is nearer to the whole of them than to another model's slice of that width."""
+    """Dimensions that say whose table it is (a model's hidden size), and count OF_MODEL times in what is nearest: a
+    slice of a model's experts is nearer to the whole of them than to another model's slice of that width."""
     _places: Array = field(default_factory=lambda: np.empty((0, 0)))
     """ln(1 + match) of every table, one column per dimension."""
 
