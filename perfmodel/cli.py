@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from perfmodel.commands.plan import plan
 from perfmodel.validation.suites import SUITES
 
 app = typer.Typer(
@@ -333,6 +334,9 @@ def report(
     for path in (out, pdf):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
+
+
+app.command()(plan)
 
 
 @app.command()
