@@ -135,10 +135,11 @@ def screen(question: Question) -> Screen:
         settings = len(space.keys[CHUNK]) * len(space.keys[RUNNING])
         counts = [settings * _numbers(space, one.gpus, kind.gpus).size for one in layouts]
         sides = len(space.pools) + ("apart" in space.pools)
-        fitting = [one for one in layouts if max(one.kv_tokens) >= lengths.input + lengths.output]
+        fits = [max(one.kv_tokens) >= lengths.input + lengths.output for one in layouts]
+        fitting = [one for one, own in zip(layouts, fits, strict=True) if own]
         considered += Considered(
             legal=sum(counts) * sides,
-            fit=sum(count for count, one in zip(counts, layouts, strict=True) if one in fitting) * sides,
+            fit=sum(count for count, own in zip(counts, fits, strict=True) if own) * sides,
         )
         if not fitting:
             reasons.append(f"{kind.words}: {f'none of {len(layouts)} layouts fits' if layouts else 'no legal layout'}")
@@ -223,7 +224,7 @@ def _together(
         numbers = _numbers(space, one.gpus, kind.gpus)
         c, r, n = (x.ravel() for x in np.meshgrid(range(len(chunks)), range(len(runnings)), numbers, indexing="ij"))
         keep = caps[row, c, r] >= 1.0
-        if users is not None:  # a limit that nobody reaches is none
+        if users is not None and None in runnings:  # a limit that nobody reaches is none
             ends = np.array([runnings[i] is None for i in r])
             keep &= ends | (caps[row, c, r] * columns["ranks"][row] * n < users)
         rows.append(np.full(keep.sum(), row))
@@ -269,7 +270,7 @@ def _apart(
             x, y, r = (a.ravel() for a in np.meshgrid(n_d, n_p, range(len(runnings)), indexing="ij"))
             keep = x * layouts[d].gpus + y * layouts[p].gpus <= kind.gpus
             keep &= caps[d, 0, r] >= 1.0
-            if users is not None:
+            if users is not None and None in runnings:
                 ends = np.array([runnings[i] is None for i in r], dtype=bool)
                 keep &= ends | (caps[d, 0, r] * columns["ranks"][d] * x < users)
             x, y, r = x[keep], y[keep], r[keep]

@@ -31,7 +31,7 @@ def plan_chart(
     for keeps, name in ((False, "screened, misses a limit"), (True, "screened, keeps the limits")):
         own = [one for one in screened if one["meets_limits"] is keeps]
         figure.add_trace(
-            go.Scattergl(
+            go.Scatter(
                 x=[1.0 / one["tpot_s"] for one in own],
                 y=[one[y] for one in own],
                 mode="markers",
