@@ -14,6 +14,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from perfmodel.commands.plan import plan
 from perfmodel.errors import PerfModelError
 from perfmodel.validation.names_of_suites import TITLES
 
@@ -471,6 +472,9 @@ def report(
     for path in (out, pdf):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
+
+
+app.command()(plan)
 
 
 @app.command()
