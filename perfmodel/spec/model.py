@@ -62,8 +62,10 @@ class Moe(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> "Moe":
         if self.top_k > self.num_experts + self.num_zero_experts:
+            counted = "num_experts + num_zero_experts" if self.num_zero_experts else "num_experts"
             msg = (
-                f"top_k = {self.top_k} exceeds the {self.num_experts + self.num_zero_experts} routed experts"
+                f"top_k = {self.top_k} exceeds the {self.num_experts + self.num_zero_experts} routed experts "
+                f"({counted})"
             )
             raise ValueError(msg)
         if self.num_experts % self.num_groups:
