@@ -394,7 +394,7 @@ def test_links_with_numbers_that_a_browser_cannot_hold(override):
 def test_a_link_starts_no_run_of_minutes():
     from dashboard.traffic_runs import _refuse_long
 
-    long = "workload={num_requests: 2000000, input_tokens: 1, output_tokens: 10000000}"
+    long = "workload={num_requests: 2000000, input_tokens: 1, output_tokens: 100000}"
     with pytest.raises(SpecError, match="output tokens"):
         _refuse_long(scenario_of_name("longcat-flash-h800", [long, "serving.replicas=1"]))
     _refuse_long(scenario_of_name("longcat-flash-h800"))
