@@ -90,9 +90,14 @@ def top(
 
 @app.command()
 def init(
+    *,
     model: Annotated[
-        str, typer.Argument(help="A catalogue name (perfmodel show models), a config.json, or its folder.")
-    ],
+        str | None,
+        typer.Argument(
+            help="A catalogue name (perfmodel show models), a config.json, or its folder; may be left out with "
+            "--from-command."
+        ),
+    ] = None,
     gpus: Annotated[
         str, typer.Option(metavar="NUMBERxGPU", help="E.g. 16xh100; GPUs: perfmodel show clusters.")
     ],
@@ -114,6 +119,14 @@ def init(
             metavar="KEY=MS", help="What a request must keep: ttft_ms, tpot_ms or e2e_ms. Repeatable."
         ),
     ] = None,
+    from_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="The command that starts a server of vLLM, SGLang or TensorRT-LLM, in quotes: its flags decide layout "
+            "and limits, and each is told.",
+        ),
+    ] = None,
     usd_per_gpu_hour: Annotated[
         float | None, typer.Option(metavar="USD", help="Your price; without it the catalogue's for the GPU.")
     ] = None,
@@ -124,11 +137,31 @@ def init(
     json: AsJson = False,
 ) -> None:
     """A first scenario for a model on GPUs: a commented file that step and serve answer."""
+    from perfmodel.errors import SpecError
     from perfmodel.explore.first import Ask, first_scenario
     from perfmodel.output.first_yaml import init_command, parse_slo, place_of, write_first
 
-    limits = parse_slo(slo or ())
-    ask = Ask(model, gpus, engine, isl, osl, users, rate, limits, usd_per_gpu_hour)
+    server = None
+    if from_command is not None:
+        from perfmodel.engines.server_flags import read_command
+
+        server = read_command(from_command)
+    name = model or (server.model if server else "")
+    if not name:
+        raise SpecError("MODEL: missing; give a catalogue name, a config.json or --from-command with a model")
+    ask = Ask(
+        name,
+        gpus,
+        engine or (server.engine if server else ""),
+        isl,
+        osl,
+        users,
+        rate,
+        parse_slo(slo or ()),
+        usd_per_gpu_hour,
+        server,
+        from_command or "",
+    )
     first = first_scenario(ask)
     file = out or place_of(ask)
     write_first(first, file, init_command(ask, out))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perfmodel.engines.server_flags import Server
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.load import build_scenario
 from perfmodel.ops.limits import check_runs, limits
@@ -52,6 +53,10 @@ class Ask:
     """Requests per second."""
     slo: Mapping[str, float] | None = None
     usd_per_gpu_hour: float | None = None
+    server: Server | None = None
+    """A running server's settings, which then decide the layout."""
+    command: str = ""
+    """The command that starts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ def first_scenario(ask: Ask) -> First:
             f"--isl {ask.input_tokens} + --osl {ask.output_tokens} = {longest:,} tokens: {probe.model.name} has "
             f"positions for {probe.model.max_context_tokens:,}"
         )
+    if ask.server is not None:
+        return _as_served(ask, base, count, longest)
     best, problem = None, ""
     for formats in _formats(probe.model):
         for size in _server_sizes(count, probe):
@@ -102,6 +109,29 @@ def first_scenario(ask: Ask) -> First:
             f"{ask.model} on {ask.gpus}: no layout holds it and one request of {longest:,} tokens: {problem}"
         )
     return _finished(ask, base, count, best)
+
+
+def _as_served(ask: Ask, base: dict[str, Any], count: int, longest: int) -> First:
+    """The scenario of a server's own settings."""
+    assert ask.server is not None
+    stated: dict[str, Any] = {"deployment": {}, "serving": {}}
+    for path, value in ask.server.settings.items():
+        section = stated
+        *heads, last = path.split(".")
+        for head in heads:
+            section = section.setdefault(head, {})
+        section[last] = value
+    layout = stated["deployment"]
+    size = layout.get("attention_tp", 1) * layout.get("attention_dp", 1) * layout.get("pp", 1)
+    if count % (size * ask.server.replicas):
+        raise SpecError(
+            f"--gpus {ask.gpus}: the command's server takes {size * ask.server.replicas} GPUs: give as many, or "
+            "a multiple"
+        )
+    found, why = _fitting({**base, "serving": stated["serving"]}, layout, {}, longest)
+    if found is None:
+        raise InfeasibleError(f"the server of the command does not run on {ask.gpus}: {why}")
+    return _finished(ask, {**base, "serving": stated["serving"]}, count, (size, found, layout, {}))
 
 
 def parse_gpus(text: str) -> tuple[int, str]:
@@ -271,7 +301,9 @@ def _finished(
     workload |= {"input_tokens": ask.input_tokens, "output_tokens": ask.output_tokens}
     document = {**base, "deployment": deployment, "workload": workload}
     if replicas > 1:
-        document["serving"] = {"replicas": replicas}
+        document["serving"] = {**document.get("serving", {}), "replicas": replicas}
+    if not document.get("serving", True):
+        del document["serving"]
     if ask.slo:
         document["slo"] = {key: _plain(value) for key, value in ask.slo.items()}
     scenario = build_scenario(document)
@@ -288,6 +320,7 @@ def _notes(
     ask: Ask, scenario: Scenario, formats: Mapping[str, str], users: int | None, most: float, replicas: int
 ) -> Iterator[str]:
     gpu = scenario.cluster.gpu.name
+    yield from ask.server.told if ask.server else ()
     if ask.usd_per_gpu_hour is None and not scenario.prices.name:
         yield f"the catalogue has no price for {gpu}: costs are GPU hours until prices.usd_per_gpu_hour is yours"
     if not scenario.calibration:

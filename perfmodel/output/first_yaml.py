@@ -47,7 +47,8 @@ def place_of(ask: Ask) -> Path:
 def init_command(ask: Ask, out: Path | None) -> str:
     """The command that writes the file again."""
     words = ["perfmodel", "init", ask.model, "--gpus", ask.gpus]
-    words += ["--engine", ask.engine] if ask.engine else []
+    words += ["--from-command", ask.command] if ask.command else []
+    words += ["--engine", ask.engine] if ask.engine and not ask.command else []
     words += ["--isl", str(ask.input_tokens), "--osl", str(ask.output_tokens)]
     for option, value in (
         ("--users", ask.users),
@@ -58,7 +59,7 @@ def init_command(ask: Ask, out: Path | None) -> str:
         words += [option, str(value)] if value is not None else []
     for key, limit in (ask.slo or {}).items():
         words += ["--slo", f"{key}={limit:g}"]
-    return shlex.join(words)
+    return shlex.join(words).replace("\n", " ")
 
 
 def write_first(first: First, out: Path, command: str) -> None:
@@ -112,10 +113,9 @@ def first_text(first: First, command: str, file: str = "FILE.yaml") -> str:
     lines += ["workload:"]
     lines += [_line("  ", key, value, said.get(key, "")) for key, value in document["workload"].items()]
     if "serving" in document:
-        lines += [
-            "serving:",
-            _line("  ", "replicas", document["serving"]["replicas"], f"of {d.num_gpus} GPUs each"),
-        ]
+        said["replicas"] = f"of {d.num_gpus} GPUs each"
+        lines.append("serving:")
+        lines += [_line("  ", key, value, said.get(key, "")) for key, value in document["serving"].items()]
     if "slo" in document:
         lines.append("slo:")
         lines += [_line("  ", key, value, "") for key, value in document["slo"].items()]
