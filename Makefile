@@ -6,14 +6,17 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 ORACLE := .venv-oracle
 MINUTES ?= 5
-SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm
+SEED ?= 0
+SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm b300-sxm gb300-nvl72 a100-sxm l40s rtx-pro-6000
+DERIVED := h20-sxm h20-141g-sxm a800-sxm
+TABLES := aiconfigurator-core==0.12.0 aisimulate==0.13.0.dev202610270000000085
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
 INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
 FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -41,12 +44,25 @@ bench-theory: $(VENV)/.dev-$(KEY) ## the serving simulator against queueing theo
 bench: $(VENV)/.dev-$(KEY) ## time what design budgets promise
 	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist --override-ini addopts= -q
 
+hostile: $(VENV)/.dev-$(KEY) ## break inputs at random for at most 20 minutes (SEED=0) and count what happens
+	$(BIN)/python -m bench.hostile --seed $(SEED)
+
+bench-kinds: $(VENV)/.dev-$(KEY) ## requests/s by kinds of traffic, compiled and plain, beside a yardstick (2 minutes)
+	$(BIN)/python -m bench.kinds
+
+bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an environment of its own, where its wheel can be had
+	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip $(INSTALL) -c /dev/null ai-dynamo-runtime==1.6.1
+	$(BIN)/python -m bench.peers build/peers/bin/python
+
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
 	$(BIN)/python -m calibrate.tables.achievable
 
-import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (82 MB package)
-	$(BIN)/python -m pip $(INSTALL) -e '.[tables]'
-	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
+import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from public measured tables (200 MB of packages)
+	$(BIN)/python -m pip download -q --no-deps --pre --only-binary=:all: -d build/tables $(TABLES)
+	$(BIN)/calibrate import-tables $(foreach wheel,aiconfigurator_core aisimulate,--tables $$(ls build/tables/$(wheel)-*.whl)) \
+		--out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
+	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(DERIVED),--system $(gpu))
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
 	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \
@@ -92,6 +108,7 @@ clean: ## remove environments and caches
 $(VENV)/.run-$(KEY):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip $(INSTALL) -e .
+	$(BIN)/python -m perfmodel.serving.compiled
 	touch $@
 
 $(VENV)/.dash-$(KEY): $(VENV)/.run-$(KEY)

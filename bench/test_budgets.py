@@ -12,7 +12,15 @@ from perfmodel.routing.loads import multinomial_rank_loads, sample_activation, s
 from perfmodel.routing.popularity import power_law
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.routing import theta_of
+from perfmodel.spec.training import Checkpoints, Failures
 from perfmodel.step import predict_steps, simulate_step
+from perfmodel.training.pipeline.program import makespans
+from perfmodel.training.pipeline.schedules import schedule
+from perfmodel.training.pipeline.simulate import simulate as simulate_pipeline
+from perfmodel.training.pipeline.times import StageTimes
+from perfmodel.training.run import simulate_run
+from perfmodel.training.step import simulate_training
+from perfmodel.units import HOUR
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
 SCENARIOS = 5000
@@ -127,3 +135,49 @@ def test_cost_grows_with_requests_alone(benchmark, requests):
     assert requests / benchmark.stats.stats.median > 10_000
     columns = [getattr(records, one.name) for one in fields(records) if one.name != "load"]
     assert sum(column.nbytes for column in columns) <= 200 * requests
+
+
+PIPELINES = ("1f1b", "zb-h1", "dualpipe")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_of_16_stages_and_240_micro_batches(benchmark, name):
+    """Budget: 2 s, orders included."""
+
+    def step():
+        schedule.cache_clear()
+        own = schedule(name, 16, 240)
+        return simulate_pipeline(own, StageTimes.even(16, 1.0, 1.2, 0.9, transfer_s=0.01))
+
+    benchmark.pedantic(step, rounds=3)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_many_layouts_of_a_pipeline(benchmark, name):
+    """Budget: 2,000 layouts/s."""
+    own, layouts = schedule(name, 16, 240), 2000
+    times = np.random.default_rng(0).uniform(0.5, 1.5, (3, 16, layouts))
+    benchmark.pedantic(makespans, args=(own, StageTimes(*times, transfer_s=np.full(layouts, 0.01))), rounds=3)
+    benchmark.extra_info["layouts_per_s"] = layouts / benchmark.stats.stats.median
+
+
+def test_a_year_of_failures_a_thousand_times(benchmark):
+    """Budget: 5 s. 16,384 GPUs that fail as Llama 3's did."""
+    benchmark.pedantic(
+        simulate_run,
+        args=(365.0 * 24.0 * HOUR,),
+        kwargs={
+            "num_gpus": 16384,
+            "step_time_s": 10.0,
+            "checkpoints": Checkpoints(stall_s=5.0),
+            "failures": Failures(per_gpu_day=4.74e-4, restart_s=300.0, spare_nodes=8),
+            "seed": 0,
+        },
+        rounds=3,
+    )
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3-train-h800", "longcat-flash-train-h800"])
+def test_a_training_step(benchmark, name):
+    """Stages timed, pipeline simulated; a calibration loaded before."""
+    benchmark.pedantic(simulate_training, args=(load_scenario(name),), rounds=3, warmup_rounds=1)

@@ -19,6 +19,7 @@ from calibrate.journal import JOURNAL, PARQUET, read_metadata, read_timings, to_
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import FILE_NAME, FORMAT, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
+from perfmodel.kernels.sums import write_sums
 from perfmodel.output.files import atomic_write
 from perfmodel.units import GB
 
@@ -64,6 +65,7 @@ def fit_folder(folder: Path) -> Fitted:
     parse(document, name=folder.name)  # what we write must be what perfmodel reads
     path = folder / FILE_NAME
     atomic_write(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_sums(folder)
     return Fitted(path, document, tuple(curves), tuple(left_out))
 
 

@@ -29,6 +29,7 @@ from calibrate.timing import Bench
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.curves import Curve
+from perfmodel.kernels.sums import write_sums
 from perfmodel.output.files import atomic_write
 from perfmodel.units import PERCENT
 from reference_model.config import SIZES
@@ -163,6 +164,7 @@ def write(folder: Path, calibration: Calibration, result: Checked) -> None:
         "failures": list(result.failures),
     }
     atomic_write(folder / RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_sums(folder)
 
 
 def frame(rows: Sequence[Row]) -> "pd.DataFrame":

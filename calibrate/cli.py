@@ -127,32 +127,51 @@ def check(
 @app.command("import-tables")
 def import_tables(
     tables: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Folder of the unpacked aiconfigurator-core wheel; left out: the installed package."
+            help="Wheel of aiconfigurator-core or of a pre-release of aisimulate, or the folder that it was unpacked "
+            "to. Given twice: parts from the second (sparse and linear attention, experts in MXFP4). Left "
+            "out: the installed package."
         ),
     ] = None,
     system: Annotated[
         list[str] | None,
         typer.Option(help="A catalogue GPU, e.g. h100-sxm. Repeatable; left out: all there are."),
     ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this part of each calibration: mixers or formats. Repeatable."),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")
     ] = Path("calibrations"),
 ) -> None:
-    """Make a calibration of each GPU from the public measured tables of the package aiconfigurator-core."""
-    from calibrate.public.build import available, build, system_of
+    """Make a calibration of each GPU from public measured tables of kernels.
+
+    GPUs that nobody timed (h20-sxm, h20-141g-sxm, a800-sxm) are derived from the shipped calibration of another.
+    """
+    from calibrate.public import derived
+    from calibrate.public.build import PART_READERS, available, build, build_part, part_named, system_of
     from calibrate.public.report import missed, print_errors
     from calibrate.public.source import Source
 
     names = [system_of(name) for name in system or []]
-    source = Source.find(tables)
-    for name in dict.fromkeys(names or available(source)):
-        built = build(source, name, out / name)
-        print_errors(built)
-        for text in (*built.left_out, *missed(built)):
-            typer.echo(f"{name}: warning: {text}", err=True)
-        typer.echo(f"wrote {built.folder} ({built.num_curves} curves)", err=True)
+    only = [part_named(name) for name in part or []]
+    alone = bool(names) and all(name in derived.RULES for name in names)
+    sources = [] if alone else [Source.find(place) for place in tables] if tables else [Source.find()]
+    for name in dict.fromkeys(names or (available(sources[0]) if sources else [])):
+        if name in derived.RULES:
+            typer.echo(f"wrote {derived.build(name, out / name)} (derived)", err=True)
+            continue
+        made = [] if only else [build(sources[0], name, out / name)]
+        for one in only or PART_READERS:
+            built = build_part(sources[-1], name, one, out / name / one)
+            made += [built] if built else []
+        for built in made:
+            print_errors(built)
+            for text in (*built.left_out, *missed(built)):
+                typer.echo(f"{name}: warning: {text}", err=True)
+            typer.echo(f"wrote {built.folder} ({built.num_curves} curves)", err=True)
 
 
 def main() -> None:

@@ -194,11 +194,15 @@ def _cpu_ticks(process: int) -> int:
 
 CATALOGUE_NAMES = {
     "NVIDIA A100-SXM4-80GB": "a100-sxm",
+    "NVIDIA A800-SXM4-80GB": "a800-sxm",
+    "NVIDIA L40S": "l40s",
     "NVIDIA H100 80GB HBM3": "h100-sxm",
     "NVIDIA H800": "h800-sxm",
     "NVIDIA H200": "h200-sxm",
     "NVIDIA H20": "h20-sxm",
+    "NVIDIA H20-3e": "h20-141g-sxm",
     "NVIDIA B200": "b200-sxm",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000",
 }
 """What CUDA calls the GPUs of the catalogue."""
 ARCHITECTURES = {"8": "ampere", "9": "hopper", "10": "blackwell"}

@@ -13,9 +13,9 @@ from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Precision
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.messages import describe
 from perfmodel.spec.model import Model
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.scenario import Scenario
 
 ROWS = ("norm", "activation", "add", "gather", "reorder", "sample", "permute", "unpermute")
@@ -120,7 +120,7 @@ def reference_scenario(model: Model, dtype: str, deployment: Mapping[str, Any], 
         SpecError: a value that is not allowed.
     """
     precision = dict.fromkeys(
-        [name for name in Precision.model_fields if name != "router"],
+        [name for name in Precision.model_fields if name not in ("router", "index_cache")],
         dtype,
     )
     fields = {

@@ -45,7 +45,7 @@ def main() -> None:
 def rows_without_constants() -> list[Row]:
     """SET_BY_CONSTANTS with every fitted constant at zero. For a process of its own: engines forget theirs."""
     profile.FITTED = Path("nowhere")
-    return [row for name in SET_BY_CONSTANTS for row in SUITES[name].rows(None)]
+    return [row for name in SET_BY_CONSTANTS for row in SUITES[name].rows(None, None)]
 
 
 def write_page(result: Validation, without: Sequence[Row]) -> None:

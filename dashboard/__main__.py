@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+from dashboard.hosts import install
 from dashboard.warm import warm
 
 
@@ -11,6 +12,7 @@ def main() -> None:
     """Read the heavy libraries while the server starts and the browser opens, then serve."""
     from streamlit.web.cli import main as streamlit
 
+    install()
     Thread(target=warm, daemon=True).start()
     streamlit(["run", str(Path(__file__).with_name("app.py")), *sys.argv[1:]], prog_name="streamlit")
 

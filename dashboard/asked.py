@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import perfmodel
+from perfmodel.engines.profile import leaves
 from perfmodel.errors import DataError, SpecError
 from perfmodel.load import build_scenario
 from perfmodel.spec.documents import parse_yaml
@@ -35,6 +36,10 @@ MOST_LAYERS = 512
 MOST_EXPERTS = 8192
 MOST_PICKS = 128
 """What a page computes while somebody waits for it."""
+MOST_NUMBER = 2**53 - 1
+"""Beyond it a browser's numbers are no longer whole, and its controls fail."""
+SHOWN = {"cluster", "deployment", "serving", "workload", "slo", "routing", "prices", "prefill"}
+"""Sections whose numbers controls show."""
 
 Sets = tuple[tuple[str, str], ...]
 
@@ -126,6 +131,11 @@ def _document(asked: Asked) -> Mapping[str, Any]:
 def _scenario(asked: Asked) -> Scenario:
     """Frozen, and the same for every session that asks the same."""
     found = build_scenario(_document(asked))
+    for path, number in leaves(found.model_dump(include=SHOWN)):
+        if isinstance(number, (int, float)) and abs(number) > MOST_NUMBER:
+            raise SpecError(
+                f"{path} = {number:g}: the dashboard shows numbers up to 2^53; use the command line"
+            )
     sides = [found, found.prefill_side] if found.prefill_side is not None else [found]
     for side in sides:
         d = side.deployment

@@ -16,7 +16,7 @@ from dashboard.asked import Asked
 from dashboard.cache import kept
 from dashboard.results import Failed
 from perfmodel.answer_serve import ServeAnswer, answer_serve
-from perfmodel.errors import PerfModelError
+from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.goodput import POINTS, GoodputPoint, goodput_points
 from perfmodel.output.requests import write_requests
 from perfmodel.output.serve_trace import write_serve_trace
@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 
 FEWEST, MOST, QUICK = 100, 50_000, 2_000
 """Requests that the page serves: from, to, and where nothing is said."""
+MOST_TOKENS = 2e8
+"""Output tokens that it serves: 50,000 requests of 4,000."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,28 @@ def at_most(asked: Asked) -> Asked:
 def fill(box: Box, asked: Asked, progress: Progress) -> Run | Failed:
     """Simulate, and put the result into the box."""
     try:
+        _refuse_long(asked.scenario())
         answer = answer_serve(asked.scenario(), progress=progress)
         box.run = Run(asked, answer, latency_rows(answer.served), load_rows(answer.served))
     except PerfModelError as error:
         box.run = Failed(str(error))
     return box.run
+
+
+def _refuse_long(scenario: Scenario) -> None:
+    """Refuse a run that opening a link should not start: it would take minutes of everybody's time.
+
+    Raises:
+        SpecError: more output tokens than MOST_TOKENS, as far as the workload states their lengths.
+    """
+    workload = scenario.workload
+    mean = workload.output_tokens.expected if workload.output_tokens is not None else 0.0
+    tokens = mean * (workload.num_requests or QUICK)
+    if tokens > MOST_TOKENS:
+        raise SpecError(
+            f"{tokens:.3g} output tokens (workload.num_requests x workload.output_tokens): this page simulates up to "
+            f"{MOST_TOKENS:.0e}; ask for fewer or shorter requests, or use perfmodel serve"
+        )
 
 
 def add_points(box: Box, answer: ServeAnswer, progress: Progress, came: Callable[[], None]) -> None:

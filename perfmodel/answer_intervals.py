@@ -6,20 +6,29 @@ another thing: how much a mean would differ over another stretch of the same tra
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import SpecError
+from perfmodel.serving.conditions import Fleet
+from perfmodel.serving.cores import Core
+from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.spread import run_spread
 from perfmodel.serving.stretch import stretched
+from perfmodel.spec.scenario import Scenario
 from perfmodel.uncertainty import QUANTILES
+from perfmodel.workers import each
 
 REPEATS = 16
 LEAST_REPEATS, MOST_REPEATS = 8, 1024
+
+WORTH_SHARING = 20_000
+"""Requests of all repeats from which on it is shorter to start processes for them."""
 
 LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "tokens_per_s_per_user")
 FIGURES = (
@@ -56,11 +65,12 @@ def run_intervals(
     common_log_std: float,
     repeats: int = REPEATS,
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """``intervals`` (quantity such as "ttft_s.mean" -> [low, high]) and ``interval_draws`` (how they were found).
 
     Empty where some op that the run's steps use has no known spread. ``common_log_std`` is what all ops share; progress
-    counts the requests of all repeats.
+    counts the requests of all repeats. An ``executor`` shares them out; the figures are the same.
 
     Raises:
         SpecError: too few repeats, or too many.
@@ -70,16 +80,17 @@ def run_intervals(
     spread = run_spread(scenario, served.records.load.runs, common_log_std=common_log_std)
     if spread is None:
         return {}
+    repeat = _Repeat(scenario, served.requests, served.fleet, served.core)
+    factors = spread.factors(repeats)
+    size = served.requests.num_requests
+    if executor is None or size * repeats < WORTH_SHARING:
+        found = [repeat(pair, _of_all(progress, number, repeats)) for number, pair in enumerate(factors)]
+    else:
+        tell = None if progress is None else (lambda done, total: progress(done * size, total * size))
+        found = each(repeat, factors, executor=executor, progress=tell)
     drawn: dict[str, list[float]] = {}
-    for number, (decode, prompt) in enumerate(spread.factors(repeats)):
-        again = serve(
-            scenario,
-            requests=served.requests,
-            fleet=stretched(served.fleet, decode, prompt),
-            progress=_of_all(progress, number, repeats),
-        )
-        for name, value in _figures(serving_metrics(again.records, scenario)).items():
-            drawn.setdefault(name, []).append(value)
+    for name, value in (one for figures in found for one in figures.items()):
+        drawn.setdefault(name, []).append(value)
     return {
         "intervals": {
             # each draw stands for one of equally likely parts, so that the k-th smallest is the (k - 1/2) / n quantile
@@ -88,6 +99,29 @@ def run_intervals(
         },
         "interval_draws": {"repeats": repeats, **asdict(spread)},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    """One more run, with stretched steps; what it needs and no more, since it may be sent to another process."""
+
+    scenario: Scenario
+    requests: Requests
+    fleet: Fleet
+    core: Core
+
+    def __call__(
+        self, factors: tuple[float, float], progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, float]:
+        """The run's figures with (decode, prompt) steps so many times as long."""
+        again = serve(
+            self.scenario,
+            requests=self.requests,
+            fleet=stretched(self.fleet, *factors),
+            progress=progress,
+            core=self.core,
+        )
+        return _figures(serving_metrics(again.records, self.scenario))
 
 
 def _figures(values: Mapping[str, Any]) -> dict[str, float]:

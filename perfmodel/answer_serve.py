@@ -1,6 +1,7 @@
 """The answer to ``perfmodel serve``: what was simulated, with money, warnings and provenance."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, stand
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of_runs, usage_values
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.requests import serving_metrics
+from perfmodel.errors import SpecError
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served, serve
@@ -64,11 +66,13 @@ def answer_serve(
     requests: Requests | None = None,
     progress: Progress | None = None,
     repeats: int | None = None,
+    executor: Executor | None = None,
 ) -> ServeAnswer:
-    """Serve a scenario's traffic and say what it means; with ``repeats``, model intervals from so many more runs.
+    """Serve a scenario's traffic and say what it means; with ``repeats``, model intervals from so many more runs,
+    which an ``executor`` shares out.
 
     Raises:
-        SpecError: too few repeats, or too many.
+        SpecError: too few repeats, or too many; requests beyond the model's positions.
         InfeasibleError: no room for a cache, or for a request.
         DataError: a trace that can't be read.
         UnsupportedError: the model has a part whose run time is not modelled.
@@ -76,10 +80,11 @@ def answer_serve(
     if repeats is not None:
         check_repeats(repeats)
     served = serve(scenario, requests=requests, progress=progress)
+    _refuse_beyond_positions(served)
     decode = scenario.deployment.model_copy(update={"phase": "decode"})
     step = simulate_step(scenario.model_copy(update={"deployment": decode}))
     metrics = serving_metrics(served.records, scenario)
-    intervals = _intervals(served, step, repeats, progress)
+    intervals = _intervals(served, step, repeats, progress, executor)
     rest = _rest(served)
     no_intervals = [note(NO_INTERVALS)] if repeats is not None and not intervals else []
     values: dict[str, Any] = {
@@ -98,9 +103,26 @@ def answer_serve(
         **intervals,
         "basis": basis(rest),
         **caveat_values([*_caveats(served), *no_intervals, *step_caveats(rest)]),
-        "provenance": {**provenance(step), "trace": _trace_id(scenario)},
+        "provenance": {**provenance(step), "trace": _trace_id(scenario), "core": served.core},
     }
     return ServeAnswer(served, {key: plain(value) for key, value in values.items()}, rest)
+
+
+def _refuse_beyond_positions(served: Served) -> None:
+    """Refuse a run with requests that the model has no positions for: an engine would not take them.
+
+    Raises:
+        SpecError: as said, with how many.
+    """
+    model, records = served.scenario.model, served.records
+    total = records.input_tokens + records.output_tokens
+    beyond = int((total > model.max_context_tokens).sum())
+    if beyond:
+        raise SpecError(
+            f"{beyond:,} of {number_of(len(total), 'request')} are longer (up to {int(total.max()):,} tokens) than the "
+            f"{model.max_context_tokens:,} positions of model {model.name} (max_position_embeddings): leave them out, "
+            f"or with a rope scaling that reaches further state --set model.max_position_embeddings={int(total.max())}"
+        )
 
 
 def _capacity(served: Served, step: Step, metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -148,7 +170,9 @@ def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any]
     if not served.scenario.faults:
         return None
     scenario = served.scenario.model_copy(update={"faults": ()})
-    healthy = serve(scenario, requests=served.requests, fleet=served.fleet, progress=progress)
+    healthy = serve(
+        scenario, requests=served.requests, fleet=served.fleet, progress=progress, core=served.core
+    )
     found = serving_metrics(healthy.records, healthy.scenario)
     return {key: found[key] for key in WITHOUT_FAULTS}
 
@@ -184,12 +208,18 @@ def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
 
 
-def _intervals(served: Served, step: Step, repeats: int | None, progress: Progress | None) -> dict[str, Any]:
+def _intervals(
+    served: Served, step: Step, repeats: int | None, progress: Progress | None, executor: Executor | None
+) -> dict[str, Any]:
     """Model intervals, where they were asked for and every op's spread is known."""
     if repeats is None:
         return {}
     return run_intervals(
-        served, common_log_std=common_log_std(step.scenario), repeats=repeats, progress=progress
+        served,
+        common_log_std=common_log_std(step.scenario),
+        repeats=repeats,
+        progress=progress,
+        executor=executor,
     )
 
 

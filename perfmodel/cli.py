@@ -4,20 +4,25 @@ Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``val
 input, 3 a scenario that can't run. Heavy imports happen inside the commands, so that ``--help`` is quick.
 """
 
+import gc
+import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from perfmodel.commands.plan import plan
-from perfmodel.validation.suites import SUITES
+from perfmodel.commands.sweep import sweep
+from perfmodel.validation.names_of_suites import TITLES
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than everything else that help needs
     context_settings={"help_option_names": ["-h", "--help"]},
     help="How fast a mixture-of-experts model runs on a cluster, what it costs, and how sure that is.",
 )
@@ -29,6 +34,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Processes that share the work out (default: the machine's cores); what is answered is the same.",
     ),
 ]
 Why = Annotated[
@@ -92,16 +104,20 @@ def step(
     why: Why = False,
 ) -> None:
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
-    from perfmodel.answer import answer_step
     from perfmodel.load import load_scenario
-    from perfmodel.output.inputs import check_outputs
 
     if html is not None:  # before anything is written
         from perfmodel.output.files import check_writable
 
         check_writable(html)
     asked = load_scenario(scenario, set_ or ())
-    check_outputs({"--html": html, "--trace": trace}, [scenario], set_ or ())
+    if html is not None or trace is not None:
+        from perfmodel.output.inputs import check_outputs
+
+        check_outputs({"--html": html, "--trace": trace}, [scenario], set_ or ())
+
+    from perfmodel.answer import answer_step  # what only an answer needs is imported once there will be one
+
     answer = answer_step(asked)
     if trace is not None:
         from perfmodel.output.trace import write_trace
@@ -160,6 +176,7 @@ def serve(
         int | None,
         typer.Option(metavar="N", help="How many repeats --intervals takes, a power of two (default 16)."),
     ] = None,
+    workers: Workers = None,
     fleet_requests_per_day: FleetRequests = None,
     fleet_tokens_per_day: FleetTokens = None,
     fleet_peak_to_mean: FleetPeak = None,
@@ -167,13 +184,8 @@ def serve(
     why: Why = False,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
-    from perfmodel.answer_intervals import REPEATS
-    from perfmodel.answer_serve import answer_serve
     from perfmodel.errors import SpecError
-    from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.load import load_scenario
-    from perfmodel.output.inputs import check_outputs
-    from perfmodel.output.progress import request_progress
 
     if requests is not None:  # before any work
         from perfmodel.output.requests import check_requests_file
@@ -189,11 +201,27 @@ def serve(
         check_trace_file(trace)
     if repeats is not None and not intervals:
         raise SpecError(f"--repeats {repeats}: belongs to --intervals, give it too")
-    traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
+    if workers is not None and not intervals:
+        raise SpecError(
+            f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
+        )
     asked = load_scenario(scenario, set_ or ())
-    check_outputs({"--requests": requests, "--result": result, "--trace": trace}, [scenario], set_ or ())
-    with request_progress() as progress:
-        answer = answer_serve(asked, progress=progress, repeats=(repeats or REPEATS) if intervals else None)
+    outputs = {"--requests": requests, "--result": result, "--trace": trace}
+    if any(outputs.values()):
+        from perfmodel.output.inputs import check_outputs
+
+        check_outputs(outputs, [scenario], set_ or ())
+
+    from perfmodel.answer_intervals import REPEATS
+    from perfmodel.answer_serve import answer_serve
+    from perfmodel.explore.fleet import daily_traffic, with_fleet
+    from perfmodel.output.progress import request_progress
+    from perfmodel.workers import processes
+
+    traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
+    wanted = (repeats or REPEATS) if intervals else None
+    with request_progress() as progress, processes(workers if intervals else 1) as executor:
+        answer = answer_serve(asked, progress=progress, repeats=wanted, executor=executor)
         if traffic is not None:
             answer = with_fleet(answer, traffic, progress=progress)
     if requests is not None:
@@ -220,6 +248,58 @@ def serve(
         print_basis(answer.values, answer.rest, why=why)
         print_warnings(answer.values)
     for path in (requests, result, trace):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+@app.command()
+def train(
+    scenario: ScenarioName,
+    set_: Overrides = None,
+    json: AsJson = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the pipeline as a Chrome trace, one track per rank, for Perfetto (.json or .json.gz).",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the pipeline drawn; opens offline.")
+    ] = None,
+    why: Annotated[bool, typer.Option("--why", help="The standing caveats, folded away otherwise.")] = False,
+) -> None:
+    """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
+    from perfmodel.answers.train import answer_train
+    from perfmodel.load import load_scenario
+    from perfmodel.output.files import check_distinct, check_writable
+
+    if html is not None:  # before any work
+        check_writable(html)
+    if trace is not None:
+        from perfmodel.output.train.trace import check_trace_file
+
+        check_trace_file(trace)
+    check_distinct({"--trace": trace, "--html": html}, {"the scenario": Path(scenario)})
+    answer = answer_train(load_scenario(scenario, set_ or ()))
+    if trace is not None:
+        from perfmodel.output.train.trace import write_train_trace
+
+        write_train_trace(answer, trace)
+    if html is not None:
+        from perfmodel.output.train.html import write_train_html
+
+        write_train_html(answer, html)
+    if json:
+        _print_json(answer.values)
+    else:
+        from perfmodel.output.caveats import print_warnings
+        from perfmodel.output.train.table import print_caveats, print_train
+
+        print_train(answer)
+        print_caveats(answer.values, why=why)
+        print_warnings(answer.values)
+    for path in (trace, html):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 
@@ -337,6 +417,7 @@ def report(
 
 
 app.command()(plan)
+app.command()(sweep)
 
 
 @app.command()
@@ -408,7 +489,9 @@ def show(
 def validate(
     suite: Annotated[
         str | None,
-        typer.Option(help=f"One suite; without it, all of them. Suites: {', '.join(SUITES)}."),
+        typer.Option(
+            help=f"One suite; without it, all of them. Suites: {', '.join(name for name, _ in TITLES)}."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -429,6 +512,7 @@ def validate(
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a result is worse than its recorded ceiling.")
     ] = False,
+    workers: Workers = None,
 ) -> None:
     """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
     if html is not None:  # before minutes of work
@@ -439,9 +523,10 @@ def validate(
         check_outputs({"--html": html}, [], data=data)
     from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
+    from perfmodel.workers import processes
 
-    with suite_progress() as progress:
-        result = run_suites(suite, data=data, progress=progress)
+    with suite_progress() as progress, processes(workers) as executor:
+        result = run_suites(suite, data=data, progress=progress, executor=executor)
     if html is not None:
         from perfmodel.output.validation_html import write_validation_html
 
@@ -482,14 +567,66 @@ def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
     from perfmodel.errors import PerfModelError
 
+    _prepare_process()
+    if sys.stdout is None:  # closed: whatever is opened next would take its place
+        _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
+        sys.exit(2)
+    code: Any = 0
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
     except PerfModelError as error:
-        typer.echo(f"perfmodel: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of a pipe went away: nothing to say, and nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _say(str(error))
+        code = error.exit_code
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(
+            error, BrokenPipeError
+        ):  # else the reader went away: nothing to say, and nobody to say it to
+            _say(f"can't be written: {error.strerror or error}")
+            code = 2
+    try:  # what is still in the buffer may be what the disk has no room for
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        _say(f"stdout can't be written: {error.strerror or error}")
+        code = code or 2
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """One message on stderr, if there is one: without anything in it that a terminal would obey."""
+    from perfmodel.spec.paths import printable
+
+    with suppress(OSError, ValueError):
+        typer.echo(f"perfmodel: {printable(text)}", err=True)
+
+
+def _silence(stream: TextIO | None) -> None:
+    """Let whatever is still to be written go nowhere."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+
+
+def _prepare_process() -> None:
+    """What makes a short run short; a user's own settings stay.
+
+    One thread multiplies our small matrices as fast as all cores do, starting others takes as long as importing numpy,
+    and sums come out alike whatever the number of cores. Nearly everything that a run makes it keeps: looking for
+    cycles every 700 objects is a tenth of a step's time.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "__all__"
+    )  # else it reads every installed package's entry points
+    gc.set_threshold(50_000, 20, 100)
+    for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_json(values: Any) -> None:

@@ -12,14 +12,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from perfmodel.engines.fill import prefill_deployment, prefill_routing, with_engine
+from perfmodel.engines.formats import with_checkpoint
 from perfmodel.engines.known_routing import with_known_routing
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
+from perfmodel.spec.model_overrides import refuse_unread
+from perfmodel.spec.models.reader import Reading, model_from_config, read_config
+from perfmodel.spec.paths import is_file, is_folder, printable, resolved
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
@@ -31,7 +34,7 @@ from perfmodel.stated import (
     document_of_name,
     document_of_text,
     merged_over,
-    refuse_nulls,
+    refuse_controls,
     with_engine_inside,
 )
 
@@ -78,7 +81,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     Raises:
         SpecError: unknown key, missing section or bad value.
     """
-    refuse_nulls(document, "")
+    refuse_controls(document, "")
     document, before = dict(document), document.get(BEFORE, {})
     document.pop(BEFORE, None)
     document = with_engine_inside(document)
@@ -104,8 +107,10 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     if before:
         notes += _what_moved(fields, before, [key for key in PLACE if key not in document])
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
-    fields |= _with_engines(fields, gpu)
+    sections, differing = _with_engines(fields, gpu)
+    fields |= sections
     fields |= _with_routing(fields)
+    notes += differing
     fields["notes"] = tuple(notes)
     try:
         return Scenario.model_validate(fields)
@@ -189,27 +194,32 @@ def _what_moved(fields: Mapping[str, Any], before: Mapping[str, Any], moved: Ite
     return notes
 
 
-def _with_engines(fields: Mapping[str, Any], gpu: Any) -> dict[str, Any]:
-    """Deployment and serving, and those of prefill replicas, with what their engines do filled in."""
+def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], list[str]]:
+    """Deployment and serving, and those of prefill replicas, with what their checkpoint holds and their engines do
+    filled in, and notes on what is stated otherwise.
+    """
     gpu = gpu if isinstance(gpu, Mapping) else {}
     decode = fields.get("deployment", {})
     serving = fields.get("serving", {})
     if not isinstance(decode, Mapping) or not isinstance(serving, Mapping):
-        return {"deployment": decode, "serving": serving}
-    own = with_engine(decode, serving, fields["model"], gpu)
+        return {"deployment": decode, "serving": serving}, []
+    filled, notes = with_checkpoint(decode, fields["model"].formats)
+    own = with_engine(filled, serving, fields["model"], gpu)
     found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
     prefill = fields.get("prefill")
     if isinstance(prefill, Mapping) and "deployment" in prefill:
         deployment, serving = prefill["deployment"], prefill.get("serving", {})
         if isinstance(deployment, Mapping) and isinstance(serving, Mapping):
-            side = with_engine(prefill_deployment(deployment, decode), serving, fields["model"], gpu)
+            section, other = with_checkpoint(prefill_deployment(deployment, decode), fields["model"].formats)
+            notes += [text for text in other if text not in notes]
+            side = with_engine(section, serving, fields["model"], gpu)
             found["prefill"] = {
                 **side.prefill,
                 **prefill,
                 "deployment": side.deployment,
                 "serving": side.serving,
             }
-    return found
+    return found, notes
 
 
 def _with_routing(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,11 +263,14 @@ def _routing(section: Any, model: Model) -> Any:
 
 
 def _power(section: Any, cluster: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the cluster's GPU draws: its architecture's figures or those named, with the section's keys over them."""
+    """What the cluster's GPU draws: its own figures, its architecture's or those named, with the section's keys over
+    them.
+    """
     gpu = cluster.get("gpu")
-    architecture = gpu.get("architecture") if isinstance(gpu, Mapping) else None
-    if isinstance(section, Mapping) and "base" not in section and architecture in catalogue.names("power"):
-        section = {**section, "base": architecture}
+    known = [gpu.get(key) for key in ("name", "architecture")] if isinstance(gpu, Mapping) else []
+    bases = [name for name in known if name in catalogue.names("power")]
+    if isinstance(section, Mapping) and "base" not in section and bases:
+        section = {**section, "base": bases[0]}
     return _section("power", section, "power") or None
 
 
@@ -290,15 +303,32 @@ def _model(value: Any, folder: Path) -> Model:
         raise SpecError(f"model.base = {shown(base)}: must be a catalogue name or the path of a config.json")
     if not (base.endswith(".json") or "/" in base):
         return catalogue.model(base, keys)
-    path = folder / base
-    if path.is_dir():
+    return read_file(folder / base, keys).model
+
+
+def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
+    """What a ``config.json`` (or the one in a folder) says, with some of its keys replaced.
+
+    Raises:
+        SpecError, UnsupportedError: as the reader does, with the path before it.
+        DataError: the file can't be read.
+    """
+    if is_folder(path):
         path = path / "config.json"
-    name = path.stem if path.stem != "config" else (path.resolve().parent.name or "model")
-    config = read_document(path) | keys
+    name = printable(path.stem if path.stem != "config" else (resolved(path).parent.name or "model"))
+    own, quantised = read_document(path, infinite=True), _beside(path)
+    refuse_unread(keys, own, lambda one: read_config(one, name=name, beside=quantised).model)
+    config = own | dict(keys)
     try:
-        return model_from_config(config, name=name)
+        return read_config(config, name=name, beside=quantised)
     except PerfModelError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def _beside(config: Path) -> dict[str, Any] | None:
+    """ModelOpt's ``hf_quant_config.json`` beside a config (``X_hf_quant_config.json`` beside ``X_config.json``)."""
+    path = config.with_name(config.name.replace("config.json", "hf_quant_config.json"))
+    return read_document(path) if path != config and is_file(path) else None
 
 
 def _section(kind: str, value: Any, field: str) -> dict[str, Any]:

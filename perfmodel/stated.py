@@ -4,6 +4,7 @@ Nothing is filled in here (:mod:`perfmodel.load` does that): a key is in a docum
 stated for a cluster or an engine that a later layer replaces goes with it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import shown
+from perfmodel.spec.paths import printable
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
 
@@ -88,7 +90,7 @@ def with_overrides(
     document, texts = before, tuple(overrides)
     for text in texts:
         document = apply_override(document, text)
-        refuse_nulls(document, "")
+        refuse_controls(document, "")
         if from_here:
             document = _from_here(document, text)
     stated = {path for text in texts for path in _paths_stated(text)}
@@ -226,13 +228,33 @@ def _dropped(document: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, An
     return {**document, head: _dropped(document[head], tuple(rest))}
 
 
-def refuse_nulls(value: Any, path: str) -> None:
-    """A null character in a text: no name and no path has one, and the system's calls fail on it."""
-    if isinstance(value, str) and "\0" in value:
-        raise SpecError(f"{path} = {shown(value)}: holds a null character, which no name or path can have")
-    if isinstance(value, Mapping):
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def refuse_controls(value: Any, path: str) -> None:
+    """Refuse control characters in texts: the system's calls fail on some, and a terminal obeys others. Lone surrogates
+    too, which no encoding can write; in a path they stand for bytes that are no UTF-8.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise SpecError(
+                f"{path} = {shown(value)}: holds a null character, which no name or path can have"
+            )
+        if _CONTROL.search(value):
+            raise SpecError(
+                f"{path} = {shown(value)}: holds a control character, which a terminal would obey"
+            )
+        if _SURROGATE.search(value) and "/" not in value:
+            raise SpecError(f"{path} = {shown(value)}: holds half a character (a lone surrogate)")
+    elif isinstance(value, Mapping):
         for key, one in value.items():
-            refuse_nulls(one, f"{path}.{key}" if path else str(key))
+            refuse_controls(str(key), f"{path}.key" if path else "a key")
+            refuse_controls(one, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for number, one in enumerate(value):
+            if not isinstance(one, (int, float)):
+                refuse_controls(one, f"{path}.{number}")
 
 
 def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -313,7 +335,7 @@ def _document(name: str, depth: int = 0) -> tuple[dict[str, Any], Path]:
     if names_file(name) or "/" in name:
         path = Path(name)
         document, folder = _anchored(read_document(path), path.parent), path.parent
-        document.setdefault("name", path.stem)
+        document.setdefault("name", printable(path.stem))
     else:
         document, folder = catalogue.entry("scenarios", name), Path()
         document.setdefault("name", name)

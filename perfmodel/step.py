@@ -184,12 +184,12 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
     timings = _timings(tasks, scenario, share=1 / parts)
     if has_contention(scenario) and overlaps(overlap):
         timings = tuple(
-            _beside_compute(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
+            beside_compute_cost(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
         )
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
 
 
-def _beside_compute(op: Op, timing: Timing, scenario: Scenario) -> Timing:
+def beside_compute_cost(op: Op, timing: Timing, scenario: Scenario) -> Timing:
     """A transfer under a schedule that hides it takes as long as such transfers were timed beside compute."""
     if not op.is_communication:
         return timing
@@ -248,7 +248,7 @@ def _calibration(scenario: Scenario) -> Calibration | None:
 
 
 def _is_attention(op: Op) -> bool:
-    return op.op_class == OpClass.ATTENTION
+    return op.op_class in (OpClass.ATTENTION, OpClass.INDEXER)
 
 
 def _chain(name: str, ops: Sequence[Op], scenario: Scenario, repeat: int = 1) -> Segment:

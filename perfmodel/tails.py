@@ -17,6 +17,7 @@ from perfmodel.routing.activation import activation, layer_activations, moments
 from perfmodel.routing.balance import drawn_loads
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
+from perfmodel.special import quantiles
 from perfmodel.step import predict_steps
 
 STEPS = 256
@@ -112,4 +113,4 @@ def _pairs_drawn(moe: Moe, tokens: float, layers: int, scenario: Scenario) -> An
 
 
 def _spread(values: Any) -> Spread:
-    return Spread(float(values.mean()), float(np.quantile(values, 0.5)), float(np.quantile(values, 0.99)))
+    return Spread(float(values.mean()), *quantiles(values, (0.5, 0.99)))

@@ -20,6 +20,8 @@ from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.twin import step_times
+from perfmodel.sobol import most_dimensions, sobol
+from perfmodel.special import normal_quantile, quantiles
 
 DRAWS = 64
 """Quasi-random draws (a power of two, as Sobol's sequence wants)."""
@@ -39,8 +41,8 @@ def step_interval(
 
 def interval(values: Array) -> tuple[float, float]:
     """The 80 % interval of drawn values."""
-    low, high = np.quantile(values, QUANTILES)
-    return float(low), float(high)
+    low, high = quantiles(values, QUANTILES)
+    return low, high
 
 
 def drawn_step_times(
@@ -149,13 +151,20 @@ UNEVEN = "uneven use of experts"
 
 def _factors(spreads: Mapping[str, float], common: float) -> dict[str, Array]:
     """A factor per draw for each key: log-normal around 1, times the one that all share."""
-    from scipy.special import ndtri
-    from scipy.stats import qmc  # deferred: slow to import
-
-    points = qmc.Sobol(len(spreads) + 1, scramble=True, rng=0).random(DRAWS)
-    normal = ndtri(np.clip(points, 1e-6, 1.0 - 1e-6))
+    points = _points(len(spreads) + 1)
+    normal = normal_quantile(np.clip(points, 1e-6, 1.0 - 1e-6))
     shared = common * normal[:, -1]
     factors = {key: np.exp(std * normal[:, i] + shared) for i, (key, std) in enumerate(spreads.items())}
     if UNEVEN in spreads:
         factors[UNEVEN] = np.abs(normal[:, list(spreads).index(UNEVEN)])
     return {COMMON: np.exp(shared), **factors}
+
+
+def _points(dimensions: int) -> Array:
+    """The draws' points in the unit cube (draws, dimensions)."""
+    if dimensions <= most_dimensions():
+        return sobol(dimensions, DRAWS, seed=0)
+    from scipy.stats import qmc  # a second of imports, for a model of hundreds of different layers
+
+    points: Array = qmc.Sobol(dimensions, scramble=True, rng=0).random(DRAWS)
+    return points

@@ -376,10 +376,10 @@ def test_the_answer_says_what_is_assumed():
     def said(*overrides, base="longcat-flash-h800"):
         return " ".join(told(simulate_step(scenario(*overrides, "deployment.engine=''", base=base))))
 
-    assert "taken as balanced" in said("routing.popularity=''")
-    assert "taken as balanced" not in said("routing.popularity=''", "routing.imbalance=1.5")
+    assert "if experts are used evenly" in said("routing.popularity=''")
+    assert "if experts are used evenly" not in said("routing.popularity=''", "routing.imbalance=1.5")
     stated = said(*SKEWED)
-    assert "taken as balanced" not in stated
+    assert "if experts are used evenly" not in stated
     assert "power-law is an assumption" in stated
 
 

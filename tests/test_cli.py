@@ -89,21 +89,16 @@ def test_phases_give_their_own_quantities():
 
 
 @pytest.mark.parametrize("model", names("models"))
-def test_every_model_steps_or_is_refused_by_name(model):
+def test_every_model_steps(model):
     set_ = ["--set", f"model={model}", "--set", "deployment.overlap=sequential", "--set", "cluster=h200-ib"]
     set_ += ["--set", "deployment.mtp.draft_tokens=0", "--set", "deployment.batch_per_gpu=4"]
     if model in ("mixtral-8x22b", "llama-3.1-70b"):
         layout = {"attention_dp": 1, "attention_tp": 8, "dense_tp": 8, "ep": 1, "moe_tp": 8}
         set_ += [part for key, value in layout.items() for part in ("--set", f"deployment.{key}={value}")]
-    elif model == "glm-4.5":
+    elif model in ("glm-4.5", "gpt-oss-20b", "llama-4-scout", "qwen3-coder-480b-a35b"):
         set_ += ["--set", "deployment.ep=16", "--set", "deployment.attention_dp=16"]
     done = run("step", "longcat-flash-h800", *set_, "--json")
-    if model == "longcat-2.0":
-        assert done.returncode == 2
-        assert "longcat-2.0" in done.stderr
-        assert "sparse attention" in done.stderr
-    else:
-        assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 BAD = [
@@ -300,9 +295,10 @@ def test_show_model_has_the_contract():
 def test_help_lists_what_is_built_and_no_more():
     text = run("--help").stdout
     assert all(
-        command in text for command in ("step", "serve", "report", "experts", "show", "validate", "dashboard")
+        command in text
+        for command in ("step", "serve", "report", "experts", "show", "validate", "dashboard", "train")
     )
-    assert not any(command in text for command in ("train", "sweep"))
+    assert not any(command in text for command in ("sweep",))
 
 
 def test_validate_checks():

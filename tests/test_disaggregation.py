@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_serving import LAYOUTS, Linear, Watching, number_in_system, requests_of, served, traffic
 
 from perfmodel.errors import InfeasibleError
+from perfmodel.ops.memory import Beside
 from perfmodel.serving import cluster as module
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
@@ -134,6 +135,17 @@ def test_one_request_is_computed_sent_and_decoded(layer_wise, left):
     decode = sum(times.decode_s(1, 50 + i) for i in range(3))
     assert records.end_s[0] == pytest.approx(records.first_token_s[0] + decode)
     assert (records.replica[0], records.prefill_replica[0]) == (0, 1)
+
+
+@pytest.mark.parametrize("layer_wise", [True, False])
+def test_a_state_is_sent_once_and_last(layer_wise):
+    whole = KvPath(100.0, 1e6, 2e6, 0.003, layers=10, layer_wise=layer_wise)
+    waits = []
+    for size in (0.0, 5000.0):
+        path = dataclasses.replace(whole, beside=Beside(size))
+        records = apart(requests_of([1.0], [50], [4]), path=path)
+        waits.append(records.first_token_s[0] - records.prefilled_s[0])
+    assert waits[1] - waits[0] == pytest.approx(5000 / 1e6)
 
 
 def test_a_request_of_one_token_never_reaches_decode():

@@ -61,12 +61,13 @@ def tables(tmp_path_factory):
         for repeat in (1.0, 1.01)
     ]
     for family, frame in (("gemm", pd.DataFrame(rows)), ("mla_bmm", pd.DataFrame(products))):
-        path = folder / "systems" / "data" / "b200_sxm" / family / "sglang" / "0.5.14"
+        path = folder / "aiconfigurator_core" / "systems" / "data" / "b200_sxm" / family / "sglang" / "0.5.14"
         path.mkdir(parents=True)
         frame = frame.assign(**columns())
         (frame.assign(op_name="gemm") if family == "gemm" else frame).to_parquet(
             path / f"{family}_perf.parquet"
         )
+    (folder / "aiconfigurator_core-0.12.0.dist-info").mkdir()
     return folder
 
 
@@ -82,6 +83,7 @@ def test_folder_holds_a_calibration_of_the_catalogue_gpu(built):
         "heldout.csv",
         "errors.csv",
         "NOTICE",
+        "SHA256SUMS",
     }
     loaded = load_calibration(str(built.folder))
     document = loaded.document
@@ -197,11 +199,11 @@ def test_h800_has_h100s_kernels_and_transfers_of_its_own(tmp_path, monkeypatch):
         pytest.skip(
             "aiconfigurator-core is not installed: pip install 'perfmodel[tables]', or set PERFMODEL_TABLES"
         )
-    monkeypatch.setattr(builder, "READERS", (gemm,))  # a tenth of the time
-    builder._kernels.cache_clear()
+    monkeypatch.setattr(builder, "READERS", (gemm.samples,))  # a tenth of the time
+    builder._fits.cache_clear()
     for name in ("h100-sxm", "h800-sxm"):
         build(source, name, tmp_path / name, created=DATE)
-    builder._kernels.cache_clear()
+    builder._fits.cache_clear()
     h100, h800 = (load_calibration(str(tmp_path / name)) for name in ("h100-sxm", "h800-sxm"))
     shape = {"m": 64.0, "n": 2112.0, "k": 7168.0}
     key = ("gemm", "fp8", "")

@@ -16,7 +16,13 @@ from perfmodel.spec import catalogue
 from perfmodel.validation import names, silicon
 from tests.test_limits import tensor_parallel
 
-QWEN = ("model=qwen3-235b-a22b", "cluster=h100-ib")
+QWEN = (
+    "model=qwen3-235b-a22b",
+    "cluster=h100-ib",
+    "deployment.precision.linear=fp8",
+    "deployment.precision.experts=fp8",
+)
+"""Its FP8 checkpoint on H100."""
 
 
 @pytest.mark.parametrize("engine", ["", "sglang", "vllm"])

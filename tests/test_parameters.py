@@ -17,8 +17,8 @@ from perfmodel.ops.parameters import (
     parameter_counts,
 )
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.model import Model
+from perfmodel.spec.models.reader import model_from_config
 
 MODELS = Path(__file__).resolve().parent.parent / "perfmodel" / "data" / "models"
 INDEX = read_document(MODELS / "index.yaml")
@@ -207,7 +207,8 @@ def test_kv_cache_bytes() -> None:
     assert kv_bytes_per_token(flash, "fp8") == 35_840
     assert kv_bytes_per_token(load("deepseek-v3")) == 70_272
     assert kv_bytes_per_token(load("longcat-2.0")) == 38 * 2 * 576 * 2
-    assert index_bytes_per_token(load("longcat-2.0"), "fp8") == 38 * 128
+    assert index_bytes_per_token(load("longcat-2.0")) == 38 * 132, "FP8 with a scale"
+    assert index_bytes_per_token(load("longcat-2.0"), "bf16") == 38 * 256
     assert index_bytes_per_token(flash) == 0
     llama = load("llama-3.1-70b")
     assert kv_bytes_per_token(llama) == 80 * 2 * 8 * 128 * 2

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_serving import Linear, Watching
 
+from perfmodel.ops.memory import Beside
 from perfmodel.serving import cluster as module
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.cluster import simulate
 from perfmodel.serving.pool import Layout
-from perfmodel.serving.prefix_cache import PrefixCache, paths_of, prompt_path
+from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache, paths_of, prompt_path
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.spec.workload import Workload
 
@@ -43,6 +44,38 @@ def test_a_path_is_found_up_to_its_first_missing_node_in_whole_blocks():
     cache.add(((1, 40), (7, 5), (8, 4)))  # less than a block alone, but the third whole one together
     assert cache.found(((1, 40), (7, 5))) == (32, 2)
     assert cache.found(((1, 40), (7, 5), (8, 4))) == (48, 3)
+
+
+def test_a_state_goes_on_where_a_checkpoint_was_kept():
+    """At a path's end; where paths part, once they have; at multiples of an interval. Each takes blocks."""
+    cache = PrefixCache(16, Checkpoints(interval_tokens=100, blocks=7))
+    cache.add(((1, 640), (2, 333)))
+    assert cache.blocks == 973 // 16 + 7
+    assert cache.found(((1, 640), (2, 333), (9, 50))) == (900, 973 // 16)
+    assert cache.found(((1, 640), (3, 50))) == (0, 0), "it is here, but no state of it"
+    cache.add(((1, 640), (3, 50)))
+    assert cache.found(((1, 640), (4, 50))) == (600, 40), "now paths have parted"
+    assert cache.lock(((1, 640), (4, 50))) == (600, 1)
+    assert cache.tokens_of(((1, 640), (4, 50)), 1) == 600
+    assert (cache.blocks, cache.locked_blocks) == (973 // 16 + 690 // 16 - 40 + 3 * 7, 40)
+    cache.shrink(40 + 7)
+    assert cache.blocks == 47, "leaves went with their checkpoints"
+    cache.shrink(40)
+    assert cache.blocks == 40, "a state may go while its tokens are in use"
+    assert cache.found(((1, 640), (4, 50))) == (0, 0)
+    assert cache.emptied().checkpoints == cache.checkpoints
+    assert cache.emptied().blocks == 0
+
+
+def test_turns_go_on_from_their_checkpoint_and_less_is_found_than_of_a_cache():
+    """Of each history the part behind the last multiple of the interval is computed again."""
+    requests = requests_of(AGENTS, 0)
+    turns = requests.parent >= 0
+    cut = served(requests, layout=Layout(block_tokens=16, **STATES))
+    coarse = {"beside": Beside(5), "checkpoints": Checkpoints(interval_tokens=256, blocks=5)}
+    coarser = served(requests, layout=Layout(block_tokens=16, **coarse))
+    for records, unit in ((cut, 24), (coarser, 256)):
+        assert (records.cached_tokens[turns] == requests.history_tokens[turns] // unit * unit).all()
 
 
 def test_the_oldest_leaf_goes_first_and_what_is_locked_stays():
@@ -146,11 +179,20 @@ def test_a_cache_without_room_forgets_and_a_router_that_looks_remembers():
     assert looks.cached_tokens.sum() > 1.3 * blind.cached_tokens.sum()
 
 
-@given(st.integers(0, 1000), st.sampled_from([70, 120, 100_000]), st.sampled_from(["mixed", "prefill-first"]))
-@settings(max_examples=25, deadline=None)
-def test_blocks_are_conserved_and_single_steps_give_the_same(seed, blocks, policy):
+STATES = {"beside": Beside(5), "checkpoints": Checkpoints(interval_tokens=24, blocks=5)}
+"""A layout of a model whose requests keep a state."""
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([70, 120, 100_000]),
+    st.sampled_from(["mixed", "prefill-first"]),
+    st.sampled_from([{}, STATES]),
+)
+@settings(max_examples=40, deadline=None)
+def test_blocks_are_conserved_and_single_steps_give_the_same(seed, blocks, policy, states):
     requests = requests_of(AGENTS.model_copy(update={"num_requests": 40}), seed)
-    blocks = max(blocks, int(-(-(requests.input_tokens + requests.output_tokens).max() // 16)) + 4)
+    blocks = max(blocks, int(-(-(requests.input_tokens + requests.output_tokens).max() // 16)) + 9)
     cluster = []
 
     def check():
@@ -160,7 +202,9 @@ def test_blocks_are_conserved_and_single_steps_give_the_same(seed, blocks, polic
                 assert 0 <= rank.cache.locked_blocks <= rank.cache.blocks
                 assert rank._private_blocks(replica.step) + rank.cache.blocks <= rank.blocks
 
-    layout = Layout(ranks=2, blocks=blocks, block_tokens=16, watermark=0.02, rank_router="prefix-aware")
+    layout = Layout(
+        ranks=2, blocks=blocks, block_tokens=16, watermark=0.02, rank_router="prefix-aware", **states
+    )
     run = module._Cluster(
         requests, lambda _: Watching(check), layout, Batching(policy, 64, 1, together=False),
         requests.output_tokens - 1,

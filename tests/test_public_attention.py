@@ -12,6 +12,8 @@ from calibrate.public.attention_rows import one_per_shape, preferred
 from calibrate.public.samples import Samples
 from calibrate.public.source import SYSTEMS, Source
 from perfmodel.errors import DataError
+from perfmodel.spec import catalogue
+from perfmodel.spec.hardware import Gpu
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
@@ -255,7 +257,7 @@ def test_real_tables(package, system):
     found = attention.samples(package, system)
     kernels = {(s.kernel, s.engine) for s in found}
     assert {(k, e) for k in ("gqa_decode", "gqa_prefill") for e in ("sglang", "trtllm", "vllm")} <= kernels
-    assert {("mla_decode", "sglang"), ("mla_decode", "trtllm"), ("mla_prefill", "trtllm")} <= kernels
+    assert {("mla_decode", "trtllm"), ("mla_prefill", "trtllm")} <= kernels
     names = [(s.kernel, s.dtype, s.backend, s.engine) for s in found]
     assert len(names) == len(set(names))
     for s in found:
@@ -265,17 +267,19 @@ def test_real_tables(package, system):
         assert (s.frame > 0).all(axis=None)
         assert all(mask.any() and not mask.all() for mask in s.slices.values())
     # bytes of BF16 latents over the time of a long decode: below the memory's rate, above half of it
+    gpu = Gpu(name=SYSTEMS[system], **catalogue.entry("gpus", SYSTEMS[system]))
+    if gpu.architecture not in ("hopper", "blackwell") or system == "rtx_pro_6000_server":
+        return  # engines have no MLA kernels made for these: far from either limit
     core = one(found, kernel="mla_decode", engine="sglang", dtype="bf16").frame
     long = core[(core["heads"] == 16) & (core["requests"] * core["context"] == 2**23)]
     rate = long["requests"] * long["context"] * 1152 / long["seconds"]
-    peak = {"h100_sxm": 3.35e12, "h200_sxm": 4.8e12}.get(system, 8.0e12)
-    assert 0.5 * peak < np.median(rate) < peak
+    assert 0.5 < np.median(rate) / gpu.hbm_bytes_per_s < 1.0
     # the expanded core's operations at 32,768 tokens: the absorbed kernel would be at most a third of this rate
     for s in found:
         if s.kernel == "mla_prefill" and s.dtype == "bf16":
             rows = s.frame[(s.frame["heads"] == 16) & (s.frame["new_tokens"] == 32768)]
             flops = 640 * rows["requests"] * 16 * 32768 * 32769 / 2
-            assert np.median(flops / rows["seconds"]) > (400e12 if system.startswith("h") else 800e12)
+            assert np.median(flops / rows["seconds"]) > 0.35 * gpu.peak_flops("bf16")
 
 
 def test_sglangs_core_holds_neither_norm_nor_rope_and_modules_hold_both(tables):

@@ -13,7 +13,7 @@ import torch
 from oracle_env import MODELS
 
 from perfmodel.ops.parameters import parameter_counts
-from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.models.reader import model_from_config
 from reference_model import kernels
 from reference_model.config import SIZES, Config
 from reference_model.generate import Drafts, generate

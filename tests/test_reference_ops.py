@@ -19,7 +19,7 @@ from perfmodel.ops.op import Stream
 from perfmodel.ops.work import Group as WorkGroup
 from perfmodel.ops.work import Work
 from perfmodel.overlap.schedules import schedule_layer
-from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.step import step_segments
 from reference_model import kernels
 from reference_model.config import SIZES

@@ -20,10 +20,12 @@ from queues import (
 )
 
 from perfmodel.errors import InfeasibleError
+from perfmodel.ops.memory import Beside
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.cluster import simulate
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.pool import Layout
+from perfmodel.serving.rank import Rank
 from perfmodel.serving.requests import Requests
 
 
@@ -260,6 +262,34 @@ def test_without_blocks_the_youngest_is_computed_again():
     assert records.gap_count.sum() == roomy.gap_count.sum() == 8 * 199
 
 
+def test_what_a_request_keeps_whatever_its_length_takes_blocks():
+    """Of 60 blocks four requests of 4 blocks hold 11 more each; without those ten times as many would fit."""
+    asked = requests_of(np.zeros(40), np.full(40, 10), np.full(40, 50))
+    layout = Layout(blocks=60, block_tokens=16)
+    at_once = {}
+    for fixed in (0, 11):
+        records = served(asked, layout=dataclasses.replace(layout, beside=Beside(fixed)))
+        at_once[fixed] = max(
+            ((records.scheduled_s <= t) & (records.end_s > t)).sum() for t in records.scheduled_s
+        )
+        assert (records.end_s > 0).all()
+    assert at_once[11] <= 60 // 12
+    assert at_once[0] > 2 * at_once[11]
+    with pytest.raises(InfeasibleError, match=r"need 64 KV blocks of 16 \(60 for states and windows\)"):
+        served(asked, layout=dataclasses.replace(layout, beside=Beside(60)))
+
+
+def test_a_window_takes_blocks_of_the_tokens_that_it_has():
+    """As if each token took three blocks' worth up to 32 tokens, and one beyond."""
+    layout = Layout(blocks=1000, block_tokens=16, beside=Beside(windows=((32, 2 / 16),)))
+    rank = Rank(layout.blocks, layout.block_tokens, 10, 0.0, beside=layout.beside)
+    assert [rank.blocks_of(tokens) for tokens in (15, 31, 160)] == [1 + 2, 2 + 4, 11 + 4]
+    rank.join(0, 10, step=0, steps=50, growth=1.0)
+    assert rank.used_blocks(0) == 1 + 4, "its window will be full before it ends"
+    rank.leave(0)
+    assert rank.used_blocks(0) == 0
+
+
 def test_a_request_that_can_never_fit_is_refused():
     with pytest.raises(
         InfeasibleError, match=r"request 1: 400 \+ 100 tokens need 32 KV blocks of 16, one rank has 30"
@@ -346,9 +376,11 @@ def test_steps_together_give_the_records_of_single_steps(asked, layout, policy):
     assert both[0].load.runs.steps.sum() == both[1].load.runs.steps.sum()
 
 
-@given(traffic(), st.sampled_from(["mixed", "prefill-first"]), st.integers(1, 3))
-@settings(max_examples=40, deadline=None)
-def test_no_rank_ever_holds_more_blocks_than_it_has(asked, policy, ranks):
+@given(
+    traffic(), st.sampled_from(["mixed", "prefill-first"]), st.integers(1, 3), st.sampled_from([0, 0, 1, 3])
+)
+@settings(max_examples=60, deadline=None)
+def test_no_rank_ever_holds_more_blocks_than_it_has(asked, policy, ranks, fixed):
     requests, _ = asked
     requests = dataclasses.replace(requests, output_tokens=requests.output_tokens + 40)
     cluster = []
@@ -364,7 +396,7 @@ def test_no_rank_ever_holds_more_blocks_than_it_has(asked, policy, ranks):
     run = module._Cluster(
         requests,
         lambda _: Watching(check),
-        Layout(ranks=ranks, blocks=30, block_tokens=16, max_running=6, watermark=0.02),
+        Layout(ranks=ranks, blocks=30, block_tokens=16, max_running=6, watermark=0.02, beside=Beside(fixed)),
         Batching(policy, 64, 1, together=False),
         requests.output_tokens - 1,
     )

@@ -383,7 +383,7 @@ def test_a_result_without_times_needs_a_rate(tmp_path):
         ({"burstiness": 0, "request_rate": 1}, "burstiness: 0: must be a number above 0"),
         ({"request_rate": -1}, "request_rate: -1: must be a number above 0"),
         ({"request_rate": math.nan}, "request_rate: nan: must be"),
-        ({"request_rate": True}, "request_rate: True: must be"),
+        ({"request_rate": True}, "request_rate = True: must be"),
         ({"request_rate": "fast"}, "request_rate: fast: must be"),
         ({"burstiness": 2}, "burstiness = 2.*needs request_rate or ramp"),
         ({"input_tokens": {"min": 5, "max": 4}}, "input_tokens: min = 5 exceeds max = 4"),

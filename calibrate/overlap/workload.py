@@ -14,7 +14,7 @@ from calibrate.cases import SHAPES, Case
 from calibrate.curves import MIN_ROWS
 from calibrate.needs import reference_scenario
 from perfmodel.overlap.graph import Segment
-from perfmodel.spec.hf_config import model_from_config
+from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import step_segments
 from reference_model.config import Config

@@ -50,7 +50,7 @@ def _decode(source: Source, system: str, engine: str) -> list[Samples]:
                 engine=engine,
                 axes=("context", "requests"),
                 frame=rows,
-                source=cite(system, engine, version, "generation_attention", kernels),
+                source=cite(source, system, engine, version, "generation_attention", kernels),
                 match=MATCH,
                 scale_by=("kv_heads", "head_dim"),
                 slices=slices(rows, "context"),
@@ -82,7 +82,7 @@ def _prefill(source: Source, system: str, engine: str) -> list[Samples]:
                 engine=engine,
                 axes=("new_tokens", "requests"),
                 frame=rows,
-                source=cite(system, engine, version, "context_attention", kernels),
+                source=cite(source, system, engine, version, "context_attention", kernels),
                 match=MATCH,
                 scale_by=("heads", "head_dim"),
                 slices=slices(rows, "new_tokens"),
@@ -93,4 +93,6 @@ def _prefill(source: Source, system: str, engine: str) -> list[Samples]:
 
 
 def _full_attention(frame: "pd.DataFrame") -> "pd.DataFrame":
-    return frame[(frame["window_size"] == 0) & frame["head_dim"].isin(HEAD_DIMS)]
+    """Full attention of the widths that are read; versions before windows were timed have no column for them."""
+    full = frame["window_size"] == 0 if "window_size" in frame else frame["head_dim"] > 0
+    return frame[full & frame["head_dim"].isin(HEAD_DIMS)]

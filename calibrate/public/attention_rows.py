@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from calibrate.public.source import SOURCE, Source
+from calibrate.public.source import Source
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
-VERSIONS = {"sglang": "0.5.14", "trtllm": "1.3.0rc20", "vllm": "0.24.0"}
-"""Engine versions whose attention tables exist on every GPU (the package's ``query_versions.yaml``): one version per
-engine, so that GPUs differ by their hardware alone. Where a system lacks it, its newest is read."""
 FORMATS = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
 """The tables' number formats -> ours."""
 HOPPER = ("h100_sxm", "h200_sxm")
@@ -23,12 +20,9 @@ KEYS_SLICE = (1024, 4096)
 def read(
     source: Source, system: str, family: str, engine: str, table: str
 ) -> tuple["pd.DataFrame | None", str]:
-    """The engine's table in its usual version, or its newest; and which version that is."""
-    found = source.versions(system, family, engine, table)
-    if not found:
-        return None, ""
-    version = VERSIONS[engine] if VERSIONS[engine] in found else found[-1]
-    return source.read(system, family, engine, table, version), version
+    """The engine's table, and of which version it is."""
+    version = source.version(system, family, engine, table)
+    return source.read(system, family, engine, table), version
 
 
 def preferred(frame: "pd.DataFrame", shape: Sequence[str], preference: Sequence[str]) -> "pd.DataFrame":
@@ -62,9 +56,9 @@ def slices(rows: "pd.DataFrame", keys: str) -> dict[str, "pd.Series"]:
     }
 
 
-def cite(system: str, engine: str, version: str, table: str, kernels: str) -> str:
+def cite(source: Source, system: str, engine: str, version: str, table: str, kernels: str) -> str:
     """Package, system, engine version, table and kernels of some rows."""
-    return f"{SOURCE}, {system}, {engine} {version}, {table}, {kernels}"
+    return f"{source.label}, {system}, {engine} {version}, {table}, {kernels}"
 
 
 def renamed(frame: "pd.DataFrame", names: Mapping[str, str]) -> "pd.DataFrame":

@@ -4,44 +4,60 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 import perfmodel
 from calibrate.assemble import LONG_S
 from calibrate.curves import MIN_ROWS, NORMAL_90
-from calibrate.public import attention, experts, gemm, transfers
+from calibrate.public import attention, derived, expert_formats, experts, gemm, sparse, states, transfers
+from calibrate.public.clusters import cluster_section
 from calibrate.public.heldout import RANDOM, TRANSFERS, Errors, Held, as_op, hold_out
-from calibrate.public.source import ENGINES, SOURCE, SYSTEMS, Source
+from calibrate.public.samples import Samples
+from calibrate.public.source import ENGINES, SYSTEMS, Source
 from perfmodel.errors import DataError
+from perfmodel.kernels import parts
 from perfmodel.kernels.calibration import FILE_NAME, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
+from perfmodel.kernels.sums import write_sums
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import Store, table_curve_document
 from perfmodel.output.files import atomic_write
 from perfmodel.spec import catalogue
 
+Reader: TypeAlias = Callable[[Source, str], list[Samples]]
+"""What a system's tables hold of some classes."""
+
 FORMAT = 2
-READERS = (gemm, attention, experts)
-"""Modules with ``samples(source, system)``: kernels of one GPU. Transfers have their own, which H800 does not share."""
+READERS: tuple[Reader, ...] = (gemm.samples, attention.samples, experts.samples)
+"""Of the kernels of one GPU. Transfers have their own, which H800 does not share."""
+PART_READERS: dict[str, tuple[Reader, ...]] = {
+    parts.MIXERS: (states.samples, sparse.samples),
+    parts.FORMATS: (expert_formats.samples,),
+}
+"""Part of a calibration -> the readers of its classes."""
 DERIVED = {"h800-sxm": "h100_sxm"}
 """Catalogue GPU -> system of the same chip whose kernels are its own; the package has no tables of it."""
-GPUS = (*SYSTEMS.values(), *DERIVED)
+GPUS = (*SYSTEMS.values(), *DERIVED, *derived.RULES)
 SAME_CHIP = "H100's kernels: same chip."
 HELD_OUT, ERRORS, NOTICE = "heldout.csv", "errors.csv", "NOTICE"
 MAX_HELD_OUT = 60
 """Held-out rows that are kept of a curve."""
 MAX_HELD_OUT_TOTAL = 2500
 """Of all curves together, so that the file stays below 300 kB."""
+MAX_HELD_OUT_PART = 1000
+"""Of all curves of a part, so that a GPU's folder stays below 2 MB."""
 REPEATED = (("mla", "generation_mla"), ("mla", "context_mla"), ("mla_bmm", "mla_bmm"), ("moe", "moe"))
 """Tables that hold shapes that were timed twice."""
-ATTRIBUTION = f"""Fitted on measured tables of the {SOURCE} (https://github.com/ai-dynamo/aiconfigurator),
+NOISY = ("h100_sxm", "h200_sxm", "b200_sxm", "gb200", "b300_sxm", "gb300")
+"""Systems with such tables of today's versions."""
+ATTRIBUTION = """Fitted on measured tables of the {source} (https://github.com/ai-dynamo/aiconfigurator),
 Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES, Apache License 2.0. Changes: units converted, a subset
 selected, outliers left out, holes interpolated, times made to grow with the work; heldout.csv holds single rows of
 them. Transfers of some GPUs also rest on DeepEP's published timings: each curve of calibration.json names its source.
@@ -73,9 +89,20 @@ def system_of(name: str) -> str:
     return gpu
 
 
+def part_named(name: str) -> str:
+    """The name of a part that can be made.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    if name not in PART_READERS:
+        raise DataError(f"--part {name}: unknown; known: {', '.join(PART_READERS)}")
+    return name
+
+
 def available(source: Source) -> list[str]:
     """Catalogue GPUs that the source has tables of, or of their chip."""
-    found = [gpu for system, gpu in SYSTEMS.items() if (source.systems / "data" / system).is_dir()]
+    found = [gpu for system, gpu in SYSTEMS.items() if source.has(system)]
     found += [gpu for gpu, system in DERIVED.items() if SYSTEMS[system] in found]
     return [gpu for gpu in found if gpu in catalogue.names("gpus")]
 
@@ -89,13 +116,45 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
     Raises:
         DataError: no tables of it, a table that can't be used, or a file that can't be written.
     """
-    created = created or datetime.now(UTC).isoformat(timespec="seconds")
-    system = {name: folder for folder, name in SYSTEMS.items()}.get(gpu) or DERIVED.get(gpu)
-    if system is None or not (source.systems / "data" / system).is_dir():
-        raise DataError(f"{gpu}: no tables of it in {source.systems / 'data'}")
+    system = _system(source, gpu)
     held, curves = fitted(source, system, gpu)
+    return _written(source, system, gpu, out, held, curves, gemm.left_out(source, system), created)
+
+
+def build_part(source: Source, gpu: str, name: str, out: Path, created: str | None = None) -> Built | None:
+    """Make a part (:mod:`perfmodel.kernels.parts`) of a GPU's calibration in ``out``; None without tables for it.
+
+    Raises:
+        DataError: as :func:`build`.
+    """
+    system = _system(source, gpu)
+    note = SAME_CHIP if gpu in DERIVED else ""
+    held = [_noted(one, note) for one in _fits(source, system, PART_READERS[name])]
+    kept = MAX_HELD_OUT_PART
+    return _written(source, system, gpu, out, held, [], [], created, kept) if held else None
+
+
+def _system(source: Source, gpu: str) -> str:
+    system = {name: folder for folder, name in SYSTEMS.items()}.get(gpu) or DERIVED.get(gpu)
+    if system is None or not source.has(system):
+        raise DataError(f"{gpu}: no tables of it in {source.systems / 'data'}")
+    return system
+
+
+def _written(
+    source: Source,
+    system: str,
+    gpu: str,
+    out: Path,
+    held: Sequence[Held],
+    curves: Sequence[Curve],
+    left_out: Sequence[str],
+    created: str | None,
+    most_held_out: int = MAX_HELD_OUT_TOTAL,
+) -> Built:
+    """The files of a calibration or of a part of one."""
+    created = created or datetime.now(UTC).isoformat(timespec="seconds")
     errors = [error for one in held for error in one.errors] + [_curve_errors(curve) for curve in curves]
-    left_out = gemm.left_out(source, system)
     store = Store()
     documents = [table_curve_document(one.curve, store) for one in held]
     documents += [curve_document(curve) for curve in curves]
@@ -106,7 +165,7 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
         "format": FORMAT,
         "created": created,
         "perfmodel": perfmodel.__version__,
-        "source": f"{SOURCE}, measured tables of {system}",
+        "source": f"{source.label}, measured tables of {system}",
         "environment": {"device": "cuda", "device_name": device_name(source, system, gpu), "threads": 1},
         "cluster": cluster_section(gpu),
         "clock": {
@@ -119,7 +178,7 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
         "curves": documents,
         "tables": {"file": TABLES_NAME, "sha256": hashlib.sha256(tables).hexdigest()},
         "errors": [_rounded(error) for error in errors],
-        "left_out": left_out,
+        "left_out": list(left_out),
     }
     document["id"] = content_id(document)
     parse(document, name=gpu, arrays=arrays)  # what we write must be what perfmodel reads
@@ -128,10 +187,11 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
     except OSError as error:
         raise DataError(f"{out}: can't be made: {error.strerror}") from error
     atomic_write(out / TABLES_NAME, tables)
-    atomic_write(out / HELD_OUT, _held_out_csv(held))
+    atomic_write(out / HELD_OUT, _held_out_csv(held, source, most_held_out))
     atomic_write(out / ERRORS, _csv([_rounded(error) for error in errors]))
-    atomic_write(out / NOTICE, ATTRIBUTION)
+    atomic_write(out / NOTICE, ATTRIBUTION.format(source=source.label))
     atomic_write(out / FILE_NAME, _json(document))
+    write_sums(out)
     return Built(gpu, out, tuple(errors), tuple(left_out), len(documents))
 
 
@@ -144,23 +204,20 @@ def fitted(source: Source, system: str, gpu: str) -> tuple[list[Held], list[Curv
     return [*_kernels(source, system, SAME_CHIP), *(hold_out(one) for one in samples)], curves
 
 
+def _kernels(source: Source, system: str, note: str = "") -> list[Held]:
+    return [_noted(one, note) for one in _fits(source, system, READERS)]
+
+
+def _noted(one: Held, note: str) -> Held:
+    return replace(one, curve=replace(one.curve, note=f"{note} {one.curve.note}".strip())) if note else one
+
+
 @cache
-def _kernels(source: Source, system: str, note: str = "") -> tuple[Held, ...]:
-    if note:
-        return tuple(
-            replace(one, curve=replace(one.curve, note=f"{note} {one.curve.note}".strip()))
-            for one in _kernels(source, system)
-        )
-    return tuple(hold_out(samples) for reader in READERS for samples in reader.samples(source, system))
-
-
-def cluster_section(gpu: str) -> dict[str, Any]:
-    """The catalogue's cluster of a GPU, with the GPU written out: what ``cluster: calibrated`` stands for."""
-    for name in catalogue.names("clusters"):
-        entry = catalogue.entry("clusters", name)
-        if entry["gpu"] == gpu:
-            return {"name": name, **entry, "gpu": {"name": gpu, **catalogue.entry("gpus", gpu)}}
-    raise DataError(f"{gpu}: the catalogue has no cluster of it")
+def _fits(source: Source, system: str, readers: tuple[Reader, ...]) -> tuple[Held, ...]:
+    try:
+        return tuple(hold_out(samples) for reader in readers for samples in reader(source, system))
+    except KeyError as error:
+        raise DataError(f"{source.label}: a table of {system} lacks the column {error}") from error
 
 
 def device_name(source: Source, system: str, gpu: str) -> str:
@@ -184,7 +241,7 @@ def repeat_log_std(source: Source) -> float:
         DataError: too few of them to tell.
     """
     ratios: list[float] = []
-    for system in SYSTEMS:
+    for system in NOISY:
         for family, table in REPEATED:
             for engine in ENGINES:
                 found = source.repeats(system, family, engine, table)
@@ -245,8 +302,8 @@ def _rounded(error: Errors) -> dict[str, Any]:
     }
 
 
-def _held_out_csv(held: Sequence[Held]) -> str:
-    most = max(min(MAX_HELD_OUT, MAX_HELD_OUT_TOTAL // max(len(held), 1)), 1)
+def _held_out_csv(held: Sequence[Held], source: Source, total: int) -> str:
+    most = max(min(MAX_HELD_OUT, total // max(len(held), 1)), 1)
     rows = []
     for one in held:
         names = (*one.curve.tables[0].match, *one.curve.tables[0].axes)
@@ -260,7 +317,7 @@ def _held_out_csv(held: Sequence[Held]) -> str:
                     "engine": one.curve.engine,
                     "shape": " ".join(f"{name}={value:.10g}" for name, value in shape.items()),
                     "seconds": f"{row['seconds']:.6g}",
-                    "source": SOURCE,
+                    "source": source.label,
                 }
             )
     return _csv(rows)

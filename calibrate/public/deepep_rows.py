@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.public.source import SOURCE, SYSTEMS, Source
+from calibrate.public.source import SYSTEMS, Source
 from calibrate.tables.communication import (
     BLOG18,
     DEEPEP_NORMAL_SMS,
@@ -115,7 +115,7 @@ def low_latency(source: Source, system: str, kernel: str) -> Timings | None:
         float(fabric(system).domain),
     )
     rows = _rows(frame, traffic, frame[f"{kernel}_avg_t_us"].to_numpy(float))
-    origin, extra = f"{SOURCE}, {system}, sglang, wideep_deepep_ll", ""
+    origin, extra = f"{source.label}, {system}, sglang, wideep_deepep_ll", ""
     if rows["ranks"].max() > fabric(system).node_gpus:
         # what the link carries there is a thirtieth of what the network does: H800's slower link hardly shows
         readme = low_latency_readme(kernel)
@@ -156,7 +156,7 @@ def normal(source: Source, system: str, kernel: str, sms: int = DEEPEP_NORMAL_SM
     traffic = wire.deepep_normal(frame["num_token"].to_numpy(float), message, reached, ranks, domain)
     micros = frame[f"{kernel}_transmit_us"] + frame[f"{kernel}_notify_us"]
     rows = _rows(frame, traffic, micros.to_numpy(float))
-    origin, extra = f"{SOURCE}, {system}, sglang, wideep_deepep_normal", ""
+    origin, extra = f"{source.label}, {system}, sglang, wideep_deepep_normal", ""
     if rows["ranks"].max() > fabric(system).node_gpus:
         readme = normal_readme(kernel)
         rows = pd.concat([rows, readme[readme["ranks"] >= UNTUNED_RANKS]], ignore_index=True)
@@ -198,7 +198,7 @@ def one_sided(source: Source, system: str, kernel: str) -> Timings | None:
         "trtllm-one-sided",
         kernel,
         frame[[*VARIABLES, "hidden", "seconds"]].astype(float),
-        f"{SOURCE}, {system}, trtllm, trtllm_alltoall (NVLinkOneSided); {BLOG18}",
+        f"{source.label}, {system}, trtllm, trtllm_alltoall (NVLinkOneSided); {BLOG18}",
         "hidden 7168, top 8 of 256 experts, inside one rack; SMs held are not published",
     )
 

@@ -11,7 +11,7 @@ here. A dispatch brings only tokens that have one, so c x (tokens - tokens with 
 left to see in them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from calibrate.public import expert_rows
 from calibrate.public.expert_lines import extended, idle, settled, without_slow, without_strangers
 from calibrate.public.expert_rows import RankLoad
 from calibrate.public.samples import Samples
-from calibrate.public.source import ENGINES, PACKAGE, VERSION, Source
+from calibrate.public.source import ENGINES, Source
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
@@ -32,10 +32,9 @@ SCALE_BY = ("hidden", "width")
 INCLUDES = ("activation", "permute", "unpermute", "reorder")
 
 DTYPES = {"bfloat16": "bf16", "fp8_block": "fp8", "fp8": "fp8-tensor", "nvfp4": "fp4", "int4_wo": "int4"}
-VERSIONS = {"sglang": "0.5.14", "trtllm": "1.3.0rc20", "vllm": "0.24.0"}
-"""Newest whole tables: trtllm 1.3.0rc23 holds a few models only. SGLang 0.5.10 has more models in int4, but gave
-rank 0 its tokens with all their picks, those of other ranks moved to its first expert: the time per such row is the
-same at every EP size, and the rank's own rows are a small part of them."""
+"""Name of a number format in the tables -> as ``Op.dtype``. (SGLang 0.5.10 has more models in int4, but gave rank 0 its
+tokens with all their picks, those of other ranks moved to its first expert: the time per such row is the same at every
+EP size, and the rank's own rows are a small part of them.)"""
 
 MODELS = {
     (2048, 512, 8, 256), (2048, 768, 8, 128), (3072, 1024, 8, 256), (3072, 1536, 8, 256), (4096, 1024, 10, 512),
@@ -80,16 +79,26 @@ def samples(source: Source, system: str) -> list[Samples]:
     return found
 
 
-def fused(source: Source, system: str, engine: str) -> list[Samples]:
-    """One engine's fused experts, per number format."""
-    version = VERSIONS[engine]
-    frame = source.read(system, "moe", engine, "moe", version)
+def fused(
+    source: Source,
+    system: str,
+    engine: str,
+    formats: Mapping[str, str] = DTYPES,
+    models: Collection[tuple[int, int, int, int]] = MODELS,
+    rows_of: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None,
+) -> list[Samples]:
+    """One engine's fused experts, per number format, of ``models``; ``rows_of`` chooses among the table's rows."""
+    version = source.version(system, "moe", engine, "moe")
+    frame = source.read(system, "moe", engine, "moe")
     if frame is None:
         return []
-    frame = known(frame, engine)
-    frame = placed(frame[usable(frame, engine)], fused_load)
+    frame = known(rows_of(frame) if rows_of else frame, engine, formats, models)
+    frame = frame[usable(frame, engine)]
+    if frame.empty:
+        return []
+    frame = placed(frame, fused_load)
     found = []
-    for dtype in DTYPES.values():
+    for dtype in dict.fromkeys(formats.values()):
         rows = frame[frame["dtype"] == dtype]
         if rows.empty:
             continue
@@ -103,7 +112,7 @@ def fused(source: Source, system: str, engine: str) -> list[Samples]:
                 engine=engine,
                 axes=AXES,
                 frame=rows,
-                source=f"{PACKAGE} {VERSION} {system}: {engine} {version} moe ({kernels})",
+                source=f"{source.label} {system}: {engine} {version} moe ({kernels})",
                 match=MATCH,
                 scale_by=SCALE_BY,
                 slices=slices(rows),
@@ -115,7 +124,12 @@ def fused(source: Source, system: str, engine: str) -> list[Samples]:
     return found
 
 
-def known(frame: "pd.DataFrame", engine: str) -> "pd.DataFrame":
+def known(
+    frame: "pd.DataFrame",
+    engine: str,
+    formats: Mapping[str, str] = DTYPES,
+    models: Collection[tuple[int, int, int, int]] = MODELS,
+) -> "pd.DataFrame":
     """Rows of the models and number formats that are read, with their names as in perfmodel."""
     frame = frame.rename(
         columns={
@@ -128,11 +142,11 @@ def known(frame: "pd.DataFrame", engine: str) -> "pd.DataFrame":
         }
     )
     model = list(zip(frame["hidden"], frame["inter_size"], frame["top_k"], frame["experts"], strict=True))
-    wanted = [entry in MODELS and not (entry == GROUP_LIMITED and engine != "trtllm") for entry in model]
-    frame = frame[np.array(wanted, dtype=bool) & frame["moe_dtype"].isin(DTYPES)]
+    wanted = [entry in models and not (entry == GROUP_LIMITED and engine != "trtllm") for entry in model]
+    frame = frame[np.array(wanted, dtype=bool) & frame["moe_dtype"].isin(list(formats))]
     exponents = frame["distribution"].str.extract(r"power_law_([0-9.]+)")[0].astype(float).fillna(0.0)
     return frame.assign(
-        dtype=frame["moe_dtype"].map(DTYPES), width=frame["inter_size"] // frame["tp"], skew=exponents
+        dtype=frame["moe_dtype"].map(dict(formats)), width=frame["inter_size"] // frame["tp"], skew=exponents
     )
 
 
@@ -244,7 +258,7 @@ def deepep(source: Source, system: str) -> list[Samples]:
                 engine="sglang",
                 axes=AXES,
                 frame=frame,
-                source=f"{PACKAGE} {VERSION} {system}: sglang 0.5.10 {table} (deepepmoe, DeepGEMM)",
+                source=f"{source.label} {system}: sglang 0.5.10 {table} (deepepmoe, DeepGEMM)",
                 match=MATCH,
                 scale_by=SCALE_BY,
                 slices={
@@ -278,7 +292,10 @@ def wideep(source: Source, system: str) -> list[Samples]:
     frame = frame.assign(
         rows=frame["rows"] * drawn, rows_per_group=np.maximum(frame["rows_per_group"] * drawn, 1.0)
     )
-    frame = settled(frame[np.abs(np.log(drawn)) < np.log(1.5)])
+    frame = frame[np.abs(np.log(drawn)) < np.log(1.5)]
+    if frame.empty:  # RTX PRO 6000 was timed with models that are not read
+        return []
+    frame = settled(frame)
     found = []
     for dtype, rows in frame.groupby("dtype"):
         rows = rows.reset_index(drop=True)
@@ -290,7 +307,7 @@ def wideep(source: Source, system: str) -> list[Samples]:
                 engine="trtllm",
                 axes=AXES,
                 frame=rows,
-                source=f"{PACKAGE} {VERSION} {system}: trtllm 1.3.0rc10 wideep_moe (cutlass)",
+                source=f"{source.label} {system}: trtllm 1.3.0rc10 wideep_moe (cutlass)",
                 match=MATCH,
                 scale_by=SCALE_BY,
                 slices=slices(rows),

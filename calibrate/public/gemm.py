@@ -26,13 +26,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calibrate.public.samples import Samples
-from calibrate.public.source import ENGINES, SOURCE, Source
+from calibrate.public.source import ENGINES, Source
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
-FORMATS = {"bfloat16": "bf16", "fp8_block": "fp8", "fp8": "fp8-tensor", "nvfp4": "fp4"}
-"""Name of a number format in the tables -> as ``Op.dtype``."""
+FORMATS = {
+    "bfloat16": "bf16",
+    "fp8_block": "fp8",
+    "fp8": "fp8-tensor",
+    "nvfp4": "fp4",
+    "sq": "int8",
+    "int4_wo": "int4",
+}
+"""Name of a number format in the tables -> as ``Op.dtype``. ``sq`` is SmoothQuant: INT8 weights and activations."""
 KERNELS = ("deepgemm", "flashinfer", "cutlass")
 """Kernels that an engine prefers for a shape, first to last, where a table has several for it: on Hopper and Blackwell
 SGLang, TensorRT-LLM and vLLM all take DeepGEMM for 128-block FP8 where it can do the shape."""
@@ -125,7 +132,7 @@ def _dense(source: Source, system: str, engine: str) -> list[Samples]:
             engine=engine,
             axes=("m", "n", "k"),
             frame=rows[["m", "n", "k", "seconds"]],
-            source=_cite(rows, system, engine, "gemm"),
+            source=_cite(source, rows, system, engine, "gemm"),
             slices={
                 "n=7168": rows["n"] == 7168,
                 "k=2048": rows["k"] == 2048,
@@ -162,7 +169,7 @@ def _batched(source: Source, system: str, engine: str) -> list[Samples]:
                 match=("n", "k"),
                 scale_by=("n", "k"),
                 frame=rows[["n", "k", "m", "groups", "seconds"]],
-                source=_cite(rows, system, engine, "mla_bmm"),
+                source=_cite(source, rows, system, engine, "mla_bmm"),
                 slices={"64 heads": rows["groups"] == 64, "m 96..256": rows["m"].between(96, 256)},
                 note="MLA's absorbed products, one per head."
                 + (" Includes quantising the activations." if name != "bfloat16" else ""),
@@ -184,14 +191,14 @@ def _quantisation(source: Source, system: str, engine: str) -> list[Samples]:
             engine=engine,
             axes=("m", "k"),
             frame=rows[["m", "k", "seconds"]],
-            source=_cite(rows, system, engine, "scale_matrix"),
+            source=_cite(source, rows, system, engine, "scale_matrix"),
             slices={"k=7168": rows["k"] == 7168, "m 96..256": rows["m"].between(96, 256)},
             note="BF16 to FP8 with a given scale. The gemm tables include it: add it to none of them.",
         )
     ]
 
 
-def _cite(rows: "pd.DataFrame", system: str, engine: str, table: str) -> str:
+def _cite(source: Source, rows: "pd.DataFrame", system: str, engine: str, table: str) -> str:
     kernels = ", ".join(sorted(rows["kernel_source"].unique()))
     version = ", ".join(sorted(rows["version"].unique()))
-    return f"{SOURCE}, {system}, {engine} {version}, {table}: {kernels}"
+    return f"{source.label}, {system}, {engine} {version}, {table}: {kernels}"

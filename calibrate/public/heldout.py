@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from calibrate.curves import robust_std
 from calibrate.public.grid import combinations, fit
 from calibrate.public.samples import Samples
-from perfmodel.kernels.tables import PREFILL, TableCurve
+from perfmodel.kernels.parts import part_of
+from perfmodel.kernels.tables import PER_REQUEST, PREFILL, STATES, TableCurve
 from perfmodel.units import PERCENT
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ TARGETS = {
     "grouped_gemm": (8.0, 15.0),
 }
 """Kernel class -> aims for the median |error| in percent: of the random fifth, of a whole slice."""
+MIXERS = (8.0, 20.0)
+"""The same for the classes of mixers."""
 TRANSFERS = (10.0, 20.0)
 """The same for every other class: communication."""
 
@@ -103,7 +106,7 @@ def hold_out(samples: Samples) -> Held:
     if errors:
         curve = replace(
             curve,
-            log_std=errors[0].log_std,
+            log_std=max(errors[0].log_std, samples.least_log_std),
             median_error_pct=errors[0].median_pct,
             p90_error_pct=errors[0].p90_pct,
         )
@@ -130,7 +133,19 @@ def residuals(curve: TableCurve, samples: Samples, out: Mask) -> Array:
 
 
 def as_op(kernel: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables with those that an op has beside: prompts were timed without cached tokens."""
+    """The variables with those that an op has beside: prompts were timed without cached tokens; of the mixers' classes
+    axes are new tokens per request and what was cached before.
+    """
+    if kernel.startswith(PER_REQUEST) or kernel in STATES:
+        axes = ("queries", "cached", "rows", "lanes")
+        found = {name: value for name, value in variables.items() if name not in axes}
+        if "lanes" in variables:  # of any requests and heads or channels, as many in all
+            found |= {"requests": variables["lanes"], "channels" if "conv" in kernel else "heads": 1.0}
+        found["new_tokens"] = variables.get("queries", 1.0)
+        if "rows" in variables:  # of any requests and new tokens, as many queries
+            found |= {"requests": variables["rows"], "new_tokens": 1.0}
+        found["context"] = variables.get("cached", 1.0) + variables.get("queries", 1.0) - 1.0
+        return found
     if kernel in PREFILL and "context" not in variables:
         return {**variables, "context": variables["new_tokens"]}
     return dict(variables)
@@ -143,7 +158,7 @@ def _predict(curve: TableCurve, variables: Mapping[str, Any]) -> Array:
 
 def _errors(samples: Samples, name: str, logs: Array) -> Errors:
     percent = PERCENT * np.expm1(logs)
-    targets = TARGETS.get(samples.kernel, TRANSFERS)
+    targets = MIXERS if part_of(samples.kernel, "") else TARGETS.get(samples.kernel, TRANSFERS)
     return Errors(
         kernel=samples.kernel,
         dtype=samples.dtype,

@@ -90,7 +90,7 @@ def _decode(source: Source, system: str, engine: str) -> list[Samples]:
                 engine=engine,
                 axes=CORE,
                 frame=rows,
-                source=cite(system, engine, version, "generation_mla", kernels),
+                source=cite(source, system, engine, version, "generation_mla", kernels),
                 slices=slices(rows, "context"),
                 includes=CORE_INCLUDES.get(engine, ()),
                 note="weight-absorbed core, one new token per request; the span includes writing that token's latent",
@@ -144,7 +144,7 @@ def _prefill(source: Source, system: str, engine: str) -> list[Samples]:
                 engine=engine,
                 axes=PROMPT,
                 frame=rows,
-                source=cite(system, engine, version, "context_mla", kernels),
+                source=cite(source, system, engine, version, "context_mla", kernels),
                 slices=slices(rows, "new_tokens"),
                 note="expanded core (widths 192/128) over causal prompts without a cached prefix",
             )
@@ -167,7 +167,7 @@ def _modules(source: Source, system: str) -> list[Samples]:
     for (weights, cache), part in frame.groupby(["gemm_type", "kv_cache_dtype"]):
         rows, kernels = one_per_shape(part.rename(columns={**NAMES, "step": "context"}), CORE)
         formats = FORMATS[str(weights)], FORMATS[str(cache)]
-        source_text = cite(system, "trtllm", version, "mla_generation_module", kernels)
+        source_text = cite(source, system, "trtllm", version, "mla_generation_module", kernels)
         found.append(_module(formats, "trtllm", rows, source_text))
     return found
 
@@ -182,7 +182,7 @@ def _wide_ep(source: Source, system: str) -> list[Samples]:
     for weights, part in frame.groupby("gemm_type"):
         rows, kernels = one_per_shape(part, CORE)
         formats = FORMATS[str(weights)], "bf16"
-        source_text = cite(system, "sglang", WIDE_EP, "wideep_generation_mla", kernels)
+        source_text = cite(source, system, "sglang", WIDE_EP, "wideep_generation_mla", kernels)
         found.append(_module(formats, "sglang", rows, source_text, flag=WIDE_EP_FLAG))
     return found
 

@@ -44,3 +44,5 @@ class Samples:
     """Why to trust it less (derived, partly covered); empty: measured."""
     note: str = ""
     """What the rows are, and their limits."""
+    least_log_std: float = 0.0
+    """Spread that the curve has at least, for what its rows can't show."""

@@ -106,6 +106,41 @@ TIMED = (
         "one run, after the autotuner; warm where the experts hit fit L2",
     ),
     Timed(
+        ("dsa_module_decode", "dsa_glm_module_decode", "dsa_glm_skip_module_decode"),
+        (),
+        "graph",
+        "replay",
+        "mixed",
+        "one layer's weights, caches of synthetic values; from the first projection to the last. SGLang's above 256 "
+        "requests, and TensorRT-LLM's on Hopper, are eager: left out",
+    ),
+    Timed(
+        ("index_logits", "index_topk", "mla_sparse_prefill", "hca_decode", "hca_prefill"),
+        (),
+        "graph",
+        "replay",
+        "mixed",
+        "one kernel, warm up to the L2's size, which every decode row of the scores is: what a key costs is read off "
+        "modules",
+    ),
+    Timed(
+        (
+            "gdn_decode",
+            "gdn_prefill",
+            "kda_decode",
+            "kda_prefill",
+            "conv_update",
+            "conv_prefill",
+            "mhc_pre",
+            "mhc_post",
+        ),
+        (),
+        "graph",
+        "replay",
+        "mixed",
+        "one kernel, the same state and operands: warm up to the L2's size",
+    ),
+    Timed(
         ("all_reduce",),
         ("sglang", "trtllm", "vllm"),
         "graph",

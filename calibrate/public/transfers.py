@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from calibrate.public import deepep
 from calibrate.public.samples import Samples
-from calibrate.public.source import ENGINES, SOURCE, Source
+from calibrate.public.source import ENGINES, Source
 from calibrate.tables.communication import NCCL_OPS
 from perfmodel.kernels.curves import Curve
 from perfmodel.ops import communication as wire
@@ -86,12 +86,12 @@ def on_slower_link(of_h100: Samples) -> Samples:
 
 
 def nccl_samples(source: Source, system: str) -> list[Samples]:
-    """NCCL, newest version: 2, 4 and 8 GPUs of a node (2 and 4 of a GB200 tray)."""
+    """NCCL: 2, 4 and 8 GPUs of a node (2 and 4 of a GB200 tray)."""
     table = source.read(system, "comm", "nccl", "nccl")
     if table is None:
         return []
     table = table[table["nccl_dtype"] == NCCL_DTYPE]
-    version = source.versions(system, "comm", "nccl", "nccl")[-1]
+    version = source.version(system, "comm", "nccl", "nccl")
     found = []
     for name, kernel in NCCL_OPS.items():
         rows = table[table["op_name"] == name]
@@ -102,7 +102,7 @@ def nccl_samples(source: Source, system: str) -> list[Samples]:
                     "nccl",
                     "",
                     rows,
-                    f"{SOURCE}, {system}, nccl {version}",
+                    f"{source.label}, {system}, nccl {version}",
                     "NCCL inside one link domain; message_size read as elements of two bytes",
                 )
             )
@@ -110,7 +110,7 @@ def nccl_samples(source: Source, system: str) -> list[Samples]:
 
 
 def engine_samples(source: Source, system: str) -> list[Samples]:
-    """Each engine's own all-reduce, newest version, as decode replays it."""
+    """Each engine's own all-reduce, as decode replays it."""
     found = []
     for engine in ENGINES:
         table = source.read(system, "comm", engine, "custom_allreduce")
@@ -120,8 +120,8 @@ def engine_samples(source: Source, system: str) -> list[Samples]:
         rows = (
             table[graph] if graph.any() else table
         )  # TensorRT-LLM's rows do not say; they cost what graphs do
-        version = source.versions(system, "comm", engine, "custom_allreduce")[-1]
-        origin = f"{SOURCE}, {system}, {engine} {version}, custom_allreduce"
+        version = source.version(system, "comm", engine, "custom_allreduce")
+        origin = f"{source.label}, {system}, {engine} {version}, custom_allreduce"
         found.append(_samples("all_reduce", "custom", engine, rows, origin, ENGINE_NOTES[engine]))
     return found
 

@@ -16,6 +16,7 @@ import numpy as np
 from calibrate.tables import measured
 from calibrate.tables.log_fit import Array, fit_log, root_mean_square, significant
 from calibrate.tables.measured import AICONFIGURATOR, KernelSample
+from calibrate.tables.mixers import mixer_rows
 from perfmodel.kernels.achievable import FOLDER, Achievable
 from perfmodel.spec import catalogue
 from perfmodel.units import US
@@ -96,7 +97,8 @@ def fitted_rows() -> list[Achievable]:
         for (_, dtype, architecture), row in by_key.items()
         if architecture == "hopper" and dtype in ("bf16", "any")
     ]
-    return rows + ampere
+    mixers = mixer_rows({(row.kernel, row.dtype, row.architecture): row for row in rows})
+    return rows + ampere + mixers
 
 
 def _hopper_rows(ceiling: float) -> list[Achievable]:

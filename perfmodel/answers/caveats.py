@@ -21,7 +21,6 @@ from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Deployment
-from perfmodel.spec.formats import timed_as
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import Step, has_contention
@@ -137,7 +136,6 @@ def step_caveats(rest: Rest) -> list[Caveat]:
                     "come out too fast"
                 )
             )
-        found += _stand_in(step.scenario)
         found += _version(step.scenario.deployment)
     return [*found, *routing_caveats(rest.step.scenario)]
 
@@ -162,17 +160,6 @@ def _version(deployment: Deployment) -> Iterator[Caveat]:
         text = profile(deployment.engine, deployment.engine_version).version_note
         if text:
             yield note(f"deployment.engine_version: {text}")
-
-
-def _stand_in(scenario: Scenario) -> list[Caveat]:
-    """A number format of experts that no table holds."""
-    stated = scenario.deployment.precision.experts
-    taken = timed_as(stated, scenario.cluster.gpu.architecture)
-    if scenario.model.moe is None or taken == stated:
-        return []
-    return [
-        note(f"deployment.precision.experts = {stated}: no table holds its times, those of {taken} stand in")
-    ]
 
 
 IF_EVEN = "if experts are used evenly"

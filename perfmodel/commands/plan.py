@@ -8,24 +8,39 @@ import typer
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A model of the catalogue (perfmodel show models) or a config.json.")],
+    model: Annotated[
+        str, typer.Argument(help="A model of the catalogue (perfmodel show models) or a config.json.")
+    ],
     gpus: Annotated[
-        str, typer.Option("--gpus", metavar="NxGPU,..", help="Most GPUs of a kind, e.g. 64xh200 or 64xh200,32xb200.")
+        str,
+        typer.Option(
+            "--gpus", metavar="NxGPU,..", help="Most GPUs of a kind, e.g. 64xh200 or 64xh200,32xb200."
+        ),
     ],
     engine: Annotated[
-        str, typer.Option(metavar="E,..", help="sglang, vllm, trtllm, or several; their defaults, limits and flags.")
+        str,
+        typer.Option(
+            metavar="E,..", help="sglang, vllm, trtllm, or several; their defaults, limits and flags."
+        ),
     ] = "sglang",
     isl: Annotated[float | None, typer.Option(metavar="N", help="Tokens of a prompt, on average.")] = None,
     osl: Annotated[float | None, typer.Option(metavar="N", help="Tokens of an output, on average.")] = None,
     users: Annotated[
-        int | None, typer.Option(metavar="N", help="Requests in flight: each that ends is followed by another.")
+        int | None,
+        typer.Option(metavar="N", help="Requests in flight: each that ends is followed by another."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(metavar="R", help="Or: requests per second, as they come.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Or: requests per second, as they come.")
+    ] = None,
     trace: Annotated[
         str, typer.Option(metavar="TRACE", help="Or: a trace (perfmodel show traces), its lengths and times.")
     ] = "",
-    ttft: Annotated[float | None, typer.Option(metavar="S", help="Limit of time to first token, seconds.")] = None,
-    tpot: Annotated[float | None, typer.Option(metavar="S", help="Limit of time per output token, seconds.")] = None,
+    ttft: Annotated[
+        float | None, typer.Option(metavar="S", help="Limit of time to first token, seconds.")
+    ] = None,
+    tpot: Annotated[
+        float | None, typer.Option(metavar="S", help="Limit of time per output token, seconds.")
+    ] = None,
     percentile: Annotated[
         float, typer.Option(metavar="PCT", help="Of requests that must keep each limit.")
     ] = 99.0,
@@ -38,18 +53,23 @@ def plan(
     simulate: Annotated[int, typer.Option(metavar="N", help="Candidates that are simulated at most.")] = 32,
     seconds: Annotated[float, typer.Option(metavar="S", help="Time for simulating them.")] = 60.0,
     length_spread: Annotated[
-        float, typer.Option(metavar="F", help="Lengths are uniform within this share of their mean; 0: all equal.")
+        float,
+        typer.Option(metavar="F", help="Lengths are uniform within this share of their mean; 0: all equal."),
     ] = 0.5,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A field that all candidates have. Repeatable."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="Write the winner as a scenario for step, serve, report.")
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Write the winner as a scenario for step, serve, report."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with every candidate; opens offline.")
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a page with every candidate; opens offline."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the traffic.")] = 0,
 ) -> None:
@@ -75,7 +95,9 @@ def plan(
     question = asked.Question(
         model=asked.model_path(model),
         kinds=asked.kinds_of(gpus, [name.strip() for name in engine.split(",")]),
-        traffic=asked.traffic_of(isl=isl, osl=osl, users=users, rate=rate, trace=trace, length_spread=length_spread),
+        traffic=asked.traffic_of(
+            isl=isl, osl=osl, users=users, rate=rate, trace=trace, length_spread=length_spread
+        ),
         limits=asked.limits_of(ttft, tpot, percentile),
         objective=asked.objective_of(objective),
         space={} if space is None else read_space(space),

@@ -62,10 +62,14 @@ def usage_of_runs(scenario: Scenario, runs: StepRuns, *, replicas: int, span_s: 
     fits = np.minimum(1.0, np.divide(each, busy, out=np.ones_like(busy), where=busy > 0.0))
     compute_s = float((runs.steps * work.compute_s * fits).sum())
     memory_s = float((runs.steps * work.memory_s * fits).sum())
+    measured = None
+    if scenario.power is not None and scenario.power.kernels:
+        share = runs.steps * fits
+        measured = (float((share * work.compute_j).sum()), float((share * work.memory_j).sum()))
     return Usage(
         mfu=float((runs.steps * work.peak_s).sum()) / whole,
         mbu=float((runs.steps * work.hbm_s).sum()) / whole,
-        energy=_energy(scenario, whole, compute_s, memory_s, float(runs.seconds.sum())),
+        energy=_energy(scenario, whole, compute_s, memory_s, float(runs.seconds.sum()), measured),
     )
 
 
@@ -86,9 +90,18 @@ def add_usages(one: Usage, gpus: int, other: Usage, other_gpus: int) -> Usage:
 
 
 def _energy(
-    scenario: Scenario, whole_s: float, compute_s: float, memory_s: float, steps_s: float
+    scenario: Scenario,
+    whole_s: float,
+    compute_s: float,
+    memory_s: float,
+    steps_s: float,
+    measured: tuple[float, float] | None,
 ) -> Energy | None:
-    """Energy of replicas whose seconds, summed over replicas, are given: the whole span, kernels, steps."""
+    """Energy of replicas whose seconds, summed over replicas, are given: the whole span, kernels, steps.
+
+    ``measured``, where watts of kernels are known: joules of one GPU above idle power in kernels bound by arithmetic
+    and by memory.
+    """
     gpu, power, gpus = scenario.cluster.gpu, scenario.power, scenario.deployment.num_gpus
     if gpu.tdp_w is None or gpu.idle_w is None or power is None:
         return None
@@ -99,8 +112,8 @@ def _energy(
 
     return Energy(
         idle=gpus * whole_s * idle_w,
-        compute=above(power.compute, compute_s),
-        memory=above(power.memory, memory_s),
+        compute=gpus * measured[0] if measured else above(power.compute, compute_s),
+        memory=gpus * measured[1] if measured else above(power.memory, memory_s),
         communication=above(power.communication, max(steps_s - compute_s - memory_s, 0.0)),
     )
 

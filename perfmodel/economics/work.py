@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.kernels.timing import Timing
-from perfmodel.numeric import Num, maximum, where
+from perfmodel.numeric import Num, maximum, minimum, where
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.serving.records import StepRuns
 from perfmodel.serving.step_times import decode_leaves, prompt_leaves
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.hardware import Gpu
+from perfmodel.spec.power import KernelPower, Power
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import step_segments
 
 Floats = NDArray[np.float64]
 
+COLUMNS = 6
+"""Of :class:`Work`."""
 CHUNK = 32_768
 """Rows counted together: enough that Python's share is small, few enough that a step's ops fit in the memory."""
 
@@ -38,6 +41,10 @@ class Work:
     compute_s: Floats
     """In which kernels run that are bound by their arithmetic, each one's fixed part (launch, tail) left out."""
     memory_s: Floats
+    """The same of kernels bound by device memory."""
+    compute_j: Floats
+    """What kernels bound by their arithmetic draw above idle power, J, where watts of kernels are known; else 0."""
+    memory_j: Floats
     """The same of kernels bound by device memory."""
 
 
@@ -61,7 +68,7 @@ def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    found = np.zeros((4, len(runs.steps)))
+    found = np.zeros((COLUMNS, len(runs.steps)))
     decodes, prompt = _mean_rank(scenario, runs)
     per_gpu = 1.0 / scenario.deployment.attention_tp
     for phase, rows in _phases(runs):
@@ -118,14 +125,14 @@ def _count(
     alone: Mapping[str, Floats],
     shares: Mapping[str, Floats],
 ) -> Floats:
-    """The columns of :class:`Work` (4, rows) of steps whose leaves are arrays.
+    """The columns of :class:`Work` (COLUMNS, rows) of steps whose leaves are arrays.
 
     ``mean`` describes the mean rank. Attention cores run only on the share of ranks that have a request of theirs, by
     the end of the kernel's name, and there as ``alone`` says: a hundredth of a prompt on every rank would take each of
     them as long as the smallest kernel does.
     """
     gpu = scenario.cluster.gpu
-    total = np.zeros((4, len(next(iter(mean.values())))))
+    total = np.zeros((COLUMNS, len(next(iter(mean.values())))))
     steps = (step_segments(with_arrays(scenario, leaves)) for leaves in (mean, alone))
     for segment, other in zip(*steps, strict=True):
         pairs = zip(segment.tasks, segment.timings, other.tasks, other.timings, strict=True)
@@ -134,7 +141,12 @@ def _count(
             for end, share in shares.items():
                 if op.kernel.endswith(end):
                     op, timing, factor = task_alone.op, timing_alone, factor * share
-            parts = (peak_seconds(op, gpu), hbm_seconds(op, gpu), *_busy(op, timing))
+            parts = (
+                peak_seconds(op, gpu),
+                hbm_seconds(op, gpu),
+                *_busy(op, timing),
+                *_drawn(op, timing, gpu, scenario.power),
+            )
             for column, part in zip(total, parts, strict=True):
                 column += factor * part
     return total
@@ -147,3 +159,45 @@ def _busy(op: Op, timing: Timing) -> tuple[Num, Num]:
     seconds = maximum(timing.compute_s, timing.memory_s)
     arithmetic = timing.compute_s > timing.memory_s
     return where(arithmetic, seconds, 0.0), where(arithmetic, 0.0, seconds)
+
+
+def _drawn(op: Op, timing: Timing, gpu: Gpu, power: Power | None) -> tuple[Num, Num]:
+    """(compute, memory): joules of a kernel above idle power, on the side of what bounds it, beyond its latency.
+
+    Its watts follow from how much of the peaks it uses: over its time, FLOPs at the peak take ``peak_seconds``, so
+    watts x seconds = floor x seconds + compute x peak_seconds + memory x hbm_seconds, at most the limit's. A class
+    whose watts are not known draws the shares.
+    """
+    if power is None or not power.kernels or gpu.tdp_w is None or gpu.idle_w is None:
+        return 0.0, 0.0
+    compute_s, memory_s = _busy(op, timing)
+    seconds = compute_s + memory_s
+    own = kernel_power(op, power)
+    if own is None:
+        joules = gpu.tdp_w * (power.compute * compute_s + power.memory * memory_s)
+    else:
+        joules = (
+            own.compute_w * peak_seconds(op, gpu)
+            + own.memory_w * hbm_seconds(op, gpu)
+            + own.floor_w * seconds
+        )
+    above = maximum(minimum(joules, gpu.tdp_w * seconds) - gpu.idle_w * seconds, 0.0)
+    return where(compute_s > 0.0, above, 0.0), where(compute_s > 0.0, 0.0, above)
+
+
+def kernel_power(op: Op, power: Power) -> KernelPower | None:
+    """What is known of a kernel's watts: of its class and number format, or of its class."""
+    kernel = LIKE.get(op.kernel, op.kernel)
+    names = (f"{kernel} {op.dtype}", f"{kernel} {NEAREST.get(op.dtype, op.dtype)}", kernel)
+    return next((power.kernels[name] for name in names if name in power.kernels), None)
+
+
+LIKE = {
+    "bmm": "gemm",
+    "mla_prefill": "gqa_prefill",
+    "mla_sparse_decode": "mla_decode",
+    "mla_sparse_prefill": "gqa_prefill",
+}
+"""Kernel class -> the one whose watts stand for it."""
+NEAREST = {"mxfp4": "fp4", "mxfp8": "fp8", "int8": "fp8-tensor", "int4": "bf16", "fp32": "bf16"}
+"""Number format -> the one whose watts stand for it."""

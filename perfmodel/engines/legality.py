@@ -12,7 +12,7 @@ from functools import cache
 from perfmodel.spec.base import Count, Spec
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.model import Attention, Mla
+from perfmodel.spec.mixers import CompressedAttention, GatedDeltaNet, Gqa, Kda, Lightning, Mixer, Mla
 from perfmodel.spec.scenario import Scenario
 
 FILE = DATA / "engines" / "legality.yaml"
@@ -155,10 +155,10 @@ def _heads_problem(s: Scenario) -> str | None:
     if s.deployment.engine not in rule.engines:
         return None
     for layer in s.model.layers:
-        heads = (
-            layer.attention.num_heads if isinstance(layer.attention, Mla) else layer.attention.num_kv_heads
-        )
-        if isinstance(layer.attention, Mla) or heads % tp == 0 or tp % heads == 0:
+        if not isinstance(layer.attention, Gqa):
+            continue
+        heads = layer.attention.num_kv_heads
+        if heads % tp == 0 or tp % heads == 0:
             continue
         allowed = [n for n in range(1, tp) if tp % n == 0 and (heads % n == 0 or n % heads == 0)]
         return (
@@ -180,7 +180,7 @@ def _cuts(s: Scenario) -> Iterator[Cut]:
         return Cut(part, key, parts, what, width, getattr(p, format_key), format_key)
 
     for layer in s.model.layers:
-        if d.attention_tp > 1:
+        if layer.attention and d.attention_tp > 1:
             for what, width, is_output in _attention_widths(layer.attention, d.attention_tp):
                 own = output if is_output else "linear"
                 yield cut("attention", "attention_tp", d.attention_tp, what, width, own)
@@ -193,18 +193,25 @@ def _cuts(s: Scenario) -> Iterator[Cut]:
             yield cut("experts", "moe_tp", d.moe_tp, "an expert's FFN", moe.ffn_size, "experts")
 
 
-def _attention_widths(attention: Attention, tp: int) -> Iterator[tuple[str, int, bool]]:
+def _attention_widths(attention: Mixer, tp: int) -> Iterator[tuple[str, int, bool]]:
     """(What, width, whether it is the output's) of projections that are divided by heads; KV heads that are copied are
     counted so.
     """
-    heads = attention.num_heads
     if isinstance(attention, Mla):
-        yield "the queries' projection", heads * attention.qk_head_dim, False
-        yield "the output projection", heads * attention.v_head_dim, True
-        return
-    yield "the queries' projection", heads * attention.head_dim, False
-    yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, False
-    yield "the output projection", heads * attention.head_dim, True
+        yield "the queries' projection", attention.num_heads * attention.qk_head_dim, False
+        yield "the output projection", attention.num_heads * attention.v_head_dim, True
+    elif isinstance(attention, Gqa):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+        yield "the keys' projection", max(attention.num_kv_heads, tp) * attention.head_dim, False
+        yield "the output projection", attention.num_heads * attention.value_head_dim, True
+    elif isinstance(attention, CompressedAttention):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+    elif isinstance(attention, GatedDeltaNet):
+        yield "the keys' projection", attention.num_key_heads * attention.key_head_dim, False
+        yield "the output projection", attention.num_value_heads * attention.value_head_dim, True
+    elif isinstance(attention, Kda | Lightning):
+        yield "the queries' projection", attention.num_heads * attention.head_dim, False
+        yield "the output projection", attention.num_heads * attention.head_dim, True
 
 
 def _width_problem(s: Scenario) -> str | None:

@@ -1,7 +1,7 @@
 """The space of deployments that ``perfmodel plan`` looks at, as data: key paths of a scenario and their choices.
 
-What is in it by default follows from model, GPUs and engine (:func:`default_space`); a ``space:`` file narrows or widens
-any key, and adds any other key path of a scenario:
+What is in it by default follows from model, GPUs and engine (:func:`default_space`); a ``space:`` file narrows or
+widens any key, and adds any other key path of a scenario:
 
     deployment.attention_tp: [1, 8]                  # these alone
     deployment.redundant_experts: {choices: [0, 32]} # a key that is not looked at by default
@@ -22,7 +22,7 @@ from perfmodel.engines.legality import rules
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Cluster
-from perfmodel.spec.keys import unknown_key
+from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
 from perfmodel.spec.model import Model
 
@@ -80,7 +80,9 @@ class Space:
         for key in keys:
             size *= len(self.keys[key])
         if size > MOST:
-            raise SpecError(f"space: {size:,} layouts; must be at most {MOST:,}: narrow some keys (docs/plan.md)")
+            raise SpecError(
+                f"space: {size:,} layouts; must be at most {MOST:,}: narrow some keys (docs/plan.md)"
+            )
         seen = set()
         for values in product(*(self.keys[key] for key in keys)):
             found = dict(zip(keys, values, strict=True))
@@ -111,7 +113,7 @@ def default_space(
     link = cluster.node.link_domain_gpus
     powers = [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
     tensor = [n for n in powers if n <= max(1, min(gpus, min(link, 16)))]
-    sizes = [n for n in powers if n < node] + [n for n in range(node, gpus + 1, node)]
+    sizes = [n for n in powers if n < node] + list(range(node, gpus + 1, node))
     data = sorted({size // tp for size in sizes for tp in tensor if size % tp == 0})
     drafts = range(MOST_DRAFTS + 1) if model.mtp and acceptance > 0.0 else (0,)
     formats = [name for name in FORMATS if _has_kernels(FORMATS[name], gpu, engine)]
@@ -123,7 +125,9 @@ def default_space(
             TP: tuple(tensor),
             DP: tuple(data),
             EP: (1, "all") if model.moe else (1,),
-            DENSE: ("attention", 1) if any(layer.dense_ffn_size for layer in model.layers) else ("attention",),
+            DENSE: ("attention", 1)
+            if any(layer.dense_ffn_size for layer in model.layers)
+            else ("attention",),
             WEIGHTS: tuple(formats),
             KV: ("bf16", "fp8") if gpu.fp8_tflops else ("bf16",),
             OVERLAP: tuple(overlaps_of(engine, shortcut=model.has_shortcut)),
@@ -141,7 +145,9 @@ def _has_kernels(formats: Mapping[str, str], gpu: Any, engine: str) -> bool:
     if not all(peaks[dtype] for dtype in formats.values()):
         return False
     return not any(
-        engine in rule.engines and gpu.architecture in rule.architectures and set(formats.values()) & set(rule.formats)
+        engine in rule.engines
+        and gpu.architecture in rule.architectures
+        and set(formats.values()) & set(rule.formats)
         for rule in rules().formats
     )
 
@@ -177,13 +183,15 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
         raise SpecError(f"space: {key} is no choice of a deployment: state it with an option or --set")
     if known is None and not key.startswith(("deployment.", "serving.", "routing.")):
         raise SpecError(f"space: {unknown_key(key)}")
-    if known is None and "is no key" in unknown_key(key):
+    if known is None and key not in key_paths():
         raise SpecError(f"space: {unknown_key(key)}")
     if isinstance(value, Mapping) and value.keys() == {"range"}:
         return _within(key, value["range"], known)
     if isinstance(value, Mapping):
         if value.keys() != {"choices"}:
-            raise SpecError(f"space: {key} = {shown(value)}: must be a list, {{choices: [..]}} or {{range: [least, most]}}")
+            raise SpecError(
+                f"space: {key} = {shown(value)}: must be a list, {{choices: [..]}} or {{range: [least, most]}}"
+            )
         value = value["choices"]
     found = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else (value,)))
     if not found:
@@ -201,7 +209,11 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
 
 def _within(key: str, bounds: Any, known: Choices | None) -> Choices:
     """The default's choices between two bounds, else powers of two, the bounds among them."""
-    if not isinstance(bounds, (list, tuple)) or len(bounds) != 2 or not all(type(b) is int and b >= 0 for b in bounds):
+    if (
+        not isinstance(bounds, (list, tuple))
+        or len(bounds) != 2
+        or not all(type(b) is int and b >= 0 for b in bounds)
+    ):
         raise SpecError(f"space: {key}: range = {shown(bounds)}: must be two whole numbers [least, most]")
     low, high = bounds
     inside = [one for one in known or () if isinstance(one, int) and low <= one <= high]

@@ -18,9 +18,18 @@ from perfmodel.units import US
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "kernels"
 """Measured timings and what was fitted on them."""
 
-STAND_IN = {"fp4": "fp8", "fp8-tensor": "fp8", "fp8": "bf16", "int4": "bf16", "fp32": "bf16"}
+STAND_IN = {
+    "mxfp4": "fp4",
+    "mxfp8": "fp8",
+    "int8": "fp8-tensor",
+    "fp4": "fp8",
+    "fp8-tensor": "fp8",
+    "fp8": "bf16",
+    "int4": "bf16",
+    "fp32": "bf16",
+}
 """The number format whose kernel stands in for a missing one: the next wider, and for FP32 the next narrower."""
-TIMED = frozenset({"select"})
+TIMED = frozenset({"select", "mhc_pre", "mhc_post"})
 """Memory-bound kernels that have a row of their own; ``elementwise`` answers for the others."""
 REFERENCE_ARCHITECTURE = "hopper"
 """The architecture with the most rows; stands in for one that has none."""
@@ -31,8 +40,7 @@ class Achievable:
     """One kernel class on one architecture."""
 
     kernel: str
-    """gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill, select or
-    elementwise."""
+    """gemm, grouped_gemm, bmm, select, elementwise, or a mixer's (perfmodel.ops.mixers)."""
     dtype: str
     """Type of the multiply, or ``any`` for memory-bound kernels."""
     architecture: str

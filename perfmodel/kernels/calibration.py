@@ -8,9 +8,10 @@ damaged or edited file is refused, and every result can name what it rests on.
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +21,9 @@ import numpy as np
 from perfmodel.errors import DataError
 from perfmodel.kernels.communication import SAME_RAIL, held_sms
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
+from perfmodel.kernels.derivation import Derivation, derivation_from
+from perfmodel.kernels.parts import NAMES as PARTS
+from perfmodel.kernels.parts import found_in, part_of
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import TableCurve, table_curve_from
 from perfmodel.kernels.timing import Timing, spread_key
@@ -27,7 +31,9 @@ from perfmodel.numeric import Num, maximum, minimum, where
 from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.formats import STAND_IN_SPREAD, STAND_INS
 from perfmodel.spec.hardware import Cluster, Gpu
+from perfmodel.spec.paths import is_file
 
 FORMATS = (1, 2)
 """Versions of the file format that are read; 2 adds tables, engines and backends."""
@@ -82,6 +88,12 @@ class Calibration:
     two kernels (the interpreter, views, a module's call) costs about as much. 0 elsewhere: a host runs ahead."""
     document: Mapping[str, Any]
     """Everything that the file holds."""
+    timed_on: Cluster | None = None
+    """What was timed, where that is another device than :attr:`made_on`: a derived calibration."""
+    derivation: Derivation | None = None
+    """How times of :attr:`timed_on` become those of :attr:`made_on`."""
+    parts: Mapping[str, Path] = field(default_factory=dict)
+    """Part (:mod:`perfmodel.kernels.parts`) -> its file, which is read when one of its classes is asked for."""
 
     @property
     def gpu(self) -> str:
@@ -103,12 +115,30 @@ class Calibration:
         if whole is not None:
             return whole
         for backend in LAYOUTS.get(op.backend, (op.backend,)):
-            for dtype in (op.curve_dtype, "any"):
+            for dtype in (op.curve_dtype, "any", *STAND_INS.get(op.curve_dtype, ())):
                 for place in dict.fromkeys((backend, "")):
-                    found = self.curves.get((op.kernel, dtype, place))
+                    found = self._found((op.kernel, dtype, place))
                     if found is not None and (place or not op.backend or not op.is_communication):
                         return found
         return None
+
+    def _found(self, key: Key) -> AnyCurve | None:
+        """The curve of a key: of this file, else of the part that may hold it."""
+        own = self.curves.get(key)
+        if own is not None:
+            return own
+        part = self.part(part_of(*key[:2]))
+        return part.curves.get(key) if part else None
+
+    def part(self, name: str) -> "Calibration | None":
+        """One part of this calibration, for the same engine; None where it has none of that name."""
+        path = self.parts.get(name)
+        return _load_for(path, path.stat().st_mtime_ns, self.engine) if path else None
+
+    def whole(self) -> "tuple[AnyCurve, ...]":
+        """The curves of every engine, those of parts as well: reads them all."""
+        parts = (self.part(name) for name in self.parts)
+        return (*self.all_curves, *(curve for part in parts if part for curve in part.all_curves))
 
     def find(self, kernel: str, dtype: str) -> AnyCurve | None:
         """The curve of a class that names no backend (of a collective: of torch.distributed's own library)."""
@@ -121,20 +151,48 @@ class Calibration:
             return Timing(source=f"{INSIDE}: measured as part of {holder}", calibrated=True)
         curve = self.curve(op)
         if curve is None:
-            return None
+            return self._sparse_core(op, cluster) if op.kernel == SPARSE_CORE else None
         variables = variables_of(op)
         if op.is_communication:
             variables["bytes"] = op.shape["bytes"]  # on the wire, not in memory
         if not curve.covers(variables):
             return None
         timing = self._transfer if op.is_communication else self._kernel
-        return timing(op, curve, variables, cluster)
+        found = timing(op, curve, variables, cluster)
+        if curve.dtype in STAND_INS.get(op.curve_dtype, ()):
+            said = f"calibration {self.name}: derived: no table has {op.curve_dtype}, times of {curve.dtype} stand in"
+            flag = "; ".join(filter(None, (said, found.flag)))
+            found = replace(found, flag=flag, log_std=math.hypot(found.log_std, STAND_IN_SPREAD))
+        return self.derivation.of(found, self.name) if self.derivation else found
+
+    def _sparse_core(self, op: Op, cluster: Cluster) -> Timing | None:
+        """A decoding core over selected tokens, which no table has alone: the dense BF16 core over as many, each query
+        with its own (:data:`SPARSE_SPREAD`).
+        """
+        shape = {
+            **op.shape,
+            "requests": op.shape["requests"] * op.shape["new_tokens"],
+            "new_tokens": 1.0,
+            "context": op.shape["selected"],
+        }
+        found = self.cost(
+            replace(op, kernel="mla_decode", cache_dtype="bf16", inside=(), shape=shape), cluster
+        )
+        if found is None:
+            return None
+        said = f"calibration {self.name}: derived: the dense core's time over as many tokens as are selected"
+        return replace(
+            found,
+            flag="; ".join(filter(None, (said, found.flag))),
+            log_std=math.hypot(found.log_std, SPARSE_SPREAD),
+            spread_key=spread_key(op, "selected"),
+        )
 
     def _holder(self, op: Op) -> str:
         """Kernel class whose measured span holds this op; empty: none."""
         for kernel, dtype, backend in op.inside:
             asked = Op(kernel, op.op_class, kernel, op.stream, dtype=dtype, backend=backend)
-            curve = self.curves.get((kernel, dtype, backend)) if kernel in MODULES else self.curve(asked)
+            curve = self._found((kernel, dtype, backend)) if kernel in MODULES else self.curve(asked)
             if curve is not None and op.kernel in curve.includes and self._answers(curve):
                 return kernel
         return ""
@@ -142,9 +200,10 @@ class Calibration:
     def _module(self, op: Op) -> AnyCurve | None:
         """The engine's measured attention module, which stands at the core for all of an attention's kernels."""
         for key in op.inside:
-            curve = self.curves.get(key)
-            if key[0] in MODULES and op.kernel == MODULES[key[0]] and curve and self._answers(curve):
-                return curve
+            if key[0] in MODULES and op.kernel == MODULES[key[0]]:
+                curve = self._found(key)
+                if curve and self._answers(curve):
+                    return curve
         return None
 
     def _answers(self, curve: AnyCurve) -> bool:
@@ -216,13 +275,20 @@ class Calibration:
         )
 
     def _scaled_from(self, cluster: Cluster) -> Cluster:
-        """What was timed, where ``cluster`` is that with some figures changed: a what-if, for which times are scaled.
-        Else ``cluster`` itself: on another device times are taken as they are.
+        """What was timed, where ``cluster`` is that with some figures changed (a what-if, for which times are scaled)
+        or the device that a derived calibration is of. Else ``cluster`` itself: on another device times are taken as
+        they are.
         """
-        return self.made_on if self.gpu == cluster.gpu.name else cluster
+        return (self.timed_on or self.made_on) if self.gpu == cluster.gpu.name else cluster
 
     def _source(self, curve: AnyCurve) -> str:
-        own = f"fitted: calibration {self.name} ({self.id})"
+        part = (
+            None
+            if (curve.kernel, curve.dtype, curve.backend) in self.curves
+            else part_of(curve.kernel, curve.dtype)
+        )
+        held = self.part(part) if part else None
+        own = f"fitted: calibration {held.name if held else self.name} ({held.id if held else self.id})"
         return f"{own}: {curve.source}" if curve.source else own
 
     def _other_wire(self, op: Op, curve: AnyCurve) -> str:
@@ -241,8 +307,21 @@ class Calibration:
         return "; ".join(flags)
 
 
-MODULES = {"mla_module_decode": "mla_decode"}
+MODULES = {
+    "mla_module_decode": "mla_decode",
+    **{
+        f"{family}_{part}_{phase}": f"mla_sparse_{phase}"
+        for family in ("dsa", "dsa_glm")
+        for part in ("module", "skip_module")
+        for phase in ("decode", "prefill")
+    },
+}
 """Measured whole attentions -> the core at which their time is put."""
+SPARSE_CORE = "mla_sparse_decode"
+SPARSE_SPREAD = 0.25
+"""Of a dense core that stands for one over selected tokens. Against modules without index branch less their products
+(H200, 64 heads, 1 to 512 requests): 0.8 to 1.1 of SGLang's, 1.3 of vLLM's with an FP8 cache, up to 3.5 of vLLM's with a
+BF16 cache and few requests (docs/gpus.md)."""
 INSIDE = "inside"
 """Source of an op whose time is in another op's."""
 
@@ -268,7 +347,7 @@ def load_calibration(name: str, engine: str = "") -> Calibration:
         DataError: unreadable, of another format version, or damaged.
     """
     path = catalogue.calibration_path(name)
-    return _load_for(path, path.stat().st_mtime_ns if path.exists() else 0, engine)
+    return _load_for(path, path.stat().st_mtime_ns if is_file(path) else 0, engine)
 
 
 @cache
@@ -280,9 +359,39 @@ def _load_for(path: Path, modified: int, engine: str) -> Calibration:
 def _load(path: Path, _modified: int) -> Calibration:
     document = read_document(path)
     check_document(document, path)
-    calibration = parse(document, name=path.parent.name, arrays=_read_tables(document, path))
+    if "derived" in document:
+        return _derived(document, path.parent.name)
+    folder = path.parent
+    name = f"{folder.parent.name}/{folder.name}" if folder.name in PARTS else folder.name
+    arrays = _read_tables(document, path)
+    shipped = path.is_relative_to(catalogue.DATA)
+    calibration = parse(document, name=name, arrays=arrays, shipped=shipped)
     _check_timings(document, path)
-    return calibration
+    return replace(calibration, parts=found_in(folder, FILE_NAME))
+
+
+def _derived(document: Mapping[str, Any], name: str) -> Calibration:
+    """Another calibration's curves as those of this device.
+
+    Raises:
+        DataError: a missing or malformed field, or another version of the calibration that it names.
+    """
+    stated = derivation_from(document, name)
+    base = load_calibration(stated.base)
+    if base.id != stated.base_id:
+        raise DataError(
+            f"{name}: derived from {stated.base}-{stated.base_id}, but {stated.base} is {base.id}; run calibrate "
+            "import-tables again"
+        )
+    own = parse(document, name=name)
+    return replace(
+        own,
+        all_curves=base.all_curves,
+        curves=base.curves,
+        timed_on=base.made_on,
+        derivation=stated,
+        parts=base.parts,
+    )
 
 
 def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -292,6 +401,8 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
         return {}
     file = path.parent / TABLES_NAME
     try:
+        if is_file(file) and file.stat().st_size > MOST_TABLE_BYTES:
+            raise DataError(f"{file}: larger than {MOST_TABLE_BYTES:,} bytes, which no tables are")
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: can't be read: {error.strerror or error}") from error
@@ -300,23 +411,80 @@ def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{file}: not the tables that {FILE_NAME} was made with; run calibrate import-tables again"
         )
     try:
+        _check_headers(content, file)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            return {name: arrays[name] for name in TABLE_ARRAYS}
+    except DataError:
+        raise
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         raise DataError(
             f"{file}: not an archive of numbers ({error}); run calibrate import-tables again"
         ) from error
 
 
-def parse(document: Mapping[str, Any], *, name: str, arrays: Mapping[str, Any] | None = None) -> Calibration:
-    """The calibration in a document whose format and id were checked; ``arrays`` are its tables' values.
+TABLE_ARRAYS = {"values": "i", "points": "f"}
+"""Arrays of the tables -> their kind: whole numbers, or numbers."""
+MOST_TABLE_BYTES = 64 * 2**20
+"""Of the file, and of each array: eighty times what a shipped GPU has."""
+
+
+def _check_headers(content: bytes, file: Path) -> None:
+    """Refuse arrays that are not flat, of another kind, or too large: what their headers claim, before they are made.
+
+    Raises:
+        DataError: as said.
+        ValueError, zipfile.BadZipFile: not an archive of arrays.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name, kind in TABLE_ARRAYS.items():
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as array:
+                version = np.lib.format.read_magic(array)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(array)
+            size = math.prod(shape) * dtype.itemsize
+            if (
+                len(shape) != 1
+                or dtype.kind != kind
+                or size > MOST_TABLE_BYTES
+                or member.file_size > size + 2**16
+            ):
+                raise DataError(
+                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of "
+                    f"numbers of at most {MOST_TABLE_BYTES:,} bytes"
+                )
+
+
+def parse(
+    document: Mapping[str, Any],
+    *,
+    name: str,
+    arrays: Mapping[str, Any] | None = None,
+    shipped: bool = False,
+) -> Calibration:
+    """The calibration in a document whose format and id were checked; ``arrays`` are its tables' values. Tables of one
+    that is ``shipped`` with the package are checked when they are asked for.
 
     Raises:
         DataError: a missing or malformed field.
     """
     try:
         curves = tuple(
-            table_curve_from(curve, arrays or {}, name) if "tables" in curve else curve_from(curve, name)
+            table_curve_from(curve, arrays or {}, name, shipped=shipped)
+            if "tables" in curve
+            else curve_from(curve, name)
             for curve in document["curves"]
         )
         return Calibration(
@@ -372,9 +540,10 @@ def _check_timings(document: Mapping[str, Any], path: Path) -> None:
     """The raw timings may be left behind, but if they are there they are those that were fitted."""
     timings = path.parent / TIMINGS_NAME
     stated = document.get("timings")
-    if not isinstance(stated, Mapping) or not timings.exists():
+    if not isinstance(stated, Mapping) or not is_file(timings):
         return
-    digest = hashlib.sha256(timings.read_bytes()).hexdigest()
+    with timings.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != stated.get("sha256"):
         raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
 

@@ -11,7 +11,7 @@ from perfmodel.spec.formats import BYTES_PER_ELEMENT
 
 MEMORY_BOUND = frozenset(
     {"norm", "latent_norm", "rope", "activation", "add", "gather", "select", "sample", "permute"}
-    | {"unpermute", "reorder"}
+    | {"unpermute", "reorder", "conv_update", "conv_prefill", "gated_norm", "compress", "mhc_pre", "mhc_post"}
 )
 """Kernel classes that move bytes and hardly compute; a calibration tells them apart, the fallback does not."""
 Inside: TypeAlias = tuple[tuple[str, str, str], ...]
@@ -73,11 +73,20 @@ def bmm(name: str, op_class: OpClass, *, groups: Num, m: Num, n: Num, k: Num, dt
 
 
 def memory_bound(
-    name: str, op_class: OpClass, kernel: str, *, hbm_bytes: Num, dtype: str, shape: Mapping[str, Num]
+    name: str,
+    op_class: OpClass,
+    kernel: str,
+    *,
+    hbm_bytes: Num,
+    dtype: str,
+    shape: Mapping[str, Num],
+    flops: Num = 0.0,
 ) -> Op:
     """A kernel that moves ``hbm_bytes`` and hardly computes; ``shape`` is what its curve is looked up by."""
     assert kernel in MEMORY_BOUND, kernel
-    return Op(name, op_class, kernel, Stream.COMPUTE, hbm_bytes=hbm_bytes, dtype=dtype, shape=shape)
+    return Op(
+        name, op_class, kernel, Stream.COMPUTE, flops=flops, hbm_bytes=hbm_bytes, dtype=dtype, shape=shape
+    )
 
 
 def norm(
@@ -106,6 +115,14 @@ def inside_reduce(deployment: Deployment) -> Inside:
 def swiglu(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str, inside: Inside = ()) -> Op:
     """silu(gate) * up: reads two values and writes one per element of the intermediate."""
     moved = 3.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
+    shape = {"rows": tokens, "width": width}
+    op = memory_bound(name, op_class, "activation", hbm_bytes=moved, dtype=dtype, shape=shape)
+    return replace(op, inside=inside)
+
+
+def relu2(name: str, op_class: OpClass, *, tokens: Num, width: Num, dtype: str, inside: Inside = ()) -> Op:
+    """The square of ReLU: reads and writes one value per element of the intermediate."""
+    moved = 2.0 * BYTES_PER_ELEMENT[dtype] * tokens * width
     shape = {"rows": tokens, "width": width}
     op = memory_bound(name, op_class, "activation", hbm_bytes=moved, dtype=dtype, shape=shape)
     return replace(op, inside=inside)

@@ -111,7 +111,7 @@ def _exchange_traffic(
     kernel: str, moe: Moe, tokens: Num, load: Num, scenario: Scenario, dtype: str
 ) -> Traffic:
     """Bytes of dispatch or combine, by backend."""
-    deployment, hidden = scenario.deployment, scenario.model.hidden_size
+    deployment, hidden = scenario.deployment, moe.routed_size(scenario.model.hidden_size)
     ranks, domain = deployment.stage_gpus, _domain(scenario.cluster)
     mean = scenario.mean_real_experts
     if scenario.costs == "report":

@@ -1,20 +1,31 @@
-"""Dense feed-forward networks (SwiGLU), tensor-parallel or not. Counts per GPU."""
+"""Dense feed-forward networks, tensor-parallel or not. Counts per GPU."""
 
 from perfmodel.numeric import Num
-from perfmodel.ops.build import gemm, swiglu
+from perfmodel.ops.build import gemm, relu2, swiglu
 from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.model import Activation
 
 
-def swiglu_ops(
-    prefix: str, op_class: OpClass, *, tokens: Num, hidden: int, width: float, dtype: str, activations: str
+def ffn_ops(
+    prefix: str,
+    op_class: OpClass,
+    *,
+    tokens: Num,
+    hidden: int,
+    width: float,
+    dtype: str,
+    activations: str,
+    activation: Activation,
 ) -> tuple[Op, ...]:
-    """Gate and up projection (fused), activation, down projection; ``activations`` is the type between them."""
+    """Up projection (SwiGLU: gate and up, fused), activation, down projection; ``activations`` is the type between."""
+    gated = activation == "swiglu"
+    up, widening, between = ("gate_up", 2, swiglu) if gated else ("up", 1, relu2)
     return (
-        gemm(f"{prefix}.gate_up", op_class, m=tokens, n=2 * width, k=hidden, dtype=dtype),
-        swiglu(f"{prefix}.act", op_class, tokens=tokens, width=width, dtype=activations),
+        gemm(f"{prefix}.{up}", op_class, m=tokens, n=widening * width, k=hidden, dtype=dtype),
+        between(f"{prefix}.act", op_class, tokens=tokens, width=width, dtype=activations),
         gemm(f"{prefix}.down", op_class, m=tokens, n=hidden, k=width, dtype=dtype),
     )
 
@@ -27,6 +38,7 @@ def dense_ffn_ops(
     *,
     hidden: int,
     prefix: str = "ffn",
+    activation: Activation = "swiglu",
 ) -> tuple[Op, ...]:
     """A dense FFN of intermediate width ``size`` over ``tokens`` new tokens per GPU.
 
@@ -36,7 +48,7 @@ def dense_ffn_ops(
     """
     tp = deployment.dense_tp
     rows = tokens * (deployment.attention_tp if deployment.replicated else tp)
-    ops = swiglu_ops(
+    ops = ffn_ops(
         prefix,
         OpClass.DENSE_FFN,
         tokens=rows,
@@ -44,6 +56,7 @@ def dense_ffn_ops(
         width=size / tp,
         dtype=deployment.precision.dense_dtype,
         activations=deployment.precision.activations,
+        activation=activation,
     )
     if tp == 1:
         return ops

@@ -4,19 +4,25 @@ Where a pipeline's stages differ, the figures are an even share of the layers pl
 whichever is larger: the first or the last stage, which is where memory runs out first.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
 
 from perfmodel.engines.memory import cache_room, runtime_bytes
-from perfmodel.numeric import Num, maximum
-from perfmodel.ops.attention import gqa_cache_bytes, mla_cache_bytes
+from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.ops.communication import low_latency_buffer_bytes
+from perfmodel.ops.hyper import WEIGHT_BYTES
+from perfmodel.ops.mixers.base import Kept
+from perfmodel.ops.mixers.mixer import mixer_kept
 from perfmodel.ops.parameters import (
-    attention_parameters,
     expert_parameters,
     ffn_parameters,
-    index_bytes_per_token,
-    indexer_parameters,
+    hyper_parameters,
+    layer_index_weights,
+    layer_weights,
+    mixers_of,
     ngram_parameters,
     router_parameters,
     shared_parameters,
@@ -24,7 +30,8 @@ from perfmodel.ops.parameters import (
 from perfmodel.ops.work import Group, Work, step_work
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
-from perfmodel.spec.model import Attention, Layer, Mla, Model
+from perfmodel.spec.mixers import Gqa, Mla
+from perfmodel.spec.model import Layer, Model
 from perfmodel.spec.scenario import Scenario
 
 
@@ -35,22 +42,28 @@ class Memory:
     weights: Num
     """Weights of the layers, embedding and head, and of the draft layer where drafts are used."""
     kv_cache: Num
-    """KV cache at the step's end."""
+    """KV cache at the step's end: what grows with tokens, and what windows keep of them."""
     activations: Num
     """Largest set of intermediate results that live together."""
     communication_buffers: Num
     """Receive and send buffers of the all-to-all."""
     runtime: Num
     """CUDA context, process groups, NVSHMEM and pools of captured graphs."""
+    states: Num = 0.0
+    """States of linear attention, state-space layers and convolutions: fixed per request."""
 
     @property
     def total(self) -> Num:
         """All classes together."""
-        return self.weights + self.kv_cache + self.activations + self.communication_buffers + self.runtime
+        held = self.weights + self.kv_cache + self.activations + self.communication_buffers + self.runtime
+        return held + self.states
 
     def as_dict(self) -> dict[str, Num]:
-        """Bytes by class."""
-        return asdict(self)
+        """Bytes by class; states where the model has any."""
+        found = asdict(self)
+        if not np.any(np.asarray(self.states)):
+            del found["states"]
+        return found
 
 
 def step_memory(scenario: Scenario) -> Memory:
@@ -62,6 +75,7 @@ def step_memory(scenario: Scenario) -> Memory:
         activations=activation_bytes(scenario, work),
         communication_buffers=buffer_bytes(scenario, work),
         runtime=sum(runtime_bytes(scenario)),
+        states=state_bytes(scenario, work),
     )
 
 
@@ -103,13 +117,71 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
 
 
 def cached_token_bytes(scenario: Scenario) -> float:
-    """Bytes of one more token in the KV cache, on each GPU of its attention group; beyond every sliding window."""
-    requests = 1.0 / scenario.deployment.attention_tp
-    short, long = (
-        cache_bytes(scenario, Work((Group("decode", requests, 1.0, tokens),)))
-        for tokens in (float(SHORT), float(2 * SHORT))
-    )
-    return float(long - short) / SHORT
+    """Bytes of one more token in the KV cache, on each GPU of its attention group; beyond every sliding window. Where
+    nothing grows, a part of what a request keeps that no length of a request makes noticeable: 1 / SHORT.
+    """
+    short, long = (_request_cache_bytes(scenario, tokens) for tokens in (float(SHORT), float(2 * SHORT)))
+    return (long - short) / SHORT or float(beside_bytes(scenario).of(float(SHORT))) / SHORT
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a request keeps beside what grows with every token: bytes, or the unit that it is :meth:`scaled` to."""
+
+    fixed: float = 0.0
+    """Whatever the request's length: states."""
+    windows: tuple[tuple[int, float], ...] = ()
+    """(Tokens, amount per token): of so many of its latest tokens."""
+
+    def of(self, tokens: Num) -> Num:
+        """Of a request with ``tokens``."""
+        return self.fixed + sum(minimum(tokens, float(most)) * each for most, each in self.windows)
+
+    def scaled(self, factor: float) -> "Beside":
+        """The same in another unit."""
+        return Beside(self.fixed * factor, tuple((most, each * factor) for most, each in self.windows))
+
+
+NOTHING = Beside()
+"""Of attention that sees everything."""
+
+
+def beside_bytes(scenario: Scenario) -> Beside:
+    """What a decoding request keeps beside its tokens, bytes on each GPU of its attention group: states, those of
+    unverified drafts too, and windows.
+    """
+    windows: dict[int, float] = {}
+    for times, kept in _kept(scenario):
+        for cache in kept.caches:
+            if cache.most_tokens:
+                before = windows.get(cache.most_tokens, 0.0)
+                windows[cache.most_tokens] = before + times * cache.bytes_per_token
+    states = float(state_bytes(scenario, _one_request(scenario, 1.0)))
+    return Beside(states, tuple(sorted(windows.items())))
+
+
+def checkpoint_bytes(scenario: Scenario) -> float:
+    """Bytes of one state of every layer that has one, on each GPU of an attention group: what a prefix cache keeps
+    where a later prompt may go on.
+    """
+    return sum(times * kept.state_bytes for times, kept in _kept(scenario))
+
+
+def handed_over_bytes(scenario: Scenario) -> Beside:
+    """Bytes of a request beside those of its tokens that go from a prefill rank to a decode rank, on each GPU of the
+    latter: one state, and windows.
+    """
+    own, drafts = beside_bytes(scenario), scenario.deployment.mtp.draft_tokens
+    return replace(own, fixed=own.fixed - drafts * checkpoint_bytes(scenario))
+
+
+def _request_cache_bytes(scenario: Scenario, tokens: float) -> float:
+    return float(cache_bytes(scenario, _one_request(scenario, tokens)))
+
+
+def _one_request(scenario: Scenario, tokens: float) -> Work:
+    """A decoding request of an attention group; ``tokens`` are cached."""
+    return Work((Group("decode", 1.0 / scenario.deployment.attention_tp, 1.0, tokens),))
 
 
 def weight_bytes(model: Model, deployment: Deployment) -> float:
@@ -124,8 +196,8 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
     if model.mtp and deployment.mtp.draft_tokens:
         join = 2 * hidden * hidden * BYTES_PER_ELEMENT[precision.linear]
         layers += _layer_bytes(model.mtp.layer, model, deployment) + join
-    layers += indexer_parameters(model) * precision.activation_bytes
     tp = deployment.attention_tp
+    layers += hyper_parameters(model) * WEIGHT_BYTES
     table = BYTES_PER_ELEMENT[precision.embedding] * model.vocab_size * hidden / tp
     ngram = precision.activation_bytes * sum(ngram_parameters(model)) / deployment.stage_gpus
     ends = table + ngram
@@ -134,29 +206,43 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
     return layers / deployment.pp + ends
 
 
-def cache_bytes_per_token(attention: Attention, deployment: Deployment) -> float:
-    """Bytes per token of one attention's cache on one GPU of its group; MLA's latent is replicated over TP."""
-    if isinstance(attention, Mla):
-        return mla_cache_bytes(attention, deployment.precision)
-    return gqa_cache_bytes(attention, deployment.precision, deployment.attention_tp)
-
-
-def cache_bytes(scenario: Scenario, work: Work) -> Num:
-    """Bytes of KV cache on one GPU; a sliding window keeps only its own tokens."""
+def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
+    """What every mixer of the model keeps of a request, and of the draft layer where drafts are used: (how many alike,
+    what).
+    """
     model, deployment = scenario.model, scenario.deployment
     runs = list(model.layers)
     if model.mtp and deployment.mtp.draft_tokens and deployment.phase != "prefill":
         runs.append(model.mtp.layer)
+    for run in runs:
+        for mixer, indexes, times in mixers_of(run):
+            kept = mixer_kept(mixer, deployment.precision, deployment.attention_tp, indexes=indexes)
+            yield run.count * times, kept
+
+
+def cache_bytes(scenario: Scenario, work: Work) -> Num:
+    """Bytes of KV cache on one GPU; a window keeps only its own tokens."""
     total: Num = 0.0
     for group in work.groups:
-        requests = group.requests * deployment.attention_tp
-        tokens = group.cached_tokens + group.new_tokens
-        total = total + requests * tokens * index_bytes_per_token(model, deployment.precision.kv_cache)
-        for run in runs:
-            window = getattr(run.attention, "sliding_window", None)
-            kept = group.keys_per_request(window) if window else tokens
-            per_token = cache_bytes_per_token(run.attention, deployment)
-            total = total + run.count * run.num_attentions * requests * kept * per_token
+        requests = group.requests * scenario.deployment.attention_tp
+        for times, kept in _kept(scenario):
+            for cache in kept.caches:
+                total = total + times * requests * cache.kept_tokens(group) * cache.bytes_per_token
+    return total
+
+
+def state_bytes(scenario: Scenario, work: Work) -> Num:
+    """Bytes of what requests keep whatever their length, on one GPU. A request that decodes with drafts has a state for
+    each of them beside its own, until it is known which are accepted.
+    """
+    total: Num = 0.0
+    drafts = scenario.deployment.mtp.draft_tokens
+    for group in work.groups:
+        requests = group.requests * scenario.deployment.attention_tp
+        copies = 1.0 + (drafts if group.kind == "decode" else 0)
+        for times, kept in _kept(scenario):
+            if kept.state_bytes or kept.fixed_bytes:
+                total = total + times * requests * (copies * kept.state_bytes + kept.fixed_bytes)
     return total
 
 
@@ -173,23 +259,29 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
     rows = tokens * deployment.attention_tp
     widest: Num = LOGIT_BYTES * work.logit_rows * model.vocab_size
     for run in model.layers:
-        heads = run.attention.num_heads / deployment.attention_tp
-        attention = run.attention
-        width = (
-            attention.qk_head_dim + attention.kv_lora_rank + attention.v_head_dim
-            if isinstance(attention, Mla)
-            else 3 * attention.head_dim
-        )
-        widest = maximum(widest, element * rows * heads * width)
+        widest = maximum(widest, element * rows * _mixer_width(run, model) / deployment.attention_tp)
         if run.dense_ffn_size:
             gathered = tokens * (deployment.attention_tp if deployment.replicated else deployment.dense_tp)
             widest = maximum(widest, element * gathered * 3 * run.dense_ffn_size / deployment.dense_tp)
         if run.moe:
             pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
-            inputs = model.hidden_size if deployment.dispatches else 0
-            per_pair = inputs + model.hidden_size + 3 * run.moe.ffn_size / deployment.moe_tp
+            routed = run.moe.routed_size(model.hidden_size)
+            inputs = routed if deployment.dispatches else 0
+            per_pair = inputs + routed + 3 * run.moe.ffn_size / deployment.moe_tp
             widest = maximum(widest, element * pairs * per_pair)
-    return 2.0 * element * rows * model.hidden_size + widest
+    streams = model.hyper_connections.num_streams if model.hyper_connections else 1
+    return (1.0 + streams) * element * rows * model.hidden_size + widest
+
+
+def _mixer_width(layer: Layer, model: Model) -> Num:
+    """Elements per token of a mixer's queries, keys and output, or of its projections and output, all heads."""
+    mixer = layer.attention
+    if isinstance(mixer, Mla):
+        return mixer.num_heads * (mixer.qk_head_dim + mixer.kv_lora_rank + mixer.v_head_dim)
+    if isinstance(mixer, Gqa):
+        return mixer.num_heads * (2 * mixer.head_dim + mixer.value_head_dim)
+    weights = layer_weights(layer, model.hidden_size)
+    return (weights.divided + weights.output) / model.hidden_size
 
 
 def buffer_bytes(scenario: Scenario, work: Work) -> Num:
@@ -201,22 +293,25 @@ def buffer_bytes(scenario: Scenario, work: Work) -> Num:
     moe, deployment = scenario.model.moe, scenario.deployment
     if moe is None or deployment.ep == 1 or deployment.backend == "none":
         return 0.0
+    width = moe.routed_size(scenario.model.hidden_size)
     if deployment.backend == "deepep-low-latency":
         experts = moe.num_experts + deployment.redundant_experts
         return low_latency_buffer_bytes(
-            deployment.low_latency_max_tokens_per_gpu, scenario.model.hidden_size, deployment.ep, experts
+            deployment.low_latency_max_tokens_per_gpu, width, deployment.ep, experts
         )
     pairs = work.tokens * scenario.mean_real_experts
-    return 2.0 * deployment.precision.activation_bytes * pairs * scenario.model.hidden_size
+    return 2.0 * deployment.precision.activation_bytes * pairs * width
 
 
 def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     """Bytes of one layer's weights on one GPU."""
     hidden, precision = model.hidden_size, deployment.precision
-    total = layer.num_attentions * _attention_bytes(layer.attention, hidden, deployment)
+    tp = deployment.attention_tp
+    total = layer_weights(layer, hidden).stored_bytes(precision, tp)
+    total += layer_index_weights(layer, hidden).stored_bytes(precision, tp)
     total += (
         layer.num_dense_ffns
-        * ffn_parameters(hidden, layer.dense_ffn_size)
+        * ffn_parameters(hidden, layer.dense_ffn_size, layer.dense_activation)
         * BYTES_PER_ELEMENT[precision.dense_dtype]
         / deployment.dense_tp
     )
@@ -230,23 +325,3 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
     total += shared / (1 if dispatched else deployment.stage_gpus)
     return total + router_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.router]
-
-
-def _attention_bytes(attention: Attention, hidden: int, deployment: Deployment) -> float:
-    linear = BYTES_PER_ELEMENT[deployment.precision.linear]
-    tp = deployment.attention_tp
-    whole = attention_parameters(attention, hidden)
-    wide = attention.v_head_dim if isinstance(attention, Mla) else attention.head_dim
-    output = attention.num_heads * wide * hidden
-    narrower = output * (linear - BYTES_PER_ELEMENT[deployment.precision.output_dtype]) / tp
-    if not isinstance(attention, Mla):
-        return whole * linear / tp - narrower
-    expand = (
-        attention.kv_lora_rank * attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
-    )
-    down = hidden * (attention.kv_lora_rank + attention.qk_rope_head_dim + (attention.q_lora_rank or 0))
-    return (
-        down * linear
-        + ((whole - down - expand) * linear + expand * deployment.precision.activation_bytes) / tp
-        - narrower
-    )

@@ -21,15 +21,17 @@ from perfmodel.ops.build import (
     gemm,
     input_bytes,
     memory_bound,
+    norm,
     output_bytes,
+    relu2,
     rows_moved,
     swiglu,
 )
 from perfmodel.ops.collective import combine_ops, dispatch_ops
-from perfmodel.ops.ffn import swiglu_ops
+from perfmodel.ops.ffn import ffn_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.routed import rank_load, routed_pairs, token_destinations
-from perfmodel.spec.formats import BYTES_PER_ELEMENT, timed_as
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
 
@@ -64,28 +66,31 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
     dispatched = deployment.dispatches
     shared_tokens = own_tokens if dispatched or replicated else tokens * deployment.stage_gpus
     shared_width = moe.shared_ffn_size / (1 if dispatched else deployment.stage_gpus)
-    pack, unpack = _packing_ops(tokens, scenario)
+    pack, unpack = _packing_ops(moe, tokens, scenario)
     load = rank_load(moe, tokens, scenario)
+    narrow, widen = _latent_ops(moe, own_tokens, scenario)
+    early = widen if replicated else ()  # a sum over GPUs of products is the product of the sum
     return MoeOps(
-        router=(*_router_ops(moe, own_tokens, hidden, deployment.precision.router), *pack),
+        router=(*_router_ops(moe, own_tokens, hidden, deployment.precision.router), *narrow, *pack),
         dispatch=dispatch_ops(moe, tokens, load, scenario),
         shared=(
-            swiglu_ops(
+            ffn_ops(
                 "shared",
                 OpClass.EXPERTS,
                 tokens=shared_tokens,
                 hidden=hidden,
                 width=shared_width,
-                dtype=timed_as(deployment.precision.shared_dtype, scenario.cluster.gpu.architecture),
+                dtype=deployment.precision.shared_dtype,
                 activations=deployment.precision.activations,
+                activation=moe.activation,
             )
             if moe.shared_ffn_size
             else ()
         ),
-        experts=expert_ops(moe, tokens, load, scenario),
+        experts=(*expert_ops(moe, tokens, load, scenario), *early),
         combine=combine_ops(moe, tokens, load, scenario),
         holds_sms=deployment.backend != "deepep-low-latency",
-        unpack=(*unpack, *_identity_ops(moe, own_tokens, scenario)),
+        unpack=(*unpack, *(() if replicated else widen), *_identity_ops(moe, own_tokens, scenario)),
         shared_beside=deployment.shared_experts == "own-stream" and bool(moe.shared_ffn_size),
     )
 
@@ -97,7 +102,7 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     weights are read once if any token chose it: with T tokens in the group, each sent to a given copy of an expert with
     probability p = load x mean / (N + redundant), that is the case with probability 1 - (1 - p)^T.
     """
-    deployment, hidden = scenario.deployment, scenario.model.hidden_size
+    deployment, hidden = scenario.deployment, moe.routed_size(scenario.model.hidden_size)
     mean = scenario.mean_real_experts
     group_tokens = tokens * deployment.stage_gpus
     pairs = routed_pairs(tokens, scenario) * load / deployment.ep
@@ -105,14 +110,18 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     chosen = minimum(load * mean / (moe.num_experts + deployment.redundant_experts), 1.0)
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
     width = moe.ffn_size / deployment.moe_tp
-    dtype = timed_as(deployment.precision.experts, scenario.cluster.gpu.architecture)
+    dtype = deployment.precision.experts
     activations = deployment.precision.activations
     key = ("grouped_gemm", dtype, deployment.expert_layout)
     inside = (key,)
     common = {"hidden": hidden, "width": width, "skew": 0.0}
+    gated = moe.activation == "swiglu"
+    up, widening, between = ("gate_up", 2, swiglu) if gated else ("up", 1, relu2)
     gemms = (
-        _grouped("experts.gate_up", hit, pairs, 2 * width, hidden, key, {**common, "share": 2 / 3}),
-        swiglu("experts.act", OpClass.EXPERTS, tokens=pairs, width=width, dtype=activations, inside=inside),
+        _grouped(
+            f"experts.{up}", hit, pairs, widening * width, hidden, key, {**common, "share": widening / 3}
+        ),
+        between("experts.act", OpClass.EXPERTS, tokens=pairs, width=width, dtype=activations, inside=inside),
         _grouped("experts.down", hit, pairs, hidden, width, key, {**common, "share": 1 / 3}),
     )
     if deployment.backend == "deepep-low-latency" and deployment.stage_gpus > 1:
@@ -137,6 +146,22 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     return (first, *gemms, last)
 
 
+def _latent_ops(moe: Moe, tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+    """The projections to and from a latent that routed experts work in, on the token's own rank; none without one."""
+    if moe.latent_size is None:
+        return (), ()
+    hidden, latent, precision = scenario.model.hidden_size, moe.latent_size, scenario.deployment.precision
+    dtype = precision.linear
+    down = gemm("latent.down", OpClass.EXPERTS, m=tokens, n=latent, k=hidden, dtype=dtype)
+    up = gemm("latent.up", OpClass.EXPERTS, m=tokens, n=hidden, k=latent, dtype=dtype)
+    if not moe.latent_norm:
+        return (down,), (up,)
+    normed = norm(
+        "latent.norm", tokens=tokens, width=latent, dtype=precision.activations, op_class=OpClass.EXPERTS
+    )
+    return (down,), (normed, up)
+
+
 def _packs(scenario: Scenario) -> bool:
     """Whether a plain all-to-all carries the rows, so that both ends put them in order."""
     return scenario.deployment.backend == "all-to-all" and scenario.deployment.stage_gpus > 1
@@ -153,12 +178,15 @@ def _arrived_rows(moe: Moe, tokens: Num, pairs: Num, load: Num, scenario: Scenar
     return tokens * token_destinations(moe, scenario).ranks * load
 
 
-def _packing_ops(tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+def _packing_ops(moe: Moe, tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
     """What a plain all-to-all has before its dispatch and after its combine, on the token's own rank."""
     if not _packs(scenario):
         return (), ()
     pairs = tokens * scenario.mean_real_experts
-    width, dtype = scenario.model.hidden_size, scenario.deployment.precision.activations
+    width, dtype = (
+        moe.routed_size(scenario.model.hidden_size),
+        scenario.deployment.precision.activations,
+    )
     pack = rows_moved(
         "dispatch.pack", OpClass.ROUTER, "permute", read=tokens, written=pairs, width=width, dtype=dtype
     )
@@ -199,7 +227,8 @@ def _grouped(
     """One GEMM per expert that has tokens, in one launch; ``rows`` in all.
 
     ``key`` is (kernel, number format, layout); ``experts`` says what a curve of a whole expert computation asks for,
-    and this GEMM's share of it (of the FLOPs: two thirds for gate and up, a third for down).
+    and this GEMM's share of it (of a SwiGLU's FLOPs: two thirds for gate and up, a third for down, a third for the up
+    projection of an expert that has no gate).
     """
     kernel, dtype, layout = key
     return Op(

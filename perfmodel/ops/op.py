@@ -31,6 +31,11 @@ class OpClass(StrEnum):
     """What a result's breakdown is made of."""
 
     ATTENTION = "attention"
+    """The sequence mixer: attention, or linear attention, a state-space layer or a convolution in its place."""
+    INDEXER = "indexer"
+    """A sparse attention's index branch: what selects the tokens that are attended to."""
+    HYPER_CONNECTIONS = "hyper_connections"
+    """Weights, sums and mixture of several residual streams."""
     DENSE_FFN = "dense_ffn"
     ROUTER = "router"
     EXPERTS = "experts"
@@ -44,6 +49,11 @@ class OpClass(StrEnum):
     HEAD = "head"
     DRAFT = "draft"
     """The multi-token prediction layer and its head."""
+    CONTEXT_PARALLEL = "cp_communication"
+    """Keys, values and their gradients between the ranks of one sequence (training)."""
+    DATA_PARALLEL = "dp_communication"
+    """Gradients and updated weights between data-parallel ranks (training)."""
+    OPTIMIZER = "optimizer"
     HOST = "host"
     WAITING = "waiting"
     """Time on the critical path in which a rank runs nothing: it waits for slower ranks."""
@@ -57,8 +67,8 @@ class Op:
     """Path-like and unique within a layer: ``attention0.q_b``."""
     op_class: OpClass
     kernel: str
-    """Which curve costs it: gemm, grouped_gemm, bmm, mla_decode, mla_prefill, gqa_decode, gqa_prefill; a
-    memory-bound one (perfmodel.ops.build.MEMORY_BOUND); dispatch, combine, all_to_all, all_gather, reduce_scatter,
+    """Which curve costs it: gemm, grouped_gemm, bmm; a mixer's (perfmodel.ops.mixers lists them); a memory-bound one
+    (perfmodel.ops.build.MEMORY_BOUND); dispatch, combine, all_to_all, all_gather, reduce_scatter,
     all_reduce, send_recv; host and launch."""
     stream: Stream
     flops: Num = 0.0

@@ -1,19 +1,24 @@
 """How many weights a model has, how many a token uses, and what it keeps in the KV cache.
 
-Counts are those of the transformers 5.23 modules, norms and biases included, and are exact. A
+Counts are those of transformers' modules, norms and biases included, and are exact. A
 selection bias of a router (``e_score_correction_bias``) is a buffer there and is not counted.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from perfmodel.errors import SpecError
+from perfmodel.ops.hyper import head_parameters, site_parameters
+from perfmodel.ops.mixers.base import MixerWeights
+from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
 from perfmodel.routing.activation import moments
-from perfmodel.spec.model import Attention, Gqa, Layer, Mla, Model, Moe
+from perfmodel.spec.deployment import Precision
+from perfmodel.spec.mixers import Mixer
+from perfmodel.spec.model import MATRICES, Activation, Layer, Model, Moe
 
-CACHE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
-"""Bytes of one cached element by KV cache type."""
+CACHE_TYPES = ("bf16", "fp8")
+"""Number formats of caches that counts are given for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,11 @@ class ParameterCounts:
     ngram_embedding: int
     """N-gram embedding tables and their projections to the hidden size."""
     attention: int
-    """Attentions, with their low-rank and per-head norms, biases and sinks."""
+    """Sequence mixers, with their low-rank and per-head norms, biases, sinks, convolutions and decays."""
     dense_ffn: int
     """Dense FFNs."""
     router: int
-    """Routers; zero-computation experts have a row too."""
+    """Routers; zero-computation experts have a row too. And the projections to and from a latent of the experts'."""
     experts: int
     """Routed experts; zero-computation experts have no weights."""
     shared_experts: int
@@ -42,6 +47,8 @@ class ParameterCounts:
     """Multi-token prediction layers, without the embedding and head that they share."""
     indexer: int
     """Index branches of a sparse attention, those of multi-token prediction layers left out."""
+    hyper_connections: int = 0
+    """What weighs and mixes several residual streams."""
 
     @property
     def total(self) -> int:
@@ -56,6 +63,7 @@ class ParameterCounts:
             + self.shared_experts
             + self.norms
             + self.head
+            + self.hyper_connections
         )
 
 
@@ -67,21 +75,20 @@ def parameter_counts(model: Model) -> ParameterCounts:
     return ParameterCounts(
         embedding=table,
         ngram_embedding=sum(ngram_parameters(model)),
-        attention=sum(
-            run.count * run.num_attentions * attention_parameters(run.attention, hidden)
-            for run in model.layers
-        ),
+        attention=sum(run.count * layer_weights(run, hidden).total for run in model.layers),
         dense_ffn=sum(
-            run.count * run.num_dense_ffns * ffn_parameters(hidden, run.dense_ffn_size)
+            run.count * run.num_dense_ffns * ffn_parameters(hidden, run.dense_ffn_size, run.dense_activation)
             for run in model.layers
         ),
         router=sum(count * router_parameters(moe, hidden) for count, moe in moes),
         experts=sum(count * moe.num_experts * expert_parameters(moe, hidden) for count, moe in moes),
         shared_experts=sum(count * shared_parameters(moe, hidden) for count, moe in moes),
-        norms=hidden + sum(run.count * _norms(run, hidden) for run in model.layers),
+        norms=(2 if model.norm_bias else 1)
+        * (hidden + sum(run.count * _norms(run, hidden) for run in model.layers)),
         head=0 if model.tied_embeddings else table,
         mtp=mtp_parameters(model),
-        indexer=indexer_parameters(model),
+        indexer=sum(run.count * layer_index_weights(run, hidden).total for run in model.layers),
+        hyper_connections=hyper_parameters(model),
     )
 
 
@@ -109,7 +116,7 @@ def active(model: Model, real_experts: float, *, with_embedding: bool = False) -
         raise SpecError(f"real_experts = {real_experts} must be from 0 to {most} for {model.name}")
     table = model.vocab_size * model.hidden_size
     used = counts.attention + counts.dense_ffn + counts.router + counts.shared_experts
-    used += counts.norms + table
+    used += counts.norms + counts.hyper_connections + table
     if with_embedding:
         used += ngram_parameters(model)[1] + (0 if model.tied_embeddings else table)
     per_expert = sum(count * expert_parameters(moe, model.hidden_size) for count, moe in moes)
@@ -173,18 +180,22 @@ def active_parameters(
 def matmul_parameters(model: Model, real_experts: float) -> int | float:
     """Weights of matrices that one token is multiplied with; 2 FLOP each per token.
 
-    :func:`active` without norms, biases and sinks, and with the n-gram projections. Attention
-    scores are not in it.
+    :func:`active` without norms, biases, sinks and decays, and with the n-gram projections. Attention
+    scores and recurrences are not in it.
     """
-    vectors = model.hidden_size
+    vectors = parameter_counts(model).norms + _hyper_vectors(model)
     for run in model.layers:
-        per_layer = _norms(run, model.hidden_size)
-        per_layer += run.num_attentions * _attention_vectors(run.attention, model.hidden_size)
+        per_layer = layer_weights(run, model.hidden_size).vectors
         if run.moe:
             per_layer += _routed_experts(run.moe) * run.moe.router_bias
+            per_layer += _latent_norm(run.moe)
         vectors += run.count * per_layer
     used = active(model, real_experts) - vectors + ngram_parameters(model)[1]
-    biases = sum(run.count * _expert_biases(run.moe, model.hidden_size) for run in model.layers if run.moe)
+    biases = sum(
+        run.count * _expert_biases(run.moe, run.moe.routed_size(model.hidden_size))
+        for run in model.layers
+        if run.moe
+    )
     return used - real_experts * biases
 
 
@@ -193,52 +204,112 @@ def kv_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
 
     Latent attention caches kv_lora_rank + qk_rope_head_dim elements per token and attention; an FP8
     cache stores the latent in one byte and keeps the rotary part in BF16 (SnapMLA, arXiv
-    2602.10718; FlashMLA's FP8 cache does the same, plus scales that are left out here).
-    Grouped-query attention caches 2 x num_kv_heads x head_dim. Layers with a sliding window are
+    2602.10718; FlashMLA's FP8 cache does the same, plus scales that are left out here but where a sparse
+    core reads them: 656 bytes per token).
+    Grouped-query attention caches num_kv_heads x (key + value width), compressed attention an entry per token of its
+    window and per compress_ratio tokens. Layers with a sliding window are
     counted too: they stop growing only at ``sliding_window`` tokens. An index branch's keys are in
     :func:`index_bytes_per_token`.
 
     Raises:
         SpecError: ``dtype`` is not bf16 or fp8.
     """
-    size = _cache_bytes(dtype)
-    return sum(run.count * run.num_attentions * _kv_bytes(run.attention, size) for run in model.layers)
+    precision = Precision(kv_cache=_cache_dtype(dtype))
+    return round(_grown(model, precision, windows=True, indexes=False))
 
 
-def index_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
-    """Bytes of index keys that one token adds to the cache: head_dim elements per indexer.
+def growing_bytes_per_token(model: Model, dtype: str = "bf16") -> int:
+    """:func:`kv_bytes_per_token` beyond every window."""
+    precision = Precision(kv_cache=_cache_dtype(dtype))
+    return round(_grown(model, precision, windows=False, indexes=False))
+
+
+def index_bytes_per_token(model: Model, dtype: str = "fp8") -> int:
+    """Bytes of index keys that one token adds to the cache: FP8 with a scale (132 bytes of 128 elements) or BF16.
 
     Raises:
         SpecError: ``dtype`` is not bf16 or fp8.
     """
-    size = _cache_bytes(dtype)
-    return model.indexer.num_indexers * model.indexer.head_dim * size if model.indexer else 0
+    precision = Precision(index_cache=_cache_dtype(dtype))
+    both = (_grown(model, precision, windows=False, indexes=indexes) for indexes in (True, False))
+    return round(next(both) - next(both))
 
 
-def attention_parameters(attention: Attention, hidden: int) -> int:
-    """Weights of one attention, its norms, biases and sinks included."""
-    return _attention_matrices(attention, hidden) + _attention_vectors(attention, hidden)
+def fixed_bytes_per_request(model: Model, dtype: str = "bf16", state: str = "fp32") -> int:
+    """Bytes that a request keeps whatever its length, once it is longer than every window: states, and what windows
+    hold; without drafts.
+
+    Raises:
+        SpecError: ``dtype`` is not bf16 or fp8, or ``state`` not fp32 or bf16.
+    """
+    if state not in ("fp32", "bf16"):
+        raise SpecError(f"state type {state!r} must be one of fp32, bf16")
+    precision = Precision(kv_cache=_cache_dtype(dtype), state=state)
+    total = 0.0
+    for run in model.layers:
+        for mixer, indexes, times in mixers_of(run):
+            kept = mixer_kept(mixer, precision, 1, indexes=indexes)
+            windows = sum(one.bytes_per_token * one.most_tokens for one in kept.caches if one.most_tokens)
+            total += run.count * times * (kept.state_bytes + kept.fixed_bytes + windows)
+    return round(total)
 
 
-def ffn_parameters(hidden: int, size: int) -> int:
-    """Weights of one SwiGLU FFN: gate, up and down."""
-    return 3 * hidden * size
+def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) -> float:
+    """Bytes that a token adds; with those that stop at a ``windows`` size, and with index keys."""
+    total = 0.0
+    for run in model.layers:
+        for mixer, own, times in mixers_of(run):
+            kept = mixer_kept(mixer, precision, 1, indexes=own and indexes)
+            total += (
+                run.count
+                * times
+                * sum(one.bytes_per_token for one in kept.caches if windows or one.most_tokens is None)
+            )
+    return total
+
+
+def mixers_of(layer: Layer) -> Iterator[tuple[Mixer, bool, int]]:
+    """Mixers of one layer with an index branch of their own, and those without: (which, whether, how many)."""
+    for indexes, times in ((True, layer.indexers), (False, layer.num_mixers - layer.indexers)):
+        if layer.attention and times:
+            yield layer.attention, indexes, times
+
+
+def layer_weights(layer: Layer, hidden: int) -> MixerWeights:
+    """Weights of all sequence mixers of one layer, without index branches."""
+    if layer.attention is None:
+        return MixerWeights()
+    return mixer_weights(layer.attention, hidden).times(layer.num_mixers)
+
+
+def layer_index_weights(layer: Layer, hidden: int) -> MixerWeights:
+    """Weights of all index branches of one layer."""
+    return index_weights(layer.attention, hidden).times(layer.indexers)
+
+
+def ffn_parameters(hidden: int, size: int, activation: Activation = "swiglu") -> int:
+    """Weights of one FFN: up and down, and a gate where it has one."""
+    return MATRICES[activation] * hidden * size
 
 
 def expert_parameters(moe: Moe, hidden: int) -> int:
     """Weights of one routed expert, biases included."""
-    return ffn_parameters(hidden, moe.ffn_size) + _expert_biases(moe, hidden)
+    width = moe.routed_size(hidden)
+    return ffn_parameters(width, moe.ffn_size, moe.activation) + _expert_biases(moe, width)
 
 
 def router_parameters(moe: Moe, hidden: int) -> int:
-    """Weights of one router: a row, and perhaps a bias, per routed expert."""
-    return _routed_experts(moe) * (hidden + moe.router_bias)
+    """Weights of one router: a row, and perhaps a bias, per routed expert; and of the projections to and from a latent
+    that experts work in, with its norm.
+    """
+    latent = 2 * hidden * moe.latent_size + _latent_norm(moe) if moe.latent_size else 0
+    return _routed_experts(moe) * (hidden + moe.router_bias) + latent
 
 
 def shared_parameters(moe: Moe, hidden: int) -> int:
     """Weights of one layer's shared experts and of their gate."""
     gate = hidden if moe.shared_gate else 0
-    return ffn_parameters(hidden, moe.shared_ffn_size) + gate
+    return ffn_parameters(hidden, moe.shared_ffn_size, moe.activation) + gate
 
 
 def ngram_parameters(model: Model) -> tuple[int, int]:
@@ -261,8 +332,8 @@ def mtp_parameters(model: Model) -> int:
         return 0
     hidden = model.hidden_size
     layer = model.mtp.layer
-    weights = layer.num_attentions * attention_parameters(layer.attention, hidden)
-    weights += layer.num_dense_ffns * ffn_parameters(hidden, layer.dense_ffn_size)
+    weights = layer_weights(layer, hidden).total
+    weights += layer.num_dense_ffns * ffn_parameters(hidden, layer.dense_ffn_size, layer.dense_activation)
     if layer.moe:
         weights += layer.moe.num_experts * expert_parameters(layer.moe, hidden)
         weights += router_parameters(layer.moe, hidden) + shared_parameters(layer.moe, hidden)
@@ -270,44 +341,23 @@ def mtp_parameters(model: Model) -> int:
     return model.mtp.num_layers * weights
 
 
-def indexer_parameters(model: Model) -> int:
-    """Weights of the index branches: query from the compressed query, key, key norm, head weights.
-
-    Formula per indexer, with heads h, width d: q_lora h d + hidden d + d + hidden h. LongCat-2.0's
-    checkpoint confirms it (see the catalogue's notes on that model).
-    """
-    indexer = model.indexer
-    if indexer is None:
+def hyper_parameters(model: Model) -> int:
+    """Weights around every part of every layer, and of the gate before the final norm."""
+    streams, hidden = model.hyper_connections, model.hidden_size
+    if streams is None:
         return 0
-    attention = model.layers[0].attention
-    rank = attention.q_lora_rank if isinstance(attention, Mla) else None
-    query = (rank or model.hidden_size) * indexer.num_heads * indexer.head_dim
-    key = model.hidden_size * indexer.head_dim + indexer.head_dim
-    return indexer.num_indexers * (query + key + model.hidden_size * indexer.num_heads)
+    sites = sum(run.count * _parts(run) for run in model.layers)
+    return sites * site_parameters(streams, hidden) + head_parameters(streams, hidden)
 
 
-def _attention_matrices(attention: Attention, hidden: int) -> int:
-    if isinstance(attention, Gqa):
-        queries = attention.num_heads * attention.head_dim
-        keys = attention.num_kv_heads * attention.head_dim
-        return hidden * (queries + 2 * keys) + queries * hidden
-    rank, heads = attention.q_lora_rank, attention.num_heads
-    queries = heads * attention.qk_head_dim
-    query = hidden * queries if rank is None else hidden * rank + rank * queries
-    latent = hidden * (attention.kv_lora_rank + attention.qk_rope_head_dim)
-    expand = attention.kv_lora_rank * heads * (attention.qk_nope_head_dim + attention.v_head_dim)
-    return query + latent + expand + heads * attention.v_head_dim * hidden
-
-
-def _attention_vectors(attention: Attention, hidden: int) -> int:
-    """Norm weights, biases and sinks of one attention."""
-    if isinstance(attention, Mla):
-        return (attention.q_lora_rank or 0) + attention.kv_lora_rank
-    outputs = (attention.num_heads + 2 * attention.num_kv_heads) * attention.head_dim
-    vectors = outputs if attention.qkv_bias else 0
-    vectors += hidden if attention.output_bias else 0
-    vectors += 2 * attention.head_dim if attention.qk_norm else 0
-    return vectors + (attention.num_heads if attention.sinks else 0)
+def _hyper_vectors(model: Model) -> int:
+    """Biases and scales among them."""
+    streams = model.hyper_connections
+    if streams is None:
+        return 0
+    sites = sum(run.count * _parts(run) for run in model.layers)
+    head = head_parameters(streams, 0)
+    return sites * site_parameters(streams, 0) + head
 
 
 def _routed_experts(moe: Moe) -> int:
@@ -316,23 +366,29 @@ def _routed_experts(moe: Moe) -> int:
 
 
 def _expert_biases(moe: Moe, hidden: int) -> int:
-    """Biases of one expert's gate, up and down matrices."""
-    return 2 * moe.ffn_size + hidden if moe.expert_bias else 0
+    """Biases of one expert's matrices; ``hidden`` is the width of its output."""
+    return (MATRICES[moe.activation] - 1) * moe.ffn_size + hidden if moe.expert_bias else 0
+
+
+def _parts(layer: Layer) -> int:
+    """Parts of a layer that stand on the residual stream: mixers, and dense FFNs or experts behind each."""
+    return layer.num_mixers + (layer.num_attentions if layer.dense_ffn_size or layer.moe else 0)
 
 
 def _norms(layer: Layer, hidden: int) -> int:
-    """One norm before each attention and one before each FFN position."""
-    return 2 * layer.num_attentions * hidden
+    """One norm before each mixer and one before each FFN position; as many behind them where norms are sandwiched; or
+    as many vectors as the layer states.
+    """
+    if layer.norm_vectors is not None:
+        return layer.norm_vectors * hidden
+    return _parts(layer) * hidden * (2 if layer.sandwich_norms else 1)
 
 
-def _cache_bytes(dtype: str) -> int:
-    if dtype not in CACHE_BYTES:
-        raise SpecError(f"KV cache type {dtype!r} must be one of {', '.join(CACHE_BYTES)}")
-    return CACHE_BYTES[dtype]
+def _latent_norm(moe: Moe) -> int:
+    return (moe.latent_size or 0) if moe.latent_norm else 0
 
 
-def _kv_bytes(attention: Attention, size: int) -> int:
-    """Bytes that one attention caches per token."""
-    if isinstance(attention, Gqa):
-        return 2 * attention.num_kv_heads * attention.head_dim * size
-    return attention.kv_lora_rank * size + attention.qk_rope_head_dim * max(size, CACHE_BYTES["bf16"])
+def _cache_dtype(dtype: str) -> str:
+    if dtype not in CACHE_TYPES:
+        raise SpecError(f"KV cache type {dtype!r} must be one of {', '.join(CACHE_TYPES)}")
+    return dtype

@@ -1,27 +1,23 @@
-"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates."""
+"""What ``perfmodel show`` prints: catalogue entries with counts, sources and dates.
 
-from collections.abc import Callable, Mapping, Sequence
+Whatever one kind of entry alone needs is imported where it is asked for: a list of models reads no calibration.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from perfmodel.engines.profile import leaves, profile
 from perfmodel.engines.profile import names as profile_names
 from perfmodel.errors import SpecError
-from perfmodel.kernels.calibration import load_calibration
-from perfmodel.load import load_scenario
-from perfmodel.ops.parameters import (
-    active_by_real_experts,
-    index_bytes_per_token,
-    kv_bytes_per_token,
-    parameter_counts,
-)
-from perfmodel.output.tables import console, number
+from perfmodel.kernels.sums import check_sum
+from perfmodel.output.console import console
+from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.trace import summary
-from perfmodel.spec.traces import read_trace
+from perfmodel.spec.paths import is_file
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
+KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -31,6 +27,8 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
+    if kind in ("models", "families"):
+        return _model_rows(kind)
     names = profile_names() if kind == "engines" else catalogue.names(kind)
     return [_SUMMARIES[kind](name) for name in names]
 
@@ -42,9 +40,15 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
         SpecError: no such kind or name.
     """
     _check(kind)
-    if kind == "models":
-        return model_values(name)
+    if kind in ("models", "families"):
+        from perfmodel.output.model_entries import config_values, family_values, model_values
+
+        if kind == "families":
+            return family_values(name)
+        return model_values(name) if name in catalogue.names("models") else config_values(name)
     if kind == "scenarios":
+        from perfmodel.load import load_scenario
+
         scenario = load_scenario(name)
         return {
             "name": name,
@@ -58,6 +62,15 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
     if kind == "engines":
         return engine_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
+
+
+def _model_rows(kind: str) -> list[dict[str, Any]]:
+    from perfmodel.output.model_entries import family_row, model_row
+    from perfmodel.spec.models import families
+
+    if kind == "families":
+        return [family_row(name) for name in families.listed()]
+    return [model_row(name) for name in catalogue.names("models")]
 
 
 def engine_values(name: str) -> dict[str, Any]:
@@ -80,28 +93,6 @@ def engine_values(name: str) -> dict[str, Any]:
     }
 
 
-def model_values(name: str) -> dict[str, Any]:
-    """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
-    model, card = catalogue.model(name), catalogue.entry("models", name)
-    counts = parameter_counts(model)
-    return {
-        "name": name,
-        "title": card.get("title", name),
-        "parameters_total": counts.total,
-        "parameters_active": active_by_real_experts(model),
-        "parameters_active_with_embedding": active_by_real_experts(model, with_embedding=True),
-        "parameters_by_component": {key: getattr(counts, key) for key in counts.__slots__},
-        "kv_bytes_per_token": kv_bytes_per_token(model),
-        "kv_bytes_per_token_fp8": kv_bytes_per_token(model, "fp8"),
-        "index_bytes_per_token": index_bytes_per_token(model),
-        "num_layers": model.num_layers,
-        "step_modelled": model.unmodelled is None,
-        "card": card.get("card"),
-        "source": card["source"],
-        "retrieved": str(card["retrieved"]),
-    }
-
-
 def calibration_values(name: str) -> dict[str, Any]:
     """A calibration of the catalogue, or of a path: device, date, environment, and the error of each curve.
 
@@ -109,6 +100,8 @@ def calibration_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable or damaged.
     """
+    from perfmodel.kernels.calibration import load_calibration
+
     calibration = load_calibration(name)
     document = calibration.document
     curves = {
@@ -117,16 +110,28 @@ def calibration_values(name: str) -> dict[str, Any]:
             "leave_out_median_pct": curve.median_error_pct,
             "leave_out_p90_pct": curve.p90_error_pct,
         }
-        for curve in calibration.all_curves
+        for curve in calibration.whole()
     }
-    kept = ("created", "perfmodel", "clock", "contention", "environment", "timings", "source", "left_out")
+    held = [part for part in map(calibration.part, calibration.parts) if part]
+    kept = (
+        "derived",
+        "created",
+        "perfmodel",
+        "clock",
+        "contention",
+        "environment",
+        "timings",
+        "source",
+        "left_out",
+    )
     return {
         "name": calibration.name,
         "id": calibration.id,
         "device": calibration.gpu,
+        **({"parts": {part.name: part.id for part in held}} if held else {}),
         **{key: document[key] for key in kept if key in document},
         "curves": curves,
-        **_slices(document),
+        **_slices([error for one in (calibration, *held) for error in one.document.get("errors", ())]),
         "check": _check_result(name, calibration.id),
     }
 
@@ -138,6 +143,9 @@ def trace_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable, or not a trace.
     """
+    from perfmodel.spec.trace import summary
+    from perfmodel.spec.traces import read_trace
+
     trace = read_trace(name)
     card = catalogue.entry("traces", name) if name in catalogue.names("traces") else {}
     kept = ("title", "source", "publisher", "licence", "licence_url", "attribution", "retrieved", "note")
@@ -151,9 +159,9 @@ def trace_values(name: str) -> dict[str, Any]:
     }
 
 
-def _slices(document: Mapping[str, Any]) -> dict[str, Any]:
+def _slices(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Whole slices that were left out of fits of public tables: how many met their aim, and those that did not."""
-    errors = [error for error in document.get("errors", ()) if error["left_out"] != "random 20 %"]
+    errors = [error for error in every if error["left_out"] != "random 20 %"]
     if not errors:
         return {}
     above = [
@@ -168,8 +176,9 @@ def _slices(document: Mapping[str, Any]) -> dict[str, Any]:
 def _check_result(name: str, calibration_id: str) -> dict[str, Any] | None:
     """What ``calibrate check`` found for this very calibration, by kind; None: not checked."""
     path = catalogue.calibration_path(name).with_name("check.json")
-    if not path.exists():
+    if not is_file(path):
         return None
+    check_sum(path)
     found = read_document(path)
     if found.get("calibration") != calibration_id:
         return None
@@ -216,21 +225,6 @@ def _check(kind: str) -> None:
         raise SpecError(f"show {kind}: unknown kind; allowed: {', '.join(KINDS)}")
 
 
-def _model_row(name: str) -> dict[str, Any]:
-    values = model_values(name)
-    active = values["parameters_active"]
-    return {
-        "name": name,
-        "total (B)": values["parameters_total"] / GIGA,
-        "active (B), by real experts": ", ".join(
-            f"{key}: {value / GIGA:.3g}" for key, value in active.items()
-        ),
-        "KV bytes/token": float(values["kv_bytes_per_token"]),
-        "step": "yes" if values["step_modelled"] else "counts only",
-        "retrieved": values["retrieved"],
-    }
-
-
 def _gpu_row(name: str) -> dict[str, Any]:
     gpu = catalogue.gpu(name)
     return {
@@ -272,14 +266,17 @@ def _scenario_row(name: str) -> dict[str, Any]:
 
 
 def _calibration_row(name: str) -> dict[str, Any]:
+    from perfmodel.kernels.calibration import load_calibration
+
     calibration = load_calibration(name)
-    errors = sorted(curve.median_error_pct for curve in calibration.all_curves)
+    curves = calibration.whole()
+    errors = sorted(curve.median_error_pct for curve in curves)
     return {
         "name": name,
         "id": calibration.id,
         "device": calibration.gpu,
-        "curves": str(len(calibration.all_curves)),
-        "timed shapes": f"{sum(curve.num_rows for curve in calibration.all_curves):,}",
+        "curves": str(len(curves)),
+        "timed shapes": f"{sum(curve.num_rows for curve in curves):,}",
         "median |error| of left-out shapes (%)": errors[len(errors) // 2],
         "date": calibration.created[:10],
     }
@@ -315,7 +312,6 @@ def _engine_row(name: str) -> dict[str, Any]:
 
 
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "models": _model_row,
     "gpus": _gpu_row,
     "clusters": _cluster_row,
     "prices": _price_row,

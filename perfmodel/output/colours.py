@@ -8,6 +8,7 @@ from perfmodel.ops.op import OpClass
 
 OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.ATTENTION: "#0072B2",
+    OpClass.INDEXER: "#332288",
     OpClass.DENSE_FFN: "#56B4E9",
     OpClass.ROUTER: "#F0E442",
     OpClass.EXPERTS: "#E69F00",
@@ -15,10 +16,14 @@ OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.COMBINE: "#CC79A7",
     OpClass.TP_COMMUNICATION: "#999933",
     OpClass.PIPELINE: "#8C564B",
+    OpClass.HYPER_CONNECTIONS: "#882255",
     OpClass.NORM: "#9A9A9A",
     OpClass.EMBEDDING: "#DDCC77",
     OpClass.HEAD: "#AA4499",
     OpClass.DRAFT: "#7A6FD0",
+    OpClass.CONTEXT_PARALLEL: "#44AA99",
+    OpClass.DATA_PARALLEL: "#332288",
+    OpClass.OPTIMIZER: "#117733",
     OpClass.HOST: "#6E6E6E",
     OpClass.WAITING: "#C8C8C8",
 }
@@ -53,9 +58,13 @@ PUBLISHED = "#009E73"
 """What somebody measured."""
 
 OP_CLASS_NAMES: dict[str, str] = {
+    OpClass.INDEXER: "indexer",
+    OpClass.HYPER_CONNECTIONS: "hyper-connections",
     OpClass.DENSE_FFN: "dense FFN",
     OpClass.TP_COMMUNICATION: "TP communication",
     OpClass.PIPELINE: "pipeline communication",
+    OpClass.CONTEXT_PARALLEL: "CP communication",
+    OpClass.DATA_PARALLEL: "DP communication",
     OpClass.NORM: "norm",
 }
 """Op class -> name for people, where it differs from the class's own."""
@@ -66,6 +75,7 @@ MEMORY_COLOURS: dict[str, str] = {
     "activations": "#009E73",
     "communication_buffers": "#CC79A7",
     "runtime": "#56B4E9",
+    "states": "#AA4499",
 }
 """Memory class -> colour."""
 

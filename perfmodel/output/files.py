@@ -1,10 +1,16 @@
 """Writing a file whole or not at all."""
 
+import hashlib
 import os
+import platform
+import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from perfmodel.errors import DataError
+from perfmodel.spec.paths import kind_of, quoted, resolved
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
@@ -15,13 +21,14 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     Raises:
         DataError: the folder does not exist, or the file can't be written there.
     """
-    content = data.encode() if isinstance(data, str) else data
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     check_writable(path)
-    if path.exists() and not path.is_file():
+    if kind_of(path) == "device":
         _write(path, path, content)
         return
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    target = resolved(path)
+    _remove_leftovers(target)
+    temporary = target.with_name(f"{_part_stem(target)}{os.getpid()}.part")
     try:
         _write(temporary, path, content)
         _replace(temporary, target, path)
@@ -35,10 +42,14 @@ def check_writable(path: Path) -> None:
     Raises:
         DataError: as said.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; give a file name in it, e.g. {path / 'step.html'}")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: the folder {path.parent} does not exist; create it, or give another path")
+    if kind_of(path) == "folder":
+        raise DataError(
+            f"{quoted(path)}: is a folder; give a file name in it, e.g. {quoted(path / 'step.html')}"
+        )
+    if kind_of(path.parent) != "folder":
+        raise DataError(
+            f"{quoted(path)}: the folder {quoted(path.parent)} does not exist; create it, or give another path"
+        )
 
 
 def check_distinct(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> None:
@@ -47,24 +58,63 @@ def check_distinct(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path
     Raises:
         DataError: as said, with the names (an option or a key) of both.
     """
-    taken = {path.resolve(): name for name, path in inputs.items() if path is not None}
+    taken = {resolved(path): name for name, path in inputs.items() if path is not None}
     for name, path in outputs.items():
         if path is None:
             continue
-        other = taken.setdefault(path.resolve(), name)
+        other = taken.setdefault(resolved(path), name)
         if other != name:
             raise DataError(f"{name} {path}: is the file of {other} too; give another path")
+
+
+_NAME_BYTES = 180
+"""Of a name that a temporary one can begin with: file systems take 255."""
+
+
+@cache
+def _machine() -> str:
+    """This machine in six letters, for folders that several share: a process id means nothing on another."""
+    return hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:6]
+
+
+def _part_stem(target: Path) -> str:
+    """What temporary names of a file begin with, before the process's id."""
+    name = target.name
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{name}.{_machine()}-"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what processes of this machine that are no more left of the same file; what can't be removed stays."""
+    own = re.compile(re.escape(_part_stem(target)) + r"([0-9]{1,9})\.part\Z")
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            found = own.fullmatch(name)
+            if found and not _lives(int(found[1])):
+                target.with_name(name).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is a process of this id; one that may not be asked is one."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _write(file: Path, asked: Path, content: bytes) -> None:
     try:
         file.write_bytes(content)
     except OSError as error:
-        raise DataError(f"{asked}: can't be written: {error.strerror}") from error
+        raise DataError(f"{quoted(asked)}: can't be written: {error.strerror}") from error
 
 
 def _replace(temporary: Path, target: Path, asked: Path) -> None:
     try:
         temporary.replace(target)
     except OSError as error:
-        raise DataError(f"{asked}: can't be written: {error.strerror}") from error
+        raise DataError(f"{quoted(asked)}: can't be written: {error.strerror}") from error

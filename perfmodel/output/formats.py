@@ -1,6 +1,7 @@
 """Numbers for people: units, thousands separators, and no more digits than a prediction deserves."""
 
 import math
+import re
 
 from perfmodel.units import GIGA, KILO, MEGA, MS, PERCENT, TERA, US
 
@@ -9,6 +10,11 @@ UNKNOWN = "-"
 
 _PREFIXED = ("B", "B/s", "FLOP", "FLOP/s")
 _PREFIXES = ((TERA, "T"), (GIGA, "G"), (MEGA, "M"), (KILO, "k"))
+
+
+def without_tags(text: str) -> str:
+    """Text in which nothing begins a tag of HTML, whoever may take it for that: a space behind such a ``<``."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "< ", text)
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -21,6 +27,17 @@ def significant(value: float | None, digits: int = 3) -> str:
     if places and abs(round(value, places)) >= 10.0 ** (digits - places):
         places -= 1  # rounding made it a digit longer: 9.996 is 10.0
     return f"{value:,.{places}f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with about ``digits`` significant digits and thousands separators."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def count(value: float | None) -> str:

@@ -9,6 +9,7 @@ from perfmodel.errors import SpecError
 from perfmodel.output.files import check_distinct
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.paths import is_folder
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.traces import trace_path
 from perfmodel.stated import MAX_BASES, apply_override, document_of_file, names_file
@@ -47,7 +48,7 @@ def check_outputs(
         inputs |= dict(_files_of_rows(data))
     written: dict[str, Path | None] = {}
     for option, output in outputs.items():
-        if output is not None and output.is_dir():
+        if output is not None and is_folder(output):
             written |= {f"{option} ({rank.name})": rank for rank in sorted(output.glob(RANKS))}
         else:
             written[option] = output
@@ -82,7 +83,7 @@ def _files_named(document: Mapping[str, Any], folder: Path) -> Iterator[tuple[st
     base = model.get("base") if isinstance(model, Mapping) else model
     if isinstance(base, str) and (base.endswith(".json") or "/" in base):
         own = folder / base
-        yield "model", own / "config.json" if own.is_dir() else own
+        yield "model", own / "config.json" if is_folder(own) else own
     calibration = document.get("calibration")
     if isinstance(calibration, str) and calibration:
         for file in sorted(catalogue.calibration_path(calibration).parent.glob("*")):

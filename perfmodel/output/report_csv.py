@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perfmodel.output.formats import without_tags
 from perfmodel.report.content import Report
 
 COLUMNS = ("scenario", "key", "value", "low", "high", "text")
@@ -53,8 +54,9 @@ def report_csv(report: Report) -> str:
 
 
 def safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    """A text that no spreadsheet takes for a formula, and nothing for markup."""
+    plain = without_tags(text)
+    return f"'{plain}" if plain.startswith(FORMULA) else plain
 
 
 def _row(scenario: str, key: str, value: Any, bounds: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from perfmodel.output.formats import without_tags
 from perfmodel.output.html import question
 from perfmodel.output.report_html import page
 from perfmodel.output.report_text import (
@@ -161,7 +162,8 @@ def _items(texts: Iterable[str]) -> str:
 
 
 def _code(text: str, language: str) -> str:
-    """A block whose fence is longer than any run of backticks in it."""
+    """A block whose fence is longer than any run of backticks in it; not every reader of Markdown knows fences."""
+    text = without_tags(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"

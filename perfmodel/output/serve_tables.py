@@ -7,10 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answer_serve import ServeAnswer
+from perfmodel.output.console import console
 from perfmodel.output.fleet_words import fleet_sizes
-from perfmodel.output.formats import count, scaled, significant, with_unit
+from perfmodel.output.formats import count, number, scaled, significant, with_unit
 from perfmodel.output.reproduce import scenario_title
-from perfmodel.output.tables import console, number, table_of, titled
+from perfmodel.output.tables import table_of, titled
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo

@@ -9,6 +9,7 @@ from perfmodel.output.colours import OP_CLASS_COLOURS, PREDICTED
 
 OPTIONS = {
     "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
     "runner.magicEnabled": "false",
     "server.fileWatcherType": "none",
@@ -16,7 +17,8 @@ OPTIONS = {
     "theme.light.primaryColor": PREDICTED,
     "theme.dark.primaryColor": OP_CLASS_COLOURS["dense_ffn"],
 }
-"""Streamlit's settings: nothing is sent home, uploads are scenarios (MB), the charts' own colours."""
+"""Streamlit's settings: nothing is sent home, a defect shows no paths of this machine, uploads are scenarios (MB), the
+charts' own colours."""
 
 
 def check_installed() -> None:

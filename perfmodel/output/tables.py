@@ -1,10 +1,8 @@
 """Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +10,8 @@ from perfmodel.answer import StepAnswer
 from perfmodel.answers.caveats import condition
 from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
-from perfmodel.output.formats import count, significant, with_unit
+from perfmodel.output.console import console
+from perfmodel.output.formats import count, number, significant, with_unit
 from perfmodel.output.reproduce import scenario_title
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
@@ -22,20 +21,12 @@ from perfmodel.validation.suites import Validation
 
 BAR_CELLS = 24
 MIN_WIDTH = 60
-PIPE_WIDTH = 118
-"""Columns where stdout is not a terminal."""
 MAX_LISTED = 100
 """Rows of a validation that are all listed; of more, the FURTHEST off are."""
 FURTHEST = 20
 MOST_RUNS = 4
 """Runs of equal layers that are shown apart; of more, their stages are summed up."""
 ERRORS_CAPTION = "inside and width: the 80 % interval; ours there: on the rows that the peer answers too"
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console for stdout or stderr; a pipe gets a fixed width and no colours."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
@@ -152,17 +143,6 @@ def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(*names, str(line["n"]), str(line["answered"]), *cells)
     table.caption = None if len(shown) == len(always) else ERRORS_CAPTION
     return table
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure with about ``digits`` significant digits and thousands separators."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
 
 
 def _subtitle(answer: StepAnswer) -> str:

@@ -22,6 +22,7 @@ from perfmodel.output.files import atomic_write
 from perfmodel.output.spans import OpRun, op_runs
 from perfmodel.overlap.analysis import slowest_rank
 from perfmodel.overlap.launch import LAUNCH
+from perfmodel.spec.paths import is_folder, kind_of
 from perfmodel.step import Step
 from perfmodel.units import US
 
@@ -51,7 +52,7 @@ def write_trace(step: Step, path: Path) -> None:
     Raises:
         DataError: the path can't be written, or the folder holds ranks of another trace.
     """
-    if path.name.endswith(SUFFIXES) and not path.is_dir():
+    if path.name.endswith(SUFFIXES) and not is_folder(path):
         _write_rank(step, slowest_rank(step.timeline), path)
         return
     _prepare_folder(path, step.timeline.num_ranks)
@@ -84,11 +85,11 @@ def _write_rank(step: Step, rank: int, path: Path) -> None:
 
 def _prepare_folder(path: Path, num_ranks: int) -> None:
     """Make the folder; refuse one in which ranks of a larger trace would remain, as readers take all files."""
-    if path.suffix and not path.is_dir():
+    if path.suffix and not is_folder(path):
         raise DataError(
             f"{path}: a trace is a {' or '.join(SUFFIXES)} file, or a folder (a name without suffix)"
         )
-    if path.exists() and not path.is_dir():
+    if kind_of(path) != "missing" and not is_folder(path):
         raise DataError(f"{path}: is a file; a trace is a {' or '.join(SUFFIXES)} file, or a folder")
     try:
         path.mkdir(exist_ok=True)

@@ -94,6 +94,23 @@ def exposed_communication_s(timeline: Timeline, rank: int = 0) -> float:
     return _length(communication) - _overlap(compute, communication)
 
 
+def exposed_by_class_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
+    """The same by op class; where several communicate at once, the one that began first counts."""
+    spans = [span for span in rank_spans(timeline, rank) if span.end_s > span.start_s]
+    busy = _compute_and_communication(timeline, rank)[0]
+    totals: dict[str, float] = {}
+    for span in sorted(spans, key=lambda s: s.start_s):
+        op = op_of(timeline, span)
+        if not op.is_communication:
+            continue
+        own = [(span.start_s, span.end_s)]
+        alone = span.end_s - span.start_s - _overlap(busy, own)
+        if alone > 0.0:
+            totals[op.op_class] = totals.get(op.op_class, 0.0) + alone
+        busy = _merge((*busy, *own))
+    return totals
+
+
 def overlap_pct(timeline: Timeline, rank: int = 0) -> float:
     """Communication hidden behind compute, percent of communication time (Holistic Trace Analysis's definition).
 

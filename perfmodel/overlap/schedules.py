@@ -76,7 +76,7 @@ def single_batch_overlap(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     """
     graph = Graph()
     first, second = layer.attentions
-    fork = graph.chain((*first.pre, *first.core, layer.post_norms[0]), stage="stage 1")
+    fork = graph.chain((*first.pre, *first.core, *layer.post_norms[0]), stage="stage 1")
     routed = graph.chain(moe.router, after=fork, stage="stage 2")
     sent = graph.chain(moe.dispatch, after=routed, stage="stage 2")
     dense = graph.chain(layer.ffns[0], after=fork, stage="stage 2")
@@ -84,7 +84,7 @@ def single_batch_overlap(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     experts = graph.chain((*moe.shared, *moe.experts), after=sent, stage="stage 3")
     combined = graph.chain(moe.combine, after=experts, stage="stage 4")
     attended = graph.chain(second.core, after=queries, stage="stage 4")
-    dense = graph.chain((layer.post_norms[1], *layer.ffns[1]), after=attended, stage="stage 4")
+    dense = graph.chain((*layer.post_norms[1], *layer.ffns[1]), after=attended, stage="stage 4")
     graph.chain((*moe.unpack, *layer.join), after=(*combined, *dense), stage="stage 4")
     return tuple(graph.tasks)
 
@@ -103,7 +103,7 @@ def engine_overlap(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
 def _engine_decode(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     graph = Graph()
     first, second = layer.attentions
-    fork = graph.chain((*first.pre, *first.core, layer.post_norms[0]), stage="first attention")
+    fork = graph.chain((*first.pre, *first.core, *layer.post_norms[0]), stage="first attention")
     routed = graph.chain(moe.router, after=fork, stage="dispatch || FFN 0")
     sent = graph.chain(moe.dispatch, after=routed, stage="dispatch || FFN 0")
     queries = graph.chain((*layer.ffns[0], *second.pre), after=fork, stage="dispatch || FFN 0")
@@ -111,7 +111,7 @@ def _engine_decode(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     computed = graph.chain(experts, after=(*sent, *queries), stage="experts || attention 1, FFN 1")
     combined = graph.chain(moe.combine, after=computed, stage="combine")
     dense = graph.chain(
-        (*second.core, layer.post_norms[1], *layer.ffns[1]),
+        (*second.core, *layer.post_norms[1], *layer.ffns[1]),
         after=queries,
         stage="experts || attention 1, FFN 1",
     )
@@ -122,7 +122,7 @@ def _engine_decode(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
 def _engine_prefill(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     graph = Graph()
     first, second = layer.attentions
-    fork = graph.chain((*first.pre, *first.core, layer.post_norms[0]), stage="first attention")
+    fork = graph.chain((*first.pre, *first.core, *layer.post_norms[0]), stage="first attention")
     routed = graph.chain(moe.router, after=fork, stage="router || gather")
     gather0, dense0, scatter0 = _cut_ffn(layer.ffns[0])
     gathered = graph.chain(gather0, after=fork, stage="router || gather")
@@ -133,7 +133,7 @@ def _engine_prefill(layer: LayerOps, moe: MoeOps) -> tuple[Task, ...]:
     computed = graph.chain(experts, after=(*sent, *computed0), stage=stage)
     gather1, dense1, scatter1 = _cut_ffn(layer.ffns[1])
     attended = graph.chain(
-        (*scatter0, *second.pre, *second.core, layer.post_norms[1], *gather1), after=computed0, stage=stage
+        (*scatter0, *second.pre, *second.core, *layer.post_norms[1], *gather1), after=computed0, stage=stage
     )
     stage = "combine || FFN 1"
     combined = graph.chain(moe.combine, after=(*computed, *attended), stage=stage)
@@ -170,7 +170,7 @@ def tbo_report(layer: LayerOps) -> tuple[Task, ...]:
     Dispatch, experts and combine of the whole batch follow each other; attention's two parts fill the two
     communication windows. Only for that table.
     """
-    if layer.moe is None:
+    if layer.moe is None or not layer.attentions:
         return sequential(layer)
     graph = Graph()
     attention = layer.attentions[0]
@@ -188,8 +188,11 @@ def _in_sequence(layer: LayerOps) -> list[tuple[str, tuple[Op, ...]]]:
     In a shortcut-connected block the experts come right after the first attention, where their input is ready.
     """
     parts: list[tuple[str, tuple[Op, ...]]] = []
-    for i, attention in enumerate(layer.attentions):
-        parts.append((f"attention {i}", (*attention.pre, *attention.core, layer.post_norms[i])))
+    for i in range(max(len(layer.attentions), len(layer.post_norms))):
+        mixer: tuple[Op, ...] = ()
+        for own in layer.attentions[i : i + 1]:
+            mixer = (*own.pre, *own.core)
+        parts.append((f"attention {i}", (*mixer, *(op for ops in layer.post_norms[i : i + 1] for op in ops))))
         if i == 0 and layer.moe:
             moe = layer.moe
             parts += [("router", moe.router), ("dispatch", moe.dispatch)]

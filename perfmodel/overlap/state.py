@@ -88,6 +88,35 @@ class State:
             pass
         return self
 
+    def run_compiled(self) -> Self:
+        """As :meth:`run`, from the start: the same, in compiled code."""
+        from perfmodel.overlap import kernel
+
+        roles = np.zeros(len(self.streams), dtype=np.int64)
+        for rows, bit in (
+            (self.computes, kernel.COMPUTES),
+            (self.communicates, kernel.COMMUNICATES),
+            (self.sharing, kernel.SHARES),
+            (self.free, kernel.FREE),
+            (self.marking, kernel.MARKS),
+            (self.sharing[:1], kernel.FIRST_SHARING),
+        ):
+            roles[list(rows)] |= bit
+        host_end = self.host_end if self.host_row >= 0 else np.zeros(self.size)
+        scalars = np.stack([self.now, self.exposed, self.held_up, host_end])
+        marks = np.stack([self.mark_exposed, self.mark_held_up])
+        closed = np.full(self.heads.shape, -np.inf) if self.closed is None else self.closed
+        kernel.run_all(
+            self.table, self.queues, self.missing, self.dependents, roles, self.lengths, self.host_row,
+            self.contention, closed, self.heads, self.task, self.remaining, scalars, self.turn_ends,
+            self.mark_progress, marks,
+        )  # fmt: skip
+        self.now, self.exposed, self.held_up, host_end = scalars
+        if self.host_row >= 0:
+            self.host_end = host_end
+        self.mark_exposed, self.mark_held_up = marks
+        return self
+
     def _by_sharing(self, segment: Segment) -> tuple[list[int], list[int]]:
         """Streams whose tasks slow others or count as exposed, and streams that do neither (a host's)."""
         loads: Bools = np.logical_or.reduce(self.table[SHARES_AND_HELD] > 0.0, axis=(0, 2))

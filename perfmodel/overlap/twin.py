@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from perfmodel.jit import available
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num
 from perfmodel.ops.op import Stream
@@ -37,6 +38,9 @@ not. At least four, because a period of two is seen in four."""
 FIRST_CYCLE, CYCLE = 2, 12
 """What is left out is a multiple of so many iterations, which periods divide: 1 and 2 in a first run, then 3, 4, 6."""
 
+WORTH_COMPILED = 10_000
+"""Scenarios from which on it is shorter to load compiled code (0.5 s)."""
+
 PIECE = 1000
 """Scenarios that are advanced together."""
 
@@ -51,18 +55,23 @@ class StepTimes:
     """Time in which something communicates and nothing computes, s."""
 
 
-def step_times(segments: Sequence[Segment], *, contention: bool = True) -> StepTimes:
+def step_times(
+    segments: Sequence[Segment], *, contention: bool = True, compiled: bool | None = None
+) -> StepTimes:
     """Step time and exposed communication for every scenario that the segments' timings hold.
 
     Timings may be floats or arrays of one length; they are taken in pieces that stay in the processor's caches.
+    ``compiled`` says whether streams that share a chip are advanced in compiled code (None: where that is worth it);
+    the times are the same.
     """
     size = max(_size(timing) for segment in segments for timing in segment.timings)
+    how = How(contention, _worth_compiled(size) if compiled is None else compiled)
     total, exposed = np.zeros(size), np.zeros(size)
     for start in range(0, size, PIECE):
         piece = np.arange(start, min(start + PIECE, size))
         clock = Clock(*(np.zeros(piece.size) for _ in range(3)))
         for segment in segments:
-            clock = _advanced(_selected(segment, piece, size), clock, contention)
+            clock = _advanced(_selected(segment, piece, size), clock, how)
         total[piece] = np.maximum(clock.gpu, clock.host)
         exposed[piece] = clock.exposed
     return StepTimes(total, exposed)
@@ -76,7 +85,24 @@ class Clock(NamedTuple):
     exposed: FloatArray
 
 
-def _advanced(segment: Segment, clock: Clock, contention: bool) -> Clock:
+class How(NamedTuple):
+    """How scenarios are advanced."""
+
+    contention: bool
+    """Whether ops that run together slow each other."""
+    compiled: bool
+
+
+def _worth_compiled(size: int) -> bool:
+    """Whether so many scenarios are worth loading what has been compiled before."""
+    if size < WORTH_COMPILED or not available():
+        return False
+    from perfmodel.overlap.compiled import KERNEL
+
+    return KERNEL.compiled_before()
+
+
+def _advanced(segment: Segment, clock: Clock, how: How) -> Clock:
     """After all iterations of a segment."""
     if segment.is_chain:
         exposed = clock.exposed + exposed_seconds(segment)
@@ -84,21 +110,21 @@ def _advanced(segment: Segment, clock: Clock, contention: bool) -> Clock:
             return Clock(clock.host, clock.gpu + chain_seconds(segment), exposed)
         return Clock(*chain_iterations(segment).apply(clock.host, clock.gpu), exposed)
     if segment.has_host and not segment.carries:
-        return _joining(segment, clock, contention)
+        return _joining(segment, clock, how)
     lead = clock.gpu - clock.host if segment.has_host else None
-    time_s, exposed_s, left = _segment_times(segment, clock.gpu.size, contention, lead)
+    time_s, exposed_s, left = _segment_times(segment, clock.gpu.size, how, lead)
     gpu = clock.gpu + time_s
     return Clock(clock.host if left is None else gpu - left, gpu, clock.exposed + exposed_s)
 
 
 def _segment_times(
-    segment: Segment, size: int, contention: bool, lead: FloatArray | None
+    segment: Segment, size: int, how: How, lead: FloatArray | None
 ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     """Time and exposed communication of all iterations, and the host's lead after them, s; ``lead`` is how far the
     host is ahead at first, where it does something.
     """
     if not segment.carries:
-        run = _run(segment, size, 1, contention)
+        run = _run(segment, size, 1, how)
         return run.now * segment.repeat, run.exposed * segment.repeat, None
     total, exposed, ahead = np.zeros((3, size))
     left = np.arange(size)
@@ -106,7 +132,7 @@ def _segment_times(
     while left.size:
         part = _selected(segment, left, size)
         iterations = _alike(unrolled, segment.repeat)
-        run = _run(part, left.size, iterations, contention, None if lead is None else lead[left])
+        run = _run(part, left.size, iterations, how, None if lead is None else lead[left])
         time_s, exposed_s, settled = _extended(run, segment.repeat)
         done = left[settled]
         total[done], exposed[done] = time_s[settled], exposed_s[settled]
@@ -121,11 +147,10 @@ def _segment_times(
     return total, exposed, ahead
 
 
-def _run(
-    segment: Segment, size: int, iterations: int, contention: bool, lead: FloatArray | None = None
-) -> State:
+def _run(segment: Segment, size: int, iterations: int, how: How, lead: FloatArray | None = None) -> State:
     """The state after so many iterations."""
-    return State(segment, size, iterations, contention, lead).run()
+    state = State(segment, size, iterations, how.contention, lead)
+    return state.run_compiled() if how.compiled else state.run()
 
 
 def _alike(unrolled: int, repeat: int) -> int:
@@ -159,7 +184,7 @@ def _extended(run: State, repeat: int) -> tuple[FloatArray, FloatArray, Bools]:
     return time_s, exposed_s, settled
 
 
-def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
+def _joining(segment: Segment, clock: Clock, how: How) -> Clock:
     """After all iterations of a segment that joins in between, whose ops wait for launches.
 
     An iteration depends on the host's lead alone. Once it is long enough for all launches the GPU goes its own
@@ -184,7 +209,7 @@ def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
         if free.size:
             new = free[np.isnan(alone_s[free])]
             if new.size:
-                state = _run(_selected(alone, new, size), new.size, 1, contention)
+                state = _run(_selected(alone, new, size), new.size, 1, how)
                 alone_s[new], alone_exposed[new] = state.now, state.exposed
             count = _free_iterations(lead[free], launches[free], alone_s[free], missing[free])
             go(free, count, alone_s[free], alone_exposed[free])
@@ -192,7 +217,7 @@ def _joining(segment: Segment, clock: Clock, contention: bool) -> Clock:
             left = left[(missing[left] > 0) & (lead[left] < launches[left])]
             if not left.size:
                 continue
-        run = LaunchedState(_selected(segment, left, size), left.size, contention, lead[left]).run()
+        run = LaunchedState(_selected(segment, left, size), left.size, how.contention, lead[left]).run()
         steady = np.abs(run.lead - lead[left]) <= SETTLED * run.now
         if (
             waits

@@ -16,6 +16,7 @@ import numpy as np
 from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.routing.choice import alike, distinct
 from perfmodel.spec.model import Moe
+from perfmodel.special import log_gamma
 
 TINY = 1e-9
 """Rounding in counts of experts."""
@@ -168,9 +169,7 @@ def _log_gamma(x: Any) -> Any:
     """Logarithm of the gamma function, element by element."""
     if not isinstance(x, np.ndarray):
         return math.lgamma(x)
-    from scipy.special import gammaln  # deferred: importing scipy would slow every command down
-
-    return gammaln(x)
+    return log_gamma(x)
 
 
 def _exp(x: Any) -> Any:

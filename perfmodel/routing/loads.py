@@ -16,15 +16,12 @@ seconds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from perfmodel.errors import DataError
-
-if TYPE_CHECKING:
-    from scipy.interpolate import CubicSpline
+from perfmodel.special import Spline, cubic_spline, log_gamma, normal_cdf, poisson_cdf
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -268,7 +265,9 @@ def _table(shares: bytes) -> _Table:
     decades = np.log10(ranks * LARGEST_MEAN)
     spaced = np.rint(np.logspace(0, decades, int(decades * NODES_PER_DECADE) + 1))
     few = np.arange(1.0, FEW_PAIRS + 1)
-    many = np.unique(spaced[spaced > FEW_PAIRS])
+    many = np.array(
+        sorted(set(spaced[spaced > FEW_PAIRS].tolist()))
+    )  # np.unique would import numpy.ma, 12 ms
     return _Table(
         ranks=ranks,
         least=float(ranks * vector.max()),
@@ -281,15 +280,13 @@ def _table(shares: bytes) -> _Table:
 
 
 @lru_cache(maxsize=1024)
-def _spline(shares: bytes, probability: float | None) -> "CubicSpline[np.float64]":
+def _spline(shares: bytes, probability: float | None) -> Spline:
     """Logarithm of the imbalance (its mean, or one quantile) by the logarithm of pairs."""
-    from scipy.interpolate import CubicSpline  # deferred: importing scipy would slow every command down
-
     table = _table(shares)
     loads = [_summary(at, below, probability) for at, below in table.distributions]
     lowest = table.least if probability is None else 1.0
     imbalance = np.clip(np.array(loads) * table.ranks / table.pairs, lowest, table.ranks)
-    return CubicSpline(np.log(table.pairs), np.log(imbalance))
+    return cubic_spline(np.log(table.pairs), np.log(imbalance))
 
 
 def _summary(loads: Floats, below: Floats, probability: float | None) -> float:
@@ -343,8 +340,6 @@ def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> t
     (the product) give nearly the right mean if their variances are n p_r, not n p_r (1 - p_r): the loads'
     negative correlation makes up for their smaller variance.
     """
-    from scipy.special import gammaln, ndtr, pdtr  # deferred: importing scipy would slow every command down
-
     means = pairs * shares
     spread = WIDTH * np.sqrt(means)
     low = max(0.0, float(np.floor((means - spread).max())), np.ceil(pairs / ranks) - 1.0)
@@ -352,14 +347,18 @@ def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> t
     exact = float(means.max()) <= POISSON_MEAN or high - low < GRID
     loads = np.arange(low, high + 1.0) if exact else np.linspace(low, high, GRID)
     x, mean = loads[:, None], means[None, :]
-    if exact:
-        below = np.asarray(pdtr(x, mean))
+    if (
+        ranks == 1
+    ):  # it has them all: what is below does not matter, and a probability of the load may be no number
+        below = np.ones_like(x * mean)
+    elif exact:
+        below = poisson_cdf(int(high), means)[int(low) :]
     else:  # Wilson and Hilferty's cube root, which unlike a normal of the load keeps its skewness
-        below = np.asarray(
-            ndtr(-3.0 * np.sqrt(x + 1.0) * (np.cbrt(mean / (x + 1.0)) - 1.0 + 1.0 / (9.0 * (x + 1.0))))
+        below = normal_cdf(
+            -3.0 * np.sqrt(x + 1.0) * (np.cbrt(mean / (x + 1.0)) - 1.0 + 1.0 / (9.0 * (x + 1.0)))
         )
     below = np.maximum(below, 1e-300)
-    at = np.exp(x * np.log(mean) - mean - gammaln(x + 1.0)) / below
+    at = np.exp(x * np.log(mean) - mean - log_gamma(x + 1.0)) / below
     cut = mean * (1.0 - at)
     variance = np.maximum((cut - mean * at * (x - cut)) @ number, 1e-9 * pairs)
     gap = (mean * at) @ number

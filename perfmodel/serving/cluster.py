@@ -13,11 +13,13 @@ import numpy as np
 import simpy
 
 from perfmodel.errors import InfeasibleError
+from perfmodel.ops.memory import NOTHING
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import book_of
 from perfmodel.serving.changes import Change
 from perfmodel.serving.handoff import Handoff, KvPath
 from perfmodel.serving.pool import Layout, Pool
+from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import StepTimes
@@ -79,21 +81,30 @@ def simulate(
     Raises:
         InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
     """
-    _check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
+    check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
     if prefill is not None:
-        _check_lengths(requests.input_tokens + 1, requests, prefill.layout)
+        check_lengths(requests.input_tokens + 1, requests, prefill.layout)
     return _Cluster(
         requests, times, layout, batching, decode_steps, prefill, changes, progress, front_end
     ).run()
 
 
-def _check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
-    whole = -(-tokens // layout.block_tokens)
+def check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
+    """Refuses a request of so many ``tokens`` (n,) that one rank's cache can't hold.
+
+    Raises:
+        InfeasibleError: there is one.
+    """
+    beside = np.ceil(layout.beside.of(tokens.astype(float)) - ROUNDING).astype(int)  # type: ignore[arg-type]
+    whole = -(-tokens // layout.block_tokens) + beside
     for row in np.flatnonzero(whole > layout.blocks):
+        fixed = ""
+        if layout.beside != NOTHING:
+            fixed = f" ({np.broadcast_to(beside, whole.shape)[row]} for states and windows)"
         raise InfeasibleError(
-            f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} KV "
-            f"blocks of {layout.block_tokens}, one rank has {layout.blocks}: shorten requests, or spread weights over "
-            "more GPUs so that memory is left for the cache"
+            f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} "
+            f"KV blocks of {layout.block_tokens}{fixed}, one rank has {layout.blocks}: shorten requests, or spread "
+            "weights over more GPUs so that memory is left for the cache"
         )
 
 

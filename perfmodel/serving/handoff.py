@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import simpy
 
+from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving.book import Book
 from perfmodel.serving.links import Flow, Link, Links
 from perfmodel.serving.pool import Pool
@@ -36,6 +37,9 @@ class KvPath:
     """Whether layers are sent as they are computed; False: all at once when the prompt is done."""
     flag: str = ""
     """Why to trust its bandwidth less."""
+    beside: Beside = NOTHING
+    """Bytes of a request beside those of its tokens: states, which are whole when the prompt is done, and windows. Sent
+    last."""
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ class Handoff:
         elif hand.flow is None:
             self._send_whole(request, hand)
         else:
-            self._links.close(hand.flow, hand.owed)
+            self._links.close(hand.flow, hand.owed + self._beside(request))
 
     # --- transfers ----------------------------------------------------------------------------------------------
 
@@ -133,7 +137,11 @@ class Handoff:
 
     def _send_whole(self, request: int, hand: _Hand) -> None:
         hand.flow = self._flow(request)
-        self._links.close(hand.flow, self._book.prompt[request] * self._path.bytes_per_token)
+        size = self._book.prompt[request] * self._path.bytes_per_token
+        self._links.close(hand.flow, size + self._beside(request))
+
+    def _beside(self, request: int) -> float:
+        return self._path.beside.of(float(self._book.prompt[request]))
 
     def _flow(self, request: int) -> Flow:
         source, target = self.prefill.place[request][1], self.decode.place[request][1]

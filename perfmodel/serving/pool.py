@@ -8,9 +8,10 @@ from typing import Literal
 
 import simpy
 
+from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
-from perfmodel.serving.prefix_cache import PrefixCache
+from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache
 from perfmodel.serving.rank import Rank
 from perfmodel.serving.replica import Receiver, Replica, Sender
 from perfmodel.serving.step_times import StepTimes
@@ -38,6 +39,10 @@ class Layout:
     rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     prefix_cache: bool = True
     """Whether ranks keep prompts that others share."""
+    beside: Beside = NOTHING
+    """What each request holds beside its tokens (states, windows), in blocks."""
+    checkpoints: Checkpoints | None = None
+    """How states are kept for later prompts; None: the model has none."""
 
 
 class Pool:
@@ -76,7 +81,8 @@ class Pool:
                         layout.block_tokens,
                         layout.max_running,
                         layout.watermark,
-                        PrefixCache(layout.block_tokens) if caches else None,
+                        PrefixCache(layout.block_tokens, layout.checkpoints) if caches else None,
+                        beside=layout.beside,
                     )
                     for _ in range(layout.ranks)
                 ],

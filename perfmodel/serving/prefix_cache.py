@@ -4,6 +4,11 @@ A prompt is a path of nodes, each a stretch of tokens that is the same wherever 
 session (its new tokens and its answer), a block of a trace's hashes. Only whole KV blocks are kept, counted from the
 prompt's first token: a node has those that end inside it, which may be none. Nodes on the path of a request that runs
 are locked; the others are free room in waiting.
+
+A state (of linear attention, of a state-space layer) cannot be cut at a token: a prompt can only go on from where a
+checkpoint of it was kept. One is kept where a path that was added ends, and where paths part, once they do
+(https://github.com/sgl-project/sglang/pull/14792: branching points), each at a multiple of an interval. What lies
+behind the last checkpoint on a prompt's path is computed again, cached or not. A path is added when its request ends.
 """
 
 from collections import OrderedDict
@@ -19,6 +24,16 @@ HASH_TOKENS = 512
 """Tokens of one hashed block (Mooncake)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """How states are kept."""
+
+    interval_tokens: int
+    """Checkpoints lie at multiples of so many tokens of a prompt."""
+    blocks: int
+    """KV blocks' worth of one."""
+
+
 @dataclass(slots=True)
 class _Node:
     tokens: int
@@ -26,42 +41,57 @@ class _Node:
     locks: int = 0
     children: int = 0
     parent: int | None = None
+    restarts: bool = True
+    """Whether a prompt can go on from its end."""
 
 
 class PrefixCache:
     """The tree of one rank."""
 
-    def __init__(self, block_tokens: int) -> None:
+    def __init__(self, block_tokens: int, checkpoints: Checkpoints | None = None) -> None:
         """An empty tree whose nodes are counted in blocks of ``block_tokens``."""
-        self.block_tokens = block_tokens
+        self.block_tokens, self.checkpoints = block_tokens, checkpoints
         self.blocks = self.locked_blocks = 0
         self._nodes: OrderedDict[int, _Node] = OrderedDict()
 
     def found(self, path: Path) -> tuple[int, int]:
         """Leading tokens of a path that are here, and how many of their blocks nobody has locked."""
         tokens = unlocked = 0
-        for key, _ in path:
-            node = self._nodes.get(key)
-            if node is None:
-                break
+        for node in self._leading(path):
             tokens += node.tokens
             unlocked += 0 if node.locks else node.blocks
         return tokens, unlocked
 
-    def lock(self, path: Path) -> tuple[int, int]:
-        """Lock the leading nodes that are here: their tokens, and how many they are."""
-        total = nodes = 0
+    def _leading(self, path: Path) -> list[_Node]:
+        """The leading nodes of a path that are here, up to the last that a prompt can go on from."""
+        nodes: list[_Node] = []
+        usable = 0
         for key, _ in path:
             node = self._nodes.get(key)
             if node is None:
                 break
+            nodes.append(node)
+            if node.restarts:
+                usable = len(nodes)
+        return nodes[:usable]
+
+    def tokens_of(self, path: Path, nodes: int) -> int:
+        """Tokens of the leading ``nodes`` of a path."""
+        return sum(self._nodes[key].tokens for key, _ in path[:nodes])
+
+    def emptied(self) -> "PrefixCache":
+        """A tree like this with nothing in it."""
+        return PrefixCache(self.block_tokens, self.checkpoints)
+
+    def lock(self, path: Path) -> tuple[int, int]:
+        """Lock the leading nodes that are here: their tokens, and how many they are."""
+        leading = self._leading(path)
+        for node in leading:
             if node.locks == 0:
                 self.locked_blocks += node.blocks
             node.locks += 1
-            nodes += 1
-            total += node.tokens
         self._touch(path)
-        return total, nodes
+        return sum(node.tokens for node in leading), len(leading)
 
     def unlock(self, path: Path, nodes: int) -> None:
         """Undo a lock of so many nodes."""
@@ -74,18 +104,37 @@ class PrefixCache:
     def add(self, path: Path) -> None:
         """Keep a path; nodes that are here already stay as they are."""
         parent: int | None = None
-        upto = 0
+        upto, size = 0, self.block_tokens
+        states = self.checkpoints is not None
+        unit = self.checkpoints.interval_tokens if self.checkpoints else size
         for key, tokens in path:
             begin, upto = upto, upto + tokens
             node = self._nodes.get(key)
             if node is None:
-                blocks = upto // self.block_tokens - begin // self.block_tokens
-                node = self._nodes[key] = _Node(blocks * self.block_tokens, blocks, parent=parent)
+                blocks = upto // size - begin // size
+                kept = (upto // unit - begin // unit) * unit
+                node = self._nodes[key] = _Node(kept, blocks, parent=parent, restarts=not states)
                 self.blocks += blocks
                 if parent is not None:
                     self._nodes[parent].children += 1
+                    if self._nodes[parent].children > 1:
+                        self._keep_state(self._nodes[parent])
             parent = key
+        if parent is not None:
+            self._keep_state(self._nodes[parent])
         self._touch(path)
+
+    def _keep_state(self, node: _Node) -> None:
+        """Keep a checkpoint at a node's end, if it has none."""
+        if self.checkpoints is not None and not node.restarts:
+            node.restarts = True
+            self.blocks += self.checkpoints.blocks
+
+    def _forget(self, node: _Node) -> None:
+        """Let a node's blocks go, and its checkpoint."""
+        self.blocks -= node.blocks
+        if self.checkpoints is not None and node.restarts:
+            self.blocks -= self.checkpoints.blocks
 
     def _touch(self, path: Path) -> None:
         """The path was used: a parent after its children, so that leaves are older than what they hang on."""
@@ -94,7 +143,7 @@ class PrefixCache:
                 self._nodes.move_to_end(key)
 
     def shrink(self, room: int) -> None:
-        """Evict until at most ``room`` blocks are held, or all that are left are locked."""
+        """Evict until at most ``room`` blocks are held, or all that are left are locked. Nodes before checkpoints."""
         if self.blocks <= room:
             return
         for key in list(self._nodes):  # children are always older than their parents
@@ -102,11 +151,17 @@ class PrefixCache:
             if node.locks or node.children:
                 continue
             del self._nodes[key]
-            self.blocks -= node.blocks
+            self._forget(node)
             if node.parent is not None:
                 self._nodes[node.parent].children -= 1
             if self.blocks <= room:
                 return
+        if self.checkpoints is None:
+            return
+        for node in self._nodes.values():
+            if node.restarts and self.blocks > room:  # who went on from there has a state of their own
+                node.restarts = False
+                self.blocks -= self.checkpoints.blocks
 
 
 def paths_of(requests: Requests) -> list[Path] | None:

@@ -8,6 +8,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving.prefix_cache import Path, PrefixCache, prompt_path
 
 
@@ -45,6 +46,12 @@ class Running:
     """Of its tokens, those in blocks of the prefix cache."""
     nodes: int = 0
     """Of the prefix cache, locked."""
+    beside: int = 0
+    """Blocks' worth of what it holds beside its tokens; of windows as they are when it ends."""
+
+
+ROUNDING = 1e-9
+"""Blocks; a state that fills whole ones takes no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +65,8 @@ class Rank:
     watermark: float
     cache: PrefixCache | None = None
     """What is kept of prompts; None: nothing is."""
+    beside: Beside = NOTHING
+    """What each request holds beside its tokens (states, windows), in blocks."""
     waiting: deque[int] = field(default_factory=deque)
     prompts: list[Prompt] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
@@ -80,6 +89,7 @@ class Rank:
     """Tokens that the caches of running requests gain per step, together."""
     _constant: float = 0.0
     _shared: int = 0
+    _beside: int = 0
     _safe: float | None = None
 
     @property
@@ -96,7 +106,8 @@ class Rank:
         """A step up to which what is held surely fits; it may fit a while longer (:meth:`fits`)."""
         if self._safe is None:
             locked = self.cache.locked_blocks if self.cache is not None else 0
-            room = (self.blocks - self.prompt_blocks - locked - len(self.running)) * self.block_tokens
+            least = self.prompt_blocks + locked + len(self.running) + self._beside
+            room = (self.blocks - least) * self.block_tokens
             free = room + self._shared - self._constant
             self._safe = free / self.growth if self.growth else math.copysign(math.inf, free)
         return self._safe
@@ -111,7 +122,7 @@ class Rank:
             math.ceil((one.base - one.shared + one.growth * (step - one.start)) / size)
             for one in self.running.values()
         )
-        return held + self.prompt_blocks
+        return held + self._beside + self.prompt_blocks
 
     def trim(self, step: int) -> None:
         """Let the prefix cache have no more than what requests leave at ``step``."""
@@ -125,6 +136,7 @@ class Rank:
             (self.tokens(step) - self._shared) / self.block_tokens
             + len(self.running)
             + self.prompt_blocks
+            + self._beside
             + more
         )
         if self.cache is not None:
@@ -148,8 +160,14 @@ class Rank:
         return self.blocks_of(max(tokens - found, 0)) + unlocked
 
     def blocks_of(self, tokens: int) -> int:
-        """Blocks of a prompt and its first output token."""
-        return -(-(tokens + 1) // self.block_tokens)
+        """Blocks of a request with a prompt, and its first output token."""
+        return -(-(tokens + 1) // self.block_tokens) + self.beside_blocks(tokens)
+
+    def beside_blocks(self, tokens: int) -> int:
+        """Blocks' worth of what a request with so many tokens holds beside them."""
+        if self.beside == NOTHING:
+            return 0
+        return math.ceil(self.beside.of(float(tokens)) - ROUNDING)
 
     def has_room_behind_queue(self, tokens: int, step: int) -> bool:
         """Whether a prompt may be taken in once all that wait here are."""
@@ -209,7 +227,9 @@ class Rank:
     def hand_over(self, prompt: Prompt, path: Path = ()) -> None:
         """A prompt is done and leaves: what it has is held until it is sent."""
         shared, nodes = self.prefilled(prompt, path)
-        blocks = -(-(prompt.tokens - shared) // self.block_tokens)
+        blocks = -(-(prompt.tokens - shared) // self.block_tokens) + self.beside_blocks(prompt.tokens)
+        if self.cache is not None and self.cache.checkpoints:  # here it ends now
+            self.cache.add(prompt_path(path, prompt.tokens))
         self.sending[prompt.request] = (blocks, nodes)
         self.prompt_blocks += blocks
         self._safe = None
@@ -230,6 +250,10 @@ class Rank:
         self._safe = None
         if self.cache is None:
             return 0, 0
+        if (
+            self.cache.checkpoints
+        ):  # what it has computed can be shared once it ends, with the state that it has then
+            return self.cache.tokens_of(path, prompt.nodes), prompt.nodes
         computed = prompt_path(path, prompt.tokens)
         self.cache.add(computed)
         found = self.cache.lock(computed)
@@ -250,8 +274,10 @@ class Rank:
         """A request decodes from ``step`` on, for ``steps`` steps; ``shared`` and ``nodes`` are what :meth:`prefilled`
         gave.
         """
-        self.running[request] = Running(float(tokens), step, growth, step + steps, shared, nodes)
+        beside = self.beside_blocks(tokens + math.ceil(growth * steps))
+        self.running[request] = Running(float(tokens), step, growth, step + steps, shared, nodes, beside)
         self._shared += shared
+        self._beside += beside
         self._constant += tokens - growth * step
         self.growth += growth
         self._safe = None
@@ -269,17 +295,18 @@ class Rank:
         lost = [*self.running, *self.incoming, *prompts, *self.sending, *self.waiting]
         for queue in (self.waiting, self.prompts, self.running, self.incoming, self.arrived, self.sending):
             queue.clear()
-        self.prompt_blocks = self.waiting_blocks = self.promised_tokens = self._shared = 0
+        self.prompt_blocks = self.waiting_blocks = self.promised_tokens = self._shared = self._beside = 0
         self._constant = self.growth = 0.0
         self._safe = None
         if self.cache is not None:
-            self.cache = PrefixCache(self.block_tokens)
+            self.cache = self.cache.emptied()
         return lost
 
     def leave(self, request: int) -> Running:
         """A running request runs no more."""
         one = self.running.pop(request)
         self._shared -= one.shared
+        self._beside -= one.beside
         self._safe = None
         if self.running:
             self._constant -= one.base - one.growth * one.start

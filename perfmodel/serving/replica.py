@@ -325,7 +325,7 @@ class Replica:
         self.book.preemptions[request] += 1
         if swaps:
             self._swapped.add(request)
-            self._copied[self._together.number(rank)] += self.book.prompt[request]
+            self._copied[self._together.number(rank)] += self._swapped_tokens(rank, request)
         self._taken -= 1
         rank.wait(request, self.book.prompt[request], promised=self._promised(request), first=True)
         self._together.file(rank)
@@ -397,12 +397,17 @@ class Replica:
             rank.swap_in(tokens)
             self._join(rank, request, tokens)
             self._gaps.swapped_in(request)
-            self._copied[self._together.number(rank)] += tokens
+            self._copied[self._together.number(rank)] += self._swapped_tokens(rank, request)
         else:
             assert self._receives is not None
             rank.reserve(tokens)
             self._receives.reserved(request)
         return True
+
+    def _swapped_tokens(self, rank: Rank, request: int) -> int:
+        """Tokens that a swapped request's cache counts as, with what it keeps beside them."""
+        tokens = self.book.prompt[request]
+        return tokens + rank.beside_blocks(tokens) * rank.block_tokens
 
     def _copying_s(self) -> float:
         """Seconds in which caches are copied before a step, of the rank that copies most; asked once per step."""

@@ -1,21 +1,30 @@
 """A scenario's traffic through its replicas: from description to records."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.kernels.communication import point_to_point
 from perfmodel.ops.limits import check_layout, requests_per_rank
-from perfmodel.ops.memory import cache_tokens_per_rank, cached_token_bytes
+from perfmodel.ops.memory import (
+    beside_bytes,
+    cache_tokens_per_rank,
+    cached_token_bytes,
+    checkpoint_bytes,
+    handed_over_bytes,
+)
 from perfmodel.serving.batching import Batching, Policy
-from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress, simulate
+from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
+from perfmodel.serving.cores import Core, simulate
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
+from perfmodel.serving.prefix_cache import Checkpoints
+from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
@@ -53,6 +62,8 @@ class Served:
     """Between them."""
     fleet: Fleet
     """What steps took."""
+    core: Core
+    """Which form of the simulation ran."""
 
 
 def serve(
@@ -62,12 +73,14 @@ def serve(
     progress: Progress | None = None,
     together: bool = True,
     fleet: Fleet | None = None,
+    core: Core | None = None,
 ) -> Served:
     """Serve a scenario's workload (or the given requests), every request from its arrival to its last token.
 
     ``together = False`` steps the engines one step at a time: the same records, slower. ``fleet``, that of an earlier
     run of the same lengths (:attr:`Served.fleet`, or one :func:`perfmodel.serving.stretch.stretched`), is taken instead
-    of asking the twin anew.
+    of asking the twin anew. ``core`` is that of an earlier run, so that all of a study run on one; None:
+    the one that is worth it (:mod:`perfmodel.serving.cores`).
 
     Raises:
         InfeasibleError: weights leave no room for a cache, or a request is longer than the cache.
@@ -83,7 +96,8 @@ def serve(
     prefill = _pool_of(side, asked) if side is not None else None
     path = _path(scenario)
     steps = fleet or Fleet(pool.times, prefill.times if prefill else None)
-    records = simulate(
+    records, core = simulate(
+        core,
         asked,
         lambda _: steps.decode(HEALTHY),
         pool.layout,
@@ -105,7 +119,7 @@ def serve(
         progress=progress,
         front_end=front_end_of(scenario if side is None else side),
     )
-    return Served(scenario, asked, records, pool, prefill, path, steps)
+    return Served(scenario, asked, records, pool, prefill, path, steps, core)
 
 
 def front_end_of(scenario: Scenario) -> FrontEndTimes:
@@ -114,21 +128,42 @@ def front_end_of(scenario: Scenario) -> FrontEndTimes:
     return FrontEndTimes(front.latency_s, front.request_s / (front.servers * replicas))
 
 
+@dataclass(frozen=True, slots=True)
+class PoolTimes:
+    """Step times of a scenario's replicas under each condition: made when they are first asked for, then kept. A plain
+    object, so that it can go to another process with what it has made.
+    """
+
+    scenario: Scenario
+    most_requests: int
+    most_prompt: int
+    most_context: int
+    _made: dict[Condition, StepTimes] = field(default_factory=dict, compare=False)
+
+    def __call__(self, condition: Condition = HEALTHY) -> StepTimes:
+        """See :class:`perfmodel.serving.step_times.TwinStepTimes`."""
+        if condition not in self._made:
+            self._made[condition] = TwinStepTimes(
+                condition.of(self.scenario),
+                most_requests=self.most_requests,
+                most_prompt=self.most_prompt,
+                most_context=self.most_context,
+            )
+        return self._made[condition]
+
+
 def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:
     """The replicas of a scenario's deployment; step times are made when they are asked for."""
     layout, kv_tokens = layout_of(scenario), kv_tokens_of(scenario)
     batching = batching_of(scenario, longest_prompt=int(asked.input_tokens.max()))
     longest = int((asked.input_tokens + asked.output_tokens).max())
 
-    @cache
-    def times(condition: Condition = HEALTHY) -> StepTimes:
-        return TwinStepTimes(
-            condition.of(scenario),
-            most_requests=_most_requests(asked, layout, kv_tokens, scenario),
-            most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
-            most_context=longest,
-        )
-
+    times = PoolTimes(
+        scenario,
+        most_requests=_most_requests(asked, layout, kv_tokens, scenario),
+        most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
+        most_context=longest,
+    )
     return ServedPool(scenario, layout, batching, kv_tokens, times)
 
 
@@ -154,6 +189,7 @@ def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: b
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
         flag=wire.flag,
+        beside=handed_over_bytes(scenario).scaled(receivers),
     )
 
 
@@ -193,7 +229,23 @@ def layout_of(scenario: Scenario) -> Layout:
         router=serving.router,
         rank_router=serving.rank_router,
         prefix_cache=serving.prefix_cache,
+        beside=beside_bytes(scenario).scaled(1.0 / _block_bytes(scenario)),
+        checkpoints=_checkpoints_of(scenario),
     )
+
+
+def _block_bytes(scenario: Scenario) -> float:
+    """Bytes of one KV block on each GPU of an attention group."""
+    return cached_token_bytes(scenario) * scenario.serving.block_tokens
+
+
+def _checkpoints_of(scenario: Scenario) -> Checkpoints | None:
+    """How the model's states are kept for later prompts; None where it has none."""
+    size = checkpoint_bytes(scenario)
+    if not size:
+        return None
+    blocks = math.ceil(size / _block_bytes(scenario) - ROUNDING)
+    return Checkpoints(scenario.serving.checkpoint_tokens, blocks)
 
 
 def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:

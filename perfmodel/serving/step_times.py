@@ -49,7 +49,54 @@ class StepTimes(Protocol):
         ...
 
 
-class TwinStepTimes:
+class GridStepTimes:
+    """Step times by interpolation on grids (:class:`Grid`): of decodes over (even, requests, context), of prompts over
+    (even, prompt, attended), of both together over (even, requests, context, prompt, attended), the mean contexts and
+    the tokens attended to each per request or prompt token.
+    """
+
+    def __init__(self, decode: "Grid", prompt: "Grid", mixed: "Grid | None" = None) -> None:
+        """``mixed`` is None where no step has both."""
+        self.decode, self.prompt = decode, prompt
+        self._mixed = mixed
+
+    def mixed(self) -> "Grid":
+        """Of steps with prompts and decodes."""
+        assert self._mixed is not None, "this engine does not mix"
+        return self._mixed
+
+    def decode_s(self, requests: int, tokens: float, even: float = 1.0) -> float:
+        """See :class:`StepTimes`."""
+        return self.decode.at((even, requests, tokens / requests))
+
+    def decode_run_s(
+        self, requests: int, tokens: float, growth: float, steps: int, even: float = 1.0
+    ) -> float:
+        """See :class:`StepTimes`: times are linear in the context between grid points, so a run inside one cell takes
+        ``steps`` times its middle step. A run over several cells is cut at their borders.
+        """
+        borders = self.decode.axes[2]
+        total, done = 0.0, 0
+        while done < steps:
+            context, more = (tokens + growth * done) / requests, steps - done
+            at = bisect_right(borders, context)
+            if growth > 0.0 and at < len(borders):  # steps that start before the next border, at least one
+                more = min(more, max(1, int((borders[at] - context) * requests / growth)))
+            total += more * self.decode.at((even, requests, context + growth * (more - 1) / 2.0 / requests))
+            done += more
+        return total
+
+    def prompt_s(
+        self, prompt: float, attended: float, requests: int, tokens: float, even: float = 1.0
+    ) -> float:
+        """See :class:`StepTimes`."""
+        mean = attended / prompt
+        if not requests:
+            return self.prompt.at((even, prompt, mean))
+        return self.mixed().at((even, requests, tokens / requests, prompt, mean))
+
+
+class TwinStepTimes(GridStepTimes):
     """Step times of a scenario's deployment, by the vectorised twin."""
 
     def __init__(
@@ -73,10 +120,12 @@ class TwinStepTimes:
         even = sorted({1.0 / ranks, *(share for share in EVEN if share * ranks > 1.0)})
         contexts = _geometric(SHORTEST_CONTEXT, min(float(most_context), LONGEST_CONTEXT), 2.0)
         batches = _batches(most_requests)
-        self._decode = _Grid((even, batches, contexts), self._decode_times)
         prompts = _geometric(SMALLEST_PROMPT, float(most_prompt), 2.0)
         attended = _geometric(LEAST_ATTENDED, min(float(most_context), LONGEST_CONTEXT), 4.0)
-        self._prefill = _Grid((even, prompts, attended), self._prefill_times)
+        super().__init__(
+            Grid.of((even, batches, contexts), self._decode_times),
+            Grid.of((even, prompts, attended), self._prefill_times),
+        )
         self._mixed_axes = (
             even,
             _thinned(batches, MIXED_BATCHES),
@@ -84,39 +133,12 @@ class TwinStepTimes:
             _thinned(prompts, 9),
             _thinned(attended, 6),
         )
-        self._mixed: _Grid | None = None
 
-    def decode_s(self, requests: int, tokens: float, even: float = 1.0) -> float:
-        """See :class:`StepTimes`."""
-        return self._decode.at((even, requests, tokens / requests))
-
-    def decode_run_s(
-        self, requests: int, tokens: float, growth: float, steps: int, even: float = 1.0
-    ) -> float:
-        """See :class:`StepTimes`: times are linear in the context between grid points, so a run inside one cell takes
-        ``steps`` times its middle step. A run over several cells is cut at their borders.
-        """
-        borders = self._decode.axes[2]
-        total, done = 0.0, 0
-        while done < steps:
-            context, more = (tokens + growth * done) / requests, steps - done
-            at = bisect_right(borders, context)
-            if growth > 0.0 and at < len(borders):  # steps that start before the next border, at least one
-                more = min(more, max(1, int((borders[at] - context) * requests / growth)))
-            total += more * self._decode.at((even, requests, context + growth * (more - 1) / 2.0 / requests))
-            done += more
-        return total
-
-    def prompt_s(
-        self, prompt: float, attended: float, requests: int, tokens: float, even: float = 1.0
-    ) -> float:
-        """See :class:`StepTimes`."""
-        mean = attended / prompt
-        if not requests:
-            return self._prefill.at((even, prompt, mean))
-        if self._mixed is None:  # many engines never mix
-            self._mixed = _Grid(self._mixed_axes, self._mixed_times)
-        return self._mixed.at((even, requests, tokens / requests, prompt, mean))
+    def mixed(self) -> "Grid":
+        """Asked of the twin when it is first asked for: many engines never mix."""
+        if self._mixed is None:
+            self._mixed = Grid.of(self._mixed_axes, self._mixed_times)
+        return self._mixed
 
     def _decode_times(self, even: Array, requests: Array, context: Array) -> Array:
         return self._times("decode", decode_leaves(requests * self.per_gpu, context), even)
@@ -181,15 +203,20 @@ def prompt_leaves(prompt: Array, attended: Array, per_gpu: float | Array) -> dic
     }
 
 
-class _Grid:
-    """Values on a grid, multilinear between points."""
+class Grid:
+    """Values on a grid, multilinear between points; on three axes or five."""
 
-    def __init__(self, axes: Sequence[Sequence[float]], function: Callable[..., Array]) -> None:
+    def __init__(self, axes: Sequence[Sequence[float]], values: Array) -> None:
+        """``values`` has the axes' lengths as its shape."""
         self.axes = [list(axis) for axis in axes]
-        points = np.meshgrid(*(np.asarray(axis, dtype=float) for axis in self.axes), indexing="ij")
-        shape = points[0].shape
-        values = function(*(point.ravel() for point in points))
-        self.values: Any = np.asarray(values, dtype=float).reshape(shape).tolist()
+        self.values: Any = values.tolist()
+
+    @classmethod
+    def of(cls, axes: Sequence[Sequence[float]], function: Callable[..., Array]) -> "Grid":
+        """With the values of a function that takes one array (points,) per axis."""
+        points = np.meshgrid(*(np.asarray(axis, dtype=float) for axis in axes), indexing="ij")
+        values = np.asarray(function(*(point.ravel() for point in points)), dtype=float)
+        return cls(axes, values.reshape(points[0].shape))
 
     def at(self, where: Sequence[float]) -> float:
         """The value at one point."""

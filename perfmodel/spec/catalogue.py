@@ -10,8 +10,10 @@ from typing import Any
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Gpu
-from perfmodel.spec.hf_config import model_from_config
 from perfmodel.spec.model import Model
+from perfmodel.spec.model_overrides import refuse_unread
+from perfmodel.spec.models.reader import model_from_config
+from perfmodel.spec.paths import is_folder
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 """Folder of everything that ships as data."""
@@ -68,7 +70,7 @@ def calibration_path(name: str) -> Path:
     """
     if name.endswith(".json"):
         return Path(name)
-    if "/" in name or Path(name).is_dir():
+    if "/" in name or is_folder(name):
         return Path(name) / "calibration.json"
     _known("calibrations", name)
     return Path(_table("calibrations")[name])
@@ -81,7 +83,7 @@ def gpu(name: str) -> Gpu:
 
 def model_config(name: str) -> dict[str, Any]:
     """The Hugging Face config of a catalogue model."""
-    return read_document(DATA / "models" / entry("models", name)["file"])
+    return read_document(DATA / "models" / entry("models", name)["file"], infinite=True)
 
 
 def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
@@ -92,13 +94,18 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
         UnsupportedError: an override selects a kind of layer that is not modelled.
     """
     card = entry("models", name)
-    config = model_config(name) | dict(overrides or {})
+    published_config = model_config(name)
+    refuse_unread(overrides or {}, published_config, lambda one: model_from_config(one, name=name))
+    config = published_config | dict(overrides or {})
     expected = card.get("expected_real_experts")
     if overrides and {"moe_topk", "n_routed_experts", "zero_expert_num"} & set(overrides):
         expected = (
             None  # K_e was trained for the published experts; other counts fall back to uniform routing
         )
     found = model_from_config(config, name=name, expected_real_experts=expected)
+    if card.get("published_formats"):
+        own = found.formats.model_copy(update={"published": tuple(card["published_formats"])})
+        found = found.model_copy(update={"formats": own})
     published = card.get("activation")
     return _with_activation(found, published) if published and expected is not None else found
 

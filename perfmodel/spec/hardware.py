@@ -1,6 +1,6 @@
 """GPUs, nodes, networks and clusters. Field names carry the unit of the datasheet; properties are SI."""
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Bytes, Count, Positive, Spec
 from perfmodel.spec.formats import MULTIPLIES_AS
@@ -75,6 +75,10 @@ class Gpu(Spec):
             "bf16": self.bf16_tflops,
             "fp32": self.fp32_tflops,
         }
+        if dtype == "mxfp4" and self.fp4_tflops is None:
+            dtype = "bf16"  # its weights alone are in it: multiplied in BF16
+        if dtype == "int8" and self.fp8_tflops is None and self.architecture == "ampere" and self.bf16_tflops:
+            return 2.0 * self.bf16_tflops * TERA  # A100: 624 of 312 (NVIDIA's datasheet)
         dtype = MULTIPLIES_AS.get(dtype, dtype)
         order = list(stated)
         wider = [stated[name] for name in order[order.index(dtype if dtype in stated else "bf16") :]]
@@ -111,7 +115,7 @@ class Network(Spec):
     """Bandwidth per GPU in one direction, GB/s: a 400 Gbit/s NIC for each GPU is 50."""
     rail_optimized: bool = True
     """Whether equal-numbered GPUs of all nodes share a leaf switch, so that same-rail traffic skips the spine."""
-    spine_oversubscription: Positive = 1.0
+    spine_oversubscription: Positive = Field(default=1.0, ge=1.0)
     """Leaf downlink over uplink bandwidth; 1: non-blocking."""
 
 

@@ -1,6 +1,6 @@
-"""A model as the simulator sees it: layers of attentions, dense FFNs and a mixture of experts.
+"""A model as the simulator sees it: layers of sequence mixers, dense FFNs and a mixture of experts.
 
-A Hugging Face ``config.json`` becomes a :class:`Model` in :mod:`perfmodel.spec.hf_config`. Names are those of
+A Hugging Face ``config.json`` becomes a :class:`Model` in :mod:`perfmodel.spec.models.reader`. Names are those of
 the papers and of the configs. A *layer* is what the model's authors call one: LongCat-Flash's layer (a
 shortcut-connected block) holds two attentions, two dense FFNs and one mixture of experts.
 """
@@ -10,61 +10,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Positive, Spec
+from perfmodel.spec.checkpoint import Formats
+from perfmodel.spec.mixers import BlockIndexer, Indexer, Mixer
 
-
-class Mla(Spec):
-    """Multi-head latent attention: one compressed KV vector per token, shared by all heads."""
-
-    kind: Literal["mla"] = "mla"
-    num_heads: Count
-    """Query heads."""
-    q_lora_rank: Count | None = None
-    """Width of the compressed query; None: the query is projected directly."""
-    kv_lora_rank: Count
-    """Width of the compressed key and value, which is what the cache holds."""
-    qk_nope_head_dim: Count
-    """Per-head query and key width without rotary embedding."""
-    qk_rope_head_dim: Count
-    """Per-head query width, and shared key width, with rotary embedding."""
-    v_head_dim: Count
-    """Per-head value width."""
-
-    @property
-    def qk_head_dim(self) -> int:
-        """Width of a query head: the part without and the part with rotary embedding."""
-        return self.qk_nope_head_dim + self.qk_rope_head_dim
-
-
-class Gqa(Spec):
-    """Grouped-query attention; multi-head attention where ``num_kv_heads`` = ``num_heads``."""
-
-    kind: Literal["gqa"] = "gqa"
-    num_heads: Count
-    """Query heads."""
-    num_kv_heads: Count
-    """Key and value heads; each serves num_heads / num_kv_heads query heads."""
-    head_dim: Count
-    """Width of a head."""
-    sliding_window: Count | None = None
-    """Tokens that a query sees, itself included; None: all before it."""
-    qkv_bias: bool = False
-    """Whether the query, key and value projections have a bias."""
-    output_bias: bool = False
-    """Whether the output projection has a bias."""
-    qk_norm: bool = False
-    """Whether queries and keys pass an RMS norm of head_dim weights each."""
-    sinks: bool = False
-    """Whether each head has one learned attention sink (GPT-OSS)."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "Gqa":
-        if self.num_heads % self.num_kv_heads:
-            msg = f"num_heads = {self.num_heads} must be a multiple of num_kv_heads = {self.num_kv_heads}"
-            raise ValueError(msg)
-        return self
-
-
-Attention = Annotated[Mla | Gqa, Field(discriminator="kind")]
+Activation = Literal["swiglu", "relu2"]
+"""What stands between an FFN's projections: silu(gate) x up, of three matrices, or the square of ReLU, of two."""
+MATRICES = {"swiglu": 3, "relu2": 2}
+"""Activation -> matrices of an FFN."""
 
 
 class Moe(Spec):
@@ -77,7 +29,15 @@ class Moe(Spec):
     top_k: Count
     """Experts that a token selects, zero-computation ones included."""
     ffn_size: Count
-    """Intermediate width of one routed expert (SwiGLU: three matrices)."""
+    """Intermediate width of one routed expert."""
+    activation: Activation = "swiglu"
+    """Activation of routed and shared experts."""
+    latent_size: Count | None = None
+    """Width in which routed experts work (Nemotron-3 Super's moe_latent_size, Kimi-K3's routed_expert_hidden_size): one
+    projection before they are reached and one after they are summed; dispatch and combine carry this width. None: the
+    hidden size."""
+    latent_norm: bool = False
+    """Whether the latent passes an RMS norm before it is projected back (Kimi-K3)."""
     shared_ffn_size: CountOrZero = 0
     """Intermediate width of the shared experts together; 0: none."""
     shared_gate: bool = False
@@ -117,6 +77,10 @@ class Moe(Spec):
             raise ValueError(msg)
         return self
 
+    def routed_size(self, hidden: int) -> int:
+        """Width of what routed experts take in and give: the latent's, or the hidden size."""
+        return self.latent_size or hidden
+
     @property
     def mean_real_experts(self) -> float:
         """Mean number of experts per token that compute: K_e, or what uniform routing gives."""
@@ -130,29 +94,64 @@ class Layer(Spec):
 
     count: Count
     """How many layers of this kind."""
-    attention: Attention
-    """The attention used in this layer."""
+    attention: Mixer | None = None
+    """The sequence mixer of this layer: attention, or what stands in its place; None: it has none (Nemotron-H)."""
     num_attentions: Literal[1, 2] = 1
     """Attentions per layer: 2 in a shortcut-connected block."""
+    num_indexers: Annotated[int, Field(ge=0, le=2)] | None = None
+    """Of them those that select tokens by an index branch of their own, the first ones; the others use the last
+    selection before them (LongCat's LSA: 1 of 2; GLM-5.2: 0 in layers that share). None: each that has ``indexer``."""
     dense_ffn_size: CountOrZero = 0
-    """Intermediate width of a dense FFN (SwiGLU); 0: no dense FFN."""
+    """Intermediate width of a dense FFN; 0: no dense FFN."""
+    dense_activation: Activation = "swiglu"
+    """Activation of the dense FFN."""
     moe: Moe | None = None
     """The mixture of experts, or None."""
+    sandwich_norms: bool = False
+    """Whether each part also has a norm behind it (Gemma), not only one before it."""
+    norm_vectors: Count | None = None
+    """Vectors of hidden width that its norms and residual scales hold; None: one per norm (A.X-K1 has a third norm in
+    layers with experts, Command one norm for both parts)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Layer":
         if self.shortcut and not (self.dense_ffn_size and self.moe):
             msg = "a layer with two attentions needs a dense FFN and experts (shortcut-connected MoE)"
             raise ValueError(msg)
-        if not self.shortcut and bool(self.dense_ffn_size) == bool(self.moe):
-            msg = "a layer with one attention needs either a dense FFN or experts"
+        if self.shortcut and self.attention is None:
+            msg = "a layer with two attentions needs attention"
             raise ValueError(msg)
+        if not self.shortcut and self.dense_ffn_size and self.moe:
+            msg = "a layer with one attention has either a dense FFN or experts: leave one of them out"
+            raise ValueError(msg)
+        if not (self.attention or self.dense_ffn_size or self.moe):
+            msg = "a layer needs attention, a dense FFN or experts"
+            raise ValueError(msg)
+        if self.num_indexers is not None:
+            if getattr(self.attention, "indexer", None) is None:
+                msg = f"num_indexers = {self.num_indexers} needs an attention with an indexer"
+                raise ValueError(msg)
+            if self.num_indexers > self.num_attentions:
+                msg = f"num_indexers = {self.num_indexers} exceeds num_attentions = {self.num_attentions}"
+                raise ValueError(msg)
         return self
 
     @property
     def shortcut(self) -> bool:
         """Whether the experts run beside the dense path (ScMoE) rather than in it."""
         return self.num_attentions == 2
+
+    @property
+    def num_mixers(self) -> int:
+        """Sequence mixers in one layer."""
+        return self.num_attentions if self.attention else 0
+
+    @property
+    def indexers(self) -> int:
+        """Index branches in one layer."""
+        if getattr(self.attention, "indexer", None) is None:
+            return 0
+        return self.num_attentions if self.num_indexers is None else self.num_indexers
 
     @property
     def num_dense_ffns(self) -> int:
@@ -180,15 +179,21 @@ class Mtp(Spec):
     """Shape of one MTP layer (its count is 1)."""
 
 
-class Indexer(Spec):
-    """The index branch of a sparse attention: described for memory, not modelled in time."""
+class HyperConnections(Spec):
+    """Hyper-connections (mHC, arXiv 2512.24880): the residual stream is several streams, mixed around every part.
 
-    num_heads: Count
-    """Index heads."""
-    head_dim: Count
-    """Width of an index head, and of the cached index key."""
-    num_indexers: Count
-    """Indexers in the whole model."""
+    Before a part the streams are summed with weights that depend on them, after it its output is added to each with
+    other weights, and the streams are mixed among each other.
+    """
+
+    num_streams: Annotated[int, Field(ge=2, le=64)]
+    """Residual streams (hc_mult)."""
+    mixes_streams: bool = True
+    """Whether streams are mixed by a matrix made doubly stochastic (DeepSeek-V4); False: each keeps to itself (Hy4)."""
+    sinkhorn_iterations: CountOrZero = 20
+    """Normalisations that make that matrix so."""
+    head: bool = True
+    """Whether a gate of its own sums the streams before the final norm; False: their mean."""
 
 
 class Model(Spec):
@@ -210,17 +215,39 @@ class Model(Spec):
     """N-gram embedding tables, or None."""
     mtp: Mtp | None = None
     """Multi-token prediction, or None."""
-    indexer: Indexer | None = None
-    """Sparse attention's index branch, or None."""
+    norm_bias: bool = False
+    """Whether norms of hidden width have a bias beside their weight (Phi-3.5-MoE)."""
+    hyper_connections: HyperConnections | None = None
+    """Several residual streams, or None."""
+    formats: Formats = Formats()
+    """Number formats of its checkpoint: the default of ``deployment.precision``."""
     max_context_tokens: Count = 131072
     """Longest context that the model was built for."""
     unmodelled: str | None = None
     """A part whose run time is not modelled: counts and memory are given, a step is refused."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Model":
+        if self.hyper_connections and self.has_shortcut:
+            msg = "hyper_connections: not modelled for layers with two attentions; leave them out"
+            raise ValueError(msg)
+        return self
+
     @property
     def num_layers(self) -> int:
         """Layers, each as the authors count them."""
         return sum(layer.count for layer in self.layers)
+
+    @property
+    def num_indexers(self) -> int:
+        """Index branches in all layers, multi-token prediction left out."""
+        return sum(layer.count * layer.indexers for layer in self.layers)
+
+    @property
+    def indexer(self) -> Indexer | BlockIndexer | None:
+        """The index branch of the first layer that has one, or None."""
+        found = (getattr(layer.attention, "indexer", None) for layer in self.layers)
+        return next((one for one in found if one is not None), None)
 
     @property
     def moe(self) -> Moe | None:

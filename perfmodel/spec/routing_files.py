@@ -22,9 +22,14 @@ from numpy.typing import NDArray
 
 from perfmodel.errors import DataError
 from perfmodel.spec.model import Moe
+from perfmodel.spec.paths import is_file, quoted
 
 SUFFIXES = (".parquet", ".csv")
-MOST_ROWS = 50_000_000
+MOST_ROWS = 8_000_000
+"""Of the columns that are read: a few hundred megabytes while they are turned into counts."""
+MOST_CSV_BYTES = 64 * 2**20
+COLUMNS = ("layer", "expert", "tokens", "token", "real_experts")
+"""What a file's columns may be called; others are left unread."""
 MOST_LAYERS = 512
 Rows = list[list[float]]
 Columns = dict[str, NDArray[np.int64]]
@@ -66,8 +71,8 @@ def _read(path: Path, key: str) -> tuple[Columns, str]:
     """The columns that are needed, by name, and the source to be named in answers: ``key`` and tokens, or a trace's."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: must be a file that ends in {' or '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    if not is_file(path):
+        raise DataError(f"{quoted(path)}: no such file")
     frame, note = (_parquet if path.suffix == ".parquet" else _csv)(path)
     if not 0 < len(frame) <= MOST_ROWS:
         raise DataError(f"{path}: has {len(frame)} rows; must be from 1 to {MOST_ROWS}")
@@ -90,21 +95,56 @@ def _parquet(path: Path) -> tuple[Any, dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-        note = json.loads((table.schema.metadata or {}).get(b"perfmodel", b"{}"))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: is not a Parquet file that can be read ({error})") from error
-    return table.to_pandas(), note if isinstance(note, dict) else {}
+        with pyarrow.parquet.ParquetFile(path, thrift_string_size_limit=MOST_NOTE, memory_map=False) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+            if not 0 < rows <= MOST_ROWS:  # before any of them is unpacked
+                raise DataError(f"{quoted(path)}: has {rows:,} rows; must be from 1 to {MOST_ROWS:,}")
+            wanted = [name for name in schema.names if name in COLUMNS]
+            for name in wanted:
+                kind = schema.field(name).type
+                if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+                    raise DataError(
+                        f"{quoted(path)}: {name} is of type {str(kind)[:40]}: must be whole numbers"
+                    )
+            note = json.loads((schema.metadata or {}).get(b"perfmodel", b"{}"))
+            # the columns that are not wanted are named in messages, so they stay, empty
+            frame = file.read(columns=wanted).to_pandas().reindex(columns=list(dict.fromkeys(schema.names)))
+    except DataError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(
+            f"{quoted(path)}: is not a Parquet file that can be read ({_first_line(error)})"
+        ) from error
+    return frame, note if isinstance(note, dict) else {}
+
+
+MOST_NOTE = 10_000_000
+"""Bytes of the metadata of a Parquet file."""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _csv(path: Path) -> tuple[Any, dict[str, Any]]:
     import pandas
 
     try:
+        if path.stat().st_size > MOST_CSV_BYTES:
+            raise DataError(f"{quoted(path)}: larger than {MOST_CSV_BYTES:,} bytes; write it as Parquet")
+        with path.open("rb") as file:
+            header = file.readline(2**16).decode("utf-8", "replace").strip().split(",")
         frame = pandas.read_csv(path, skipinitialspace=True, skip_blank_lines=False)
-    except (ValueError, OSError) as error:  # pandas' parser errors and bad encodings are ValueErrors
-        raise DataError(f"{path}: is not a CSV file that can be read ({error})") from error
-    header = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].split(",")
+    except DataError:
+        raise
+    except (
+        ValueError,
+        OSError,
+        OverflowError,
+    ) as error:  # pandas' parser errors and bad encodings are ValueErrors
+        raise DataError(
+            f"{quoted(path)}: is not a CSV file that can be read ({_first_line(error)})"
+        ) from error
     if not isinstance(frame.index, pandas.RangeIndex) or len(header) != len(set(map(str.strip, header))):
         raise DataError(f"{path}: rows have more fields than the header, or the header names a column twice")
     return frame, {}
@@ -127,13 +167,25 @@ def _whole(column: Any, name: str, path: Path, first: int) -> NDArray[np.int64]:
     """A column of whole numbers, 0 or above."""
     import pandas
 
-    values = pandas.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    try:
+        values = pandas.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    except (OverflowError, ValueError, TypeError):  # a number of hundreds of digits
+        values = np.array([_float(one) for one in column])
     good = np.isfinite(values) & (values >= 0) & (values < 2**53) & (values == np.floor(values))
     for row in np.flatnonzero(~good):
         where = f"line {row + first}" if first else f"row {row}"
-        raise DataError(f"{path}, {where}: {name} = {column.iloc[row]}: must be a whole number, 0 or above")
+        raise DataError(
+            f"{path}, {where}: {name} = {str(column.iloc[row])[:40]}: must be a whole number, 0 or above"
+        )
     whole: NDArray[np.int64] = values.astype(np.int64)
     return whole
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (OverflowError, ValueError, TypeError):
+        return np.nan
 
 
 def _table(columns: Columns, key: str, width: int, layers: int, path: Path) -> NDArray[np.float64]:

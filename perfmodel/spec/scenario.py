@@ -1,7 +1,7 @@
 """A scenario: a model on a cluster in a deployment, at a price. What every command takes."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.mixers import divided_parts
 from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
@@ -16,6 +17,7 @@ from perfmodel.spec.prices import Prices
 from perfmodel.spec.routing import Routing, theta_of
 from perfmodel.spec.serving import Serving
 from perfmodel.spec.slo import Slo
+from perfmodel.spec.training import Training
 from perfmodel.spec.workload import Workload
 
 
@@ -55,6 +57,8 @@ class Scenario(Spec):
     """Replicas that compute prompts only, for ``perfmodel serve``. None: those of ``deployment`` do both."""
     faults: tuple[Fault, ...] = Field(default=(), max_length=1000)
     """What goes wrong meanwhile, for ``perfmodel serve``."""
+    training: Training | None = None
+    """A training run, for ``perfmodel train``; ``deployment`` and traffic mean nothing there."""
     slo: Slo = Slo()
     """What a request must keep to count as good."""
     costs: Literal["roofline", "report"] = "roofline"
@@ -71,7 +75,8 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
-        for problem in (_layout_problem(self), _capability_problem(self), _serving_problem(self)):
+        problems = (_layout_problem(self), _capability_problem(self), _serving_problem(self))
+        for problem in (*problems, _training_problem(self)):
             if problem:
                 raise ValueError(problem)
         return self
@@ -100,16 +105,17 @@ class Scenario(Spec):
         Name and title are left out, and the places of calibration and trace: their ids stand beside this hash in a
         result.
         """
-        text = self.model_dump_json(
-            exclude={
-                "name": True,
-                "title": True,
-                "source": True,
-                "notes": True,
-                "calibration": True,
-                "workload": {"trace"},
-            }
-        )
+        left_out: dict[str, Any] = {
+            "name": True,
+            "title": True,
+            "source": True,
+            "notes": True,
+            "calibration": True,
+            "workload": {"trace"},
+        }
+        if self.training is None:  # inference has the hash that it had before there was training
+            left_out["training"] = True
+        text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -132,11 +138,9 @@ def _layout_problem(s: Scenario) -> str | None:
     """What does not divide, or None."""
     d, moe = s.deployment, s.model.moe
     for layer in s.model.layers:
-        if layer.attention.num_heads % d.attention_tp:
-            return (
-                f"deployment.attention_tp = {d.attention_tp} must divide the model's "
-                f"{layer.attention.num_heads} attention heads"
-            )
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % d.attention_tp:
+                return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
         return (
             f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
@@ -194,6 +198,35 @@ def _serving_problem(s: Scenario) -> str | None:
     return None
 
 
+def _training_problem(s: Scenario) -> str | None:
+    """What of a training run the model or the cluster does not take, or None."""
+    t, moe = s.training, s.model.moe
+    if t is None:
+        return None
+    for layer in s.model.layers:
+        for what, number in divided_parts(layer.attention) if layer.attention else ():
+            if number % t.tp:
+                return f"training.tp = {t.tp} must divide the model's {number} {what}"
+            if t.cp_exchange == "ulysses" and number % (t.cp * t.tp):
+                return f"training.cp_exchange = ulysses: cp x tp = {t.cp} x {t.tp} must divide the {number} {what}"
+        if layer.dense_ffn_size % t.tp:
+            return f"training.tp = {t.tp} must divide the dense FFN's size = {layer.dense_ffn_size}"
+    if moe is None and t.ep * t.etp > 1:
+        return f"training.ep x etp = {t.ep} x {t.etp}: model {s.model.name} has no experts, leave them out"
+    if moe and moe.num_experts % t.ep:
+        return f"training.ep = {t.ep} must divide the {moe.num_experts} routed experts"
+    if moe and moe.ffn_size % t.etp:
+        return f"training.etp = {t.etp} must divide the experts' ffn_size = {moe.ffn_size}"
+    if t.mtp and s.model.mtp is None:
+        return f"training.mtp = true: model {s.model.name} has no MTP layer"
+    if t.moe_overlap != "none" and moe is None:
+        return f"training.moe_overlap = {t.moe_overlap}: model {s.model.name} has no experts, use none"
+    available = s.cluster.num_gpus
+    if available is not None and t.num_gpus > available:
+        return f"training: tp x cp x dp x pp = {t.num_gpus} GPUs, cluster.num_gpus = {available}"
+    return None
+
+
 def _capability_problem(s: Scenario) -> str | None:
     """What the model or the schedule does not have, or None."""
     d = s.deployment
@@ -220,7 +253,7 @@ def _capability_problem(s: Scenario) -> str | None:
         return (
             f"routing.workload = {s.routing.workload}: allowed: {allowed}; or state routing.mean_real_experts"
         )
-    problem = _routing_problem(s)
+    problem = _routing_problem(s) or _router_problem(s) or _positions_problem(s)
     if problem:
         return problem
     if d.ranks == "all" and not s.model.moe:
@@ -274,6 +307,69 @@ def _routing_problem(s: Scenario) -> str | None:
             theta_of(moe.top_k, mean, std)
         except ValueError as error:
             return str(error)
+    return None
+
+
+def _router_problem(s: Scenario) -> str | None:
+    """What no router of this model can do, or None."""
+    moe, loads = s.model.moe, s.routing.rank_loads
+    if not moe:
+        return None
+    held = moe.num_experts // moe.num_groups * moe.top_groups
+    if moe.num_groups > 1 and moe.top_k > held:
+        return (
+            f"model: a token picks num_experts_per_tok = {moe.top_k} experts from topk_group = {moe.top_groups} "
+            f"groups, which hold {held}: pick at most so many, or from more groups"
+        )
+    if not moe.num_zero_experts:
+        for name, means in (
+            ("mean_real_experts", (s.mean_real_experts,)),
+            ("layer_means", s.routing.layer_means or ()),
+        ):
+            for mean in means:
+                if mean < moe.top_k * (1.0 - 1e-6):
+                    return (
+                        f"routing.{name} = {mean:g} must be {moe.top_k}: model {s.model.name} has no zero-computation "
+                        "experts, so every expert that is picked computes"
+                    )
+    most = _most_load(s, moe)
+    for rank, load in enumerate(loads or ()):
+        if load > most * (1.0 + 1e-3):
+            return (
+                f"routing.rank_loads.{rank} = {load:g} is more than any router gives: a rank of "
+                f"{_slots(s, moe)} experts gets at most {most:.4g} of the mean load, where every token picks all it can"
+            )
+    return None
+
+
+def _slots(s: Scenario, moe: Moe) -> int:
+    return (moe.num_experts + s.deployment.redundant_experts) // s.deployment.ep
+
+
+def _most_load(s: Scenario, moe: Moe) -> float:
+    """Most of a rank's load over the mean: a token has no more pairs there than the rank has experts, or it picks."""
+    picked = s.mean_real_experts
+    return min(_slots(s, moe), picked) * s.deployment.ep / picked if picked else float(s.deployment.ep)
+
+
+def _positions_problem(s: Scenario) -> str | None:
+    """A context beyond the positions that the model has, or None."""
+    d, most = s.deployment, s.model.max_context_tokens
+    longest = {"context_tokens": d.context_tokens}
+    if d.phase != "decode":
+        longest = {"prefill_tokens": d.prefill_tokens + d.prefill_cached_tokens, **longest}
+    longest = {f"deployment.{name}": tokens for name, tokens in longest.items()}
+    for name in ("input_tokens", "output_tokens"):
+        lengths = getattr(s.workload, name)
+        if lengths is not None and lengths.stated:
+            longest[f"workload.{name}"] = max(lengths.stated)
+    for name, tokens in longest.items():
+        if tokens > most:
+            return (
+                f"{name} = {tokens:g} is beyond the {most:,} positions of model {s.model.name} "
+                "(max_position_embeddings): with a rope scaling that reaches further state the model's own, e.g. --set "
+                f"model.max_position_embeddings={int(tokens)}"
+            )
     return None
 
 

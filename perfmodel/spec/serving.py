@@ -60,6 +60,9 @@ class Serving(Spec):
     """Which data-parallel rank of a replica takes it."""
     prefix_cache: bool = True
     """Whether a rank keeps what it has computed, for prompts that begin alike."""
+    checkpoint_tokens: Count = 256
+    """Of models with a state (linear attention, state-space layers): prompts can go on from multiples of so many tokens
+    of what the prefix cache has (SGLang's ``--mamba-track-interval``)."""
     policy: Literal["mixed", "prefill-first"] = "mixed"
     """Whether prompts join decodes in one step (chunked prefill), or run alone while decodes wait."""
     max_batched_tokens: Count = 8192

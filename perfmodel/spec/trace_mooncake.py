@@ -61,7 +61,7 @@ class MooncakeParser:
             where = f"{self.path}: line {number}"
             row = _object(line, where)
             raw = row["timestamp"]
-            time = number_of(raw if isinstance(raw, str) else repr(raw), f"{where}: timestamp", MAX_SECONDS)
+            time = number_of(repr(raw), f"{where}: timestamp", MAX_SECONDS)  # a number in quotes is text
             self.origin = time if self.origin is None else self.origin
             now = (time - self.origin) * MS
             if now < last_s:
@@ -70,6 +70,9 @@ class MooncakeParser:
                 )
             last_s = now
             seconds.append(now)
+            for key in ("output_length", "input_length"):
+                if isinstance(row[key], str):
+                    raise DataError(f"{where}: {key} = {row[key][:40]!r}: must be a number, is text")
             output = tokens_of(row["output_length"], f"{where}: output_length", least=0)
             prompt = tokens_of(row["input_length"], f"{where}: input_length", least=1 if output else 0)
             counts.append((prompt, output))

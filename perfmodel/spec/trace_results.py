@@ -17,7 +17,7 @@ from perfmodel.errors import DataError
 from perfmodel.spec.trace import MAX_TOKENS, Floats, Ints, Trace, Window
 from perfmodel.spec.trace_files import guarded
 
-MAX_RESULT_BYTES = 256 * 2**20
+MAX_RESULT_BYTES = 128 * 2**20
 """A result file is one JSON value and read as a whole, at several times its size in memory."""
 
 HOW = (

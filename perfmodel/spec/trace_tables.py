@@ -4,6 +4,7 @@ A parser reads a block twice over: fast, all lines in one go, and, if that finds
 line, to name the line. The slow way decides what is allowed; the fast one may only refuse more.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from perfmodel.spec.trace import MAX_REQUESTS, MAX_TOKENS, Floats, Ints, Trace, 
 
 MAX_SECONDS = 1e12
 """Of a numeric timestamp: more than any clock shows, few enough that a float64 still resolves 0.1 ms."""
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+"""A number as tables write it; Python also reads 5_0 and other scripts' digits."""
 MAX_HASH_IDS = 100_000_000
 
 
@@ -137,10 +140,7 @@ def _selected(rows: Rows, index: NDArray[np.intp]) -> Rows:
 
 def number_of(text: str, what: str, most: float) -> float:
     """A finite number from 0 to ``most``."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
+    value = float(text) if NUMBER.fullmatch(text) else np.nan
     if not 0 <= value <= most:
         raise DataError(f"{what} = {text[:40]!r}: must be a number from 0 to {most:g}")
     return value
@@ -148,9 +148,10 @@ def number_of(text: str, what: str, most: float) -> float:
 
 def tokens_of(text: Any, what: str, least: int) -> int:
     """A whole number of tokens."""
+    plain = type(text) in (int, float) or (isinstance(text, str) and NUMBER.fullmatch(text))
     try:
-        value = float(text) if not isinstance(text, bool) else np.nan
-    except (TypeError, ValueError, OverflowError):
+        value = float(text) if plain else np.nan
+    except OverflowError:
         value = np.nan
     if not least <= value <= MAX_TOKENS or value != int(value):
         shown = repr(text)[:40] if text != "" else "nothing"

@@ -15,6 +15,7 @@ from typing import Literal
 
 from perfmodel.errors import DataError
 from perfmodel.spec import catalogue
+from perfmodel.spec.paths import is_file
 from perfmodel.spec.trace import Trace, TraceFormat, Window
 from perfmodel.spec.trace_csv import CSV, CsvParser
 from perfmodel.spec.trace_files import blocks, guarded, opened
@@ -74,7 +75,7 @@ def trace_path(name: str) -> Path:
     Raises:
         SpecError: neither; the message proposes names.
     """
-    if "/" in name or name.endswith(SUFFIXES) or Path(name).is_file():
+    if "/" in name or name.endswith(SUFFIXES) or is_file(name):
         return Path(name)
     return catalogue.DATA / "traces" / str(catalogue.entry("traces", name)["file"])
 

@@ -13,6 +13,7 @@ from perfmodel.load import load_scenario
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
+from perfmodel.special import normal_quantile
 from perfmodel.validation import roles
 from perfmodel.validation.full_batches import full_batches, lengths_with
 from perfmodel.validation.measured import identities
@@ -132,10 +133,8 @@ HEADLINE = "the report's headline: over 100 tokens/s per user at $0.70 per milli
 
 def _acceptance(setup: dict[str, Any], count: int) -> Any:
     """Draws of the acceptance: its 80 % interval on either side of the median, as half normals."""
-    from scipy.special import ndtri
-
     middle, (low, high) = setup["acceptance"], setup["acceptance_interval"]
     shares = (np.random.default_rng(0).permutation(count) + 0.5) / count
-    normal = ndtri(shares)
+    normal = normal_quantile(shares)
     spread = np.where(normal < 0.0, (middle - low) / NORMAL_90, (high - middle) / NORMAL_90)
     return np.clip(middle + spread * normal, 0.0, 1.0)

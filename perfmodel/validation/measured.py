@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.kernels.calibration import AnyCurve, Calibration, load_calibration
+from perfmodel.kernels.sums import check_sum
 from perfmodel.spec import catalogue
 from perfmodel.validation.rows import Row
 
@@ -48,7 +49,7 @@ def held_out_rows(
     for number, name in enumerate(names):
         if progress is not None:
             progress(suite, number, len(names))
-        curves = {_key(curve): curve for curve in shipped(name).all_curves}
+        curves = {_key(curve): curve for curve in shipped(name).whole()}
         own = [record for record in _read(name) if wanted(record["kernel"])]
         found += [_row(suite, name, record, curves) for record in own]
     return found
@@ -103,9 +104,13 @@ def _key(curve: AnyCurve) -> tuple[str, ...]:
 
 
 def _read(name: str) -> Iterator[dict[str, str]]:
-    path = catalogue.calibration_path(name).parent / "heldout.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+    """Of the calibration's file and of its parts."""
+    folder = catalogue.calibration_path(name).parent
+    for held in (folder, *(path.parent for path in shipped(name).parts.values())):
+        path = held / "heldout.csv"
+        check_sum(path)
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
 
 
 def find_curve(calibration: Calibration, kernel: str, dtype: str, backend: str = "") -> AnyCurve | None:

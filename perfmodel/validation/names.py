@@ -38,8 +38,12 @@ SYSTEMS = {
     "h200_sxm": "h200-ib",
     "B200-SXM": "b200-ib",
     "b200_sxm": "b200-ib",
+    "B300-SXM": "b300-ib",
+    "b300_sxm": "b300-ib",
     "GB200-NVL72": "gb200-nvl72",
     "gb200": "gb200-nvl72",
+    "GB300-NVL72": "gb300-nvl72",
+    "gb300": "gb300-nvl72",
 }
 """System as printed -> catalogue cluster."""
 

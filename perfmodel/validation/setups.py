@@ -47,8 +47,6 @@ class Setup(Spec):
     """Overrides the CSV: experts divided over ranks (True) or each cut in slices (False)."""
     attention_dp: bool = False
     """Overrides the CSV: every GPU has requests of its own."""
-    stand_in: str = ""
-    """Whose times stand for a number format that no table holds; empty: none is missing."""
     not_predicted: str = ""
     """Why no prediction would mean anything; empty: predicted."""
 

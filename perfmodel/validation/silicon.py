@@ -6,8 +6,9 @@ both figures are means over requests, as its client takes them. A measurement th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from perfmodel.economics.requests import serving_metrics
@@ -26,6 +27,7 @@ from perfmodel.validation.rows import Row
 from perfmodel.validation.runs import remarks, scenario_of, settings_of, unknown, waves_of
 from perfmodel.validation.setups import setup_of
 from perfmodel.validation.steps import bounds
+from perfmodel.workers import each
 
 NAME = "silicon"
 FILE = "silicon_serving.csv"
@@ -38,12 +40,14 @@ def calibrations() -> tuple[str, ...]:
     return identities(gpu_in(cluster) for cluster in SYSTEMS.values())
 
 
-def rows(progress: Progress | None = None) -> list[Row]:
+def rows(progress: Progress | None = None, executor: Executor | None = None) -> list[Row]:
     """The suite's rows: one for TPOT and one for TTFT per measurement."""
-    return published_rows(NAME, FILE, progress)
+    return published_rows(NAME, FILE, progress, executor)
 
 
-def published_rows(suite: str, file: str, progress: Progress | None = None) -> list[Row]:
+def published_rows(
+    suite: str, file: str, progress: Progress | None = None, executor: Executor | None = None
+) -> list[Row]:
     """A suite's rows, of a published file with the columns of ``silicon_serving.csv``."""
     committed = roles.committed()
     return predict_rows(
@@ -52,6 +56,7 @@ def published_rows(suite: str, file: str, progress: Progress | None = None) -> l
         role=lambda record: committed[file, record["id"]],
         file=file,
         progress=progress,
+        executor=executor,
     )
 
 
@@ -62,17 +67,18 @@ def predict_rows(
     role: Callable[[Mapping[str, str]], str],
     file: str = "",
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> list[Row]:
     """Predictions for records in the columns of ``silicon_serving.csv``; ``file``: the published one they are from."""
-    found: list[Row] = []
-    for number, record in enumerate(records):
-        if progress is not None:
-            progress(suite, number, len(records))
-        found += _rows_of(record, suite, role(record), file)
-    return found
+    pieces = [(record, role(record)) for record in records]
+    tell = None if progress is None else partial(progress, suite)
+    found = each(partial(_rows_of, suite=suite, file=file), pieces, executor=executor, progress=tell)
+    return [row for own in found for row in own]
 
 
-def _rows_of(record: Mapping[str, str], suite: str, role: str, file: str) -> list[Row]:
+def _rows_of(piece: tuple[Mapping[str, str], str], *, suite: str, file: str) -> list[Row]:
+    """Of one record and its role."""
+    record, role = piece
     kind = _kind(record, file) if file else ""
     predicted, reason = (None, REPEATED) if kind == "-repeated" else predict(record)
     common: dict[str, Any] = {
@@ -161,7 +167,7 @@ def predict(
     if reason:
         return None, reason
     try:
-        told = (record.get("note", ""), remarks(record), setup_of(record).stand_in)
+        told = (record.get("note", ""), remarks(record))
         remark = "; ".join(filter(None, told)) or None
         return predict_scenario(scenario_of(record, constants), interval=interval), remark
     except PerfModelError as error:

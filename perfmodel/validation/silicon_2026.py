@@ -3,6 +3,8 @@
 Rows of models that enter no fit are summed up apart (``-transfer``).
 """
 
+from concurrent.futures import Executor
+
 from perfmodel.validation.rows import Row
 from perfmodel.validation.silicon import Progress, published_rows
 from perfmodel.validation.silicon import calibrations as calibrations
@@ -11,6 +13,6 @@ NAME = "silicon-2026"
 FILE = "silicon_2026.csv"
 
 
-def rows(progress: Progress | None = None) -> list[Row]:
+def rows(progress: Progress | None = None, executor: Executor | None = None) -> list[Row]:
     """The suite's rows: one for TPOT and one for TTFT per measurement."""
-    return published_rows(NAME, FILE, progress)
+    return published_rows(NAME, FILE, progress, executor)

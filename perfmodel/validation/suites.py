@@ -2,11 +2,13 @@
 
 A suite is a module of this folder with ``rows() -> list[Row]``, imported when it runs: the command's help names all
 suites and one suite never loads another. ``rows`` may take ``progress``, called with the suite's name, the rows done
-and all of them. A suite whose predictions rest on calibrations also has ``calibrations() -> Sequence[str]``, their ids.
+and all of them, and ``executor``, which shares its rows out. A suite whose predictions rest on calibrations also has
+``calibrations() -> Sequence[str]``, their ids.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perfmodel.errors import SpecError
+from perfmodel.validation.names_of_suites import TITLES
 from perfmodel.validation.rows import Row, summarise
 from perfmodel.validation.user_data import Measurements, own_records, read_measurements
 
@@ -29,47 +32,32 @@ class Suite(NamedTuple):
 
     title: str
     """What it compares, as the end of "N rows of ..."."""
-    rows: Callable[[Progress | None], list[Row]]
+    rows: Callable[[Progress | None, Executor | None], list[Row]]
 
 
 def _module(name: str) -> Any:
     return import_module(f"perfmodel.validation.{name.replace('-', '_')}")
 
 
-def _with_progress(function: Callable[..., list[Row]], progress: Progress | None) -> list[Row]:
-    """Call ``function``, with ``progress`` if it reports any."""
-    if progress is not None and "progress" in inspect.signature(function).parameters:
-        return function(progress=progress)
-    return function()
+def _called(function: Callable[..., list[Row]], **more: Any) -> list[Row]:
+    """Call ``function`` with what it takes of ``more``."""
+    takes = inspect.signature(function).parameters
+    return function(**{key: value for key, value in more.items() if key in takes})
 
 
-def _suite_rows(name: str, progress: Progress | None) -> list[Row]:
-    return _with_progress(_module(name).rows, progress)
+def _suite_rows(name: str, progress: Progress | None, executor: Executor | None = None) -> list[Row]:
+    return _called(_module(name).rows, progress=progress, executor=executor)
 
 
-def _user_rows(path: Path, own: Measurements, progress: Progress | None) -> list[Row]:
+def _user_rows(
+    path: Path, own: Measurements, progress: Progress | None, executor: Executor | None
+) -> list[Row]:
     predict, records = _module(own.layout).predict_rows, own_records(path, own)
-    return _with_progress(partial(predict, records, suite=USER_SUITE, role=lambda _: "user"), progress)
+    asked = partial(predict, records, suite=USER_SUITE, role=lambda _: "user")
+    return _called(asked, progress=progress, executor=executor)
 
 
-_TITLES = (
-    ("kernels", "kernels timed alone, against the calibrations' curves"),
-    ("collectives", "published timings of dispatch, combine and collectives"),
-    ("longcat-theory", "the LongCat-Flash report's Table 7, itself a calculation"),
-    ("longcat-measured", "the LongCat-Flash report's Table 6, measured"),
-    ("deepseek", "DeepSeek's production figures and profile, and SGLang on 96 H100"),
-    ("deepseek-fleet", "what a node of DeepSeek's fleet could do, against its production average"),
-    ("silicon", "TTFT and TPOT at fixed concurrency on H100, H200, B200 and GB200"),
-    (
-        "silicon-field",
-        "TTFT and TPOT at fixed concurrency from cookbooks, labs, blogs and pull requests of 2025-26",
-    ),
-    ("serving-2026", "steps, bursts and other figures of the public runs of 2025-26"),
-    ("silicon-2026", "TTFT and TPOT at fixed concurrency of MiniMax-M2.5, gpt-oss-120b and Qwen3.5-397B"),
-)
-"""Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""
-
-SUITES: Mapping[str, Suite] = {name: Suite(title, partial(_suite_rows, name)) for name, title in _TITLES}
+SUITES: Mapping[str, Suite] = {name: Suite(title, partial(_suite_rows, name)) for name, title in TITLES}
 """The suites by name."""
 
 
@@ -105,7 +93,11 @@ class Validation:
 
 
 def run_suites(
-    name: str | None = None, *, data: Path | None = None, progress: Progress | None = None
+    name: str | None = None,
+    *,
+    data: Path | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Validation:
     """Run one suite or all of them, the user's own measurements, or a suite and those.
 
@@ -113,6 +105,7 @@ def run_suites(
         name: a suite; without it every suite runs, or none if there is ``data``.
         data: a CSV file of the user's own measurements.
         progress: told how far a suite is.
+        executor: shares out the rows of suites that take one (those that serve every row); None: one after the other.
 
     Raises:
         SpecError: no such suite.
@@ -123,9 +116,9 @@ def run_suites(
 
     chosen = _chosen(name, data)
     own = read_measurements(data) if data is not None else None  # before a suite: a mistake is told at once
-    rows = [row for key in chosen for row in SUITES[key].rows(progress)]
+    rows = [row for key in chosen for row in SUITES[key].rows(progress, executor)]
     if data is not None and own is not None:
-        rows += _user_rows(data, own, progress)
+        rows += _user_rows(data, own, progress, executor)
     modules = [*chosen, *([own.layout] if own else [])]
     named = (id_ for key in modules for id_ in getattr(_module(key), "calibrations", tuple)())
     return Validation(

@@ -1,4 +1,4 @@
-"""The answer to ``perfmodel plan``: what was screened and simulated, ranked, with reasons, and how to start the winner."""
+"""The answer to ``perfmodel plan``: candidates ranked, with reasons, and how to start the winner."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +86,11 @@ def plan(
     winner = keeping[0] if keeping else None
     finalists = (keeping or runs)[:FINALISTS]
     drawn = joint_draws(
-        finalists, question.limits, question.objective, goes_on=simulator.goes_on, progress=_of(progress, "drawn")
+        finalists,
+        question.limits,
+        question.objective,
+        goes_on=simulator.goes_on,
+        progress=_of(progress, "drawn"),
     )
     candidates = _candidates(found, runs, finalists, drawn)
     best = winner or runs[0]
@@ -138,8 +142,8 @@ def nearest_miss(answer: PlanAnswer) -> InfeasibleError:
     if any(figures["behind"] for figures in best.figures):
         parts.append("requests come faster than they are served")
     return InfeasibleError(
-        f"nothing simulated keeps the limits at p{limits.percentile:g}; the nearest miss, {layout_words(best.scenario)} on "
-        f"{best.scenario.fleet_gpus} GPUs: {', '.join(parts)}: use more GPUs, looser limits or less traffic"
+        f"nothing simulated keeps the limits at p{limits.percentile:g}; nearest miss, {layout_words(best.scenario)} "
+        f"on {best.scenario.fleet_gpus} GPUs: {', '.join(parts)}: use more GPUs, looser limits or less traffic"
     )
 
 
@@ -156,7 +160,10 @@ def layout_words(scenario: Scenario) -> str:
 
 
 def _deployment_words(d: Deployment) -> str:
-    parts = [f"TP{d.attention_tp} x DP{d.attention_dp}", f"EP{d.ep}" + (f" x TP{d.moe_tp}" if d.moe_tp > 1 else "")]
+    parts = [
+        f"TP{d.attention_tp} x DP{d.attention_dp}",
+        f"EP{d.ep}" + (f" x TP{d.moe_tp}" if d.moe_tp > 1 else ""),
+    ]
     if d.dense_tp != d.attention_tp:
         parts.append(f"dense TP{d.dense_tp}")
     p = d.precision
@@ -267,12 +274,17 @@ def _keys_words(keys: Mapping[str, Any]) -> str:
     if f"prefill.{REPLICAS}" not in keys:
         return f"{replicas} x [{of('')}], chunk {keys[CHUNK]}{most}"
     chunk = keys[f"prefill.{CHUNK}"]
-    return f"prefill {keys[f'prefill.{REPLICAS}']} x [{of('prefill.')}], chunk {chunk}; decode {replicas} x [{of('')}]{most}"
+    readers = f"prefill {keys[f'prefill.{REPLICAS}']} x [{of('prefill.')}], chunk {chunk}"
+    return f"{readers}; decode {replicas} x [{of('')}]{most}"
 
 
 def _pareto(candidates: Sequence[Mapping[str, Any]]) -> list[int]:
     """Simulated candidates that no other beats in both TPOT (mean) and output per GPU."""
-    rows = [(i, c["tpot_s"]["mean"], c["output_tokens_per_s_per_gpu"]) for i, c in enumerate(candidates) if c["simulated"]]
+    rows = [
+        (i, c["tpot_s"]["mean"], c["output_tokens_per_s_per_gpu"])
+        for i, c in enumerate(candidates)
+        if c["simulated"]
+    ]
     found, best = [], -np.inf
     for i, _, output in sorted(rows, key=lambda row: (row[1], -row[2])):
         if output > best:
@@ -315,7 +327,9 @@ def _document(question: Question, run: Run) -> dict[str, Any]:
         "batch_per_gpu": step.batch_per_gpu,
         "context_tokens": step.context_tokens,
     }
-    return {"title": f"Planned: {layout_words(run.scenario)}"} | {k: v for k, v in found.items() if k != "name"}
+    return {"title": f"Planned: {layout_words(run.scenario)}"} | {
+        k: v for k, v in found.items() if k != "name"
+    }
 
 
 def _launch(run: Run, question: Question) -> dict[str, Any] | None:
@@ -333,7 +347,8 @@ def _launch(run: Run, question: Question) -> dict[str, Any] | None:
         "command": "\n".join(one.command for one in found),
         "cannot": cannot,
         "replicas": [
-            {"role": one.role, "replicas": one.replicas, "command": one.command, "file": one.file} for one in found
+            {"role": one.role, "replicas": one.replicas, "command": one.command, "file": one.file}
+            for one in found
         ],
         "sources": list(dict.fromkeys(source for one in found for source in one.sources)),
     }
@@ -360,13 +375,17 @@ def _more_traffic(run: Run, question: Question) -> dict[str, Any] | None:
 
 
 def _why(keeping: Sequence[Run]) -> tuple[Difference | None, int]:
-    """The winner's mean decode step against that of the best other candidate, and which of them that is. A pool that reads
-    prompts too is compared with its like alone: what it pays for prompts is in no decode step.
+    """The winner's mean decode step against the best other candidate's, and which that is. A pool that reads prompts
+    too is compared with its like alone: what it pays for prompts is in no decode step.
     """
     if not keeping:
         return None, 0
     best = keeping[0]
-    alike = [k for k, run in enumerate(keeping) if k and (run.scenario.prefill is None) == (best.scenario.prefill is None)]
+    alike = [
+        k
+        for k, run in enumerate(keeping)
+        if k and (run.scenario.prefill is None) == (best.scenario.prefill is None)
+    ]
     different = [k for k in alike if step_of(keeping[k]).deployment != step_of(best).deployment]
     if not different:
         return None, 0
@@ -384,15 +403,17 @@ def _warnings(question: Question, best: Run, apart: bool, unknown: bool) -> list
     found = []
     if not apart:
         found.append(
-            "the best are not told apart by simulation (within half a per cent, or out of budget): raise --simulate and "
-            "--seconds, or take the simplest of them"
+            "the best are not told apart by simulation (within half a per cent, or out of budget): raise --simulate "
+            "and --seconds, or take the simplest of them"
         )
     if unknown:
-        found.append("no intervals and no probability of being best: the spread of some op's time is not known")
+        found.append(
+            "no intervals and no probability of being best: the spread of some op's time is not known"
+        )
     stated = best.scenario.deployment.precision
     if {stated.linear, stated.experts} & {"fp4", "int4"} or stated.kv_cache == "fp8":
         found.append(
-            "number formats change what a model answers, which is not modelled: narrow them with --space if they may not"
+            "number formats change what a model answers, which is not modelled: narrow them with --space"
         )
     drafts = best.scenario.model.mtp is not None and best.scenario.deployment.mtp.acceptance == 0.0
     if drafts:

@@ -1,7 +1,7 @@
 """Layouts that an engine loads and that fit in memory, each as the scenario that a user would get.
 
-An engine's defaults follow from the shape alone (GPUs, EP, attention DP), so a scenario is loaded once per shape, and what
-changes no default (formats, schedule, drafts) is set in it; a test holds that both ways give one scenario.
+An engine's defaults follow from the shape alone (GPUs, EP, attention DP), so a scenario is loaded once per shape, and
+what changes no default (formats, schedule, drafts) is set in it; a test holds that both ways give one scenario.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,11 @@ from perfmodel.load import build_scenario
 from perfmodel.ops.limits import requests_per_rank
 from perfmodel.ops.memory import cache_tokens_per_rank
 from perfmodel.spec.base import Spec
+from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.model import Model
 from perfmodel.spec.scenario import Scenario
 
-SET_IN_PLACE = frozenset(
-    {KV, OVERLAP, DRAFTS, "deployment.precision.linear", "deployment.precision.experts"}
-)
+SET_IN_PLACE = frozenset({KV, OVERLAP, DRAFTS, "deployment.precision.linear", "deployment.precision.experts"})
 """Keys that no engine's rule depends on."""
 
 
@@ -82,7 +81,11 @@ def legal_layouts(question: Question, kind: Kind, space: Space) -> Iterator[Layo
         scenario = _with(shape, {path: keys[path] for path in keys if path in SET_IN_PLACE})
         if not _is_consistent(scenario) or refusal(scenario):
             continue
-        if keys[OVERLAP] != "sequential" and not scenario.deployment.dispatches and OVERLAP not in question.space:
+        if (
+            keys[OVERLAP] != "sequential"
+            and not scenario.deployment.dispatches
+            and OVERLAP not in question.space
+        ):
             continue  # nothing is sent that could be hidden
         if any(path in question.space for path in SHAPE) or not unsaid(scenario):
             yield _layout(kind, keys, scenario, chunks)
@@ -98,7 +101,9 @@ def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
     if moe is not None and ((moe.num_experts + copies) % keys[EP] or moe.ffn_size % (group // keys[EP])):
         return False
     return all(
-        layer.attention.num_heads % keys[TP] == 0 and layer.dense_ffn_size % keys[DENSE] == 0 for layer in model.layers
+        getattr(layer.attention, "num_heads", keys[TP]) % keys[TP] == 0
+        and layer.dense_ffn_size % keys[DENSE] == 0
+        for layer in model.layers
     )
 
 
@@ -107,7 +112,9 @@ def _loaded(base: Mapping[str, Any], keys: Mapping[str, Any], question: Question
     try:
         return build_scenario(document_of(base, keys))
     except SpecError:
-        if keys.keys() & question.space.keys() - set(SHAPE):  # it may be the file's value that is wrong: say so
+        if keys.keys() & question.space.keys() - set(
+            SHAPE
+        ):  # it may be the file's value that is wrong: say so
             raise
         return None
 
@@ -126,9 +133,10 @@ def _set(spec: Any, keys: list[str], value: Any) -> Any:
 
 
 def _is_consistent(scenario: Scenario) -> bool:
+    """Whether what was set in place keeps what validation asks for."""
     try:
-        scenario._consistent()
-        scenario.deployment._consistent()
+        Deployment.model_validate(scenario.deployment.model_dump())
+        Scenario.model_validate(dict(scenario))
     except ValueError:
         return False
     return True
@@ -140,7 +148,9 @@ def _layout(kind: Kind, keys: Mapping[str, Any], scenario: Scenario, chunks: tup
     except InfeasibleError:
         most = 0
     kv = tuple(
-        (scenario.serving.kv_tokens or cache_tokens_per_rank(scenario, prompt_tokens=chunk, decodes=most)) if most else 0
+        (scenario.serving.kv_tokens or cache_tokens_per_rank(scenario, prompt_tokens=chunk, decodes=most))
+        if most
+        else 0
         for chunk in (chunks[0], chunks[-1])
     )
     low, high = kv

@@ -65,7 +65,9 @@ class Limits:
     @property
     def words(self) -> str:
         """In words."""
-        parts = [f"{name} {value:g} s" for name, value in (("TTFT", self.ttft_s), ("TPOT", self.tpot_s)) if value]
+        parts = [
+            f"{name} {value:g} s" for name, value in (("TTFT", self.ttft_s), ("TPOT", self.tpot_s)) if value
+        ]
         return f"{' and '.join(parts)} at p{self.percentile:g}" if parts else "none"
 
 
@@ -222,7 +224,11 @@ def traffic_of(
         SpecError: none, two that contradict each other, or a value out of range.
     """
     if trace:
-        stated = [name for name, value in (("--isl", isl), ("--osl", osl), ("--users", users), ("--rate", rate)) if value]
+        stated = [
+            name
+            for name, value in (("--isl", isl), ("--osl", osl), ("--users", users), ("--rate", rate))
+            if value
+        ]
         if stated:
             raise SpecError(f"{stated[0]}: a trace has its own lengths and times: leave one of the two out")
         return Traffic(trace=trace)

@@ -61,9 +61,11 @@ class Run:
 
 
 def steady(served: Served) -> dict[str, float]:
-    """Rates while the traffic neither settles nor fades: from the first judged arrival to the first that cools down, what
-    ends in between (of open traffic that is kept up with: what comes), whoever it is. :func:`perfmodel.economics.requests.serving_metrics` divides the judged requests by
-    the time until their last end, which pays for those left out: of four rounds of users it would count two.
+    """Rates while the traffic neither settles nor fades: from the first judged arrival to the first that cools down,
+    what ends in between (of open traffic that is kept up with: what comes), whoever it is.
+
+    :func:`perfmodel.economics.requests.serving_metrics` divides the judged requests by the time until their last end,
+    which pays for those left out: of four rounds of users it would count two.
     """
     records, workload = served.records, served.scenario.workload
     arrivals = np.sort(records.arrival_s)
@@ -81,13 +83,17 @@ def steady(served: Served) -> dict[str, float]:
         "requests_per_s": float(inside.sum()) / span,
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": output / scenario.fleet_gpus,
-        "usd_per_million_output_tokens": scenario.prices.usd_per_gpu_hour * scenario.fleet_gpus / HOUR / output * MEGA,
+        "usd_per_million_output_tokens": scenario.prices.usd_per_gpu_hour
+        * scenario.fleet_gpus
+        / HOUR
+        / output
+        * MEGA,
     }
 
 
 def figures_of(served: Served, scenario: Scenario, limits_: Limits) -> dict[str, Any]:
-    """What candidates are compared by: latencies as ``perfmodel serve`` has them and at the limits' percentile, and rates
-    and money in the steady state.
+    """What candidates are compared by: latencies as ``perfmodel serve`` has them and at the percentile, and rates and
+    money in the steady state.
     """
     found = serving_metrics(served.records, scenario)
     good = found["goodput_requests_per_s"] / found["requests_per_s"]
@@ -121,8 +127,8 @@ def objective_of_figures(figures: Mapping[str, Any], objective: str) -> float:
 
 
 def ranked_runs(runs: Sequence[Run], objective: str) -> list[Run]:
-    """Those that keep the limits by the objective (of equal ones the one with more room), then the others by how far they
-    miss them.
+    """Those that keep the limits by the objective (of equals the one with more room), then the others by how far
+    they miss them.
     """
 
     def key(run: Run) -> tuple[int, float, float]:
@@ -210,7 +216,11 @@ def simulate_survivors(
     if not good:
         return runs, False
     best = objective_of_figures(runs[good[0]].figures[0], objective)
-    near = [k for k in good if abs(objective_of_figures(runs[k].figures[0], objective) - best) <= CONTENDERS * abs(best)]
+    near = [
+        k
+        for k in good
+        if abs(objective_of_figures(runs[k].figures[0], objective) - best) <= CONTENDERS * abs(best)
+    ]
 
     def value(k: int, replication: int) -> float:
         figures = simulator.again(runs[k], replication)
@@ -229,7 +239,11 @@ def step_of(run: Run) -> Scenario:
     weights = runs.seconds[decodes] * 1.0
     tp = s.deployment.attention_tp
     mean = float(np.average(runs.requests[decodes], weights=weights)) if decodes.any() else 1.0
-    context = float(np.average(runs.tokens[decodes] / runs.requests[decodes], weights=weights)) if decodes.any() else 1.0
+    context = (
+        float(np.average(runs.tokens[decodes] / runs.requests[decodes], weights=weights))
+        if decodes.any()
+        else 1.0
+    )
     deployment = s.deployment.model_copy(update={"phase": "decode", "context_tokens": float(round(context))})
     found = with_batch(s.model_copy(update={"deployment": deployment}), max(1.0, round(mean)) / tp)
     return with_batch(found, min(found.deployment.batch_per_gpu, limits(found).fits))
@@ -246,7 +260,11 @@ def binding_of(run: Run, limits_: Limits) -> list[str]:
     if figures["preemptions"] > 0:
         found.append("memory: the cache is short, requests lose their blocks")
     queue = figures["queue_s"]
-    if queue and queue["mean"] > 0.5 * figures["ttft_s"]["mean"] and run.served.requests.max_concurrency is not None:
+    if (
+        queue
+        and queue["mean"] > 0.5 * figures["ttft_s"]["mean"]
+        and run.served.requests.max_concurrency is not None
+    ):
         found.append("requests wait for a place: cache, dispatch buffers or max_running are full")
     if not found:
         found.append("price: limits and memory have room, more traffic per GPU is what would make it cheaper")

@@ -1,8 +1,8 @@
 """Many steps through the vectorised twin in one go: those whose tasks hang together alike are one array.
 
-The twin advances all scenarios of a segment together, so what it takes is by number of rounds, not of scenarios. Steps of
-different layouts have other times and the same graph: their timings are laid end to end. A test holds that each comes
-out as alone.
+The twin advances all scenarios of a segment together, so what it takes is by number of rounds, not of scenarios.
+Steps of different layouts have other times and the same graph: their timings are laid end to end. A test holds that
+each comes out as alone.
 """
 
 from collections.abc import Hashable, Sequence
@@ -19,7 +19,9 @@ Step = tuple[Segment, ...]
 PARTS = ("latency_s", "compute_s", "memory_s", "link_s", "network_s", "gap_s")
 
 
-def stacked_step_times(steps: Sequence[Step], sizes: Sequence[int], contention: Sequence[bool]) -> list[Array]:
+def stacked_step_times(
+    steps: Sequence[Step], sizes: Sequence[int], contention: Sequence[bool]
+) -> list[Array]:
     """Seconds of each step's scenarios, (sizes[i],) each.
 
     Args:
@@ -56,7 +58,9 @@ def _laid_end_to_end(segments: Sequence[Segment], sizes: Sequence[int]) -> Segme
     timings = []
     for same in zip(*(segment.timings for segment in segments), strict=True):
         parts = {
-            name: np.concatenate([_full(getattr(one, name), size) for one, size in zip(same, sizes, strict=True)])
+            name: np.concatenate(
+                [_full(getattr(one, name), size) for one, size in zip(same, sizes, strict=True)]
+            )
             for name in PARTS
         }
         timings.append(replace(same[0], **parts))

@@ -36,7 +36,11 @@ def plan_chart(
                 y=[one[y] for one in own],
                 mode="markers",
                 name=name,
-                marker={"size": 5, "color": SERIES[5] if keeps else "#B8B8B8", "symbol": "circle" if keeps else "x-thin-open"},
+                marker={
+                    "size": 5,
+                    "color": SERIES[5] if keeps else "#B8B8B8",
+                    "symbol": "circle" if keeps else "x-thin-open",
+                },
                 customdata=[_hover(one, one["tpot_s"]) for one in own],
                 hovertemplate="%{customdata}<extra></extra>",
             )

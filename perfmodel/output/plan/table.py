@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.explore.plan.answer import PlanAnswer
+from perfmodel.output.console import console
 from perfmodel.output.formats import UNKNOWN, duration, percent, significant, usd
-from perfmodel.output.tables import console, table_of
+from perfmodel.output.tables import table_of
 
 ROWS = 8
 """Candidates that are listed."""
@@ -41,8 +42,8 @@ def print_plan(answer: PlanAnswer) -> None:
     if best["probability_best"] is not None:
         out.print(
             Text(
-                "best: share of joint draws of kernels' and engines' spread in which it is; $ and rates are those of the "
-                "steady state",
+                "best: share of joint draws of kernels' and engines' spread in which it is; $ and rates are those of "
+                "the steady state",
                 style="dim",
             )
         )
@@ -52,7 +53,15 @@ def _ranking(answer: PlanAnswer) -> Table:
     limits = answer.question.limits
     at = f"p{limits.percentile:g}"
     table = table_of(
-        "Best deployments, simulated", "#", "deployment", "GPUs", f"TTFT {at}", f"TPOT {at}", "tok/s/GPU", "$/M out", "best"
+        "Best deployments, simulated",
+        "#",
+        "deployment",
+        "GPUs",
+        f"TTFT {at}",
+        f"TPOT {at}",
+        "tok/s/GPU",
+        "$/M out",
+        "best",
     )
     shown = [one for one in answer.values["candidates"] if one["simulated"]][:ROWS]
     several = len(answer.values["gpus"]) > 1
@@ -81,7 +90,9 @@ def _ranking(answer: PlanAnswer) -> Table:
 def _more(more: Mapping[str, Any] | None) -> str:
     if more is None:
         return "at more traffic: not simulated (a trace has its own, or a request no longer fits)"
-    kept = "limits kept" if more["meets_limits"] else "limits missed" if more["keeps_up"] else "the queue grows"
+    kept = (
+        "limits kept" if more["meets_limits"] else "limits missed" if more["keeps_up"] else "the queue grows"
+    )
     return (
         f"at {more['times']:g} times the traffic: {kept}; TTFT {duration(more['ttft_at_s'])}, TPOT "
         f"{duration(more['tpot_at_s'])}, {usd(more['usd_per_million_output_tokens'])} per million output tokens"
@@ -90,10 +101,17 @@ def _more(more: Mapping[str, Any] | None) -> str:
 
 def _why(why: Mapping[str, Any]) -> Table:
     other = f"#{why['against'] + 1}"
-    table = table_of(f"Why: a decode step of the winner against that of {other}", "", "winner", other, "difference")
+    table = table_of(
+        f"Why: a decode step of the winner against that of {other}", "", "winner", other, "difference"
+    )
     for row in why["rows"]:
         table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), _signed(row["delta_usd"]))
-    table.add_row("$ per million output tokens", usd(why["usd_a"]), usd(why["usd_b"]), _signed(why["usd_b"] - why["usd_a"]))
+    table.add_row(
+        "$ per million output tokens",
+        usd(why["usd_a"]),
+        usd(why["usd_b"]),
+        _signed(why["usd_b"] - why["usd_a"]),
+    )
     return table
 
 
@@ -104,7 +122,9 @@ def _signed(value: float) -> str:
 def _print_launch(out: Any, launch: Mapping[str, Any]) -> None:
     for one in launch["replicas"]:
         role = "" if one["role"] == "both" else f"{one['role']} replicas, "
-        out.print(Text(f"\n{role}{one['replicas']} of, {launch['engine']} {launch['version']}:", style="bold"))
+        out.print(
+            Text(f"\n{role}{one['replicas']} of, {launch['engine']} {launch['version']}:", style="bold")
+        )
         out.print(Text(one["command"]), soft_wrap=True)
         if one["file"]:
             out.print(Text("with the file that it names:", style="dim"))

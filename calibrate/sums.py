@@ -1,0 +1,18 @@
+"""Lists the files of calibrations anew: ``python -m calibrate.sums FOLDER...`` (without folders: those that ship)."""
+
+import sys
+from pathlib import Path
+
+from perfmodel.kernels.sums import write_sums
+from perfmodel.spec import catalogue
+
+
+def main() -> None:
+    """Write SHA256SUMS of every folder named."""
+    own = [catalogue.calibration_path(name).parent for name in catalogue.names("calibrations")]
+    for folder in map(Path, sys.argv[1:]) if sys.argv[1:] else own:
+        write_sums(folder)
+
+
+if __name__ == "__main__":
+    main()

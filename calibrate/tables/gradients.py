@@ -1,0 +1,166 @@
+"""How long gradients take next to what they are gradients of: ``data/kernels/gradients.csv`` from public timings.
+
+    python -m calibrate.tables.gradients
+
+Sources: SimuMax's measured shapes (``training_kernels.csv``: GEMMs in TN, NN and NT with accumulation in FP32,
+grouped GEMMs by stage, attention forward and backward, on B200 and A100-PCIe) and FlashAttention-3's figures on H100
+(``training_attention.csv``). A gradient's factor is the median over shapes of its time over the forward's, the spread
+the standard deviation of its logarithm. Hopper has no GEMM rows by stage: the geometric mean of the two others,
+flagged, with the wider spread.
+"""
+
+import csv
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from perfmodel.kernels.achievable import FOLDER, read_rows
+
+KERNELS, ATTENTION, RESULT = "training_kernels.csv", "training_attention.csv", "gradients.csv"
+FIELDS = ("kernel", "way", "architecture", "factor", "log_std", "num_rows", "source", "flag")
+DEVICES = {"B200-SXM": "blackwell", "A100-PCIe": "ampere"}
+SOURCE = "https://github.com/MooreThreads/SimuMax (v1.2, Apache-2.0), measured shapes of configs/system"
+BACKWARD_FLOPS = 2.5
+"""FLOPs of attention's backward over its forward's, by which the tables' backward rates are stated: five products of
+the same size instead of two, the first computed again."""
+LEAST_SEQUENCE = 2048
+"""FlashAttention-3's rates settle from here on."""
+
+Row = dict[str, str]
+
+
+def gradient_rows() -> list[Row]:
+    """The rows of ``gradients.csv``."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for device, architecture in DEVICES.items():
+        own = [row for row in read_rows(KERNELS) if row["device"] == device]
+        for (kernel, way), ratios in {**_gemms(own), **_grouped(own), **_attention(own)}.items():
+            found[kernel, way, architecture] = ratios
+    rows = [_row(*key, ratios, f"measured: {SOURCE}") for key, ratios in sorted(found.items())]
+    for kernel in ("gemm", "grouped_gemm"):
+        for way in ("input", "weight"):
+            others = [row for row in rows if (row["kernel"], row["way"]) == (kernel, way)]
+            factor = math.exp(statistics.mean(math.log(float(row["factor"])) for row in others))
+            spread = max(float(row["log_std"]) for row in others)
+            rows.append(_derived(kernel, way, factor, spread, "mean of Ampere's and Blackwell's"))
+    rows += _hopper_attention()
+    return sorted(rows, key=lambda row: (row["kernel"], row["way"], row["architecture"]))
+
+
+def _shape(row: Mapping[str, str]) -> dict[str, str]:
+    return dict(part.split("=") for part in row["shape"].split(", "))
+
+
+def _gemms(rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
+    """A product [m, k] x [k, n] in TN, beside its input gradient [m, n] x [n, k] in NN and its weight gradient [n, m]
+    x [m, k] in NT, summed into FP32: all of the same FLOPs, so rates say it all.
+    """
+    rates: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        if row["kernel"] == "matmul":
+            s = _shape(row)
+            key = (s["layout"], s["b"], s["m"], s["k"], s["n"], s["out_dtype"])
+            rates[key] = float(row["tflops"])
+    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (layout, b, m, k, n, _), rate in rates.items():
+        if layout != "TN":
+            continue
+        inputs = rates.get(("NN", b, m, n, k, "bf16"))
+        weights = rates.get(("NT", b, n, m, k, "fp32"))
+        if inputs:
+            ratios["gemm", "input"].append(rate / inputs)
+        if weights:
+            ratios["gemm", "weight"].append(rate / weights)
+    return dict(ratios)
+
+
+def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
+    by_shape: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if row["kernel"] == "group_matmul":
+            s = _shape(row)
+            by_shape[s["ng"], s["M"], s["N"], s["K"], s["dtype"]][s["stage"]] = float(row["tflops"])
+    stages = {"input": "bwd_grad_act", "weight": "bwd_grad_w"}
+    return {
+        ("grouped_gemm", way): [
+            own["fwd"] / own[stage] for own in by_shape.values() if "fwd" in own and stage in own
+        ]
+        for way, stage in stages.items()
+    }
+
+
+def _attention(rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
+    """MLA's widths (192 and 128) and equal ones apart."""
+    by_shape: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if row["kernel"].startswith("sdp_"):
+            by_shape[row["shape"]][row["kernel"]] = float(row["tflops"])
+    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for shape, own in by_shape.items():
+        kernel = "mla_prefill" if "qk_head_dim=192" in shape else "gqa_prefill"
+        ratios[kernel, "input"].append(BACKWARD_FLOPS * own["sdp_fwd"] / own["sdp_bwd"])
+    return dict(ratios)
+
+
+def _hopper_attention() -> list[Row]:
+    """FlashAttention-3 with heads of 128; MLA's widths have no figures of their own on H100."""
+    rates: dict[tuple[str, str], float] = {}
+    source = ""
+    for row in read_rows(ATTENTION):
+        same = (
+            row["device"] == "H100-SXM5" and row["kernel"] == "FlashAttention-3" and row["head_dim"] == "128"
+        )
+        if same and row["seq"].isdigit() and int(row["seq"]) >= LEAST_SEQUENCE and row["tflops"] != "OOM":
+            rates[row["pass"].split()[-1], row["seq"]] = float(row["tflops"])
+            source = row["source"]
+    ratios = [
+        BACKWARD_FLOPS * rate / rates["backward", seq]
+        for (way, seq), rate in rates.items()
+        if way == "forward"
+    ]
+    own = _row("gqa_prefill", "input", "hopper", ratios, f"measured: {source}")
+    wider = {
+        "kernel": "mla_prefill",
+        "log_std": "0.15",
+        "flag": "heads of 192 and 128: FlashAttention-3's of 128",
+    }
+    return [{**own, "log_std": "0.1"}, {**own, **wider}]
+
+
+def _row(kernel: str, way: str, architecture: str, ratios: list[float], source: str) -> Row:
+    return {
+        "kernel": kernel,
+        "way": way,
+        "architecture": architecture,
+        "factor": f"{statistics.median(ratios):.4g}",
+        "log_std": f"{statistics.pstdev(math.log(ratio) for ratio in ratios):.4g}",
+        "num_rows": str(len(ratios)),
+        "source": source,
+        "flag": "",
+    }
+
+
+def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> Row:
+    return {
+        "kernel": kernel,
+        "way": way,
+        "architecture": "hopper",
+        "factor": f"{factor:.4g}",
+        "log_std": f"{spread:.4g}",
+        "num_rows": "0",
+        "source": f"derived: {what} ({SOURCE})",
+        "flag": f"{kernel} {way} gradient on hopper: no timings by stage, {what}",
+    }
+
+
+def main() -> None:
+    """Write the table."""
+    with (FOLDER / RESULT).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(gradient_rows())
+
+
+if __name__ == "__main__":
+    main()

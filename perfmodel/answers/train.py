@@ -1,0 +1,294 @@
+"""A training run's answer: the step, its memory, the run's days and dollars, with what makes it less certain."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+import perfmodel
+from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing
+from perfmodel.errors import InfeasibleError
+from perfmodel.spec.scenario import Scenario
+from perfmodel.training.memory import RankMemory, training_memory
+from perfmodel.training.pipeline.closed_forms import bubble
+from perfmodel.training.run import DAY, TrainingRun, simulate_run
+from perfmodel.training.step import TrainingStep, simulate_training
+from perfmodel.training.summary import breakdown_s, exposed_s, model_flops_per_s_per_gpu, step_interval_s
+from perfmodel.units import GB, HOUR, TERA
+
+SPARES = (0, 1, 2, 4, 8)
+"""Numbers of spare nodes that are compared where a run states some."""
+SPARE_REPEATS = 200
+LEAST_NAMED = 0.02
+"""Share of the kernels' time from which a flag is worth a note."""
+MOST_NOTES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class TrainAnswer:
+    """One training run's answer."""
+
+    step: TrainingStep
+    run: TrainingRun | None
+    """None where the scenario states no tokens."""
+    values: dict[str, Any]
+    """The keys of ``perfmodel train --json``, SI units; unknown is None."""
+
+
+def answer_train(scenario: Scenario) -> TrainAnswer:
+    """Simulate one training step and the run it is part of, and say what they mean.
+
+    Raises:
+        SpecError: no training section, or a layout that does not fit.
+        InfeasibleError: it does not fit in memory, or failures leave no time to train.
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    step = simulate_training(scenario)
+    check_fits(step)
+    training = step.training
+    run = _run(step)
+    parts = breakdown_s(step)
+    exposed = exposed_s(parts)
+    memory = step.memory
+    fullest = memory.ranks[memory.fullest]
+    tokens_per_s = training.step_tokens / step.step_time_s
+    peak = scenario.cluster.gpu.peak_flops("bf16")
+    causal = model_flops_per_s_per_gpu(step)
+    low, high = step_interval_s(step)
+    values: dict[str, Any] = {
+        "scenario": scenario.name,
+        "model": scenario.model.name,
+        "cluster": scenario.cluster.name,
+        "gpu": scenario.cluster.gpu.name,
+        "num_gpus": training.num_gpus,
+        "schedule": training.schedule,
+        "micro_batches": training.micro_batches,
+        "step_time_s": step.step_time_s,
+        "tokens_per_step": training.step_tokens,
+        "tokens_per_s": tokens_per_s,
+        "tokens_per_s_per_gpu": tokens_per_s / training.num_gpus,
+        "model_flops_per_s_per_gpu": causal,
+        "mfu": causal / peak,
+        "mfu_full_mask": model_flops_per_s_per_gpu(step, causal=False) / peak,
+        "mfu_convention": "causal mask, against the BF16 peak; mfu_full_mask counts every query-key pair",
+        "bubble_fraction": parts["bubble"] / step.step_time_s,
+        "bubble_s": _bubbles(step),
+        "exposed_communication_fraction": sum(exposed.values()) / step.step_time_s,
+        "exposed_s": exposed,
+        "breakdown_s": parts,
+        "memory_bytes": _classes(fullest),
+        "memory_by_stage": [
+            {
+                "rank": rank,
+                "stages": list(step.run.schedule.stages_of(rank)),
+                "layers": [len(step.stages[stage]) for stage in step.run.schedule.stages_of(rank)],
+                **_classes(own),
+                "total": int(own.total),
+                "peak_at_s": memory.held[rank].peak_at_s,
+            }
+            for rank, own in enumerate(memory.ranks)
+        ],
+        "stage_times_s": [
+            {
+                "stage": stage,
+                "layers": len(step.stages[stage]),
+                "forward": own.forward.seconds,
+                "input_gradient": own.input.seconds,
+                "weight_gradient": own.weight.seconds,
+            }
+            for stage, own in enumerate(step.phases)
+        ],
+        **_run_values(step, run, (low, high)),
+        **caveat_values(_caveats(step, run)),
+        "provenance": _provenance(step),
+    }
+    return TrainAnswer(step, run, values)
+
+
+def check_fits(step: TrainingStep) -> None:
+    """Refuse a layout that does not fit, and say what would.
+
+    Raises:
+        InfeasibleError: as said, with the pipeline rank and what is missing.
+    """
+    memory, device = step.memory, float(step.scenario.cluster.gpu.memory_bytes)
+    worst = memory.ranks[memory.fullest]
+    if worst.total <= device:
+        return
+    need, missing = worst.total / GB, (worst.total - device) / GB
+    raise InfeasibleError(
+        f"training: pipeline rank {memory.fullest} needs {need:.1f} GB ({worst.activations / GB:.1f} activations), "
+        f"{step.scenario.cluster.gpu.name} has {device / GB:.1f}: {missing:.1f} GB missing; {_remedy(step, device)}"
+    )
+
+
+def _remedy(step: TrainingStep, device: float) -> str:
+    """What would make it fit: the first that does of some usual changes."""
+    training = step.training
+    changes: list[tuple[str, dict[str, Any]]] = []
+    if training.recompute != "full":
+        changes.append(("training.recompute=full", {"recompute": "full"}))
+    if training.zero < 2:
+        changes.append(("training.zero=2", {"zero": 2}))
+    if training.zero < 3:
+        changes.append(("training.zero=3", {"zero": 3}))
+        changes.append(("training.zero=3 and training.recompute=full", {"zero": 3, "recompute": "full"}))
+    for words, update in changes:
+        other = training.model_copy(update=update)
+        found = training_memory(step.inner, other, step.run, step.stages, step.parameters)
+        most = max(own.total for own in found.ranks)
+        if most <= device:
+            return f"with {words} it would need {most / GB:.1f}"
+    return "more pp, tp, ep or cp would divide it further"
+
+
+def _classes(memory: RankMemory) -> dict[str, int]:
+    return {name: int(value) for name, value in asdict(memory).items()}
+
+
+def _bubbles(step: TrainingStep) -> dict[str, float | None]:
+    """The two bubbles, simulated, and what the closed form says for even stages of the mean's times and free
+    transfers.
+    """
+    run, training = step.run, step.training
+    stages = len(step.phases)
+    forward, input_, weight = (
+        sum(getattr(own, name).seconds for own in step.phases) / stages
+        for name in ("forward", "input", "weight")
+    )
+    chunks = training.virtual_stages
+    formula = bubble(training.schedule, training.pp, training.micro_batches, chunks, forward, input_, weight)
+    return {
+        "makespan": sum(run.idle_s(rank) for rank in range(training.pp)) / training.pp,
+        "own_span": max(run.own_idle_s(rank) for rank in range(training.pp)),
+        "closed_form_makespan": formula.makespan_s,
+        "closed_form_own_span": formula.own_span_s,
+    }
+
+
+def _run(step: TrainingStep) -> TrainingRun | None:
+    training = step.training
+    if training.tokens is None:
+        return None
+    return simulate_run(
+        training.tokens / training.step_tokens * step.step_time_s,
+        num_gpus=training.num_gpus,
+        step_time_s=step.step_time_s,
+        checkpoints=training.checkpoints,
+        failures=training.failures,
+        seed=step.scenario.seed,
+    )
+
+
+def _run_values(step: TrainingStep, run: TrainingRun | None, interval: tuple[float, float]) -> dict[str, Any]:
+    """Days, GPU hours and dollars: with spares paid for, too."""
+    training, price = step.training, step.scenario.prices.usd_per_gpu_hour
+    low, high = interval
+    rate = training.step_tokens / training.num_gpus
+    intervals: dict[str, list[float]] = {
+        "step_time_s": [low, high],
+        "tokens_per_s_per_gpu": [rate / high, rate / low],
+    }
+    if run is None:
+        empty = dict.fromkeys(("days", "gpu_hours", "usd", "availability", "failures", "checkpoints"))
+        return {**empty, "intervals": intervals}
+    days = run.elapsed_s / DAY
+    mean = float(np.mean(days))
+    spares = (training.failures.spare_nodes or 0) * step.scenario.cluster.node.num_gpus
+    hours = mean * DAY / HOUR * (training.num_gpus + spares)
+    early, late = (float(value) for value in np.quantile(days, (0.1, 0.9)))
+    spread = [early / mean * low / step.step_time_s, late / mean * high / step.step_time_s]
+    for name, value in (("days", mean), ("gpu_hours", hours), ("usd", hours * price)):
+        intervals[name] = [value * factor for factor in spread]
+    return {
+        "days": mean,
+        "gpu_hours": hours,
+        "usd": hours * price,
+        "availability": run.availability,
+        "failures": {
+            "mean": float(np.mean(run.failures)),
+            "days_p10": early,
+            "days_p50": float(np.median(days)),
+            "days_p90": late,
+            "lost_s": float(np.mean(run.lost_s)),
+            "down_s": float(np.mean(run.down_s)),
+            "waiting_s": float(np.mean(run.waiting_s)),
+            "over_spares": _over_spares(step, run),
+        },
+        "checkpoints": {"interval_s": run.interval_s, "stalled_s": float(np.mean(run.stalled_s))},
+        "intervals": intervals,
+    }
+
+
+def _over_spares(step: TrainingStep, run: TrainingRun) -> list[dict[str, float]] | None:
+    """What spare nodes buy, where the scenario counts them."""
+    training = step.training
+    if training.failures.spare_nodes is None or not training.failures.per_gpu_day:
+        return None
+    found = []
+    for spares in sorted({*SPARES, training.failures.spare_nodes}):
+        one = simulate_run(
+            run.productive_s,
+            num_gpus=training.num_gpus,
+            step_time_s=step.step_time_s,
+            checkpoints=training.checkpoints,
+            failures=training.failures.model_copy(update={"spare_nodes": spares}),
+            seed=step.scenario.seed,
+            repeats=SPARE_REPEATS,
+        )
+        found.append(
+            {
+                "spare_nodes": spares,
+                "days": float(np.mean(one.elapsed_s)) / DAY,
+                "availability": one.availability,
+            }
+        )
+    return found
+
+
+def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
+    """What makes the answer less certain."""
+    training = step.training
+    found = [
+        standing("kernels that are not counted (casts, copies, gradient accumulation of norms) take no time"),
+        standing("GPU clocks are those of the timed kernels: power limits in a long run are not modelled"),
+        standing("activations are those of fused kernels; the allocator's fragmentation is not counted"),
+        standing(
+            "80 % intervals hold the kernels' spread and that between frameworks' releases; errors: perfmodel "
+            "validate --suite training"
+        ),
+    ]
+    if step.calibration is None:
+        found.append(note(f"no calibration for {step.scenario.cluster.gpu.name}: kernels by roofline"))
+    total = sum(float(timing.seconds) for kernel, timing in step.timings if not kernel.op.is_communication)
+    shares: dict[str, float] = {}
+    for kernel, timing in step.timings:
+        if timing.flag and not kernel.op.is_communication:
+            for text in timing.flag.split("; "):
+                shares[text] = shares.get(text, 0.0) + float(timing.seconds) / total
+    worst = sorted((share, text) for text, share in shares.items() if share > LEAST_NAMED)[::-1]
+    found += [note(f"{text} ({share:.0%} of the kernels' time)") for share, text in worst[:MOST_NOTES]]
+    if training.balanced and step.scenario.model.moe:
+        found.append(
+            standing("experts are taken as balanced: every rank gets the mean load (training.balanced)")
+        )
+    if training.etp > 1:
+        found.append(note("expert tensor parallelism is costed as an all-gather of all tokens"))
+    if run is not None and run.availability < 0.9:
+        found.append(danger(f"failures leave {run.availability:.0%} of the time to training"))
+    if run is not None and not training.failures.per_gpu_day:
+        found.append(note("training.failures.per_gpu_day = 0: nothing goes wrong in this run"))
+    return found
+
+
+def _provenance(step: TrainingStep) -> dict[str, Any]:
+    scenario, used = step.scenario, step.calibration
+    return {
+        "perfmodel": perfmodel.__version__,
+        "scenario_hash": scenario.hash,
+        "calibration": f"{used.name}-{used.id}" if used else "roofline",
+        "seed": scenario.seed,
+        "price": scenario.prices.name or None,
+        "price_source": scenario.prices.source or None,
+        "bf16_peak_tflops": scenario.cluster.gpu.peak_flops("bf16") / TERA,
+    }

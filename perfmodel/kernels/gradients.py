@@ -1,0 +1,79 @@
+"""How long a gradient takes: as the product of its own shape, or as its forward, times what public timings say of the
+kind.
+
+Rows of ``data/kernels/gradients.csv`` were made by :mod:`calibrate.tables.gradients`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.cost import cost
+from perfmodel.kernels.timing import Timing
+from perfmodel.kernels.training_rows import timed
+from perfmodel.ops.backward import Kernel
+from perfmodel.spec.hardware import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class GradientRow:
+    """One kind of gradient on one architecture."""
+
+    factor: float
+    """Its time over the forward's (of a product: over that of the same shape in the forward's layout)."""
+    log_std: float
+    source: str
+    flag: str
+
+
+def kernel_cost(
+    kernel: Kernel, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
+) -> Timing:
+    """Time alone of one op of a training step: as timed by stage, else as the product or forward that it is like.
+
+    Grouped products are never those of an inference engine's fused experts, which calibrations hold: training runs
+    permutation, products and activation as kernels of their own.
+    """
+    own = timed(kernel, cluster.gpu)
+    if own is not None:
+        return own
+    fused = kernel.base.kernel == "grouped_gemm"
+    base = replace(kernel.base, inside=())
+    timing = cost(base, cluster, costs, None if fused else calibration)
+    row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture)
+    if row is None:
+        return timing
+    return replace(
+        timing.scaled(row.factor, source=f"{timing.source}; gradient: {row.source}"),
+        log_std=math.hypot(timing.log_std, row.log_std),
+        spread_key=f"{timing.spread_key} {kernel.way}" if timing.spread_key else "",
+        flag="; ".join(filter(None, (timing.flag, row.flag))),
+    )
+
+
+@cache
+def lookup(kernel: str, way: str, architecture: str) -> GradientRow | None:
+    """The row of a gradient; Hopper's, flagged, where an architecture has none. None: what its own op takes."""
+    rows = table()
+    for place in (architecture, REFERENCE_ARCHITECTURE):
+        row = rows.get((kernel, way, place))
+        if row is None:
+            continue
+        if place == architecture:
+            return row
+        flag = f"{kernel} {way} gradient on {architecture}: no timings; {place}'s factor"
+        return replace(row, flag="; ".join(filter(None, (flag, row.flag))))
+    return None
+
+
+@cache
+def table() -> dict[tuple[str, str, str], GradientRow]:
+    """All rows, by (kernel, way, architecture)."""
+    return {
+        (record["kernel"], record["way"], record["architecture"]): GradientRow(
+            float(record["factor"]), float(record["log_std"]), record["source"], record["flag"]
+        )
+        for record in read_rows("gradients.csv")
+    }

@@ -1,0 +1,183 @@
+"""Grouped-query attention: full, over a sliding window or chunks, or over selected blocks (MSA).
+
+Keys and values are divided over tensor parallelism by heads; beyond one head per GPU they are copied.
+"""
+
+from perfmodel.ops.build import gemm, memory_bound
+from perfmodel.ops.mixers import sparse
+from perfmodel.ops.mixers.base import (
+    ATTENTION,
+    Built,
+    Cache,
+    Kept,
+    MixerWeights,
+    Place,
+    gate_apply,
+    gate_width,
+    seen_keys,
+    seen_pairs,
+    selected_keys,
+)
+from perfmodel.ops.op import Op, Stream
+from perfmodel.ops.work import Group
+from perfmodel.spec.deployment import Precision
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
+from perfmodel.spec.mixers import BlockIndexer, Gqa
+
+
+def build(gqa: Gqa, place: Place) -> Built:
+    """Projections in one product, rotary embedding and cache write; block selection; core per group; output."""
+    tp, precision, rows = place.tp, place.precision, place.rows
+    heads, kv_heads = gqa.num_heads // tp, max(gqa.num_kv_heads // tp, 1)
+    values = 0 if gqa.values_are_keys else kv_heads * gqa.value_head_dim
+    width = (heads + kv_heads) * gqa.head_dim + values
+    gate = gate_width(gqa.output_gate, heads, gqa.value_head_dim)
+    pre = [
+        gemm(place.name("qkv"), ATTENTION, m=rows, n=width + gate, k=place.hidden, dtype=precision.linear),
+        memory_bound(
+            place.name("rope_cache"),
+            ATTENTION,
+            "rope",
+            hbm_bytes=rows * (2.0 * precision.activation_bytes * width + cache_bytes(gqa, precision, tp)),
+            dtype=precision.activations,
+            shape={
+                "rows": rows,
+                "heads": heads + kv_heads,
+                "rope": gqa.head_dim,
+                "latent": kv_heads * gqa.value_head_dim,
+            },
+        ),
+    ]
+    core: list[Op] = []
+    if gqa.indexer and place.indexes:
+        selection = _select(gqa.indexer, place, kv_heads)
+        pre += selection[0]
+        core += selection[1]
+    core += [_core(gqa, group, place, heads, kv_heads) for group in place.work.groups]
+    width = heads * gqa.value_head_dim
+    if gate:
+        core.append(gate_apply(place, width))
+    core.append(
+        gemm(place.name("o"), ATTENTION, m=rows, n=place.hidden, k=width, dtype=precision.output_dtype)
+    )
+    return pre, core
+
+
+def weights(gqa: Gqa, hidden: int) -> MixerWeights:
+    """Queries, keys, values and gate in one matrix; norms, biases and sinks as the model has them."""
+    queries, keys = gqa.num_heads * gqa.head_dim, gqa.num_kv_heads * gqa.head_dim
+    values = 0 if gqa.values_are_keys else gqa.num_kv_heads * gqa.value_head_dim
+    gate = int(gate_width(gqa.output_gate, gqa.num_heads, gqa.value_head_dim))
+    vectors = queries + keys + values if gqa.qkv_bias else 0
+    vectors += hidden if gqa.output_bias else 0
+    if gqa.qk_norm:
+        vectors += queries + keys if gqa.qk_norm_all_heads else 2 * gqa.head_dim
+    return MixerWeights(
+        divided=hidden * (queries + keys + values + gate),
+        output=gqa.num_heads * gqa.value_head_dim * hidden,
+        vectors=vectors + (gqa.num_heads if gqa.sinks else 0),
+    )
+
+
+def kept(gqa: Gqa, precision: Precision, tp: int, *, indexes: bool) -> Kept:
+    """Keys and values of each token, or of a window's; index keys where it selects blocks itself."""
+    caches = [Cache(cache_bytes(gqa, precision, tp), gqa.sliding_window)]
+    if gqa.indexer and indexes:
+        caches.append(Cache(sparse.key_bytes(gqa.indexer.head_dim, precision)))
+    return Kept(tuple(caches))
+
+
+def cache_bytes(gqa: Gqa, precision: Precision, tp: int = 1) -> float:
+    """Bytes per token of one cache on one of ``tp`` GPUs; heads are copied once tp exceeds them."""
+    kv_heads = max(gqa.num_kv_heads // tp, 1)
+    return kv_heads * (gqa.head_dim + gqa.value_head_dim) * BYTES_PER_ELEMENT[precision.kv_cache]
+
+
+def index_weights(indexer: BlockIndexer, hidden: int) -> MixerWeights:
+    """Queries, one key, and a norm for either."""
+    width = indexer.head_dim
+    return MixerWeights(
+        divided=hidden * indexer.num_heads * width, replicated=hidden * width, vectors=2 * width
+    )
+
+
+def _select(indexer: BlockIndexer, place: Place, kv_heads: int) -> Built:
+    """Index heads go with their KV heads; the index key is everywhere. The largest score of each block is kept."""
+    precision, rows, width = place.precision, place.rows, indexer.head_dim
+    heads = max(indexer.num_heads // place.tp, 1)
+    pre = [
+        gemm(
+            place.name("index_qk"),
+            sparse.INDEXER,
+            m=rows,
+            n=(heads + 1) * width,
+            k=place.hidden,
+            dtype=precision.linear,
+        ),
+        memory_bound(
+            place.name("index_rope_cache"),
+            sparse.INDEXER,
+            "rope",
+            hbm_bytes=rows
+            * (2.0 * precision.activation_bytes * (heads + 1) * width + sparse.key_bytes(width, precision)),
+            dtype=precision.activations,
+            shape={"rows": rows, "heads": heads + 1, "rope": width, "latent": width},
+        ),
+    ]
+    core: list[Op] = []
+    for group in place.work.groups:
+        core += sparse.select(
+            group,
+            place,
+            heads=heads,
+            width=width,
+            per_key=1,
+            top_k=indexer.top_blocks,
+            scores="msa_logits",
+            choice="msa_topk",
+            per_choice=indexer.block_tokens,
+        )
+    return pre, core
+
+
+def _core(gqa: Gqa, group: Group, place: Place, heads: int, kv_heads: int) -> Op:
+    """Scores and values over the attended pairs; reads each request's keys and values once, selected blocks for each
+    decoding query of their own.
+    """
+    tp, precision, decode, indexer = place.tp, place.precision, group.kind == "decode", gqa.indexer
+    requests = group.requests * tp
+    widths = gqa.head_dim + gqa.value_head_dim
+    if indexer:
+        most = indexer.top_blocks * indexer.block_tokens
+        pairs, keys = group.attended_pairs(most) * tp, group.keys_per_request()
+        read = pairs if decode else requests * keys
+    else:
+        pairs = seen_pairs(group, gqa.sliding_window, chunked=gqa.chunked) * tp
+        keys = seen_keys(group, gqa.sliding_window, chunked=gqa.chunked)
+        read = requests * keys
+    shape = {
+        "requests": requests,
+        "new_tokens": group.new_tokens,
+        "context": keys,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": gqa.head_dim,
+    }
+    if gqa.sliding_window:
+        shape["window"] = gqa.sliding_window
+    if gqa.value_head_dim != gqa.head_dim:
+        shape["value"] = gqa.value_head_dim
+    if indexer:
+        shape["selected"] = selected_keys(group, indexer.top_blocks * indexer.block_tokens)
+    return Op(
+        place.name("core" if decode else "prefill_core"),
+        ATTENTION,
+        f"{'msa' if indexer else 'gqa'}_{group.kind}",
+        Stream.COMPUTE,
+        flops=2.0 * pairs * heads * widths,
+        hbm_bytes=read * cache_bytes(gqa, precision, tp)
+        + precision.activation_bytes * group.tokens * tp * heads * widths,
+        dtype=precision.attention,
+        cache_dtype=precision.kv_cache,
+        shape=shape,
+    )

@@ -1,0 +1,134 @@
+"""Any sequence mixer: its ops with norm and collectives, its weights, and what it keeps of a request."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from perfmodel.ops.build import inside_reduce, norm
+from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
+from perfmodel.ops.mixers import (
+    compressed,
+    gated_delta_net,
+    gqa,
+    kda,
+    lightning,
+    mamba2,
+    mla,
+    short_conv,
+    sparse,
+)
+from perfmodel.ops.mixers.base import Built, Kept, MixerOps, MixerWeights, Place
+from perfmodel.ops.op import Op
+from perfmodel.ops.work import Work
+from perfmodel.spec.deployment import Deployment, Precision
+from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.mixers import (
+    BlockIndexer,
+    CompressedAttention,
+    GatedDeltaNet,
+    Gqa,
+    Kda,
+    Lightning,
+    Mamba2,
+    Mixer,
+    Mla,
+    ShortConv,
+)
+
+_BUILD: dict[type, Callable[[Any, Place], Built]] = {
+    Mla: mla.build,
+    Gqa: gqa.build,
+    CompressedAttention: compressed.build,
+    GatedDeltaNet: gated_delta_net.build,
+    Kda: kda.build,
+    Lightning: lightning.build,
+    Mamba2: mamba2.build,
+    ShortConv: short_conv.build,
+}
+_WEIGHTS: dict[type, Callable[[Any, int], MixerWeights]] = {
+    Mla: mla.weights,
+    Gqa: gqa.weights,
+    CompressedAttention: compressed.weights,
+    GatedDeltaNet: gated_delta_net.weights,
+    Kda: kda.weights,
+    Lightning: lightning.weights,
+    Mamba2: mamba2.weights,
+    ShortConv: short_conv.weights,
+}
+_STATE: dict[type, Callable[[Any, Precision, int], Kept]] = {
+    GatedDeltaNet: gated_delta_net.kept,
+    Kda: kda.kept,
+    Lightning: lightning.kept,
+    Mamba2: mamba2.kept,
+    ShortConv: short_conv.kept,
+}
+
+
+def mixer_ops(
+    mixer: Mixer,
+    work: Work,
+    deployment: Deployment,
+    cluster: Cluster,
+    *,
+    hidden: int,
+    prefix: str = "attention",
+    split: bool = False,
+    indexes: bool = True,
+) -> MixerOps:
+    """Ops of one mixer over all groups of a step.
+
+    With attention TP of t, the t GPUs of a group hold each other's requests: m = t x (tokens per GPU) rows meet
+    1/t of the heads. ``split``: a schedule puts something between the two parts, so no measured span of the whole
+    attention may stand for them. Where data parallelism scatters tokens, they are gathered before and reduce-scattered
+    after; on a replicated layout an all-reduce follows. ``indexes``: whether it has an index branch of its own, if any.
+    """
+    tp = deployment.attention_tp
+    own_tokens = work.tokens * (tp if deployment.replicated else 1)
+    dtype, inside = deployment.precision.activations, inside_reduce(deployment)
+    pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden, dtype=dtype, inside=inside)]
+    if tp > 1 and not deployment.replicated:
+        pre.append(all_gather(f"{prefix}.gather", work.tokens * tp, hidden, deployment, cluster, tp))
+    place = Place(work, tp, deployment.precision, hidden, prefix, indexes)
+    project, core = _BUILD[type(mixer)](mixer, place)
+    if tp > 1:
+        collective = all_reduce if deployment.replicated else reduce_scatter
+        core.append(collective(f"{prefix}.reduce", work.tokens * tp, hidden, deployment, cluster, tp))
+    ops = MixerOps(tuple(pre) + tuple(project), tuple(core))
+    return _without_module(ops) if split else ops
+
+
+def mixer_weights(mixer: Mixer, hidden: int) -> MixerWeights:
+    """Weights of one mixer without its index branch."""
+    return _WEIGHTS[type(mixer)](mixer, hidden)
+
+
+def index_weights(mixer: Mixer | None, hidden: int) -> MixerWeights:
+    """Weights of one index branch of a mixer; none where it has none."""
+    if isinstance(mixer, CompressedAttention):
+        return compressed.index_weights(mixer, hidden)
+    indexer = getattr(mixer, "indexer", None)
+    if isinstance(indexer, BlockIndexer):
+        return gqa.index_weights(indexer, hidden)
+    if indexer is None or not isinstance(mixer, Mla):
+        return MixerWeights()
+    return sparse.weights(indexer, hidden, query_width=mixer.q_lora_rank or hidden)
+
+
+def mixer_kept(mixer: Mixer, precision: Precision, tp: int, *, indexes: bool) -> Kept:
+    """What one mixer keeps of a request on one GPU; ``indexes``: with index keys of its own, if it has any."""
+    if isinstance(mixer, Mla):
+        return mla.kept(mixer, precision, tp, indexes=indexes)
+    if isinstance(mixer, Gqa):
+        return gqa.kept(mixer, precision, tp, indexes=indexes)
+    if isinstance(mixer, CompressedAttention):
+        return compressed.kept(mixer, precision, indexes=indexes)
+    return _STATE[type(mixer)](mixer, precision, tp)
+
+
+def _without_module(ops: MixerOps) -> MixerOps:
+    """The ops, costed one by one."""
+
+    def alone(op: Op) -> Op:
+        return replace(op, inside=tuple(key for key in op.inside if "module" not in key[0]))
+
+    return MixerOps(tuple(alone(op) for op in ops.pre), tuple(alone(op) for op in ops.core))

@@ -1,0 +1,187 @@
+"""A training run for a terminal."""
+
+from typing import Any
+
+from rich.text import Text
+
+from perfmodel.answers.train import TrainAnswer
+from perfmodel.output.caveats import folded
+from perfmodel.output.colours import op_class_name
+from perfmodel.output.console import console
+from perfmodel.output.formats import count, duration, percent, usd
+from perfmodel.output.reproduce import step_command
+from perfmodel.output.tables import table_of
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB, MEGA, MS, TERA
+
+MOST_RANKS = 8
+"""Pipeline ranks whose memory is listed; of more, the first, the last and the fullest between."""
+FEW_DAYS = 3.0
+
+
+def print_train(answer: TrainAnswer) -> None:
+    """Print one training run: what it takes, where a step's time goes, memory by pipeline rank."""
+    out, values = console(), answer.values
+    out.print(Text(train_title(answer.step.scenario), style="bold"))
+    out.print(Text(layout_words(answer)))
+    out.print(_results(answer))
+    out.print(_breakdown(values))
+    out.print(_memory(answer))
+    out.print("[dim]--html FILE draws the pipeline; --trace FILE opens in Perfetto; --json: SI units[/]")
+
+
+def print_caveats(values: dict[str, Any], *, why: bool) -> None:
+    """Print the standing caveats, or how many there are."""
+    out = console()
+    if not why:
+        out.print(Text(folded(values["caveats"]), style="dim"))
+        return
+    for text in values["caveats"]:
+        out.print(Text(f"- {text}"))
+
+
+def train_title(scenario: Scenario) -> str:
+    """The scenario's own title, unless overrides may have made it untrue."""
+    if scenario.title and "--set" not in step_command(scenario)[0]:
+        return scenario.title
+    assert scenario.training is not None, "answered"
+    return f"{scenario.model.name}: training on {scenario.training.num_gpus:,} x {scenario.cluster.gpu.name}"
+
+
+def train_command(scenario: Scenario) -> str:
+    """The command that repeats it."""
+    return step_command(scenario)[0].replace("perfmodel step", "perfmodel train", 1)
+
+
+def layout_words(answer: TrainAnswer) -> str:
+    """``2,048 h800-sxm: PP16 x DP128, EP64; dualpipe, 120 micro-batches of 1 x 4,096 tokens``."""
+    t = answer.step.training
+    sizes = {"TP": t.tp, "CP": t.cp, "PP": t.pp, "DP": t.dp}
+    layout = " x ".join(f"{name}{size}" for name, size in sizes.items() if size > 1) or "one GPU"
+    experts = {"EP": t.ep, "ETP": t.etp, "EDP": t.expert_dp}
+    held = ", ".join(f"{name}{size}" for name, size in experts.items() if size > 1)
+    moe = f"; experts {held}" if held and answer.step.scenario.model.moe else ""
+    chunks = f", {t.virtual_stages} chunks per rank" if t.virtual_stages > 1 else ""
+    return (
+        f"{t.num_gpus:,} {answer.step.scenario.cluster.gpu.name}: {layout}{moe}; {t.schedule}{chunks}, "
+        f"{t.micro_batches} micro-batches of {t.micro_batch_sequences} x {t.sequence_tokens:,} tokens, {t.precision}"
+    )
+
+
+def result_rows(answer: TrainAnswer) -> list[tuple[str, str, str]]:
+    """(what, value, interval) of the headline figures."""
+    values, intervals = answer.values, answer.values["intervals"]
+
+    def between(name: str, form: Any) -> str:
+        own = intervals.get(name)
+        return f"{form(own[0])} to {form(own[1])} with 80 % probability" if own else ""
+
+    per_gpu = "tokens_per_s_per_gpu"
+    rows = [
+        ("step time", duration(values["step_time_s"]), between("step_time_s", duration)),
+        ("tokens/s per GPU", _whole(values[per_gpu]), between(per_gpu, _whole)),
+        ("tokens/s", count(round(values["tokens_per_s"])), ""),
+        (
+            "model TFLOP/s per GPU",
+            f"{values['model_flops_per_s_per_gpu'] / TERA:.0f}",
+            "causal mask, recomputation left out",
+        ),
+        (
+            "MFU",
+            percent(values["mfu"]),
+            f"of the BF16 peak; {percent(values['mfu_full_mask'])} with the full mask",
+        ),
+        ("bubble", percent(values["bubble_fraction"]), "of the step, mean over pipeline ranks"),
+        (
+            "exposed communication",
+            percent(values["exposed_communication_fraction"]),
+            exposed_words(values),
+        ),
+    ]
+    if values["days"] is not None:
+        failures = values["failures"]
+        rows += [
+            ("days", _days(values["days"]), between("days", _days)),
+            ("GPU hours", _whole(values["gpu_hours"]), ""),
+            ("$", usd_total(values["usd"]), between("usd", usd_total)),
+            (
+                "availability",
+                percent(values["availability"]),
+                f"{failures['mean']:.1f} failures; p10 to p90 of finishing: {_days(failures['days_p10'])} to "
+                f"{_days(failures['days_p90'])} days",
+            ),
+        ]
+        if values["checkpoints"]["interval_s"]:
+            rows.append(("checkpoint every", duration(values["checkpoints"]["interval_s"]), ""))
+    return rows
+
+
+def usd_total(value: float) -> str:
+    """Dollars of a run."""
+    return f"{value / MEGA:,.2f} M" if value >= MEGA else usd(value)
+
+
+def _whole(value: float) -> str:
+    return count(round(value))
+
+
+def _days(value: float) -> str:
+    return f"{value:.2f}" if value < FEW_DAYS else f"{value:.1f}"
+
+
+def exposed_words(values: dict[str, Any]) -> str:
+    """Exposed communication by kind, as shares of the step."""
+    step = values["step_time_s"]
+    parts = [
+        f"{name} {percent(one / step)}" for name, one in values["exposed_s"].items() if one > 0.0005 * step
+    ]
+    return ", ".join(parts)
+
+
+def breakdown_rows(values: dict[str, Any]) -> list[tuple[str, float]]:
+    """(part, seconds) of the step, mean over pipeline ranks."""
+    return [
+        (name if name.startswith("exposed") or name == "bubble" else op_class_name(name), seconds)
+        for name, seconds in values["breakdown_s"].items()
+    ]
+
+
+def _results(answer: TrainAnswer) -> Any:
+    table = table_of("Training", "", "", "")
+    for name, value, interval in result_rows(answer):
+        table.add_row(name, Text(value), Text(interval))
+    return table
+
+
+def _breakdown(values: dict[str, Any]) -> Any:
+    table = table_of("Where a step's time goes (mean over pipeline ranks)", "part", "ms", "share")
+    for name, seconds in breakdown_rows(values):
+        table.add_row(name, f"{seconds / MS:,.0f}", percent(seconds / values["step_time_s"]))
+    return table
+
+
+def _memory(answer: TrainAnswer) -> Any:
+    rows = answer.values["memory_by_stage"]
+    device = answer.step.scenario.cluster.gpu.memory_bytes
+    classes = list(answer.values["memory_bytes"])
+    table = table_of(
+        f"Memory by pipeline rank, GB of {device / GB:.1f}",
+        "rank",
+        "layers",
+        *(name.replace("_", " ") for name in classes),
+        "total",
+    )
+    shown = rows
+    if len(rows) > MOST_RANKS:
+        fullest = max(rows, key=lambda row: row["total"])
+        shown = sorted((rows[0], rows[1], fullest, rows[-1]), key=lambda row: row["rank"])
+        shown = [row for i, row in enumerate(shown) if row not in shown[:i]]
+    for row in shown:
+        layers = "+".join(str(number) for number in row["layers"])
+        table.add_row(
+            str(row["rank"]),
+            layers,
+            *(f"{row[name] / GB:.1f}" for name in classes),
+            f"{row['total'] / GB:.1f}",
+        )
+    return table

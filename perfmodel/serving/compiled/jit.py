@@ -1,0 +1,12 @@
+"""What of :mod:`perfmodel.jit` the core is compiled with, and from which files."""
+
+from pathlib import Path
+
+from perfmodel.jit import Program
+from perfmodel.jit import available as available
+from perfmodel.jit import compiled as compiled
+
+SOURCES = ("state", "memory", "lists", "times", "tree", "blocks", "lockstep", "steps", "core")
+CORE = Program([Path(__file__).parent / f"{name}.py" for name in SOURCES])
+
+entry, cache_folder, compiled_before = CORE.entry, CORE.cache_folder, CORE.compiled_before

@@ -1,0 +1,286 @@
+"""From requests, a layout and step times to a :class:`~perfmodel.serving.compiled.state.State`, and larger tables."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.cluster import FrontEndTimes
+from perfmodel.serving.compiled.state import (
+    CENTRAL,
+    LEAST_TOKENS,
+    NEVER,
+    NODE,
+    NONE,
+    OUT,
+    PREFIX_AWARE,
+    RANK,
+    REPLICA,
+    ROUND_ROBIN,
+    ROW,
+    RUN_COLUMNS,
+    TABLES,
+    TIMED,
+    WORLD,
+    Array,
+)
+from perfmodel.serving.pool import Layout
+from perfmodel.serving.prefix_cache import Path, paths_of
+from perfmodel.serving.requests import Requests
+from perfmodel.serving.step_times import Grid, GridStepTimes
+from perfmodel.serving.stretch import Stretched
+
+ROUTERS = {
+    "central": CENTRAL,
+    "round-robin": ROUND_ROBIN,
+    "least-tokens": LEAST_TOKENS,
+    "prefix-aware": PREFIX_AWARE,
+}
+GRID_COLUMNS = 12
+SLOTS_PER_NODE = 2
+GAPS_PER_REQUEST, RUNS_PER_REQUEST = 4, 3
+"""Of what is noted, so much room at first."""
+
+SIZES = {
+    "gap_s": "most_gaps",
+    "runs": "most_runs",
+    "nodes": "most_nodes",
+    "slots": "num_slots",
+    "path_keys": "num_path",
+    "grids": "num_times",
+    "numbers": "num_numbers",
+    "sizes": "num_sizes",
+}
+"""Where the length of a table that may grow is kept."""
+
+Times = GridStepTimes | Stretched
+
+
+class Tables:
+    """The arrays of a run, and where compiled code finds them."""
+
+    def __init__(self, world: Array, **arrays: Array) -> None:
+        """``world`` (1,) gets the addresses; it and the arrays live as long as this."""
+        self.world = world
+        self._arrays: dict[str, Array] = {}
+        self.put(**arrays)
+        assert set(self._arrays) == set(TABLES.split())
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def put(self, **arrays: Array) -> None:
+        """Other arrays in the place of some."""
+        self._arrays |= arrays
+        for name, array in arrays.items():
+            assert array.flags.c_contiguous
+            self.world[f"at_{name}"] = array.ctypes.data
+            if name in SIZES:
+                self.world[SIZES[name]] = len(array)
+
+
+def state_of(
+    requests: Requests,
+    layout: Layout,
+    batching: Batching,
+    decode_steps: np.ndarray,
+    times: Sequence[Times],
+    front_end: FrontEndTimes,
+) -> Tables:
+    """A run in which nothing has happened yet; replica r takes ``times[r]``, of which few are unlike."""
+    n, num_ranks = requests.num_requests, layout.replicas * layout.ranks
+    paths = paths_of(requests) if layout.prefix_cache else None
+    rows = _rows(requests, decode_steps)
+    keys, tokens, longest = _paths(rows, paths)
+    kinds = list(dict.fromkeys(times))
+    grids, numbers, factors = flat_times(kinds, mixes=batching.policy == "mixed")
+    replicas = np.zeros(layout.replicas, REPLICA)
+    for name in ("place", "root", "held_at"):
+        replicas[name] = NONE
+    replicas["up"], replicas["plan_event"] = 1, NEVER
+    replicas["times"] = [kinds.index(one) for one in times]
+    ranks = np.zeros(num_ranks, RANK)
+    ranks["newest"] = ranks["oldest"] = NONE
+    nodes, slots = _nodes(0 if paths is None else 1024 + 8 * longest)
+    return Tables(
+        _world(requests, layout, batching, front_end, caches=paths is not None, longest=longest),
+        replicas=replicas,
+        ranks=ranks,
+        rows=rows,
+        outstanding=np.zeros(layout.replicas, np.int64),
+        rank_outstanding=np.zeros(num_ranks, np.int64),
+        lists=_lists(3 * num_ranks + layout.replicas + 1),
+        waits=_links(n),
+        holds=_links(n),
+        fresh=_links(n),
+        rank_lists=_lists(3 * layout.replicas),
+        rank_links=np.full((3, num_ranks, 2), OUT, np.int32),
+        ends=np.full((n, 3), NONE, np.int32),
+        plans=np.zeros(layout.replicas, np.int32),
+        wakes=np.zeros(layout.replicas, np.int32),
+        timed=np.zeros(n, TIMED),
+        scratch=np.zeros(max(n, num_ranks), np.int32),
+        nodes=nodes,
+        slots=slots,
+        path_keys=keys,
+        path_tokens=tokens,
+        grids=grids,
+        numbers=numbers,
+        factors=factors,
+        sizes=np.array(batching.graph_batches, np.int64),
+        gap_s=np.empty(GAPS_PER_REQUEST * n + 1024),
+        gap_count=np.empty(GAPS_PER_REQUEST * n + 1024, np.int64),
+        runs=np.empty((RUNS_PER_REQUEST * n + 64, RUN_COLUMNS)),
+    )
+
+
+def _world(
+    requests: Requests,
+    layout: Layout,
+    batching: Batching,
+    front_end: FrontEndTimes,
+    *,
+    caches: bool,
+    longest: int,
+) -> Array:
+    world, kept = np.zeros(1, WORLD), layout.checkpoints
+    values = {
+        "watermark": layout.watermark,
+        "swap_s": -1.0 if batching.swap_s_per_token is None else batching.swap_s_per_token,
+        "outside_time": np.inf,
+        "front_latency": front_end.latency_s,
+        "front_serial": front_end.serial_s,
+        "n": requests.num_requests,
+        "root_event": NEVER,
+        "outside_event": NEVER,
+        "capped": requests.max_concurrency or 0,
+        "first_root": NONE,
+        "num_replicas": layout.replicas,
+        "num_ranks": layout.replicas * layout.ranks,
+        "per_replica": layout.ranks,
+        "blocks": layout.blocks,
+        "block_tokens": layout.block_tokens,
+        "request_blocks": 0,
+        "max_running": layout.max_running,
+        "router": ROUTERS[layout.router],
+        "rank_router": ROUTERS[layout.rank_router],
+        "up": layout.replicas,
+        "mixed": batching.policy == "mixed",
+        "budget": batching.max_batched_tokens,
+        "per_decode": batching.tokens_per_decode,
+        "poll": batching.poll_steps,
+        "hold": batching.hold_steps,
+        "swap_tokens": 0,
+        "caches": caches,
+        "states": kept is not None,
+        "interval": kept.interval_tokens if kept else 0,
+        "checkpoint_blocks": kept.blocks if kept else 0,
+        "delays": front_end.delays,
+        "free_node": 0 if caches else NONE,
+        "max_path": longest,
+    }
+    for name, value in values.items():
+        world[name] = value
+    return world
+
+
+def _rows(requests: Requests, decode_steps: np.ndarray) -> Array:
+    rows = np.zeros(requests.num_requests, ROW)
+    steps = np.asarray(decode_steps)
+    more = np.maximum(requests.output_tokens - 1, 0)
+    rows["prompt"], rows["steps"] = requests.input_tokens, steps
+    rows["growth"] = np.divide(more, steps, out=np.ones(len(rows)), where=steps > 0)
+    rows["tokens"] = requests.input_tokens + requests.output_tokens
+    for name in ("arrived", "scheduled", "prefilled", "first", "end", "replica", "rank"):
+        rows[name] = NONE
+    rows["pause"], rows["think"] = requests.arrival_s, requests.think_s
+    rows["root"], rows["child"] = requests.parent == NONE, requests.child
+    return rows
+
+
+def _paths(rows: Array, paths: list[Path] | None) -> tuple[Array, Array, int]:
+    """Keys and tokens of all paths one after the other, keys by their order; where each row's begin is in ``rows``."""
+    if paths is None:
+        return np.zeros(1, np.int64), np.zeros(1, np.int64), 0
+    lengths = np.array([len(path) for path in paths], dtype=np.int64)
+    rows["path"], rows["path_length"] = np.cumsum(lengths) - lengths, lengths
+    flat = np.array([node for path in paths for node in path], dtype=np.int64).reshape(-1, 2)
+    _, keys = np.unique(flat[:, 0], return_inverse=True)
+    return keys.astype(np.int64), np.ascontiguousarray(flat[:, 1]), int(lengths.max(initial=0))
+
+
+def flat_times(kinds: Sequence[Times], *, mixes: bool) -> tuple[Array, Array, Array]:
+    """Grids of step times as three arrays, see :mod:`perfmodel.serving.compiled.memory`."""
+    table = np.zeros((len(kinds), 3, GRID_COLUMNS), np.int64)
+    factors, numbers, size = np.ones((len(kinds), 2)), [], 0
+    for number, kind in enumerate(kinds):
+        own = kind
+        if isinstance(own, Stretched):
+            factors[number] = own.decode, own.prompt
+            own = own.grids
+        grids: list[Grid] = [own.decode, own.prompt, *([own.mixed()] if mixes else [])]
+        for which, grid in enumerate(grids):
+            pieces = [*(np.asarray(axis, dtype=float) for axis in grid.axes), np.asarray(grid.values).ravel()]
+            starts = size + np.cumsum([0, *(piece.size for piece in pieces)])
+            lengths = [len(axis) for axis in grid.axes]
+            table[number, which, :2] = starts[len(lengths)], len(lengths)
+            table[number, which, 2 : 2 + len(lengths)] = starts[: len(lengths)]
+            table[number, which, 7 : 7 + len(lengths)] = lengths
+            numbers += pieces
+            size = int(starts[-1])
+    return table, np.concatenate(numbers), factors
+
+
+def _lists(count: int) -> Array:
+    lists = np.full((count, 3), NONE, np.int32)
+    lists[:, 2] = 0
+    return lists
+
+
+def _links(count: int) -> Array:
+    return np.full((count, 2), OUT, np.int32)
+
+
+def _nodes(count: int) -> tuple[Array, Array]:
+    """So many nodes that are free, each pointing to the next, and a hash table for them."""
+    nodes = np.zeros(count, NODE)
+    nodes["newer"] = np.arange(1, count + 1)
+    slots = 1 << max(1, (SLOTS_PER_NODE * count).bit_length())
+    return nodes, np.full(slots, NONE, np.int32)
+
+
+def grow(s: Tables) -> bool:
+    """Room for more in the same run: what is more than half full is doubled. Whether the hash table is new."""
+    w = s.world[0]
+    most = int(s["replicas"]["present"].max()) + int(s["lists"][-1, 2]) + 128
+    if s["gap_s"].size < 2 * (int(w["num_gaps"]) + most):
+        size = 2 * (s["gap_s"].size + most)
+        s.put(gap_s=_longer(s["gap_s"], size), gap_count=_longer(s["gap_count"], size))
+    if len(s["runs"]) < 2 * (int(w["num_runs"]) + 128):
+        s.put(runs=_longer(s["runs"], 2 * len(s["runs"])))
+    needed, have = int(w["num_nodes"]) + most * int(w["max_path"]) + 1, s["nodes"].size
+    if not w["caches"] or have >= 2 * needed:
+        return False
+    nodes, slots = _nodes(2 * needed)
+    nodes[:have] = s["nodes"]
+    last = _last_free(s)
+    if last == NONE:
+        w["free_node"] = have
+    else:
+        nodes["newer"][last] = have
+    s.put(nodes=nodes, slots=slots)
+    return True
+
+
+def _last_free(s: Tables) -> int:
+    """The free node that no other follows; -1: none is free."""
+    after, node, last = s["nodes"]["newer"], int(s.world[0]["free_node"]), NONE
+    while node < len(after):
+        node, last = int(after[node]), node
+    return last
+
+
+def _longer(array: Array, size: int) -> Array:
+    longer = np.empty((size, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer

@@ -1,0 +1,243 @@
+"""What ranks keep of prompts: :class:`perfmodel.serving.prefix_cache.PrefixCache`, all trees in one table.
+
+A node is found by (rank, key) in a hash table with open addressing; the order of use is a list per rank.
+"""
+
+from perfmodel.serving.compiled import memory as m
+from perfmodel.serving.compiled.jit import compiled
+from perfmodel.serving.compiled.state import NONE, State
+
+
+@compiled
+def _hash(rank: int, key: int, mask: int) -> int:
+    mixed = (key * 0x9E3779B1 + rank * 0x85EBCA77) & 0x7FFFFFFFFFFF
+    mixed ^= mixed >> 17
+    return ((mixed * 0x2C1B3C6D) >> 12) & mask
+
+
+@compiled
+def _node(s: State, g: int, key: int) -> int:
+    """The node of a key in a rank's tree; -1: none."""
+    mask = s.num_slots - 1
+    at = _hash(g, key, mask)
+    while True:
+        found = m.slots(s)[at]
+        if found == NONE:
+            return NONE
+        one = m.nodes(s)[found]
+        if one.key == key and one.rank == g:
+            return found
+        at = (at + 1) & mask
+
+
+@compiled
+def index_node(s: State, node: int) -> None:
+    """The hash table learns of a node."""
+    mask = s.num_slots - 1
+    at = _hash(m.nodes(s)[node].rank, m.nodes(s)[node].key, mask)
+    while m.slots(s)[at] != NONE:
+        at = (at + 1) & mask
+    m.slots(s)[at] = node
+
+
+@compiled
+def _forget(s: State, node: int) -> None:
+    """It forgets one; what stands behind moves up, so that nothing is cut off."""
+    mask = s.num_slots - 1
+    at = _hash(m.nodes(s)[node].rank, m.nodes(s)[node].key, mask)
+    while m.slots(s)[at] != node:
+        at = (at + 1) & mask
+    hole = at
+    while True:
+        at = (at + 1) & mask
+        other = m.slots(s)[at]
+        if other == NONE:
+            break
+        home = _hash(m.nodes(s)[other].rank, m.nodes(s)[other].key, mask)
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            m.slots(s)[hole] = other
+            hole = at
+    m.slots(s)[hole] = NONE
+
+
+@compiled
+def _unlink(s: State, node: int) -> None:
+    """Out of the order of use."""
+    one, rank = m.nodes(s)[node], m.ranks(s)[m.nodes(s)[node].rank]
+    if one.older == NONE:
+        rank.oldest = one.newer
+    else:
+        m.nodes(s)[one.older].newer = one.newer
+    if one.newer == NONE:
+        rank.newest = one.older
+    else:
+        m.nodes(s)[one.newer].older = one.older
+
+
+@compiled
+def _link(s: State, node: int) -> None:
+    """Used last."""
+    one, rank = m.nodes(s)[node], m.ranks(s)[m.nodes(s)[node].rank]
+    one.older = rank.newest
+    one.newer = NONE
+    if rank.newest == NONE:
+        rank.oldest = node
+    else:
+        m.nodes(s)[rank.newest].newer = node
+    rank.newest = node
+
+
+@compiled
+def _touch(s: State, g: int, i: int, length: int) -> None:
+    begin = m.rows(s)[i].path
+    for at in range(begin + length - 1, begin - 1, -1):
+        node = _node(s, g, m.path_keys(s)[at])
+        if node != NONE and m.ranks(s)[g].newest != node:
+            _unlink(s, node)
+            _link(s, node)
+
+
+@compiled
+def found(s: State, g: int, i: int) -> tuple[int, int]:
+    """Leading tokens of a request's path that are here, up to the last node that a prompt can go on from, and how many
+    of their blocks nobody has locked.
+    """
+    tokens, unlocked, usable, free = 0, 0, 0, 0
+    begin = m.rows(s)[i].path
+    for at in range(begin, begin + m.rows(s)[i].path_length):
+        node = _node(s, g, m.path_keys(s)[at])
+        if node == NONE:
+            break
+        one = m.nodes(s)[node]
+        tokens += one.tokens
+        if one.locks == 0:
+            unlocked += one.blocks
+        if one.restarts:
+            usable, free = tokens, unlocked
+    return usable, free
+
+
+@compiled
+def lock(s: State, g: int, i: int, length: int) -> tuple[int, int]:
+    """Lock the nodes that :func:`found` counts, of a path's first ``length``: their tokens, and how many they are."""
+    total, nodes = 0, 0
+    begin = m.rows(s)[i].path
+    for at in range(begin, begin + length):
+        node = _node(s, g, m.path_keys(s)[at])
+        if node == NONE:
+            break
+        if m.nodes(s)[node].restarts:
+            nodes = at - begin + 1
+    for at in range(begin, begin + nodes):
+        one = m.nodes(s)[_node(s, g, m.path_keys(s)[at])]
+        if one.locks == 0:
+            m.ranks(s)[g].locked_blocks += one.blocks
+        one.locks += 1
+        total += one.tokens
+    _touch(s, g, i, length)
+    return total, nodes
+
+
+@compiled
+def unlock(s: State, g: int, i: int, nodes: int) -> None:
+    """Undo a lock of so many nodes."""
+    begin = m.rows(s)[i].path
+    for at in range(begin, begin + nodes):
+        one = m.nodes(s)[_node(s, g, m.path_keys(s)[at])]
+        one.locks -= 1
+        if one.locks == 0:
+            m.ranks(s)[g].locked_blocks -= one.blocks
+
+
+@compiled
+def _keep_state(s: State, node: int) -> None:
+    """Keep a checkpoint at a node's end, if it has none."""
+    one = m.nodes(s)[node]
+    if s.states == 0 or one.restarts:
+        return
+    rank = m.ranks(s)[one.rank]
+    one.restarts = 1
+    one.blocks += s.checkpoint_blocks
+    rank.cache_blocks += s.checkpoint_blocks
+    if one.locks:
+        rank.locked_blocks += s.checkpoint_blocks
+
+
+@compiled
+def add(s: State, g: int, i: int, length: int) -> None:
+    """Keep the first ``length`` nodes of a path; those that are here already stay as they are."""
+    parent, upto, size = NONE, 0, s.block_tokens
+    unit = s.interval if s.states else size
+    begin = m.rows(s)[i].path
+    for at in range(begin, begin + length):
+        first, upto = upto, upto + m.path_tokens(s)[at]
+        node = _node(s, g, m.path_keys(s)[at])
+        if node == NONE:
+            node = s.free_node
+            one = m.nodes(s)[node]
+            s.free_node = one.newer
+            s.num_nodes += 1
+            one.blocks = upto // size - first // size
+            one.tokens = (upto // unit - first // unit) * unit
+            one.restarts = 0 if s.states else 1
+            one.key, one.rank = m.path_keys(s)[at], g
+            one.locks, one.children, one.parent = 0, 0, parent
+            index_node(s, node)
+            _link(s, node)
+            m.ranks(s)[g].cache_blocks += one.blocks
+            if parent != NONE:
+                m.nodes(s)[parent].children += 1
+                if m.nodes(s)[parent].children > 1:
+                    _keep_state(s, parent)
+        parent = node
+    if parent != NONE:
+        _keep_state(s, parent)
+    _touch(s, g, i, length)
+
+
+@compiled
+def _evict(s: State, node: int) -> None:
+    one = m.nodes(s)[node]
+    _forget(s, node)
+    _unlink(s, node)
+    m.ranks(s)[one.rank].cache_blocks -= one.blocks
+    if one.parent != NONE:
+        m.nodes(s)[one.parent].children -= 1
+    one.newer = s.free_node
+    s.free_node = node
+    s.num_nodes -= 1
+
+
+@compiled
+def shrink(s: State, g: int, room: int) -> None:
+    """Evict until at most ``room`` blocks are held, or all that are left are locked."""
+    node = m.ranks(s)[g].oldest
+    while m.ranks(s)[g].cache_blocks > room and node != NONE:
+        one = m.nodes(s)[node]
+        after = one.newer
+        if one.locks == 0 and one.children == 0:
+            _evict(s, node)
+        node = after
+
+
+@compiled
+def clear(s: State, g: int) -> None:
+    """Everything is lost."""
+    node = m.ranks(s)[g].newest
+    while node != NONE:  # children before their parents or after: nobody looks at them any more
+        after = m.nodes(s)[node].older
+        _evict(s, node)
+        node = after
+    m.ranks(s)[g].cache_blocks = 0
+    m.ranks(s)[g].locked_blocks = 0
+
+
+@compiled
+def inside(s: State, i: int, tokens: int) -> int:
+    """Nodes of a path that lie whole inside a prompt of ``tokens``: see ``prompt_path``."""
+    total, begin = 0, m.rows(s)[i].path
+    for count in range(m.rows(s)[i].path_length):
+        total += m.path_tokens(s)[begin + count]
+        if total > tokens:
+            return count
+    return m.rows(s)[i].path_length

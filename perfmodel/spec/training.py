@@ -1,0 +1,214 @@
+"""A training run: what is trained, on which layout, with which schedule, optimizer, formats and recomputation.
+
+Attention and dense layers are divided over tp x cp x dp GPUs of each pipeline stage, experts over etp x ep x edp of
+the same GPUs ("parallel folding", arXiv 2504.14960): the two products must agree, nothing else.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from perfmodel.spec.base import Count, CountOrZero, NonNegative, Positive, Spec
+
+Recomputed = Literal["attention_core", "mla_up_projection", "norms", "activations", "experts"]
+"""What of a layer may be computed again in its backward instead of being kept. Megatron-Core's names are core_attn,
+mla_up_proj, layernorm, moe_act (and mlp), moe."""
+PipelineSchedule = Literal[
+    "gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v"
+]
+Format = Literal["bf16", "fp8", "mxfp8", "nvfp4"]
+
+
+class Optimizer(Spec):
+    """What updates the weights, and in which number formats its state is kept."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw has two moments per weight, muon one; muon's matrix iterations are counted as BF16 products."""
+    master: Literal["none", "fp32"] = "fp32"
+    """Master copy of the weights; none: the BF16 weights are updated themselves."""
+    moments: Literal["fp32", "bf16", "fp8"] = "fp32"
+    """Number format of the moments."""
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are summed over micro-batches and reduced."""
+    clip: bool = True
+    """Whether gradients are clipped by their global norm, for which all pipeline ranks wait once per step."""
+
+
+class Checkpoints(Spec):
+    """How the run saves itself."""
+
+    interval_s: Positive | None = None
+    """Time between checkpoints; None: the one that loses least, sqrt(2 x stall x mean time between failures) [Young
+    1974]."""
+    stall_s: NonNegative = 0.0
+    """How long training stands still for one (asynchronous ones: the copy to host memory)."""
+
+
+class Failures(Spec):
+    """What goes wrong during a run, and how long it takes to go on."""
+
+    per_gpu_day: NonNegative = 0.0
+    """Interruptions per GPU and day; Llama 3: 419 in 54 days of 16,384 GPUs, 4.74e-4."""
+    detection_s: NonNegative = 0.0
+    """From the failure to its detection."""
+    restart_s: NonNegative = 0.0
+    """From detection to the first new step, a spare node being there."""
+    spare_nodes: CountOrZero | None = None
+    """Nodes that stand by; None: as many as are needed."""
+    repair_hours: NonNegative = 24.0
+    """How long a failed node is away; with no spare left the run waits for it."""
+
+
+class Training(Spec):
+    """Everything of a training step and run that is not the model, the cluster or the price."""
+
+    tokens: Positive | None = None
+    """Tokens of the whole run; None: only a step is asked."""
+    sequence_tokens: Count = 4096
+    """Tokens of one sequence."""
+    global_batch_sequences: Count
+    """Sequences of one step, over all GPUs."""
+    micro_batch_sequences: Count = 1
+    """Sequences that pass the pipeline together, per data-parallel rank."""
+    tp: Count = 1
+    """Tensor parallelism of attention and dense FFNs, with sequence parallelism around it."""
+    cp: Count = 1
+    """Context parallelism: ranks that share a sequence."""
+    dp: Count = 1
+    """Data parallelism of everything but the experts."""
+    pp: Count = 1
+    """Pipeline ranks."""
+    ep: Count = 1
+    """Expert parallelism."""
+    etp: Count = 1
+    """Tensor parallelism inside each expert."""
+    edp: Count | None = None
+    """Data parallelism of the experts; None: what is left, tp x cp x dp / (ep x etp)."""
+    virtual_stages: Count = 1
+    """Chunks of layers per pipeline rank."""
+    stage_layers: tuple[CountOrZero, ...] | None = Field(default=None, max_length=4096)
+    """Layers of each stage (pp x virtual_stages of them, in the order of the model); None: as even as can be, first
+    and last stage, which hold embedding and head, with the fewer ones."""
+    schedule: PipelineSchedule = "1f1b"
+    """Order of the micro-batches through the pipeline."""
+    post_validation: bool = False
+    """Whether the optimizer checks the gradients' norm afterwards (arXiv 2401.10241), so that no rank waits for the
+    others before its update."""
+    moe_overlap: Literal["none", "two-chunks", "forward-backward"] = "none"
+    """How dispatch and combine hide: not at all; tokens in two chunks, the first beside the dense path
+    (LongCat-Flash's report, its Figure 8(c)); one micro-batch's forward beside another's backward (DualPipe;
+    Megatron-Core's 1F1B overlap)."""
+    zero: Literal[0, 1, 2, 3] = 1
+    """What is divided over data-parallel ranks: nothing; optimizer state; gradients too; weights too (FSDP)."""
+    optimizer: Optimizer = Optimizer()
+    """The optimizer."""
+    precision: Format = "bf16"
+    """Number format of the products of attention, dense FFNs and experts; attention's core, head and router stay
+    BF16."""
+    bf16_parts: tuple[Literal["attention", "dense_ffn", "experts", "shared"], ...] = ()
+    """Products that stay BF16 whatever ``precision`` says."""
+    dispatch: Literal["bf16", "fp8"] = "bf16"
+    """Payload of the dispatch, of gradients in combine's backward too."""
+    keep_inputs: Literal["bf16", "fp8"] | None = None
+    """Number format in which inputs of products are kept for their weight gradients; None: FP8 where ``precision``
+    is, else BF16."""
+    keep_gate_up: Literal["bf16", "fp8"] = "bf16"
+    """Number format in which gate and up are kept for SwiGLU's backward (DeepSeek-V3: FP8)."""
+    kernels: Literal["fused", "eager"] = "fused"
+    """Whose kernels keep what: a training framework's fused ones, or PyTorch's one by one (the reference model's)."""
+    early_probabilities: bool = True
+    """Whether the router's weights are applied before the experts' second product, so that its output need not be
+    kept."""
+    recompute: Literal["none", "full"] | tuple[Recomputed, ...] = "none"
+    """What is computed again in the backward instead of being kept: nothing, whole layers (with their communication),
+    or some parts."""
+    cp_exchange: Literal["ring", "all-gather", "ulysses"] = "ring"
+    """How ranks of a sequence exchange keys and values; ring hides behind attention's core."""
+    cp_mla: Literal["heads", "latents"] = "heads"
+    """What of latent attention they exchange: every head's keys and values, or the latents (and expand all of them)."""
+    all_to_all: Literal["deepep-normal", "all-to-all"] = "deepep-normal"
+    """Library of dispatch and combine."""
+    overlap_gradients: bool = True
+    """Whether gradients are reduced beside the backward of the last micro-batch."""
+    overlap_parameters: bool = True
+    """Whether updated weights are gathered beside the forward of the first one."""
+    mtp: bool = False
+    """Whether the multi-token prediction layer is trained."""
+    balanced: bool = True
+    """Whether every expert-parallel rank gets the mean load (as benchmarks force it); false: as ``routing`` says."""
+    deterministic: bool = False
+    """Whether attention's backward is deterministic: 0.95 times as fast (LongCat-Flash's report)."""
+    slowest_rank: Positive = Field(default=1.0, ge=1.0, le=100.0)
+    """How many times as long the slowest pipeline rank takes as a healthy one."""
+    checkpoints: Checkpoints = Checkpoints()
+    """How the run saves itself."""
+    failures: Failures = Failures()
+    """What goes wrong."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        problem = self._problem()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _problem(self) -> str | None:
+        stage = self.stage_gpus
+        if stage % (self.ep * self.etp):
+            return (
+                f"ep x etp = {self.ep} x {self.etp} = {self.ep * self.etp} must divide tp x cp x dp = {self.tp} x "
+                f"{self.cp} x {self.dp} = {stage}: experts and attention share a stage's GPUs"
+            )
+        if self.edp is not None and self.ep * self.etp * self.edp != stage:
+            return (
+                f"etp x ep x edp = {self.etp} x {self.ep} x {self.edp} = {self.etp * self.ep * self.edp} must equal tp "
+                f"x cp x dp = {stage}; leave edp out and it follows"
+            )
+        per_pass = self.dp * self.micro_batch_sequences
+        if self.global_batch_sequences % per_pass:
+            return (
+                f"global_batch_sequences = {self.global_batch_sequences} must be a multiple of dp x "
+                f"micro_batch_sequences = {self.dp} x {self.micro_batch_sequences} = {per_pass}"
+            )
+        if self.sequence_tokens % (self.cp * self.tp):
+            return (
+                f"sequence_tokens = {self.sequence_tokens} must be a multiple of cp x tp = {self.cp} x {self.tp}: "
+                "context and sequence parallelism cut sequences into equal pieces"
+            )
+        return None
+
+    @property
+    def stage_gpus(self) -> int:
+        """GPUs of one pipeline rank: all that hold its layers, or a part of them."""
+        return self.tp * self.cp * self.dp
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the run, spares left out."""
+        return self.stage_gpus * self.pp
+
+    @property
+    def expert_dp(self) -> int:
+        """GPUs that hold the same experts."""
+        return self.stage_gpus // (self.ep * self.etp)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one data-parallel rank and step: expert parallelism is not in it, it lives inside tp x cp
+        x dp.
+        """
+        return self.global_batch_sequences // (self.dp * self.micro_batch_sequences)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one step."""
+        return self.global_batch_sequences * self.sequence_tokens
+
+    @property
+    def tokens_per_gpu(self) -> float:
+        """Tokens of one micro-batch that one GPU holds between tensor-parallel regions."""
+        return self.micro_batch_sequences * self.sequence_tokens / (self.cp * self.tp)
+
+    def recomputes(self, part: str) -> bool:
+        """Whether a part of a layer is computed again."""
+        return self.recompute == "full" or part in self.recompute

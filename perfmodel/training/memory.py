@@ -1,0 +1,141 @@
+"""Device memory of every pipeline rank over a step: what stands (weights, gradients, optimizer state) and what is in
+flight.
+
+Bytes per weight: BF16 2, gradient 4 or 2, optimizer state by its formats, each divided by as many data-parallel ranks
+as hold it where ZeRO divides it. Activations are exact by what is in flight: a chunk's from its forward to its weight
+gradient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from perfmodel.engines.memory import runtime_bytes
+from perfmodel.ops.memory import buffer_bytes
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
+from perfmodel.spec.model import Layer
+from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.training import Training
+from perfmodel.training.layout import micro_batch_work
+from perfmodel.training.parameters import Parameters
+from perfmodel.training.pipeline.occupancy import Occupancy, occupancy
+from perfmodel.training.pipeline.simulate import Run
+from perfmodel.training.saved import head_saved, layer_saved, loss_bytes, replayed_bytes
+from perfmodel.training.traffic import WEIGHT_BYTES, state_bytes_per_parameter, updated
+
+
+@dataclass(frozen=True, slots=True)
+class RankMemory:
+    """One pipeline rank's memory at its fullest moment, bytes."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    workspace: float
+    """What a layer's recomputation or the loss holds for a moment."""
+    communication_buffers: float
+    runtime: float
+
+    @property
+    def total(self) -> float:
+        """All classes together."""
+        return float(sum(asdict(self).values()))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Memory of all pipeline ranks."""
+
+    ranks: tuple[RankMemory, ...]
+    held: tuple[Occupancy, ...]
+    """Activations over the step."""
+
+    @property
+    def fullest(self) -> int:
+        """The rank that needs most."""
+        return max(range(len(self.ranks)), key=lambda rank: self.ranks[rank].total)
+
+
+def training_memory(
+    scenario: Scenario,
+    training: Training,
+    run: Run,
+    stages: Sequence[tuple[Layer, ...]],
+    parameters: Sequence[Parameters],
+) -> TrainingMemory:
+    """Memory of every pipeline rank; ``scenario`` as :func:`perfmodel.training.layout.inner` makes it, ``stages`` and
+    ``parameters`` by stage.
+    """
+    last = len(stages) - 1
+    saved = [
+        sum(sum(layer_saved(layer, scenario, training).values()) for layer in own)
+        + (_end(scenario, training) if stage == last else 0.0)
+        for stage, own in enumerate(stages)
+    ]
+    buffers = float(buffer_bytes(scenario, micro_batch_work(training)))
+    runtime = runtime_bytes(scenario).start
+    ranks, held = [], []
+    for rank in range(run.schedule.ranks):
+        own = run.schedule.stages_of(rank)
+        total = sum((parameters[stage] for stage in own), Parameters())
+        one = occupancy(run, rank, saved)
+        replayed = max(
+            (replayed_bytes(layer, scenario, training) for stage in own for layer in stages[stage]),
+            default=0.0,
+        )
+        weights, gradients = _divided(total, training)
+        held.append(one)
+        ranks.append(
+            RankMemory(
+                weights=weights,
+                gradients=gradients,
+                optimizer=state_bytes_per_parameter(training.optimizer) * updated(total, training),
+                activations=one.peak_bytes,
+                workspace=max(
+                    replayed + max(_backward(layer, scenario, training) for layer in _layers(stages, own)),
+                    loss_bytes(scenario, training) if last in own else 0.0,
+                )
+                + _gathered(total, training, sum(len(stages[stage]) for stage in own)),
+                communication_buffers=buffers,
+                runtime=runtime,
+            )
+        )
+    return TrainingMemory(tuple(ranks), tuple(held))
+
+
+def _layers(stages: Sequence[tuple[Layer, ...]], own: Sequence[int]) -> list[Layer]:
+    return [layer for stage in own for layer in stages[stage]] or [stages[0][0]]
+
+
+def _backward(layer: Layer, scenario: Scenario, training: Training) -> float:
+    """Gradients that a layer's backward holds at once: of the widest FFN's gate, up and activation, and its output."""
+    rows = training.tokens_per_gpu * training.tp
+    widths = [rows * 3.0 * layer.dense_ffn_size / training.tp]
+    if layer.moe:
+        pairs = training.tokens_per_gpu * scenario.mean_real_experts
+        widths.append(pairs * (3.0 * layer.moe.ffn_size + scenario.model.hidden_size))
+    return WEIGHT_BYTES * (max(widths) + rows * scenario.model.hidden_size)
+
+
+def _gathered(parameters: Parameters, training: Training, layers: int) -> float:
+    """With weights divided (ZeRO 3): two layers' weights whole, and one's gradients."""
+    if training.zero < 3:
+        return 0.0
+    layer = parameters.total / max(1, layers)
+    return (2.0 * WEIGHT_BYTES + BYTES_PER_ELEMENT[training.optimizer.gradients]) * layer
+
+
+def _end(scenario: Scenario, training: Training) -> float:
+    """What head and multi-token prediction leave behind on the last stage."""
+    mtp = scenario.model.mtp
+    if not (training.mtp and mtp):
+        return head_saved(scenario, training)
+    return 2.0 * head_saved(scenario, training) + sum(layer_saved(mtp.layer, scenario, training).values())
+
+
+def _divided(parameters: Parameters, training: Training) -> tuple[float, float]:
+    """Bytes of weights and of gradients: whole, or a share (the units gathered for use are :func:`_gathered`)."""
+    share = updated(parameters, training) if training.zero else parameters.total
+    gradient = BYTES_PER_ELEMENT[training.optimizer.gradients]
+    weights = WEIGHT_BYTES * (share if training.zero == 3 else parameters.total)
+    return weights, gradient * (share if training.zero >= 2 else parameters.total)

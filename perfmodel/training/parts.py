@@ -1,0 +1,276 @@
+"""A layer of a training step in parts, cut where schedules may cut: each with its forward, its input and its weight
+gradients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from perfmodel.ops import communication
+from perfmodel.ops.backward import CORES, Kernel, gradients, input_gradients, weight_gradients
+from perfmodel.ops.build import gemm, memory_bound
+from perfmodel.ops.communication import Traffic
+from perfmodel.ops.ends import embedding_ops, head_ops
+from perfmodel.ops.layer import layer_ops
+from perfmodel.ops.moe import MoeOps
+from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
+from perfmodel.spec.mixers import Mla
+from perfmodel.spec.model import Layer
+from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.training import Training
+from perfmodel.training.layout import every_token, micro_batch_work
+from perfmodel.training.supported import attention_of
+
+REPLAYED = {
+    "norms": ("norm", "latent_norm"),
+    "activations": ("activation",),
+    "attention_core": CORES,
+}
+"""What is recomputed -> kernel classes that run again."""
+UP_PROJECTIONS = (".q_b", ".kv_b", ".latent_norm")
+"""Ops that run again with ``mla_up_projection``."""
+LOSS_BYTES = 12.0
+"""Bytes that the loss moves per logit: BF16 to FP32, the largest and the sum of exponentials found in one pass, the
+gradient's scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Ops that follow each other."""
+
+    name: str
+    forward: tuple[Kernel, ...]
+    input: tuple[Kernel, ...]
+    """Input gradient, what is recomputed for it in front."""
+    weight: tuple[Kernel, ...]
+    ring: tuple[Kernel, Kernel] | None = None
+    """Exchange of keys and values beside attention's core: forwards, and of their gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One chunk of tokens through the experts."""
+
+    dispatch: Part
+    experts: Part
+    combine: Part
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """One layer."""
+
+    attentions: tuple[Part, ...]
+    """Each with the norm after it, the first one with the router where there are experts."""
+    ffns: tuple[Part, ...]
+    """Dense FFNs; empty in a layer of experts alone."""
+    exchanges: tuple[Exchange, ...]
+    """Chunks of tokens; empty in a dense layer."""
+    join: Part | None
+    """Where experts run beside a dense path: the addition at the end."""
+
+    def in_sequence(self) -> tuple[Part, ...]:
+        """All parts in program order."""
+        found: list[Part] = []
+        for i, attention in enumerate(self.attentions):
+            found.append(attention)
+            if i == 0:
+                for one in self.exchanges:
+                    found += (one.dispatch, one.experts, one.combine)
+            found += self.ffns[i : i + 1]
+        return (*found, self.join) if self.join else tuple(found)
+
+
+def layer_parts(layer: Layer, scenario: Scenario, training: Training) -> LayerParts:
+    """Parts of one layer for one GPU's share of a micro-batch; ``scenario`` as
+    :func:`perfmodel.training.layout.inner` makes it.
+    """
+    work = micro_batch_work(training)
+    chunks = 2 if training.moe_overlap == "two-chunks" and layer.moe else 1
+    whole = layer_ops(layer, work, scenario)
+    attentions = []
+    for i, (attention, norms) in enumerate(zip(whole.attentions, whole.post_norms, strict=True)):
+        router = whole.moe.router if whole.moe and i == 0 else ()
+        ops = _own_keys((*attention.pre, *attention.core), layer, training)
+        ring, ops = _context_parallel(ops, layer, scenario, training, f"attention{i}")
+        attentions.append(_part(f"attention {i}", (*ops, *norms, *router), training, ring))
+    exchanges = []
+    if layer.moe:
+        moe = whole.moe if chunks == 1 else layer_ops(layer, work.scaled(1 / chunks), scenario).moe
+        assert moe is not None
+        exchanges = [_exchange(moe, training, f" {chunk}" if chunks > 1 else "") for chunk in range(chunks)]
+    return LayerParts(
+        tuple(attentions),
+        tuple(_part(f"FFN {i}", ops, training) for i, ops in enumerate(whole.ffns)),
+        tuple(exchanges),
+        _part("join", whole.join, training) if whole.join else None,
+    )
+
+
+def embedding_part(scenario: Scenario, training: Training) -> Part:
+    """The embedding, in front of the first layer; its tokens need no gradient."""
+    own = _part("embedding", embedding_ops(micro_batch_work(training), scenario), training)
+    return replace(own, input=())
+
+
+def head_part(scenario: Scenario, training: Training, prefix: str = "head") -> Part:
+    """Final norm, logits of every token, and the loss."""
+    work = every_token(micro_batch_work(training))
+    ops = [op for op in head_ops(work, scenario, prefix) if op.kernel != "sample"]
+    rows, shard = work.tokens * training.tp, scenario.model.vocab_size / training.tp
+    ops.append(
+        memory_bound(
+            f"{prefix}.loss",
+            OpClass.HEAD,
+            "sample",
+            hbm_bytes=LOSS_BYTES * rows * shard,
+            dtype="bf16",
+            shape={"rows": rows, "width": shard},
+        )
+    )
+    return _part(prefix, tuple(ops), training)
+
+
+def mtp_join_part(scenario: Scenario, training: Training) -> Part:
+    """What the multi-token prediction layer has in front: the next token's embedding, two norms, the projection to
+    hidden.
+    """
+    work, hidden = micro_batch_work(training), scenario.model.hidden_size
+    precision = scenario.deployment.precision
+    rows = work.tokens
+    shape = {"rows": 2.0 * rows, "width": hidden}
+    moved = 4.0 * precision.activation_bytes * 2.0 * rows * hidden
+    ops = (
+        *embedding_ops(work, scenario),
+        memory_bound("mtp.norm", OpClass.NORM, "norm", hbm_bytes=moved, dtype="bf16", shape=shape),
+        gemm("mtp.project", OpClass.DRAFT, m=rows, n=hidden, k=2 * hidden, dtype=precision.linear),
+    )
+    return _part("MTP", ops, training)
+
+
+def _part(
+    name: str, ops: Sequence[Op], training: Training, ring: tuple[Kernel, Kernel] | None = None
+) -> Part:
+    dtype = training.optimizer.gradients
+    weight = list(weight_gradients(ops, dtype))
+    for (
+        op
+    ) in ops:  # sequence parallelism kept the scattered input: it is gathered again for the weights' gradient
+        if op.kernel == "all_gather" and op.op_class == OpClass.TP_COMMUNICATION:
+            weight.insert(0, Kernel.plain(replace(op, name=f"{op.name}.again")))
+    again = tuple(Kernel.plain(replace(op, inside=())) for op in ops if _replayed(op, training))
+    return Part(
+        name,
+        tuple(Kernel.plain(op) for op in ops),
+        (*again, *input_gradients(ops, dtype)),
+        tuple(weight),
+        ring,
+    )
+
+
+def _replayed(op: Op, training: Training) -> bool:
+    """Whether an op runs again in its own part's backward; whole layers run again as a whole."""
+    if isinstance(training.recompute, str):
+        return False
+    if "mla_up_projection" in training.recompute and op.name.endswith(UP_PROJECTIONS):
+        return True
+    return any(op.kernel in REPLAYED.get(part, ()) for part in training.recompute)
+
+
+def _exchange(moe: MoeOps, training: Training, suffix: str) -> Exchange:
+    """Dispatch, experts and combine; what comes back as gradient takes the way of the other, with the other's
+    payload.
+    """
+    dispatch = _part(f"dispatch{suffix}", moe.dispatch, training)
+    combine = _part(f"combine{suffix}", (*moe.combine, *moe.unpack), training)
+    experts = _part(f"experts{suffix}", (*moe.shared, *moe.experts), training)
+    sent = tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in moe.dispatch)
+    returned = tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in moe.combine)
+    unpacked = tuple(kernel for op in reversed(moe.unpack) for kernel in gradients(op).input)
+    replayed = training.recompute != "full" and training.recomputes("experts")
+    again = (*dispatch.forward, *experts.forward[:-1]) if replayed else ()
+    return Exchange(
+        replace(dispatch, input=returned),
+        replace(experts, input=(*again, *experts.input)),
+        replace(combine, input=(*unpacked, *sent)),
+    )
+
+
+def _own_keys(ops: tuple[Op, ...], layer: Layer, training: Training) -> tuple[Op, ...]:
+    """With context parallelism a rank expands the keys and values of its own tokens, or (latents exchanged) of all."""
+    if not isinstance(attention_of(layer), Mla):
+        return ops
+    tokens = training.micro_batch_sequences * training.sequence_tokens
+    keys = tokens if training.cp_mla == "latents" else tokens / training.cp
+
+    def own(op: Op) -> Op:
+        if not op.name.endswith(".kv_b"):
+            return op
+        return gemm(op.name, op.op_class, m=keys, n=op.shape["n"], k=op.shape["k"], dtype=op.dtype)
+
+    return tuple(own(op) for op in ops)
+
+
+def _context_parallel(
+    ops: tuple[Op, ...], layer: Layer, scenario: Scenario, training: Training, prefix: str
+) -> tuple[tuple[Kernel, Kernel] | None, tuple[Op, ...]]:
+    """Exchange between the ranks of one sequence: beside the core (ring), in front of it, or around it (Ulysses)."""
+    if training.cp == 1:
+        return None, ops
+    attention = attention_of(layer)
+    heads = attention.num_heads / training.tp
+    if isinstance(attention, Mla):
+        keys = heads * (attention.qk_head_dim + attention.v_head_dim)
+        if training.cp_mla == "latents":
+            keys = attention.kv_lora_rank + attention.qk_rope_head_dim
+        queries, values = heads * attention.qk_head_dim, heads * attention.v_head_dim
+    else:
+        groups = max(attention.num_kv_heads / training.tp, 1.0)
+        keys = groups * (attention.head_dim + attention.value_head_dim)
+        queries, values = heads * attention.head_dim, heads * attention.value_head_dim
+    tokens = training.micro_batch_sequences * training.sequence_tokens / training.cp
+    core = next(i for i, op in enumerate(ops) if op.kernel in CORES)
+    if training.cp_exchange == "ulysses":
+        before = _all_to_all(f"{prefix}.to_heads", tokens * (queries + keys), scenario, training)
+        after = _all_to_all(f"{prefix}.to_tokens", tokens * values, scenario, training)
+        return None, (*ops[:core], before, ops[core], after, *ops[core + 1 :])
+    gather = _gather(f"{prefix}.keys", tokens * keys, scenario, training)
+    if training.cp_exchange == "all-gather":
+        return None, (*ops[:core], gather, *ops[core:])
+    back = _gather(f"{prefix}.keys.backward", 2.0 * tokens * keys, scenario, training)
+    return (Kernel.plain(gather), Kernel.plain(back)), ops
+
+
+def _gather(name: str, elements: float, scenario: Scenario, training: Training) -> Op:
+    """Every rank gets what the others hold, ``elements`` each."""
+    size = BYTES_PER_ELEMENT["bf16"] * elements * training.cp
+    return _cp_op(
+        name, "all_gather", communication.all_gather(size, training.cp, _near(scenario, training)), training
+    )
+
+
+def _all_to_all(name: str, elements: float, scenario: Scenario, training: Training) -> Op:
+    size = BYTES_PER_ELEMENT["bf16"] * elements
+    return _cp_op(
+        name, "all_to_all", communication.all_to_all(size, training.cp, _near(scenario, training)), training
+    )
+
+
+def _near(scenario: Scenario, training: Training) -> int:
+    """Ranks of a context-parallel group inside one link domain: tensor-parallel ones lie between."""
+    return max(1, scenario.cluster.node.link_domain_gpus // training.tp)
+
+
+def _cp_op(name: str, kernel: str, traffic: Traffic, training: Training) -> Op:
+    moved = traffic.link_bytes + traffic.network_bytes
+    return Op(
+        name,
+        OpClass.CONTEXT_PARALLEL,
+        kernel,
+        Stream.NETWORK if traffic.network_bytes else Stream.LINK,
+        hbm_bytes=2.0 * moved,
+        link_bytes=traffic.link_bytes,
+        network_bytes=traffic.network_bytes,
+        backend="nccl",
+        shape={"ranks": training.cp, "bytes": moved},
+    )

@@ -1,0 +1,379 @@
+"""One training step: stages timed, micro-batches through the pipeline, gradients reduced, weights updated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from perfmodel.engines.profile import kernels_of
+from perfmodel.kernels.calibration import Calibration, load_calibration
+from perfmodel.kernels.gradients import kernel_cost
+from perfmodel.kernels.timing import Timing
+from perfmodel.ops.backward import CORES, Kernel
+from perfmodel.ops.collective import send_receive
+from perfmodel.ops.op import Op, OpClass
+from perfmodel.spec.model import Layer
+from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.training import Training
+from perfmodel.step import beside_compute_cost
+from perfmodel.training.layout import inner, micro_batch_work, stage_layers, training_of
+from perfmodel.training.memory import TrainingMemory, training_memory
+from perfmodel.training.overlap import (
+    Chain,
+    Costing,
+    Phase,
+    forward_phase,
+    input_phase,
+    pair_phase,
+    weight_phase,
+)
+from perfmodel.training.parameters import Parameters, stage_parameters
+from perfmodel.training.parts import LayerParts, Part, embedding_part, head_part, layer_parts, mtp_join_part
+from perfmodel.training.pipeline.actions import Action, Kind
+from perfmodel.training.pipeline.schedules import schedule
+from perfmodel.training.pipeline.simulate import Run, simulate
+from perfmodel.training.pipeline.times import StageTimes
+from perfmodel.training.supported import check_model
+from perfmodel.training.traffic import gradient_ops, muon_flops, optimizer_ops, weight_ops
+
+DETERMINISTIC = 1.0 / 0.95
+"""Time of attention's deterministic backward over the other (LongCat-Flash's report, arXiv 2509.01322)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePhases:
+    """One stage's phases for one micro-batch."""
+
+    forward: Phase
+    input: Phase
+    weight: Phase
+    backward: Phase
+    """Both gradients as one action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What one pipeline rank does once per step, s."""
+
+    gradients_s: float
+    """Reducing gradients, alone."""
+    gradients_exposed_s: float
+    optimizer_s: float
+    weights_s: float
+    """Gathering weights, alone."""
+    weights_exposed_s: float
+
+    @property
+    def seconds(self) -> float:
+        """What it adds to the step."""
+        return self.gradients_exposed_s + self.optimizer_s + self.weights_exposed_s
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """A training step, simulated."""
+
+    scenario: Scenario
+    inner: Scenario
+    """The scenario as one GPU sees it."""
+    training: Training
+    stages: tuple[tuple[Layer, ...], ...]
+    parameters: tuple[Parameters, ...]
+    """By stage, on one GPU."""
+    phases: tuple[StagePhases, ...]
+    pairs: dict[tuple[int, int], Phase]
+    times: StageTimes
+    run: Run
+    tails: tuple[Tail, ...]
+    """By pipeline rank."""
+    timings: tuple[tuple[Kernel, Timing], ...]
+    """Every kernel that was costed, once."""
+    calibration: Calibration | None
+
+    @property
+    def transfer_s(self) -> float:
+        """Activations from one pipeline rank to the next, s."""
+        return float(self.times.transfer_s)
+
+    @property
+    def pipeline_s(self) -> float:
+        """From the first micro-batch's start to what the optimizer waits for."""
+        if not self.training.post_validation:
+            return self.run.makespan_s
+        return max(own[-1].end_s - own[0].start_s for own in self.run.spans)
+
+    @property
+    def step_time_s(self) -> float:
+        """Time of the step, s."""
+        return self.pipeline_s + max(tail.seconds for tail in self.tails)
+
+    @cached_property
+    def memory(self) -> TrainingMemory:
+        """Memory of every pipeline rank."""
+        return training_memory(self.inner, self.training, self.run, self.stages, self.parameters)
+
+    def phase(self, action: Action) -> Phase:
+        """What one action is made of."""
+        own = self.phases[action.stage]
+        if action.kind is Kind.FORWARD:
+            return own.forward
+        if action.kind is Kind.INPUT:
+            return own.input
+        if action.kind is Kind.WEIGHT:
+            return own.weight
+        if action.kind is Kind.BACKWARD:
+            return own.backward
+        together = self.pairs.get((action.stage, action.other_stage))
+        return together if together is not None else own.forward + self.phases[action.other_stage].backward
+
+
+def simulate_training(scenario: Scenario) -> TrainingStep:
+    """Simulate one training step.
+
+    Raises:
+        SpecError: no training section, or a layout, schedule or stage boundary that does not fit.
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    check_model(scenario.model)
+    training = training_of(scenario)
+    return _Builder(scenario, training).step()
+
+
+class _Builder:
+    """Times every distinct part once, then composes."""
+
+    def __init__(self, scenario: Scenario, training: Training) -> None:
+        self.scenario, self.training = scenario, training
+        self.inner = inner(scenario, training)
+        self.calibration = (
+            load_calibration(scenario.calibration, kernels_of(scenario.deployment.engine))
+            if scenario.calibration
+            else None
+        )
+        self.stages = stage_layers(scenario.model, training)
+        self.known: dict[tuple[int, bool], tuple[Kernel, Timing]] = {}
+        """By identity: parts are made once and kept."""
+        self.costing = Costing(
+            self._alone,
+            self._beside,
+            contention=scenario.deployment.contention,
+            overlap=training.moe_overlap,
+            replay=training.recompute == "full",
+        )
+        self.layers: dict[str, LayerParts] = {}
+        self.pieces: dict[tuple[tuple[int, ...], str], Phase] = {}
+
+    def step(self) -> TrainingStep:
+        """The step."""
+        training = self.training
+        chains = [self._chain(stage) for stage in range(len(self.stages))]
+        parameters = tuple(
+            stage_parameters(
+                self.scenario.model, training, own, first=stage == 0, last=stage == len(self.stages) - 1
+            )
+            for stage, own in enumerate(self.stages)
+        )
+        phases = tuple(
+            self._gathered(self._phases(chain), own) for chain, own in zip(chains, parameters, strict=True)
+        )
+        order = schedule(
+            training.schedule,
+            training.pp,
+            training.micro_batches,
+            training.virtual_stages,
+            paired=training.moe_overlap == "forward-backward",
+        )
+        pairs = (
+            self._pairs(order.orders, chains, phases) if training.moe_overlap == "forward-backward" else {}
+        )
+        times = StageTimes(
+            np.array([one.forward.seconds for one in phases]),
+            np.array([one.input.seconds for one in phases]),
+            np.array([one.weight.seconds for one in phases]),
+            np.array([one.backward.seconds for one in phases]),
+            pair_s={key: one.seconds for key, one in pairs.items()},
+            transfer_s=self._transfer(),
+            rank_factor=self._rank_factor(),
+        )
+        run = simulate(order, times)
+        tails = tuple(self._tail(order.stages_of(rank), parameters, phases) for rank in range(training.pp))
+        return TrainingStep(
+            self.scenario,
+            self.inner,
+            training,
+            self.stages,
+            parameters,
+            phases,
+            pairs,
+            times,
+            run,
+            tails,
+            tuple(self.known.values()),
+            self.calibration,
+        )
+
+    def _alone(self, kernel: Kernel) -> Timing:
+        return self._timed(kernel, beside=False)
+
+    def _beside(self, kernel: Kernel) -> Timing:
+        return self._timed(kernel, beside=True)
+
+    def _timed(self, kernel: Kernel, *, beside: bool) -> Timing:
+        key = (id(kernel), beside)
+        if key not in self.known:
+            timing = kernel_cost(kernel, self.scenario.cluster, self.scenario.costs, self.calibration)
+            if self.training.deterministic and kernel.way == "input" and kernel.base.kernel in CORES:
+                timing = timing.scaled(DETERMINISTIC)
+            if beside:
+                timing = beside_compute_cost(kernel.op, timing, self.scenario)
+            self.known[key] = (kernel, timing)
+        return self.known[key][1]
+
+    def _parts(self, layer: Layer) -> LayerParts:
+        key = layer.model_dump_json()
+        if key not in self.layers:
+            self.layers[key] = layer_parts(layer, self.inner, self.training)
+        return self.layers[key]
+
+    def _chain(self, stage: int) -> Chain:
+        """What a stage runs: the embedding in front of the first layers, the head and multi-token prediction at the
+        end.
+        """
+        before: tuple[Part, ...] = ()
+        after: tuple[Part, ...] = ()
+        layers = tuple(self._parts(layer) for layer in self.stages[stage])
+        if stage == 0:
+            before = (embedding_part(self.inner, self.training),)
+        if stage == len(self.stages) - 1:
+            after = (head_part(self.inner, self.training),)
+            mtp = self.scenario.model.mtp
+            if self.training.mtp and mtp is not None:
+                join = mtp_join_part(self.inner, self.training)
+                own = self._parts(mtp.layer).in_sequence()
+                after = (*after, join, *own, head_part(self.inner, self.training, "MTP head"))
+        return Chain(before, layers, after)
+
+    def _phases(self, chain: Chain) -> StagePhases:
+        """Phases of a stage: layers join at their ends, so each kind is run once and the rest is a sum."""
+        pieces = [Chain((), (layer,), ()) for layer in chain.layers]
+        if chain.before or chain.after:
+            pieces.append(Chain(chain.before, (), chain.after))
+        forward = weight = input_ = backward = Phase()
+        for piece in pieces:
+            forward += self._phase(piece, "forward")
+            input_ += self._phase(piece, "input")
+            weight += self._phase(piece, "weight")
+            backward += self._phase(piece, "backward")
+        return StagePhases(forward, input_, weight, backward)
+
+    def _phase(self, piece: Chain, way: str) -> Phase:
+        key = (_identity(piece), way)
+        if key not in self.pieces:
+            if way == "forward":
+                self.pieces[key] = forward_phase(piece, self.costing)
+            elif way == "weight":
+                self.pieces[key] = weight_phase(piece, self.costing)
+            else:
+                self.pieces[key] = input_phase(piece, self.costing, weights=way == "backward")
+        return self.pieces[key]
+
+    def _pairs(
+        self, orders: Sequence[Sequence[Action]], chains: Sequence[Chain], phases: Sequence[StagePhases]
+    ) -> dict[tuple[int, int], Phase]:
+        """A forward beside a backward, for all stages that meet; never longer than one after the other."""
+        found: dict[tuple[int, int], Phase] = {}
+        known: dict[tuple[tuple[int, ...], ...], Phase] = {}
+        for order in orders:
+            for action in order:
+                key = (action.stage, action.other_stage)
+                if action.kind is not Kind.PAIR or key in found:
+                    continue
+                both = (chains[action.stage], chains[action.other_stage])
+                same = (_identity(both[0]), _identity(both[1]))
+                if same not in known:
+                    known[same] = pair_phase(*both, self.costing)
+                after = phases[action.stage].forward + phases[action.other_stage].backward
+                found[key] = min(known[same], after, key=lambda phase: phase.seconds)
+        return found
+
+    def _gathered(self, phases: StagePhases, parameters: Parameters) -> StagePhases:
+        """With weights divided (ZeRO 3) every pass gathers them and every backward reduces gradients: what its own
+        compute does not hide.
+        """
+        if self.training.zero < 3:
+            return phases
+        gather = self._collective_s(weight_ops(parameters, self.training, self.scenario.cluster))
+        reduce = self._collective_s(gradient_ops(parameters, self.training, self.scenario.cluster))
+        return StagePhases(
+            _exposing(phases.forward, gather),
+            _exposing(phases.input, gather),
+            _exposing(phases.weight, reduce),
+            _exposing(phases.backward, gather + reduce),
+        )
+
+    def _collective_s(self, ops: Sequence[Op]) -> float:
+        return sum(float(self._alone(Kernel.plain(op)).seconds) for op in ops)
+
+    def _transfer(self) -> float:
+        """Activations from one pipeline rank to the next."""
+        if self.training.pp == 1:
+            return 0.0
+        op = send_receive(
+            "pipeline.send",
+            micro_batch_work(self.training).tokens,
+            self.scenario.model.hidden_size,
+            self.inner,
+        )
+        return float(self._alone(Kernel.plain(op)).seconds)
+
+    def _rank_factor(self) -> np.ndarray | None:
+        """A slow rank in the middle of the pipeline."""
+        if self.training.slowest_rank == 1.0:
+            return None
+        factor = np.ones(self.training.pp)
+        factor[self.training.pp // 2] = self.training.slowest_rank
+        return factor
+
+    def _tail(
+        self,
+        stages: Sequence[int],
+        parameters: Sequence[Parameters],
+        phases: Sequence[StagePhases],
+    ) -> Tail:
+        """Gradients are reduced beside the last micro-batch's backward, but for those of its last layer; weights
+        gathered beside the first one's forward.
+        """
+        training, cluster = self.training, self.scenario.cluster
+        total = sum((parameters[stage] for stage in stages), Parameters())
+        layers = max(1, sum(len(self.stages[stage]) for stage in stages))
+        optimizer = sum(float(self._alone(Kernel.plain(op)).seconds) for op in optimizer_ops(total, training))
+        if training.optimizer.kind == "muon":
+            width = self.scenario.model.hidden_size
+            optimizer += muon_flops(total, training, width) / cluster.gpu.peak_flops("bf16")
+        if training.zero == 3:
+            return Tail(0.0, 0.0, optimizer, 0.0, 0.0)
+        gradients = self._collective_s(gradient_ops(total, training, cluster))
+        weights = self._collective_s(weight_ops(total, training, cluster))
+        inside = (layers - 1) / layers
+        backward = sum(phases[stage].backward.seconds for stage in stages) * inside
+        forward = sum(phases[stage].forward.seconds for stage in stages) * inside
+        return Tail(
+            gradients,
+            max(gradients / layers, gradients - backward) if training.overlap_gradients else gradients,
+            optimizer,
+            weights,
+            max(weights / layers, weights - forward) if training.overlap_parameters else weights,
+        )
+
+
+def _exposing(phase: Phase, transfer_s: float) -> Phase:
+    """The phase beside a transfer of data parallelism."""
+    exposed = max(0.0, transfer_s - phase.seconds)
+    own = Phase(exposed, {OpClass.DATA_PARALLEL: exposed}, {}, {OpClass.DATA_PARALLEL: transfer_s})
+    return phase + own
+
+
+def _identity(chain: Chain) -> tuple[int, ...]:
+    """What a chain is made of: parts are made once and kept, so equal ones are the same."""
+    return tuple(id(one) for one in (*chain.before, *chain.layers, *chain.after))

@@ -1,0 +1,130 @@
+"""What a step does once, whatever its micro-batches: gradients reduced, weights updated and gathered. Per GPU."""
+
+from dataclasses import dataclass
+
+from perfmodel.ops import communication
+from perfmodel.ops.build import memory_bound
+from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.spec.formats import BYTES_PER_ELEMENT
+from perfmodel.spec.hardware import Cluster
+from perfmodel.spec.training import Optimizer, Training
+from perfmodel.training.parameters import Parameters
+
+WEIGHT_BYTES = BYTES_PER_ELEMENT["bf16"]
+MUON_ITERATIONS, MUON_PRODUCTS = 5, 3
+"""Newton-Schulz iterations per update and products in each [Jordan 2024; arXiv 2502.16982]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Data-parallel ranks that hold the same weights."""
+
+    name: str
+    parameters: float
+    ranks: int
+    near: int
+    """How many of them share a link domain."""
+
+
+def groups(parameters: Parameters, training: Training, cluster: Cluster) -> tuple[Group, ...]:
+    """Dense weights and experts, each with its own data parallelism.
+
+    Tensor-parallel ranks lie next to each other, then those of a sequence, then data-parallel ones; experts' ranks
+    lie next to each other, so copies of an expert are ep x etp GPUs apart.
+    """
+    domain = cluster.node.link_domain_gpus
+    dense = training.dp * training.cp
+    found = [Group("dense", parameters.dense, dense, max(1, domain // training.tp))]
+    if parameters.experts:
+        apart = training.ep * training.etp
+        found.append(Group("experts", parameters.experts, training.expert_dp, max(1, domain // apart)))
+    return tuple(found)
+
+
+def gradient_ops(parameters: Parameters, training: Training, cluster: Cluster) -> tuple[Op, ...]:
+    """Reduce-scatter of all gradients; without any division of state an all-reduce."""
+    size = BYTES_PER_ELEMENT[training.optimizer.gradients]
+    kernel = "all_reduce" if training.zero == 0 else "reduce_scatter"
+    return _collectives(parameters, training, cluster, kernel, size)
+
+
+def weight_ops(parameters: Parameters, training: Training, cluster: Cluster) -> tuple[Op, ...]:
+    """All-gather of all weights in BF16; nothing where nothing is divided."""
+    if training.zero == 0:
+        return ()
+    return _collectives(parameters, training, cluster, "all_gather", WEIGHT_BYTES)
+
+
+def _collectives(
+    parameters: Parameters, training: Training, cluster: Cluster, kernel: str, size: float
+) -> tuple[Op, ...]:
+    traffic_of = {
+        "all_reduce": communication.all_reduce,
+        "reduce_scatter": communication.reduce_scatter,
+        "all_gather": communication.all_gather,
+    }[kernel]
+    ops = []
+    for group in groups(parameters, training, cluster):
+        if group.ranks == 1:
+            continue
+        traffic = traffic_of(size * group.parameters, group.ranks, group.near)
+        moved = traffic.link_bytes + traffic.network_bytes
+        ops.append(
+            Op(
+                f"{group.name}.{kernel}",
+                OpClass.DATA_PARALLEL,
+                kernel,
+                Stream.NETWORK if traffic.network_bytes else Stream.LINK,
+                hbm_bytes=2.0 * moved,
+                link_bytes=traffic.link_bytes,
+                network_bytes=traffic.network_bytes,
+                backend="nccl",
+                shape={"ranks": group.ranks, "bytes": moved},
+            )
+        )
+    return tuple(ops)
+
+
+def state_bytes_per_parameter(optimizer: Optimizer) -> float:
+    """Bytes of optimizer state per weight: master copy and moments."""
+    master = 4.0 if optimizer.master == "fp32" else 0.0
+    moments = 2 if optimizer.kind == "adamw" else 1
+    return master + moments * BYTES_PER_ELEMENT[optimizer.moments]
+
+
+def updated(parameters: Parameters, training: Training) -> float:
+    """Weights that one GPU updates."""
+    if training.zero == 0:
+        return parameters.total
+    return parameters.dense / (training.dp * training.cp) + parameters.experts / training.expert_dp
+
+
+def optimizer_ops(parameters: Parameters, training: Training) -> tuple[Op, ...]:
+    """The update: gradient read, state read and written, weight written; the norm reads the gradient once more.
+
+    Muon's iterations are products of whole matrices, 2 x 5 x 3 x width FLOPs per weight of a matrix: left to
+    :func:`muon_flops`.
+    """
+    own, optimizer = updated(parameters, training), training.optimizer
+    moved = BYTES_PER_ELEMENT[optimizer.gradients] + 2.0 * state_bytes_per_parameter(optimizer)
+    moved += WEIGHT_BYTES * (2.0 if optimizer.master == "none" else 1.0)
+    shape = {"rows": own, "width": 1.0}
+    ops = [
+        memory_bound(
+            "optimizer.update", OpClass.OPTIMIZER, "add", hbm_bytes=moved * own, dtype="fp32", shape=shape
+        )
+    ]
+    if optimizer.clip:
+        read = BYTES_PER_ELEMENT[optimizer.gradients] * own
+        ops.insert(
+            0,
+            memory_bound(
+                "optimizer.norm", OpClass.OPTIMIZER, "add", hbm_bytes=read, dtype="fp32", shape=shape
+            ),
+        )
+    return tuple(ops)
+
+
+def muon_flops(parameters: Parameters, training: Training, width: float) -> float:
+    """FLOPs of Muon's iterations on one GPU's share, for matrices whose smaller side is ``width``."""
+    return 2.0 * MUON_ITERATIONS * MUON_PRODUCTS * width * updated(parameters, training)

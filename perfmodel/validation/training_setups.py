@@ -1,0 +1,190 @@
+"""A published training row as the scenario that its user would write.
+
+What a row does not state is assumed here, once for all rows of a source, and said in its ``reason`` column of
+``settings``: - Megatron-Bridge's benchmarks: routing forced to balance, multi-token prediction trained; on H100
+exchanges overlapped with the
+  other micro-batch's compute, on NVLink domains of 72 not (its recipes' defaults); FP32 gradients, distributed
+  optimizer.
+- Megatron-LM's tables of A100 (arXiv 2205.05198, as calculon copies them): GPT's two matrices of 4 h stand as
+SwiGLU's three of
+  8/3 h, which are as many weights and FLOPs. Data-parallel size 1.
+- SimuMax's rows: no recomputation, experts padded to capacity 1 (balance), plain all-to-all; its launch scripts ask
+for no
+  overlap of gradients or weights, so neither is overlapped.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+Record = Mapping[str, str]
+Document = dict[str, Any]
+
+SYSTEMS = {
+    "DGX-GB200": "gb200-nvl72",
+    "DGX-H100": "h100-ib",
+    "H100-80G": "h100-ib",
+    "H800-SXM": "h800-ib",
+    "A100-SXM-80G": "a100-ib",
+    "B200-SXM": "b200-ib",
+}
+"""System as printed -> cluster of the catalogue."""
+GPUS = {
+    "DGX-GB200": "gb200-nvl72",
+    "DGX-H100": "h100-sxm",
+    "H100-80G": "h100-sxm",
+    "H800-SXM": "h800-sxm",
+    "A100-SXM-80G": "a100-sxm",
+    "B200-SXM": "b200-sxm",
+}
+"""System as printed -> GPU of the catalogue."""
+PRICE = {"usd_per_gpu_hour": 0.0}
+PRECISIONS = {"bf16": "bf16", "fp16/bf16": "bf16", "mxfp8": "mxfp8", "fp8": "fp8", "fp8 (per release)": "fp8"}
+MODELS: dict[str, Any] = {
+    "DeepSeekV3": "deepseek-v3",
+    "DeepSeek-V3": "deepseek-v3",
+    "Qwen3_235B_a22B": "qwen3-235b-a22b",
+    "Qwen3-30B-A3B": "qwen3-30b-a3b",
+    "llama3_70b_l12": {"base": "llama-3.1-70b", "num_hidden_layers": 12},
+    "llama3_405b_l4": {
+        "base": "llama-3.1-70b",
+        "num_hidden_layers": 4,
+        "hidden_size": 16384,
+        "intermediate_size": 53248,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 16,
+    },
+    "deepseekv2_l4": {
+        "base": "deepseek-v3",
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 1,
+        "hidden_size": 5120,
+        "intermediate_size": 12288,
+        "moe_intermediate_size": 1536,
+        "n_shared_experts": 2,
+        "n_routed_experts": 160,
+        "num_experts_per_tok": 6,
+        "n_group": 1,
+        "topk_group": 1,
+        "vocab_size": 102400,
+        "num_nextn_predict_layers": 0,
+    },
+}
+"""Model as printed -> as a scenario names it."""
+GPT = {
+    "Megatron-22B": (48, 6144, 64),
+    "GPT3-175B": (96, 12288, 96),
+    "Turing-530B": (105, 20480, 128),
+    "Megatron-1T": (128, 25600, 160),
+}
+"""Layers, hidden size and heads (arXiv 2205.05198, table 3)."""
+
+
+def gpt(name: str) -> Document:
+    """A GPT of two matrices per FFN, as a Llama of the same weights."""
+    layers, hidden, heads = GPT[name]
+    return {
+        "base": "llama-3.1-70b",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": round(8 * hidden / 3 / 64) * 64,  # divides over TP8
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": hidden // heads,
+        "vocab_size": 51200,
+    }
+
+
+def bridge(record: Record) -> Document:
+    """A row of Megatron-Bridge's performance summary."""
+    name = record["model"].split(" ")[0]
+    number = {key: int(record[key]) for key in ("gpus", "gbs", "mbs", "seq", "tp", "pp", "cp", "vp", "ep")}
+    chunks = number["vp"] if number["pp"] > 1 else 1
+    overlaps = False
+    return {
+        "model": MODELS[name],
+        "cluster": SYSTEMS[record["system"]],
+        "prices": PRICE,
+        "training": {
+            "sequence_tokens": number["seq"],
+            "global_batch_sequences": number["gbs"],
+            "micro_batch_sequences": number["mbs"],
+            "tp": number["tp"],
+            "cp": number["cp"],
+            "pp": number["pp"],
+            "dp": number["gpus"] // (number["tp"] * number["cp"] * number["pp"]),
+            "ep": number["ep"],
+            "virtual_stages": chunks,
+            "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
+            "moe_overlap": "forward-backward" if overlaps else "none",
+            "precision": PRECISIONS[record["precision"].lower()],
+            "mtp": name == "DeepSeekV3",
+        },
+    }
+
+
+def megatron_a100(record: Record) -> Document:
+    """A row of Megatron-LM's tables of A100: micro-batches of one sequence."""
+    chunks = int(record["vp"])
+    full = record["recompute"] == "full"
+    return {
+        "model": gpt(record["model"]),
+        "cluster": SYSTEMS[record["system"]],
+        "prices": PRICE,
+        "training": {
+            "sequence_tokens": int(record["seq"]),
+            "global_batch_sequences": int(record["gbs"]),
+            "micro_batch_sequences": {"Megatron-22B": 4}.get(record["model"], 1),
+            "tp": int(record["tp"]),
+            "pp": int(record["pp"]),
+            "virtual_stages": chunks,
+            "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
+            "zero": 0,
+            "recompute": "full" if full else ["attention_core"],
+        },
+    }
+
+
+def simumax(record: Record) -> Document | None:
+    """A row of SimuMax's, read off its name; None for models whose dense layers it does not say."""
+    words = record["case"].removesuffix("_cef").split("_")
+    layers = next(word for word in words if word[0] == "l" and word[1:].isdigit())
+    family = "_".join(word for word in words[:2] if word[:2] not in ("tp", "l4") and word != layers)
+    model = MODELS.get(f"{family}_{layers}")
+    if model is None:
+        return None
+    sizes = {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "ep": 1, "mbc": 1, "seq": 4096}
+    for word in words:
+        for key in sizes:
+            if word.startswith(key) and word[len(key) :].isdigit():
+                sizes[key] = int(word[len(key) :])
+    return {
+        "model": model,
+        "cluster": SYSTEMS[record["system"]],
+        "prices": PRICE,
+        "training": {
+            "sequence_tokens": sizes["seq"],
+            "global_batch_sequences": sizes["mbc"] * sizes["dp"],
+            **{key: sizes[key] for key in ("tp", "pp", "dp", "cp", "ep")},
+            "schedule": "1f1b",
+            "all_to_all": "all-to-all",
+            "cp_exchange": "ulysses",
+            "overlap_gradients": False,
+            "overlap_parameters": False,
+        },
+    }
+
+
+def qwen_pair(record: Record) -> Document:
+    """The A/B of Megatron-Core's overlap on 16 H100: 1F1B on one pipeline rank, with and without pairs."""
+    return {
+        "model": MODELS["Qwen3-30B-A3B"],
+        "cluster": SYSTEMS[record["system"]],
+        "prices": PRICE,
+        "training": {
+            "sequence_tokens": int(record["seq"]),
+            "global_batch_sequences": int(record["gbs"]),
+            "dp": int(record["gpus"]),
+            "ep": int(record["ep"]),
+            "moe_overlap": "forward-backward" if "overlap on" in record["note"] else "none",
+        },
+    }

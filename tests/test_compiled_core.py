@@ -1,0 +1,320 @@
+"""The compiled form of the simulation against the plain one that defines it: every record, to the last bit."""
+
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.serving import cluster, cores
+from perfmodel.serving.batching import Batching
+from perfmodel.serving.changes import Change
+from perfmodel.serving.cluster import FrontEndTimes
+from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.pool import Layout
+from perfmodel.serving.requests import Requests
+from perfmodel.serving.step_times import Grid, GridStepTimes
+from perfmodel.serving.stretch import Stretched
+
+pytest.importorskip("numba")
+
+EVEN, BATCHES, CONTEXTS = [0.3, 1.0], [1.0, 3.0, 16.0], [8.0, 50.0, 300.0]
+PROMPTS, ATTENDED = [1.0, 30.0, 500.0], [0.5, 100.0]
+
+
+def on_grids(base=0.01):
+    """Step times with kinks, so that runs cross cells."""
+    return GridStepTimes(
+        Grid.of((EVEN, BATCHES, CONTEXTS), lambda e, n, k: base + 1e-3 * n**0.7 + 1e-6 * n * k**1.1 + 1e-3 * e),
+        Grid.of((EVEN, PROMPTS, ATTENDED), lambda e, p, a: base + 1e-4 * p**0.9 + 1e-7 * p * a + 1e-3 * e),
+        Grid.of(
+            (EVEN, BATCHES, CONTEXTS, PROMPTS, ATTENDED),
+            lambda e, n, k, p, a: base + 1e-3 * n**0.7 + 1e-6 * n * k + 1e-4 * p**0.9 + 1e-7 * p * a + 1e-3 * e,
+        ),
+    )  # fmt: skip
+
+
+def equal(plain, core):
+    """Every column of both, the table of steps included, bit by bit."""
+    for one in dataclasses.fields(plain):
+        if one.name != "load":
+            first, second = getattr(plain, one.name), getattr(core, one.name)
+            assert np.array_equal(first, second), one.name
+    assert plain.load.span_s == core.load.span_s
+    assert plain.load.prefilled_tokens == core.load.prefilled_tokens
+    for name in plain.load.runs.__slots__:
+        assert np.array_equal(getattr(plain.load.runs, name), getattr(core.load.runs, name)), name
+
+
+def both(requests, layout, batching, steps, changes=(), times=None, **more):
+    own = times or on_grids()
+    found = []
+    for core in ("plain", "compiled"):
+        records, ran = cores.simulate(
+            core, requests, lambda _: own, layout, batching, steps, changes=list(changes), **more
+        )
+        assert ran == core
+        found.append(records)
+    equal(*found)
+    return found[1]
+
+
+@st.composite
+def traffic(draw):
+    """Requests that come alone, in sessions, with shared beginnings or with hashes; in an open or a closed loop."""
+    n, seed = draw(st.integers(1, 50)), draw(st.integers(0, 2**16))
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(1, draw(st.sampled_from([2, 60, 200])), n)
+    outputs = rng.integers(1, draw(st.sampled_from([2, 40, 150])), n)
+    kind = draw(st.sampled_from(["alone", "sessions", "prefixes", "hashes"]))
+    parent, prefix, more = np.full(n, -1), np.full(n, -1), {}
+    arrival = rng.exponential(draw(st.sampled_from([0.0, 0.02, 0.5])), n).cumsum()
+    if kind == "sessions":
+        follows = rng.random(n) < 0.6
+        follows[0] = False
+        parent = np.where(follows, np.arange(n) - 1, -1)
+        arrival[follows] = rng.exponential(0.2, follows.sum())
+        for row in np.flatnonzero(follows):
+            inputs[row] = min(inputs[row - 1] + outputs[row - 1] + rng.integers(1, 40), 300)
+            inputs[row] = max(inputs[row], inputs[row - 1] + outputs[row - 1])
+            if inputs[row] + outputs[row] > 450:
+                inputs[row], outputs[row] = rng.integers(1, 60), 2
+                parent[row], arrival[row] = -1, 0.1 * row
+        roots = parent < 0
+        arrival[roots] = np.sort(arrival[roots])
+    elif kind == "prefixes":
+        prefix = rng.integers(0, 3, n)
+        inputs = inputs + 40
+    elif kind == "hashes":
+        inputs = inputs + 512 * rng.integers(0, 3, n)
+        counts = inputs // 512
+        ids = np.concatenate([rng.integers(0, 3) * 10 + np.arange(k) for k in counts] + [np.zeros(0, int)])
+        more = {"hash_ids": ids.astype(np.int64), "hash_offsets": np.concatenate([[0], np.cumsum(counts)])}
+    asked = Requests(
+        arrival_s=arrival, input_tokens=inputs, output_tokens=outputs, parent=parent, prefix=prefix,
+        prefix_tokens=np.where(prefix >= 0, 40, 0), think_s=rng.choice([0.0, 0.1], n),
+        max_concurrency=draw(st.sampled_from([None, None, 1, 5])), **more,
+    )  # fmt: skip
+    return asked, seed
+
+
+ROUTERS = ["central", "round-robin", "least-tokens", "prefix-aware"]
+LAYOUTS = st.builds(
+    Layout,
+    replicas=st.integers(1, 4),
+    ranks=st.integers(1, 4),
+    blocks=st.sampled_from([110, 130, 100_000]),
+    block_tokens=st.just(16),
+    max_running=st.sampled_from([1, 4, 1000]),
+    watermark=st.sampled_from([0.0, 0.05]),
+    router=st.sampled_from(ROUTERS),
+    rank_router=st.sampled_from(ROUTERS[1:]),
+    prefix_cache=st.booleans(),
+)
+
+
+@st.composite
+def batchings(draw):
+    poll, hold = draw(st.sampled_from([(1, 0), (1, 0), (3, 0), (1, 6)]))
+    return Batching(
+        draw(st.sampled_from(["mixed", "prefill-first"])),
+        draw(st.sampled_from([16, 64, 500])),
+        draw(st.sampled_from([1, 2])),
+        graph_batches=draw(st.sampled_from([(), (1, 4, 8)])),
+        poll_steps=poll,
+        hold_steps=hold,
+        swap_s_per_token=draw(st.sampled_from([None, 1e-5])),
+        swap_request_tokens=draw(st.sampled_from([0, 40])),
+    )
+
+
+@st.composite
+def faults(draw, replicas):
+    """Losses, drains and stragglers, each of a replica that is up before it and up after it."""
+    found = []
+    for r in range(replicas):
+        at = 0.0
+        for _ in range(draw(st.integers(0, 2))):
+            at += draw(st.sampled_from([0.0, 0.1, 0.7]))
+            kind = draw(st.sampled_from(["lost", "draining", "slow"]))
+            until = at + draw(st.sampled_from([0.05, 0.5]))
+            if kind == "slow":
+                found += [Change(at, r, times=on_grids(0.03)), Change(until, r, times=on_grids())]
+            else:
+                found += [Change(at, r, state=kind), Change(until, r, state="up")]
+            at = until
+    return sorted(found, key=lambda one: one.at_s)
+
+
+FRONT_ENDS = st.sampled_from([None, None, FrontEndTimes(0.01, 0.002)])
+
+
+@given(traffic(), LAYOUTS, batchings(), FRONT_ENDS, st.sampled_from([0.0, 0.7]), st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_both_forms_give_the_same_records(asked, layout, batching, front_end, acceptance, data):
+    requests, seed = asked
+    steps = decode_steps(requests.output_tokens, 1, acceptance, seed)
+    changes = data.draw(faults(layout.replicas))
+    both(requests, layout, batching, steps, changes, front_end=front_end)
+
+
+def crowd(n, *, gap=0.002, inputs=60, outputs=200, seed=1):
+    rng = np.random.default_rng(seed)
+    none = np.full(n, -1)
+    return Requests(
+        arrival_s=rng.exponential(gap, n).cumsum(), input_tokens=rng.integers(1, inputs, n),
+        output_tokens=rng.integers(1, outputs, n), parent=none, prefix=none, prefix_tokens=none * 0,
+        think_s=np.zeros(n),
+    )  # fmt: skip
+
+
+def test_tables_grow_in_the_middle_of_a_run():
+    """Preemptions without end, and a tree of a thousand sessions, leave more than there is room for at first."""
+    requests = crowd(400)
+    records = both(
+        requests, Layout(blocks=30, block_tokens=16), Batching("mixed", 64, 1), requests.output_tokens - 1
+    )
+    assert records.preemptions.sum() > 400
+    assert len(records.gap_s) > 4 * 400 + 1024
+    rows = np.arange(3000)
+    sessions = dataclasses.replace(
+        crowd(3000, outputs=20),
+        parent=np.where(rows % 3 == 0, -1, rows - 1),
+        input_tokens=50 + 60 * (rows % 3),
+    )
+    sessions.arrival_s[rows % 3 > 0] = 0.01
+    for layout in (
+        Layout(replicas=3, ranks=2, block_tokens=16, rank_router="prefix-aware"),
+        Layout(block_tokens=16),
+    ):
+        found = both(sessions, layout, Batching("mixed", 256, 1), sessions.output_tokens - 1)
+        assert found.cached_tokens.sum() > 0
+
+
+def test_factors_on_steps_are_taken_over():
+    requests = crowd(50)
+    plain, slow = (
+        both(requests, Layout(), Batching("mixed", 64, 1), requests.output_tokens - 1, times=times)
+        for times in (on_grids(), Stretched(on_grids(), 2.0, 3.0))
+    )
+    assert slow.end_s.max() > 1.8 * plain.end_s.max()
+
+
+def test_who_waits_for_a_replica_that_never_comes_back_is_told():
+    requests = crowd(5)
+    with pytest.raises(InfeasibleError, match="5 requests wait for a replica that never comes back"):
+        cores.simulate(
+            "compiled", requests, lambda _: on_grids(), Layout(), Batching("mixed", 64, 1), requests.output_tokens - 1,
+            changes=[Change(0.0, 0, state="lost")],
+        )  # fmt: skip
+
+
+def test_progress_is_told_and_may_stop_a_run():
+    requests, told = crowd(1000, outputs=5), []
+
+    def progress(done, total):
+        told.append((done, total))
+        if done > 500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cores.simulate(
+            "compiled", requests, lambda _: on_grids(), Layout(), Batching("mixed", 64, 1), requests.output_tokens - 1,
+            progress=progress,
+        )  # fmt: skip
+    assert [done // 256 for done, _ in told] == list(range(1, len(told) + 1))
+    assert {total for _, total in told} == {1000}
+
+
+# --- which one runs -------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_are_worth_it_are_compiled(monkeypatch):
+    monkeypatch.delenv(cores.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(cores, "compiled_before", lambda: True)
+    assert cores.chosen(cores.WORTH_LOADING) == "compiled"
+    assert cores.chosen(cores.WORTH_LOADING - 1) == "plain"
+    monkeypatch.setattr(cores, "compiled_before", lambda: False)
+    assert cores.chosen(cores.WORTH_LOADING) == "plain"
+    assert cores.chosen(cores.WORTH_COMPILING) == "compiled"
+    monkeypatch.setattr(cores, "available", lambda: False)
+    assert cores.chosen(cores.WORTH_COMPILING) == "plain"
+
+
+@pytest.mark.parametrize(("name", "core"), [("plain", "plain"), ("compiled", "compiled")])
+def test_the_environment_names_the_form(monkeypatch, name, core):
+    monkeypatch.setenv(cores.ENVIRONMENT, name)
+    assert cores.chosen(1) == cores.chosen(10**9) == core
+    monkeypatch.setenv(cores.ENVIRONMENT, "rust")
+    with pytest.raises(SpecError, match="PERFMODEL_CORE = rust: must be one of plain, compiled"):
+        cores.chosen(1)
+
+
+def test_prefill_apart_runs_plain():
+    from test_disaggregation import FAST
+
+    requests = crowd(5)
+    batching = Batching("mixed", 64, 1)
+    side = cluster.PrefillSide(Layout(), batching, lambda _: on_grids(), FAST)
+    _, core = cores.simulate(
+        "compiled",
+        requests,
+        lambda _: on_grids(),
+        Layout(),
+        batching,
+        requests.output_tokens - 1,
+        prefill=side,
+    )
+    assert core == "plain"
+
+
+def test_without_numba_everything_runs_plain():
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'numba' else find(name, *rest)\n"
+        "from perfmodel.serving import cores; assert cores.chosen(10**9) == 'plain'\n"
+        "from perfmodel.load import load_scenario; from perfmodel.serving.serve import serve\n"
+        "served = serve(load_scenario('longcat-flash-h800', ['workload.num_requests=50']))\n"
+        "assert served.core == 'plain' and len(served.records.end_s) == 50"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {cores.ENVIRONMENT: "compiled"})
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_what_is_compiled_is_kept_in_a_folder_of_the_users_own_or_not_at_all(tmp_path, monkeypatch, mode):
+    from perfmodel.serving.compiled import jit
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = jit.cache_folder()
+    assert own is not None
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(mode)
+    assert jit.cache_folder() == (own if mode == 0o700 else None)
+    own.rmdir()
+    other = tmp_path / "elsewhere"
+    other.mkdir(mode=0o700)
+    own.symlink_to(other)
+    assert jit.cache_folder() is None
+
+
+def test_what_a_run_took_can_go_to_another_process():
+    """Step times of the run, stretched ones and all that it leaves."""
+    from perfmodel.load import load_scenario
+    from perfmodel.serving.serve import serve
+    from perfmodel.serving.stretch import stretched
+
+    scenario = load_scenario("longcat-flash-h800", ["workload.num_requests=30"])
+    served = serve(scenario)
+    again = pickle.loads(pickle.dumps(served))
+    fleet = pickle.loads(pickle.dumps(stretched(served.fleet, 1.1, 1.2)))
+    assert np.array_equal(
+        serve(scenario, requests=again.requests, fleet=again.fleet).records.end_s, served.records.end_s
+    )
+    assert (serve(scenario, fleet=fleet).records.end_s > served.records.end_s).all()

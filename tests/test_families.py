@@ -1,0 +1,329 @@
+"""Families as data: every config that people run, the files themselves, and configs broken at random.
+
+``data/model_configs.json.gz`` holds configs as public packages have them, and the parameters of transformers' own
+modules of each, counted once on the meta device (transformers 5.24.0; tests/oracle/count_configs.py counts some again).
+Towers that are not the language model are left out of both.
+"""
+
+import gzip
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle_env import run_oracle
+
+from perfmodel.errors import PerfModelError
+from perfmodel.ops.parameters import (
+    active,
+    fixed_bytes_per_request,
+    growing_bytes_per_token,
+    index_bytes_per_token,
+    kv_bytes_per_token,
+    parameter_counts,
+)
+from perfmodel.spec.model import Model
+from perfmodel.spec.models import families
+from perfmodel.spec.models.families import Family
+from perfmodel.spec.models.keys import ALIASES
+from perfmodel.spec.models.kinds import KINDS, NONE
+from perfmodel.spec.models.patterns import names_in
+from perfmodel.spec.models.reader import read_config
+from perfmodel.spec.plain_yaml import parse_plain
+
+RECORDED = Path(__file__).parent / "data" / "model_configs.json.gz"
+REFUSED = {
+    "deepseek-ai/DeepSeek-V4.1-Flash": "compress_ratios .* hyper-connections or compressed attention",
+    "deepseek_v2": "num_experts_per_tok .* is missing",
+    "dots1": "n_routed_experts .* is missing",
+    "gemma4": "hidden_size_per_layer_input = 256 is not modelled",
+    "inkling2": "layer_types holds 'hybrid_sliding'",
+    "inkling_mm_model": "layer_types holds 'hybrid_sliding'",
+    "jamba": "moe_intermediate_size .* is missing",
+    "jetmoe": "moe_intermediate_size .* is missing",
+    "lfm2_moe": "layer_types is missing",
+    "mistral_large4": "index_head_dim .* sparse attention",
+    "qwen4_exp": "layer_types holds 'linear_attention'",
+    "zaya": "layer_types holds 'hybrid'",
+}
+"""Configs that are refused -> what the message says. Four are defaults of transformers that lack a key."""
+ONE_NORM_LESS = {"muse_spark": 62 * 4096}
+"""Experts behind a latent with two norms, of which one is counted -> elements of the other."""
+COUNTED_AS_WEIGHTS = {
+    "afmoe": 31 * 64,
+    "ernie4_5_moe": 27 * 64,
+    "ernie4_5_vl_moe": 27 * 64,
+    "laguna": 39 * 256,
+}
+"""Families whose selection bias transformers registers as a parameter rather than as a buffer -> its elements."""
+OTHER = {
+    "longcat_flash": "transformers 5.24 allocates its experts for the zero-computation ones too: 741 B",
+    "stepfun-ai/Step-3.7-Flash": "transformers reads the flat config as its default, with another vocabulary",
+    "stepfun-ai/Step-3.7-Flash-FP8": "as above",
+}
+"""Configs of which transformers counts another model -> why."""
+
+
+@cache
+def recorded() -> dict[str, dict[str, Any]]:
+    found = json.loads(gzip.decompress(RECORDED.read_bytes()))
+    assert isinstance(found, dict)
+    return found
+
+
+def read(name: str) -> Model:
+    entry = recorded()[name]
+    return read_config(entry["config"], name=name, beside=entry.get("hf_quant_config")).model
+
+
+def elements(model: Model) -> int:
+    """All weights but multi-token prediction, which no model of transformers has."""
+    counts = parameter_counts(model)
+    return counts.total + counts.indexer
+
+
+NAMES = sorted(recorded())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_is_read_with_transformers_parameters_or_refused_for_a_reason(name: str) -> None:
+    if name in REFUSED:
+        with pytest.raises(PerfModelError, match=REFUSED[name]):
+            read(name)
+        return
+    model, entry = read(name), recorded()[name]
+    assert model.unmodelled is None
+    if name in OTHER or "parameters" not in entry:
+        return
+    theirs = entry["parameters"] - COUNTED_AS_WEIGHTS.get(name, 0) - ONE_NORM_LESS.get(name, 0)
+    head = parameter_counts(model).head if entry.get("without_head") else 0
+    assert elements(model) - head == theirs
+
+
+def test_most_configs_that_people_run_are_read() -> None:
+    assert len(NAMES) - len(REFUSED) >= 146
+    assert sum("parameters" in recorded()[name] for name in NAMES if name not in REFUSED) >= 110
+
+
+def test_a_model_whose_count_is_another_differs_by_what_is_said() -> None:
+    assert elements(read("longcat_flash")) == 560_664_958_976
+    step, default = read("stepfun-ai/Step-3.7-Flash"), read("step3p7")
+    assert elements(step) - elements(default) == 2 * (128896 - 128815) * 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "total_b", "active_b"),
+    [
+        ("DeepSeek-V2-Lite", 15.7, 2.4),
+        ("DeepSeek-V2", 236, 21),
+        ("GLM-4.5-Air", 106, 12),
+        ("Grok-2", 270, 115),
+        ("Hunyuan-A13B", 80, 13),
+        ("Ling-1T", 1000, 50),
+        ("MiniMax-M1", 456, 45.9),
+        ("Mistral-Large-3", 673, 39),
+    ],
+)
+def test_models_of_which_only_cards_say_how_large_they_are(
+    name: str, total_b: float, active_b: float
+) -> None:
+    """Within what cards round, and count otherwise (embedding, draft layers): 3 %, active 10 %."""
+    model = read(name)
+    moe = model.moe
+    assert moe is not None
+    assert parameter_counts(model).total / 1e9 == pytest.approx(total_b, rel=0.03)
+    assert active(model, moe.top_k) / 1e9 == pytest.approx(active_b, rel=0.1)
+
+
+@pytest.mark.oracle
+def test_the_recorded_counts_are_transformers_own() -> None:
+    """Some of them again, in the environment at hand: one per kind of mixer."""
+    chosen = [
+        "MiniMaxAI/MiniMax-M2.5",
+        "Qwen/Qwen3.5-35B-A3B",
+        "deepseek-ai/DeepSeek-V3.2",
+        "XiaomiMiMo/MiMo-V2-Flash",
+        "kimi_linear",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        "deepseek_v4",
+        "phimoe",
+    ]
+    theirs = run_oracle("count_configs.py", str(RECORDED), *chosen)
+    assert theirs == {name: recorded()[name]["parameters"] for name in chosen}
+
+
+# --- the files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", families.names())
+def test_a_familys_file_names_kinds_and_parts_that_there_are(name: str) -> None:
+    family = families.family(name) if name not in ("common",) else None
+    if family is None:
+        return
+    assert family.title
+    assert family.source
+    assert {str(one["kind"]) for one in family.attentions.values()} <= {*KINDS, NONE}
+    for pattern, parts in (
+        (family.attention_of_layer, family.attentions),
+        (family.ffn_of_layer, family.ffns),
+    ):
+        named = {one for one in names_in(pattern) if one}
+        assert named <= set(parts), f"{named - set(parts)} of {name}"
+    if family.mtp:
+        assert set(names_in(family.mtp["attention"])) <= set(family.attentions)
+        assert set(names_in(family.mtp["ffn"])) <= set(family.ffns)
+
+
+def test_each_family_has_a_config_that_is_read() -> None:
+    """Adding a family is a file under data/families and a config here: none is left untried."""
+    tried = set()
+    for name in NAMES:
+        if name not in REFUSED:
+            entry = recorded()[name]
+            tried.add(read_config(entry["config"], name=name).family.name)
+    catalogue = {path.stem for path in (families.FOLDER.parent / "models").glob("*.json")}
+    for name in catalogue:
+        config = json.loads((families.FOLDER.parent / "models" / f"{name}.json").read_text())
+        tried.add(read_config(config, name=name).family.name)
+    untried = {name for name in families.listed() if name not in tried}
+    assert untried <= {
+        "bailing_moe",
+        "deepseek_v2",
+        "dots1",
+        "lfm2_moe",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3_5",
+    }
+
+
+def test_families_are_plain_yaml() -> None:
+    """So that a step's start needs no general YAML reader: 1 ms per family instead of 15, and its import."""
+    for path in families.FOLDER.glob("*.yaml"):
+        assert parse_plain(path.read_text())["title"], path.name
+
+
+def test_a_model_type_belongs_to_one_family() -> None:
+    assert len(families.model_types()) == len(set(families.model_types())) >= 70
+
+
+# --- cache and state, as the facts page has them -----------------------------------------------
+
+
+def cache_and_state(name: str) -> tuple[int, int]:
+    model = read(name)
+    return kv_bytes_per_token(model), index_bytes_per_token(model, "fp8")
+
+
+@pytest.mark.parametrize(
+    ("name", "cache", "index"),
+    [
+        ("MiniMaxAI/MiniMax-M2.5", 62 * 2 * 8 * 128 * 2, 0),
+        ("deepseek-ai/DeepSeek-V3.2", 61 * 1152, 61 * 132),
+        ("zai-org/GLM-5.2", 78 * 1152, 21 * 132),
+        ("Qwen/Qwen3.5-397B-A17B", 15 * 2 * 2 * 256 * 2, 0),
+        ("moonshotai/Kimi-K3", 24 * 1152, 0),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 6 * 2 * 2 * 128 * 2, 0),
+    ],
+)
+def test_bytes_per_token(name: str, cache: int, index: int) -> None:
+    assert cache_and_state(name) == (cache, index)
+
+
+@pytest.mark.parametrize(
+    ("name", "growing", "megabytes"),
+    [
+        ("Qwen/Qwen3.5-397B-A17B", 30_720, 45 * 64 * 128 * 128 * 2 / 1e6),
+        ("moonshotai/Kimi-K3", 27_648, 69 * 96 * 128 * 128 * 2 / 1e6),
+        ("stepfun-ai/Step-3.7-Flash", 12 * 4096, 33 * 4096 * 512 / 1e6),
+        ("XiaomiMiMo/MiMo-V2-Flash", 23_040, 39 * 8 * 320 * 2 * 128 / 1e6),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 6_144, 23 * 64 * 64 * 128 * 2 / 1e6),
+    ],
+)
+def test_bytes_that_grow_and_bytes_per_request(name: str, growing: int, megabytes: float) -> None:
+    """States in BF16, and what windows hold; the tails of convolutions come on top, below 8 %."""
+    model = read(name)
+    assert growing_bytes_per_token(model) == growing
+    fixed = fixed_bytes_per_request(model, state="bf16") / 1e6
+    assert megabytes <= fixed < 1.08 * megabytes
+
+
+# --- broken configs --------------------------------------------------------------------------
+
+READABLE = [name for name in NAMES if name not in REFUSED]
+MUTATIONS: list[Any] = [None, -1, 0, 3, math.nan, 1e30, "x", [], [1], {}, {"a": 1}, True]
+
+
+MAKES_DENSE = (
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "first_k_dense_replace",
+    "moe_layer_freq",
+    "mlp_layer_types",
+)
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> tuple[str, str, str, int]:
+    """Name of a config, the mapping inside it ("" for itself), a key there, and which mutation; -1: taken out."""
+    name = draw(st.sampled_from(READABLE))
+    config = recorded()[name]["config"]
+    inner = next(
+        (key for key in ("text_config", "quantization_config") if isinstance(config.get(key), dict)), ""
+    )
+    place = inner if inner and draw(st.booleans()) else ""
+    keys = sorted(
+        config[place] if place else set(config) - {"text_config"}
+    )  # without it nothing could be named
+    return name, place, draw(st.sampled_from(keys)), draw(st.integers(-1, len(MUTATIONS) - 1))
+
+
+@settings(max_examples=400, deadline=None)
+@given(broken())
+def test_a_broken_config_gives_a_model_or_an_error_that_names_the_key(
+    case: tuple[str, str, str, int],
+) -> None:
+    name, place, key, mutation = case
+    config = recorded()[name]["config"]
+    changed = {k: v for k, v in (config[place] if place else config).items() if k != key}
+    if mutation >= 0:
+        changed[key] = MUTATIONS[mutation]
+    message = complaint({**config, place: changed} if place else changed)
+    same = next((names for names in ALIASES.values() if key in names), (key,))
+    implied = (
+        ("intermediate_size",) if key in MAKES_DENSE else ()
+    )  # other layers are dense, which need a width
+    allowed = (*same, *implied, "model_type", "quantization_config")
+    assert message is None or any(name in message for name in allowed), message
+
+
+def complaint(config: dict[str, Any]) -> str | None:
+    """The message of the error that reading a config raises; None: it is a model."""
+    try:
+        model = read_config(config, name="x").model
+    except PerfModelError as error:
+        return str(error)
+    assert parameter_counts(model).total > 0
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(families.listed()), st.dictionaries(st.sampled_from(sorted(ALIASES)), st.integers(0, 9))
+)
+def test_any_family_reads_or_refuses_any_keys(name: str, keys: dict[str, int]) -> None:
+    family: Family = families.family(name)
+    with pytest.raises(PerfModelError, match=r"model config|is not modelled"):
+        read_config({"model_type": family.model_types[0], **keys}, name="x")
+
+
+def test_the_page_of_models_has_the_table_of_the_files() -> None:
+    from perfmodel.output.families_markdown import with_table
+
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert with_table(page) == page, "python -m perfmodel.output.families_markdown docs/models.md"
