@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from perfmodel.commands.plan import plan
+from perfmodel.commands.sweep import sweep
 from perfmodel.errors import PerfModelError
 from perfmodel.validation.names_of_suites import TITLES
 
@@ -508,6 +509,7 @@ def report(
 
 
 app.command()(plan)
+app.command()(sweep)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """A layout as the command that starts an engine with it, and what of it the engine's flags cannot say.
 
-The flags are data (``data/engines/launch/NAME.yaml``), each with the page of the engine's documentation that it was read
-on. A flag is used where every fact in its ``when`` holds: a value, a list of values, or for numbers [least, most].
+The flags are data (``data/engines/launch/NAME.yaml``), each with the page of the engine's documentation that it was
+read on. A flag is used where every fact in its ``when`` holds: a value, a list of values, or for numbers [least,
+most].
 """
 
 import math
@@ -41,7 +42,7 @@ class Launch:
 
 def overlaps_of(engine: str, *, shortcut: bool) -> tuple[Schedule, ...]:
     """Overlap schedules that an engine has; those of a shortcut-connected model only where it is one."""
-    known = ("sequential", "tbo", "sbo", "sbo-engine")
+    known: tuple[Schedule, ...] = ("sequential", "tbo", "sbo", "sbo-engine")
     own = _document(engine)["overlaps"] if engine in launchable() else known
     return tuple(name for name in known if name in own and (shortcut or not name.startswith("sbo")))
 
@@ -53,7 +54,7 @@ def launchable() -> tuple[str, ...]:
 
 
 def unsaid(scenario: Scenario) -> tuple[str, ...]:
-    """What of one side's layout no flag of the engine's says; empty: all is said, or the engine's flags are not known."""
+    """What of one side's layout no flag of the engine's says; empty: all of it is said, or no flags are known."""
     engine = scenario.deployment.engine
     if engine not in launchable():
         return ()
@@ -63,8 +64,8 @@ def unsaid(scenario: Scenario) -> tuple[str, ...]:
 
 
 def launches(scenario: Scenario, model: str) -> tuple[Launch, ...]:
-    """Commands that start a scenario's replicas, prefill's first where they are apart; none where the engine's flags are
-    not known.
+    """Commands that start a scenario's replicas, prefill's first where they are apart; none where no flags of the
+    engine are known.
 
     Args:
         scenario: the whole deployment.

@@ -1,7 +1,7 @@
 """The space of deployments that ``perfmodel plan`` looks at, as data: key paths of a scenario and their choices.
 
-What is in it by default follows from model, GPUs and engine (:func:`default_space`); a ``space:`` file narrows or widens
-any key, and adds any other key path of a scenario:
+What is in it by default follows from model, GPUs and engine (:func:`default_space`); a ``space:`` file narrows or
+widens any key, and adds any other key path of a scenario:
 
     deployment.attention_tp: [1, 8]                  # these alone
     deployment.redundant_experts: {choices: [0, 32]} # a key that is not looked at by default
@@ -22,7 +22,7 @@ from perfmodel.engines.legality import rules
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Cluster
-from perfmodel.spec.keys import unknown_key
+from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
 from perfmodel.spec.model import Model
 
@@ -113,7 +113,7 @@ def default_space(
     link = cluster.node.link_domain_gpus
     powers = [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
     tensor = [n for n in powers if n <= max(1, min(gpus, min(link, 16)))]
-    sizes = [n for n in powers if n < node] + [n for n in range(node, gpus + 1, node)]
+    sizes = [n for n in powers if n < node] + list(range(node, gpus + 1, node))
     data = sorted({size // tp for size in sizes for tp in tensor if size % tp == 0})
     drafts = range(MOST_DRAFTS + 1) if model.mtp and acceptance > 0.0 else (0,)
     formats = [name for name in FORMATS if _has_kernels(FORMATS[name], gpu, engine)]
@@ -183,7 +183,7 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
         raise SpecError(f"space: {key} is no choice of a deployment: state it with an option or --set")
     if known is None and not key.startswith(("deployment.", "serving.", "routing.")):
         raise SpecError(f"space: {unknown_key(key)}")
-    if known is None and "is no key" in unknown_key(key):
+    if known is None and key not in key_paths():
         raise SpecError(f"space: {unknown_key(key)}")
     if isinstance(value, Mapping) and value.keys() == {"range"}:
         return _within(key, value["range"], known)

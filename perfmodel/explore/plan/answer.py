@@ -1,4 +1,4 @@
-"""The answer to ``perfmodel plan``: what was screened and simulated, ranked, with reasons, and how to start the winner."""
+"""The answer to ``perfmodel plan``: candidates ranked, with reasons, and how to start the winner."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -142,8 +142,8 @@ def nearest_miss(answer: PlanAnswer) -> InfeasibleError:
     if any(figures["behind"] for figures in best.figures):
         parts.append("requests come faster than they are served")
     return InfeasibleError(
-        f"nothing simulated keeps the limits at p{limits.percentile:g}; the nearest miss, {layout_words(best.scenario)} on "
-        f"{best.scenario.fleet_gpus} GPUs: {', '.join(parts)}: use more GPUs, looser limits or less traffic"
+        f"nothing simulated keeps the limits at p{limits.percentile:g}; nearest miss, {layout_words(best.scenario)} "
+        f"on {best.scenario.fleet_gpus} GPUs: {', '.join(parts)}: use more GPUs, looser limits or less traffic"
     )
 
 
@@ -274,7 +274,8 @@ def _keys_words(keys: Mapping[str, Any]) -> str:
     if f"prefill.{REPLICAS}" not in keys:
         return f"{replicas} x [{of('')}], chunk {keys[CHUNK]}{most}"
     chunk = keys[f"prefill.{CHUNK}"]
-    return f"prefill {keys[f'prefill.{REPLICAS}']} x [{of('prefill.')}], chunk {chunk}; decode {replicas} x [{of('')}]{most}"
+    readers = f"prefill {keys[f'prefill.{REPLICAS}']} x [{of('prefill.')}], chunk {chunk}"
+    return f"{readers}; decode {replicas} x [{of('')}]{most}"
 
 
 def _pareto(candidates: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -374,8 +375,8 @@ def _more_traffic(run: Run, question: Question) -> dict[str, Any] | None:
 
 
 def _why(keeping: Sequence[Run]) -> tuple[Difference | None, int]:
-    """The winner's mean decode step against that of the best other candidate, and which of them that is. A pool that reads
-    prompts too is compared with its like alone: what it pays for prompts is in no decode step.
+    """The winner's mean decode step against the best other candidate's, and which that is. A pool that reads prompts
+    too is compared with its like alone: what it pays for prompts is in no decode step.
     """
     if not keeping:
         return None, 0
@@ -402,8 +403,8 @@ def _warnings(question: Question, best: Run, apart: bool, unknown: bool) -> list
     found = []
     if not apart:
         found.append(
-            "the best are not told apart by simulation (within half a per cent, or out of budget): raise --simulate and "
-            "--seconds, or take the simplest of them"
+            "the best are not told apart by simulation (within half a per cent, or out of budget): raise --simulate "
+            "and --seconds, or take the simplest of them"
         )
     if unknown:
         found.append(
@@ -412,7 +413,7 @@ def _warnings(question: Question, best: Run, apart: bool, unknown: bool) -> list
     stated = best.scenario.deployment.precision
     if {stated.linear, stated.experts} & {"fp4", "int4"} or stated.kv_cache == "fp8":
         found.append(
-            "number formats change what a model answers, which is not modelled: narrow them with --space if they may not"
+            "number formats change what a model answers, which is not modelled: narrow them with --space"
         )
     drafts = best.scenario.model.mtp is not None and best.scenario.deployment.mtp.acceptance == 0.0
     if drafts:

@@ -1,9 +1,9 @@
 """How sure the winner is: kernels' and engines' spreads drawn jointly for all finalists, and every run repeated.
 
-A draw makes a kernel slow for whoever uses it, so what finalists have in common moves them together and decides nothing;
-what tells them apart does. An engine's constant is one draw per engine. Each finalist's typical steps give two factors
-per draw, on steps that decode and on steps with prompts (:mod:`perfmodel.serving.spread`), under which it serves the same
-requests again: queues included.
+A draw makes a kernel slow for whoever uses it, so what finalists have in common moves them together and decides
+nothing; what tells them apart does. An engine's constant is one draw per engine. Each finalist's typical steps give
+two factors per draw, on steps that decode and on steps with prompts (:mod:`perfmodel.serving.spread`), under which it
+serves the same requests again: queues included.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,9 @@ from perfmodel.explore.plan.simulate import SLACK, Run, figures_of, objective_of
 from perfmodel.serving.serve import serve
 from perfmodel.serving.spread import typical_step
 from perfmodel.serving.stretch import stretched
+from perfmodel.sobol import sobol
 from perfmodel.spec.scenario import Scenario
+from perfmodel.special import normal_quantile
 from perfmodel.step import common_log_std, drawable, has_contention, predict_steps
 from perfmodel.uncertainty import DRAWS, QUANTILES, drawn_step_times
 
@@ -64,11 +66,7 @@ def factors_of(runs: Sequence[Run]) -> Array | None:
 
 def _normals(count: int) -> Array:
     """(DRAWS, count) quasi-random standard normals, apart from those of the kernels."""
-    from scipy.special import ndtri
-    from scipy.stats import qmc  # deferred: slow to import
-
-    points = qmc.Sobol(count, scramble=True, rng=1).random(DRAWS)
-    return np.asarray(ndtri(np.clip(points, 1e-6, 1.0 - 1e-6)))
+    return normal_quantile(np.clip(sobol(count, DRAWS, seed=1), 1e-6, 1.0 - 1e-6))
 
 
 def joint_draws(

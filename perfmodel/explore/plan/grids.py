@@ -1,8 +1,8 @@
 """Step times of many layouts on one grid, by the vectorised twin: what the screen interpolates in.
 
-Three tables per layout, at the traffic's mean lengths: decode steps over the batch of a rank; prompt steps over the new
-tokens of the fullest rank; steps with both. Prompts rarely come to all ranks at once while all wait for the fullest, so
-the last two are asked twice: with one rank that has prompts, and with all (``even`` of
+Three tables per layout, at the traffic's mean lengths: decode steps over the batch of a rank; prompt steps over the
+new tokens of the fullest rank; steps with both. Prompts rarely come to all ranks at once while all wait for the
+fullest, so the last two are asked twice: with one rank that has prompts, and with all (``even`` of
 :mod:`perfmodel.serving.step_times`, whose grids have the same meaning and more points).
 """
 
@@ -26,9 +26,9 @@ from perfmodel.step import has_contention, step_segments
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-BATCHES = 2.0 ** np.arange(11)
+BATCHES: Array = np.float64(2.0) ** np.arange(11)
 """Decoding requests of a rank."""
-MIXED_BATCHES = 4.0 ** np.arange(6)
+MIXED_BATCHES: Array = np.float64(4.0) ** np.arange(6)
 """Of steps that carry prompts, too: fewer, for the prompt's share hardly depends on them."""
 PROMPTS = 5
 """Numbers of prompt tokens."""
@@ -159,7 +159,7 @@ def _question(scenario: Scenario, phase: str, leaves: dict[str, Array], even: Ar
 
 
 def _cell(values: Array, axis: Array) -> tuple[Ints, Array]:
-    """Cell of an axis with equal ratios between its points, and the share of the way to the next one in the value itself;
+    """Cell of an axis with equal ratios between its points, and the share of the way to the next one;
     beyond its ends the last cell's slope goes on, below them the first value stays.
     """
     found = np.maximum(values, axis[0])

@@ -1,7 +1,7 @@
 """Layouts that an engine loads and that fit in memory, each as the scenario that a user would get.
 
-An engine's defaults follow from the shape alone (GPUs, EP, attention DP), so a scenario is loaded once per shape, and what
-changes no default (formats, schedule, drafts) is set in it; a test holds that both ways give one scenario.
+An engine's defaults follow from the shape alone (GPUs, EP, attention DP), so a scenario is loaded once per shape, and
+what changes no default (formats, schedule, drafts) is set in it; a test holds that both ways give one scenario.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from perfmodel.load import build_scenario
 from perfmodel.ops.limits import requests_per_rank
 from perfmodel.ops.memory import cache_tokens_per_rank
 from perfmodel.spec.base import Spec
+from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.model import Model
 from perfmodel.spec.scenario import Scenario
 
@@ -100,7 +101,8 @@ def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
     if moe is not None and ((moe.num_experts + copies) % keys[EP] or moe.ffn_size % (group // keys[EP])):
         return False
     return all(
-        layer.attention.num_heads % keys[TP] == 0 and layer.dense_ffn_size % keys[DENSE] == 0
+        getattr(layer.attention, "num_heads", keys[TP]) % keys[TP] == 0
+        and layer.dense_ffn_size % keys[DENSE] == 0
         for layer in model.layers
     )
 
@@ -131,9 +133,10 @@ def _set(spec: Any, keys: list[str], value: Any) -> Any:
 
 
 def _is_consistent(scenario: Scenario) -> bool:
+    """Whether what was set in place keeps what validation asks for."""
     try:
-        scenario._consistent()
-        scenario.deployment._consistent()
+        Deployment.model_validate(scenario.deployment.model_dump())
+        Scenario.model_validate(dict(scenario))
     except ValueError:
         return False
     return True

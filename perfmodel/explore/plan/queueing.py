@@ -1,22 +1,22 @@
-"""What traffic makes of step times, in the mean and roughly at a percentile: for arrays of candidates, without simulation.
+"""What traffic makes of step times, in the mean and roughly at a percentile: for arrays of candidates, without
+simulation.
 
 Written per replica: R ranks, L decode steps per request, B requests that decode, a prompt of s tokens in chunks of c.
 Of every decode step f = B / L requests end, and in a closed loop are replaced at once, so f prompts come per step;
 under open traffic of rate r they are f = r x (time per step).
 
-**Prompts stop decodes** (prefill-first): k = max(1, f) prompts run together, in ceil(s / c) steps of t_p:
-time per step T = t_d(B) + f t_p / k.
-**Prompts join decodes** (mixed): a share min(1, f s / (k c')) of steps carries k prompts' chunks: T = t_d + share (t_m - t_d),
-and no more than R c tokens of prompts per step: B is at most L R c / s.
+**Prompts stop decodes** (prefill-first): k = max(1, f) prompts run together, in ceil(s / c) steps of t_p: time per
+step T = t_d(B) + f t_p / k. **Prompts join decodes** (mixed): a share min(1, f s / (k c')) of steps carries k
+prompts' chunks: T = t_d + share (t_m - t_d), and no more than R c tokens of prompts per step: B is at most L R c / s.
 **Apart**: T = t_d; prompts queue at servers of their own.
 
-Who decodes follows from Little's law: of U users, B = U x L T / (TTFT + L T), or what the cache or ``max_running`` allows:
-the others wait, and TTFT = U / X - L T with X = B / (L T) requests per second. Under open traffic B = r L T; where that
-exceeds what a replica can run, the queue grows and the candidate is marked as overloaded.
+Who decodes follows from Little's law: of U users, B = U x L T / (TTFT + L T), or what the cache or ``max_running``
+allows: the others wait, and TTFT = U / X - L T with X = B / (L T) requests per second. Under open traffic B = r L T;
+where that exceeds what a replica can run, the queue grows and the candidate is marked as overloaded.
 
-**At a percentile** with z standard deviations: a request meets a Poisson number M = L f / k of prompt steps, each of which
-adds t_p, so TPOT = mean + z sqrt(M) t_p / (tokens); the first token waits for k + z sqrt(k) prompts instead of k, and a
-queue's wait is taken as exponential under open traffic, as its mean times QUEUE in a closed loop.
+**At a percentile** with z standard deviations: a request meets a Poisson number M = L f / k of prompt steps, each of
+which adds t_p, so TPOT = mean + z sqrt(M) t_p / (tokens); the first token waits for k + z sqrt(k) prompts instead of
+k, and a queue's wait is taken as exponential under open traffic, as its mean times QUEUE in a closed loop.
 
 How far off this is against simulation: docs/plan.md.
 """
@@ -34,6 +34,8 @@ ITERATIONS = 40
 DAMPING = 0.5
 QUEUE = 1.3
 """Percentile of the wait over its mean, where users wait because replicas take no more: they wait nearly alike."""
+BATCHED = 3
+"""Passes in which the prompts that are read together, and how long that takes, are found."""
 FULL = 0.98
 """Utilisation of a server of prompts beyond which its queue is taken to grow."""
 
@@ -192,7 +194,7 @@ class _Step:
         together = np.clip(come, 1.0, fit)
         tokens, even = _fullest(together, c.ranks, new, c.chunk)
         prompt_s = grids.prompt(c.row, tokens, even)
-        if rate is not None:  # what comes while prompts are read is read next
+        for _ in range(0 if rate is None else BATCHED):  # what comes while prompts are read is read next
             together = np.clip(rate * (prompt_s * chunks + decode_s), 1.0, fit)
             tokens, even = _fullest(together, c.ranks, new, c.chunk)
             prompt_s = grids.prompt(c.row, tokens, even)
@@ -221,8 +223,10 @@ class _Step:
     def _apart(
         c: Candidates, prompt_grids: Grids, new: float, steps: Array, running: Array, decode_s: Array
     ) -> "_Step":
-        assert c.prompt_row is not None and c.prompt_ranks is not None
-        assert c.prompt_replicas is not None and c.transfer_s is not None
+        assert c.prompt_row is not None
+        assert c.prompt_ranks is not None
+        assert c.prompt_replicas is not None
+        assert c.transfer_s is not None
         chunks = np.ceil(new / c.chunk)
         fit = np.maximum(1.0, np.floor(c.chunk / new)) * c.prompt_ranks
         tokens, even = _fullest(fit, c.prompt_ranks, new, c.chunk)

@@ -1,16 +1,16 @@
 """Ranking and selection: which of several noisy candidates is the least, sure at whatever point one stops.
 
-All candidates meet the same traffic, replication by replication (common random numbers), so what is compared are paired
-differences, whose variance is small. After each replication a contender is dropped once the lower end of an interval for
-its mean difference to the leader exceeds an indifference zone. The interval holds at all times together, so that looking
-after every replication, and stopping when the budget is spent, breaks no promise: the asymptotic confidence sequence of
-Waudby-Smith et al. (Time-uniform central limit theory and asymptotic confidence sequences, Annals of Statistics 2024,
-theorem 2.2), of half-width
+All candidates meet the same traffic, replication by replication (common random numbers), so what is compared are
+paired differences, whose variance is small. After each replication a contender is dropped once the lower end of an
+interval for its mean difference to the leader exceeds an indifference zone. The interval holds at all times together,
+so that looking after every replication, and stopping when the budget is spent, breaks no promise: the asymptotic
+confidence sequence of Waudby-Smith et al. (Time-uniform central limit theory and asymptotic confidence sequences,
+Annals of Statistics 2024, theorem 2.2), of half-width
 
     std x sqrt(2 (t rho^2 + 1) / (t rho)^2 x log(sqrt(t rho^2 + 1) / alpha))
 
-after t replications, alpha shared among the contenders (Bonferroni). It is asymptotic: with the few replications here it
-is a guide with a known shape rather than a guarantee, which is why nobody is dropped before LEAST of them.
+after t replications, alpha shared among the contenders (Bonferroni). It is asymptotic: with the few replications here
+it is a guide with a known shape rather than a guarantee, which is why nobody is dropped before LEAST of them.
 """
 
 import math
@@ -27,7 +27,7 @@ ZONE = 0.005
 
 
 def half_width(std: float, count: int, alpha: float) -> float:
-    """Half of the interval of a mean after ``count`` values of that standard deviation, valid at all counts together."""
+    """Half of the interval of a mean after ``count`` values of that spread, valid at all counts together."""
     t = count * RHO**2 + 1.0
     return std * math.sqrt(2.0 * t / (count * RHO) ** 2 * math.log(math.sqrt(t) / alpha))
 

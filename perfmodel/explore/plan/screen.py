@@ -1,9 +1,9 @@
 """Everything that is legal and fits, in arrays: which candidates are worth simulating.
 
 One pool: every layout, chunk size, ``max_running`` and number of replicas. Prefill apart: layouts of either side are
-pruned by themselves first (a side that another one beats at every load cannot be part of the best), then every pair of
-those left, with every number of replicas of either. What meets the limits comes first, then the objective; what misses a
-limit is pushed back by how far, for the approximation is off by as much as docs/plan.md says.
+pruned by themselves first (a side that another one beats at every load cannot be part of the best), then every pair
+of those left, with every number of replicas of either. What meets the limits comes first, then the objective; what
+misses a limit is pushed back by how far, for the approximation is off by as much as docs/plan.md says.
 """
 
 from collections.abc import Sequence
@@ -156,8 +156,8 @@ def screen(question: Question) -> Screen:
                 considered += Considered(screened=made.score.size)
     if not batches:
         raise InfeasibleError(
-            f"no deployment of {question.model} to consider ({'; '.join(reasons) or 'the space is empty'}): use more or "
-            "larger GPUs, shorter prompts, or widen the space"
+            f"no deployment of {question.model} to consider ({'; '.join(reasons) or 'the space is empty'}): use more "
+            "or larger GPUs, shorter prompts, or widen the space"
         )
     return Screen(tuple(batches), considered, lengths, _ranked(batches), points)
 
@@ -203,8 +203,6 @@ def _columns(layouts: Sequence[Layout]) -> dict[str, Array]:
         "front": np.array(
             [float(s.serving.front_end.latency_s + s.serving.front_end.request_s) for s in scenarios]
         ),
-        "default": np.array([float(s.serving.max_running) for s in scenarios]),
-        "most": np.array([float(one.max_requests) for one in layouts]),
     }
 
 
@@ -214,7 +212,9 @@ def _caps(layouts: Sequence[Layout], runnings: Sequence[int | None], lengths: Le
     of_cache = np.floor(kv / (lengths.input + lengths.output / 2.0))
     most = np.array([float(one.max_requests) for one in layouts])
     stated = np.array([np.inf if one is None else float(one) for one in runnings])
-    return np.minimum(np.minimum(of_cache[:, :, None], most[:, None, None]), stated[None, None, :])
+    return np.asarray(
+        np.minimum(np.minimum(of_cache[:, :, None], most[:, None, None]), stated[None, None, :])
+    )
 
 
 def _together(
@@ -224,16 +224,16 @@ def _together(
     columns, runnings, chunks = _columns(layouts), space.keys[RUNNING], space.keys[CHUNK]
     caps = _caps(layouts, runnings, lengths)
     rows, chunk, running, replicas = [], [], [], []
-    for row, one in enumerate(layouts):
+    for place, one in enumerate(layouts):
         numbers = _numbers(space, one.gpus, kind.gpus)
         c, r, n = (
             x.ravel() for x in np.meshgrid(range(len(chunks)), range(len(runnings)), numbers, indexing="ij")
         )
-        keep = caps[row, c, r] >= 1.0
+        keep = caps[place, c, r] >= 1.0
         if users is not None and None in runnings:  # a limit that nobody reaches is none
             ends = np.array([runnings[i] is None for i in r])
-            keep &= ends | (caps[row, c, r] * columns["ranks"][row] * n < users)
-        rows.append(np.full(keep.sum(), row))
+            keep &= ends | (caps[place, c, r] * columns["ranks"][place] * n < users)
+        rows.append(np.full(keep.sum(), place))
         chunk.append(c[keep])
         running.append(r[keep])
         replicas.append(n[keep])
@@ -268,22 +268,20 @@ def _apart(
     decoders = _best_decoders(layouts, grids, caps, kind.gpus)
     readers = _best_readers(layouts, columns, grids, chunks, lengths, kind.gpus)
     parts: list[tuple[Ints, ...]] = []
-    for d in decoders:
-        for p, c in readers:
-            if layouts[d].scenario.deployment.precision != layouts[p].scenario.deployment.precision:
+    for decoder in decoders:
+        for reader, size in readers:
+            first, other = layouts[decoder], layouts[reader]
+            if first.scenario.deployment.precision != other.scenario.deployment.precision:
                 continue
-            n_d, n_p = (
-                _numbers(space, layouts[d].gpus, kind.gpus),
-                _numbers(space, layouts[p].gpus, kind.gpus),
-            )
+            n_d, n_p = _numbers(space, first.gpus, kind.gpus), _numbers(space, other.gpus, kind.gpus)
             x, y, r = (a.ravel() for a in np.meshgrid(n_d, n_p, range(len(runnings)), indexing="ij"))
-            keep = x * layouts[d].gpus + y * layouts[p].gpus <= kind.gpus
-            keep &= caps[d, 0, r] >= 1.0
+            keep = x * first.gpus + y * other.gpus <= kind.gpus
+            keep &= caps[decoder, 0, r] >= 1.0
             if users is not None and None in runnings:
                 ends = np.array([runnings[i] is None for i in r], dtype=bool)
-                keep &= ends | (caps[d, 0, r] * columns["ranks"][d] * x < users)
+                keep &= ends | (caps[decoder, 0, r] * columns["ranks"][decoder] * x < users)
             x, y, r = x[keep], y[keep], r[keep]
-            parts.append((np.full(x.size, d), np.full(x.size, p), np.full(x.size, c), x, y, r))
+            parts.append((*(np.full(x.size, i) for i in (decoder, reader, size)), x, y, r))
     if not parts or not sum(part[0].size for part in parts):
         return None
     d, p, c, x, y, r = (np.concatenate(own).astype(np.int64) for own in zip(*parts, strict=True))
@@ -298,7 +296,7 @@ def _apart(
         ranks=columns["ranks"][d],
         gpus=columns["gpus"][d] * x + columns["gpus"][p] * y,
         tokens_per_step=columns["tokens"][d],
-        mixes=np.zeros(d.shape, dtype=bool),
+        mixes=np.zeros(d.shape, dtype=np.bool_),
         usd_per_gpu_hour=columns["price"][d],
         front_s=columns["front"][p],
         prompt_row=p,
@@ -356,9 +354,9 @@ def _best_readers(
             found.append((alone, -ranks * fit / full / one.gpus, i, c))
     found.sort()
     kept: list[tuple[float, float, int, int]] = []
-    for one in found:
-        if not kept or one[1] < kept[-1][1] * (1.0 + DISTANCE):
-            kept.append(one)
+    for pair in found:
+        if not kept or pair[1] < kept[-1][1] * (1.0 + DISTANCE):
+            kept.append(pair)
     return [(i, c) for _, _, i, c in kept[-SIDES:]]
 
 

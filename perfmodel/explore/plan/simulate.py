@@ -61,9 +61,11 @@ class Run:
 
 
 def steady(served: Served) -> dict[str, float]:
-    """Rates while the traffic neither settles nor fades: from the first judged arrival to the first that cools down, what
-    ends in between (of open traffic that is kept up with: what comes), whoever it is. :func:`perfmodel.economics.requests.serving_metrics` divides the judged requests by
-    the time until their last end, which pays for those left out: of four rounds of users it would count two.
+    """Rates while the traffic neither settles nor fades: from the first judged arrival to the first that cools down,
+    what ends in between (of open traffic that is kept up with: what comes), whoever it is.
+
+    :func:`perfmodel.economics.requests.serving_metrics` divides the judged requests by the time until their last end,
+    which pays for those left out: of four rounds of users it would count two.
     """
     records, workload = served.records, served.scenario.workload
     arrivals = np.sort(records.arrival_s)
@@ -90,8 +92,8 @@ def steady(served: Served) -> dict[str, float]:
 
 
 def figures_of(served: Served, scenario: Scenario, limits_: Limits) -> dict[str, Any]:
-    """What candidates are compared by: latencies as ``perfmodel serve`` has them and at the limits' percentile, and rates
-    and money in the steady state.
+    """What candidates are compared by: latencies as ``perfmodel serve`` has them and at the percentile, and rates and
+    money in the steady state.
     """
     found = serving_metrics(served.records, scenario)
     good = found["goodput_requests_per_s"] / found["requests_per_s"]
@@ -125,8 +127,8 @@ def objective_of_figures(figures: Mapping[str, Any], objective: str) -> float:
 
 
 def ranked_runs(runs: Sequence[Run], objective: str) -> list[Run]:
-    """Those that keep the limits by the objective (of equal ones the one with more room), then the others by how far they
-    miss them.
+    """Those that keep the limits by the objective (of equals the one with more room), then the others by how far
+    they miss them.
     """
 
     def key(run: Run) -> tuple[int, float, float]:

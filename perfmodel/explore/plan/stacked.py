@@ -1,8 +1,8 @@
 """Many steps through the vectorised twin in one go: those whose tasks hang together alike are one array.
 
-The twin advances all scenarios of a segment together, so what it takes is by number of rounds, not of scenarios. Steps of
-different layouts have other times and the same graph: their timings are laid end to end. A test holds that each comes
-out as alone.
+The twin advances all scenarios of a segment together, so what it takes is by number of rounds, not of scenarios.
+Steps of different layouts have other times and the same graph: their timings are laid end to end. A test holds that
+each comes out as alone.
 """
 
 from collections.abc import Hashable, Sequence

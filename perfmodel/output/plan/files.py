@@ -29,8 +29,8 @@ def write_scenario(answer: PlanAnswer, path: Path) -> None:
     assert answer.document is not None
     values = answer.values
     head = (
-        f"# The best of {values['considered']['legal']:,} deployments by perfmodel plan {values['provenance']['perfmodel']}"
-        f" for {values['traffic']}; objective {values['objective']}.\n"
+        f"# The best of {values['considered']['legal']:,} deployments by perfmodel plan "
+        f"{values['provenance']['perfmodel']} for {values['traffic']}; objective {values['objective']}.\n"
         "# deployment.batch_per_gpu and context_tokens are the simulated means: `perfmodel step` shows that step.\n"
     )
     atomic_write(path, head + scenario_text(answer.document))

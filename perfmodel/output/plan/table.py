@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.explore.plan.answer import PlanAnswer
+from perfmodel.output.console import console
 from perfmodel.output.formats import UNKNOWN, duration, percent, significant, usd
-from perfmodel.output.tables import console, table_of
+from perfmodel.output.tables import table_of
 
 ROWS = 8
 """Candidates that are listed."""
@@ -41,8 +42,8 @@ def print_plan(answer: PlanAnswer) -> None:
     if best["probability_best"] is not None:
         out.print(
             Text(
-                "best: share of joint draws of kernels' and engines' spread in which it is; $ and rates are those of the "
-                "steady state",
+                "best: share of joint draws of kernels' and engines' spread in which it is; $ and rates are those of "
+                "the steady state",
                 style="dim",
             )
         )

@@ -1,0 +1,95 @@
+"""``perfmodel sweep``: a scenario over key paths, as a dataset."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sweep(
+    scenario: Annotated[
+        str, typer.Argument(help="A catalogue name (perfmodel show scenarios) or a YAML file.")
+    ] = "",
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="KEY=DOMAIN",
+            help="1:256:log, 16:64:16, 0.5:0.9:n5, or a,b,c. Repeatable: all combinations.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Of the dataset; a sweep that was stopped there goes on."),
+    ] = None,
+    command: Annotated[str, typer.Option("--of", metavar="COMMAND", help="step or serve.")] = "step",
+    design: Annotated[str, typer.Option(metavar="NAME", help="grid, lhs or sobol.")] = "grid",
+    points: Annotated[int | None, typer.Option(metavar="N", help="Of lhs and sobol.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of lhs and sobol.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A field of every point. Repeatable."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Processes (default: the machine's cores); the dataset is the same."),
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y[,COLOUR]", help="Draw columns of the dataset in --out (or the one just made)."
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Where --show draws.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """A scenario over key paths, resumable, as a Parquet dataset: a row per point, columns in SI units."""
+    from perfmodel.errors import SpecError
+    from perfmodel.explore.sweep.design import plan_of
+    from perfmodel.explore.sweep.run import PIECE, Sweep, run_sweep
+    from perfmodel.output.files import check_writable
+    from perfmodel.output.progress import report_progress
+    from perfmodel.output.sweep.picture import print_dataset, write_picture
+    from perfmodel.workers import processes
+
+    if out is None:
+        raise SpecError("--out FOLDER: give the folder of the dataset")
+    if (show is None) != (html is None):
+        raise SpecError(
+            "--show and --html belong together: which columns, and the file that they are drawn in"
+        )
+    if html is not None:
+        check_writable(html)
+    values: dict[str, object] = {}
+    if scenario or over:
+        if not scenario:
+            raise SpecError("SCENARIO: missing; give the one that --over varies")
+        if command not in PIECE:
+            raise SpecError(f"--of {command}: must be one of {', '.join(PIECE)}")
+        asked = Sweep(
+            scenario,
+            tuple(set_ or ()),
+            plan_of(over or (), design=design, points=points, seed=seed),
+            command,  # type: ignore[arg-type]
+        )
+        with report_progress() as progress, processes(workers) as executor:
+            tell = None if progress is None else lambda done, total: progress("points", done, total)
+            found = run_sweep(asked, out, executor=executor, progress=tell)
+        values = {
+            "points": found.points,
+            "done": found.done,
+            "failed": found.failed,
+            "dataset": str(found.dataset),
+        }
+    elif show is None:
+        raise SpecError("nothing to do: give SCENARIO with --over, or --show of a dataset")
+    if show is not None and html is not None:
+        write_picture(out, show, html)
+        typer.echo(f"wrote {html}", err=True)
+    if json:
+        import json as writer
+
+        sys.stdout.write(writer.dumps(values, allow_nan=False, indent=1) + "\n")
+    elif values:
+        print_dataset(values, out)

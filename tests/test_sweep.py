@@ -1,0 +1,258 @@
+"""perfmodel sweep: domains and designs, a dataset that any executor makes alike, kills, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import run_here
+
+from perfmodel.errors import DataError, SpecError
+from perfmodel.explore.sweep import run as running
+from perfmodel.explore.sweep.design import domain_of, plan_of
+from perfmodel.explore.sweep.run import Sweep, read_rows, run_sweep
+from perfmodel.load import load_scenario
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = "deployment.batch_per_gpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1:16:log", (1, 2, 4, 8, 16)),
+        ("1:20:log", (1, 2, 4, 8, 16, 20)),
+        ("1:100:log:3", (1, 10, 100)),
+        ("16:64:16", (16, 32, 48, 64)),
+        ("3:5", (3, 4, 5)),
+        ("1:3:n5", (1, 2, 3)),
+        ("0.5:0.9:n5", (0.5, 0.6, 0.7, 0.8, 0.9)),
+        ("8,16", (8, 16)),
+        ("7", (7,)),
+    ],
+)
+def test_a_domain_has_the_values_that_it_says(text, values):
+    assert domain_of(f"{BATCH}={text}").values == pytest.approx(values)
+
+
+def test_a_key_that_takes_a_list_needs_brackets():
+    assert domain_of("routing.rank_loads=[[1.0, 1.2],[1.1, 1.1]]").values == ([1.0, 1.2], [1.1, 1.1])
+    assert domain_of("routing.rank_loads=[1.0, 1.2],[1.1, 1.1]").values == ([1.0, 1.2], [1.1, 1.1])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("deployment.batch=1", "unknown key"),
+        (BATCH, "KEY=DOMAIN"),
+        (f"{BATCH}=0:4:log", "above 0"),
+        (f"{BATCH}=4:1", "LEAST:MOST"),
+        (f"{BATCH}=1:4:0", "above 0"),
+        (f"{BATCH}=a:b", "two numbers"),
+        (f"{BATCH}=1:4:x", "no step"),
+        (f"{BATCH}=1:inf", "LEAST:MOST"),
+        (f"{BATCH}=0:1:1e-9", "at most"),
+        (f"{BATCH}=[]", "no values"),
+    ],
+)
+def test_a_bad_domain_is_one_line(text, words):
+    with pytest.raises(SpecError, match=words):
+        domain_of(text)
+
+
+def test_designs_fill_their_ranges():
+    over = [f"{BATCH}=1:256:log", "deployment.mtp.acceptance=0.5:0.9", "deployment.overlap=sequential,sbo"]
+    for design in ("lhs", "sobol"):
+        points = plan_of(over, design=design, points=64, seed=3).values()
+        assert points == plan_of(over, design=design, points=64, seed=3).values()
+        batches = np.array([one[BATCH] for one in points])
+        assert (batches >= 1).all()
+        assert (batches <= 256).all()
+        assert 28 <= (batches < 16).sum() <= 36  # half of the doublings
+        assert {one["deployment.overlap"] for one in points} == {"sequential", "sbo"}
+
+
+def test_a_latin_hypercube_has_one_point_in_every_slice():
+    points = plan_of(["deployment.mtp.acceptance=0.0:1.0"], design="lhs", points=50, seed=1).values()
+    slices = sorted(int(one["deployment.mtp.acceptance"] * 50) for one in points)
+    assert slices == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"design": "random"}, "grid, lhs, sobol"),
+        ({"design": "lhs"}, "--points"),
+        ({"points": 3}, "a grid has"),
+        ({"design": "sobol", "points": 12}, "powers of two"),
+    ],
+)
+def test_a_bad_design_is_one_line(options, words):
+    with pytest.raises(SpecError, match=words):
+        plan_of([f"{BATCH}=1:4"], **options)
+
+
+# --- the dataset ------------------------------------------------------------------------------------------------------
+
+
+def asked(values="8,16,32,64", command="step"):
+    return Sweep("longcat-flash-h800", (), plan_of([f"{BATCH}={values}"]), command)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(running, "PIECE", {"step": 1, "serve": 1})
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "pieces").iterdir())}
+
+
+def test_a_row_is_what_step_says(tmp_path):
+    done = run_sweep(asked("8,16,100000"), tmp_path / "a")
+    assert (done.points, done.done, done.failed) == (3, 2, 1)
+    rows = read_rows(tmp_path / "a")
+    alone = run_here("perfmodel", "step", "longcat-flash-h800", "--set", f"{BATCH}=16", "--json")
+    values = json.loads(alone.stdout)
+    row = rows[rows[BATCH] == 16].iloc[0]
+    assert row["tpot_s"] == values["tpot_s"]
+    assert row["intervals.tpot_s.low"] == values["intervals"]["tpot_s"][0]
+    assert row["scenario_hash"] == load_scenario("longcat-flash-h800", [f"{BATCH}=16"]).hash
+    assert "does not fit" in rows.iloc[2]["error"]
+
+
+def test_any_executor_makes_the_same_bytes(tmp_path, small_pieces):
+    run_sweep(asked(), tmp_path / "here")
+    with ThreadPoolExecutor(3) as executor:
+        run_sweep(asked(), tmp_path / "threads", executor=executor)
+    assert contents(tmp_path / "here") == contents(tmp_path / "threads")
+
+
+def test_processes_make_the_same_bytes(tmp_path):
+    words = ("sweep", "longcat-flash-h800", "--over", f"{BATCH}=1:66")
+    for workers in (1, 2):
+        done = run_here("perfmodel", *words, "--out", tmp_path / str(workers), "--workers", workers, "--json")
+        assert json.loads(done.stdout)["done"] == 66
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path, small_pieces, monkeypatch):
+    run_sweep(asked(), tmp_path / "whole")
+    worked = []
+    real = running.work
+
+    def stops(piece):
+        if len(worked) == 2:
+            raise KeyboardInterrupt
+        worked.append(piece.number)
+        real(piece)
+
+    monkeypatch.setattr(running, "work", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(asked(), tmp_path / "a")
+    again = []
+    monkeypatch.setattr(running, "work", lambda piece: (again.append(piece.number), real(piece)))
+    run_sweep(asked(), tmp_path / "a")
+    assert worked == [0, 1]
+    assert again == [2, 3]
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+
+
+def test_a_torn_journal_costs_one_piece(tmp_path, small_pieces):
+    run_sweep(asked(), tmp_path)
+    whole = contents(tmp_path)
+    journal = tmp_path / "journal.txt"
+    journal.write_text(journal.read_text()[:-1])  # the last line without its end
+    (tmp_path / "pieces" / "0000000.parquet").unlink()  # a piece that the journal has and the disk does not
+    assert run_sweep(asked(), tmp_path).done == 4
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.alone
+def test_kills_lose_nothing_and_double_nothing(tmp_path):
+    folder = tmp_path / "killed"
+    code = (
+        "import sys; from perfmodel.explore.sweep import run; run.PIECE['step'] = 1; "
+        f"sys.argv = ['perfmodel', 'sweep', 'longcat-flash-h800', '--over', '{BATCH}=1:12', "
+        f"'--out', {str(folder)!r}, '--workers', '1', '--json']; from perfmodel.cli import main; main()"
+    )
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+        )
+        time.sleep(float(rng.uniform(0.5, 4.0)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        timeout=200,
+    )
+    assert json.loads(done.stdout)["done"] == 12
+    rows = read_rows(folder)
+    assert rows["point"].tolist() == list(range(12))
+    assert rows[BATCH].tolist() == list(range(1, 13))
+    assert not list(folder.glob("pieces/.*.part*")) or len(list(folder.glob("pieces/*.parquet"))) == 12
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path):
+    run_sweep(asked("8"), tmp_path / "a")
+    with pytest.raises(DataError, match="over differ"):
+        run_sweep(asked("16"), tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty"):
+        run_sweep(asked("8"), tmp_path / "b")
+    assert (tmp_path / "b" / "mine.txt").read_text() == "mine"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("longcat-flash-h800", "--over", f"{BATCH}=1"), "--out FOLDER"),
+        (("longcat-flash-h800", "--out", "x"), "--over"),
+        (("--out", "x"), "nothing to do"),
+        (("longcat-flash-h800", "--over", f"{BATCH}=1", "--out", "x", "--of", "train"), "--of train"),
+        (
+            ("longcat-flash-h800", "--over", f"{BATCH}=1", "--over", f"{BATCH}=2", "--out", "x"),
+            "stated twice",
+        ),
+        (("none", "--over", f"{BATCH}=1", "--out", "x"), "none"),
+        (("--out", "x", "--show", "a,b", "--html", "p.html"), "no sweep"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(words, said, tmp_path):
+    done = run_here("perfmodel", "sweep", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_show_draws_columns(tmp_path):
+    done = run_here(
+        "perfmodel", "sweep", "longcat-flash-h800", "--over", f"{BATCH}=8,16", "--over",
+        "deployment.overlap=sequential,sbo", "--out", "s", "--workers", "1",
+        "--show", f"{BATCH},tpot_s,deployment.overlap", "--html", "p.html", folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 points answered" in done.stdout
+    page = (tmp_path / "p.html").read_text()
+    assert "deployment.overlap = sbo" in page
+    wrong = run_here(
+        "perfmodel", "sweep", "--out", "s", "--show", f"{BATCH},tpot", "--html", "q.html", folder=tmp_path
+    )
+    assert wrong.returncode == 2
+    assert "tpot_s" in wrong.stderr
