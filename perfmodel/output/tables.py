@@ -323,6 +323,7 @@ def table_of(title: str, *columns: str) -> Table:
         "reason",
         "kind",
         "ops",
+        "deployment",
         "",
     )
     for column in columns:

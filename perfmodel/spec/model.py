@@ -231,6 +231,9 @@ class Model(Spec):
         if self.hyper_connections and self.has_shortcut:
             msg = "hyper_connections: not modelled for layers with two attentions; leave them out"
             raise ValueError(msg)
+        if not any(layer.attention for layer in self.layers):
+            msg = "layers: none of them has attention, or what stands in its place: state it in one at least"
+            raise ValueError(msg)
         return self
 
     @property

@@ -1,0 +1,156 @@
+"""Layouts that an engine loads and that fit in memory, each as the scenario that a user would get.
+
+An engine's defaults follow from the shape alone (GPUs, EP, attention DP), so a scenario is loaded once per shape, and what
+changes no default (formats, schedule, drafts) is set in it; a test holds that both ways give one scenario.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perfmodel.engines.launch import unsaid
+from perfmodel.engines.legality import refusal
+from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.explore.plan.question import Kind, Question
+from perfmodel.explore.space import CHUNK, DENSE, DP, DRAFTS, EP, KV, OVERLAP, SHAPE, TP, Space
+from perfmodel.load import build_scenario
+from perfmodel.ops.limits import requests_per_rank
+from perfmodel.ops.memory import cache_tokens_per_rank
+from perfmodel.spec.base import Spec
+from perfmodel.spec.model import Model
+from perfmodel.spec.scenario import Scenario
+
+SET_IN_PLACE = frozenset({KV, OVERLAP, DRAFTS, "deployment.precision.linear", "deployment.precision.experts"})
+"""Keys that no engine's rule depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One legal layout of one replica: it decodes, reads prompts, or does both."""
+
+    kind: Kind
+    keys: Mapping[str, Any]
+    """What it states over the question's document."""
+    scenario: Scenario
+    kv_tokens: tuple[int, ...]
+    """Tokens that one rank's cache holds, for each chunk size of the space; 0: it does not fit."""
+    max_requests: int
+    """Requests that one rank runs at most, by dispatch buffers and the engine's own scheduler."""
+
+    @property
+    def gpus(self) -> int:
+        """Of one replica."""
+        return self.scenario.deployment.num_gpus
+
+
+def document_of(base: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The question's document with key paths set."""
+    found: dict[str, Any] = dict(base)
+    for path, value in keys.items():
+        *heads, last = path.split(".")
+        at = found
+        for head in heads:
+            inner = at.get(head, {})
+            at[head] = dict(inner) if isinstance(inner, Mapping) else {"base": inner}
+            at = at[head]
+        at[last] = value
+    return found
+
+
+def legal_layouts(question: Question, kind: Kind, space: Space) -> Iterator[Layout]:
+    """All layouts of a space that the engine loads, with what of a cache they hold.
+
+    Raises:
+        SpecError: a value of a space file that no scenario can have.
+    """
+    base = question.document(kind)
+    built: dict[tuple[Any, ...], Scenario | None] = {}
+    model = question.scenario(kind).model
+    chunks = space.keys[CHUNK]
+    for keys in space.layouts():
+        if not _divides(keys, model, kind.gpus):
+            continue
+        apart = {path: value for path, value in keys.items() if path not in SET_IN_PLACE}
+        mark = tuple(map(str, apart.values()))
+        if mark not in built:
+            built[mark] = _loaded(base, apart, question)
+        shape = built[mark]
+        if shape is None:
+            continue
+        scenario = _with(shape, {path: keys[path] for path in keys if path in SET_IN_PLACE})
+        if not _is_consistent(scenario) or refusal(scenario):
+            continue
+        if (
+            keys[OVERLAP] != "sequential"
+            and not scenario.deployment.dispatches
+            and OVERLAP not in question.space
+        ):
+            continue  # nothing is sent that could be hidden
+        if any(path in question.space for path in SHAPE) or not unsaid(scenario):
+            yield _layout(kind, keys, scenario, chunks)
+
+
+def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
+    """What is cheap to see before a scenario is loaded."""
+    group = keys[TP] * keys[DP]
+    moe = model.moe
+    if group > gpus or group % keys[EP] or group % keys[DENSE]:
+        return False
+    copies = keys.get("deployment.redundant_experts", 0)
+    if moe is not None and ((moe.num_experts + copies) % keys[EP] or moe.ffn_size % (group // keys[EP])):
+        return False
+    return all(
+        layer.attention.num_heads % keys[TP] == 0 and layer.dense_ffn_size % keys[DENSE] == 0
+        for layer in model.layers
+    )
+
+
+def _loaded(base: Mapping[str, Any], keys: Mapping[str, Any], question: Question) -> Scenario | None:
+    """The scenario of a shape; None where no such scenario can be."""
+    try:
+        return build_scenario(document_of(base, keys))
+    except SpecError:
+        if keys.keys() & question.space.keys() - set(
+            SHAPE
+        ):  # it may be the file's value that is wrong: say so
+            raise
+        return None
+
+
+def _with(scenario: Scenario, values: Mapping[str, Any]) -> Scenario:
+    """The scenario with key paths set, unvalidated."""
+    for path, value in values.items():
+        scenario = _set(scenario, path.split("."), value)
+    return scenario
+
+
+def _set(spec: Any, keys: list[str], value: Any) -> Any:
+    head, *rest = keys
+    child: Spec = getattr(spec, head)
+    return spec.model_copy(update={head: _set(child, rest, value) if rest else value})
+
+
+def _is_consistent(scenario: Scenario) -> bool:
+    try:
+        scenario._consistent()
+        scenario.deployment._consistent()
+    except ValueError:
+        return False
+    return True
+
+
+def _layout(kind: Kind, keys: Mapping[str, Any], scenario: Scenario, chunks: tuple[int, ...]) -> Layout:
+    try:
+        most = requests_per_rank(scenario)
+    except InfeasibleError:
+        most = 0
+    kv = tuple(
+        (scenario.serving.kv_tokens or cache_tokens_per_rank(scenario, prompt_tokens=chunk, decodes=most))
+        if most
+        else 0
+        for chunk in (chunks[0], chunks[-1])
+    )
+    low, high = kv
+    span = max(1, chunks[-1] - chunks[0])
+    tokens = tuple(max(0, round(low + (high - low) * (chunk - chunks[0]) / span)) for chunk in chunks)
+    return Layout(kind, keys, scenario, tokens, most)

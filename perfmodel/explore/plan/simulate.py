@@ -1,0 +1,269 @@
+"""Candidates under simulated traffic: the same requests for all, and what comes of them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perfmodel.economics.requests import latencies, serving_metrics
+from perfmodel.errors import InfeasibleError
+from perfmodel.explore.plan.layouts import document_of
+from perfmodel.explore.plan.question import Kind, Limits, Question
+from perfmodel.explore.plan.race import race
+from perfmodel.explore.plan.screen import Screen
+from perfmodel.explore.speeds import behind
+from perfmodel.load import build_scenario
+from perfmodel.ops.limits import limits, with_batch
+from perfmodel.serving.requests import Requests, requests_of
+from perfmodel.serving.serve import Served, serve
+from perfmodel.serving.window import counted
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import HOUR, MEGA, PERCENT
+
+PER_STRUCTURE, PER_DECODER = 2, 8
+"""Candidates of one pair of layouts, and of one that decodes, that are simulated: others are likely alike."""
+CONTENDERS = 0.05
+"""How much worse than the best a candidate may be after one replication to be simulated again."""
+REPLICATIONS = 8
+SLACK = 1.0 + 1e-9
+
+
+@dataclass(slots=True)
+class Run:
+    """A candidate that was simulated."""
+
+    kind: Kind
+    keys: Mapping[str, Any]
+    scenario: Scenario
+    served: Served
+    """Its first replication."""
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    """Of each replication."""
+    screened_score: float = 0.0
+
+    def mean(self, key: str) -> float:
+        """Of a figure over replications."""
+        return float(np.mean([one[key] for one in self.figures]))
+
+    @property
+    def miss(self) -> float:
+        """Largest ratio of a latency to its limit, mean over replications; infinite where requests outrun it."""
+        if any(one["behind"] for one in self.figures):
+            return float("inf")
+        return self.mean("ratio")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps all limits."""
+        return self.miss <= SLACK
+
+
+def steady(served: Served) -> dict[str, float]:
+    """Rates while the traffic neither settles nor fades: from the first judged arrival to the first that cools down, what
+    ends in between (of open traffic that is kept up with: what comes), whoever it is. :func:`perfmodel.economics.requests.serving_metrics` divides the judged requests by
+    the time until their last end, which pays for those left out: of four rounds of users it would count two.
+    """
+    records, workload = served.records, served.scenario.workload
+    arrivals = np.sort(records.arrival_s)
+    last = max(workload.warm_up_requests + 1, len(arrivals) - workload.cool_down_requests - 1)
+    start, end = arrivals[workload.warm_up_requests], arrivals[min(last, len(arrivals) - 1)]
+    closed = served.requests.max_concurrency is not None
+    when = records.end_s if closed or behind(served) else records.arrival_s  # who keeps up serves what comes
+    inside = (when > start) & (when <= end)
+    if not inside.any() or not end > start:
+        start, end = arrivals[0], records.end_s.max()
+        inside = np.ones(len(arrivals), dtype=bool)
+    span, scenario = float(end - start), served.scenario
+    output = float(records.output_tokens[inside].sum()) / span
+    return {
+        "requests_per_s": float(inside.sum()) / span,
+        "output_tokens_per_s": output,
+        "output_tokens_per_s_per_gpu": output / scenario.fleet_gpus,
+        "usd_per_million_output_tokens": scenario.prices.usd_per_gpu_hour
+        * scenario.fleet_gpus
+        / HOUR
+        / output
+        * MEGA,
+    }
+
+
+def figures_of(served: Served, scenario: Scenario, limits_: Limits) -> dict[str, Any]:
+    """What candidates are compared by: latencies as ``perfmodel serve`` has them and at the limits' percentile, and rates
+    and money in the steady state.
+    """
+    found = serving_metrics(served.records, scenario)
+    good = found["goodput_requests_per_s"] / found["requests_per_s"]
+    found |= steady(served)
+    found["goodput_requests_per_s"] = good * found["requests_per_s"]
+    ttft, tpot, _ = latencies(counted(served.records, scenario.workload))
+    ttft_at = float(np.percentile(ttft, limits_.percentile))
+    finite = tpot[np.isfinite(tpot)]
+    tpot_at = float(np.percentile(finite, limits_.percentile)) if finite.size else 0.0
+    pairs = ((ttft_at, limits_.ttft_s), (tpot_at, limits_.tpot_s))
+    ratios = [value / limit for value, limit in pairs if limit is not None]
+    closed = served.requests.max_concurrency is not None
+    return {
+        **found,
+        "ttft_at_s": ttft_at,
+        "tpot_at_s": tpot_at,
+        "ratio": max(ratios, default=0.0),
+        "behind": not closed and behind(served),
+        "goodput_per_gpu": found["goodput_requests_per_s"] / found["num_gpus"],
+    }
+
+
+def objective_of_figures(figures: Mapping[str, Any], objective: str) -> float:
+    """What is to be small."""
+    usd = float(figures["usd_per_million_output_tokens"])
+    if objective == "gpus":  # whole GPUs, ties by money
+        return float(figures["num_gpus"]) + 1e-6 * usd
+    if objective == "goodput":
+        return -float(figures["goodput_per_gpu"])
+    return {"usd": usd, "ttft": float(figures["ttft_at_s"]), "tpot": float(figures["tpot_at_s"])}[objective]
+
+
+def ranked_runs(runs: Sequence[Run], objective: str) -> list[Run]:
+    """Those that keep the limits by the objective (of equal ones the one with more room), then the others by how far they
+    miss them.
+    """
+
+    def key(run: Run) -> tuple[int, float, float]:
+        value = float(np.mean([objective_of_figures(one, objective) for one in run.figures]))
+        return (0, value, run.miss) if run.keeps else (1, run.miss, value)
+
+    return sorted(runs, key=key)
+
+
+class Simulator:
+    """Serves candidates under the question's traffic, whose requests are drawn once per replication."""
+
+    def __init__(self, question: Question, *, seconds: float) -> None:
+        """``seconds``: wall time that simulation may take."""
+        self.question, self.ends = question, time.monotonic() + seconds
+        self.simulated = 0
+        self.requests: dict[int, Requests] = {}
+        self.documents = {kind: question.document(kind) for kind in question.kinds}
+
+    def goes_on(self) -> bool:
+        """Whether there is time left."""
+        return time.monotonic() < self.ends
+
+    def traffic(self, replication: int) -> Requests:
+        """The requests of a replication."""
+        if replication not in self.requests:
+            one = self.question.scenario(self.question.kinds[0])
+            self.requests[replication] = requests_of(one.workload, one.seed + replication)
+        return self.requests[replication]
+
+    def first(self, kind: Kind, keys: Mapping[str, Any]) -> Run | None:
+        """A candidate's first run; None where it turns out not to hold the longest request."""
+        scenario = build_scenario(document_of(self.documents[kind], keys))
+        self.simulated += 1
+        try:
+            served = serve(scenario, requests=self.traffic(0))
+        except InfeasibleError:
+            return None
+        return Run(kind, keys, scenario, served, [figures_of(served, scenario, self.question.limits)])
+
+    def again(self, run: Run, replication: int) -> Mapping[str, Any]:
+        """One more replication of it."""
+        while len(run.figures) <= replication:
+            asked = self.traffic(len(run.figures))
+            longest = int((asked.input_tokens + asked.output_tokens).max())
+            first = self.traffic(0)
+            same = longest <= int((first.input_tokens + first.output_tokens).max())
+            served = serve(run.scenario, requests=asked, fleet=run.served.fleet if same else None)
+            run.figures.append(figures_of(served, run.scenario, self.question.limits))
+        return run.figures[replication]
+
+
+def simulate_survivors(
+    found: Screen, simulator: Simulator, *, most: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[Run], bool]:
+    """The screen's best, simulated and ranked, and whether the winner is told apart from the others.
+
+    Raises:
+        InfeasibleError: none of them holds the traffic's requests.
+    """
+    runs: list[Run] = []
+    seen: dict[Any, int] = {}
+    objective = simulator.question.objective
+    for b, i in found.ranked:
+        if simulator.simulated >= most or (runs and not simulator.goes_on()):
+            break
+        batch = found.batches[b]
+        pair = (b, *batch.structure(i))
+        if seen.get(pair, 0) >= PER_STRUCTURE or seen.get(pair[:-1], 0) >= PER_DECODER:
+            continue
+        for mark in (pair, pair[:-1]):
+            seen[mark] = seen.get(mark, 0) + 1
+        run = simulator.first(batch.kind, batch.keys(i))
+        if run is not None:
+            run.screened_score = float(batch.score[i])
+            runs.append(run)
+        if progress is not None:
+            progress(simulator.simulated, most)
+    if not runs:
+        raise InfeasibleError(
+            "no candidate's cache holds the longest request: use more or larger GPUs, or shorter requests"
+        )
+    runs = ranked_runs(runs, objective)
+    good = [k for k, run in enumerate(runs) if run.keeps]
+    if not good:
+        return runs, False
+    best = objective_of_figures(runs[good[0]].figures[0], objective)
+    near = [
+        k
+        for k in good
+        if abs(objective_of_figures(runs[k].figures[0], objective) - best) <= CONTENDERS * abs(best)
+    ]
+
+    def value(k: int, replication: int) -> float:
+        figures = simulator.again(runs[k], replication)
+        if figures["ratio"] > SLACK * (1.0 + CONTENDERS) or figures["behind"]:
+            return float("inf")
+        return objective_of_figures(figures, objective)
+
+    _, apart = race(near, value, most=REPLICATIONS, goes_on=simulator.goes_on)
+    return ranked_runs(runs, objective), apart
+
+
+def step_of(run: Run) -> Scenario:
+    """The run's scenario with its mean decode batch as the step's, at most what ``step`` takes."""
+    runs, s = run.served.records.load.runs, run.scenario
+    decodes = (runs.requests > 0.0) & (runs.replica < s.serving.replicas)
+    weights = runs.seconds[decodes] * 1.0
+    tp = s.deployment.attention_tp
+    mean = float(np.average(runs.requests[decodes], weights=weights)) if decodes.any() else 1.0
+    context = (
+        float(np.average(runs.tokens[decodes] / runs.requests[decodes], weights=weights))
+        if decodes.any()
+        else 1.0
+    )
+    deployment = s.deployment.model_copy(update={"phase": "decode", "context_tokens": float(round(context))})
+    found = with_batch(s.model_copy(update={"deployment": deployment}), max(1.0, round(mean)) / tp)
+    return with_batch(found, min(found.deployment.batch_per_gpu, limits(found).fits))
+
+
+def binding_of(run: Run, limits_: Limits) -> list[str]:
+    """What keeps the candidate from doing better, in words."""
+    found = []
+    for name, key, limit in (("TTFT", "ttft_at_s", limits_.ttft_s), ("TPOT", "tpot_at_s", limits_.tpot_s)):
+        if limit is not None and run.mean(key) > 0.9 * limit:
+            share = PERCENT * run.mean(key) / limit
+            found.append(f"{name} at p{limits_.percentile:g} is {share:.0f} % of its limit")
+    figures = run.figures[0]
+    if figures["preemptions"] > 0:
+        found.append("memory: the cache is short, requests lose their blocks")
+    queue = figures["queue_s"]
+    if (
+        queue
+        and queue["mean"] > 0.5 * figures["ttft_s"]["mean"]
+        and run.served.requests.max_concurrency is not None
+    ):
+        found.append("requests wait for a place: cache, dispatch buffers or max_running are full")
+    if not found:
+        found.append("price: limits and memory have room, more traffic per GPU is what would make it cheaper")
+    return found
