@@ -408,8 +408,9 @@ def test_every_file_of_a_shipped_calibration_is_hashed():
     for name in catalogue.names("calibrations"):
         folder = catalogue.calibration_path(name).parent
         assert (folder / FILE).is_file()
-        for path in folder.iterdir():
-            if path.name != FILE:
+        for path in folder.rglob("*"):
+            if path.is_file() and path.name != FILE:
+                assert path.with_name(FILE).is_file()
                 check_sum(path)
 
 
