@@ -249,7 +249,7 @@ def _together(
         ranks=columns["ranks"][row],
         gpus=columns["gpus"][row] * n,
         tokens_per_step=columns["tokens"][row],
-        mixes=columns["mixes"][row],
+        mixes=columns["mixes"][row].astype(np.bool_),
         usd_per_gpu_hour=columns["price"][row],
         front_s=columns["front"][row],
     )
