@@ -194,8 +194,8 @@ class _Step:
         together = np.clip(come, 1.0, fit)
         tokens, even = _fullest(together, c.ranks, new, c.chunk)
         prompt_s = grids.prompt(c.row, tokens, even)
-        for _ in range(BATCHED):  # what comes while prompts are read is read next
-            if rate is None:
+        for _ in range(BATCHED):
+            if rate is None:  # nobody comes while prompts are read
                 break
             together = np.clip(rate * (prompt_s * chunks + decode_s), 1.0, fit)
             tokens, even = _fullest(together, c.ranks, new, c.chunk)

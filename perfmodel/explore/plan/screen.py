@@ -243,13 +243,13 @@ def _together(
     tokens = np.asarray(chunks, dtype=float)[c]
     own = Candidates(
         row=row,
-        chunk=np.where(columns["whole"][row], np.maximum(tokens, lengths.input), tokens),
+        chunk=np.where(columns["whole"][row] > 0.0, np.maximum(tokens, lengths.input), tokens),
         cap=caps[row, c, r],
         replicas=n.astype(float),
         ranks=columns["ranks"][row],
         gpus=columns["gpus"][row] * n,
         tokens_per_step=columns["tokens"][row],
-        mixes=columns["mixes"][row].astype(np.bool_),
+        mixes=columns["mixes"][row] > 0.0,
         usd_per_gpu_hour=columns["price"][row],
         front_s=columns["front"][row],
     )
@@ -290,7 +290,7 @@ def _apart(
     tokens = np.asarray(chunks, dtype=float)[c]
     own = Candidates(
         row=d,
-        chunk=np.where(columns["whole"][p], np.maximum(tokens, lengths.input), tokens),
+        chunk=np.where(columns["whole"][p] > 0.0, np.maximum(tokens, lengths.input), tokens),
         cap=caps[d, 0, r],
         replicas=x.astype(float),
         ranks=columns["ranks"][d],
