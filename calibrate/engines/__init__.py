@@ -11,6 +11,6 @@ and of TTFT's error, added) and neither rises by more than ``HARM``: what mends 
 stands for something else. The rest stay 0.
 
 Every row is served as ``validate`` serves it. Predictions are taken at a few values of each constant around a start and
-interpolated between; the fit is made twice, the second time around the first result, and the last residuals are of runs
-served anew.
+interpolated between; the fit is made twice, the second time around the first result (which stands if the second is
+worse by more than ``HARM`` on groups left out), and the last residuals are of runs served anew.
 """

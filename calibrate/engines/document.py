@@ -1,7 +1,7 @@
 """The constants file, ``data/engines/fitted.yaml``: by engine, what was selected, and how far new set-ups are off."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from calibrate.curves import robust_std
 from calibrate.engines.constants import CONSTANTS, START
 from calibrate.engines.rows import FILES, FitRow, Job, engine_of, fit_rows, jobs, served_logs
-from calibrate.engines.select import fit_constants, fit_engine, residuals
+from calibrate.engines.select import HARM, fit_constants, fit_engine, residuals
 from perfmodel.engines.profile import OTHERS
 from perfmodel.validation import serving
 from perfmodel.validation.runs import scenario_of
@@ -54,25 +54,36 @@ def left_out_logs(rows: Sequence[FitRow], free: frozenset[int]) -> list[tuple[st
     return found
 
 
+def no_worse(now: Mapping[str, float], before: Mapping[str, float]) -> bool:
+    """Whether a pass's errors on set-ups left out are no worse than those of the pass before, by more than HARM in any.
+
+    A second pass is taken around the first one's result, where its predictions are better; but where two selections
+    nearly tie it may choose the other one.
+    """
+    return all(now[name] <= was + HARM for name, was in before.items())
+
+
 def document(pool: Executor, progress: Callable[[str], None] = print) -> dict[str, Any]:
     """The constants file: by engine, rules as those of its data; ``others`` for engines without rows."""
     every = jobs()
     own = [engine for engine in ENGINES if sum(engine_of(job) == engine for job in every) >= MIN_ROWS]
     constants = dict.fromkeys(own, START)
     errors: dict[str, list[dict[str, float]]] = {}
+    taken: dict[str, list[FitRow]] = {}
     for _ in range(2):
         rows = fit_rows(constants, pool, progress)
         for engine in own:
             progress(engine)
-            fitted = fit_engine([row for row in rows if row.engine == engine], progress)
-            constants[engine], errors[engine] = fitted
-            progress(f"  {dict(zip([one.path for one in CONSTANTS], constants[engine], strict=True))}")
+            mine = [row for row in rows if row.engine == engine]
+            values, steps = fit_engine(mine, progress)
+            if engine in errors and not no_worse(steps[-1], errors[engine][-1]):
+                progress(f"  the pass before stands: {errors[engine][-1]}")
+                continue
+            constants[engine], errors[engine], taken[engine] = values, steps, mine
+            progress(f"  {dict(zip([one.path for one in CONSTANTS], values, strict=True))}")
     logs = served_logs(constants, pool)
     left_out = {
-        engine: left_out_logs(
-            [row for row in rows if row.engine == engine],
-            frozenset(map(int, np.flatnonzero(constants[engine]))),
-        )
+        engine: left_out_logs(taken[engine], frozenset(map(int, np.flatnonzero(constants[engine]))))
         for engine in own
     }
     # seven to ten set-ups do not tell how far an engine's next one is off: what lies between them is of all engines
