@@ -207,7 +207,7 @@ def test_screening_finds_the_winner_of_exhaustive_simulation():
             space=stated, limits=Limits(float(rng.uniform(0.5, 3.0)), float(rng.uniform(0.012, 0.04)))
         )
         found = screen(asked)
-        every, _ = simulate_survivors(found, _patient(asked), most=10_000)
+        every, _ = simulate_survivors(found, _patient(asked), most=10_000, per_pair=10_000)
         some, _ = simulate_survivors(found, _patient(asked), most=max(6, len(found.ranked) // 4))
         if not every[0].keeps:
             near += not some[0].keeps
