@@ -16,7 +16,7 @@ INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
 FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -52,7 +52,7 @@ bench-kinds: $(VENV)/.dev-$(KEY) ## requests/s by kinds of traffic, compiled and
 
 bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an environment of its own, where its wheel can be had
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
-	build/peers/bin/python -m pip $(INSTALL) -c /dev/null ai-dynamo-runtime==1.6.1
+	build/peers/bin/python -m pip $(INSTALL) ai-dynamo-runtime==1.6.1
 	$(BIN)/python -m bench.peers build/peers/bin/python
 
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows
@@ -75,6 +75,9 @@ engine-constants: $(VENV)/.dev-$(KEY) ## refit the routing skew and the serving 
 
 routing-skew: $(VENV)/.dev-$(KEY) ## EPLB's gain in prefill and decode by how skewed routing is
 	$(BIN)/python -m calibrate.skew --curve
+
+keys: $(VENV)/.dev-$(KEY) ## write the tables of keys into docs/scenarios.md
+	$(BIN)/python docs/keys_table.py
 
 pictures: $(VENV)/.dev-$(KEY) ## redraw the pictures of docs/, screenshots of dashboard and report included (needs chromium)
 	$(BIN)/python docs/pictures.py

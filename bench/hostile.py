@@ -247,7 +247,7 @@ TRACES = ((".csv", AZURE), (".csv", BURST), (".jsonl", MOONCAKE), (".json", RESU
 
 def try_trace(chance: random.Random, folder: Path) -> str | None:
     """A trace or a benchmark's result, broken as text or as bytes, plain or gzipped."""
-    from perfmodel.spec.traces import read_trace
+    from perfmodel.spec.traces.read import read_trace
 
     suffix, text = chance.choice(TRACES)
     content = mutated_text(text, chance).encode("utf-8", "backslashreplace")
@@ -354,7 +354,7 @@ def try_path(chance: random.Random, folder: Path) -> str | None:
     from perfmodel.kernels.calibration import load_calibration
     from perfmodel.load import load_scenario
     from perfmodel.output.files import atomic_write, check_distinct, check_writable
-    from perfmodel.spec.traces import read_trace
+    from perfmodel.spec.traces.read import read_trace
 
     (folder / "loop").symlink_to("loop")
     (folder / "file.yaml").write_text("base: longcat-flash-h800\n")

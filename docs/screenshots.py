@@ -34,12 +34,22 @@ def main() -> None:
                 )
         _timeline(chrome, HERE / "timeline.png")
         _report(chrome, HERE / "report.png")
+        _training(chrome)
 
 
 def _timeline(chrome: Any, picture: Path) -> None:
     """One layer of the main job, as the page of ``perfmodel step --html`` draws it."""
     page = _made(chrome, ["step", "longcat-flash-h800", "--html"], width=1100, height=1400)
     page.locator("section", has=page.locator("#figure-layer")).screenshot(path=picture)
+    page.context.close()
+
+
+def _training(chrome: Any) -> None:
+    """A V-shaped pipeline of 20 micro-batches, and memory over its step, as ``perfmodel train --html`` draws them."""
+    few = ["--set", "training.global_batch_sequences=2240"]
+    page = _made(chrome, ["train", "longcat-flash-train-h800", *few, "--html"], width=1100, height=1600)
+    for name in ("pipeline", "memory"):
+        page.locator(f"#figure-{name}").screenshot(path=HERE / f"train_{name}.png")
     page.context.close()
 
 

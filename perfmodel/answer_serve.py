@@ -22,7 +22,7 @@ from perfmodel.serving.spread import typical_step
 from perfmodel.serving.window import counted
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
-from perfmodel.spec.traces import read_trace
+from perfmodel.spec.traces.read import trace_of
 from perfmodel.step import Step, common_log_std, simulate_step
 from perfmodel.units import PERCENT
 
@@ -228,6 +228,7 @@ def _caveats(served: Served) -> list[Caveat]:
     scenario, workload, records = served.scenario, served.scenario.workload, served.records
     unknown = unknown_power(scenario)
     found = [note(unknown)] if unknown else []
+    found += [note(f"workload.trace: {text}") for text in served.requests.notes]
     if workload.warm_up_requests or workload.cool_down_requests:
         found.append(
             standing("gaps between outputs (ITL) are pooled: they are those of all requests, left out or not")
@@ -275,5 +276,5 @@ def _trace_id(scenario: Scenario) -> str | None:
     w = scenario.workload
     if not w.trace:
         return None
-    trace = read_trace(w.trace, w.trace_format)
+    trace = trace_of(w, whole=True)
     return f"{trace.name}-{trace.id}"

@@ -15,7 +15,9 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from perfmodel.commands.plan import plan
+from perfmodel.commands.several import lists_values
 from perfmodel.commands.sweep import sweep
+from perfmodel.errors import PerfModelError
 from perfmodel.validation.names_of_suites import TITLES
 
 app = typer.Typer(
@@ -89,6 +91,91 @@ def top(
 
 
 @app.command()
+def init(
+    *,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A catalogue name (perfmodel show models), a config.json, or its folder; may be left out with "
+            "--from-command."
+        ),
+    ] = None,
+    gpus: Annotated[
+        str, typer.Option(metavar="NUMBERxGPU", help="E.g. 16xh100; GPUs: perfmodel show clusters.")
+    ],
+    engine: Annotated[
+        str, typer.Option(help="vllm, sglang or trtllm, with a version or without: vllm==0.15.1.")
+    ] = "",
+    isl: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of a prompt.")] = 1024,
+    osl: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of an answer.")] = 1024,
+    users: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Requests in flight; without --rate 8 per GPU, as far as they fit."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Requests per second, instead of --users.")
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=MS", help="What a request must keep: ttft_ms, tpot_ms or e2e_ms. Repeatable."
+        ),
+    ] = None,
+    from_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="The command that starts a server of vLLM, SGLang or TensorRT-LLM, in quotes: its flags decide layout "
+            "and limits, and each is told.",
+        ),
+    ] = None,
+    usd_per_gpu_hour: Annotated[
+        float | None, typer.Option(metavar="USD", help="Your price; without it the catalogue's for the GPU.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Where to write; without it, MODEL-GPUS.yaml here."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """A first scenario for a model on GPUs: a commented file that step and serve answer."""
+    from perfmodel.errors import SpecError
+    from perfmodel.explore.first import Ask, first_scenario
+    from perfmodel.output.first_yaml import init_command, parse_slo, place_of, write_first
+
+    server = None
+    if from_command is not None:
+        from perfmodel.engines.server_flags import read_command
+
+        server = read_command(from_command)
+    name = model or (server.model if server else "")
+    if not name:
+        raise SpecError("MODEL: missing; give a catalogue name, a config.json or --from-command with a model")
+    ask = Ask(
+        name,
+        gpus,
+        engine or (server.engine if server else ""),
+        isl,
+        osl,
+        users,
+        rate,
+        parse_slo(slo or ()),
+        usd_per_gpu_hour,
+        server,
+        from_command or "",
+    )
+    first = first_scenario(ask)
+    file = out or place_of(ask)
+    write_first(first, file, init_command(ask, out))
+    if json:
+        _print_json({"file": str(file), "notes": list(first.notes), "scenario": first.document})
+        return
+    for note in first.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {file}; next: perfmodel step {file}, perfmodel serve {file}")
+
+
+@app.command()
 def step(
     scenario: ScenarioName,
     set_: Overrides = None,
@@ -104,6 +191,9 @@ def step(
     why: Why = False,
 ) -> None:
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
+    if lists_values(set_ or ()):
+        _several(scenario, set_ or (), "step", json, {"--trace": trace, "--html": html})
+        return
     from perfmodel.load import load_scenario
 
     if html is not None:  # before anything is written
@@ -184,6 +274,15 @@ def serve(
     why: Why = False,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
+    if lists_values(set_ or ()):
+        _several(
+            scenario,
+            set_ or (),
+            "serve",
+            json,
+            {"--requests": requests, "--result": result, "--trace": trace},
+        )
+        return
     from perfmodel.errors import SpecError
     from perfmodel.load import load_scenario
 
@@ -336,6 +435,7 @@ def report(
         float | None,
         typer.Option(metavar="USD", help="What an API asks for a million output tokens: break-even with it."),
     ] = None,
+    workers: Workers = None,
     fleet_requests_per_day: FleetRequests = None,
     fleet_tokens_per_day: FleetTokens = None,
     fleet_peak_to_mean: FleetPeak = None,
@@ -354,12 +454,17 @@ def report(
     from perfmodel.output.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.part import Options, check_api_price
+    from perfmodel.workers import processes
 
     if out is None and pdf is None and format_ is None and not json:
         raise SpecError("nowhere to write: give --out FILE.html, --pdf FILE.pdf, --format or --json")
     if json and format_ is not None and out is None:
         raise SpecError(
             f"--json prints JSON: give --out for the report as {format_}, or leave one of the two out"
+        )
+    if workers is not None and not intervals:
+        raise SpecError(
+            f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
         )
     kind = report_format(format_, out)
     if pdf is not None:  # before any work
@@ -396,8 +501,8 @@ def report(
         traffic=traffic,
         api_usd_per_million_output_tokens=api_usd_per_million_output,
     )
-    with report_progress() as progress:
-        found = build_report(asked, options, command=command, progress=progress)
+    with report_progress() as progress, processes(workers if intervals else 1) as executor:
+        found = build_report(asked, options, command=command, progress=progress, executor=executor)
     if out is not None:
         write_report(found, kind, out)
     if pdf is not None:
@@ -466,22 +571,45 @@ def experts(
 @app.command()
 def show(
     kind: Annotated[
-        str, typer.Argument(help="models, gpus, clusters, prices, scenarios, calibrations or traces")
+        str,
+        typer.Argument(
+            help="models, families, gpus, clusters, prices, scenarios, calibrations, traces, engines or keys"
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Argument(help="One entry (a calibration or trace may be a path); without it, all of them."),
+        typer.Argument(
+            help="One entry (a model, calibration or trace may be a path, keys a key or section); without it, all."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="How a trace's file is read, e.g. workload.columns.time=ts. Repeatable.",
+        ),
     ] = None,
     json: AsJson = False,
+    yaml: Annotated[
+        bool,
+        typer.Option("--yaml", help="Of a scenario: what it states, as a file that step and serve take."),
+    ] = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""
     from perfmodel.output.catalogue import entry_values, list_values, print_entry, print_list
+
+    if yaml:
+        from perfmodel.output.scenario_yaml import scenario_text
+
+        typer.echo(scenario_text(kind, name), nl=False)
+        return
 
     if name is None:
         rows = list_values(kind)
         _print_json({kind: rows}) if json else print_list(kind, rows)
     else:
-        values = entry_values(kind, name)
+        values = entry_values(kind, name, set_ or ())
         _print_json(values) if json else print_entry(values)
 
 
@@ -565,8 +693,6 @@ def dashboard(
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one or two lines on stderr."""
-    from perfmodel.errors import PerfModelError
-
     _prepare_process()
     if sys.stdout is None:  # closed: whatever is opened next would take its place
         _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
@@ -577,7 +703,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code
     except PerfModelError as error:
-        _say(str(error))
+        _say(str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
         code = error.exit_code
     except OSError as error:
         _silence(sys.stdout)
@@ -598,12 +724,19 @@ def main() -> None:
     sys.exit(code)
 
 
-def _say(text: str) -> None:
-    """One message on stderr, if there is one: without anything in it that a terminal would obey."""
+def _say(text: str, kind: str = "output", exit_code: int = 2) -> None:
+    """One message on stderr, if there is one: without anything in it that a terminal would obey; where ``--json`` is
+    asked, as one JSON object.
+    """
+    import json
+
     from perfmodel.spec.paths import printable
 
+    plain = f"perfmodel: {printable(text)}"
+    if "--json" in sys.argv[1:]:
+        plain = json.dumps({"error": {"kind": kind, "message": printable(text), "exit_code": exit_code}})
     with suppress(OSError, ValueError):
-        typer.echo(f"perfmodel: {printable(text)}", err=True)
+        typer.echo(plain, err=True)
 
 
 def _silence(stream: TextIO | None) -> None:
@@ -627,6 +760,19 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _several(
+    scenario: str, overrides: list[str], command: str, json: bool, files: dict[str, Path | None]
+) -> None:
+    """The answers of an override that lists values; a file can only hold one of them."""
+    from perfmodel.commands.several import answer_several
+    from perfmodel.errors import SpecError
+
+    given = [name for name, path in files.items() if path is not None]
+    if given:
+        raise SpecError(f"{given[0]}: holds one answer, and --set lists values: leave one of the two out")
+    answer_several(scenario, overrides, command, json=json)
 
 
 def _print_json(values: Any) -> None:

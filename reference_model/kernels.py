@@ -31,12 +31,12 @@ def grouped_linear(x_PK: Tensor, weight_ENK: Tensor, counts: list[int]) -> Tenso
     ``counts`` are the rows of each expert; an expert without rows is not touched.
     """
     out_PN = x_PK.new_empty(x_PK.shape[0], weight_ENK.shape[1])
+    # views of all experts at once: indexed one by one, each would get a gradient of the whole stack in a backward
     start = 0
-    for expert, count in enumerate(counts):
-        if count:
-            rows = slice(start, start + count)
-            out_PN[rows] = functional.linear(x_PK[rows], weight_ENK[expert])
-            start += count
+    for rows_MK, weight_NK in zip(torch.split(x_PK, counts), weight_ENK.unbind(), strict=True):
+        if len(rows_MK):
+            out_PN[start : start + len(rows_MK)] = functional.linear(rows_MK, weight_NK)
+            start += len(rows_MK)
     return out_PN
 
 

@@ -235,7 +235,7 @@ def models(draw, chunked=True):
     """A model of one to three runs of layers, each with a mixer, experts, a dense FFN, or several of them."""
     runs = []
     for _ in range(draw(st.integers(1, 3))):
-        mixer = draw(st.one_of(st.none(), mixers(chunked=chunked)))
+        mixer = draw(st.one_of(st.none(), mixers(chunked=chunked)) if runs else mixers(chunked=chunked))
         ffn = draw(st.sampled_from(["none", "dense", "moe"] if mixer else ["dense", "moe"]))
         indexed = getattr(mixer, "indexer", None) is not None
         moe = Moe(

@@ -18,6 +18,7 @@ from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.pool import Layout
+from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import Grid, GridStepTimes
 from perfmodel.serving.stretch import Stretched
@@ -130,7 +131,6 @@ def batchings(draw):
         poll_steps=poll,
         hold_steps=hold,
         swap_s_per_token=draw(st.sampled_from([None, 1e-5])),
-        swap_request_tokens=draw(st.sampled_from([0, 40])),
     )
 
 
@@ -272,6 +272,12 @@ def test_prefill_apart_runs_plain():
         prefill=side,
     )
     assert core == "plain"
+
+
+def test_models_that_keep_states_run_plain():
+    requests, layout = crowd(5), Layout(checkpoints=Checkpoints(32, 2))
+    asked = (requests, lambda _: on_grids(), layout, Batching("mixed", 64, 1), requests.output_tokens - 1)
+    assert cores.simulate("compiled", *asked)[1] == "plain"
 
 
 def test_without_numba_everything_runs_plain():

@@ -13,7 +13,9 @@ from perfmodel.economics import work
 from perfmodel.economics.energy import unknown_power, usage_of_runs
 from perfmodel.economics.work import work_of_runs
 from perfmodel.errors import SpecError
+from perfmodel.kernels.timing import Timing
 from perfmodel.load import load_scenario
+from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.serving.records import StepRuns
 from perfmodel.spec import catalogue
 from perfmodel.spec.power import Power
@@ -222,3 +224,30 @@ def test_what_is_left_out_draws_no_power():
     whole, cut = (answer_serve(node(*traffic, f"workload.warm_up_requests={n}")).values for n in (0, 200))
     assert cut["power_w_per_gpu"] == pytest.approx(whole["power_w_per_gpu"], rel=0.1)
     assert cut["mfu"] == pytest.approx(whole["mfu"], rel=0.15)
+
+
+def drawn(kernel, dtype, timing, power, **counts):
+    gpu = load_scenario("deepseek-v3-h800", ["cluster=b200-ib"]).cluster.gpu
+    op = Op("x", OpClass.ATTENTION, kernel, Stream.COMPUTE, dtype=dtype, **counts)
+    return sum(work._drawn(op, timing, gpu, power)), gpu
+
+
+def test_b200s_kernels_draw_measured_watts_up_to_the_boards_limit():
+    power = load_scenario("deepseek-v3-h800", ["cluster=b200-ib"]).power
+    assert power.name == "b200-sxm"
+    half = Timing(memory_s=1e-3)
+    own = power.kernels["grouped_gemm fp8"]
+    joules, gpu = drawn("grouped_gemm", "fp8", half, power, hbm_bytes=0.5 * 8e12 * 1e-3)
+    assert joules == pytest.approx(1e-3 * (own.floor_w + 0.5 * own.memory_w - gpu.idle_w))
+    joules, _ = drawn("grouped_gemm", "fp8", Timing(compute_s=1e-3), power, flops=4.5e15 * 1e-3)
+    assert joules == pytest.approx(1e-3 * (gpu.tdp_w - gpu.idle_w))  # floor and all would be 1,284 W
+    joules, _ = drawn("norm", "bf16", half, power, hbm_bytes=1e9)  # no watts of it: the share
+    assert joules == pytest.approx(1e-3 * (power.memory * gpu.tdp_w - gpu.idle_w))
+    assert drawn("grouped_gemm", "mxfp4", half, power)[0] == drawn("grouped_gemm", "fp4", half, power)[0]
+
+
+def test_other_gpus_draw_shares_and_b200_can_be_asked_to():
+    assert load_scenario("deepseek-v3-h800", ["cluster=h100-ib"]).power.kernels == {}
+    shares = load_scenario("deepseek-v3-h800", ["cluster=b200-ib", "power=blackwell"]).power
+    assert shares.kernels == {}
+    assert drawn("gemm", "fp8", Timing(memory_s=1e-3), shares)[0] == 0.0  # counted by seconds instead

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from oracle_env import run_oracle
 
 from perfmodel.errors import PerfModelError
+from perfmodel.load import build_scenario
 from perfmodel.ops.parameters import (
     active,
     fixed_bytes_per_request,
     growing_bytes_per_token,
     index_bytes_per_token,
     kv_bytes_per_token,
+    layer_weights,
     parameter_counts,
 )
 from perfmodel.spec.model import Model
@@ -34,6 +36,7 @@ from perfmodel.spec.models.kinds import KINDS, NONE
 from perfmodel.spec.models.patterns import names_in
 from perfmodel.spec.models.reader import read_config
 from perfmodel.spec.plain_yaml import parse_plain
+from perfmodel.step import step_segments
 
 RECORDED = Path(__file__).parent / "data" / "model_configs.json.gz"
 REFUSED = {
@@ -126,6 +129,7 @@ def test_a_model_whose_count_is_another_differs_by_what_is_said() -> None:
         ("Ling-1T", 1000, 50),
         ("MiniMax-M1", 456, 45.9),
         ("Mistral-Large-3", 673, 39),
+        ("Step-3", 316, 38),
     ],
 )
 def test_models_of_which_only_cards_say_how_large_they_are(
@@ -268,38 +272,44 @@ MAKES_DENSE = (
 )
 
 
+def paths(config: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key of a config, nested ones too, but for the language model's own mapping: without it nothing is named."""
+    found = [(*above, key) for key in config if key != "text_config"]
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found += paths(value, (*above, key))
+    return found
+
+
 @st.composite
-def broken(draw: st.DrawFn) -> tuple[str, str, str, int]:
-    """Name of a config, the mapping inside it ("" for itself), a key there, and which mutation; -1: taken out."""
+def broken(draw: st.DrawFn) -> tuple[str, tuple[str, ...], int]:
+    """Name of a config, a key of it at any depth, and which mutation; -1: taken out."""
     name = draw(st.sampled_from(READABLE))
-    config = recorded()[name]["config"]
-    inner = next(
-        (key for key in ("text_config", "quantization_config") if isinstance(config.get(key), dict)), ""
-    )
-    place = inner if inner and draw(st.booleans()) else ""
-    keys = sorted(
-        config[place] if place else set(config) - {"text_config"}
-    )  # without it nothing could be named
-    return name, place, draw(st.sampled_from(keys)), draw(st.integers(-1, len(MUTATIONS) - 1))
+    path = draw(st.sampled_from(sorted(paths(recorded()[name]["config"]))))
+    return name, path, draw(st.integers(-1, len(MUTATIONS) - 1))
 
 
-@settings(max_examples=400, deadline=None)
+def mutated(config: dict[str, Any], path: tuple[str, ...], mutation: int) -> dict[str, Any]:
+    key, *rest = path
+    if rest:
+        return {**config, key: mutated(config[key], tuple(rest), mutation)}
+    changed = {k: v for k, v in config.items() if k != key}
+    return changed | ({key: MUTATIONS[mutation]} if mutation >= 0 else {})
+
+
+@settings(max_examples=500, deadline=None)
 @given(broken())
 def test_a_broken_config_gives_a_model_or_an_error_that_names_the_key(
-    case: tuple[str, str, str, int],
+    case: tuple[str, tuple[str, ...], int],
 ) -> None:
-    name, place, key, mutation = case
-    config = recorded()[name]["config"]
-    changed = {k: v for k, v in (config[place] if place else config).items() if k != key}
-    if mutation >= 0:
-        changed[key] = MUTATIONS[mutation]
-    message = complaint({**config, place: changed} if place else changed)
-    same = next((names for names in ALIASES.values() if key in names), (key,))
+    name, path, mutation = case
+    message = complaint(mutated(recorded()[name]["config"], path, mutation))
+    same = next((names for names in ALIASES.values() if path[-1] in names), path)
     implied = (
-        ("intermediate_size",) if key in MAKES_DENSE else ()
+        ("intermediate_size",) if path[-1] in MAKES_DENSE else ()
     )  # other layers are dense, which need a width
-    allowed = (*same, *implied, "model_type", "quantization_config")
-    assert message is None or any(name in message for name in allowed), message
+    allowed = (*same, *path[-1:], *implied, "model_type", "quantization_config")
+    assert message is None or any(one in message for one in allowed), message
 
 
 def complaint(config: dict[str, Any]) -> str | None:
@@ -327,3 +337,22 @@ def test_the_page_of_models_has_the_table_of_the_files() -> None:
 
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
     assert with_table(page) == page, "python -m perfmodel.output.families_markdown docs/models.md"
+
+
+def test_a_compressed_query_costs_what_it_weighs() -> None:
+    """Step-3: every GEMM of an attention is 2 FLOP per weight and token; its query takes two of them."""
+    document = {
+        "model": recorded()["Step-3"]["config"],
+        "cluster": "h800-ib",
+        "deployment": {"engine": "vllm", "attention_tp": 1, "batch_per_gpu": 3, "context_tokens": 100},
+    }
+    found = build_scenario(document)
+    layer = found.model.layers[0]
+    names: dict[str, float] = {}
+    for segment in step_segments(found):
+        for task in segment.tasks:
+            if task.op.name.startswith("attention0.") and task.op.kernel == "gemm":
+                names[task.op.name] = float(task.op.flops)
+    assert "attention0.q_b" in names
+    weights = layer_weights(layer, found.model.hidden_size)
+    assert sum(names.values()) == pytest.approx(2 * 3 * (weights.total - weights.vectors))

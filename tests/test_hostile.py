@@ -18,7 +18,7 @@ from perfmodel.kernels.calibration import content_id, load_calibration
 from perfmodel.load import load_scenario, scenario_of_name
 from perfmodel.output.files import _part_stem, atomic_write
 from perfmodel.spec.paths import is_file, is_folder, kind_of, printable, quoted, resolved
-from perfmodel.spec.traces import read_trace
+from perfmodel.spec.traces.read import read_trace
 
 HERE = Path(__file__).parent / "hostile"
 HISTOGRAM = ("--set", "routing.popularity=histogram")
@@ -47,6 +47,8 @@ def refused(*arguments, code=2, folder="."):
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
+    if "--json" in arguments:
+        return str(json.loads(done.stderr)["error"]["message"])
     assert done.stderr.startswith("perfmodel: ")
     return done.stderr
 
@@ -392,7 +394,7 @@ def test_links_with_numbers_that_a_browser_cannot_hold(override):
 def test_a_link_starts_no_run_of_minutes():
     from dashboard.traffic_runs import _refuse_long
 
-    long = "workload={num_requests: 2000000, input_tokens: 1, output_tokens: 10000000}"
+    long = "workload={num_requests: 2000000, input_tokens: 1, output_tokens: 100000}"
     with pytest.raises(SpecError, match="output tokens"):
         _refuse_long(scenario_of_name("longcat-flash-h800", [long, "serving.replicas=1"]))
     _refuse_long(scenario_of_name("longcat-flash-h800"))
@@ -406,8 +408,9 @@ def test_every_file_of_a_shipped_calibration_is_hashed():
     for name in catalogue.names("calibrations"):
         folder = catalogue.calibration_path(name).parent
         assert (folder / FILE).is_file()
-        for path in folder.iterdir():
-            if path.name != FILE:
+        for path in folder.rglob("*"):
+            if path.is_file() and path.name != FILE:
+                assert path.with_name(FILE).is_file()
                 check_sum(path)
 
 

@@ -15,6 +15,7 @@ from scenarios import BARE
 
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario
+from perfmodel.ops.limits import limits
 from perfmodel.ops.memory import beside_bytes, cache_bytes, checkpoint_bytes, state_bytes, step_memory
 from perfmodel.ops.mixers.base import Place, seen_keys, seen_pairs
 from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
@@ -27,6 +28,7 @@ from perfmodel.ops.parameters import (
 )
 from perfmodel.ops.work import Group, Work
 from perfmodel.overlap.analysis import breakdown_s
+from perfmodel.serving.serve import serve
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.deployment import Precision
 from perfmodel.spec.mixers import (
@@ -42,6 +44,7 @@ from perfmodel.spec.mixers import (
     ShortConv,
 )
 from perfmodel.spec.model import HyperConnections, Layer, Moe
+from perfmodel.spec.workload import Workload
 from perfmodel.step import predict_steps, simulate_step
 
 CACHES = {
@@ -391,11 +394,13 @@ def test_tensor_parallelism_divides_states_and_copies_latents(tp):
 def test_latent_experts_and_squared_relu():
     """Nemotron-3 Super's shape: experts of two matrices behind a latent, and projections that every token passes."""
     moe = Moe(num_experts=8, top_k=2, ffn_size=96, activation="relu2", latent_size=32, shared_ffn_size=160)
-    counts = parameter_counts(model("latent", 64, Layer(count=1, moe=moe)))
+    counts = parameter_counts(
+        model("latent", 64, layer(1, ShortConv(width=64), moe=None), Layer(count=1, moe=moe))
+    )
     assert counts.experts == 8 * 2 * 32 * 96
     assert counts.router == 8 * 64 + 2 * 64 * 32
     assert counts.shared_experts == 2 * 64 * 160
-    assert counts.norms == 64 + 64, "one before the experts, and the final one"
+    assert counts.norms == 3 * 64, "one before the mixer, one before the experts, and the final one"
 
 
 def test_hyper_connections_weigh_what_transformers_modules_do():
@@ -489,6 +494,20 @@ def test_memory_of_any_mixer_is_finite_and_grows(scenario, drafts):
     assert two >= one
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(scenarios())
+def test_any_mixer_is_served(scenario):
+    """In BF16, whose widths no engine refuses to cut."""
+    traffic = Workload(
+        num_requests=12, max_concurrency=6, input_tokens=300, output_tokens=20, turns=2, turn_tokens=50
+    )
+    plain = scenario.deployment.precision.model_copy(update={"linear": "bf16", "experts": "bf16"})
+    deployment = scenario.deployment.model_copy(update={"precision": plain, "phase": "decode"})
+    own = scenario.model_copy(update={"workload": traffic, "deployment": deployment})
+    assert limits(own).memory > 0
+    assert (serve(own).records.end_s > 0).all()
+
+
 @RELAXED
 @given(mixers())
 def test_any_mixer_reads_itself_back(mixer):
@@ -531,6 +550,8 @@ def test_refusals_name_what_does_not_divide():
         Indexer(num_heads=1, head_dim=1, top_k=2048, sink_tokens=1000, local_tokens=2000)
     with pytest.raises(ValueError, match="a layer needs attention, a dense FFN or experts"):
         Layer(count=1)
+    with pytest.raises(ValueError, match="none of them has attention, or what stands in its place"):
+        model("ffn", 64, Layer(count=1, moe=MOE))
 
 
 # --- LongCat-2.0 ------------------------------------------------------------------------------------------------------
@@ -564,10 +585,11 @@ def attention_us(scenario):
     return sum(found.values()), found[OpClass.INDEXER]
 
 
+@pytest.mark.parametrize("calibration", [{}, {"calibration": '""'}], ids=["tables", "bytes and FLOPs"])
 @pytest.mark.parametrize(("batch", "context"), LSA_PAIR_US)
-def test_longcats_sparse_attention_takes_what_glms_modules_took(batch, context):
+def test_longcats_sparse_attention_takes_what_glms_modules_took(batch, context, calibration):
     pair, indexer = LSA_PAIR_US[batch, context]
-    predicted = attention_us(longcat(batch, context))
+    predicted = attention_us(longcat(batch, context, **calibration))
     assert predicted[0] == pytest.approx(pair, rel=0.15)
     assert predicted[1] == pytest.approx(indexer, rel=0.25)
 

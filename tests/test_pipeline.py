@@ -14,7 +14,7 @@ from perfmodel.training.pipeline.schedules import RULES, schedule, schedule_prob
 from perfmodel.training.pipeline.simulate import DeadlockError, simulate
 from perfmodel.training.pipeline.times import StageTimes
 
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 TORCH = {
     "gpipe": "GPipe",
     "1f1b": "1F1B",

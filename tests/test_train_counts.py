@@ -21,7 +21,7 @@ needs_torch = pytest.mark.skipif(not has_torch(), reason=NO_TORCH)
 def reference_scenario(size, tokens):
     from reference_model.config import SIZES
 
-    config = replace(SIZES[size], mtp_num_layers=0)
+    config = replace(SIZES[size], mtp_num_layers=0, max_position_embeddings=8192)
     document = {
         "model": config.as_hugging_face(),
         "cluster": "h800-ib",

@@ -74,7 +74,7 @@ def rows():
 @pytest.fixture
 def made(monkeypatch):
     """A registry with one suite of made-up rows."""
-    monkeypatch.setattr(suites, "SUITES", {"made": Suite("made-up rows", lambda progress: rows())})
+    monkeypatch.setattr(suites, "SUITES", {"made": Suite("made-up rows", lambda progress, executor: rows())})
     monkeypatch.setattr(suites, "_module", lambda name: ModuleType(name))
 
 
@@ -125,7 +125,7 @@ def test_unanswered_rows_are_counted_by_reason():
 
 def test_the_table_shows_markup_as_text(made, monkeypatch):
     hostile = [row(1, id="[red]id[/] [/nonsense]"), row(2, predicted=None, reason="[bold]why")]
-    monkeypatch.setattr(suites, "SUITES", {"made": Suite("t", lambda progress: hostile)})
+    monkeypatch.setattr(suites, "SUITES", {"made": Suite("t", lambda progress, executor: hostile)})
     text = validate().stdout
     assert "[red]id[/] [/nonsense]" in text
     assert "[bold]why" in text
@@ -134,7 +134,7 @@ def test_the_table_shows_markup_as_text(made, monkeypatch):
 
 def test_of_many_rows_the_table_lists_those_furthest_off(monkeypatch, made):
     many = [row(n, predicted=0.02 * (1 + n / 1000)) for n in range(150)]
-    monkeypatch.setattr(suites, "SUITES", {"made": Suite("t", lambda progress: many)})
+    monkeypatch.setattr(suites, "SUITES", {"made": Suite("t", lambda progress, executor: many)})
     text = validate().stdout
     assert "row-149" in text
     assert "row-100 " not in text
@@ -167,7 +167,7 @@ def test_progress_reaches_a_suite_that_reports_it(monkeypatch):
     module.rows = lambda progress=None: progress("made-up", 1, 2) or [row(1)]
     module.calibrations = lambda: ["h800-sxm-1234"]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    registry = {"made-up": Suite("t", lambda progress: suites._suite_rows("made-up", progress))}
+    registry = {"made-up": Suite("t", lambda progress, executor: suites._suite_rows("made-up", progress))}
     monkeypatch.setattr(suites, "SUITES", registry)
     told = []
     result = run_suites("made-up", progress=lambda *what: told.append(what))

@@ -12,7 +12,7 @@ from perfmodel.errors import DataError
 from perfmodel.load import load_scenario
 from perfmodel.output import vllm_result
 from perfmodel.output.vllm_result import check_result_file, result_values, write_result
-from perfmodel.spec.traces import read_trace
+from perfmodel.spec.traces.read import read_trace
 
 NODE = [
     "cluster=h200-ib", "calibration=h200-sxm", "deployment.attention_dp=1", "deployment.attention_tp=8",

@@ -1,12 +1,15 @@
 """Work that is shared out: the same results in the same order, whoever does it."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from command import run_here
 
 from perfmodel.answer_serve import answer_serve
 from perfmodel.errors import SpecError
+from perfmodel.explore.sensitivity import _moved, sensitivity
 from perfmodel.load import load_scenario
 from perfmodel.validation import silicon
 from perfmodel.workers import each, processes
@@ -56,6 +59,15 @@ def test_validation_rows_are_the_same_by_any_executor():
         assert silicon.predict_rows(records, executor=executor, **asked) == silicon.predict_rows(
             records, **asked
         )
+
+
+def test_sensitivities_are_the_same_by_any_executor():
+    scenario = load_scenario("longcat-flash-h800")
+    with ThreadPoolExecutor(2) as executor:
+        shared = sensitivity(scenario, executor=executor)
+    assert shared == sensitivity(scenario)
+    assert shared.swings
+    pickle.dumps(partial(_moved, scenario, None))  # so that it can go to another process
 
 
 def test_the_command_line_takes_workers_where_there_is_work():

@@ -56,6 +56,7 @@ def fit(samples: Samples) -> TableCurve:
         tables=tuple(tables),
         scale_by=samples.scale_by,
         exact=samples.exact,
+        of_model=samples.of_model,
         includes=samples.includes,
         log_std=0.0,
         num_rows=len(samples.frame),

@@ -36,6 +36,8 @@ class Samples:
     """Columns of ``match`` to whose product time is proportional when the nearest table is not of the same shape."""
     exact: tuple[str, ...] = ()
     """Columns of ``match`` that must be the op's own (the size of a group): another table does not answer for it."""
+    of_model: tuple[str, ...] = ()
+    """Columns of ``match`` that say whose rows they are: see ``TableCurve.of_model``."""
     slices: Mapping[str, "pd.Series"] = field(default_factory=dict)
     """Name -> boolean mask over ``frame``: whole slices (an N,K family, a batch range) to be left out together."""
     includes: tuple[str, ...] = ()

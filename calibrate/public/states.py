@@ -82,7 +82,7 @@ def _deltas(source: Source, system: str, engine: str) -> list[Samples]:
                     axes=axes,
                     frame=rows,
                     source=cite(source, system, engine, version, name, kernels),
-                    slices={"512 to 1024 heads": rows["lanes"].between(512, 1024)}
+                    slices={"512 to 2048 heads": rows["lanes"].between(512, 2048)}
                     if decode
                     else {"new tokens 512..2048": rows["queries"].between(512, 2048)},
                     note="the recurrence alone, key and value width 128; key heads are not told apart",

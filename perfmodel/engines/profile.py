@@ -71,6 +71,8 @@ class Profile:
     experts: str
     """Where experts go when nothing is stated: ``sliced`` (every GPU has a slice of each) or ``parallel``."""
     rules: tuple[Mapping[str, Any], ...]
+    num_fitted: int = 0
+    """How many of the rules, the last ones, are fitted constants."""
 
     def settings(self, at: Circumstances) -> tuple[Setting, ...]:
         """What the engine sets under these circumstances, later rules over earlier ones."""
@@ -135,6 +137,7 @@ def profile(name: str, version: Any = "") -> Profile:
         kernels=document.get("kernels", name),
         experts=document.get("experts", "sliced"),
         rules=(*document["rules"], *_fitted(name)),
+        num_fitted=len(_fitted(name)),
     )
 
 

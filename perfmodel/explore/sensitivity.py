@@ -6,7 +6,9 @@ left out, with the reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from perfmodel.economics.rates import step_rates
@@ -16,6 +18,7 @@ from perfmodel.explore.levers import LEVERS, LeftOut, Lever, Setting
 from perfmodel.numeric import comparable
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import simulate_step
+from perfmodel.workers import each
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +80,36 @@ def sensitivity(
     *,
     peak_to_mean: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> Sensitivity:
     """Every lever of a scenario; ``peak_to_mean`` of its traffic, where stated, sets how idle its GPUs may be.
+    An ``executor`` shares the levers out; what is found is the same.
 
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
     """
     base = _cost(scenario)
-    swings, left_out = [], {}
-    for number, lever in enumerate(LEVERS):
-        if progress is not None:
-            progress(number, len(LEVERS))
-        found = lever.settings(scenario, peak_to_mean)
-        if isinstance(found, LeftOut):
-            left_out[lever.name] = found.reason
-            continue
-        try:
-            swings.append(_swing(scenario, lever, *found))
-        except PerfModelError as error:  # the changed scenario is refused: nothing to say about this lever
-            left_out[lever.name] = str(error)
+    found = each(
+        partial(_moved, scenario, peak_to_mean), range(len(LEVERS)), executor=executor, progress=progress
+    )
+    swings = [one for one in found if isinstance(one, Swing)]
+    left_out = {
+        lever.name: one for lever, one in zip(LEVERS, found, strict=True) if not isinstance(one, Swing)
+    }
     swings.sort(key=lambda swing: -comparable(swing.width_usd))
     return Sensitivity(base[0], base[1], tuple(swings), left_out)
+
+
+def _moved(scenario: Scenario, peak_to_mean: float | None, number: int) -> Swing | str:
+    """What one lever does, or why it is left out."""
+    lever = LEVERS[number]
+    found = lever.settings(scenario, peak_to_mean)
+    if isinstance(found, LeftOut):
+        return found.reason
+    try:
+        return _swing(scenario, lever, *found)
+    except PerfModelError as error:  # the changed scenario is refused: nothing to say about this lever
+        return str(error)
 
 
 def _swing(scenario: Scenario, lever: Lever, low: Setting, high: Setting) -> Swing:

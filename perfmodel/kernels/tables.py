@@ -186,6 +186,9 @@ class TableCurve:
     """Why to trust it less; empty: measured."""
     note: str = ""
     """What the rows are."""
+    of_model: tuple[str, ...] = ()
+    """Dimensions that say whose table it is (a model's hidden size), and count OF_MODEL times in what is nearest: a
+    slice of a model's experts is nearer to the whole of them than to another model's slice of that width."""
     _places: Array = field(default_factory=lambda: np.empty((0, 0)))
     """ln(1 + match) of every table, one column per dimension."""
 
@@ -261,7 +264,9 @@ class TableCurve:
             return self.tables[0]
         names = self._matches[0]
         asked = np.log1p([float(np.mean(variables[name])) for name in names])
-        weights = np.array([EXACT if name in self.exact else 1.0 for name in names])
+        weights = np.array(
+            [EXACT if name in self.exact else OF_MODEL if name in self.of_model else 1.0 for name in names]
+        )
         far = (np.abs(self._places - asked) * weights).sum(axis=1)
         return self.tables[
             int(np.argmin(np.round(far, 9)))
@@ -301,6 +306,7 @@ class TableCurve:
 
 
 EXACT = 1e3
+OF_MODEL = 4.0
 """Weight of a dimension that must be a table's own, so that it decides first."""
 DECODE = ("mla_decode", "gqa_decode", "mla_module_decode")
 STATES = ("gdn_decode", "kda_decode", "conv_update")
@@ -365,6 +371,7 @@ def table_curve_document(curve: TableCurve, store: Store) -> dict[str, Any]:
         "flag": curve.flag,
         "note": curve.note,
         "tables": [store.add(table) for table in curve.tables],
+        **({"of_model": list(curve.of_model)} if curve.of_model else {}),
     }
 
 
@@ -389,6 +396,7 @@ def table_curve_from(
             tables=stored if shipped else tuple(stored),
             scale_by=tuple(document["scale_by"]),
             exact=tuple(document["exact"]),
+            of_model=tuple(document.get("of_model", ())),
             includes=tuple(document["includes"]),
             log_std=float(document["log_std"]),
             num_rows=int(document["rows"]),

@@ -118,10 +118,11 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
 
 def cached_token_bytes(scenario: Scenario) -> float:
     """Bytes of one more token in the KV cache, on each GPU of its attention group; beyond every sliding window. Where
-    nothing grows, a part of what a request keeps that no length of a request makes noticeable: 1 / SHORT.
+    nothing grows, a part of what a request keeps that no length of a request makes noticeable: 1 / SHORT; one byte
+    where nothing is kept at all (a convolution over the token alone).
     """
     short, long = (_request_cache_bytes(scenario, tokens) for tokens in (float(SHORT), float(2 * SHORT)))
-    return (long - short) / SHORT or float(beside_bytes(scenario).of(float(SHORT))) / SHORT
+    return (long - short) / SHORT or float(beside_bytes(scenario).of(float(SHORT))) / SHORT or 1.0
 
 
 @dataclass(frozen=True, slots=True)

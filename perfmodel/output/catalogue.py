@@ -14,10 +14,23 @@ from perfmodel.output.console import console
 from perfmodel.output.formats import number
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.messages import describe
 from perfmodel.spec.paths import is_file
+from perfmodel.spec.workload import Workload
 from perfmodel.units import GIGA, TERA
 
-KINDS = ("models", "families", "gpus", "clusters", "prices", "scenarios", "calibrations", "traces", "engines")
+KINDS = (
+    "models",
+    "families",
+    "gpus",
+    "clusters",
+    "prices",
+    "scenarios",
+    "calibrations",
+    "traces",
+    "engines",
+    "keys",
+)
 
 
 def list_values(kind: str) -> list[dict[str, Any]]:
@@ -27,19 +40,25 @@ def list_values(kind: str) -> list[dict[str, Any]]:
         SpecError: no such kind.
     """
     _check(kind)
+    if kind == "keys":
+        from perfmodel.output.keys import key_rows
+
+        return key_rows()
     if kind in ("models", "families"):
         return _model_rows(kind)
     names = profile_names() if kind == "engines" else catalogue.names(kind)
     return [_SUMMARIES[kind](name) for name in names]
 
 
-def entry_values(kind: str, name: str) -> dict[str, Any]:
-    """Everything that the catalogue knows of one entry.
+def entry_values(kind: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that the catalogue knows of one entry; ``overrides`` say how a trace is read.
 
     Raises:
-        SpecError: no such kind or name.
+        SpecError: no such kind or name, or overrides of something else than a trace.
     """
     _check(kind)
+    if overrides and kind != "traces":
+        raise SpecError(f"show {kind}: --set belongs to show traces, to say how a file is read")
     if kind in ("models", "families"):
         from perfmodel.output.model_entries import config_values, family_values, model_values
 
@@ -58,9 +77,13 @@ def entry_values(kind: str, name: str) -> dict[str, Any]:
     if kind == "calibrations":
         return calibration_values(name)
     if kind == "traces":
-        return trace_values(name)
+        return trace_values(name, overrides)
     if kind == "engines":
         return engine_values(name)
+    if kind == "keys":
+        from perfmodel.output.keys import key_values
+
+        return key_values(name)
     return {"name": name, **catalogue.entry(kind, name)}
 
 
@@ -136,17 +159,21 @@ def calibration_values(name: str) -> dict[str, Any]:
     }
 
 
-def trace_values(name: str) -> dict[str, Any]:
+def trace_values(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A trace of the catalogue, or of a path: counts, rate, lengths, and for one of the catalogue where it comes from.
 
+    Args:
+        name: of the catalogue, or a path.
+        overrides: keys of ``workload`` that say how the file is read, as ``workload.columns.time=ts``.
+
     Raises:
-        SpecError: no such name.
+        SpecError: no such name, or an override that is no key of a workload.
         DataError: unreadable, or not a trace.
     """
-    from perfmodel.spec.trace import summary
-    from perfmodel.spec.traces import read_trace
+    from perfmodel.spec.traces.read import trace_of
+    from perfmodel.spec.traces.trace import summary
 
-    trace = read_trace(name)
+    trace = trace_of(_workload(name, overrides))
     card = catalogue.entry("traces", name) if name in catalogue.names("traces") else {}
     kept = ("title", "source", "publisher", "licence", "licence_url", "attribution", "retrieved", "note")
     return {
@@ -155,8 +182,30 @@ def trace_values(name: str) -> dict[str, Any]:
         "format": trace.format,
         **summary(trace),
         **{key: card[key] for key in kept if key in card},
-        **({"lacks": list(trace.notes)} if trace.notes else {}),
+        **({"max_concurrency": trace.max_concurrency} if trace.max_concurrency else {}),
+        **({"hash_block_tokens": trace.hash_block_tokens} if trace.hash_ids is not None else {}),
+        **({"notes": list(trace.notes)} if trace.notes else {}),
     }
+
+
+def _workload(trace: str, overrides: Sequence[str]) -> Workload:
+    """The workload of a trace and its overrides."""
+    from pydantic import ValidationError
+
+    from perfmodel.spec.keys import unknown_key
+    from perfmodel.stated import apply_override
+
+    document: dict[str, Any] = {"workload": {"trace": trace}}
+    for text in overrides:
+        document = apply_override(document, text)
+    for key in document.keys() - {"workload"}:
+        raise SpecError(
+            f"--set {key}: show traces takes keys of workload alone, e.g. workload.columns.time=ts"
+        )
+    try:
+        return Workload.model_validate(document["workload"])
+    except ValidationError as error:
+        raise SpecError(describe(error, lambda path: unknown_key(f"workload.{path}"))) from error
 
 
 def _slices(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

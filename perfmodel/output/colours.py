@@ -8,7 +8,7 @@ from perfmodel.ops.op import OpClass
 
 OP_CLASS_COLOURS: dict[str, str] = {
     OpClass.ATTENTION: "#0072B2",
-    OpClass.INDEXER: "#332288",
+    OpClass.INDEXER: "#CC6677",
     OpClass.DENSE_FFN: "#56B4E9",
     OpClass.ROUTER: "#F0E442",
     OpClass.EXPERTS: "#E69F00",

@@ -11,7 +11,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.paths import is_folder
 from perfmodel.spec.routing_files import READERS
-from perfmodel.spec.traces import trace_path
+from perfmodel.spec.traces.read import trace_path
 from perfmodel.stated import MAX_BASES, apply_override, document_of_file, names_file
 
 RANKS = "rank_*.json"

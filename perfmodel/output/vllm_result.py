@@ -1,6 +1,6 @@
 """A serving simulation as a result file of ``vllm bench serve --save-result --save-detailed``.
 
-Scripts that plot measured results plot simulated ones too, and :mod:`perfmodel.spec.trace_results` reads them back as
+Scripts that plot measured results plot simulated ones too, and :mod:`perfmodel.spec.traces.results` reads them back as
 a trace. Keys and definitions are vLLM's: summaries in milliseconds, lists of requests in seconds and tokens.
 """
 
@@ -18,7 +18,7 @@ from perfmodel.output.files import atomic_write, check_writable
 from perfmodel.serving.records import Ints, Records
 from perfmodel.serving.window import counted
 from perfmodel.spec.slo import Slo
-from perfmodel.spec.trace_results import MAX_RESULT_BYTES
+from perfmodel.spec.traces.results import MAX_RESULT_BYTES
 from perfmodel.spec.workload import Ramp, Workload
 from perfmodel.units import MS
 

@@ -5,6 +5,7 @@ prints (SI units, unknown is None); pages and tables take their numbers from the
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,9 @@ def build_report(
     *,
     command: str = "",
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Report:
-    """Answer every scenario and compare them with the first that has an answer.
+    """Answer every scenario and compare them with the first that has an answer. An ``executor`` shares out repeats.
 
     A scenario that can't be answered keeps its place with the reason; if none can, the first one's error is raised.
 
@@ -55,7 +57,9 @@ def build_report(
     labels = _labels(scenarios)
     parts: list[Part] = []
     for label, scenario in zip(labels, scenarios, strict=True):
-        parts.append(answer_part(label, scenario, options, progress=_told(progress, label)))
+        parts.append(
+            answer_part(label, scenario, options, progress=_told(progress, label), executor=executor)
+        )
     if all(part.error is not None for part in parts):
         raise next(part.error for part in parts if part.error is not None)
     values = {

@@ -1,6 +1,7 @@
 """One scenario of a report: its step, its traffic, what they cost, and what would move that."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,7 +86,12 @@ NOT_ASKED = "not asked for (--no-serve)"
 
 
 def answer_part(
-    label: str, scenario: Scenario, options: Options, *, progress: Progress | None = None
+    label: str,
+    scenario: Scenario,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Part:
     """Everything that a report says of one scenario; what can't be answered has its reason instead."""
     text, is_exact = scenario_yaml(scenario)
@@ -109,7 +115,7 @@ def answer_part(
         step = answer_step(scenario)
     except PerfModelError as error:
         return Part(label, scenario, None, None, error, values | {"reason": str(error)})
-    serve, serve_reason = _served(scenario, options, progress)
+    serve, serve_reason = _served(scenario, options, progress, executor)
     levers = sensitivity(
         scenario,
         peak_to_mean=options.traffic.peak_to_mean if options.traffic else None,
@@ -129,7 +135,7 @@ def answer_part(
 
 
 def _served(
-    scenario: Scenario, options: Options, progress: Progress | None
+    scenario: Scenario, options: Options, progress: Progress | None, executor: Executor | None
 ) -> tuple[ServeAnswer | None, str | None]:
     """The traffic's answer, or why there is none."""
     if not options.serves:
@@ -139,7 +145,7 @@ def _served(
         _tell(progress, "requests", done, total)
 
     try:
-        answer = answer_serve(scenario, progress=tell, repeats=options.repeats)
+        answer = answer_serve(scenario, progress=tell, repeats=options.repeats, executor=executor)
         return (with_fleet(answer, options.traffic, progress=tell) if options.traffic else answer), None
     except PerfModelError as error:
         return None, str(error)

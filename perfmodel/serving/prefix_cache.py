@@ -20,8 +20,6 @@ from perfmodel.serving.requests import Requests
 
 Path = tuple[tuple[int, int], ...]
 """Nodes from the prompt's first token on: (key, tokens)."""
-HASH_TOKENS = 512
-"""Tokens of one hashed block (Mooncake)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +189,10 @@ def _hashed_paths(requests: Requests) -> list[Path]:
     ids, offsets = requests.hash_ids, requests.hash_offsets
     assert ids is not None
     assert offsets is not None
-    whole = np.minimum(requests.input_tokens // HASH_TOKENS, np.diff(offsets))
+    tokens = requests.hash_block_tokens
+    whole = np.minimum(requests.input_tokens // tokens, np.diff(offsets))
     return [
-        tuple((int(key), HASH_TOKENS) for key in ids[start : start + count])
+        tuple((int(key), tokens) for key in ids[start : start + count])
         for start, count in zip(offsets[:-1].tolist(), whole.tolist(), strict=True)
     ]
 

@@ -10,8 +10,8 @@ from perfmodel.errors import DataError, SpecError
 from perfmodel.serving import draws
 from perfmodel.serving.draws import Floats, Ints, constant, draw_arrivals, draw_counts, draw_seconds, stream
 from perfmodel.serving.window import check_left
-from perfmodel.spec.trace import MAX_TOKENS, Trace
-from perfmodel.spec.traces import read_trace
+from perfmodel.spec.traces.read import trace_of
+from perfmodel.spec.traces.trace import HASH_BLOCK_TOKENS, MAX_TOKENS, Trace
 from perfmodel.spec.workload import (
     DEFAULT_INPUT,
     DEFAULT_OUTPUT,
@@ -57,10 +57,13 @@ class Requests:
     max_concurrency: int | None = None
     """Sessions in flight at most; None: no cap."""
     hash_ids: Ints | None = None
-    """As in :class:`perfmodel.spec.trace.Trace`: ids of prompt blocks of 512 tokens, of all rows one after
-    the other."""
+    """As in :class:`perfmodel.spec.traces.trace.Trace`: ids of prompt blocks, of all rows one after the other."""
     hash_offsets: Ints | None = None
     """(n + 1,): row i has ``hash_ids[hash_offsets[i]:hash_offsets[i + 1]]``."""
+    hash_block_tokens: int = HASH_BLOCK_TOKENS
+    """Tokens that an id stands for."""
+    notes: tuple[str, ...] = ()
+    """What a trace lacks and what of it is not read, in words."""
 
     @property
     def num_requests(self) -> int:
@@ -130,38 +133,54 @@ def requests_of(workload: Workload, seed: int) -> Requests:
 
 
 def _from_trace(w: Workload, seed: int) -> Requests:
-    trace = read_trace(
-        w.trace, w.trace_format, start_s=w.start_s, duration_s=w.duration_s, num_requests=w.num_requests
-    )
+    trace = trace_of(w)
     n = trace.num_requests
     check_left(w, n)
-    parent = constant(n, NONE)
+    alone = constant(n, NONE)
+    parent = alone if trace.parent is None else trace.parent
+    own_pace = w.rate is None
+    cap = trace.max_concurrency if own_pace and w.max_concurrency is None else w.max_concurrency
     return _frozen(
         Requests(
-            arrival_s=_trace_arrivals(w, trace, seed),
+            arrival_s=_trace_arrivals(w, trace, parent == NONE, seed),
             input_tokens=trace.input_tokens,
             output_tokens=trace.output_tokens,
             parent=parent,
-            prefix=parent,
+            prefix=alone,
             prefix_tokens=constant(n, 0),
             think_s=_think(w, parent == NONE, seed),
-            max_concurrency=w.max_concurrency,
+            max_concurrency=cap,
             hash_ids=trace.hash_ids,
             hash_offsets=trace.hash_offsets,
+            hash_block_tokens=trace.hash_block_tokens,
+            notes=(*trace.notes, *_taken(trace, cap if own_pace and w.max_concurrency is None else None)),
         )
     )
 
 
-def _trace_arrivals(w: Workload, trace: Trace, seed: int) -> Floats:
-    """The trace's own times, or generated ones for its lengths."""
-    if w.rate is not None:
-        return draw_arrivals(w.rate, w.burstiness, stream(seed, draws.ARRIVALS), trace.num_requests)
-    if trace.arrival_s is None:
+def _taken(trace: Trace, cap: int | None) -> tuple[str, ...]:
+    """What of a benchmark's settings is taken over, in words."""
+    if cap is None:
+        return ()
+    return (
+        f"max_concurrency = {cap}, as in the run whose result it is; workload.max_concurrency states another",
+    )
+
+
+def _trace_arrivals(w: Workload, trace: Trace, is_root: Bools, seed: int) -> Floats:
+    """The trace's own times, or generated ones for its lengths; of later turns the trace's pauses."""
+    rate = trace.request_rate if w.rate is None and trace.arrival_s is None else w.rate
+    if rate is not None:
+        roots = draw_arrivals(rate, w.burstiness, stream(seed, draws.ARRIVALS), int(is_root.sum()))
+    elif trace.arrival_s is None:
         raise DataError(
-            f"workload.trace = {w.trace}: a {trace.format} result without times of arrival: give workload.request_rate "
+            f"workload.trace = {w.trace}: a {trace.format} file without times of arrival: give workload.request_rate "
             "(inf with max_concurrency: a closed loop)"
         )
-    return trace.arrival_s / w.time_scale
+    else:
+        roots = trace.arrival_s[is_root] / w.time_scale
+    pauses = np.zeros(len(is_root)) if trace.arrival_s is None else trace.arrival_s
+    return _spread(is_root, roots, pauses[~is_root])
 
 
 def _singles(w: Workload, n: int, seed: int) -> tuple[Ints, Ints, Ints]:

@@ -26,6 +26,9 @@ def meant(path: str) -> list[str]:
     alike, else keys of that name in another section.
     """
     section, _, name = path.rpartition(".")
+    word = WORDS.get(name.lower())
+    if word is not None:
+        return [word]
     own = {one.rpartition(".")[2]: one for one in key_paths() if one.rpartition(".")[0] == section}
     close = [one for one in own if name in one.split("_")] + difflib.get_close_matches(name, own)
     if close:
@@ -36,6 +39,34 @@ def meant(path: str) -> list[str]:
     return [others[one] for one in difflib.get_close_matches(name, others, n=1, cutoff=ELSEWHERE)]
 
 
+WORDS = {
+    "tp": "deployment.attention_tp",
+    "tensor_parallel": "deployment.attention_tp",
+    "tensor_parallel_size": "deployment.attention_tp",
+    "dp": "deployment.attention_dp",
+    "data_parallel_size": "deployment.attention_dp",
+    "pipeline_parallel_size": "deployment.pp",
+    "expert_parallel_size": "deployment.ep",
+    "batch_size": "deployment.batch_per_gpu",
+    "context": "deployment.context_tokens",
+    "context_length": "deployment.context_tokens",
+    "max_num_seqs": "serving.max_running",
+    "max_running_requests": "serving.max_running",
+    "max_num_batched_tokens": "serving.max_batched_tokens",
+    "chunked_prefill_size": "serving.max_batched_tokens",
+    "gpu_memory_utilization": "deployment.memory_utilization",
+    "mem_fraction_static": "deployment.memory_utilization",
+    "concurrency": "workload.max_concurrency",
+    "users": "workload.max_concurrency",
+    "rate": "workload.request_rate",
+    "qps": "workload.request_rate",
+    "isl": "workload.input_tokens",
+    "input_len": "workload.input_tokens",
+    "osl": "workload.output_tokens",
+    "output_len": "workload.output_tokens",
+    "price": "prices.usd_per_gpu_hour",
+}
+"""What engines and benchmarks call a key."""
 MOST = 3
 ELSEWHERE = 0.85
 """How alike (0 to 1) a key of another section must be."""

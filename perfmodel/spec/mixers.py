@@ -134,6 +134,9 @@ class Gqa(Spec):
     """Width of a query and key head."""
     v_head_dim: Count | None = None
     """Width of a value head; None: ``head_dim``."""
+    q_lora_rank: Count | None = None
+    """Width of a compressed query, normed before all heads are projected from it (Step-3's multi-matrix
+    factorisation); None: the query is projected directly."""
     sliding_window: Count | None = None
     """Tokens that a query sees, itself included; None: all before it."""
     chunked: bool = False

@@ -62,8 +62,10 @@ class Moe(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> "Moe":
         if self.top_k > self.num_experts + self.num_zero_experts:
+            counted = "num_experts + num_zero_experts" if self.num_zero_experts else "num_experts"
             msg = (
-                f"top_k = {self.top_k} exceeds the {self.num_experts + self.num_zero_experts} routed experts"
+                f"top_k = {self.top_k} exceeds the {self.num_experts + self.num_zero_experts} routed experts "
+                f"({counted})"
             )
             raise ValueError(msg)
         if self.num_experts % self.num_groups:
@@ -230,6 +232,9 @@ class Model(Spec):
     def _consistent(self) -> "Model":
         if self.hyper_connections and self.has_shortcut:
             msg = "hyper_connections: not modelled for layers with two attentions; leave them out"
+            raise ValueError(msg)
+        if not any(layer.attention for layer in self.layers):
+            msg = "layers: none of them has attention, or what stands in its place: state it in one at least"
             raise ValueError(msg)
         return self
 

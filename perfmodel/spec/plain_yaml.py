@@ -12,7 +12,7 @@ from typing import Any
 
 MAX_DEPTH = 50
 
-_KEY = re.compile(r"""([A-Za-z_][A-Za-z0-9_.\-/]*|"[^"\\]*"|'[^']*') *:(?= |$)""")
+_KEY = re.compile(r"""([A-Za-z_][A-Za-z0-9_.\-/]*(?: [A-Za-z0-9_.\-/]+)*|"[^"\\]*"|'[^']*') *:(?= |$)""")
 _ITEM = re.compile(r"-( +|$)")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+(?:[eE][-+]?[0-9]+)?\Z")

@@ -6,7 +6,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, NonNegative, Positive, Spec
 from perfmodel.spec.distributions import Distribution
-from perfmodel.spec.trace import MAX_REQUESTS, MAX_TOKENS, TraceFormat
+from perfmodel.spec.traces.trace import (
+    MAX_REQUESTS,
+    MAX_TOKENS,
+    TimeUnit,
+    TraceColumns,
+    TraceFormat,
+    TurnInputs,
+)
 
 MAX_TURNS = 1000
 """Requests of one session."""
@@ -67,7 +74,8 @@ class Workload(Spec):
     ramp: Ramp | None = None
     """A rate that changes, instead of ``request_rate``."""
     max_concurrency: Count | None = None
-    """Sessions in flight at most; a ready one waits for a free slot. None: no cap (open loop)."""
+    """Sessions in flight at most; a ready one waits for a free slot. None: that of the run whose result the trace is,
+    where the run's own times or rate are used; else no cap (open loop)."""
     think_time_s: Distribution = Distribution(value=0.0)
     """Closed loop: how long a free slot (a user) waits before it sends the next session, the first one included."""
     num_requests: Annotated[Count, Field(le=MAX_REQUESTS)] | None = None
@@ -95,9 +103,19 @@ class Workload(Spec):
     trace: str = ""
     """A catalogue name (perfmodel show traces) or the path of a trace; empty: none."""
     trace_format: TraceFormat = "auto"
-    """What kind of file the trace is; auto: told by its header."""
+    """Whose trace it is; auto: told by its keys (docs/workloads.md)."""
+    columns: TraceColumns | None = None
+    """Which column of the trace holds what, where it is nobody's dialect. None: told by its keys."""
+    time_unit: TimeUnit | None = None
+    """Of a trace's times: dates, or a number's unit. None: the dialect's."""
+    hash_block_tokens: Count | None = None
+    """Tokens that a trace's hash id stands for. None: the dialect's, or what lengths and ids agree on."""
+    turn_inputs: TurnInputs = "whole"
+    """What a later turn of a trace's session states as its input: the whole prompt, or its new tokens alone."""
+    result_index: CountOrZero | None = None
+    """Which of several results in one file, from 0."""
     time_scale: Positive = 1.0
-    """How many times faster than in the trace requests arrive: 2 halves every gap."""
+    """How many times faster than in the trace requests arrive: 2 halves every gap; pauses within a session stay."""
     start_s: NonNegative = 0.0
     """Where the part of a trace that is used starts, seconds on the trace's clock (before ``time_scale``)."""
     duration_s: Positive | None = None
@@ -205,6 +223,11 @@ def _trace_problem(w: Workload) -> str | None:
             ("time_scale", 1.0),
             ("start_s", 0.0),
             ("duration_s", None),
+            ("columns", None),
+            ("time_unit", None),
+            ("hash_block_tokens", None),
+            ("turn_inputs", "whole"),
+            ("result_index", None),
         ):
             if getattr(w, name) != default:
                 return f"{name}: belongs to a trace: give trace, or leave it out"

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 
-from perfmodel.engines.profile import kernels_of
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.gradients import kernel_cost
 from perfmodel.kernels.timing import Timing
@@ -146,11 +145,8 @@ class _Builder:
     def __init__(self, scenario: Scenario, training: Training) -> None:
         self.scenario, self.training = scenario, training
         self.inner = inner(scenario, training)
-        self.calibration = (
-            load_calibration(scenario.calibration, kernels_of(scenario.deployment.engine))
-            if scenario.calibration
-            else None
-        )
+        self.calibration = load_calibration(scenario.calibration) if scenario.calibration else None
+        """Of no serving engine, whatever ``deployment`` names: none of them trains."""
         self.stages = stage_layers(scenario.model, training)
         self.known: dict[tuple[int, bool], tuple[Kernel, Timing]] = {}
         """By identity: parts are made once and kept."""

@@ -3,7 +3,7 @@
 Keys and values are divided over tensor parallelism by heads; beyond one head per GPU they are copied.
 """
 
-from perfmodel.ops.build import gemm, memory_bound
+from perfmodel.ops.build import gemm, memory_bound, norm
 from perfmodel.ops.mixers import sparse
 from perfmodel.ops.mixers.base import (
     ATTENTION,
@@ -32,8 +32,10 @@ def build(gqa: Gqa, place: Place) -> Built:
     values = 0 if gqa.values_are_keys else kv_heads * gqa.value_head_dim
     width = (heads + kv_heads) * gqa.head_dim + values
     gate = gate_width(gqa.output_gate, heads, gqa.value_head_dim)
+    rank = gqa.q_lora_rank
+    direct = width if rank is None else rank + width - heads * gqa.head_dim
     pre = [
-        gemm(place.name("qkv"), ATTENTION, m=rows, n=width + gate, k=place.hidden, dtype=precision.linear),
+        gemm(place.name("qkv"), ATTENTION, m=rows, n=direct + gate, k=place.hidden, dtype=precision.linear),
         memory_bound(
             place.name("rope_cache"),
             ATTENTION,
@@ -48,6 +50,11 @@ def build(gqa: Gqa, place: Place) -> Built:
             },
         ),
     ]
+    if rank is not None:
+        up = gemm(
+            place.name("q_b"), ATTENTION, m=rows, n=heads * gqa.head_dim, k=rank, dtype=precision.linear
+        )
+        pre[1:1] = [norm(place.name("q_norm"), tokens=rows, width=rank, dtype=precision.activations), up]
     core: list[Op] = []
     if gqa.indexer and place.indexes:
         selection = _select(gqa.indexer, place, kv_heads)
@@ -72,10 +79,12 @@ def weights(gqa: Gqa, hidden: int) -> MixerWeights:
     vectors += hidden if gqa.output_bias else 0
     if gqa.qk_norm:
         vectors += queries + keys if gqa.qk_norm_all_heads else 2 * gqa.head_dim
+    rank = gqa.q_lora_rank
     return MixerWeights(
-        divided=hidden * (queries + keys + values + gate),
+        divided=hidden * (keys + values + gate) + (rank or hidden) * queries,
+        replicated=hidden * rank if rank else 0,
         output=gqa.num_heads * gqa.value_head_dim * hidden,
-        vectors=vectors + (gqa.num_heads if gqa.sinks else 0),
+        vectors=vectors + (gqa.num_heads if gqa.sinks else 0) + (rank or 0),
     )
 
 

@@ -22,7 +22,7 @@ def pipeline_chart(rows: Sequence[Row], *, ranks: int, end: float, unit: str) ->
     """``rows`` have rank, start, duration (in ``unit``), kind, hover; rank 0 is on top."""
     import plotly.graph_objects as go
 
-    figure = go.Figure(layout=layout(PIXELS_PER_RANK * ranks + 130, barmode="overlay", bargap=0.12))
+    figure = go.Figure(layout=layout(PIXELS_PER_RANK * ranks + 170, barmode="overlay", bargap=0.12))
     for kind, colour in KIND_COLOURS.items():
         own = [row for row in rows if row["kind"] == kind]
         if not own:
@@ -39,6 +39,7 @@ def pipeline_chart(rows: Sequence[Row], *, ranks: int, end: float, unit: str) ->
                 marker={"color": colour, "line": {"width": 0.3, "color": "#FFFFFF"}},
             )
         )
+    figure.update_layout(margin={"l": 56, "b": 96})
     figure.update_yaxes(
         autorange="reversed",
         title=axis_title("pipeline rank"),
@@ -53,7 +54,7 @@ def held_chart(lines: Sequence[Row], *, device: float, unit_x: str, unit_y: str)
     """``lines`` have name, x and y (steps); a line at ``device``."""
     import plotly.graph_objects as go
 
-    figure = go.Figure(layout=layout(320))
+    figure = go.Figure(layout=layout(360))
     for number, line in enumerate(lines):
         figure.add_trace(
             go.Scatter(
@@ -65,6 +66,7 @@ def held_chart(lines: Sequence[Row], *, device: float, unit_x: str, unit_y: str)
             )
         )
     figure.add_hline(y=device, line={"width": 1.5, "color": "#6E6E6E", "dash": "dot"})
+    figure.update_layout(margin={"l": 64, "b": 96})
     figure.update_xaxes(title=axis_title(f"time, {unit_x}"), zeroline=False)
     figure.update_yaxes(title=axis_title(f"memory per GPU, {unit_y}"), rangemode="tozero", zeroline=False)
     return _named(figure, device, unit_y)

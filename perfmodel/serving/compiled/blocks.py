@@ -175,6 +175,8 @@ def prefilled(s: State, g: int, i: int) -> tuple[int, int]:
     m.ranks(s)[g].prompt_blocks -= one.blocks
     if s.caches == 0:
         return 0, 0
+    if s.states:  # what it has computed can be shared once it ends, with the state that it has then
+        return tree.tokens_of(s, g, i, one.prompt_nodes), one.prompt_nodes
     computed = tree.inside(s, i, one.prompt)
     tree.add(s, g, i, computed)
     shared, nodes = tree.lock(s, g, i, computed)

@@ -157,10 +157,7 @@ def _keep_state(s: State, node: int) -> None:
         return
     rank = m.ranks(s)[one.rank]
     one.restarts = 1
-    one.blocks += s.checkpoint_blocks
     rank.cache_blocks += s.checkpoint_blocks
-    if one.locks:
-        rank.locked_blocks += s.checkpoint_blocks
 
 
 @compiled
@@ -201,6 +198,8 @@ def _evict(s: State, node: int) -> None:
     _forget(s, node)
     _unlink(s, node)
     m.ranks(s)[one.rank].cache_blocks -= one.blocks
+    if s.states and one.restarts:
+        m.ranks(s)[one.rank].cache_blocks -= s.checkpoint_blocks
     if one.parent != NONE:
         m.nodes(s)[one.parent].children -= 1
     one.newer = s.free_node
@@ -218,6 +217,29 @@ def shrink(s: State, g: int, room: int) -> None:
         if one.locks == 0 and one.children == 0:
             _evict(s, node)
         node = after
+    if s.states:
+        _drop_states(s, g, room)
+
+
+@compiled
+def _drop_states(s: State, g: int, room: int) -> None:
+    """Let checkpoints go, too: who went on from there has a state of their own."""
+    node = m.ranks(s)[g].oldest
+    while m.ranks(s)[g].cache_blocks > room and node != NONE:
+        one = m.nodes(s)[node]
+        if one.restarts:
+            one.restarts = 0
+            m.ranks(s)[g].cache_blocks -= s.checkpoint_blocks
+        node = one.newer
+
+
+@compiled
+def tokens_of(s: State, g: int, i: int, nodes: int) -> int:
+    """Tokens of the leading ``nodes`` of a path, which are there."""
+    total, begin = 0, m.rows(s)[i].path
+    for at in range(begin, begin + nodes):
+        total += m.nodes(s)[_node(s, g, m.path_keys(s)[at])].tokens
+    return total
 
 
 @compiled

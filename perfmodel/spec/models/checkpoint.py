@@ -176,7 +176,7 @@ def _in_layer(
     if any(left_out.holds(name) for name in names):
         return "bf16"
     for group in _groups(keys):
-        targets = [str(one) for one in group.get("targets") or ["Linear"]]
+        targets = _texts(group.get("targets") or ["Linear"], "config_groups: targets")
         if "Linear" in targets or any(ModuleNames(targets).holds(name) for name in names):
             return _of_group(group, str(keys.get("format") or ""))
     return base
@@ -195,13 +195,19 @@ def _by_layer(keys: dict[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 def _left_out(keys: Mapping[str, Any]) -> ModuleNames:
     """Modules that stay as they were trained."""
-    listed: list[str] = []
-    for key in ("modules_to_not_convert", "exclude_modules", "ignore", "ignored_layers"):
-        names = keys.get(key) or ()
-        if not isinstance(names, list | tuple):
-            raise SpecError(f"quantization_config.{key} = {show(names)} must be a list of names")
-        listed += map(str, names)
-    return ModuleNames(listed)
+    keys_of_lists = ("modules_to_not_convert", "exclude_modules", "ignore", "ignored_layers")
+    return ModuleNames([name for key in keys_of_lists for name in _texts(keys.get(key) or [], key)])
+
+
+def _texts(value: Any, key: str) -> list[str]:
+    """A list of names.
+
+    Raises:
+        SpecError: something else.
+    """
+    if not isinstance(value, list):
+        raise SpecError(f"quantization_config.{key} = {show(value)} must be a list of names")
+    return [str(one) for one in value]
 
 
 def _groups(keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.base import Spec
 from perfmodel.spec.mixers import Mixer
 from perfmodel.spec.models.fields import MAX_COUNT, MAX_TOKENS, Fields
-from perfmodel.spec.models.rules import Target, evaluate, keys_of
+from perfmodel.spec.models.rules import Target, chosen, evaluate, keys_of
 
 
 def _kinds() -> Mapping[str, type[Spec]]:
@@ -87,7 +87,7 @@ def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields) -
     if where:
         text = f"{where} = {problem['input']!r:.60}: {text}"
     for name, rule in sorted(rules.items(), key=lambda item: -len(item[0])):
-        keys = keys_of(rule)
+        keys = keys_of(chosen(rule, fields) if isinstance(rule, Mapping) and "of" in rule else rule)
         if keys:
             stated = next((key for key in keys if fields.has(key)), keys[0])
             text = re.sub(rf"\b{name}\b", fields.alias(stated), text)

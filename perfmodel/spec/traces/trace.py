@@ -7,17 +7,53 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-TraceFormat = Literal["auto", "azure", "mooncake", "burstgpt", "vllm", "sglang"]
+from perfmodel.spec.base import Spec
+
+TraceFormat = Literal[
+    "auto",
+    "azure",
+    "mooncake",
+    "burstgpt",
+    "qwen",
+    "vidur",
+    "splitwise",
+    "servegen",
+    "servegen-offline",
+    "aiperf",
+    "perfmodel",
+    "vllm",
+    "sglang",
+    "guidellm",
+]
+TimeUnit = Literal["dates", "s", "ms", "us", "ns"]
+TurnInputs = Literal["whole", "new"]
 
 MAX_REQUESTS = 10_000_000
 """Requests of one workload: a table of about half a gigabyte, and a quarter of an hour of simulation."""
 MAX_TOKENS = 10_000_000
 """Tokens of one prompt or output: the longest context window that anyone sells."""
 HASH_BLOCK_TOKENS = 512
-"""Tokens that one of Mooncake's hash ids stands for."""
+"""Tokens that a hash id stands for where nothing else is said: Mooncake's blocks."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+class TraceColumns(Spec):
+    """Which column of a trace holds what; in lines of JSON a name with dots leads into nested objects."""
+
+    time: str | None = None
+    """When requests came: dates, or numbers in ``workload.time_unit``. None: the file has no times."""
+    input: str
+    """Tokens of the prompt."""
+    output: str
+    """Tokens of the output."""
+    session: str | None = None
+    """What requests of one conversation have in common."""
+    delay: str | None = None
+    """Milliseconds from the end of the session's request before to this one."""
+    hash_ids: str | None = None
+    """Ids of the prompt's blocks of ``workload.hash_block_tokens`` tokens (lines of JSON and Parquet only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +63,28 @@ class Trace:
     name: str
     """Catalogue name or path."""
     format: str
-    """azure, mooncake, burstgpt, vllm or sglang."""
+    """A dialect (:mod:`perfmodel.spec.traces.dialects`), columns (a user's own), vllm, sglang or guidellm."""
     arrival_s: Floats | None
-    """Seconds (n,), since the start of the window that was read; None: the file has no times."""
+    """Seconds (n,), since the start of the window that was read; of a request with a parent, since that one's end.
+    None: the file has no times."""
     input_tokens: Ints
     """Tokens of each prompt (n,), at least 1."""
     output_tokens: Ints
     """Tokens of each output (n,), at least 1."""
     hash_ids: Ints | None = None
-    """Mooncake: ids of prompt blocks of 512 tokens, of all requests one after the other. Equal ids at equal
+    """Ids of prompt blocks of ``hash_block_tokens`` tokens, of all requests one after the other. Equal ids at equal
     places are equal prefixes."""
     hash_offsets: Ints | None = None
     """(n + 1,): request i has ``hash_ids[hash_offsets[i]:hash_offsets[i + 1]]``."""
+    hash_block_tokens: int = HASH_BLOCK_TOKENS
+    parent: Ints | None = None
+    """The session's request before (n,), always the row above; -1: a session's first. None: all stand alone."""
+    times_s: Floats | None = None
+    """With parents: when each request (n,) came in the file itself, as ``arrival_s`` otherwise; None: not known."""
+    max_concurrency: int | None = None
+    """Sessions in flight at most, as the run had it: benchmark results only."""
+    request_rate: float | None = None
+    """Requests per second that the run was asked for (inf: all at once): benchmark results without times only."""
     ttft_s: Floats | None = None
     """Measured time to first token (n,), seconds: benchmark results only."""
     e2e_s: Floats | None = None
@@ -46,7 +92,7 @@ class Trace:
     num_dropped: int = 0
     """Requests without output that were left out."""
     notes: tuple[str, ...] = ()
-    """What the file lacks, in words."""
+    """What the file lacks and what of it is not read, in words."""
 
     @property
     def num_requests(self) -> int:
@@ -55,8 +101,18 @@ class Trace:
 
     @property
     def span_s(self) -> float | None:
-        """Seconds between the first and the last arrival; None without times."""
-        return None if self.arrival_s is None else float(self.arrival_s[-1] - self.arrival_s[0])
+        """Seconds between the first and the last request in the file; None without times."""
+        times = self.known_times_s
+        return None if times is None else float(np.ptp(times))
+
+    @property
+    def known_times_s(self) -> Floats | None:
+        """When requests came in the file, in order: all, or where turns have only delays the sessions' first ones."""
+        if self.times_s is not None:
+            return np.sort(self.times_s)
+        if self.arrival_s is None or self.parent is None:
+            return self.arrival_s
+        return self.arrival_s[self.parent < 0]
 
     @property
     def id(self) -> str:
@@ -68,6 +124,7 @@ class Trace:
             self.output_tokens,
             self.hash_ids,
             self.hash_offsets,
+            self.parent,
         ):
             digest.update(b"" if column is None else column.tobytes())
         return digest.hexdigest()[:16]
@@ -93,13 +150,15 @@ def summary(trace: Trace) -> dict[str, Any]:
     ``interarrival_cv`` is the coefficient of variation of the gaps: 1 for a Poisson process, and 1 / cv**2 is
     the burstiness of a gamma process that varies as much.
     """
-    span, gaps = trace.span_s, None if trace.arrival_s is None else np.diff(trace.arrival_s)
+    times = trace.known_times_s
+    span, gaps = trace.span_s, None if times is None else np.diff(times)
     varies = gaps is not None and len(gaps) > 1 and float(gaps.mean()) > 0
     return {
         "requests": trace.num_requests,
         "dropped": trace.num_dropped,
+        **({} if trace.parent is None else {"sessions": int((trace.parent < 0).sum())}),
         "span_s": span,
-        "requests_per_s": trace.num_requests / span if span else None,
+        "requests_per_s": len(times) / span if span and times is not None else None,
         "interarrival_cv": float(gaps.std() / gaps.mean()) if varies and gaps is not None else None,
         "longest_gap_s": float(gaps.max()) if gaps is not None and len(gaps) else None,
         "input_tokens": _lengths(trace.input_tokens),
