@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from perfmodel.commands.plan import plan
+from perfmodel.commands.several import lists_values
 from perfmodel.commands.sweep import sweep
 from perfmodel.errors import PerfModelError
 from perfmodel.validation.names_of_suites import TITLES
@@ -190,6 +191,9 @@ def step(
     why: Why = False,
 ) -> None:
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
+    if lists_values(set_ or ()):
+        _several(scenario, set_ or (), "step", json, {"--trace": trace, "--html": html})
+        return
     from perfmodel.load import load_scenario
 
     if html is not None:  # before anything is written
@@ -270,6 +274,15 @@ def serve(
     why: Why = False,
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
+    if lists_values(set_ or ()):
+        _several(
+            scenario,
+            set_ or (),
+            "serve",
+            json,
+            {"--requests": requests, "--result": result, "--trace": trace},
+        )
+        return
     from perfmodel.errors import SpecError
     from perfmodel.load import load_scenario
 
@@ -747,6 +760,19 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _several(
+    scenario: str, overrides: list[str], command: str, json: bool, files: dict[str, Path | None]
+) -> None:
+    """The answers of an override that lists values; a file can only hold one of them."""
+    from perfmodel.commands.several import answer_several
+    from perfmodel.errors import SpecError
+
+    given = [name for name, path in files.items() if path is not None]
+    if given:
+        raise SpecError(f"{given[0]}: holds one answer, and --set lists values: leave one of the two out")
+    answer_several(scenario, overrides, command, json=json)
 
 
 def _print_json(values: Any) -> None:

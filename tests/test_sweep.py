@@ -256,3 +256,24 @@ def test_show_draws_columns(tmp_path):
     )
     assert wrong.returncode == 2
     assert "tpot_s" in wrong.stderr
+
+
+def test_an_override_that_lists_values_is_a_table():
+    words = ("longcat-flash-h800", "--set", f"{BATCH}=8,16,100000", "--set", "deployment.overlap=sbo")
+    done = run_here("perfmodel", "step", *words)
+    assert done.returncode == 0, done.stderr
+    assert "does not fit" in done.stdout
+    found = json.loads(run_here("perfmodel", "step", *words, "--json").stdout)["points"]
+    assert [one["set"][BATCH] for one in found] == [8, 16, 100000]
+    alone = run_here(
+        "perfmodel", "step", "longcat-flash-h800", "--set", f"{BATCH}=16", "--set", words[4], "--json"
+    )
+    assert found[1]["tpot_s"] == json.loads(alone.stdout)["tpot_s"]
+    refused = run_here("perfmodel", "step", *words, "--html", "x.html")
+    assert refused.returncode == 2
+    assert "--html" in refused.stderr
+
+
+def test_a_key_that_takes_a_list_is_one_value():
+    done = run_here("perfmodel", "step", "longcat-flash-h800", "--set", "routing.layer_means=[1,2]")
+    assert "layer_means" in done.stderr

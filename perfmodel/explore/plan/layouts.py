@@ -1,7 +1,8 @@
 """Layouts that an engine loads and that fit in memory, each as the scenario that a user would get.
 
-An engine's defaults follow from the shape alone (GPUs, EP, attention DP), so a scenario is loaded once per shape, and
-what changes no default (formats, schedule, drafts) is set in it; a test holds that both ways give one scenario.
+Defaults follow from the shape (GPUs, EP, attention DP) and the weights' format alone, so a scenario is loaded once for
+each, and what changes no default (KV format, schedule, drafts) is set in it; a test holds that both ways give one
+scenario.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.model import Model
 from perfmodel.spec.scenario import Scenario
 
-SET_IN_PLACE = frozenset({KV, OVERLAP, DRAFTS, "deployment.precision.linear", "deployment.precision.experts"})
+SET_IN_PLACE = frozenset({KV, OVERLAP, DRAFTS})
 """Keys that no engine's rule depends on."""
 
 

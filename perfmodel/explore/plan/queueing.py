@@ -5,10 +5,12 @@ Written per replica: R ranks, L decode steps per request, B requests that decode
 Of every decode step f = B / L requests end, and in a closed loop are replaced at once, so f prompts come per step;
 under open traffic of rate r they are f = r x (time per step).
 
-**Prompts stop decodes** (prefill-first): k = max(1, f) prompts run together, in ceil(s / c) steps of t_p: time per
-step T = t_d(B) + f t_p / k. **Prompts join decodes** (mixed): a share min(1, f s / (k c')) of steps carries k
-prompts' chunks: T = t_d + share (t_m - t_d), and no more than R c tokens of prompts per step: B is at most L R c / s.
-**Apart**: T = t_d; prompts queue at servers of their own.
+**Prompts stop decodes** (prefill-first): k prompts run together in ceil(s / c) steps of t_p, so that the time per step
+is T = t_d(B) + f t_p / k. In a closed loop k is the mean of a Poisson number of mean f, given that it is not 0; under
+open traffic of what came during the step before, which is one with prompts as often as anybody comes during those.
+**Prompts join decodes** (mixed): a share min(1, f s / (k c')) of steps carries k prompts' chunks: T = t_d + share
+(t_m - t_d), and no more than R c tokens of prompts per step: B is at most L R c / s. **Apart**: T = t_d; prompts queue
+at servers of their own.
 
 Who decodes follows from Little's law: of U users, B = U x L T / (TTFT + L T), or what the cache or ``max_running``
 allows: the others wait, and TTFT = U / X - L T with X = B / (L T) requests per second. Under open traffic B = r L T;
@@ -191,13 +193,16 @@ class _Step:
         chunks = np.ceil(new / c.chunk)
         fit = np.maximum(1.0, np.floor(c.chunk / new)) * c.ranks
         come = running / steps
-        together = np.clip(come, 1.0, fit)
+        together = np.minimum(_at_least_one(come), fit)
         tokens, even = _fullest(together, c.ranks, new, c.chunk)
         prompt_s = grids.prompt(c.row, tokens, even)
         for _ in range(BATCHED):
             if rate is None:  # nobody comes while prompts are read
                 break
-            together = np.clip(rate * (prompt_s * chunks + decode_s), 1.0, fit)
+            during = rate * prompt_s * chunks
+            follows = -np.expm1(-during)  # share of prompt steps that are followed by one at once
+            after = _at_least_one(rate * decode_s)
+            together = np.minimum(follows * _at_least_one(during) + (1.0 - follows) * after, fit)
             tokens, even = _fullest(together, c.ranks, new, c.chunk)
             prompt_s = grids.prompt(c.row, tokens, even)
         read_s = prompt_s * chunks
@@ -250,6 +255,11 @@ class _Step:
             rest_s=read,
             most_per_s=most,
         )
+
+
+def _at_least_one(mean: Array) -> Array:
+    """Mean of a Poisson number, given that it is not 0."""
+    return np.asarray(np.where(mean > 1e-6, mean / -np.expm1(-np.maximum(mean, 1e-6)), 1.0))
 
 
 def _fullest(together: Array, ranks: Array, new: float, chunk: Array) -> tuple[Array, Array]:

@@ -22,8 +22,8 @@ from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import HOUR, MEGA, PERCENT
 
-PER_STRUCTURE, PER_DECODER = 2, 8
-"""Candidates of one pair of layouts, and of one that decodes, that are simulated: others are likely alike."""
+PER_STRUCTURE, PER_DECODER = 2, 4
+"""Candidates of one pair of layouts that are simulated, and pairs of one that decodes: others are likely alike."""
 CONTENDERS = 0.05
 """How much worse than the best a candidate may be after one replication to be simulated again."""
 REPLICATIONS = 8
@@ -182,9 +182,21 @@ class Simulator:
 
 
 def simulate_survivors(
-    found: Screen, simulator: Simulator, *, most: int, progress: Callable[[int, int], None] | None = None
+    found: Screen,
+    simulator: Simulator,
+    *,
+    most: int,
+    per_pair: int = PER_STRUCTURE,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Run], bool]:
     """The screen's best, simulated and ranked, and whether the winner is told apart from the others.
+
+    Args:
+        found: the screen.
+        simulator: what serves them.
+        most: candidates in all.
+        per_pair: of one pair of layouts; four times as many of one layout that decodes.
+        progress: told what is done, and what there is.
 
     Raises:
         InfeasibleError: none of them holds the traffic's requests.
@@ -197,7 +209,7 @@ def simulate_survivors(
             break
         batch = found.batches[b]
         pair = (b, *batch.structure(i))
-        if seen.get(pair, 0) >= PER_STRUCTURE or seen.get(pair[:-1], 0) >= PER_DECODER:
+        if seen.get(pair, 0) >= per_pair or seen.get(pair[:-1], 0) >= PER_DECODER * per_pair:
             continue
         for mark in (pair, pair[:-1]):
             seen[mark] = seen.get(mark, 0) + 1

@@ -154,7 +154,7 @@ def work(piece: Piece) -> None:
             "point": piece.first + place,
             **{key: _cell(value) for key, value in values.items()},
         }
-        rows.append({**row, **_answered(document, folder, values, piece.command)})
+        rows.append({**row, **answered(document, folder, values, piece.command)})
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
     table = pa.table(columns).replace_schema_metadata({"perfmodel": perfmodel.__version__})
@@ -183,7 +183,7 @@ def _column(name: str, values: list[Any]) -> Any:
     return pa.array(values, pa.float64())
 
 
-def _answered(
+def answered(
     document: dict[str, Any], folder: Path, values: dict[str, Any], command: Command
 ) -> dict[str, Any]:
     """A point's figures, or why it has none."""

@@ -1,6 +1,6 @@
 """A dataset of a sweep: what is in it, and two or three of its columns as a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,17 @@ MOST_SERIES = 12
 """Values of a third column that are drawn apart."""
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]], swept: Sequence[str]) -> None:
+    """Print points as they were answered: what was set, and the main figures."""
+    shown = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
+    reasons = any(row["error"] for row in rows)
+    table = table_of("", *swept, *shown, *(("reason",) if reasons else ()))
+    for row in rows:
+        cells = [_text(row.get(name)) for name in (*swept, *shown)]
+        table.add_row(*cells, *((Text(row["error"] or "", style="dim"),) if reasons else ()))
+    console().print(table)
+
+
 def print_dataset(values: Mapping[str, Any], folder: Path) -> None:
     """Print how much was done, and the first rows."""
     out, rows = console(), read_rows(folder)
@@ -52,6 +63,8 @@ def print_dataset(values: Mapping[str, Any], folder: Path) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, str | bool):
+        return str(value)
+    if isinstance(value, list | dict):
         return str(value)
     return "-" if value is None or value != value else significant(float(value), 4)
 

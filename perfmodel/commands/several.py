@@ -1,0 +1,47 @@
+"""``--set KEY=A,B,C`` of ``step`` and ``serve``: the short form of a sweep, answered on the spot."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+WORDS = ("name", "title", "source")
+"""Keys whose text may have commas."""
+
+
+def lists_values(overrides: Sequence[str]) -> bool:
+    """Whether an override lists several values: commas that no bracket and no quote holds."""
+    return any(_is_list(text) for text in overrides)
+
+
+def _is_list(text: str) -> bool:
+    key, _, raw = text.partition("=")
+    raw = raw.strip()
+    return "," in raw and raw[:1] not in "[{\"'" and key.strip().rpartition(".")[2] not in WORDS
+
+
+def answer_several(scenario: str, overrides: Sequence[str], command: str, *, json: bool) -> None:
+    """Print an answer per combination: a table, or JSON with ``points``, each with ``set`` and its figures.
+
+    Raises:
+        SpecError: an unknown key, or a scenario that is none at every point.
+    """
+    from perfmodel.explore.sweep.design import plan_of
+    from perfmodel.explore.sweep.run import answered
+    from perfmodel.stated import document_of_file
+
+    plan = plan_of(text for text in overrides if _is_list(text))
+    document, folder = document_of_file(scenario, [text for text in overrides if not _is_list(text)])
+    points = plan.values()
+    rows = [{**values, **answered(document, folder, values, command)} for values in points]  # type: ignore[arg-type]
+    if json:
+        import json as writer
+
+        found: list[dict[str, Any]] = [
+            {"set": values, **{key: value for key, value in row.items() if key not in values}}
+            for values, row in zip(points, rows, strict=True)
+        ]
+        sys.stdout.write(writer.dumps({"points": found}, allow_nan=False, indent=1) + "\n")
+    else:
+        from perfmodel.output.sweep.picture import print_rows
+
+        print_rows(rows, [domain.key for domain in plan.domains])
