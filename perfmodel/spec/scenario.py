@@ -353,9 +353,9 @@ def _most_load(s: Scenario, moe: Moe) -> float:
 
 
 def _positions_problem(s: Scenario) -> str | None:
-    """A context beyond the positions that the model has, or None."""
+    """A stated context beyond the positions that the model has, or None: a default says nothing of a small model."""
     d, most = s.deployment, s.model.max_context_tokens
-    longest = {"context_tokens": d.context_tokens}
+    longest = {"context_tokens": d.context_tokens} if "context_tokens" in d.model_fields_set else {}
     if d.phase != "decode":
         longest = {"prefill_tokens": d.prefill_tokens + d.prefill_cached_tokens, **longest}
     longest = {f"deployment.{name}": tokens for name, tokens in longest.items()}
