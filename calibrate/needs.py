@@ -157,7 +157,7 @@ def _corners(model: Model, max_tokens: int, max_context: int) -> Iterator[dict[s
     """Deployments at the corners of the work: few and many tokens, short and long contexts, both kinds of attention."""
     longest = max(max_context - 8, 1)
     if model.moe:
-        few = {"routing": {"mean_real_experts": 1}}
+        few = {"routing": {"mean_real_experts": 1 if model.moe.num_zero_experts else model.moe.top_k}}
         yield {"deployment": {"phase": "decode", "batch_per_gpu": 1, "context_tokens": 1}, **few}
         most = {"routing": {"mean_real_experts": model.moe.top_k}}
         yield {"deployment": {"phase": "decode", "batch_per_gpu": max_tokens, "context_tokens": 1}, **most}

@@ -178,7 +178,11 @@ def test_every_flag_of_the_catalogues_scenarios_is_told_once():
 
 
 def test_far_and_long_is_a_danger_near_or_short_is_none():
-    far = values_of("deployment.context_tokens=400000", "deployment.batch_per_gpu=2")
+    far = values_of(
+        "model.max_position_embeddings=400000",
+        "deployment.context_tokens=400000",
+        "deployment.batch_per_gpu=2",
+    )
     (text,) = (one for one in far["dangers"] if "outside what was timed" in one)
     assert "attention cores (context 400,002; timed up to 131,1" in text
     assert int(text.split(" %")[0]) > 50
