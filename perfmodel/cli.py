@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -763,7 +764,7 @@ def _prepare_process() -> None:
 
 
 def _several(
-    scenario: str, overrides: list[str], command: str, json: bool, files: dict[str, Path | None]
+    scenario: str, overrides: Sequence[str], command: str, json: bool, files: dict[str, Path | None]
 ) -> None:
     """The answers of an override that lists values; a file can only hold one of them."""
     from perfmodel.commands.several import answer_several
