@@ -27,6 +27,8 @@ PER_STRUCTURE, PER_DECODER = 2, 4
 CONTENDERS = 0.05
 """How much worse than the best a candidate may be after one replication to be simulated again."""
 REPLICATIONS = 8
+WAITS = 0.05
+"""Share of their time from which on requests are said to wait for a place."""
 SLACK = 1.0 + 1e-9
 
 
@@ -271,12 +273,8 @@ def binding_of(run: Run, limits_: Limits) -> list[str]:
     figures = run.figures[0]
     if figures["preemptions"] > 0:
         found.append("memory: the cache is short, requests lose their blocks")
-    queue = figures["queue_s"]
-    if (
-        queue
-        and queue["mean"] > 0.5 * figures["ttft_s"]["mean"]
-        and run.served.requests.max_concurrency is not None
-    ):
+    queue, closed = figures["queue_s"], run.served.requests.max_concurrency is not None
+    if closed and queue and queue["mean"] > WAITS * figures["e2e_s"]["mean"]:
         found.append("requests wait for a place: cache, dispatch buffers or max_running are full")
     if not found:
         found.append("price: limits and memory have room, more traffic per GPU is what would make it cheaper")
