@@ -206,11 +206,11 @@ def test_a_gpu_of_the_catalogue_keeps_its_datasheet():
 
 def test_another_gpu_gets_what_it_reached():
     environment = {
-        "device": "cuda", "device_name": "NVIDIA L40S", "compute_capability": "8.9", "memory_bytes": 48 * 10**9,
+        "device": "cuda", "device_name": "NVIDIA L4", "compute_capability": "8.9", "memory_bytes": 48 * 10**9,
         "num_sms": 142, "threads": 1, "date": "2026-11-24T10:00:00+00:00",
     }  # fmt: skip
     spec = gpu_spec(environment, {"bf16": 3e14}, 8e11)
-    assert spec["name"] == "nvidia-l40s"
+    assert spec["name"] == "nvidia-l4"
     assert (spec["architecture"], spec["num_sms"], spec["hbm_gb_per_s"]) == ("ampere", 142, 800.0)
 
 

@@ -177,6 +177,7 @@ def test_every_picture_of_the_docs_is_redrawn_by_a_target():
     made = {
         *re.findall(r'"(\w+\.png)"', drawn),
         *(f"dashboard_{name}.png" for name in ast.literal_eval(pages).values()),
+        *(f"train_{name}.png" for name in re.findall(r'"#?(pipeline|memory)"', drawn)),
     }
     experiments = {
         "calibration_check.png",

@@ -334,6 +334,14 @@ def test_every_entry_of_launches_is_for_an_op_of_ours_and_has_its_source(engine)
         "dispatch",
     }
     kernels |= {"combine", "all_reduce", "all_gather", "reduce_scatter", *MEMORY_BOUND} - {"reorder"}
+    kernels -= {
+        "gated_norm",
+        "mhc_pre",
+        "mhc_post",
+        "conv_prefill",
+        "conv_update",
+        "compress",
+    }  # nobody read: one each
     rows = listed(engine)
     assert {row.kernel for row in rows} == kernels
     assert len({(row.kernel, row.dtype, row.backend) for row in rows}) == len(rows)
