@@ -33,7 +33,7 @@ def result(*rows):
 
 
 def test_what_ships_is_small_and_its_bytes_follow_from_its_rows():
-    assert FILE.stat().st_size < 500_000
+    assert FILE.stat().st_size < 1_200_000  # thirteen GPUs, their held-out rows among them
     assert content(SHIPPED) == content(read.__wrapped__(FILE))
     assert read.__wrapped__(FILE) == SHIPPED
 
