@@ -154,7 +154,10 @@ PLACEHOLDER_CLUSTER = {
 
 
 def _corners(model: Model, max_tokens: int, max_context: int) -> Iterator[dict[str, Any]]:
-    """Deployments at the corners of the work: few and many tokens, short and long contexts, both kinds of attention."""
+    """Deployments at the corners of the work: few and many tokens, short and long contexts, both kinds of attention; no
+    longer than the model's positions.
+    """
+    max_context = min(max_context, model.max_context_tokens)
     longest = max(max_context - 8, 1)
     if model.moe:
         few = {"routing": {"mean_real_experts": 1 if model.moe.num_zero_experts else model.moe.top_k}}
