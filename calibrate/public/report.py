@@ -7,6 +7,7 @@ from typing import Any
 
 from calibrate.public.build import Built
 from calibrate.public.heldout import RANDOM, Errors
+from perfmodel.units import MEGA
 
 
 def print_errors(built: Built) -> None:
@@ -44,7 +45,7 @@ def gpus_markdown() -> str:
         if not calibration.derivation and "tables" not in calibration.document:
             continue  # a device that was timed by calibrate profile
         folder = catalogue.calibration_path(name).parent
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / MEGA
         if calibration.derivation:
             how = calibration.derivation.how
             lines.append(

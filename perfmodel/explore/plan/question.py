@@ -15,6 +15,7 @@ from perfmodel.spec.documents import read_document
 from perfmodel.spec.messages import shown
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import with_overrides
+from perfmodel.units import MS
 
 Objective = Literal["usd", "gpus", "goodput", "ttft", "tpot"]
 MOST_GPUS = 4096
@@ -112,7 +113,7 @@ class Question:
             "model": self.model,
             "cluster": {"base": kind.cluster, "num_gpus": kind.gpus},
             "workload": workload_of(self.traffic),
-            "slo": {key: value * 1e3 for key, value in slo.items() if value is not None},
+            "slo": {key: value / MS for key, value in slo.items() if value is not None},
             "seed": self.seed,
         }
         if kind.engine:
