@@ -1,1 +1,1 @@
-"""LongCat-Flash in PyTorch: the kernels and the model that perfmodel predicts, readable in one sitting."""
+"""LongCat in PyTorch: the kernels and the model that perfmodel predicts, readable in one sitting."""

@@ -4,7 +4,7 @@ Shape suffixes as in :mod:`reference_model.kernels`.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,17 @@ Query = tuple[Tensor, ...]
 """A group's query and what it meets: see :meth:`MLA.pre`."""
 LATENT_EPS: Final = 1e-6
 """Of the norms of the latents, whatever ``rms_norm_eps`` says of the others."""
+
+
+class Projected(NamedTuple):
+    """What all groups' tokens are projected to."""
+
+    query_NAQ: Tensor
+    query_NL: Tensor
+    """The normed latent that queries come from."""
+    latent_NC: Tensor
+    key_NR: Tensor
+    """Not rotated yet."""
 
 
 class MLA(nn.Module):
@@ -53,48 +64,61 @@ class MLA(nn.Module):
         Decode: the query absorbed into the latent [B, T, A, C] and its rotated part [B, T, A, R]. Prefill: the
         query [B, T, A, Q], its rotated part, and the keys and values of all cached and new tokens [B, S, A, Y].
         """
+        projected = self.project(x_NH)
+        return [self._group_pre(projected, place) for place in places]
+
+    def project(self, x_NH: Tensor) -> Projected:
+        """Down-projections, norms of the latents, and all queries."""
         config = self.config
         fused_NLX = kernels.linear(x_NH, self.qkv_a)
         query_NL, latent_NC = kernels.latent_norm(fused_NLX, self.q_norm_L, self.kv_norm_C, LATENT_EPS)
         heads = (config.num_attention_heads, config.qk_head_dim)
         query_NAQ = torch.unflatten(kernels.linear(query_NL, self.q_b), -1, heads)
-        key_NR = fused_NLX[:, -config.qk_rope_head_dim :]
-        return [self._group_pre(query_NAQ, latent_NC, key_NR, place) for place in places]
+        return Projected(query_NAQ, query_NL, latent_NC, fused_NLX[:, -config.qk_rope_head_dim :])
 
-    def _group_pre(self, query_NAQ: Tensor, latent_NC: Tensor, key_NR: Tensor, place: Place) -> Query:
-        config, shape = self.config, (place.requests, place.num_new)
-        query_BTAQ = torch.unflatten(query_NAQ[place.rows], 0, shape)
-        query_BTAR = kernels.rotate_and_cache(
-            query_BTAQ[..., config.qk_nope_head_dim :],
-            torch.unflatten(latent_NC[place.rows], 0, shape),
-            torch.unflatten(key_NR[place.rows], 0, shape),
+    def rotate(self, projected: Projected, place: Place) -> Tensor:
+        """Writes a group's cache; the rotated part of its queries, [B, T, A, R]."""
+        return kernels.rotate_and_cache(
+            place.own(projected.query_NAQ)[..., self.config.qk_nope_head_dim :],
+            place.own(projected.latent_NC),
+            place.own(projected.key_NR),
             place.cos_TR,
             place.sin_TR,
             place.cache.new(self.cache_index, place.num_new),
         )
+
+    def absorb_query(self, projected: Projected, place: Place) -> Tensor:
+        """A group's queries without rotary embedding, absorbed into the latent: [B, T, A, C]."""
+        nope = self.config.qk_nope_head_dim
+        absorbed_NAC = kernels.absorb(projected.query_NAQ[place.rows, :, :nope], self._kv_b_AYC()[:, :nope])
+        return torch.unflatten(absorbed_NAC, 0, (place.requests, place.num_new))
+
+    def absorb_value(self, out_BTAC: Tensor) -> Tensor:
+        """The output of a core in the latent, out of it: [B T, A V]."""
+        value_ACV = self._kv_b_AYC()[:, self.config.qk_nope_head_dim :].transpose(1, 2)
+        return kernels.absorb(out_BTAC.flatten(0, 1), value_ACV).flatten(1)
+
+    def _group_pre(self, projected: Projected, place: Place) -> Query:
+        config, query_BTAR = self.config, self.rotate(projected, place)
         if place.kind == "decode":
-            nope_NAD = query_NAQ[place.rows, :, : config.qk_nope_head_dim]
-            key_ADC = self._kv_b_AYC()[:, : config.qk_nope_head_dim]
-            return torch.unflatten(kernels.absorb(nope_NAD, key_ADC), 0, shape), query_BTAR
+            return self.absorb_query(projected, place), query_BTAR
         latent_BSC = place.cache.filled(self.cache_index, place.num_new)[..., : config.kv_lora_rank]
         per_head = (config.num_attention_heads, config.qk_nope_head_dim + config.v_head_dim)
-        return query_BTAQ, query_BTAR, torch.unflatten(kernels.linear(latent_BSC, self.kv_b), -1, per_head)
+        expanded_BSAY = torch.unflatten(kernels.linear(latent_BSC, self.kv_b), -1, per_head)
+        return place.own(projected.query_NAQ), query_BTAR, expanded_BSAY
 
     def core(self, queries: Sequence[Query], places: Sequence[Place]) -> Tensor:
         """Attention of each group, then the output projection, [N, H]."""
-        out = [self._group_core(query, place) for query, place in zip(queries, places, strict=True)]
+        out = [self.group_core(query, place) for query, place in zip(queries, places, strict=True)]
         return kernels.linear(out[0] if len(out) == 1 else torch.cat(out), self.o)
 
-    def _group_core(self, query: Query, place: Place) -> Tensor:
+    def group_core(self, query: Query, place: Place) -> Tensor:
         """Attention of one group, [its tokens, A V]."""
-        config = self.config
-        scale = config.qk_head_dim**-0.5
+        config, scale = self.config, self.config.qk_head_dim**-0.5
         cache_BSX = place.cache.filled(self.cache_index, place.num_new)
         if place.kind == "decode":
             latent_BTAC, rotated_BTAR = query
-            out_BTAC = kernels.mla_decode(latent_BTAC, rotated_BTAR, cache_BSX, scale)
-            value_ACV = self._kv_b_AYC()[:, config.qk_nope_head_dim :].transpose(1, 2)
-            return kernels.absorb(out_BTAC.flatten(0, 1), value_ACV).flatten(1)
+            return self.absorb_value(kernels.mla_decode(latent_BTAC, rotated_BTAR, cache_BSX, scale))
         key_BSR = cache_BSX[..., config.kv_lora_rank :]
         query_BTAQ, query_BTAR, expanded_BSAY = query
         return kernels.mla_prefill(query_BTAQ, query_BTAR, expanded_BSAY, key_BSR, scale)

@@ -1,4 +1,4 @@
-"""LongCat-Flash's kernels: one function for each launch that perfmodel counts as an op.
+"""LongCat's kernels: one function for each launch that perfmodel counts as an op.
 
 The model calls nothing else that takes time, and ``calibrate`` times exactly these functions, so what is calibrated
 is what runs. The name of the perfmodel kernel class stands in each docstring.
@@ -6,13 +6,21 @@ is what runs. The name of the perfmodel kernel class stands in each docstring.
 Shape suffixes: N new tokens of the step, B requests of a group, T new tokens of a request, S keys of a request
 (cached and new), H hidden, F width of an FFN, A attention heads, D head width without rotary embedding, R head width
 with it, V value width, C latent (kv_lora_rank), X = C + R what the cache holds of a token, Q = D + R a query head,
-Y = D + V what one head's key and value expand to, L q_lora_rank, E real experts, Z real and zero-computation experts,
-K experts that a token selects, P pairs (token, real expert), M, N, K in a plain product the usual ones.
+Y = D + V what one head's key and value expand to, L q_lora_rank, I index heads of width J, U tokens that a query of a
+sparse attention attends to, E real experts, Z real and zero-computation experts, K experts that a token selects, P
+pairs (token, real expert), M, N, K in a plain product the usual ones.
 """
+
+from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+QUERY_BLOCK: Final = 64
+"""New tokens of a request that a sparse attention's kernels take at a time: what a block's last token does not see is
+not computed, and what a block gathers stays small."""
 
 
 def linear(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -74,7 +82,7 @@ def rotate_and_cache(
     """Rotates queries and keys and writes latent and key to the cache (``rope``); returns the rotated queries.
 
     ``cos_TR`` and ``sin_TR`` are [T, R / 2] for the positions of the new tokens; ``cache_BTX`` is the cache's part for
-    them, [B, T, C + R].
+    them, [B, T, C + R]. An index branch's key is written so, too: what is not rotated of it stands for the latent.
     """
     width = latent_BTC.shape[-1]
     cache_BTX[..., :width] = latent_BTC
@@ -115,6 +123,71 @@ def mla_prefill(
     key_BSAD, value_BSAV = expanded_BSAY[..., :key_width], expanded_BSAY[..., key_width:]
     key_BSAQ = torch.cat((key_BSAD, key_BSR[:, :, None].expand(-1, -1, heads, -1)), dim=-1)
     return _attend(query_BTAQ, key_BSAQ, value_BSAV, softmax_scale).flatten(0, 1).flatten(1)
+
+
+def index_logits(query_BTIJ: Tensor, query_BTIR: Tensor, weights_BTI: Tensor, key_BSJ: Tensor) -> Tensor:
+    """Scores by which an index branch selects (``index_logits``): sum over heads of weight x ReLU(query . key).
+
+    ``query_BTIR`` is the rotated part, which takes its place at the end of ``query_BTIJ``. Returns [B, T, S] in
+    float32; keys that come after all queries of a block are not computed and score -inf.
+    """
+    query_BTIJ[..., -query_BTIR.shape[-1] :] = query_BTIR
+    (batch, new, heads, _), keys = query_BTIJ.shape, key_BSJ.shape[1]
+    scores_BTS = query_BTIJ.new_full((batch, new, keys), -torch.inf, dtype=torch.float32)
+    for block, seen in query_blocks(new, keys):
+        products = torch.bmm(query_BTIJ[:, block].flatten(1, 2), key_BSJ[:, :seen].transpose(1, 2))
+        by_head_BTIS = products.relu_().view(batch, -1, heads, seen)
+        scores_BTS[:, block, :seen] = torch.matmul(weights_BTI[:, block, None], by_head_BTIS).squeeze(2)
+    return scores_BTS
+
+
+def index_topk(scores_BTS: Tensor, top_k: int, sink: int, local: int) -> Tensor:
+    """The tokens that each query attends to (``index_topk``): ids [B, T, U] with U = ``top_k``, or S if that is less.
+
+    The ``sink`` first and ``local`` latest tokens (the query's own is one) are among them, the others are those of the
+    largest scores. Tokens that a query does not see come last, and only where it sees fewer than U. Writes on the
+    scores.
+    """
+    new, keys = scores_BTS.shape[1:]
+    places_S = torch.arange(keys, device=scores_BTS.device)
+    behind_TS = places_S[keys - new :, None] - places_S
+    scores_BTS.masked_fill_(behind_TS < local, torch.inf)
+    scores_BTS[..., :sink] = torch.inf
+    scores_BTS.masked_fill_(behind_TS < 0, -torch.inf)
+    return torch.topk(scores_BTS, min(top_k, keys), dim=-1).indices
+
+
+def mla_sparse(
+    latent_query_BTAC: Tensor, query_BTAR: Tensor, cache_BSX: Tensor, ids_BTU: Tensor, softmax_scale: float
+) -> Tensor:
+    """Absorbed core over selected tokens, -> [B, T, A, C] (``mla_sparse_decode``; many new tokens:
+    ``mla_sparse_prefill``).
+
+    Each query has its own tokens ``ids_BTU``, in an order in which those that it does not see come last.
+    """
+    query_BTAX = torch.cat((latent_query_BTAC, query_BTAR), dim=-1)
+    (batch, new, _, latent), keys, width = latent_query_BTAC.shape, *cache_BSX.shape[1:]
+    per_request = cache_BSX.stride(0) // width  # rows of the cache, which has room for more than S
+    rows_X = cache_BSX.as_strided(((batch - 1) * per_request + keys, width), (width, 1))
+    first_B = per_request * torch.arange(batch, device=ids_BTU.device)
+    blocks = []
+    for block, seen in query_blocks(new, keys):
+        ids = ids_BTU[:, block, :seen]
+        chosen_BTUX = functional.embedding(ids + first_B[:, None, None], rows_X)
+        scores_BTAU = torch.matmul(query_BTAX[:, block], chosen_BTUX.transpose(2, 3)) * softmax_scale
+        places_T = torch.arange(keys - new + block.start, seen, device=ids.device)
+        if keys - new + block.start + 1 < ids.shape[-1]:
+            scores_BTAU.masked_fill_((ids > places_T[:, None])[:, :, None], -torch.inf)
+        weights_BTAU = torch.softmax(scores_BTAU, dim=-1, dtype=torch.float32).to(cache_BSX.dtype)
+        blocks.append(torch.matmul(weights_BTAU, chosen_BTUX[..., :latent]))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+
+def query_blocks(new: int, keys: int) -> Iterator[tuple[slice, int]]:
+    """Blocks of the last ``new`` of ``keys`` tokens, and how many keys the last token of each sees."""
+    for start in range(0, new, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, new)
+        yield slice(start, stop), keys - new + stop
 
 
 def gqa(query_BTAD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor, softmax_scale: float) -> Tensor:

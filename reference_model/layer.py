@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reference_model import kernels
 from reference_model.attention import MLA, Query
 from reference_model.config import Config
+from reference_model.sparse import LSA
 from reference_model.work import Place
 
 
@@ -48,7 +49,7 @@ class DenseLayer(nn.Module):
         super().__init__()
         self.eps = config.rms_norm_eps
         self.in_norm = norm_weight(config.hidden_size, dtype, device)
-        self.attention = MLA(config, cache_index, dtype, device)
+        self.attention = (LSA if config.sparse else MLA)(config, cache_index, dtype, device)
         self.post_norm = norm_weight(config.hidden_size, dtype, device)
         self.ffn = FFN(config, dtype, device)
 

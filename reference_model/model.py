@@ -1,4 +1,4 @@
-"""LongCat-Flash: the shortcut-connected block and the model. A step runs perfmodel's ops, in perfmodel's order.
+"""LongCat: the shortcut-connected block and the model. A step runs perfmodel's ops, in perfmodel's order.
 
 Shape suffixes as in :mod:`reference_model.kernels`.
 """
@@ -13,6 +13,7 @@ from reference_model.config import Config
 from reference_model.layer import DenseLayer, norm_weight
 from reference_model.moe import MoE
 from reference_model.mtp import DraftLayer
+from reference_model.ngram import NgramEmbedding
 from reference_model.parallel import Alone, Exchange
 from reference_model.work import Group, Place, Rotary
 
@@ -118,6 +119,7 @@ class LongcatFlash(nn.Module):
         self.exchange = exchange or Alone(config.n_routed_experts)
         table = (config.vocab_size, config.hidden_size)
         self.embedding = nn.Parameter(torch.empty(table, dtype=dtype, device=device))
+        self.ngram = NgramEmbedding(config, dtype, device) if config.num_ngram_tables else None
         self.blocks = nn.ModuleList(
             Block(config, index, self.exchange, dtype, device) for index in range(config.num_layers)
         )
@@ -161,6 +163,8 @@ class LongcatFlash(nn.Module):
         """As :meth:`step` up to the final norm: [M, H], which the head and the draft layer take."""
         places = self.rotary.places(groups, self.embedding.dtype)
         residual_NH = kernels.embed(joined_ids(groups), self.embedding)
+        if self.ngram is not None:
+            residual_NH = self.ngram(residual_NH, groups)
         delta_NH: Tensor | None = None
         for block in self.blocks:
             residual_NH, delta_NH = block(

@@ -25,8 +25,8 @@ def latent_scales(config: Config) -> tuple[float, float]:
 def init_weights(model: LongcatFlash, seed: int) -> None:
     """Random weights: matrices normal with standard deviation 1 / sqrt(fan in), norms one, correction bias zero.
 
-    Each matrix (each expert) has a generator of its own, so all ranks of an expert-parallel model, and a model on one
-    rank, have the same weights.
+    Each matrix (each expert, each n-gram table's projection) has a generator of its own, so all ranks of an
+    expert-parallel model, and a model on one rank, have the same weights.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
@@ -34,7 +34,7 @@ def init_weights(model: LongcatFlash, seed: int) -> None:
         elif parameter.dim() == 2:
             _fill(parameter, seed, name)
         else:
-            first = model.exchange.rank * parameter.shape[0]
+            first = model.exchange.rank * parameter.shape[0] if ".experts." in name else 0
             for expert, matrix in enumerate(parameter):
                 _fill(matrix, seed, f"{name} {first + expert}")
     for module in model.modules():

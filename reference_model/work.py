@@ -14,7 +14,7 @@ from reference_model.config import Config
 
 
 class Cache:
-    """What attention keeps of the tokens of B equal requests: per attention [B, S_max, C + R].
+    """What is kept of the tokens of B equal requests: per attention [B, S_max, C + R], per index branch [B, S_max, J].
 
     ``length`` tokens of each request are filled. It may be set: lower to forget the last tokens (a rejected draft),
     higher to time a step at a context that was never computed (the rows are zero).
@@ -33,9 +33,17 @@ class Cache:
         """Room for ``max_tokens`` of each of ``requests``, for all attentions of the blocks unless told otherwise."""
         self.length = 0
         self.max_tokens = max_tokens
-        shape = (requests, max_tokens, config.latent_dim)
         count = 2 * config.num_layers if num_attentions is None else num_attentions
-        self.latents = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
+
+        def rows(width: int) -> Tensor:
+            return torch.zeros((requests, max_tokens, width), dtype=dtype, device=device)
+
+        self.latents = [rows(config.latent_dim) for _ in range(count)]
+        self.index_keys = [rows(config.index_head_dim) for _ in range(0, count, 2)] if config.sparse else []
+        self.selected_BTU: Tensor | None = None
+        """What the last index branch of the running step selected; attentions without one use it, too."""
+        self.ids = torch.zeros((requests, config.tokens_before + max_tokens), dtype=torch.long, device=device)
+        """All tokens behind as many zeros as an n-gram looks back, where the model has n-gram embeddings."""
 
     def new(self, attention: int, num_new: int) -> Tensor:
         """Where one attention writes ``num_new`` tokens, [B, T, C + R]."""
@@ -44,6 +52,20 @@ class Cache:
     def filled(self, attention: int, num_new: int) -> Tensor:
         """The cached and the ``num_new`` tokens of one attention, [B, S, C + R]."""
         return self.latents[attention][:, : self.length + num_new]
+
+    def new_index(self, attention: int, num_new: int) -> Tensor:
+        """Where the index branch of one attention writes, [B, T, J]: the first of two attentions has one."""
+        return self.index_keys[attention // 2][:, self.length : self.length + num_new]
+
+    def filled_index(self, attention: int, num_new: int) -> Tensor:
+        """The index keys of the cached and the ``num_new`` tokens, [B, S, J]."""
+        return self.index_keys[attention // 2][:, : self.length + num_new]
+
+    def ngrams(self, ids_BT: Tensor, length: int) -> Tensor:
+        """Takes note of new tokens; they and those before them, latest first, [B, T, ``length``]."""
+        before, new = length - 1, ids_BT.shape[1]
+        self.ids[:, before + self.length : before + self.length + new] = ids_BT
+        return self.ids[:, self.length : before + self.length + new].unfold(1, length, 1).flip(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +92,10 @@ class Place:
     cos_TR: Tensor
     """[T, R / 2], in the type of the activations."""
     sin_TR: Tensor
+
+    def own(self, x: Tensor) -> Tensor:
+        """The group's rows of all tokens', by request: [N, ...] -> [B, T, ...]."""
+        return torch.unflatten(x[self.rows], 0, (self.requests, self.num_new))
 
 
 class Rotary(torch.nn.Module):
