@@ -40,6 +40,10 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "grouped_gemm": ("groups", "rows", "n", "k"),
     "mla_decode": ("requests", "new_tokens", "context", "heads", "latent", "rope"),
     "mla_prefill": ("requests", "new_tokens", "context", "heads", "nope", "rope", "value"),
+    "mla_sparse_decode": ("requests", "new_tokens", "context", "selected", "heads", "latent", "rope"),
+    "mla_sparse_prefill": ("requests", "new_tokens", "context", "selected", "heads", "latent", "rope"),
+    "index_logits": ("requests", "new_tokens", "context", "heads", "head_dim"),
+    "index_topk": ("requests", "new_tokens", "context", "top_k"),
     "gqa_decode": ("requests", "new_tokens", "context", "heads", "kv_heads", "head_dim"),
     "gqa_prefill": ("requests", "new_tokens", "context", "heads", "kv_heads", "head_dim"),
     "norm": ("rows", "width"),
@@ -68,7 +72,8 @@ class Case:
 
     kernel: str
     dtype: str
-    """``fp32`` or ``bf16``: of weights, activations and caches; ``select`` is FP32 whatever it says."""
+    """``fp32`` or ``bf16``: of weights, activations and caches; ``select`` and ``index_topk`` are FP32 whatever it
+    says."""
     shape: Shape = field(default_factory=dict)
     """Every variable of the kernel class; context is S, the keys that are there after the step."""
 
@@ -190,6 +195,53 @@ def _mla_prefill(case: Case, bench: "Bench") -> Run:
     key = bench.cold(requests, context, rope, dtype=case.dtype)
     scale = (nope + rope) ** -0.5
     return lambda: mla_prefill(query, rotated, expanded, key(), scale)
+
+
+def _mla_sparse(case: Case, bench: "Bench") -> Run:
+    """Half of what a query attends to is its latest tokens, as in LongCat, the rest lies anywhere before."""
+    from reference_model.kernels import mla_sparse
+
+    requests, new, context, _, heads, latent, rope = _attention_sizes(case)
+    latent_query = bench.warm(requests, new, heads, latent, dtype=case.dtype)
+    query = bench.warm(requests, new, heads, rope, dtype=case.dtype)
+    cache = bench.cold(requests, context, latent + rope, dtype=case.dtype)
+    ids = bench.ids(_selected_ids(case))
+    scale = (latent + rope) ** -0.5
+    return lambda: mla_sparse(latent_query, query, cache(), ids, scale)
+
+
+def _selected_ids(case: Case) -> "NDArray[np.int64]":
+    """Ids [B, T, U] of which queries attend to ``selected`` in the mean; those that a query does not see come last."""
+    requests, new, context = (int(case.shape[name]) for name in ("requests", "new_tokens", "context"))
+    places = np.arange(context - new, context)
+    means = (np.minimum(places + 1, most).mean() for most in range(1, context + 1))
+    found = next((u for u, mean in enumerate(means, 1) if mean >= case.shape["selected"]), None)
+    if found is None:
+        raise DataError(f"{case.label}: selected must be at most what a query sees in the mean")
+    rank, last = np.arange(found), places[:, None]
+    earlier = _random(case).random((requests, new, found)) * np.maximum(last - found // 2 + 1, 1)
+    ids = np.where(rank < found // 2, last - rank, earlier.astype(np.int64))
+    return np.where(last + 1 < found, np.where(rank <= last, last - rank, rank), ids)
+
+
+def _index_logits(case: Case, bench: "Bench") -> Run:
+    from reference_model.kernels import index_logits
+
+    requests, new, context, heads, head_dim = _attention_sizes(case)
+    query = bench.warm(requests, new, heads, head_dim, dtype=case.dtype)
+    rotated = bench.warm(requests, new, heads, max(head_dim // 2, 1), dtype=case.dtype)
+    weights = bench.warm(requests, new, heads, dtype=case.dtype)
+    key = bench.cold(requests, context, head_dim, dtype=case.dtype)
+    return lambda: index_logits(query, rotated, weights, key())
+
+
+def _index_topk(case: Case, bench: "Bench") -> Run:
+    """Of what is selected half are the latest tokens and a 128th the first ones, as in LongCat."""
+    from reference_model.kernels import index_topk
+
+    requests, new, context, top_k = _attention_sizes(case)
+    scores = bench.warm(requests, new, context, dtype="fp32")
+    return lambda: index_topk(scores, top_k, top_k // 128, top_k // 2)
 
 
 def _gqa(case: Case, bench: "Bench") -> Run:
@@ -346,6 +398,10 @@ BUILDERS: Mapping[str, Build] = {
     "grouped_gemm": _grouped_gemm,
     "mla_decode": _mla_decode,
     "mla_prefill": _mla_prefill,
+    "mla_sparse_decode": _mla_sparse,
+    "mla_sparse_prefill": _mla_sparse,
+    "index_logits": _index_logits,
+    "index_topk": _index_topk,
     "gqa_decode": _gqa,
     "gqa_prefill": _gqa,
     "norm": _norm,

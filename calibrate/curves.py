@@ -55,6 +55,23 @@ MOVED = Form(
     ("rows", "tokens", "width"),
 )
 ATTENTION = ("requests", "new_tokens", "context", "heads")
+SPARSE = Form(
+    (
+        "1",
+        "requests",
+        "requests*context",
+        "requests*new_tokens",
+        *(f"requests*new_tokens*heads{x}" for x in ("", "*latent", "*rope")),
+        *(f"requests*new_tokens*selected{x}" for x in ("", "*latent", "*rope")),
+        *(f"requests*new_tokens*heads*selected{x}" for x in ("", "*latent", "*rope")),
+    ),
+    {
+        "selected": ("requests*new_tokens", "requests*new_tokens*heads", "requests*new_tokens*latent"),
+        "new_tokens": ("requests", "requests*selected*latent", "requests*heads*selected"),
+        "requests": ("1",),
+    },
+    ("requests", "new_tokens", "selected", "heads"),
+)
 FORMS: Mapping[str, Form] = {
     "gemm": Form(
         ("1", "n", "k", "n*k", "m", "m*n", "m*k", "m*n*k"),
@@ -119,6 +136,41 @@ FORMS: Mapping[str, Form] = {
             "bytes": ("1",),
         },
         ATTENTION,
+    ),
+    "mla_sparse_decode": SPARSE,
+    "mla_sparse_prefill": SPARSE,
+    "index_logits": Form(
+        (
+            "1",
+            "requests",
+            "flops",
+            "requests*context",
+            "requests*context*head_dim",
+            "requests*new_tokens*heads",
+            "requests*new_tokens*context",
+            "requests*new_tokens*heads*head_dim",
+            "requests*new_tokens*heads*context",
+        ),
+        {
+            "context": (
+                "requests*head_dim",
+                "requests*new_tokens*heads",
+                "requests*new_tokens*heads*head_dim",
+            ),
+            "new_tokens": ("requests*context", "requests*heads*context", "requests*heads*context*head_dim"),
+            "requests": ("1",),
+            "flops": ("1",),
+        },
+        (*ATTENTION, "head_dim"),
+    ),
+    "index_topk": Form(
+        ("1", "requests", *(f"requests*new_tokens{x}" for x in ("", "*context", "*top_k"))),
+        {
+            "context": ("1", "requests*new_tokens"),
+            "new_tokens": ("requests", "requests*context"),
+            "top_k": ("requests*new_tokens",),
+        },
+        ("requests", "new_tokens", "context", "top_k"),
     ),
     "norm": ROWS,
     "latent_norm": ROWS,

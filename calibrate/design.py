@@ -10,6 +10,7 @@ Classes take turns, so that any prefix of the list is a usable design: a run may
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,15 @@ import numpy as np
 from calibrate.cases import COMMUNICATION, SHAPES, Case
 from calibrate.needs import ROWS, Ranges, load_model, needed_ranges
 from perfmodel.errors import DataError
+from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 
 SMALL_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Rows of a product with a grid of their own."""
+SPARSE = ("mla_sparse_decode", "mla_sparse_prefill", "index_logits", "index_topk")
+"""Kernels of a sparse attention."""
 DENSITY = {"gemm": 6, "grouped_gemm": 4, "mla_decode": 3, "mla_prefill": 3, "bmm": 2, "norm": 2, "permute": 2}
+DENSITY |= dict.fromkeys(SPARSE, 2)
 """Points of a class in a round; 1 for the others."""
 ROUNDS = 220
 """Rounds in a full design; a time limit ends it earlier."""
@@ -132,6 +137,9 @@ def _make_consistent(kernel: str, shape: dict[str, float]) -> None:
     """Variables that bound each other."""
     if "context" in shape:
         shape["context"] = max(shape["context"], shape["new_tokens"])
+    if "selected" in shape:  # in the mean over queries, of which the first sees fewer than the last
+        seen = shape["context"] - (shape["new_tokens"] - 1) / 2.0
+        shape["selected"] = max(min(shape["selected"], math.floor(seen)), 1)
     if kernel == "grouped_gemm":
         shape["rows"] = max(shape["rows"], shape["groups"])
     if kernel in ("permute", "unpermute"):
@@ -152,6 +160,10 @@ def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0)
         ),
         "mla_decode": lambda: _decode(s),
         "mla_prefill": lambda: _prefill(s),
+        "mla_sparse_decode": lambda: _sparse(s, s["requests"] * s["new_tokens"] * s["selected"]),
+        "mla_sparse_prefill": lambda: _sparse(s, s["requests"] * s["context"]),
+        "index_logits": lambda: _index_logits(s, element_bytes),
+        "index_topk": lambda: (0.0, _pairs(s) + s["requests"] * s["new_tokens"] * s["top_k"]),
         "gqa_decode": lambda: _gqa(s),
         "gqa_prefill": lambda: _gqa(s),
         "norm": lambda: (0.0, 4.0 * s["rows"] * s["width"]),
@@ -172,7 +184,7 @@ def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0)
 
 def element_bytes(kernel: str, dtype: str) -> float:
     """Bytes of an element of what a kernel moves; logits are counted as FP32, as perfmodel does."""
-    return BYTES_PER_ELEMENT["fp32" if kernel in ("sample", "select") else dtype]
+    return BYTES_PER_ELEMENT["fp32" if kernel in ("sample", "select", "index_topk") else dtype]
 
 
 def with_work(kernel: str, dtype: str, shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +210,21 @@ def _decode(s: Mapping[str, float]) -> tuple[float, float]:
     rows = s["requests"] * s["new_tokens"] * s["heads"]
     flops = 2.0 * _pairs(s) * s["heads"] * (width + s["latent"])
     return flops, s["requests"] * s["context"] * width + rows * (width + s["latent"])
+
+
+def _sparse(s: Mapping[str, float], read: float) -> tuple[float, float]:
+    """``read`` latents; a prompt's queries share what they select."""
+    width = s["latent"] + s["rope"]
+    rows = s["requests"] * s["new_tokens"] * s["heads"]
+    per_row = width + s["latent"]
+    return 2.0 * rows * s["selected"] * per_row, read * width + rows * per_row
+
+
+def _index_logits(s: Mapping[str, float], element_bytes: float) -> tuple[float, float]:
+    """Keys and queries in their format, one FP32 score per pair."""
+    pairs, queries = _pairs(s), s["requests"] * s["new_tokens"] * s["heads"]
+    elements = (s["requests"] * s["context"] + queries) * s["head_dim"]
+    return 2.0 * pairs * s["heads"] * s["head_dim"], elements + LOGIT_BYTES * pairs / element_bytes
 
 
 def _prefill(s: Mapping[str, float]) -> tuple[float, float]:

@@ -25,6 +25,10 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     "bmm": ("groups", "n", "k"),
     "mla_decode": ("heads", "latent", "rope"),
     "mla_prefill": ("heads", "nope", "rope", "value"),
+    "mla_sparse_decode": ("heads", "latent", "rope"),
+    "mla_sparse_prefill": ("heads", "latent", "rope"),
+    "index_logits": ("heads", "head_dim"),
+    "index_topk": ("top_k",),
     "gqa_decode": ("heads", "kv_heads", "head_dim"),
     "gqa_prefill": ("heads", "kv_heads", "head_dim"),
     "latent_norm": ("width", "latent", "rope"),
@@ -120,7 +124,7 @@ def reference_scenario(model: Model, dtype: str, deployment: Mapping[str, Any], 
         SpecError: a value that is not allowed.
     """
     precision = dict.fromkeys(
-        [name for name in Precision.model_fields if name not in ("router", "index_cache")],
+        [name for name in Precision.model_fields if name != "router"],
         dtype,
     )
     fields = {

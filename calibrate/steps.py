@@ -197,8 +197,8 @@ def _group(
     embedding = model.embedding
     ids = torch.from_numpy(random.integers(0, model.config.vocab_size, (requests, new)))
     kept = Cache(model.config, requests, cached + new, dtype=embedding.dtype, device=embedding.device)
-    for latent in kept.latents:
-        latent.normal_()
+    for rows in (*kept.latents, *kept.index_keys):
+        rows.normal_()
     kept.length = cached
     return Group(kind, ids.to(embedding.device), kept)
 

@@ -174,12 +174,13 @@ class Config:
 
         ``head_dim`` is there because transformers takes the rotary width from it.
         """
-        own = {name: value for name, value in asdict(self).items() if value or name not in _LATER}
-        return (
-            own
-            | {"architectures": ["LongcatFlashForCausalLM"], "head_dim": self.qk_rope_head_dim, **_ONLY}
-            | (_ONLY_SPARSE if self.sparse else {})
-        )
+        return {
+            **{name: value for name, value in asdict(self).items() if value or name not in _LATER},
+            "architectures": ["LongcatFlashForCausalLM"],
+            "head_dim": self.qk_rope_head_dim,
+            **_ONLY,
+            **(_ONLY_SPARSE if self.sparse else {}),
+        }
 
 
 def _own_keys(stated: Mapping[str, Any], path: Path | str) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class Indexer(nn.Module):
         """Scores all tokens of a group's requests and notes what each query attends to in the group's cache."""
         config = self.config
         key_BSJ = place.cache.filled_index(self.cache_index, place.num_new)
-        scores_BTS = kernels.index_logits(*query, key_BSJ)
+        query_BTIJ, query_BTIR, weights_BTI = query
+        scores_BTS = kernels.index_logits(query_BTIJ, query_BTIR, weights_BTI, key_BSJ)
         place.cache.selected_BTU = kernels.index_topk(
             scores_BTS, config.index_topk, config.index_init_tokens, config.index_local_tokens
         )

@@ -31,9 +31,9 @@ class Precision(Spec):
     """The attention core's multiply."""
     kv_cache: Literal["fp32", "bf16", "fp8"] = "bf16"
     """KV cache. FP8 with MLA stores the latent part in FP8 and the RoPE part in the activations' type."""
-    index_cache: Literal["bf16", "fp8"] = "fp8"
+    index_cache: Literal["fp32", "bf16", "fp8"] = "fp8"
     """Cached index keys of a sparse attention, whatever ``kv_cache`` is: FP8 with one FP32 scale per key (132 bytes per
-    token of 128 elements) or BF16."""
+    token of 128 elements), BF16 or FP32."""
     state: Literal["fp32", "bf16"] = "fp32"
     """State of linear attention and state-space layers (SGLang's ``--mamba-ssm-dtype``, vLLM's
     ``--mamba-ssm-cache-dtype``); the tails that their convolutions keep are in the activations' type."""

@@ -74,6 +74,7 @@ def build(csa: CompressedAttention, place: Place) -> Built:
             csa.indexer,
             place,
             query_width=csa.q_lora_rank,
+            rope=csa.qk_rope_head_dim,
             ratio=csa.compress_ratio,
             key_outputs=2 * _widening(csa) * csa.indexer.head_dim,
         )

@@ -74,7 +74,9 @@ def build(mla: Mla, place: Place) -> Built:
     ]
     core: list[Op] = []
     if mla.indexer and place.indexes:
-        selection = sparse.build(mla.indexer, place, query_width=mla.q_lora_rank or place.hidden)
+        selection = sparse.build(
+            mla.indexer, place, query_width=mla.q_lora_rank or place.hidden, rope=mla.qk_rope_head_dim
+        )
         pre += selection[0]
         core += selection[1]
     for group in place.work.groups:

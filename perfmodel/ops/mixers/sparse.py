@@ -21,13 +21,19 @@ https://github.com/deepseek-ai/DeepSeek-V3.2-Exp)."""
 
 
 def build(
-    indexer: Indexer, place: Place, *, query_width: int, ratio: int = 1, key_outputs: int | None = None
+    indexer: Indexer,
+    place: Place,
+    *,
+    query_width: int,
+    rope: int,
+    ratio: int = 1,
+    key_outputs: int | None = None,
 ) -> Built:
     """Projections, rotation and write of the index key; scores and selection per group.
 
-    ``query_width``: what index queries are projected from; ``ratio``: tokens per entry of the cache that is selected
-    from (the pool of the indexer's own keys is counted beside it); ``key_outputs``: of the key's projection, None: the
-    key, and a gate beside it where keys are pooled.
+    ``query_width``: what index queries are projected from; ``rope``: elements of a head that are rotated; ``ratio``:
+    tokens per entry of the cache that is selected from (the pool of the indexer's own keys is counted beside it);
+    ``key_outputs``: of the key's projection, None: the key, and a gate beside it where keys are pooled.
     """
     precision, rows, width = place.precision, place.rows, indexer.head_dim
     linear, element = precision.linear, precision.activation_bytes
@@ -62,7 +68,12 @@ def build(
                 + key_bytes(width, precision) / per_key
             ),
             dtype=precision.activations,
-            shape={"rows": rows, "heads": indexer.num_heads, "rope": width, "latent": width},
+            shape={
+                "rows": rows,
+                "heads": indexer.num_heads,
+                "rope": max(min(rope, width), 1),
+                "latent": max(width - rope, 1),
+            },
         ),
     ]
     core: list[Op] = []
