@@ -8,9 +8,10 @@ from test_reference_env import NO_TORCH, has_torch
 if not has_torch():
     pytest.skip(NO_TORCH, allow_module_level=True)
 
+import numpy as np
 import torch
 
-from calibrate.cases import COMMUNICATION, SHAPES, Case, build, parse_dtypes
+from calibrate.cases import COMMUNICATION, SHAPES, Case, _selected_ids, build, parse_dtypes
 from calibrate.timing import Bench
 from perfmodel.errors import DataError
 from reference_model import kernels
@@ -23,6 +24,14 @@ SMALL = {
     "mla_prefill": {
         "requests": 2, "new_tokens": 5, "context": 9, "heads": 4, "nope": 16, "rope": 8, "value": 12,
     },
+    "mla_sparse_decode": {
+        "requests": 2, "new_tokens": 2, "context": 9, "selected": 5, "heads": 4, "latent": 16, "rope": 8,
+    },
+    "mla_sparse_prefill": {
+        "requests": 2, "new_tokens": 70, "context": 90, "selected": 20, "heads": 4, "latent": 16, "rope": 8,
+    },
+    "index_logits": {"requests": 2, "new_tokens": 5, "context": 9, "heads": 4, "head_dim": 16},
+    "index_topk": {"requests": 2, "new_tokens": 5, "context": 9, "top_k": 6},
     "gqa_decode": {"requests": 2, "new_tokens": 1, "context": 9, "heads": 4, "kv_heads": 2, "head_dim": 16},
     "gqa_prefill": {"requests": 2, "new_tokens": 5, "context": 9, "heads": 4, "kv_heads": 2, "head_dim": 16},
     "norm": {"rows": 3, "width": 40},
@@ -40,6 +49,8 @@ SMALL = {
 }  # fmt: skip
 OUTPUT = {
     "gemm": (3, 24), "bmm": (3, 4, 24), "grouped_gemm": (17, 24), "mla_decode": (2, 2, 4, 16),
+    "mla_sparse_decode": (2, 2, 4, 16), "mla_sparse_prefill": (2, 70, 4, 16), "index_logits": (2, 5, 9),
+    "index_topk": (2, 5, 6),
     "mla_prefill": (10, 48), "gqa_decode": (2, 1, 4, 16), "gqa_prefill": (2, 5, 4, 16), "norm": (3, 40),
     "latent_norm": (3, 40), "rope": (3, 1, 4, 8), "activation": (3, 40), "add": (3, 40), "gather": (3, 40),
     "select": (3, 1), "permute": (17, 40), "unpermute": (5, 40), "reorder": (7, 40), "sample": (3,), "launch": (1,),
@@ -66,10 +77,26 @@ def test_case_runs_and_gives_the_kernels_output(bench, kernel, dtype):
         assert first.dtype == torch.int64 or first.isfinite().all()
 
 
+@pytest.mark.parametrize(("new", "context", "selected"), [(70, 70, 12), (70, 90, 50), (1, 40, 8), (5, 5, 3)])
+def test_queries_attend_to_as_many_tokens_as_asked_for(new, context, selected):
+    shape = {"requests": 2, "new_tokens": new, "context": context, "selected": selected}
+    case = Case("mla_sparse_prefill", "fp32", shape | {"heads": 4, "latent": 16, "rope": 8})
+    ids = _selected_ids(case)
+    places = np.arange(context - new, context)[:, None]
+    seen = ids <= places
+    assert (
+        seen.argmin(axis=-1) + seen.all(axis=-1) * ids.shape[-1] == seen.sum(axis=-1)
+    ).all()  # seen ones first
+    assert seen.sum(axis=-1).mean() == pytest.approx(selected, abs=1.0)
+    assert ids.min() >= 0
+    assert ids.max() < context
+
+
 def test_timed_functions_are_the_models(bench, monkeypatch):
     """What is timed is a function of reference_model.kernels, the one named in its docstring."""
     launched = {
         "linear", "absorb", "grouped_linear", "mla_decode", "mla_prefill", "gqa", "add_norm", "latent_norm",
+        "mla_sparse", "index_logits", "index_topk",
         "rotate_and_cache", "swiglu", "join", "embed", "select_experts", "permute", "unpermute", "reorder", "greedy",
     }  # fmt: skip
     called = []
@@ -150,6 +177,8 @@ def test_bad_cases_are_refused(kernel, dtype, shape, word):
     ("kernel", "change", "word"),
     [
         ("mla_decode", {"context": 1}, "new_tokens"),
+        ("mla_sparse_decode", {"selected": 9}, "selected"),
+        ("index_topk", {"context": 4}, "new_tokens"),
         ("gqa_decode", {"kv_heads": 3}, "kv_heads"),
         ("latent_norm", {"width": 24}, "width"),
         ("rope", {"rope": 7}, "even"),

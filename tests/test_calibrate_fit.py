@@ -94,7 +94,7 @@ def test_gqa_models_are_designed_too():
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_work_is_counted_as_perfmodel_counts_it(dtype):
-    for model in ("tiny", "qwen3-30b-a3b"):
+    for model in ("tiny", "lsa-tiny", "qwen3-30b-a3b"):
         for phase in ({"phase": "decode", "batch_per_gpu": 6}, {"phase": "prefill", "prefill_tokens": 24}):
             for op in step_ops(load_model(model), dtype, deployment={"context_tokens": 50, **phase}):
                 if op.kernel in SHAPES and op.kernel != "select":

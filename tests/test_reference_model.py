@@ -12,6 +12,7 @@ if not has_torch():
 import torch
 from oracle_env import MODELS
 
+from perfmodel.ops.mixers.mixer import index_weights
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec.models.reader import model_from_config
 from reference_model import kernels
@@ -61,8 +62,10 @@ def test_perfmodel_reads_every_size_and_counts_its_parameters(size):
     described = model_from_config(config.as_hugging_face(), name=size)
     counts = parameter_counts(described)
     model = LongcatFlash(config, device="meta")
-    assert counts.total == sum(p.numel() for _, p in block_parameters(model))
-    assert counts.total + counts.mtp == sum(p.numel() for p in model.parameters())
+    own = counts.total + counts.indexer  # a draft layer's index branch is in neither
+    draft = counts.mtp + index_weights(described.mtp.layer.attention, config.hidden_size).total
+    assert own == sum(p.numel() for _, p in block_parameters(model))
+    assert own + draft == sum(p.numel() for p in model.parameters())
     assert described.moe.mean_real_experts == config.expected_real_experts
 
 
@@ -75,6 +78,8 @@ def test_perfmodel_reads_every_size_and_counts_its_parameters(size):
         ("mla_scale_q_lora", False),
         ("rope_scaling", {"type": "yarn"}),
         ("index_n_heads", 16),
+        ("cli_factor", 1),
+        ("oe_neighbor_num", 5),
         ("qk_rope_head_dim", 63),
         ("moe_topk", 800),
         ("hidden_size", 0),

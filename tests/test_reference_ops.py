@@ -31,7 +31,7 @@ from reference_model.weights import block_parameters, init_weights
 from reference_model.work import Cache, Group
 
 torch.set_num_threads(1)
-TINY = SIZES["tiny"]
+TINY, LSA = SIZES["tiny"], SIZES["lsa-tiny"]
 REAL = TINY.moe_topk * 2 // 3
 
 
@@ -68,6 +68,12 @@ SHAPES = {
         lambda q, r, cache, _: (*q.shape[:2], cache.shape[1], *q.shape[2:], r.shape[-1]),
     ),
     "mla_prefill": ("mla_prefill", lambda q, _, kv, *__: (*q.shape[:2], kv.shape[1], q.shape[2])),
+    "mla_sparse": (
+        "mla_sparse",
+        lambda q, r, cache, ids, _: (*q.shape[:2], cache.shape[1], attended(cache, ids), q.shape[2]),
+    ),
+    "index_logits": ("index_logits", lambda q, r, w, key: (*q.shape[:2], key.shape[1], *q.shape[2:])),
+    "index_topk": ("index_topk", lambda scores, top_k, *_: (*scores.shape, top_k)),
     "swiglu": ("activation", lambda x: (x.shape[0], x.shape[1] // 2)),
     "select_experts": ("select", lambda logits, bias, top_k, _: (*logits.shape, top_k)),
     "permute": ("permute", lambda x, ids, experts: (int((ids < experts).sum()), *x.shape)),
@@ -84,10 +90,19 @@ KEYS = {
     "rope": "rows heads rope latent",
     "mla_decode": "requests new_tokens context heads latent rope",
     "mla_prefill": "requests new_tokens context heads",
+    "mla_sparse": "requests new_tokens context selected heads",
+    "index_logits": "requests new_tokens context heads head_dim",
+    "index_topk": "requests new_tokens context top_k",
     "select": "rows width top_k",
     "permute": "rows tokens width",
     "unpermute": "rows tokens width",
 }
+
+
+def attended(cache, ids):
+    """Tokens that a query attends to, in the mean: those of its ids that it sees."""
+    new, keys = ids.shape[1], cache.shape[1]
+    return round(float((ids <= torch.arange(keys - new, keys)[:, None]).float().sum(dim=-1).mean()))
 
 
 def traced(function, *args, **kwargs):
@@ -129,27 +144,33 @@ def traced(function, *args, **kwargs):
 
 def predicted(tasks):
     """(kernel class, shape) of perfmodel's ops on the GPU, in order; of an all-to-all its name instead of a shape."""
-    return [(op.kernel, shape_of(op)) for op in (task.op for task in tasks) if op.stream != Stream.HOST]
+    ops = (task.op for task in tasks)
+    return [(class_of(op), shape_of(op)) for op in ops if op.stream != Stream.HOST]
+
+
+def class_of(op):
+    """One function of the reference has the two classes of a core over selected tokens."""
+    return "mla_sparse" if op.kernel.startswith("mla_sparse_") else op.kernel
 
 
 def shape_of(op):
     if op.kernel == "all_to_all":
         return op.name
-    return tuple(round(float(op.shape[key])) for key in KEYS.get(op.kernel, "rows width").split())
+    return tuple(round(float(op.shape[key])) for key in KEYS.get(class_of(op), "rows width").split())
 
 
 def without_waits(calls):
     return [call for call in calls if call[0] != "wait"]
 
 
-def reference(exchange=None):
-    model = LongcatFlash(TINY, exchange=exchange)
+def reference(exchange=None, config=TINY):
+    model = LongcatFlash(config, exchange=exchange)
     init_weights(model, 0)
     return model
 
 
-def a_group(kind, requests, new, cached, max_tokens=64):
-    cache = Cache(TINY, requests, max_tokens)
+def a_group(kind, requests, new, cached, max_tokens=64, config=TINY):
+    cache = Cache(config, requests, max_tokens)
     cache.length = cached
     return Group(kind, torch.zeros(requests, new, dtype=torch.long), cache)
 
@@ -162,26 +183,38 @@ def a_group(kind, requests, new, cached, max_tokens=64):
         ("mixed", [("decode", 3, 2, 10), ("prefill", 2, 7, 4)]),
     ],
 )
-def test_a_step_runs_the_predicted_ops(phase, groups):
-    """All of it, from the embedding to the head."""
-    requests = groups[0][1]
+@pytest.mark.parametrize("config", [TINY, LSA], ids=["mla", "lsa"])
+def test_a_step_runs_the_predicted_ops(config, phase, groups):
+    """All of it, from the embedding to the head; with sparse attention at contexts on both sides of its top-k."""
+    for longer in (0, 40) if config.sparse else (0,):
+        step_runs_the_predicted_ops(config, phase, [(*group[:3], group[3] + longer) for group in groups])
+
+
+def step_runs_the_predicted_ops(config, phase, groups):
+    requests, context, cached = groups[0][1], groups[0][3], groups[-1][3]
     settings = [
         f"deployment.phase={phase}",
         f"deployment.batch_per_gpu={requests}",
-        "deployment.context_tokens=10",
+        f"deployment.context_tokens={context}",
     ]
     settings += ["deployment.prefill_requests_per_gpu=2", "deployment.prefill_tokens=7"]
-    settings += ["deployment.prefill_cached_tokens=4", f"routing.mean_real_experts={REAL}"]
+    settings += [f"deployment.prefill_cached_tokens={cached}", f"routing.mean_real_experts={REAL}"]
     settings += ["deployment.mtp.draft_tokens=1"] * (phase != "prefill")
-    segments = [s for s in step_segments(scenario(TINY, *settings)) if not s.name.startswith("draft")]
+    segments = [s for s in step_segments(scenario(config, *settings)) if not s.name.startswith("draft")]
     expected = [call for s in segments for call in predicted(s.tasks) * s.repeat]
 
-    model, parts = reference(), [a_group(*group) for group in groups]
-    ids = balanced_ids(TINY, sum(g.ids_BT.numel() for g in parts), REAL)
+    model, parts = reference(config=config), [a_group(*group, config=config) for group in groups]
+    ids = balanced_ids(config, sum(g.ids_BT.numel() for g in parts), REAL)
     calls = without_waits(traced(lambda: kernels.greedy(model.step(parts, routed_ids_NK=ids))))
+    calls = [call for call in calls if call not in index_norms(config, parts)]
     assert sorted(one_rope(calls)) == sorted(expected)
     if len(groups) == 1:
         assert one_rope(calls) == expected
+
+
+def index_norms(config, groups):
+    """The norm of an index key, which is not predicted (perfmodel has it in the key's rotation and write)."""
+    return [("norm", (sum(g.ids_BT.numel() for g in groups), config.index_head_dim))]
 
 
 def one_rope(calls):
@@ -253,6 +286,16 @@ def test_a_block_waits_for_its_exchanges_as_late_as_it_can(blocks_on_two_ranks):
             assert [kernels_[i - 1] for i in waits] == before
 
 
+def test_parameters_of_longcat_2():
+    """Those of the published checkpoint outside its draft layer, less 38 x 896 correction biases (the catalogue's
+    notes), which are buffers here."""
+    model = LongcatFlash(SIZES["lsa-full"], device="meta", dtype=torch.bfloat16)
+    total = sum(parameter.numel() for _, parameter in block_parameters(model))
+    assert total + sum(b.numel() for name, b in model.named_buffers() if name.endswith("bias_Z")) == (
+        1_638_616_807_424
+    )
+
+
 def test_parameters_at_full_size():
     """560.66 B without the draft layer, which is 0.3926 B."""
     model = LongcatFlash(SIZES["full"], device="meta", dtype=torch.bfloat16)
@@ -262,17 +305,28 @@ def test_parameters_at_full_size():
 
 
 @pytest.mark.parametrize(
-    ("kind", "requests", "new", "cached"),
-    [("prefill", 2, 64, 0), ("prefill", 1, 32, 96), ("decode", 8, 2, 100)],
+    ("size", "kind", "requests", "new", "cached"),
+    [
+        ("full", "prefill", 2, 64, 0),
+        ("full", "prefill", 1, 32, 96),
+        ("full", "decode", 8, 2, 100),
+        ("lsa-full", "prefill", 1, 32, 4096),
+        ("lsa-full", "decode", 8, 2, 8000),
+    ],
 )
-def test_flops_of_a_full_size_block(kind, requests, new, cached):
-    """As the FLOP counter sees them, 8 real experts per token; it takes attention as the full square."""
-    config = SIZES["full"]
+def test_flops_of_a_full_size_block(size, kind, requests, new, cached):
+    """As the FLOP counter sees them, 8 real experts per token; it takes attention and index scores as the full square.
+
+    It counts the weighted sum over index heads, too, which is a product here: one FLOP for each element of a head.
+    """
+    config = SIZES[size]
     described = scenario(config, "routing.mean_real_experts=8")
     work = Work((WorkGroup(kind, float(requests), float(new), float(cached)),))
     square = requests * new * (new + cached) / work.groups[0].attended_pairs()
+    counted = {"index_logits": square * (1 + 1 / config.index_head_dim)} if config.sparse else {}
+    counted |= dict.fromkeys(("mla_decode", "mla_prefill"), square)
     tasks = schedule_layer("sequential", [layer_ops(described.model.layers[0], work, described)])
-    expected = sum(task.op.flops * (square if "mla_" in task.op.kernel else 1) for task in tasks)
+    expected = sum(task.op.flops * counted.get(task.op.kernel, 1) for task in tasks)
 
     model = LongcatFlash(replace(config, num_layers=1), device="meta", dtype=torch.bfloat16)
     cache = Cache(model.config, requests, new + cached, dtype=torch.bfloat16, device="meta")

@@ -14,6 +14,7 @@ from calibrate.needs import load_model, reference_scenario
 from calibrate.steps import Models, StepCase, build_step, draw_steps, forced_ids
 from perfmodel.step import step_segments
 from reference_model import kernels
+from reference_model.config import SIZES
 
 torch.set_num_threads(1)
 
@@ -27,6 +28,23 @@ CASES = {
     "mixed": StepCase(
         "tiny", "fp32", "step", "mixed", 4, batch=5, context=30, prefill_requests=1, prefill_tokens=12
     ),
+    "sparse decode": StepCase("lsa-tiny", "fp32", "step", "decode", 4, batch=6, context=50),
+    "sparse verify": StepCase("lsa-tiny", "fp32", "step", "decode", 2, batch=3, new_tokens=3, context=9),
+    "sparse prompt": StepCase(
+        "lsa-tiny", "fp32", "step", "prefill", 3, prefill_requests=2, prefill_tokens=80
+    ),
+    "sparse mixed": StepCase(
+        "lsa-tiny",
+        "fp32",
+        "step",
+        "mixed",
+        4,
+        batch=5,
+        context=70,
+        prefill_requests=1,
+        prefill_tokens=12,
+        prefill_cached=30,
+    ),
 }
 
 
@@ -36,6 +54,12 @@ def shapes():
     def attention(query, keys, **widths):
         batch, new, heads = query.shape[:3]
         return {"requests": batch, "new_tokens": new, "context": keys.shape[1], "heads": heads, **widths}
+
+    def sparse(query, rotated, cache, ids, _):
+        new, keys = ids.shape[1], cache.shape[1]
+        attended = (ids <= torch.arange(keys - new, keys)[:, None]).float().sum(dim=-1).mean()
+        widths = {"latent": query.shape[3], "rope": rotated.shape[3], "selected": attended}
+        return f"mla_sparse_{'decode' if new <= 3 else 'prefill'}", attention(query, cache, **widths)
 
     return {
         "linear": lambda x, w: ("gemm", {"m": x.numel() // x.shape[-1], "n": w.shape[0], "k": w.shape[1]}),
@@ -61,6 +85,12 @@ def shapes():
             attention(q, cache, latent=q.shape[3], rope=r.shape[3]),
         ),
         "mla_prefill": lambda q, r, kv, key, s: ("mla_prefill", attention(q, kv, rope=key.shape[-1])),
+        "mla_sparse": sparse,
+        "index_logits": lambda q, r, w, key: ("index_logits", attention(q, key, head_dim=q.shape[3])),
+        "index_topk": lambda scores, k, sink, local: (
+            "index_topk",
+            {**dict(zip(("requests", "new_tokens", "context"), scores.shape, strict=True)), "top_k": k},
+        ),
         "swiglu": lambda x: ("activation", {"rows": x.shape[0], "width": x.shape[1] // 2}),
         "select_experts": lambda x, b, k, s: (
             "select",
@@ -135,6 +165,8 @@ def test_a_step_runs_what_perfmodel_counts(calls, name):
     with torch.inference_mode():
         build_step(case, Models())()
     expected = counted(case)
+    index_norm = ("norm", {"rows": case.tokens, "width": SIZES[case.size].index_head_dim})
+    calls[:] = [call for call in calls if call != index_norm]  # a part of the key's rotation there
     assert {kernel for kernel, _ in calls} == {kernel for kernel, _ in expected}
     for kernel, names in {kernel: tuple(shape) for kernel, shape in calls}.items():
         if kernel == "rope":  # one call for each group here, one op for all rows there
