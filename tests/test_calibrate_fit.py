@@ -23,8 +23,10 @@ from calibrate.design import design_cases, sample_points, with_work, work_of
 from calibrate.environment import describe
 from calibrate.journal import Record, open_journal
 from calibrate.needs import load_model, needed_ranges, step_ops
+from calibrate.steps import draw_steps, segments_of
 from perfmodel.errors import DataError, SpecError
 from perfmodel.kernels.calibration import load_calibration
+from perfmodel.ops.op import Stream
 
 ASKED = {"models": ["tiny"], "dtypes": ["fp32"], "max_tokens": 64, "max_context": 128, "ranks": 1, "seed": 0}
 LIMITS = {key: value for key, value in ASKED.items() if key != "models"}
@@ -36,13 +38,13 @@ def truth(kernel, shape):
     return 5e-6 + flops / 2e10 + moved / 1e10
 
 
-def profiled(folder, seconds=truth, noise=0.02, count=1500):
+def profiled(folder, seconds=truth, noise=0.02, count=1500, size="tiny"):
     """A folder as calibrate profile would leave it."""
     random = np.random.default_rng(0)
     environment = describe("cpu", 1) | {"copy_bytes_per_s": 1e10}
-    header = {"environment": environment, "reference_probe_s": 1e-3, "requested": ASKED}
+    header = {"environment": environment, "reference_probe_s": 1e-3, "requested": ASKED | {"models": [size]}}
     journal = open_journal(folder, header)
-    for case in design_cases(ASKED["models"], **LIMITS)[:count]:
+    for case in design_cases([size], **LIMITS)[:count]:
         value = float(seconds(case.kernel, case.shape) * np.exp(noise * random.standard_normal()))
         fields = {"seconds": value, "raw_seconds": value, "spread": noise, "samples": 5, "repeats": 3}
         journal.append(Record(case, fields | {"probe_s": 1e-3}, "2026-11-24T10:00:00.000+00:00", 0.0))
@@ -137,12 +139,14 @@ def test_bf16_designs_reach_the_largest_bf16_op():
 # --- fit -----------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_of_an_invented_device_predicts_it(tmp_path):
-    fitted = fit_folder(profiled(tmp_path / "mine"))
+@pytest.mark.parametrize("size", ["tiny", "lsa-tiny"])
+def test_a_fit_of_an_invented_device_predicts_it(tmp_path, size):
+    fitted = fit_folder(profiled(tmp_path / "mine", size=size))
     assert not fitted.left_out
     calibration = load_calibration(str(tmp_path / "mine"))
     assert calibration.id == fitted.document["id"]
-    ranges = needed_ranges([load_model("tiny")], "fp32", 64, 128)
+    ranges = needed_ranges([load_model(size)], "fp32", 64, 128)
+    assert {kernel for kernel, _ in ranges} == {curve.kernel for curve in calibration.all_curves}
     for (kernel, _), own in ranges.items():
         curve = calibration.find(kernel, "fp32")
         assert curve.median_error_pct < 6.0, kernel
@@ -154,6 +158,10 @@ def test_a_fit_of_an_invented_device_predicts_it(tmp_path):
         assert np.median(np.abs(errors)) < 0.06, kernel
     assert calibration.document["cluster"]["gpu"]["fp32_tflops"] == pytest.approx(0.02, rel=0.2)
     assert calibration.document["launch_s"] > 0
+    for case in draw_steps([size], "fp32", 6, max_tokens=48, max_context=128, seed=0):
+        segments, _ = segments_of(case, calibration, str(tmp_path / "mine"))
+        timed = [(task.op, time) for s in segments for task, time in zip(s.tasks, s.timings, strict=True)]
+        assert all(time.calibrated for op, time in timed if op.stream != Stream.HOST)
 
 
 def test_what_is_fitted_is_what_lies_there_after_a_kill(tmp_path):
