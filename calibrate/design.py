@@ -127,6 +127,8 @@ def _shape(
         shape |= {name: round(value) for name, value in zip(ranges.fixed_names, chosen, strict=True)}
     if kernel in ("gemm", "bmm") and turn % 3 == 2:
         shape["m"] = SMALL_ROWS[turn // 3 % len(SMALL_ROWS)]
+    if "selected" in shape and turn % 2:
+        shape["selected"] = ranges.high["selected"]  # as at every context beyond it
     _make_consistent(kernel, shape)
     flops, moved = work_of(kernel, shape, element_bytes(kernel, dtype))
     limit = min(MARGIN**2 * ranges.max_bytes, MAX_CASE_BYTES)

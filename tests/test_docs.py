@@ -71,7 +71,8 @@ def run(command, folder):
 def shortened(command):
     words = shlex.split(command)
     for i, word in enumerate(words[:-1]):
-        words[i + 1] = SHORT.get(word, words[i + 1])
+        sparse = "lsa-" if words[i + 1].startswith("lsa-") else ""
+        words[i + 1] = sparse + SHORT[word] if word in SHORT else words[i + 1]
     if words[:2] == ["calibrate", "check"]:
         words += ["--shapes", "1", "--steps", "6"]
     return shlex.join(words)

@@ -12,6 +12,8 @@ if not has_torch():
 import torch
 from oracle_env import MODELS
 
+from perfmodel.load import load_scenario
+from perfmodel.spec.models.reader import model_from_config
 from reference_model import kernels
 from reference_model.config import SIZES, Config
 from reference_model.generate import generate
@@ -256,6 +258,13 @@ def released(**changes):
     stated = json.loads((MODELS / "longcat-2.0.json").read_text())
     del stated["rope_scaling"]
     return stated | changes
+
+
+def test_the_scenario_is_the_small_size():
+    described = model_from_config(SIZES["lsa-small"].as_hugging_face(), name="small")
+    shipped = load_scenario("reference-lsa-cpu").model
+    assert shipped.layers == described.layers
+    assert shipped.ngram_embedding == described.ngram_embedding
 
 
 def test_the_released_config_is_the_full_size(tmp_path):
