@@ -19,6 +19,7 @@ from reference_model.config import SIZES, Config
 from reference_model.generate import generate
 from reference_model.model import LongcatFlash
 from reference_model.ngram import NgramEmbedding
+from reference_model.parallel import Alone
 from reference_model.weights import init_weights
 from reference_model.work import Cache, Group
 
@@ -238,6 +239,16 @@ def test_ngrams_are_hashed_as_they_are_defined(monkeypatch):
             number = sum(padded[place + 4 - back] * LSA.vocab_size**back for back in range(length))
             assert row[table] == first + number % rows
             first += rows
+
+
+def test_the_projections_are_the_same_on_every_rank(model):
+    """Three dimensions have the experts, too, which are other ones on another rank."""
+    exchange = Alone(LSA.n_routed_experts)
+    exchange.rank = 1
+    other = LongcatFlash(LSA, exchange=exchange)
+    init_weights(other, 0)
+    assert torch.equal(other.ngram.project_GHW, model.ngram.project_GHW)
+    assert not torch.equal(other.blocks[0].moe.experts.down_EHF, model.blocks[0].moe.experts.down_EHF)
 
 
 @torch.no_grad()
