@@ -140,7 +140,7 @@ def import_tables(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="Only this part of each calibration: mixers or formats. Repeatable."),
+        typer.Option(help="Only this part of each calibration: mixers, modules or formats. Repeatable."),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")

@@ -16,7 +16,17 @@ import numpy as np
 import perfmodel
 from calibrate.assemble import LONG_S
 from calibrate.curves import MIN_ROWS, NORMAL_90
-from calibrate.public import attention, derived, expert_formats, experts, gemm, sparse, states, transfers
+from calibrate.public import (
+    attention,
+    derived,
+    expert_formats,
+    experts,
+    gemm,
+    modules,
+    sparse,
+    states,
+    transfers,
+)
 from calibrate.public.clusters import cluster_section
 from calibrate.public.heldout import RANDOM, TRANSFERS, Errors, Held, as_op, hold_out
 from calibrate.public.samples import Samples
@@ -39,6 +49,7 @@ READERS: tuple[Reader, ...] = (gemm.samples, attention.samples, experts.samples)
 """Of the kernels of one GPU. Transfers have their own, which H800 does not share."""
 PART_READERS: dict[str, tuple[Reader, ...]] = {
     parts.MIXERS: (states.samples, sparse.samples),
+    parts.MODULES: (modules.samples,),
     parts.FORMATS: (expert_formats.samples,),
 }
 """Part of a calibration -> the readers of its classes."""
@@ -51,7 +62,7 @@ MAX_HELD_OUT = 60
 """Held-out rows that are kept of a curve."""
 MAX_HELD_OUT_TOTAL = 2500
 """Of all curves together, so that the file stays below 300 kB."""
-MAX_HELD_OUT_PART = 1000
+MAX_HELD_OUT_PART = {parts.MIXERS: 1000, parts.MODULES: 200, parts.FORMATS: 1000}
 """Of all curves of a part, so that a GPU's folder stays below 2 MB."""
 REPEATED = (("mla", "generation_mla"), ("mla", "context_mla"), ("mla_bmm", "mla_bmm"), ("moe", "moe"))
 """Tables that hold shapes that were timed twice."""
@@ -130,7 +141,7 @@ def build_part(source: Source, gpu: str, name: str, out: Path, created: str | No
     system = _system(source, gpu)
     note = SAME_CHIP if gpu in DERIVED else ""
     held = [_noted(one, note) for one in _fits(source, system, PART_READERS[name])]
-    kept = MAX_HELD_OUT_PART
+    kept = MAX_HELD_OUT_PART[name]
     return _written(source, system, gpu, out, held, [], [], created, kept) if held else None
 
 

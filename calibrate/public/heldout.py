@@ -12,7 +12,7 @@ from calibrate.curves import robust_std
 from calibrate.public.grid import combinations, fit
 from calibrate.public.samples import Samples
 from perfmodel.kernels.parts import part_of
-from perfmodel.kernels.tables import PER_REQUEST, PREFILL, STATES, TableCurve
+from perfmodel.kernels.tables import PREFILL, STATES, TableCurve, by_request
 from perfmodel.units import PERCENT
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def as_op(kernel: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables with those that an op has beside: prompts were timed without cached tokens; of the mixers' classes
     axes are new tokens per request and what was cached before.
     """
-    if kernel.startswith(PER_REQUEST) or kernel in STATES:
+    if by_request(kernel) or kernel in STATES:
         axes = ("queries", "cached", "rows", "lanes")
         found = {name: value for name, value in variables.items() if name not in axes}
         if "lanes" in variables:  # of any requests and heads or channels, as many in all

@@ -91,7 +91,7 @@ def _modules(source: Source, system: str, engine: str) -> list[Samples]:
         ["family", "skip", "gemm_type", "kv_cache_dtype"]
     ):
         rows = part.groupby(list(CORE), as_index=False)["seconds"].median()
-        rows = _continued(rows, 0.0 if skip else per_key)
+        rows = continued(rows, 0.0 if skip else per_key)
         found.append(
             Samples(
                 kernel=f"{family}_{'skip_' if skip else ''}module_decode",
@@ -143,17 +143,30 @@ def key_seconds(source: Source, system: str) -> float:
     return terms.get("requests*context", 0.0)
 
 
-def _continued(rows: "pd.DataFrame", per_key: float) -> "pd.DataFrame":
-    """Modules at contexts that were timed with fewer requests or heads only (column ``filled``)."""
+def continued(rows: "pd.DataFrame", per_key: float, whole: float = 0.0) -> "pd.DataFrame":
+    """Modules at contexts that were timed with fewer requests or heads only (column ``filled``).
+
+    A further token costs ``per_key`` per request. Up to ``whole`` tokens, all of which a core reads, time grows by
+    twice what it does with half as many requests, where those were timed.
+    """
     import pandas as pd
 
     contexts = np.unique(rows["context"])
     added = []
+    lines: dict[tuple[float, float], dict[float, float]] = {}
     for (requests, heads), line in rows.groupby(["requests", "heads"]):
-        last = line.loc[line["context"].idxmax()]
-        for context in contexts[contexts > last["context"]]:
-            more = per_key * requests * (context - last["context"])
-            added.append((context, requests, heads, last["seconds"] + more))
+        times = dict(zip(line["context"].astype(float), line["seconds"], strict=True))
+        half = lines.get((requests / 2.0, heads), {})
+        last = max(times)
+        for context in map(float, contexts[contexts > last]):
+            if context <= whole and {context, last} <= half.keys():
+                more = 2.0 * max(half[context] - half[last], 0.0)
+            else:
+                more = per_key * requests * (context - last)
+            times[context] = times[last] + more
+            last = context
+            added.append((context, requests, heads, times[context]))
+        lines[requests, heads] = times
     rows = rows.assign(filled=False)
     if not added:
         return rows

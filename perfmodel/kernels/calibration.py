@@ -315,6 +315,12 @@ MODULES = {
         for part in ("module", "skip_module")
         for phase in ("decode", "prefill")
     },
+    **{
+        f"{kind}_{size}_module_decode": f"{kind}_decode"
+        for kind in ("csa", "hca")
+        for size in ("flash", "pro")
+    },
+    "msa_module_decode": "msa_decode",
 }
 """Measured whole attentions -> the core at which their time is put."""
 SPARSE_CORE = "mla_sparse_decode"

@@ -292,9 +292,9 @@ class TableCurve:
         if self.kernel.startswith(LANED):
             each = asked["channels" if self.kernel.startswith("conv_") else "heads"]
             asked["lanes"] = asked["requests"] * each
-        if self.kernel in DECODE or self.kernel.endswith("module_decode"):
+        if self.kernel in DECODE or self.kernel.endswith(MODULE):
             asked["heads"] = asked["heads"] * asked.get("new_tokens", 1.0)
-        if self.kernel.startswith(PER_REQUEST):
+        if by_request(self.kernel):
             asked["queries"] = asked["new_tokens"]
             asked["rows"] = asked["requests"] * asked["new_tokens"]
             asked["cached"] = maximum(asked.get("context", 0.0) - asked["new_tokens"] + 1.0, 1.0)
@@ -314,7 +314,14 @@ LANED = ("gdn_", "kda_", "conv_")
 """Classes whose heads or channels of all requests work alike, each on a state of its own."""
 PER_REQUEST = ("index_", "mla_sparse_prefill", "hca_", "gdn_prefill", "kda_prefill", "conv_prefill")
 """Classes whose tables have axes ``queries`` and ``cached``."""
+MODULE = "module_decode"
+"""How a whole attention's class ends, whose axes are those of a dense core."""
 PREFILL = ("mla_prefill", "gqa_prefill", "mla_module_prefill")
+
+
+def by_request(kernel: str) -> bool:
+    """Whether a class's tables have axes ``queries`` and ``cached``."""
+    return kernel.startswith(PER_REQUEST) and not kernel.endswith(MODULE)
 
 
 class Store:

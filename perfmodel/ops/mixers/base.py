@@ -5,10 +5,12 @@ holds its share of the heads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
 
 from perfmodel.numeric import Num, maximum, where
-from perfmodel.ops.build import gemm, swiglu
+from perfmodel.ops.build import Inside, gemm, swiglu
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.work import Group, Work
 from perfmodel.spec.deployment import Precision
@@ -121,6 +123,27 @@ class Kept:
     """Of one state: whatever the request's length. Where drafts are verified one is kept for each of them, too."""
     fixed_bytes: float = 0.0
     """Of what else is kept once per request."""
+
+
+def stands_alone(place: Place) -> bool:
+    """Whether one measured span of a whole attention may stand for all kernels of a step: a step of one kind of group,
+    in decode without drafts, whose projections serve no other tokens, with one number format.
+    """
+    group, precision = place.work.groups[0], place.precision
+    plain = group.kind == "prefill" or bool(np.all(np.asarray(group.new_tokens) == 1.0))
+    return len(place.work.groups) == 1 and plain and precision.output_dtype == precision.linear
+
+
+def module_key(place: Place, kernel: str) -> Inside:
+    """How ops name the measured span of a whole attention that may hold them; none where ``kernel`` is empty."""
+    precision = place.precision
+    decodes = place.work.groups[0].kind == "decode" and stands_alone(place)
+    return ((kernel, precision.linear, precision.kv_cache),) if kernel and decodes else ()
+
+
+def inside(ops: Sequence[Op], key: Inside) -> list[Op]:
+    """The ops, each with the spans that may hold it."""
+    return [replace(op, inside=(*op.inside, *key)) for op in ops] if key else list(ops)
 
 
 def gate_ops(place: Place, outputs: Num, width: Num) -> Built:

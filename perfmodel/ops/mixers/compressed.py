@@ -17,6 +17,8 @@ from perfmodel.ops.mixers.base import (
     Place,
     entry_keys,
     entry_pairs,
+    inside,
+    module_key,
 )
 from perfmodel.ops.op import Op, Stream
 from perfmodel.ops.work import Group
@@ -27,6 +29,13 @@ from perfmodel.spec.mixers import CompressedAttention
 SCALED_TOGETHER, PADDED_TO = 64, 8
 """Elements of an FP8 entry that share one scale of a byte, and bytes that scales are padded to: 448 + 128 + 7 + 1 bytes
 of DeepSeek-V4's 512 elements (https://github.com/NVIDIA/TensorRT-LLM/issues/14327)."""
+
+MODULES = {(4096, 64, 1024, 512, 64, 8, 1024): "flash", (7168, 128, 1536, 512, 64, 16, 1024): "pro"}
+"""Hidden size, heads, query rank, head width and its rotary part, output groups and their rank of the measured modules:
+DeepSeek-V4 Flash and Pro."""
+MODULE_WINDOW, HCA_RATIO = 128, 128
+CSA_INDEX, TOP_K = (4, 64, 128), {"flash": 512, "pro": 1024}
+"""Tokens per entry, index heads and their width; entries that are selected."""
 
 
 def build(csa: CompressedAttention, place: Place) -> Built:
@@ -100,7 +109,33 @@ def build(csa: CompressedAttention, place: Place) -> Built:
             dtype=precision.output_dtype,
         ),
     ]
-    return pre, core
+    key = module_key(place, _module(csa, place))
+    return inside(pre, key), inside(core, key)
+
+
+def _module(csa: CompressedAttention, place: Place) -> str:
+    """The class of the measured span of a whole attention; empty where none was timed of these widths."""
+    indexer = csa.indexer
+    size = MODULES.get(
+        (
+            place.hidden,
+            csa.num_heads,
+            csa.q_lora_rank,
+            csa.head_dim,
+            csa.qk_rope_head_dim,
+            csa.o_groups,
+            csa.o_lora_rank,
+        )
+    )
+    if size is None or csa.sliding_window != MODULE_WINDOW:
+        return ""
+    if indexer is None:
+        return f"hca_{size}_module_decode" if csa.compress_ratio == HCA_RATIO else ""
+    same = (csa.compress_ratio, indexer.num_heads, indexer.head_dim, indexer.top_k) == (
+        *CSA_INDEX,
+        TOP_K[size],
+    )
+    return f"csa_{size}_module_decode" if same and place.indexes else ""
 
 
 def weights(csa: CompressedAttention, hidden: int) -> MixerWeights:

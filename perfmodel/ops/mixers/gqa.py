@@ -14,6 +14,8 @@ from perfmodel.ops.mixers.base import (
     Place,
     gate_apply,
     gate_width,
+    inside,
+    module_key,
     seen_keys,
     seen_pairs,
     selected_keys,
@@ -23,6 +25,10 @@ from perfmodel.ops.work import Group
 from perfmodel.spec.deployment import Precision
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.mixers import BlockIndexer, Gqa
+
+MODULE_WIDTHS = (6144, 64, 4, 128, 128), (4, 128, 128, 16)
+"""Hidden size, heads, KV heads and head widths, and index heads, their width, tokens of a block and blocks selected of
+the measured module: MiniMax-M3's."""
 
 
 def build(gqa: Gqa, place: Place) -> Built:
@@ -67,7 +73,18 @@ def build(gqa: Gqa, place: Place) -> Built:
     core.append(
         gemm(place.name("o"), ATTENTION, m=rows, n=place.hidden, k=width, dtype=precision.output_dtype)
     )
-    return pre, core
+    key = module_key(place, "msa_module_decode" if _is_module(gqa, place) else "")
+    return inside(pre, key), inside(core, key)
+
+
+def _is_module(gqa: Gqa, place: Place) -> bool:
+    """Whether the attention is the one whose whole span was timed."""
+    indexer = gqa.indexer
+    if indexer is None or not place.indexes or gqa.output_gate != "none" or gqa.q_lora_rank is not None:
+        return False
+    widths = place.hidden, gqa.num_heads, gqa.num_kv_heads, gqa.head_dim, gqa.value_head_dim
+    blocks = indexer.num_heads, indexer.head_dim, indexer.block_tokens, indexer.top_blocks
+    return (widths, blocks) == MODULE_WIDTHS
 
 
 def weights(gqa: Gqa, hidden: int) -> MixerWeights:

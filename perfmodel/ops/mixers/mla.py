@@ -6,8 +6,6 @@ The cache holds one latent and one rotary key per token, whatever the number of 
 
 from dataclasses import replace
 
-import numpy as np
-
 from perfmodel.numeric import where
 from perfmodel.ops.build import Inside, bmm, gemm, memory_bound
 from perfmodel.ops.mixers import sparse
@@ -21,6 +19,7 @@ from perfmodel.ops.mixers.base import (
     gate_ops,
     gate_width,
     selected_keys,
+    stands_alone,
 )
 from perfmodel.ops.op import Op, Stream
 from perfmodel.ops.work import Group
@@ -235,8 +234,7 @@ def _module_key(mla: Mla, place: Place) -> Inside:
     without drafts, whose projections serve no other tokens, of the widths and with one number format as it was timed.
     """
     group, precision = place.work.groups[0], place.precision
-    plain = group.kind == "prefill" or np.all(np.asarray(group.new_tokens) == 1.0)
-    if len(place.work.groups) > 1 or not plain or precision.output_dtype != precision.linear:
+    if not stands_alone(place):
         return ()
     widths = (place.hidden, mla.q_lora_rank, mla.kv_lora_rank, mla.qk_nope_head_dim, mla.qk_rope_head_dim)
     if mla.indexer is None:
