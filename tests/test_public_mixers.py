@@ -145,6 +145,20 @@ def test_a_delta_rule_and_its_convolution_are_two_kernels(tables):
     assert verified == pytest.approx((5.0 + 2 * 16 * 32) * 1e-6, rel=0.05)  # (3 + 1) / 2 states moved
 
 
+def test_states_that_fit_l2_cost_what_others_do():
+    """A timing reads one state again and again; between two visits a step reads everything else."""
+    lanes = np.array([2.0**power for power in range(1, 16)])
+    within = lanes * states.STATE_BYTES <= states.L2_BYTES["l40s"]
+    rows = pd.DataFrame({"lanes": lanes, "seconds": np.where(within, 4e-6 + lanes * 3e-8, 2e-7 * lanes)})
+    found = states.cold(rows, states.L2_BYTES["l40s"], 1.5)
+    beyond = found[~found["filled"]]
+    assert set(beyond["lanes"]) == set(lanes[lanes >= 4096])  # 1.5 times 96 MiB and more
+    assert beyond["seconds"].to_numpy() == pytest.approx(2e-7 * beyond["lanes"].to_numpy())
+    replaced = found[found["filled"]]
+    assert replaced["seconds"].to_numpy() == pytest.approx(4.06e-6 + 2e-7 * replaced["lanes"].to_numpy())
+    assert states.cold(rows.assign(seconds=4e-6 + 2e-7 * lanes), states.L2_BYTES["l40s"], 1.5) is None
+
+
 def test_held_out_shapes_are_those_of_ops():
     assert as_op("index_logits", {"cached": 4097.0, "queries": 4.0, "requests": 2.0, "heads": 32.0}) == {
         "requests": 2.0,

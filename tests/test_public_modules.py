@@ -7,6 +7,7 @@ import pytest
 from mixer_models import CSA, HCA, REAL
 
 from calibrate.public import modules
+from calibrate.public.heldout import hold_out
 from calibrate.public.source import Source
 from perfmodel.kernels.calibration import MODULES, load_calibration
 from perfmodel.load import load_scenario
@@ -146,6 +147,37 @@ def test_block_selections_contexts_are_one_more_than_vllms_steps(tables):
     assert {"msa_logits", "msa_topk"} <= set(found.includes)
 
 
+def test_prompts_behind_a_prefix_take_what_the_whole_takes_less_the_prefix(tables):
+    def seconds(tokens, requests):
+        return 50e-6 + requests * tokens * 0.5e-6 + requests * tokens**2 * 1e-12
+
+    some = [
+        {
+            "model": "MiniMaxAI/MiniMax-M3",
+            "kv_cache_dtype": "bfloat16",
+            "gemm_type": "bfloat16",
+            "num_heads": heads,
+            "batch_size": requests,
+            "isl": tokens,
+            "step": step,
+            "latency": seconds(tokens, requests) * 1e3 * (1.0 if step == 0 else 9.0),
+        }
+        for heads, requests, tokens, step in itertools.product(
+            (16, 64), (1, 4, 16), [2**power for power in range(16)], (0, 128)
+        )
+    ]
+    tables.write("msa", "vllm", "0.25.0", "msa_context_module", some)
+    (found,) = modules.samples(tables.source, "h200_sxm")
+    curve = hold_out(found).curve
+    shape = {"requests": 4.0, "heads": 64.0, "new_tokens": 8192.0}
+    for cached in (0.0, 8192.0, 16384.0):
+        expected = seconds(8192.0 + cached, 4.0) - (seconds(cached, 4.0) if cached else 0.0)
+        assert curve.seconds({**shape, "context": 8192.0 + cached}) == pytest.approx(expected, rel=0.04)
+    short = {**shape, "new_tokens": 1.0}
+    assert curve.seconds({**short, "context": 16385.0}) >= curve.seconds({**short, "context": 1.0})
+    assert "above" in curve.outside({**shape, "context": 8192.0 + 65536.0})
+
+
 def deployed(engine, *, kv="fp8", linear="fp8"):
     return load_scenario(
         "deepseek-v3-h800",
@@ -238,3 +270,13 @@ def test_sglangs_and_vllms_modules_agree_where_equal_scores_were_taken_off():
             shape = {"requests": requests, "context": context, "heads": 64.0, "new_tokens": 1.0}
             ratio = curves["sglang"].seconds(shape) / curves["vllm"].seconds(shape)
             assert 0.85 < ratio < 1.15, (name, requests, context)
+
+
+def test_a_step_of_prompts_alone_has_a_module_too():
+    scenario = deployed("vllm", kv="bf16", linear="bf16")
+    ops = ops_of(MSA, 6144, scenario, Group("prefill", requests=1.0, new_tokens=4096.0, cached_tokens=4096.0))
+    calibration = load_calibration("h200-sxm", "vllm")
+    timings = [calibration.cost(op, scenario.cluster) for op in (*ops.pre[1:], *ops.core)]
+    (whole,) = [timing for timing in timings if not timing.source.startswith("inside")]
+    assert "msa_context_module" in whole.source
+    assert sum(timing.seconds for timing in timings) == whole.seconds

@@ -272,6 +272,30 @@ def test_outside_names_what_was_not_measured():
     assert "derived" in flagged.cost(replace(op, dtype="fp8"), CLUSTER).flag
 
 
+def test_between_two_tables_of_the_same_other_dimensions_time_is_interpolated():
+    places = [
+        ({"hidden": hidden, "width": width}, hidden * width)
+        for hidden in (100.0, 300.0)
+        for width in (10.0, 40.0)
+    ]
+    tables = [
+        power_table({"rows": [1, 1000]}, unit=1e-8 * scale**0.5, match=match) for match, scale in places
+    ]
+    curve = made_curve(*tables, scale_by=("hidden", "width"), between="width")
+    own = {"rows": 10.0, "hidden": 100.0}
+    low, high = (curve.seconds({**own, "width": width}) for width in (10.0, 40.0))
+    assert curve.seconds({**own, "width": 20.0}) == pytest.approx((low * high) ** 0.5)
+    assert curve.seconds({**own, "width": 36.0}) == pytest.approx(low * 3.6**0.5, rel=1e-3)
+    assert curve.outside({**own, "width": 20.0}) == "width = 20 lies between the timed 10 and 40"
+    assert curve.outside({**own, "width": 10.0}) == ""
+    plain = replace(curve, between="")
+    for width in (5.0, 10.0, 40.0, 80.0):  # at and beyond what was timed as ever
+        assert curve.seconds({**own, "width": width}) == plain.seconds({**own, "width": width})
+    store = Store()
+    document = table_curve_document(curve, store)
+    assert table_curve_from(document, store.arrays(), "x").between == "width"
+
+
 def test_a_shape_that_lacks_what_a_table_asks_for_is_said():
     for variables in ({"rows": 1.0}, {"width": 100.0}):
         with pytest.raises(DataError, match=r"gemm bf16: asks for '(width|rows)'"):

@@ -36,7 +36,23 @@ def samples(source: Source, system: str) -> list[Samples]:
             continue
         found += experts.fused(source, system, engine, FORMATS, MODELS, _preferred)
     # TensorRT-LLM's slices of DeepSeek-V4 on B200 take longer than all of gpt-oss's experts: other kernels
-    return [replace(one, of_model=("hidden",)) for one in found]
+    return [
+        replace(one, of_model=("hidden",), between="width", slices={**one.slices, **_widths(one.frame)})
+        for one in found
+    ]
+
+
+def _widths(frame: "pd.DataFrame") -> dict[str, "pd.Series"]:
+    """Each width of a model that was timed with two others at least, balanced rows: what a further split would be."""
+    even = frame["skew"] == 0.0
+    found = {}
+    for hidden, rows in frame[even].groupby("hidden"):
+        widths = sorted(rows["width"].unique())
+        for width in widths if len(widths) > 2 else ():
+            found[f"hidden {hidden} width {width}"] = (
+                even & (frame["hidden"] == hidden) & (frame["width"] == width)
+            )
+    return found
 
 
 def _preferred(frame: "pd.DataFrame") -> "pd.DataFrame":

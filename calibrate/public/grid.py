@@ -57,6 +57,7 @@ def fit(samples: Samples) -> TableCurve:
         scale_by=samples.scale_by,
         exact=samples.exact,
         of_model=samples.of_model,
+        between=samples.between,
         includes=samples.includes,
         log_std=0.0,
         num_rows=len(samples.frame),

@@ -12,7 +12,7 @@ from calibrate.curves import robust_std
 from calibrate.public.grid import combinations, fit
 from calibrate.public.samples import Samples
 from perfmodel.kernels.parts import part_of
-from perfmodel.kernels.tables import PREFILL, STATES, TableCurve, by_request
+from perfmodel.kernels.tables import PREFILL, STATES, WHOLE_PROMPTS, TableCurve, by_request
 from perfmodel.units import PERCENT
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ def as_op(kernel: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             found |= {"requests": variables["rows"], "new_tokens": 1.0}
         found["context"] = variables.get("cached", 1.0) + variables.get("queries", 1.0) - 1.0
         return found
+    if kernel in WHOLE_PROMPTS:
+        others = {name: value for name, value in variables.items() if name != "queries"}
+        return {**others, "new_tokens": variables["queries"], "context": variables["queries"]}
     if kernel in PREFILL and "context" not in variables:
         return {**variables, "context": variables["new_tokens"]}
     return dict(variables)

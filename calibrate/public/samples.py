@@ -38,6 +38,8 @@ class Samples:
     """Columns of ``match`` that must be the op's own (the size of a group): another table does not answer for it."""
     of_model: tuple[str, ...] = ()
     """Columns of ``match`` that say whose rows they are: see ``TableCurve.of_model``."""
+    between: str = ""
+    """Column of ``match`` along which tables are interpolated: see ``TableCurve.between``."""
     slices: Mapping[str, "pd.Series"] = field(default_factory=dict)
     """Name -> boolean mask over ``frame``: whole slices (an N,K family, a batch range) to be left out together."""
     includes: tuple[str, ...] = ()

@@ -321,6 +321,7 @@ MODULES = {
         for size in ("flash", "pro")
     },
     "msa_module_decode": "msa_decode",
+    "msa_module_prefill": "msa_prefill",
 }
 """Measured whole attentions -> the core at which their time is put."""
 SPARSE_CORE = "mla_sparse_decode"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import DOMAIN_SLACK, describe_outside
-from perfmodel.numeric import Num, maximum
+from perfmodel.numeric import Num, maximum, where
 
 Array = NDArray[np.float64]
 FILE = "tables.npz"
@@ -189,6 +189,9 @@ class TableCurve:
     of_model: tuple[str, ...] = ()
     """Dimensions that say whose table it is (a model's hidden size), and count OF_MODEL times in what is nearest: a
     slice of a model's experts is nearer to the whole of them than to another model's slice of that width."""
+    between: str = ""
+    """A dimension along which times of the two tables around the op's are interpolated (in logs), where the nearest has
+    one on the other side with the same other dimensions; beyond them ``scale_by`` answers."""
     _places: Array = field(default_factory=lambda: np.empty((0, 0)))
     """ln(1 + match) of every table, one column per dimension."""
 
@@ -223,9 +226,14 @@ class TableCurve:
         try:
             asked, factor = self._query(variables), 1.0
             table = self._nearest(asked)
+            other = self._beside(asked, table)
             for name in self.scale_by:
-                factor = factor * asked[name] / table.match[name]
-            seconds = table.seconds(asked)
+                if other is None or name != self.between:
+                    factor = factor * asked[name] / table.match[name]
+            seconds = _of_chunk(table, asked) if self.kernel in WHOLE_PROMPTS else table.seconds(asked)
+            if other is not None:
+                share = _share(float(np.mean(asked[self.between])), table, other, self.between)
+                seconds = seconds ** (1.0 - share) * other.seconds(asked) ** share
             if isinstance(factor, float) and factor == 1.0:
                 return seconds
             fixed = table.fixed_s
@@ -249,8 +257,12 @@ class TableCurve:
             text = describe_outside(name, asked[name], float(points[0]), float(points[-1]), below=False)
             if text:
                 return text
+        other = self._beside(asked, table)
         for name, value in table.match.items():
             if abs(float(np.mean(asked[name])) - value) > DOMAIN_SLACK * abs(value):
+                if other is not None and name == self.between:
+                    low, high = sorted((value, other.match[name]))
+                    return f"{name} = {float(np.mean(asked[name])):.4g} lies between the timed {low:.4g} and {high:.4g}"
                 return f"{name} = {float(np.mean(asked[name])):.4g} is scaled from the timed {value:.4g}"
         return ""
 
@@ -271,6 +283,21 @@ class TableCurve:
         return self.tables[
             int(np.argmin(np.round(far, 9)))
         ]  # of equally near ones the first, on every processor
+
+    def _beside(self, variables: Mapping[str, Num], table: Table) -> Table | None:
+        """The nearest table on the op's other side along :attr:`between`; None where there is none, or ``table`` is of
+        the op's own.
+        """
+        if not self.between:
+            return None
+        asked, own = float(np.mean(variables[self.between])), table.match[self.between]
+        found = [
+            (abs(math.log(match[self.between] / asked)), at)
+            for at, match in enumerate(self._matches)
+            if (match[self.between] - asked) * (own - asked) < 0.0
+            and all(match[name] == value for name, value in table.match.items() if name != self.between)
+        ]
+        return self.tables[min(found)[1]] if found else None
 
     def _query(self, variables: Mapping[str, Num]) -> dict[str, Num]:
         """An op's variables as the tables were measured.
@@ -298,6 +325,8 @@ class TableCurve:
             asked["queries"] = asked["new_tokens"]
             asked["rows"] = asked["requests"] * asked["new_tokens"]
             asked["cached"] = maximum(asked.get("context", 0.0) - asked["new_tokens"] + 1.0, 1.0)
+        if self.kernel in WHOLE_PROMPTS:
+            asked["queries"] = asked["context"]
         if self.kernel in PREFILL:
             new, context = asked["new_tokens"], asked["context"]
             pairs = new * (context - new) + new * (new + 1.0) / 2.0
@@ -305,10 +334,18 @@ class TableCurve:
         return asked
 
 
+def _share(asked: float, table: Table, other: Table, name: str) -> float:
+    """How far an op lies from ``table`` to ``other``, 0 to 1, in logs."""
+    own = table.match[name]
+    return math.log(asked / own) / math.log(other.match[name] / own)
+
+
 EXACT = 1e3
 OF_MODEL = 4.0
 """Weight of a dimension that must be a table's own, so that it decides first."""
 DECODE = ("mla_decode", "gqa_decode", "mla_module_decode")
+WHOLE_PROMPTS = ("msa_module_prefill",)
+"""Classes whose tables are of prompts without cached tokens, along ``queries``, and whose work is not that of pairs."""
 STATES = ("gdn_decode", "kda_decode", "conv_update")
 LANED = ("gdn_", "kda_", "conv_")
 """Classes whose heads or channels of all requests work alike, each on a state of its own."""
@@ -322,6 +359,15 @@ PREFILL = ("mla_prefill", "gqa_prefill", "mla_module_prefill")
 def by_request(kernel: str) -> bool:
     """Whether a class's tables have axes ``queries`` and ``cached``."""
     return kernel.startswith(PER_REQUEST) and not kernel.endswith(MODULE)
+
+
+def _of_chunk(table: Table, asked: Mapping[str, Num]) -> Num:
+    """Time of new tokens behind a prefix, from a table of whole prompts: what prefix and chunk take as one prompt less
+    what the prefix does, at least what the chunk takes alone.
+    """
+    new, context = asked["new_tokens"], asked["context"]
+    behind = table.seconds(asked) - table.seconds({**asked, "queries": context - new})
+    return maximum(table.seconds({**asked, "queries": new}), where(context > new, behind, 0.0))
 
 
 class Store:
@@ -379,6 +425,7 @@ def table_curve_document(curve: TableCurve, store: Store) -> dict[str, Any]:
         "note": curve.note,
         "tables": [store.add(table) for table in curve.tables],
         **({"of_model": list(curve.of_model)} if curve.of_model else {}),
+        **({"between": curve.between} if curve.between else {}),
     }
 
 
@@ -404,6 +451,7 @@ def table_curve_from(
             scale_by=tuple(document["scale_by"]),
             exact=tuple(document["exact"]),
             of_model=tuple(document.get("of_model", ())),
+            between=str(document.get("between", "")),
             includes=tuple(document["includes"]),
             log_std=float(document["log_std"]),
             num_rows=int(document["rows"]),

@@ -135,10 +135,13 @@ def stands_alone(place: Place) -> bool:
 
 
 def module_key(place: Place, kernel: str) -> Inside:
-    """How ops name the measured span of a whole attention that may hold them; none where ``kernel`` is empty."""
+    """How ops name the measured span of a whole attention that may hold them: ``kernel`` (empty: none) and the kind of
+    the step's group.
+    """
     precision = place.precision
-    decodes = place.work.groups[0].kind == "decode" and stands_alone(place)
-    return ((kernel, precision.linear, precision.kv_cache),) if kernel and decodes else ()
+    if not kernel or not stands_alone(place):
+        return ()
+    return ((f"{kernel}_{place.work.groups[0].kind}", precision.linear, precision.kv_cache),)
 
 
 def inside(ops: Sequence[Op], key: Inside) -> list[Op]:

@@ -130,12 +130,12 @@ def _module(csa: CompressedAttention, place: Place) -> str:
     if size is None or csa.sliding_window != MODULE_WINDOW:
         return ""
     if indexer is None:
-        return f"hca_{size}_module_decode" if csa.compress_ratio == HCA_RATIO else ""
+        return f"hca_{size}_module" if csa.compress_ratio == HCA_RATIO else ""
     same = (csa.compress_ratio, indexer.num_heads, indexer.head_dim, indexer.top_k) == (
         *CSA_INDEX,
         TOP_K[size],
     )
-    return f"csa_{size}_module_decode" if same and place.indexes else ""
+    return f"csa_{size}_module" if same and place.indexes else ""
 
 
 def weights(csa: CompressedAttention, hidden: int) -> MixerWeights:

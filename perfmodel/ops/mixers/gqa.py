@@ -73,7 +73,7 @@ def build(gqa: Gqa, place: Place) -> Built:
     core.append(
         gemm(place.name("o"), ATTENTION, m=rows, n=place.hidden, k=width, dtype=precision.output_dtype)
     )
-    key = module_key(place, "msa_module_decode" if _is_module(gqa, place) else "")
+    key = module_key(place, "msa_module" if _is_module(gqa, place) else "")
     return inside(pre, key), inside(core, key)
 
 
