@@ -19,14 +19,11 @@ WITH_PARTS = [name for name in catalogue.names("calibrations") if load_calibrati
 LOGITS = {"requests": 32.0, "new_tokens": 1.0, "context": 65536.0, "heads": 32.0, "head_dim": 128.0}
 AIM_RANDOM, AIM_SLICE = 8.0, 20.0
 MISSED = {
-    *(
-        (name, "kda_decode") for name in ("b300-sxm", "gb200-nvl72", "gb300-nvl72")
-    ),  # 12 sizes in all: 20 to 24 %
-    *((name, kernel) for name in ("l40s", "rtx-pro-6000") for kernel in ("gdn_decode", "kda_decode")),
     ("l40s", "mhc_pre"),
     ("rtx-pro-6000", "mhc_post"),
 }
-"""(GPU, class) whose slices miss: where states or streams stop to fit L2, which no line across sees. None at random."""
+"""(GPU, class) whose slices miss: where streams stop to fit L2, or another kernel begins, which no line across sees. None
+at random."""
 
 
 def cluster(name="h200-ib"):

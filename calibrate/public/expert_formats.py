@@ -25,6 +25,9 @@ MODELS = {
     (7168, 3072, 6, 384),
 }
 """(hidden, expert width, top k, experts): gpt-oss 20B and 120B, Kimi-K3, DeepSeek-V4 Flash and Pro."""
+REACH = 1.5
+"""A slice of 256 or 896 experts was timed with a few of them hit by one row each, and with all of them from 1.2 rows
+on: that line is the others' to go on by. (Without, a whole width left out was 2.7 to 4.4 times too long.)"""
 ACTIVATIONS = "w4a8_mxfp4_mxfp8"
 
 
@@ -34,7 +37,7 @@ def samples(source: Source, system: str) -> list[Samples]:
     for engine in ENGINES:
         if engine == "sglang" and system not in (*experts.BLACKWELL, "rtx_pro_6000_server"):
             continue
-        found += experts.fused(source, system, engine, FORMATS, MODELS, _preferred)
+        found += experts.fused(source, system, engine, FORMATS, MODELS, _preferred, REACH)
     # TensorRT-LLM's slices of DeepSeek-V4 on B200 take longer than all of gpt-oss's experts: other kernels
     return [
         replace(one, of_model=("hidden",), between="width", slices={**one.slices, **_widths(one.frame)})

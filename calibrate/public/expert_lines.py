@@ -21,12 +21,12 @@ SMALL, LARGE = 256, 16
 and more, which must be LARGE times as many."""
 
 
-def extended(frame: "pd.DataFrame") -> "pd.DataFrame":
+def extended(frame: "pd.DataFrame", reach: float = 1.0) -> "pd.DataFrame":
     """The frame with balanced lines continued to the most rows per expert of any line (column ``filled``).
 
     Few experts were timed with few rows only (masked: as many rows in all at every EP size) or lost those with many
     (:func:`without_strangers`). What more rows cost is per expert: the increase of the nearest line that has them,
-    times the ratio of experts.
+    times the ratio of experts. A line counts that begins at most ``reach`` times where the short one ends.
     """
     import pandas as pd
 
@@ -40,7 +40,7 @@ def extended(frame: "pd.DataFrame") -> "pd.DataFrame":
             longer = {
                 other: found
                 for other, found in lines.items()
-                if found.index[-1] > last and found.index[0] <= last
+                if found.index[-1] > last and found.index[0] <= reach * last
             }
             if not longer:
                 continue

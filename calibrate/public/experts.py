@@ -86,8 +86,11 @@ def fused(
     formats: Mapping[str, str] = DTYPES,
     models: Collection[tuple[int, int, int, int]] = MODELS,
     rows_of: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None,
+    reach: float = 1.0,
 ) -> list[Samples]:
-    """One engine's fused experts, per number format, of ``models``; ``rows_of`` chooses among the table's rows."""
+    """One engine's fused experts, per number format, of ``models``; ``rows_of`` chooses among the table's rows, and
+    lines continue as :func:`calibrate.public.expert_lines.extended` says.
+    """
     version = source.version(system, "moe", engine, "moe")
     frame = source.read(system, "moe", engine, "moe")
     if frame is None:
@@ -102,7 +105,7 @@ def fused(
         rows = frame[frame["dtype"] == dtype]
         if rows.empty:
             continue
-        rows = extended(settled(without_strangers(without_slow(rows[~idle(rows)]))))
+        rows = extended(settled(without_strangers(without_slow(rows[~idle(rows)]))), reach)
         kernels = ", ".join(sorted({*rows["kernel_source"].dropna()}))
         found.append(
             Samples(

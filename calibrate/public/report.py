@@ -49,7 +49,7 @@ def gpus_markdown() -> str:
         if calibration.derivation:
             how = calibration.derivation.how
             lines.append(
-                f"| {name} | {how}; spread {calibration.derivation.log_std:g} | - | - | - | - | {size:.2g} |"
+                f"| {name} | {how}; spread {calibration.derivation.log_std:g} | - | - | - | - | {size:.3g} |"
             )
             continue
         held = [part for part in map(calibration.part, calibration.parts) if part]
@@ -61,7 +61,7 @@ def gpus_markdown() -> str:
             _spread_of([error for error in errors if error["left_out"] == RANDOM]),
             _spread_of([error for error in errors if error["left_out"] != RANDOM]),
         )
-        lines.append(f"| {name} | {' | '.join(cells)} | {size:.2g} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {size:.3g} |")
     return "\n".join(lines)
 
 
