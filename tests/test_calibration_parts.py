@@ -22,8 +22,8 @@ MISSED = {
     ("l40s", "mhc_pre"),
     ("rtx-pro-6000", "mhc_post"),
 }
-"""(GPU, class) whose slices miss: where streams stop to fit L2, or another kernel begins, which no line across sees. None
-at random."""
+"""(GPU, class) whose slices miss: where streams stop to fit L2, or another kernel begins, which no line across sees.
+None at random."""
 
 
 def cluster(name="h200-ib"):

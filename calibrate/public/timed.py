@@ -127,8 +127,8 @@ TIMED = (
         "graph",
         "replay",
         "mixed",
-        "one layer's weights, caches of synthetic values, whose scores are equal: what SGLang's top-k takes longer over "
-        "them is taken off. From the first projection to the last; SGLang's above 256 requests are eager: left out",
+        "one layer's weights, caches of synthetic values, whose scores are equal: what SGLang's top-k takes longer "
+        "over them is taken off. From the first projection to the last; SGLang's above 256 requests are eager: left out",
     ),
     Timed(
         ("index_logits", "index_topk", "mla_sparse_prefill", "hca_decode", "hca_prefill"),
@@ -154,8 +154,8 @@ TIMED = (
         "graph",
         "replay",
         "mixed",
-        "one kernel, the same state and operands: warm up to the L2's size, where GDN's decode (L40S, RTX PRO 6000) and "
-        "KDA's are replaced by what a state costs beyond it",
+        "one kernel, the same state and operands: warm up to the L2's size, where GDN's decode (L40S, RTX PRO 6000) "
+        "and KDA's are replaced by what a state costs beyond it",
     ),
     Timed(
         ("all_reduce",),
