@@ -128,7 +128,7 @@ TIMED = (
         "replay",
         "mixed",
         "one layer's weights, caches of synthetic values, whose scores are equal: what SGLang's top-k takes longer "
-        "over them is taken off. From the first projection to the last; SGLang's above 256 requests are eager: left out",
+        "over them is taken off. From the first projection to the last; SGLang's above 256 requests are eager",
     ),
     Timed(
         ("index_logits", "index_topk", "mla_sparse_prefill", "hca_decode", "hca_prefill"),
