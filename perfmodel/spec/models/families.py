@@ -55,7 +55,7 @@ class Family(Spec):
     """N-gram embedding: keys ``ratio``, ``neighbours``, ``splits``, and ``switch``, which turns it off."""
     checks: dict[str, dict[str, Any]] = {}
     """Key -> what it must be: ``in`` (values), ``unset`` (false, zero or empty), ``equals`` (a rule), ``each``
-    (words of a list), ``present`` (stated, if only as null)."""
+    (words of a list), ``own`` (a list that names each layer itself), ``present`` (stated, if only as null)."""
     modules: dict[str, tuple[str, ...]] = {}
     """Class of weights -> names of its modules below a layer, where they are not the usual ones (for the lists of
     quantised modules)."""

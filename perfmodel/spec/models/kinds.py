@@ -76,10 +76,12 @@ def build(
     try:
         return cls(**values)
     except ValidationError as error:
-        raise SpecError(f"model config ({fields.model_type}): {_in_keys(error, rules, fields)}") from error
+        raise SpecError(
+            f"model config ({fields.model_type}): {_in_keys(error, rules, fields, layer)}"
+        ) from error
 
 
-def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields) -> str:
+def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields, layer: int | None) -> str:
     """The first problem, with the config's keys in place of the spec's fields."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
@@ -87,7 +89,7 @@ def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields) -
     if where:
         text = f"{where} = {problem['input']!r:.60}: {text}"
     for name, rule in sorted(rules.items(), key=lambda item: -len(item[0])):
-        keys = keys_of(chosen(rule, fields) if isinstance(rule, Mapping) and "of" in rule else rule)
+        keys = keys_of(chosen(rule, fields, layer) if isinstance(rule, Mapping) and "of" in rule else rule)
         if keys:
             stated = next((key for key in keys if fields.has(key)), keys[0])
             text = re.sub(rf"\b{name}\b", fields.alias(stated), text)

@@ -162,6 +162,16 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
                 f"{key}, which holds {show(strange)},", strange, ", ".join(check["each"])
             )
         return
+    if check.get("own"):
+        listed = fields.items(key) or []
+        other = next((index for index, one in enumerate(listed) if one != index), None)
+        if other is not None:
+            raise fields.not_modelled(
+                f"{key}, which holds {show(listed[other])} for layer {other},",
+                listed[other],
+                "each layer's own number (layers that share a cache are not)",
+            )
+        return
     if "present" in check:
         fields.mark_read((key,))
         if key not in fields.config:
