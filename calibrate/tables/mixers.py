@@ -159,8 +159,10 @@ def _scan_prefill(gdn: Achievable, widest: Achievable) -> Achievable:
         compute_fraction=per_cycle / BF16_FLOPS_PER_CYCLE[gdn.architecture],
         log_std=widest.log_std,
         num_rows=0,
-        source=f"derived: 16 exponentials per SM and cycle (CUDA C++ Programming Guide); memory_fraction and latency: {gdn.source}",
-        note="no timings of Mamba-1 scans: bound by exponentials, one per element of the state and token; spread is the FP8 GEMM's",
+        source="derived: 16 exponentials per SM and cycle (CUDA C++ Programming Guide); "
+        f"memory_fraction and latency: {gdn.source}",
+        note="no timings of Mamba-1 scans: bound by exponentials, one per element of the state and token; "
+        "spread is the FP8 GEMM's",
         flag=f"scan_prefill on {gdn.architecture}: derived: no timings of Mamba-1 scans, bound by exponentials",
     )
 

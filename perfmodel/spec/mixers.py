@@ -128,6 +128,15 @@ class BlockIndexer(Spec):
         return self
 
 
+class RelativeBias(Spec):
+    """A learned bias of attention scores by distance (Inkling): each head of a query mixes ``rank`` profiles."""
+
+    rank: Count
+    """Profiles, and values per query head that weigh them."""
+    extent: Count
+    """Distances, in tokens, that a profile covers; beyond there is no bias."""
+
+
 class Gqa(Spec):
     """Grouped-query attention; multi-head attention where ``num_kv_heads`` = ``num_heads``."""
 
@@ -163,6 +172,10 @@ class Gqa(Spec):
     """Whether values are the keys before their norm and rotation: no projection of their own (Gemma 4)."""
     sinks: bool = False
     """Whether each head has one learned attention sink (GPT-OSS)."""
+    kv_conv: Count | None = None
+    """Taps of causal convolutions along the keys and along the values (Inkling); None: there are none."""
+    relative: RelativeBias | None = None
+    """Bias of the scores by distance, in place of a rotary embedding; None: none."""
     indexer: BlockIndexer | None = None
     """What selects the blocks that a query attends to; None: it attends to all that it sees."""
 
