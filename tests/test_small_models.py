@@ -135,7 +135,7 @@ def read_small(name: str) -> Model:
 
 
 def left_out(name: str, model: Model) -> int:
-    """Vectors and scalars that transformers has and no formula counts (test_families.LEFT_OUT, and selection biases)."""
+    """Vectors and scalars that no formula counts (test_families.LEFT_OUT), and selection biases."""
     experts = sum(run.count * run.moe.num_experts for run in model.layers if run.moe)
     routers = sum(run.count for run in model.layers if run.moe)
     known = {"muse_spark": routers * (model.moe.latent_size or 0) if model.moe else 0, "mistral_large4": 4}
@@ -189,8 +189,8 @@ def test_flops_of_projections_equal_two_per_weight_and_token(
 
 @pytest.mark.parametrize("name", one_of_each_family())
 def test_flops_of_softmax_cores_equal_the_closed_form(name: str, theirs: dict[str, dict[str, Any]]) -> None:
-    """2 S^2 heads (query width + value width), full square; an index branch scores 2 S^2 heads (width + 1), the sum over
-    heads included. Recurrences and compressed attention are written otherwise there (test_mixers.py has them).
+    """2 S^2 heads (query width + value width), full square; an index branch scores 2 S^2 heads (width + 1), the sum
+    over heads included. Recurrences and compressed attention are written otherwise there (test_mixers.py has them).
     """
     model, own = read_small(name), theirs[name]
     per_pair = 0

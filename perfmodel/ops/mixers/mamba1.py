@@ -19,8 +19,8 @@ summed (arXiv 2312.00752, algorithm 2)."""
 
 
 def build(mamba: Mamba1, place: Place) -> Built:
-    """Input and gate in one product; convolution; from it time step, B and C; time steps of all channels; scan with skip
-    and gate; output. Every GPU needs all of B and C, to which each GPU's channels add: they are summed over the group.
+    """Input and gate in one product; convolution; from it time step, B and C; time steps of all channels; scan with
+    skip and gate; output. Every GPU needs all of B and C, to which each GPU's channels add: they are summed over the group.
     """
     width, step_and_bc = mamba.width // place.tp, mamba.step_rank + 2 * mamba.state_size
     pre = [
@@ -58,8 +58,8 @@ def kept(mamba: Mamba1, precision: Precision, tp: int) -> Kept:
 
 
 def _scan(mamba: Mamba1, group: Group, place: Place) -> Op:
-    """The recurrence: SCAN_FLOPS per element of the state and token. Bytes: input, gate and time step of each channel, B
-    and C, the output; the state read once and written per new token (of a prompt once).
+    """The recurrence: SCAN_FLOPS per element of the state and token. Bytes: input, gate and time step of each channel,
+    B and C, the output; the state read once and written per new token (of a prompt once).
     """
     tp, precision, decode = place.tp, place.precision, group.kind == "decode"
     tokens, requests, width = group.tokens * tp, group.requests * tp, mamba.width // tp

@@ -64,13 +64,20 @@ class Family(Spec):
 
 
 def names() -> tuple[str, ...]:
-    """All files, bases included."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    """All families' files, bases included."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "refused"))
 
 
 def listed() -> tuple[str, ...]:
     """Files that read model types of their own."""
     return tuple(sorted(set(_index()[0].values())))
+
+
+@cache
+def refused() -> Mapping[str, Mapping[str, str]]:
+    """Model types that are known and not modelled -> ``title``, what they have (``has``) and what they would need."""
+    found: Mapping[str, Mapping[str, str]] = read_document(FOLDER / "refused.yaml")["refused"]
+    return found
 
 
 def model_types() -> tuple[str, ...]:
