@@ -20,7 +20,7 @@ summed (arXiv 2312.00752, algorithm 2)."""
 
 def build(mamba: Mamba1, place: Place) -> Built:
     """Input and gate in one product; convolution; from it time step, B and C; time steps of all channels; scan with
-    skip and gate; output. Every GPU needs all of B and C, to which each GPU's channels add: they are summed over the group.
+    skip and gate; output. Every GPU needs all of B and C, to which each GPU adds: they are summed over the group.
     """
     width, step_and_bc = mamba.width // place.tp, mamba.step_rank + 2 * mamba.state_size
     pre = [
