@@ -35,8 +35,9 @@ from perfmodel.spec.models.keys import ALIASES
 from perfmodel.spec.models.kinds import KINDS, NONE
 from perfmodel.spec.models.patterns import names_in
 from perfmodel.spec.models.reader import read_config
+from perfmodel.spec.models.wrappers import language_model
 from perfmodel.spec.plain_yaml import parse_plain
-from perfmodel.step import step_segments
+from perfmodel.step import predict_steps, step_segments
 
 RECORDED = Path(__file__).parent / "data" / "model_configs.json.gz"
 REFUSED = {
@@ -359,3 +360,144 @@ def test_a_compressed_query_costs_what_it_weighs() -> None:
     assert "attention0.q_b" in names
     weights = layer_weights(layer, found.model.hidden_size)
     assert sum(names.values()) == pytest.approx(2 * 3 * (weights.total - weights.vectors))
+
+
+# --- broken family files -----------------------------------------------------------------------
+
+DOCUMENTS = {path.stem: parse_plain(path.read_text()) for path in sorted(families.FOLDER.glob("*.yaml"))}
+
+
+@st.composite
+def broken_files(draw: st.DrawFn) -> tuple[str, str, tuple[str, ...], Any]:
+    """Name of a config, a file that its reading rests on, a key of it at any depth, and what stands there instead."""
+    name = draw(st.sampled_from(READABLE))
+    file = read_config(recorded()[name]["config"], name=name).family.name
+    if draw(st.booleans()) and "base" in DOCUMENTS[file]:
+        file = str(DOCUMENTS[file]["base"])
+    path = draw(st.sampled_from(sorted(paths(DOCUMENTS[file]))))
+    words = st.sampled_from(
+        [*WORDS, "", "x", "hidden_size", "hidden_size * ", "| 1", "a[", "a[x]", "layer_types[]"]
+    )
+    value = draw(
+        st.one_of(words, st.sampled_from([None, -1, 0, 3, math.nan, 1e30, [], [1], {}, {"a": 1}, True]))
+    )
+    return name, file, path, value
+
+
+WORDS = [
+    "like",
+    "full",
+    "kind",
+    "mla",
+    "hidden_size + vocab_size",
+    "num_hidden_layers / 7",
+    "kv_lora_rank // 0",
+]
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """A line for each key, of which those that name model types are read as text."""
+    lines = []
+    for key, value in document.items():
+        named = key in ("model_types", "architectures") and isinstance(value, list)
+        lines.append(f"{key}: [{', '.join(map(str, value))}]" if named else f"{key}: {json.dumps(value)}")
+    return "\n".join(lines)
+
+
+def read_with(folder: Path, name: str, file: str, document: Any) -> str | None:
+    """The message of the error that a config's reading raises where one family's file is another."""
+    (folder / f"{file}.yaml").write_text(as_yaml(document))
+    caches = (families.family, families._index, families.refused)
+    for one in caches:
+        one.cache_clear()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(families, "FOLDER", folder)
+            return complaint(recorded()[name]["config"])
+    finally:
+        (folder / f"{file}.yaml").write_text(as_yaml(DOCUMENTS[file]))
+        for one in caches:
+            one.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("families")
+    for file, document in DOCUMENTS.items():
+        (folder / f"{file}.yaml").write_text(as_yaml(document))
+    return folder
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=broken_files())
+def test_a_broken_familys_file_gives_a_model_or_one_line(
+    files: Path, case: tuple[str, str, tuple[str, ...], Any]
+) -> None:
+    """Whatever stands in a file: a model, or an error of ours that says of which family or key; never a traceback."""
+    name, file, path, value = case
+    *above, last = path
+    document = json.loads(json.dumps(DOCUMENTS[file]))
+    inner = document
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    message = read_with(files, name, file, document)
+    assert message is None or ("\n" not in message and len(message) < 2000)
+
+
+# --- overrides, and what a step makes of them ---------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3.5-397B-A17B", "LongCat-Flash-Omni(stub)", "glm4v_moe"])
+def test_an_override_reaches_a_wrapped_language_model(tmp_path: Path, name: str) -> None:
+    assert overridden(tmp_path, name, "vocab_size", 1024) is None
+    message = overridden(tmp_path, name, "max_positions", 1024)
+    assert message is not None
+    assert "model.max_positions = 1024: nothing reads this key" in message
+
+
+BY_FAMILY = {
+    read_config(recorded()[name]["config"], name=name).family.name: name for name in reversed(READABLE)
+}
+
+
+def overridden(folder: Path, name: str, key: str, value: Any) -> str | None:
+    """What is said of a scenario whose model is a recorded config with one key over it; None: its step has a time."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(recorded()[name]["config"]))
+    document = {
+        "model": {"base": str(path), key: value},
+        "cluster": "h200-ib",
+        "calibration": "",
+        "deployment": {"engine": "sglang", "attention_tp": 1, "moe_tp": 1, "ep": 1, "overlap": "sequential"}
+        | {"batch_per_gpu": 2, "context_tokens": 100},
+    }
+    try:
+        assert float(predict_steps(build_scenario(document)).step_time_s.ravel()[0]) > 0
+    except PerfModelError as error:
+        return str(error)
+    return None
+
+
+@st.composite
+def overrides(draw: st.DrawFn) -> tuple[str, str, Any]:
+    """Name of a config of any family, a key of its language model, and a value."""
+    name = draw(st.sampled_from(sorted(BY_FAMILY.values())))
+    config = language_model(recorded()[name]["config"])
+    plain = sorted(key for key, value in config.items() if isinstance(value, int | float | str))
+    small = st.integers(-1, 300).filter(lambda n: n != 0)
+    return name, draw(st.sampled_from(plain)), draw(st.one_of(small, st.sampled_from(MUTATIONS)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=overrides())
+def test_any_override_of_a_model_gives_a_step_or_names_its_key(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[str, str, Any]
+) -> None:
+    name, key, value = case
+    message = overridden(tmp_path_factory.getbasetemp(), name, key, value)
+    if message and "memory" not in message:
+        same = next((names for names in ALIASES.values() if key in names), (key,))
+        implied = ("intermediate_size",) if key in MAKES_DENSE else ()
+        allowed = (*same, *implied, "model_type", "quantization_config", "deployment", "layers", "heads")
+        assert any(one in message for one in allowed), message

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from perfmodel.errors import DataError
 from perfmodel.spec.base import Spec
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.models.grammar import check
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "families"
 COMMON = "common"
@@ -107,13 +108,20 @@ def family(name: str) -> Family:
     document = _document(name, 0)
     document["name"] = name
     for parts in ("attentions", "ffns"):
+        named = document.get(parts)
+        if not isinstance(named, Mapping) or not all(isinstance(one, Mapping) for one in named.values()):
+            raise DataError(
+                f"data/families/{name}.yaml: {parts} = {named!r:.60} must be a mapping of parts, each a mapping"
+            )
         document[parts] = {one: _like(document[parts], one, 0) for one in document.get(parts, {})}
     try:
-        return Family.model_validate(document)
+        found = Family.model_validate(document)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise DataError(f"data/families/{name}.yaml: {where}: {problem['msg']}") from error
+    check(found)
+    return found
 
 
 @cache
@@ -151,7 +159,7 @@ def _like(parts: Mapping[str, Any], name: str, depth: int) -> dict[str, Any]:
     other = own.pop("like", None)
     if other is None:
         return own
-    if depth > MAX_BASES or other not in parts:
+    if depth > MAX_BASES or not isinstance(other, str) or other not in parts:
         raise DataError(f"data/families: {name} is like {other!r}, which is none of {', '.join(parts)}")
     return _merged(_like(parts, str(other), depth + 1), own)
 

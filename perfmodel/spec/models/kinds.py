@@ -65,11 +65,11 @@ def build(
         info = cls.model_fields.get(name)
         if info is None:
             raise DataError(f"family of {fields.model_type}: {cls.__name__} has no field {name}")
-        inner = _spec_of(info)
+        inner = spec_of(info)
         if inner is not None and isinstance(rule, Mapping) and not {"of", "stated"} & set(rule):
             values[name] = build(inner, rule, fields, layer)
             continue
-        value = evaluate(rule, fields, _target(name, info, layer))
+        value = evaluate(rule, fields, target_of(name, info, layer))
         if value is None and not _optional(info):
             continue
         values[name] = value
@@ -96,7 +96,7 @@ def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields, l
     return text
 
 
-def _target(name: str, info: FieldInfo, layer: int | None) -> Target:
+def target_of(name: str, info: FieldInfo, layer: int | None) -> Target:
     """What a value of this field must be, from its annotation."""
     base, metadata = _plain(info.annotation)
     metadata = (*info.metadata, *metadata)
@@ -142,7 +142,7 @@ def _optional(info: FieldInfo) -> bool:
     return type(None) in get_args(info.annotation)
 
 
-def _spec_of(info: FieldInfo) -> type[Spec] | None:
+def spec_of(info: FieldInfo) -> type[Spec] | None:
     """The class of a field that holds a part of its own."""
     base, _ = _plain(info.annotation)
     return base if isinstance(base, type) and issubclass(base, Spec) else None

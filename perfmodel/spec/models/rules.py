@@ -115,14 +115,14 @@ def _stated(rule: Mapping[str, Any], fields: Fields, layer: int | None) -> bool 
     if items is None:
         return None
     if layer is None or layer >= len(items):
-        raise fields.wrong(fields.alias(key), items, f"a list with an item for position {layer}")
+        raise _short(key, items, layer, fields)
     return Fields({key: items[layer]}, fields.model_type).scalar(key)
 
 
 def keys_of(rule: Any) -> tuple[str, ...]:
     """The config's keys that a rule, or a mapping of rules, may read, in order of appearance."""
     if isinstance(rule, str):
-        return tuple(match["key"] for terms in _parsed(rule) for term in terms for match, _ in term if match)
+        return tuple(match["key"] for terms in parsed(rule) for term in terms for match, _ in term if match)
     if not isinstance(rule, Mapping):
         return ()
     own = tuple(str(rule[name]).removesuffix("[]") for name in ("of", "stated", "items") if name in rule)
@@ -132,7 +132,7 @@ def keys_of(rule: Any) -> tuple[str, ...]:
 
 
 @cache
-def _parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ...], ...], ...]:
+def parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ...], ...], ...]:
     """Alternatives -> terms of a sum -> factors, each a key or (None, literal); a divisor begins with "/"."""
     alternatives = []
     for part in text.split("|"):
@@ -150,7 +150,7 @@ def _parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ..
 
 
 def _expression(text: str, fields: Fields, target: Target) -> Any:
-    alternatives = _parsed(text)
+    alternatives = parsed(text)
     for key in keys_of(text):
         fields.mark_read((key,))
     for terms in alternatives:
@@ -176,6 +176,10 @@ def _alternative(
         for match, text in term:
             value = _factor(match, text.lstrip("/"), fields, inner)
             if text.startswith("/"):
+                if not value:
+                    raise fields.wrong(
+                        str(match and match["key"]), value, "above 0: another key is divided by it"
+                    )
                 if product % value and not text.startswith("//"):
                     keys = " * ".join(str(m and m["key"]) for m, t in term if not t.startswith("/"))
                     divisor = f"{match['key']} = {value}" if match else str(value)
@@ -211,8 +215,17 @@ def _item(key: str, position: int | None, fields: Fields, target: Target) -> Any
         return fields.integer(key, low=target.low, high=target.high)
     items = fields.items(key) or []
     if position is None or position >= len(items):
-        raise fields.wrong(fields.alias(key), items, f"a list with an item for position {position}")
+        raise _short(key, items, position, fields)
     inner = Fields({key: items[position]}, fields.model_type)
     if items[position] is None:
         raise fields.wrong(fields.alias(key), items, f"a list with a number at position {position}")
     return _factor(TERM.fullmatch(key), key, inner, target)
+
+
+def _short(key: str, items: list[Any], position: int | None, fields: Fields) -> SpecError:
+    """The error for a list that ends before a layer's position."""
+    return fields.wrong(
+        fields.alias(key),
+        items,
+        f"a list with an item for position {position}, as {fields.counted_by} demands",
+    )
