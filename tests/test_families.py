@@ -237,6 +237,8 @@ def cache_and_state(name: str) -> tuple[int, int]:
         ("Qwen/Qwen3.5-397B-A17B", 15 * 2 * 2 * 256 * 2, 0),
         ("moonshotai/Kimi-K3", 24 * 1152, 0),
         ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 6 * 2 * 2 * 128 * 2, 0),
+        ("MiniMaxAI/MiniMax-M3", 60 * 2 * 4 * 128 * 2, 57 * 132),
+        ("mistral_large4", 54 * 1152 + 18 * 1024, 72 * 132),
     ],
 )
 def test_bytes_per_token(name: str, cache: int, index: int) -> None:
@@ -251,6 +253,8 @@ def test_bytes_per_token(name: str, cache: int, index: int) -> None:
         ("stepfun-ai/Step-3.7-Flash", 12 * 4096, 33 * 4096 * 512 / 1e6),
         ("XiaomiMiMo/MiMo-V2-Flash", 23_040, 39 * 8 * 320 * 2 * 128 / 1e6),
         ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 6_144, 23 * 64 * 64 * 128 * 2 / 1e6),
+        ("inkling_mm_model", 11 * 2 * 8 * 128 * 2, 55 * 512 * 2 * 16 * 128 * 2 / 1e6),
+        ("jamba", 4 * 2 * 8 * 128 * 2, 28 * 8192 * (16 + 3) * 2 / 1e6),
     ],
 )
 def test_bytes_that_grow_and_bytes_per_request(name: str, growing: int, megabytes: float) -> None:
