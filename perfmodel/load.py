@@ -22,6 +22,7 @@ from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
+from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_file, is_folder, printable, resolved
 from perfmodel.spec.routing_files import READERS
 from perfmodel.spec.scenario import Scenario
@@ -317,6 +318,7 @@ def read_file(path: Path, keys: Mapping[str, Any]) -> Reading:
         path = path / "config.json"
     name = printable(path.stem if path.stem != "config" else (resolved(path).parent.name or "model"))
     own, quantised = read_document(path, infinite=True), _beside(path)
+    own = beneath(own, keys)
     refuse_unread(keys, own, lambda one: read_config(one, name=name, beside=quantised).model)
     config = own | dict(keys)
     try:

@@ -10,8 +10,10 @@ from perfmodel.spec.mixers import (
     Indexer,
     Kda,
     Lightning,
+    Mamba1,
     Mamba2,
     Mla,
+    RelativeBias,
     ShortConv,
 )
 from perfmodel.spec.model import HyperConnections, Layer, Model, Moe
@@ -147,6 +149,8 @@ def mixers(draw, heads=8, chunked=True):
         sink_tokens=draw(st.integers(0, top // 2)),
         pool=draw(_odd(4)),
         key_norm=draw(st.sampled_from(["layer", "rms"])),
+        query_norm=draw(st.booleans()),
+        scaled_queries=draw(st.booleans()),
     )
     window = draw(st.sampled_from([None, 1, 5, 128, 4096]))
     gate = draw(st.sampled_from(["none", "per-head", "per-element"]))
@@ -163,6 +167,7 @@ def mixers(draw, heads=8, chunked=True):
                 sliding_window=None if sparse else window,
                 output_gate=gate,
                 sinks=draw(st.booleans()),
+                scaled_queries=draw(st.booleans()),
                 indexer=indexer if sparse else None,
             )
         case "gqa":
@@ -176,6 +181,8 @@ def mixers(draw, heads=8, chunked=True):
                 sliding_window=None if sparse else window,
                 chunked=chunked and not sparse and window is not None and draw(st.booleans()),
                 output_gate=gate,
+                kv_conv=draw(st.sampled_from([None, 1, 4])),
+                relative=draw(st.sampled_from([None, RelativeBias(rank=3, extent=40)])),
                 indexer=BlockIndexer(
                     num_heads=draw(_odd(4)), head_dim=width, block_tokens=draw(_odd(128)), top_blocks=blocks
                 )
@@ -214,6 +221,14 @@ def mixers(draw, heads=8, chunked=True):
             )
         case "lightning":
             return Lightning(num_heads=many, head_dim=width)
+        case "mamba1":
+            return Mamba1(
+                width=heads * draw(_odd(100)),
+                state_size=draw(_odd(130)),
+                step_rank=draw(_odd(40)),
+                conv_kernel=taps,
+                norms=draw(st.booleans()),
+            )
         case "mamba2":
             groups = draw(st.sampled_from([1, heads, many]))
             return Mamba2(
@@ -227,7 +242,7 @@ def mixers(draw, heads=8, chunked=True):
             return ShortConv(width=heads * draw(_odd(100)), conv_kernel=taps)
 
 
-KINDS = ("mla", "gqa", "compressed", "gated_delta_net", "kda", "lightning", "mamba2", "short_conv")
+KINDS = ("mla", "gqa", "compressed", "gated_delta_net", "kda", "lightning", "mamba1", "mamba2", "short_conv")
 
 
 @st.composite
@@ -246,6 +261,7 @@ def models(draw, chunked=True):
             latent_size=draw(st.sampled_from([None, 24])),
             latent_norm=draw(st.booleans()),
             shared_ffn_size=draw(st.sampled_from([0, 8])),
+            scores_shared=draw(st.sampled_from([0, 2])),
         )
         runs.append(
             Layer(
@@ -256,7 +272,9 @@ def models(draw, chunked=True):
                 dense_activation=draw(st.sampled_from(["swiglu", "relu2"])),
                 moe=moe if ffn == "moe" else None,
                 sandwich_norms=draw(st.booleans()),
+                output_convs=draw(st.sampled_from([None, None, 1, 4])),
             )
         )
     streams = draw(st.sampled_from([None, HyperConnections(num_streams=2, mixes_streams=False)]))
-    return model("odd", draw(st.sampled_from([32, 200])), *runs, vocab=64, hyper_connections=streams)
+    own = {"hyper_connections": streams, "embedding_norm": draw(st.booleans())}
+    return model("odd", draw(st.sampled_from([32, 200])), *runs, vocab=64, **own)

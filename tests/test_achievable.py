@@ -93,6 +93,7 @@ def test_every_kernel_class_has_an_answer_on_every_architecture():
         *mixers.LIKE,
         "mla_sparse_decode",
         "mla_sparse_prefill",
+        "scan_prefill",
     }
     assert {row.kernel for row in table().values()} == kernels
     for kernel in kernels:

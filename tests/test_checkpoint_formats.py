@@ -10,6 +10,7 @@ from test_families import recorded
 from perfmodel.errors import PerfModelError, UnsupportedError
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.memory import weight_bytes
+from perfmodel.ops.mixers.mixer import mixer_kept
 from perfmodel.spec.checkpoint import Formats
 from perfmodel.spec.models.reader import read_config
 from perfmodel.spec.scenario import Scenario
@@ -19,7 +20,9 @@ from perfmodel.step import predict_steps
 def formats(name: str) -> dict[str, Any]:
     entry = recorded()[name]
     found = read_config(entry["config"], name=name, beside=entry.get("hf_quant_config")).model.formats
-    return {key: value for key, value in found.model_dump().items() if value and value != "bf16"}
+    return {
+        key: value for key, value in found.model_dump(exclude={"state"}).items() if value and value != "bf16"
+    }
 
 
 FP8 = dict.fromkeys(("linear", "attention_output", "dense", "experts", "shared"), "fp8")
@@ -123,6 +126,42 @@ def test_three_checkpoints_of_a_model_have_three_sizes_and_three_times(tmp_path:
     times = [float(predict_steps(one).step_time_s[0]) for one in found]
     assert times[0] > 1.1 * times[1] > 1.2 * times[2]
     assert [one.deployment.precision.kv_cache for one in found] == ["bf16", "bf16", "fp8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "stated", "state"),
+    [
+        ("qwen3_next", "vllm", {}, "bf16"),
+        ("qwen3_next", "sglang", {}, "fp32"),
+        ("qwen3_next", "vllm", {"precision": {"state": "fp32"}}, "fp32"),
+        ("Qwen/Qwen3.5-35B-A3B", "vllm", {}, "fp32"),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "sglang", {}, "fp32"),
+        ("kimi_linear", "vllm", {}, "fp32"),
+        ("jamba", "vllm", {}, "bf16"),
+    ],
+)
+def test_states_are_kept_as_the_config_says_or_else_the_engine(
+    tmp_path: Path, name: str, engine: str, stated: dict[str, Any], state: str
+) -> None:
+    found = scenario(tmp_path, name, {"engine": engine, "attention_tp": 2, "ep": 1, "moe_tp": 2} | stated)
+    assert found.deployment.precision.state == state
+    other = found.deployment.precision.model_copy(update={"state": {"bf16": "fp32", "fp32": "bf16"}[state]})
+    kept, otherwise = (
+        sum(
+            run.count * run.num_mixers * mixer_kept(run.attention, one, 2, indexes=False).state_bytes
+            for run in found.model.layers
+            if run.attention
+        )
+        for one in (found.deployment.precision, other)
+    )
+    assert (kept > otherwise) == (state == "fp32")
+
+
+def test_a_state_format_that_there_is_not_is_named() -> None:
+    config = recorded()["Qwen/Qwen3.5-35B-A3B"]["config"]
+    text = {**config["text_config"], "mamba_ssm_dtype": "float8"}
+    with pytest.raises(PerfModelError, match="mamba_ssm_dtype = 'float8' must be one of float32, bfloat16"):
+        read_config({**config, "text_config": text}, name="x")
 
 
 def test_a_config_without_quantization_is_bf16_and_sends_bf16(tmp_path: Path) -> None:

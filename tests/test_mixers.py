@@ -39,8 +39,10 @@ from perfmodel.spec.mixers import (
     Indexer,
     Kda,
     Lightning,
+    Mamba1,
     Mamba2,
     Mla,
+    RelativeBias,
     ShortConv,
 )
 from perfmodel.spec.model import HyperConnections, Layer, Moe
@@ -133,6 +135,63 @@ MODULES = {
             "conv_kernel": 4,
         },
         Mamba2(num_heads=8, head_dim=32, num_groups=2, state_size=16),
+    ),
+    "mamba1": (
+        ("jamba", "JambaMambaMixer", "JambaConfig", 0),
+        {
+            "hidden_size": 256,
+            "mamba_expand": 2,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 24,
+            "mamba_d_conv": 4,
+            "use_mamba_kernels": False,
+        },
+        Mamba1(width=512, state_size=8, step_rank=24, norms=True),
+    ),
+    "convolved gqa with a bias by distance": (
+        ("inkling", "InklingAttention", "InklingTextConfig", 0),
+        {
+            "hidden_size": 256,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "d_rel": 6,
+            "rel_extent": 100,
+            "num_hidden_layers": 1,
+            "layer_types": ["hybrid"],
+        },
+        Gqa(
+            num_heads=8,
+            num_kv_heads=2,
+            head_dim=64,
+            qk_norm=True,
+            kv_conv=4,
+            relative=RelativeBias(rank=6, extent=100),
+        ),
+    ),
+    "dsa with queries from the input": (
+        ("mistral_large4", "MistralLarge4TextAttention", "MistralLarge4TextConfig", 3),
+        {
+            "hidden_size": 256,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "kv_lora_rank": 48,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 24,
+            "index_n_heads": 6,
+            "index_head_dim": 40,
+            "num_hidden_layers": 4,
+        },
+        Mla(
+            num_heads=8,
+            kv_lora_rank=48,
+            qk_nope_head_dim=48,
+            qk_rope_head_dim=0,
+            v_head_dim=24,
+            scaled_queries=True,
+            indexer=Indexer(num_heads=6, head_dim=40, top_k=64, query_norm=True, scaled_queries=True),
+        ),
     ),
     "short conv": (
         ("lfm2_moe", "Lfm2MoeShortConv", "Lfm2MoeConfig", 0),
@@ -265,7 +324,7 @@ MODULES = {
     },
 }
 """Name -> (module, class, config class, layer index), keys of its config, and ours of the same sizes."""
-RUN = {"gdn": 256, "kda": 256, "mamba2": 256, "short conv": 256}
+RUN = {"gdn": 256, "kda": 256, "mamba1": 256, "mamba2": 256, "short conv": 256}
 """Those that run on hidden states alone -> tokens."""
 
 

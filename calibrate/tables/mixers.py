@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from calibrate.tables import measured
 from perfmodel.kernels.achievable import Achievable
+from perfmodel.ops.mixers.mamba1 import SCAN_FLOPS
 from perfmodel.spec import catalogue
 
 PACKAGE = "PyPI package aisimulate 0.13.0.dev202610270000000085"
@@ -65,10 +66,16 @@ LIKE = {
     "hca_prefill": "mla_sparse_prefill",
     "lightning_decode": "gdn_decode",
     "lightning_prefill": "kda_prefill",
+    "scan_decode": "gdn_decode",
     "ssm_decode": "gdn_decode",
     "ssm_prefill": "kda_prefill",
 }
 """Kernel that has no row here -> the one whose figures stand for it."""
+EXPONENTIALS_PER_CYCLE = 16
+"""Of one SM, of compute capability 8.0, 9.0 and 10.0 (CUDA C++ Programming Guide, throughput of native arithmetic
+instructions)."""
+BF16_FLOPS_PER_CYCLE = {"hopper": 4096, "blackwell": 8192}
+"""Of one SM, dense: 989 TFLOP/s over 132 SMs at 1.83 GHz, 2,250 over 148 at 1.85."""
 GPUS = {"hopper": "h800-sxm", "blackwell": "b200-sxm"}
 """GPU for which FlashMLA's README states what its sparse decode core reaches."""
 SPARSE_DECODE_FORMAT = {"h800-sxm": "fp8 kv, bf16 mma", "b200-sxm": "fp8 kv"}
@@ -83,6 +90,10 @@ def mixer_rows(known: dict[tuple[str, str, str], Achievable]) -> list[Achievable
     for architecture in GPUS:
         _add(rows, _sparse_decode(rows["mla_decode", "bf16", architecture]))
         _add(rows, _sparse_prefill(rows["gemm", "bf16", architecture]))
+    for architecture in BF16_FLOPS_PER_CYCLE:
+        _add(
+            rows, _scan_prefill(rows["gdn_prefill", "bf16", architecture], rows["gemm", "fp8", architecture])
+        )
     scores = [row for row in rows.values() if row.kernel == "index_logits"]
     for row in scores:
         _add(rows, _like(row, "index_logits", "bf16", "no timings of BF16 index keys: FP8's fractions"))
@@ -136,6 +147,23 @@ def _sparse_prefill(gemm: Achievable) -> Achievable:
         source=f"measured: {PACKAGE}, sglang 0.5.14 glm5_dsa_attn",
         note="median of the table's longest quarter; memory fraction, latency and spread are the BF16 GEMM's",
         flag=f"mla_sparse_prefill on {gemm.architecture}: derived: one table's median, not a fit",
+    )
+
+
+def _scan_prefill(gdn: Achievable, widest: Achievable) -> Achievable:
+    """A scan takes one exponential per SCAN_FLOPS operations, and an SM makes few of them."""
+    per_cycle = SCAN_FLOPS * EXPONENTIALS_PER_CYCLE
+    return replace(
+        gdn,
+        kernel="scan_prefill",
+        compute_fraction=per_cycle / BF16_FLOPS_PER_CYCLE[gdn.architecture],
+        log_std=widest.log_std,
+        num_rows=0,
+        source="derived: 16 exponentials per SM and cycle (CUDA C++ Programming Guide); "
+        f"memory_fraction and latency: {gdn.source}",
+        note="no timings of Mamba-1 scans: bound by exponentials, one per element of the state and token; "
+        "spread is the FP8 GEMM's",
+        flag=f"scan_prefill on {gdn.architecture}: derived: no timings of Mamba-1 scans, bound by exponentials",
     )
 
 

@@ -41,6 +41,8 @@ def with_checkpoint(deployment: Mapping[str, Any], formats: Formats) -> tuple[di
                 filled[other] = _known(other, getattr(formats, other), notes)
     if formats.kv_cache:
         filled["kv_cache"] = formats.kv_cache
+    if formats.state:
+        filled["state"] = formats.state
     if filled.get("experts") == "bf16":
         filled["dispatch"] = "bf16"
     return {**deployment, "precision": {**filled, **stated}}, [*notes, *_differing(stated, formats)]

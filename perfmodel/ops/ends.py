@@ -30,6 +30,8 @@ def embedding_ops(work: Work, scenario: Scenario) -> tuple[Op, ...]:
                 dtype=dtype,
             )
         )
+    if model.embedding_norm:
+        ops.append(norm("embedding.norm", tokens=tokens, width=model.hidden_size, dtype=dtype))
     return tuple(ops)
 
 

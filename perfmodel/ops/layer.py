@@ -6,8 +6,9 @@ from perfmodel.numeric import Num
 from perfmodel.ops import hyper
 from perfmodel.ops.build import inside_reduce, memory_bound, norm
 from perfmodel.ops.ffn import dense_ffn_ops
-from perfmodel.ops.mixers.base import MixerOps
+from perfmodel.ops.mixers.base import MixerOps, Place
 from perfmodel.ops.mixers.mixer import mixer_ops
+from perfmodel.ops.mixers.state import conv_ops
 from perfmodel.ops.moe import MoeOps, moe_ops
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.work import Work
@@ -79,6 +80,8 @@ def layer_ops(layer: Layer, work: Work, scenario: Scenario) -> LayerOps:
         moe=moe_ops(layer.moe, work.tokens, scenario) if layer.moe else None,
         join=(_join(own_tokens, hidden, deployment),) if layer.shortcut else (),
     )
+    if layer.output_convs:
+        ops = _with_convolutions(ops, layer.output_convs, work, scenario)
     if layer.sandwich_norms:
         ops = _with_norms_behind(ops, own_tokens, hidden, deployment)
     return _with_streams(ops, own_tokens, scenario) if scenario.model.hyper_connections else ops
@@ -104,6 +107,17 @@ def _with_norms_behind(ops: LayerOps, tokens: Num, hidden: int, deployment: Depl
         norm(f"{name}.norm_behind", tokens=tokens, width=hidden, dtype=dtype) for name in ("attention", "ffn")
     )
     return _behind(ops, (mixer,), (ffn,))
+
+
+def _with_convolutions(ops: LayerOps, taps: int, work: Work, scenario: Scenario) -> LayerOps:
+    """The layer with a convolution behind each part, over the tokens that this GPU has of the residual stream."""
+    deployment, hidden = scenario.deployment, scenario.model.hidden_size
+    shared = deployment.attention_tp if deployment.replicated else 1
+    mixer, ffn = (
+        tuple(conv_ops(Place(work, shared, deployment.precision, hidden, name), channels=hidden, taps=taps))
+        for name in ("attention.behind", "ffn.behind")
+    )
+    return _behind(ops, mixer, ffn)
 
 
 def _with_streams(ops: LayerOps, tokens: Num, scenario: Scenario) -> LayerOps:

@@ -15,15 +15,15 @@ from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.ops.communication import low_latency_buffer_bytes
 from perfmodel.ops.hyper import WEIGHT_BYTES
 from perfmodel.ops.mixers.base import Kept
-from perfmodel.ops.mixers.mixer import mixer_kept
 from perfmodel.ops.parameters import (
     expert_parameters,
     ffn_parameters,
     hyper_parameters,
+    kept_of,
     layer_index_weights,
     layer_weights,
-    mixers_of,
     ngram_parameters,
+    output_conv_parameters,
     router_parameters,
     shared_parameters,
 )
@@ -216,8 +216,7 @@ def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
     if model.mtp and deployment.mtp.draft_tokens and deployment.phase != "prefill":
         runs.append(model.mtp.layer)
     for run in runs:
-        for mixer, indexes, times in mixers_of(run):
-            kept = mixer_kept(mixer, deployment.precision, deployment.attention_tp, indexes=indexes)
+        for kept, times in kept_of(run, model.hidden_size, deployment.precision, deployment.attention_tp):
             yield run.count * times, kept
 
 
@@ -310,6 +309,7 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     tp = deployment.attention_tp
     total = layer_weights(layer, hidden).stored_bytes(precision, tp)
     total += layer_index_weights(layer, hidden).stored_bytes(precision, tp)
+    total += output_conv_parameters(layer, hidden) * precision.activation_bytes
     total += (
         layer.num_dense_ffns
         * ffn_parameters(hidden, layer.dense_ffn_size, layer.dense_activation)

@@ -255,7 +255,7 @@ def _grouped(
 
 def _router_ops(moe: Moe, tokens: Num, hidden: int, dtype: str) -> tuple[Op, ...]:
     """Logits over real and zero-computation experts, then selection."""
-    experts = moe.num_experts + moe.num_zero_experts
+    experts = moe.num_experts + moe.num_zero_experts + moe.scores_shared
     return (
         gemm("router.logits", OpClass.ROUTER, m=tokens, n=experts, k=hidden, dtype=dtype),
         memory_bound(

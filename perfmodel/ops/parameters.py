@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from perfmodel.errors import SpecError
 from perfmodel.ops.hyper import head_parameters, site_parameters
-from perfmodel.ops.mixers.base import MixerWeights
+from perfmodel.ops.mixers import state
+from perfmodel.ops.mixers.base import Kept, MixerWeights
 from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
 from perfmodel.routing.activation import moments
 from perfmodel.spec.deployment import Precision
-from perfmodel.spec.mixers import Mixer
 from perfmodel.spec.model import MATRICES, Activation, Layer, Model, Moe
 
 CACHE_TYPES = ("bf16", "fp8")
@@ -30,7 +30,8 @@ class ParameterCounts:
     ngram_embedding: int
     """N-gram embedding tables and their projections to the hidden size."""
     attention: int
-    """Sequence mixers, with their low-rank and per-head norms, biases, sinks, convolutions and decays."""
+    """Sequence mixers, with their low-rank and per-head norms, biases, sinks, convolutions and decays; convolutions
+    behind a layer's parts."""
     dense_ffn: int
     """Dense FFNs."""
     router: int
@@ -75,7 +76,10 @@ def parameter_counts(model: Model) -> ParameterCounts:
     return ParameterCounts(
         embedding=table,
         ngram_embedding=sum(ngram_parameters(model)),
-        attention=sum(run.count * layer_weights(run, hidden).total for run in model.layers),
+        attention=sum(
+            run.count * (layer_weights(run, hidden).total + output_conv_parameters(run, hidden))
+            for run in model.layers
+        ),
         dense_ffn=sum(
             run.count * run.num_dense_ffns * ffn_parameters(hidden, run.dense_ffn_size, run.dense_activation)
             for run in model.layers
@@ -84,7 +88,10 @@ def parameter_counts(model: Model) -> ParameterCounts:
         experts=sum(count * moe.num_experts * expert_parameters(moe, hidden) for count, moe in moes),
         shared_experts=sum(count * shared_parameters(moe, hidden) for count, moe in moes),
         norms=(2 if model.norm_bias else 1)
-        * (hidden + sum(run.count * _norms(run, hidden) for run in model.layers)),
+        * (
+            hidden * (2 if model.embedding_norm else 1)
+            + sum(run.count * _norms(run, hidden) for run in model.layers)
+        ),
         head=0 if model.tied_embeddings else table,
         mtp=mtp_parameters(model),
         indexer=sum(run.count * layer_index_weights(run, hidden).total for run in model.layers),
@@ -247,8 +254,7 @@ def fixed_bytes_per_request(model: Model, dtype: str = "bf16", state: str = "fp3
     precision = Precision(kv_cache=_cache_dtype(dtype), state=state)
     total = 0.0
     for run in model.layers:
-        for mixer, indexes, times in mixers_of(run):
-            kept = mixer_kept(mixer, precision, 1, indexes=indexes)
+        for kept, times in kept_of(run, model.hidden_size, precision, 1):
             windows = sum(one.bytes_per_token * one.most_tokens for one in kept.caches if one.most_tokens)
             total += run.count * times * (kept.state_bytes + kept.fixed_bytes + windows)
     return round(total)
@@ -258,8 +264,7 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
     """Bytes that a token adds; with those that stop at a ``windows`` size, and with index keys."""
     total = 0.0
     for run in model.layers:
-        for mixer, own, times in mixers_of(run):
-            kept = mixer_kept(mixer, precision, 1, indexes=own and indexes)
+        for kept, times in kept_of(run, model.hidden_size, precision, 1, indexes=indexes):
             total += (
                 run.count
                 * times
@@ -268,11 +273,15 @@ def _grown(model: Model, precision: Precision, *, windows: bool, indexes: bool) 
     return total
 
 
-def mixers_of(layer: Layer) -> Iterator[tuple[Mixer, bool, int]]:
-    """Mixers of one layer with an index branch of their own, and those without: (which, whether, how many)."""
-    for indexes, times in ((True, layer.indexers), (False, layer.num_mixers - layer.indexers)):
+def kept_of(
+    layer: Layer, hidden: int, precision: Precision, tp: int, *, indexes: bool = True
+) -> Iterator[tuple[Kept, int]]:
+    """What one layer keeps of a request on one GPU of ``tp``: (what, how many times). ``indexes``: with index keys."""
+    for own, times in ((True, layer.indexers), (False, layer.num_mixers - layer.indexers)):
         if layer.attention and times:
-            yield layer.attention, indexes, times
+            yield mixer_kept(layer.attention, precision, tp, indexes=own and indexes), times
+    if layer.output_convs:
+        yield state.kept(precision, state=0, channels=hidden, taps=layer.output_convs), _parts(layer)
 
 
 def layer_weights(layer: Layer, hidden: int) -> MixerWeights:
@@ -285,6 +294,11 @@ def layer_weights(layer: Layer, hidden: int) -> MixerWeights:
 def layer_index_weights(layer: Layer, hidden: int) -> MixerWeights:
     """Weights of all index branches of one layer."""
     return index_weights(layer.attention, hidden).times(layer.indexers)
+
+
+def output_conv_parameters(layer: Layer, hidden: int) -> int:
+    """Taps of the convolutions behind the parts of one layer."""
+    return _parts(layer) * hidden * (layer.output_convs or 0)
 
 
 def ffn_parameters(hidden: int, size: int, activation: Activation = "swiglu") -> int:
@@ -303,7 +317,8 @@ def router_parameters(moe: Moe, hidden: int) -> int:
     that experts work in, with its norm.
     """
     latent = 2 * hidden * moe.latent_size + _latent_norm(moe) if moe.latent_size else 0
-    return _routed_experts(moe) * (hidden + moe.router_bias) + latent
+    rows = _routed_experts(moe)
+    return rows * (hidden + moe.router_bias) + moe.scores_shared * hidden + latent
 
 
 def shared_parameters(moe: Moe, hidden: int) -> int:

@@ -1,6 +1,6 @@
-"""The table of model families in docs/models.md: ``python -m perfmodel.output.families_markdown``.
+"""The tables of model families in docs/models.md: ``python -m perfmodel.output.families_markdown``.
 
-Prints the table, or with a path writes it between the two markers of that page.
+Prints the first table, or with a path writes both between the markers of that page.
 """
 
 import sys
@@ -11,6 +11,7 @@ from perfmodel.spec.models import families
 from perfmodel.spec.models.families import Family
 from perfmodel.spec.models.patterns import names_in
 
+REFUSED = "<!-- refused: begin -->", "<!-- refused: end -->"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 
 
@@ -24,6 +25,16 @@ def table() -> str:
         own = families.family(name)
         types = ", ".join(f"`{one}`" for one in own.model_types)
         lines.append(f"| {own.title} | {types} | {_mixers(own)} | {_experts(own)} | {own.source} |")
+    return "\n".join(lines)
+
+
+def refused_table() -> str:
+    """One row per model type that is known and not modelled."""
+    lines = ["| models | `model_type` | has | would need |", "|---|---|---|---|"]
+    for name, own in families.refused().items():
+        lines.append(
+            f"| {own['title']} | `{name.replace(' with ', '` with `')}` | {own['has']} | {own['needs']} |"
+        )
     return "\n".join(lines)
 
 
@@ -62,9 +73,11 @@ def _experts(family: Family) -> str:
 
 
 def with_table(page: str) -> str:
-    """A page with the table between its markers."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    """A page with the tables between their markers."""
+    for (begin, end), rows in (((BEGIN, END), table()), (REFUSED, refused_table())):
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{rows}\n{end}{rest.split(end)[1]}"
+    return page
 
 
 def main() -> None:

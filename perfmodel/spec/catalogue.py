@@ -13,6 +13,7 @@ from perfmodel.spec.hardware import Gpu
 from perfmodel.spec.model import Model
 from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import model_from_config
+from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_folder
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -94,7 +95,7 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
         UnsupportedError: an override selects a kind of layer that is not modelled.
     """
     card = entry("models", name)
-    published_config = model_config(name)
+    published_config = beneath(model_config(name), overrides or {})
     refuse_unread(overrides or {}, published_config, lambda one: model_from_config(one, name=name))
     config = published_config | dict(overrides or {})
     expected = card.get("expected_real_experts")

@@ -21,6 +21,8 @@ class Formats(Spec):
     """Shared experts."""
     kv_cache: str | None = None
     """KV cache, where the checkpoint says so (FP8 with calibrated scales); None: the engine decides."""
+    state: str | None = None
+    """States of linear attention and state-space layers, where the config says so; None: the engine decides."""
     method: str = ""
     """How it was quantised, in the config's own words; empty: it was not."""
     published: tuple[str, ...] = ()

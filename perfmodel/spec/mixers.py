@@ -37,6 +37,10 @@ class Indexer(Spec):
     """Tokens per index key: keys of so many tokens are pooled and selected together (GLM-5.3-Flash: 4)."""
     key_norm: Literal["layer", "rms"] = "layer"
     """Norm of the index key: LayerNorm has a weight and a bias per element, RMS norm a weight."""
+    query_norm: bool = False
+    """Whether what its queries are projected from passes a LayerNorm of its own (Mistral-Large-4)."""
+    scaled_queries: bool = False
+    """Whether each head's queries are scaled by a learned line over the logarithm of the position."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Indexer":
@@ -74,6 +78,8 @@ class Mla(Spec):
     """Whether each head has one learned attention sink."""
     rope_norm: bool = False
     """Whether the rotary part of the key passes an RMS norm of its own."""
+    scaled_queries: bool = False
+    """Whether each head's queries are scaled by a learned line over the logarithm of the position (Mistral-Large-4)."""
     indexer: Indexer | None = None
     """What selects the tokens that a query attends to; None: it attends to all that it sees. Its queries are projected
     from the compressed query, or from the layer's input where there is none."""
@@ -122,6 +128,15 @@ class BlockIndexer(Spec):
         return self
 
 
+class RelativeBias(Spec):
+    """A learned bias of attention scores by distance (Inkling): each head of a query mixes ``rank`` profiles."""
+
+    rank: Count
+    """Profiles, and values per query head that weigh them."""
+    extent: Count
+    """Distances, in tokens, that a profile covers; beyond there is no bias."""
+
+
 class Gqa(Spec):
     """Grouped-query attention; multi-head attention where ``num_kv_heads`` = ``num_heads``."""
 
@@ -157,6 +172,10 @@ class Gqa(Spec):
     """Whether values are the keys before their norm and rotation: no projection of their own (Gemma 4)."""
     sinks: bool = False
     """Whether each head has one learned attention sink (GPT-OSS)."""
+    kv_conv: Count | None = None
+    """Taps of causal convolutions along the keys and along the values (Inkling); None: there are none."""
+    relative: RelativeBias | None = None
+    """Bias of the scores by distance, in place of a rotary embedding; None: none."""
     indexer: BlockIndexer | None = None
     """What selects the blocks that a query attends to; None: it attends to all that it sees."""
 
@@ -280,6 +299,26 @@ class Lightning(Spec):
     """Whether queries and keys pass an RMS norm of head_dim weights each."""
 
 
+class Mamba1(Spec):
+    """Mamba (arXiv 2312.00752, Jamba): a state of ``state_size`` and a time step per channel."""
+
+    kind: Literal["mamba1"] = "mamba1"
+    width: Count
+    """Channels."""
+    state_size: Count
+    """Width of B and C, which all channels share, and of a channel's state."""
+    step_rank: Count
+    """Width between the two projections of the time steps."""
+    conv_kernel: Count = 4
+    """Taps of the causal convolution over x."""
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+    bias: bool = False
+    """Whether the first and the last projection have biases."""
+    norms: bool = False
+    """Whether the narrow time step, B and C each pass an RMS norm (Jamba)."""
+
+
 class Mamba2(Spec):
     """Mamba-2 (arXiv 2405.21060): a state of head_dim x state_size per head."""
 
@@ -323,15 +362,15 @@ def divided_parts(mixer: "Mixer") -> tuple[tuple[str, int], ...]:
     """What attention's tensor parallelism must divide: (what, how many)."""
     if isinstance(mixer, GatedDeltaNet):
         return ("key heads", mixer.num_key_heads), ("value heads", mixer.num_value_heads)
-    if isinstance(mixer, ShortConv):
+    if isinstance(mixer, ShortConv | Mamba1):
         return (("channels", mixer.width),)
     return (("attention heads", mixer.num_heads),)
 
 
 Mixer = Annotated[
-    Mla | Gqa | CompressedAttention | GatedDeltaNet | Kda | Lightning | Mamba2 | ShortConv,
+    Mla | Gqa | CompressedAttention | GatedDeltaNet | Kda | Lightning | Mamba1 | Mamba2 | ShortConv,
     Field(discriminator="kind"),
 ]
 """Any of the kinds."""
-StateMixer = GatedDeltaNet | Kda | Lightning | Mamba2 | ShortConv
+StateMixer = GatedDeltaNet | Kda | Lightning | Mamba1 | Mamba2 | ShortConv
 """Kinds that keep a state of fixed size per request and nothing that grows."""

@@ -40,6 +40,8 @@ class Moe(Spec):
     """Whether the latent passes an RMS norm before it is projected back (Kimi-K3)."""
     shared_ffn_size: CountOrZero = 0
     """Intermediate width of the shared experts together; 0: none."""
+    scores_shared: CountOrZero = 0
+    """Rows of the router that weigh shared experts beside the selected ones (Inkling)."""
     shared_gate: bool = False
     """Whether the shared expert's output is scaled by a learned sigmoid gate (Qwen2-MoE)."""
     num_groups: Count = 1
@@ -111,6 +113,8 @@ class Layer(Spec):
     """The mixture of experts, or None."""
     sandwich_norms: bool = False
     """Whether each part also has a norm behind it (Gemma), not only one before it."""
+    output_convs: Count | None = None
+    """Taps of a causal convolution along each part's output, before it is added (Inkling); None: there are none."""
     norm_vectors: Count | None = None
     """Vectors of hidden width that its norms and residual scales hold; None: one per norm (A.X-K1 has a third norm in
     layers with experts, Command one norm for both parts)."""
@@ -217,6 +221,8 @@ class Model(Spec):
     """N-gram embedding tables, or None."""
     mtp: Mtp | None = None
     """Multi-token prediction, or None."""
+    embedding_norm: bool = False
+    """Whether the token embedding passes an RMS norm (Inkling)."""
     norm_bias: bool = False
     """Whether norms of hidden width have a bias beside their weight (Phi-3.5-MoE)."""
     hyper_connections: HyperConnections | None = None

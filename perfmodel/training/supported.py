@@ -12,11 +12,12 @@ def attention_of(layer: Layer) -> Mla | Gqa:
         UnsupportedError: it has another mixer, or selects its keys.
     """
     mixer = layer.attention
-    if isinstance(mixer, (Mla, Gqa)) and mixer.indexer is None:
-        return mixer
     kind: str = "no attention" if mixer is None else mixer.kind
     if isinstance(mixer, (Mla, Gqa)):
-        kind = "an index branch"
+        convolved = layer.output_convs or (isinstance(mixer, Gqa) and (mixer.kv_conv or mixer.relative))
+        if mixer.indexer is None and not convolved:
+            return mixer
+        kind = "an index branch" if mixer.indexer else "convolutions or a bias by distance"
     raise UnsupportedError(
         f"training: the model has layers with {kind}; modelled are backwards of MLA and GQA, of which there are timings"
     )

@@ -26,6 +26,7 @@ conv_update, conv_prefill [activations] requests new_tokens channels taps: causa
 gdn_decode, gdn_prefill [state]         requests new_tokens key_heads heads key_dim value_dim; heads are value heads
 kda_decode, kda_prefill [state]         requests new_tokens heads key_dim value_dim
 lightning_decode, lightning_prefill     requests new_tokens heads key_dim value_dim [state]
+scan_decode, scan_prefill [state]       requests new_tokens channels state_size (Mamba-1)
 ssm_decode, ssm_prefill [state]         requests new_tokens heads head_dim groups state_size
 gated_norm [activations]                rows width: RMS norm times a gate
 mhc_pre, mhc_post [activations]         rows width streams: weights and weighted sum of the streams before a part;

@@ -4,7 +4,7 @@ All counts are of one GPU of an attention group of ``tp``; requests are those of
 holds its share of the heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -35,6 +35,8 @@ class Place:
     """What its ops' names begin with."""
     indexes: bool = True
     """Whether it selects tokens by an index branch of its own, if it has one; else by the last selection before it."""
+    all_reduce: Callable[[str, Num, int], Op] | None = None
+    """The group's all-reduce of so many rows of a width, for mixers that sum before their end; None: one GPU."""
 
     @property
     def rows(self) -> Num:
@@ -44,6 +46,12 @@ class Place:
     def name(self, part: str) -> str:
         """Of an op."""
         return f"{self.prefix}.{part}"
+
+    def summed(self, part: str, width: int) -> list[Op]:
+        """What makes partial sums of ``width`` values per row whole on every GPU of the group."""
+        if self.tp == 1 or self.all_reduce is None:
+            return []
+        return [self.all_reduce(self.name(part), self.rows, width)]
 
 
 @dataclass(frozen=True, slots=True)

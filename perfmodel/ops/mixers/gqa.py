@@ -3,8 +3,10 @@
 Keys and values are divided over tensor parallelism by heads; beyond one head per GPU they are copied.
 """
 
+from dataclasses import replace
+
 from perfmodel.ops.build import gemm, memory_bound, norm
-from perfmodel.ops.mixers import sparse
+from perfmodel.ops.mixers import sparse, state
 from perfmodel.ops.mixers.base import (
     ATTENTION,
     Built,
@@ -24,7 +26,7 @@ from perfmodel.ops.op import Op, Stream
 from perfmodel.ops.work import Group
 from perfmodel.spec.deployment import Precision
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
-from perfmodel.spec.mixers import BlockIndexer, Gqa
+from perfmodel.spec.mixers import BlockIndexer, Gqa, RelativeBias
 
 MODULE_WIDTHS = (6144, 64, 4, 128, 128), (4, 128, 128, 16)
 """Hidden size, heads, KV heads and head widths, and index heads, their width, tokens of a block and blocks selected of
@@ -66,6 +68,11 @@ def build(gqa: Gqa, place: Place) -> Built:
         selection = _select(gqa.indexer, place, kv_heads)
         pre += selection[0]
         core += selection[1]
+    if gqa.kv_conv:
+        channels = kv_heads * (gqa.head_dim + gqa.value_head_dim)
+        pre += state.conv_ops(place, channels=channels, taps=gqa.kv_conv)
+    if gqa.relative:
+        pre += _relative(gqa.relative, place, heads)
     core += [_core(gqa, group, place, heads, kv_heads) for group in place.work.groups]
     width = heads * gqa.value_head_dim
     if gate:
@@ -96,21 +103,51 @@ def weights(gqa: Gqa, hidden: int) -> MixerWeights:
     vectors += hidden if gqa.output_bias else 0
     if gqa.qk_norm:
         vectors += queries + keys if gqa.qk_norm_all_heads else 2 * gqa.head_dim
-    rank = gqa.q_lora_rank
+    rank, relative = gqa.q_lora_rank, gqa.relative
     return MixerWeights(
-        divided=hidden * (keys + values + gate) + (rank or hidden) * queries,
+        divided=hidden * (keys + values + gate + (gqa.num_heads * relative.rank if relative else 0))
+        + (rank or hidden) * queries,
         replicated=hidden * rank if rank else 0,
         output=gqa.num_heads * gqa.value_head_dim * hidden,
+        unquantised=(gqa.kv_conv or 0) * (keys + values),
+        small=relative.rank * relative.extent if relative else 0,
         vectors=vectors + (gqa.num_heads if gqa.sinks else 0) + (rank or 0),
     )
 
 
+def _relative(relative: RelativeBias, place: Place, heads: int) -> list[Op]:
+    """Each query head's weights of the profiles, and its bias at every distance: what the core adds to its scores."""
+    precision, rows = place.precision, place.rows
+    weights = gemm(
+        place.name("relative"),
+        ATTENTION,
+        m=rows,
+        n=heads * relative.rank,
+        k=place.hidden,
+        dtype=precision.linear,
+    )
+    bias = gemm(
+        place.name("relative_bias"),
+        ATTENTION,
+        m=rows * heads,
+        n=relative.extent,
+        k=relative.rank,
+        dtype=precision.activations,
+    )
+    return [weights, bias]
+
+
 def kept(gqa: Gqa, precision: Precision, tp: int, *, indexes: bool) -> Kept:
-    """Keys and values of each token, or of a window's; index keys where it selects blocks itself."""
+    """Keys and values of each token, or of a window's; index keys where it selects blocks itself; the tails of
+    convolutions.
+    """
     caches = [Cache(cache_bytes(gqa, precision, tp), gqa.sliding_window)]
     if gqa.indexer and indexes:
         caches.append(Cache(sparse.key_bytes(gqa.indexer.head_dim, precision)))
-    return Kept(tuple(caches))
+    if not gqa.kv_conv:
+        return Kept(tuple(caches))
+    channels = max(gqa.num_kv_heads // tp, 1) * (gqa.head_dim + gqa.value_head_dim)
+    return replace(state.kept(precision, state=0, channels=channels, taps=gqa.kv_conv), caches=tuple(caches))
 
 
 def cache_bytes(gqa: Gqa, precision: Precision, tp: int = 1) -> float:
@@ -172,6 +209,7 @@ def _core(gqa: Gqa, group: Group, place: Place, heads: int, kv_heads: int) -> Op
     """
     tp, precision, decode, indexer = place.tp, place.precision, group.kind == "decode", gqa.indexer
     requests = group.requests * tp
+    bias = gqa.relative.extent if gqa.relative else 0
     widths = gqa.head_dim + gqa.value_head_dim
     if indexer:
         most = indexer.top_blocks * indexer.block_tokens
@@ -202,7 +240,7 @@ def _core(gqa: Gqa, group: Group, place: Place, heads: int, kv_heads: int) -> Op
         Stream.COMPUTE,
         flops=2.0 * pairs * heads * widths,
         hbm_bytes=read * cache_bytes(gqa, precision, tp)
-        + precision.activation_bytes * group.tokens * tp * heads * widths,
+        + precision.activation_bytes * group.tokens * tp * heads * (widths + bias),
         dtype=precision.attention,
         cache_dtype=precision.kv_cache,
         shape=shape,

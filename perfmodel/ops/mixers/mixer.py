@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from perfmodel.numeric import Num
 from perfmodel.ops.build import inside_reduce, norm
 from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
 from perfmodel.ops.mixers import (
@@ -12,6 +14,7 @@ from perfmodel.ops.mixers import (
     gqa,
     kda,
     lightning,
+    mamba1,
     mamba2,
     mla,
     short_conv,
@@ -29,6 +32,7 @@ from perfmodel.spec.mixers import (
     Gqa,
     Kda,
     Lightning,
+    Mamba1,
     Mamba2,
     Mixer,
     Mla,
@@ -42,6 +46,7 @@ _BUILD: dict[type, Callable[[Any, Place], Built]] = {
     GatedDeltaNet: gated_delta_net.build,
     Kda: kda.build,
     Lightning: lightning.build,
+    Mamba1: mamba1.build,
     Mamba2: mamba2.build,
     ShortConv: short_conv.build,
 }
@@ -52,6 +57,7 @@ _WEIGHTS: dict[type, Callable[[Any, int], MixerWeights]] = {
     GatedDeltaNet: gated_delta_net.weights,
     Kda: kda.weights,
     Lightning: lightning.weights,
+    Mamba1: mamba1.weights,
     Mamba2: mamba2.weights,
     ShortConv: short_conv.weights,
 }
@@ -59,6 +65,7 @@ _STATE: dict[type, Callable[[Any, Precision, int], Kept]] = {
     GatedDeltaNet: gated_delta_net.kept,
     Kda: kda.kept,
     Lightning: lightning.kept,
+    Mamba1: mamba1.kept,
     Mamba2: mamba2.kept,
     ShortConv: short_conv.kept,
 }
@@ -88,13 +95,19 @@ def mixer_ops(
     pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden, dtype=dtype, inside=inside)]
     if tp > 1 and not deployment.replicated:
         pre.append(all_gather(f"{prefix}.gather", work.tokens * tp, hidden, deployment, cluster, tp))
-    place = Place(work, tp, deployment.precision, hidden, prefix, indexes)
+    place = Place(
+        work, tp, deployment.precision, hidden, prefix, indexes, partial(_summed, deployment, cluster)
+    )
     project, core = _BUILD[type(mixer)](mixer, place)
     if tp > 1:
         collective = all_reduce if deployment.replicated else reduce_scatter
         core.append(collective(f"{prefix}.reduce", work.tokens * tp, hidden, deployment, cluster, tp))
     ops = MixerOps(tuple(pre) + tuple(project), tuple(core))
     return _without_module(ops) if split else ops
+
+
+def _summed(deployment: Deployment, cluster: Cluster, name: str, rows: Num, width: int) -> Op:
+    return all_reduce(name, rows, width, deployment, cluster, deployment.attention_tp)
 
 
 def mixer_weights(mixer: Mixer, hidden: int) -> MixerWeights:

@@ -109,6 +109,7 @@ def weights(mla: Mla, hidden: int) -> MixerWeights:
     queries = heads * mla.qk_head_dim
     gate = hidden * gate_width(mla.output_gate, heads, mla.v_head_dim)
     vectors = (rank or 0) + mla.kv_lora_rank + (heads if mla.sinks else 0)
+    vectors += 2 * heads if mla.scaled_queries else 0
     return MixerWeights(
         divided=queries * (rank or hidden) + int(gate),
         output=heads * mla.v_head_dim * hidden,

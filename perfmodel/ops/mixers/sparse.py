@@ -40,6 +40,7 @@ def build(
     per_key = ratio * indexer.pool
     queries = indexer.num_heads * width
     pre = [
+        *_query_norm(indexer, place, query_width),
         gemm(place.name("index_q"), INDEXER, m=rows, n=queries, k=query_width, dtype=linear),
         gemm(
             place.name("index_k"),
@@ -82,6 +83,22 @@ def build(
             group, place, heads=indexer.num_heads, width=width, per_key=per_key, top_k=indexer.top_k
         )
     return pre, core
+
+
+def _query_norm(indexer: Indexer, place: Place, width: int) -> list[Op]:
+    """The norm of what index queries are projected from, where there is one."""
+    if not indexer.query_norm:
+        return []
+    return [
+        memory_bound(
+            place.name("index_q_norm"),
+            INDEXER,
+            "norm",
+            hbm_bytes=2.0 * place.precision.activation_bytes * place.rows * width,
+            dtype=place.precision.activations,
+            shape={"rows": place.rows, "width": width},
+        )
+    ]
 
 
 def select(
@@ -156,10 +173,13 @@ def weights(indexer: Indexer, hidden: int, *, query_width: int) -> MixerWeights:
     width = indexer.head_dim
     norm = width if indexer.key_norm == "rms" else 2 * width
     pooled = indexer.pool > 1
+    query = (2 * query_width if indexer.query_norm else 0) + (
+        2 * indexer.num_heads if indexer.scaled_queries else 0
+    )
     return MixerWeights(
         replicated=query_width * indexer.num_heads * width
         + hidden * width
         + (hidden * width if pooled else 0),
         small=hidden * indexer.num_heads,
-        vectors=norm + (indexer.pool * width if pooled else 0),
+        vectors=norm + (indexer.pool * width if pooled else 0) + query,
     )

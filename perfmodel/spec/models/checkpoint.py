@@ -132,7 +132,7 @@ def formats(config: Mapping[str, Any], layout: Layout, beside: Mapping[str, Any]
     """
     stated = config.get("quantization_config") or (beside or {}).get("quantization")
     if not stated:
-        return Formats()
+        return Formats(state=_state(config))
     if not isinstance(stated, Mapping):
         raise SpecError(f"model config: quantization_config = {show(stated)} must be a mapping")
     keys = dict(stated)
@@ -152,7 +152,8 @@ def formats(config: Mapping[str, Any], layout: Layout, beside: Mapping[str, Any]
     linear = found.setdefault("linear", _base(keys, method))
     found = {"attention_output": linear, "dense": linear, "experts": linear} | found
     own = {**found, "shared": found.get("shared", found["experts"])}
-    return Formats(**own, kv_cache=_cache(keys) or _cache((beside or {}).get("quantization")), method=method)
+    cache = _cache(keys) or _cache((beside or {}).get("quantization"))
+    return Formats(**own, kv_cache=cache, state=_state(config), method=method)
 
 
 def _format(kind: str, keys: dict[str, Any], method: str, layout: Layout, left_out: ModuleNames) -> str:
@@ -275,6 +276,28 @@ def _algorithm(name: Any) -> str:
 def _within(name: str, other: str) -> bool:
     """Whether a module is another, lies inside it, or holds it."""
     return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
+
+
+STATE_KEYS = ("mamba_ssm_dtype", "mamba_ssm_cache_dtype")
+"""Keys of a config that say in which format engines keep states (Qwen3.5; Nemotron-3)."""
+STATE_WORDS = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16"}
+"""What they may say -> the format of ``precision.state`` (FP16 is as wide as BF16)."""
+
+
+def _state(config: Mapping[str, Any]) -> str | None:
+    """The format of states; None: the config says none.
+
+    Raises:
+        SpecError: a word that is none of STATE_WORDS.
+    """
+    for key in STATE_KEYS:
+        word = config.get(key)
+        if word is None:
+            continue
+        if not isinstance(word, str) or word not in STATE_WORDS:
+            raise SpecError(f"model config: {key} = {show(word)} must be one of {', '.join(STATE_WORDS)}")
+        return STATE_WORDS[word]
+    return None
 
 
 def _cache(keys: Any) -> str | None:

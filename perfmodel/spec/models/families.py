@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from perfmodel.errors import DataError
 from perfmodel.spec.base import Spec
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.models.grammar import check
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "families"
 COMMON = "common"
@@ -55,7 +56,7 @@ class Family(Spec):
     """N-gram embedding: keys ``ratio``, ``neighbours``, ``splits``, and ``switch``, which turns it off."""
     checks: dict[str, dict[str, Any]] = {}
     """Key -> what it must be: ``in`` (values), ``unset`` (false, zero or empty), ``equals`` (a rule), ``each``
-    (words of a list), ``present`` (stated, if only as null)."""
+    (words of a list), ``own`` (a list that names each layer itself), ``present`` (stated, if only as null)."""
     modules: dict[str, tuple[str, ...]] = {}
     """Class of weights -> names of its modules below a layer, where they are not the usual ones (for the lists of
     quantised modules)."""
@@ -64,13 +65,20 @@ class Family(Spec):
 
 
 def names() -> tuple[str, ...]:
-    """All files, bases included."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    """All families' files, bases included."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "refused"))
 
 
 def listed() -> tuple[str, ...]:
     """Files that read model types of their own."""
     return tuple(sorted(set(_index()[0].values())))
+
+
+@cache
+def refused() -> Mapping[str, Mapping[str, str]]:
+    """Model types that are known and not modelled -> ``title``, what they have (``has``) and what they would need."""
+    found: Mapping[str, Mapping[str, str]] = read_document(FOLDER / "refused.yaml")["refused"]
+    return found
 
 
 def model_types() -> tuple[str, ...]:
@@ -100,13 +108,20 @@ def family(name: str) -> Family:
     document = _document(name, 0)
     document["name"] = name
     for parts in ("attentions", "ffns"):
+        named = document.get(parts)
+        if not isinstance(named, Mapping) or not all(isinstance(one, Mapping) for one in named.values()):
+            raise DataError(
+                f"data/families/{name}.yaml: {parts} = {named!r:.60} must be a mapping of parts, each a mapping"
+            )
         document[parts] = {one: _like(document[parts], one, 0) for one in document.get(parts, {})}
     try:
-        return Family.model_validate(document)
+        found = Family.model_validate(document)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise DataError(f"data/families/{name}.yaml: {where}: {problem['msg']}") from error
+    check(found)
+    return found
 
 
 @cache
@@ -144,7 +159,7 @@ def _like(parts: Mapping[str, Any], name: str, depth: int) -> dict[str, Any]:
     other = own.pop("like", None)
     if other is None:
         return own
-    if depth > MAX_BASES or other not in parts:
+    if depth > MAX_BASES or not isinstance(other, str) or other not in parts:
         raise DataError(f"data/families: {name} is like {other!r}, which is none of {', '.join(parts)}")
     return _merged(_like(parts, str(other), depth + 1), own)
 

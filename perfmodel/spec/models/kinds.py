@@ -65,21 +65,23 @@ def build(
         info = cls.model_fields.get(name)
         if info is None:
             raise DataError(f"family of {fields.model_type}: {cls.__name__} has no field {name}")
-        inner = _spec_of(info)
+        inner = spec_of(info)
         if inner is not None and isinstance(rule, Mapping) and not {"of", "stated"} & set(rule):
             values[name] = build(inner, rule, fields, layer)
             continue
-        value = evaluate(rule, fields, _target(name, info, layer))
+        value = evaluate(rule, fields, target_of(name, info, layer))
         if value is None and not _optional(info):
             continue
         values[name] = value
     try:
         return cls(**values)
     except ValidationError as error:
-        raise SpecError(f"model config ({fields.model_type}): {_in_keys(error, rules, fields)}") from error
+        raise SpecError(
+            f"model config ({fields.model_type}): {_in_keys(error, rules, fields, layer)}"
+        ) from error
 
 
-def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields) -> str:
+def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields, layer: int | None) -> str:
     """The first problem, with the config's keys in place of the spec's fields."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
@@ -87,14 +89,14 @@ def _in_keys(error: ValidationError, rules: Mapping[str, Any], fields: Fields) -
     if where:
         text = f"{where} = {problem['input']!r:.60}: {text}"
     for name, rule in sorted(rules.items(), key=lambda item: -len(item[0])):
-        keys = keys_of(chosen(rule, fields) if isinstance(rule, Mapping) and "of" in rule else rule)
+        keys = keys_of(chosen(rule, fields, layer) if isinstance(rule, Mapping) and "of" in rule else rule)
         if keys:
             stated = next((key for key in keys if fields.has(key)), keys[0])
             text = re.sub(rf"\b{name}\b", fields.alias(stated), text)
     return text
 
 
-def _target(name: str, info: FieldInfo, layer: int | None) -> Target:
+def target_of(name: str, info: FieldInfo, layer: int | None) -> Target:
     """What a value of this field must be, from its annotation."""
     base, metadata = _plain(info.annotation)
     metadata = (*info.metadata, *metadata)
@@ -140,7 +142,7 @@ def _optional(info: FieldInfo) -> bool:
     return type(None) in get_args(info.annotation)
 
 
-def _spec_of(info: FieldInfo) -> type[Spec] | None:
+def spec_of(info: FieldInfo) -> type[Spec] | None:
     """The class of a field that holds a part of its own."""
     base, _ = _plain(info.annotation)
     return base if isinstance(base, type) and issubclass(base, Spec) else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.errors import DataError, PerfModelError, SpecError
+from perfmodel.errors import DataError, PerfModelError, SpecError, UnsupportedError
 from perfmodel.spec.model import Layer, Model, Mtp
 from perfmodel.spec.models import families
 from perfmodel.spec.models.checkpoint import Layout, formats
@@ -138,6 +138,12 @@ def _family(config: Mapping[str, Any]) -> tuple[str, Family]:
     if is_off(model_type):
         raise SpecError("model config: model_type is empty; it is a text such as qwen3_moe")
     found = families.of_model_type(model_type)
+    known = families.refused().get(model_type) if found is None else None
+    if known:
+        raise UnsupportedError(
+            f"model_type = {show(model_type)} ({known['title']}) is not modelled: it has {known['has']}; that would "
+            f"need {known['needs']} (docs/models.md)"
+        )
     return model_type, found or families.family(GENERIC[not is_off(config.get("kv_lora_rank"))])
 
 
@@ -162,6 +168,16 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
                 f"{key}, which holds {show(strange)},", strange, ", ".join(check["each"])
             )
         return
+    if check.get("own"):
+        listed = fields.items(key) or []
+        other = next((index for index, one in enumerate(listed) if one != index), None)
+        if other is not None:
+            raise fields.not_modelled(
+                f"{key}, which holds {show(listed[other])} for layer {other},",
+                listed[other],
+                "each layer's own number (layers that share a cache are not)",
+            )
+        return
     if "present" in check:
         fields.mark_read((key,))
         if key not in fields.config:
@@ -172,7 +188,9 @@ def _check(key: str, check: Mapping[str, Any], fields: Fields) -> None:
     if check.get("unset"):
         value = _raw(fields, key)
         if not is_off(value):
-            raise fields.not_modelled(fields.alias(key), value, "false")
+            known = families.refused().get(f"{fields.model_type} with {key}")
+            because = f": it has {known['has']}; that would need {known['needs']}" if known else ""
+            raise fields.not_modelled(fields.alias(key), value, f"false{because}")
         return
     word = fields.scalar(key)
     if word is not None and word not in check["in"]:

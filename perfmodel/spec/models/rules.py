@@ -8,7 +8,7 @@ A *rule* is one of
   the end is the default (``num_key_value_heads | num_attention_heads``, ``attention_bias | false``). ``key[]`` is the
   item of a list at the layer's own position, ``key[0]`` the one at a fixed position;
 - ``{of: KEY, default: VALUE, values: {VALUE: RULE}, else: RULE}``: the rule that a switch selects; a value that is not
-  listed is refused by name unless there is an ``else``;
+  listed is refused by name unless there is an ``else``; ``of: KEY[]`` is the switch at the layer's own position;
 - ``{stated: KEY, then: RULE, else: RULE}``: by whether the config states a key;
 - ``{least: [RULE, ...]}``, ``{items: KEY}`` (how many items a list has).
 
@@ -70,25 +70,25 @@ def evaluate(rule: Any, fields: Fields, target: Target) -> Any:
 
 def _selected(rule: Mapping[str, Any], fields: Fields, target: Target) -> Any:
     """The value of the rule that a switch selects; an error says that the switch demands it."""
-    own = chosen(rule, fields)
+    own = chosen(rule, fields, target.layer)
     try:
         return evaluate(own, fields, target)
     except SpecError as error:
-        if not fields.has(rule["of"]):
+        if not fields.has(_switch(rule)):
             raise
-        switch = f"{fields.alias(rule['of'])} = {show(fields.scalar(rule['of']))}"
+        switch = f"{fields.alias(_switch(rule))} = {show(_stated(rule, fields, target.layer))}"
         raise SpecError(f"{error}; {switch} needs it") from error
 
 
-def chosen(rule: Mapping[str, Any], fields: Fields) -> Any:
-    """What ``{of, default, values, else}`` selects.
+def chosen(rule: Mapping[str, Any], fields: Fields, layer: int | None = None) -> Any:
+    """What ``{of, default, values, else}`` selects in the layer at a position.
 
     Raises:
         SpecError: the switch is missing and has no default.
         UnsupportedError: its value is not listed.
     """
-    key, values = rule["of"], rule["values"]
-    stated = fields.scalar(key)
+    key, values = _switch(rule), rule["values"]
+    stated = _stated(rule, fields, layer)
     if stated is None:
         if "default" not in rule:
             raise fields.missing(key)
@@ -101,20 +101,38 @@ def chosen(rule: Mapping[str, Any], fields: Fields) -> Any:
     raise fields.not_modelled(fields.alias(key), stated, ", ".join(values))
 
 
+def _switch(rule: Mapping[str, Any]) -> str:
+    """The key of a rule's switch."""
+    return str(rule["of"]).removesuffix("[]")
+
+
+def _stated(rule: Mapping[str, Any], fields: Fields, layer: int | None) -> bool | int | str | None:
+    """The value of a rule's switch; None: the config has none."""
+    key = _switch(rule)
+    if key == rule["of"]:
+        return fields.scalar(key)
+    items = fields.items(key)
+    if items is None:
+        return None
+    if layer is None or layer >= len(items):
+        raise _short(key, items, layer, fields)
+    return Fields({key: items[layer]}, fields.model_type).scalar(key)
+
+
 def keys_of(rule: Any) -> tuple[str, ...]:
     """The config's keys that a rule, or a mapping of rules, may read, in order of appearance."""
     if isinstance(rule, str):
-        return tuple(match["key"] for terms in _parsed(rule) for term in terms for match, _ in term if match)
+        return tuple(match["key"] for terms in parsed(rule) for term in terms for match, _ in term if match)
     if not isinstance(rule, Mapping):
         return ()
-    own = tuple(str(rule[name]) for name in ("of", "stated", "items") if name in rule)
+    own = tuple(str(rule[name]).removesuffix("[]") for name in ("of", "stated", "items") if name in rule)
     inner = [one for name, one in rule.items() if name not in ("of", "stated", "items", "default", "kind")]
     nested = [one for part in inner for one in (part if isinstance(part, list) else [part])]
     return own + tuple(key for one in nested for key in keys_of(one))
 
 
 @cache
-def _parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ...], ...], ...]:
+def parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ...], ...], ...]:
     """Alternatives -> terms of a sum -> factors, each a key or (None, literal); a divisor begins with "/"."""
     alternatives = []
     for part in text.split("|"):
@@ -132,7 +150,7 @@ def _parsed(text: str) -> tuple[tuple[tuple[tuple[re.Match[str] | None, str], ..
 
 
 def _expression(text: str, fields: Fields, target: Target) -> Any:
-    alternatives = _parsed(text)
+    alternatives = parsed(text)
     for key in keys_of(text):
         fields.mark_read((key,))
     for terms in alternatives:
@@ -158,6 +176,10 @@ def _alternative(
         for match, text in term:
             value = _factor(match, text.lstrip("/"), fields, inner)
             if text.startswith("/"):
+                if not value:
+                    raise fields.wrong(
+                        str(match and match["key"]), value, "above 0: another key is divided by it"
+                    )
                 if product % value and not text.startswith("//"):
                     keys = " * ".join(str(m and m["key"]) for m, t in term if not t.startswith("/"))
                     divisor = f"{match['key']} = {value}" if match else str(value)
@@ -193,8 +215,17 @@ def _item(key: str, position: int | None, fields: Fields, target: Target) -> Any
         return fields.integer(key, low=target.low, high=target.high)
     items = fields.items(key) or []
     if position is None or position >= len(items):
-        raise fields.wrong(fields.alias(key), items, f"a list with an item for position {position}")
+        raise _short(key, items, position, fields)
     inner = Fields({key: items[position]}, fields.model_type)
     if items[position] is None:
         raise fields.wrong(fields.alias(key), items, f"a list with a number at position {position}")
     return _factor(TERM.fullmatch(key), key, inner, target)
+
+
+def _short(key: str, items: list[Any], position: int | None, fields: Fields) -> SpecError:
+    """The error for a list that ends before a layer's position."""
+    return fields.wrong(
+        fields.alias(key),
+        items,
+        f"a list with an item for position {position}, as {fields.counted_by} demands",
+    )

@@ -51,5 +51,16 @@ def language_model(config: Any) -> dict[str, Any]:
     return dict(config)
 
 
+def beneath(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What overrides of a model's keys lie over: the language model's own keys, whatever wraps them; the whole config
+    where there are none, or where they reach into the wrapper themselves (``model.text_config``).
+
+    Raises:
+        SpecError: as :func:`language_model`.
+    """
+    reach = {path[0] for path in PATHS} & set(overrides)
+    return dict(config) if reach or not overrides else language_model(config)
+
+
 def _wraps(config: Mapping[str, Any]) -> bool:
     return any(isinstance(config.get(path[0]), Mapping) for path in PATHS)
