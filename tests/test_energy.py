@@ -1,6 +1,7 @@
 """MFU, MBU and energy of serving runs: by hand, against a single step, conservation, what is unknown."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from perfmodel.economics.energy import unknown_power, usage_of_runs
 from perfmodel.economics.work import work_of_runs
 from perfmodel.errors import SpecError
 from perfmodel.kernels.timing import Timing
-from perfmodel.load import load_scenario
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.serving.records import StepRuns
 from perfmodel.spec import catalogue
@@ -251,3 +252,59 @@ def test_other_gpus_draw_shares_and_b200_can_be_asked_to():
     shares = load_scenario("deepseek-v3-h800", ["cluster=b200-ib", "power=blackwell"]).power
     assert shares.kernels == {}
     assert drawn("gemm", "fp8", Timing(memory_s=1e-3), shares)[0] == 0.0  # counted by seconds instead
+
+
+# --- the measured rows of docs/power.md -------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "power.md"
+NODES = {
+    "Qwen3-235B, 8 H100": ("qwen3-235b-a22b", "h100-ib", {"moe_tp": 1, "ep": 8}),
+    "DeepSeek-V3.1, 8 B200": ("deepseek-v3", "b200-ib", {}),
+}
+
+
+def measured_rows():
+    """(row, at once, W, kernels' watts, shares, TPOT, ours) as the page has them."""
+    table = (
+        PAGE.read_text().partition("<!-- measured rows -->")[2].partition("<!-- measured rows: end -->")[0]
+    )
+    name, found = "", []
+    for line in table.strip().splitlines()[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        name = cells[0] or name
+        found.append((name, *(float(cell.split()[0]) if cell else None for cell in cells[1:])))
+    return found
+
+
+def serves(name, at_once, power):
+    model, cluster, layout = NODES[name]
+    document = {
+        "model": model, "cluster": cluster, "engine": "vllm",
+        "deployment": {
+            "attention_tp": 8, "attention_dp": 1, "precision": {"linear": "fp8", "experts": "fp8"}, **layout
+        },
+        "workload": {
+            "max_concurrency": at_once, "num_requests": max(64, 3 * at_once), "input_tokens": 300, "output_tokens": 600
+        },
+    }  # fmt: skip
+    values = answer_serve(build_scenario(document | ({"power": power} if power else {}))).values
+    return values["power_w_per_gpu"], 1e3 * values["tpot_s"]["mean"]
+
+
+def test_the_pages_rows_are_what_perfmodel_says_now():
+    rows = measured_rows()
+    assert len(rows) == 8
+    errors = {"kernels": [], "shares": []}
+    for name, at_once, watts, kernels, shares, _, tpot in rows:
+        found, ours = serves(name, int(at_once), "blackwell" if kernels else None)
+        assert (found, ours) == (pytest.approx(shares, abs=0.6), pytest.approx(tpot, abs=0.06))
+        if kernels:
+            found, _ = serves(name, int(at_once), None)
+            assert found == pytest.approx(kernels, abs=0.6)
+            errors["kernels"].append(abs(kernels / watts - 1.0))
+            errors["shares"].append(abs(shares / watts - 1.0))
+        assert 0.65 * watts < found < 1.1 * watts
+    # measured watts are nearer where few requests run; where our step is twice too fast nothing can be told
+    assert errors["kernels"][0] < errors["shares"][0] - 0.05
+    assert errors["kernels"][1] < errors["shares"][1]
+    assert sum(errors["kernels"]) / 4 < 0.09

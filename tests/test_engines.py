@@ -138,9 +138,37 @@ def test_an_engine_fills_in_what_its_documents_say():
     assert (sglang.serving.policy, vllm.serving.policy) == ("prefill-first", "mixed")
     assert (sglang.deployment.shared_experts, vllm.deployment.shared_experts) == ("in-line", "own-stream")
     assert sglang.deployment.fused_norms
-    assert not vllm.deployment.fused_norms
+    assert vllm.deployment.fused_norms
     assert scenario("sglang", cluster="b200-ib", attention_tp=8).serving.max_batched_tokens == 16384
     assert sglang.deployment.engine_version == profile("sglang").version
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "place", "fused"),
+    [
+        ("vllm", "0.16.0", {}, False),
+        ("vllm", "0.17.0", {}, True),
+        ("vllm", "0.17.0", {"attention_dp": 2}, False),
+        ("vllm", "0.17.0", {"cluster": "b300-ib"}, False),
+        ("vllm", "0.19.0", {"cluster": "b300-ib"}, True),
+        ("vllm", "0.19.0", {"cluster": "l40s-pcie"}, False),
+        ("sglang", "0.5.9", {}, True),
+        ("sglang", "0.5.9", {"model": "qwen3.5-397b-a17b"}, False),
+        ("sglang", "0.5.10.post1", {"model": "qwen3.5-397b-a17b"}, True),
+        ("sglang", "0.5.10.post1", {"model": "minimax-m2.5"}, False),
+    ],
+)
+def test_an_all_reduce_normalises_by_version_model_and_gpu(engine, version, place, fused):
+    """vLLM: enable_allreduce_rms_fusion of vllm/config/vllm.py; SGLang: the list of models in server_args.py."""
+    shape = {"attention_tp": 4, "attention_dp": place.get("attention_dp", 1)}
+    document = {
+        "engine": {"name": engine, "version": version},
+        "prices": {"usd_per_gpu_hour": 1.0},
+        "deployment": shape,
+    }
+    named = {"model": place.get("model", "qwen3-235b-a22b"), "cluster": place.get("cluster", "h100-ib")}
+    own = build_scenario(document | named)
+    assert own.deployment.fused_norms is fused
 
 
 def test_what_is_stated_wins():

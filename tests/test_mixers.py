@@ -18,7 +18,7 @@ from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
 from perfmodel.ops.memory import beside_bytes, cache_bytes, checkpoint_bytes, state_bytes, step_memory
 from perfmodel.ops.mixers.base import Place, seen_keys, seen_pairs
-from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_weights
+from perfmodel.ops.mixers.mixer import index_weights, mixer_kept, mixer_ops, mixer_weights
 from perfmodel.ops.op import OpClass
 from perfmodel.ops.parameters import (
     fixed_bytes_per_request,
@@ -383,6 +383,42 @@ def built(mixer, *groups, **more):
         Work(tuple(groups)), more.get("tp", 1), Precision(**more.get("precision", {})), 256, "mixer"
     )
     return _BUILD[type(mixer)](mixer, place)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "tp", "found"),
+    [
+        (
+            Gqa(num_heads=48, num_kv_heads=8, head_dim=128, qk_norm=True, qk_norm_all_heads=True),
+            1,
+            {"qk_norm": 448},
+        ),
+        (
+            Gqa(num_heads=48, num_kv_heads=8, head_dim=128, qk_norm=True, qk_norm_all_heads=True),
+            4,
+            {"qk_squares": 56, "qk_reduce": 0, "qk_norm": 112},
+        ),
+        (Gqa(num_heads=48, num_kv_heads=8, head_dim=128, qk_norm=True), 4, {}),
+    ],
+    ids=["alone", "four GPUs", "per head"],
+)
+def test_a_norm_over_all_heads_sums_its_squares_over_the_group(mixer, tp, found):
+    """vLLM's MiniMaxText01RMSNormTP: two FP32 sums of each token between two kernels; one kernel where no GPU shares
+    its heads. KiB of 16 tokens.
+    """
+    layout = [f"deployment.attention_tp={tp}", f"deployment.moe_tp={tp}", "deployment.ep=1"]
+    scenario = load_scenario(
+        "deepseek-v3-h800", [*BARE, "deployment.attention_dp=1", "deployment.overlap=sequential", *layout]
+    )
+    work = Work((Group("decode", 16.0 / tp, 1.0, 100.0),))
+    ops = mixer_ops(mixer, work, scenario.deployment, scenario.cluster, hidden=3072)
+    own = [op for op in ops.pre if ".qk_" in op.name]
+    assert [op.name for op in own] == [f"attention.{part}" for part in found]
+    for op, kib in zip(own, found.values(), strict=True):
+        if op.kernel == "all_reduce":
+            assert op.link_bytes == pytest.approx(2 * 16 * 8 * (tp - 1) / tp)
+        else:
+            assert op.hbm_bytes == kib * 1024
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ def reduce_scatter(
     return _tensor_parallel(name, "reduce_scatter", traffic, deployment, ranks)
 
 
-def all_reduce(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
+def all_reduce(
+    name: str, rows: Num, hidden: float, deployment: Deployment, cluster: Cluster, ranks: int
+) -> Op:
     """Partial sums of ``rows`` rows on every rank become sums on every rank."""
     traffic = communication.all_reduce(
         rows * hidden * deployment.precision.activation_bytes, ranks, _domain(cluster)

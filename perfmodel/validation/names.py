@@ -25,6 +25,8 @@ MODELS = {
     "gpt-oss-120b": "gpt-oss-120b",
     "openai/gpt-oss-120b": "gpt-oss-120b",
     "GLM-4.6": "glm-4.5",
+    "MiniMaxAI/MiniMax-M2.5": "minimax-m2.5",
+    "Qwen/Qwen3.5-397B-A17B": "qwen3.5-397b-a17b",
     "LongCat-Flash": "longcat-flash",
 }
 """Model as printed -> catalogue name. R1 has V3's architecture, the language model of Kimi-K2.5 Kimi-K2's, and GLM-4.6

@@ -198,7 +198,7 @@ def document_of(record: Mapping[str, str], setup: Setup) -> dict[str, Any]:
     own = parse_layout(record["decode"]) if apart(record) else first
     layouts = (first, own) if apart(record) else (own,)
     gpus = sum(one.gpus * one.instances for one in layouts)
-    if record["gpus"] and float(record["gpus"]) != gpus:
+    if record["gpus"] and not setup.layout and float(record["gpus"]) != gpus:
         stated = " and ".join(filter(None, (record["parallel_or_prefill"], record["decode"])))
         raise PerfModelError(f"gpus = {record['gpus']}: the layout {stated!r} has {gpus}")
     version = stated_version(record)
@@ -306,6 +306,8 @@ def parse_layout(text: str) -> Layout:
 
 def corrected(layout: Layout, setup: Setup) -> Layout:
     """The layout as the launch script says where it differs from the CSV's columns."""
+    if setup.layout:
+        layout = parse_layout(setup.layout)
     gpus = layout.gpus
     if setup.attention_dp:
         layout = Layout(1, gpus, layout.moe_tp, layout.ep, layout.instances)

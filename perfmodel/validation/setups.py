@@ -47,6 +47,10 @@ class Setup(Spec):
     """Overrides the CSV: experts divided over ranks (True) or each cut in slices (False)."""
     attention_dp: bool = False
     """Overrides the CSV: every GPU has requests of its own."""
+    layout: str = ""
+    """Overrides the CSV's layout and number of GPUs: parallelism as the server was started, in the CSV's own form."""
+    remark: str = ""
+    """What is uncertain of how it was run: such a row is summed up with those that have a note. Empty: nothing."""
     not_predicted: str = ""
     """Why no prediction would mean anything; empty: predicted."""
 

@@ -80,7 +80,9 @@ def _rows_of(piece: tuple[Mapping[str, str], str], *, suite: str, file: str) -> 
     """Of one record and its role."""
     record, role = piece
     kind = _kind(record, file) if file else ""
-    predicted, reason = (None, REPEATED) if kind == "-repeated" else predict(record)
+    predicted, reason = predict(record)
+    if kind == "-repeated":
+        reason = REPEATED
     common: dict[str, Any] = {
         "id": record["id"],
         "model": record["model"],
@@ -132,7 +134,7 @@ def _kind(record: Mapping[str, str], file: str) -> str:
     """
     if (file, record["id"]) in duplicates.repeated():
         return "-repeated"
-    if record.get("note"):
+    if record.get("note") or setup_of(record).remark:
         return "-noted"
     if roles.is_transfer(record):
         return "-transfer"
@@ -167,7 +169,7 @@ def predict(
     if reason:
         return None, reason
     try:
-        told = (record.get("note", ""), remarks(record))
+        told = (record.get("note", ""), setup_of(record).remark, remarks(record))
         remark = "; ".join(filter(None, told)) or None
         return predict_scenario(scenario_of(record, constants), interval=interval), remark
     except PerfModelError as error:

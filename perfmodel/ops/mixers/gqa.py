@@ -1,6 +1,9 @@
 """Grouped-query attention: full, over a sliding window or chunks, or over selected blocks (MSA).
 
-Keys and values are divided over tensor parallelism by heads; beyond one head per GPU they are copied.
+Keys and values are divided over tensor parallelism by heads; beyond one head per GPU they are copied. A norm over all
+heads (MiniMax-M2, OLMoE) needs the squares of every GPU's heads: they are summed over the group between its two halves
+(https://github.com/vllm-project/vllm/blob/v0.19.0/vllm/model_executor/layers/mamba/linear_attn.py#L82-L101). A norm per
+head is not counted: engines' rotary kernels take it along, or it is one of the gaps that constants hold.
 """
 
 from dataclasses import replace
@@ -31,6 +34,11 @@ from perfmodel.spec.mixers import BlockIndexer, Gqa, RelativeBias
 MODULE_WIDTHS = (6144, 64, 4, 128, 128), (4, 128, 128, 16)
 """Hidden size, heads, KV heads and head widths, and index heads, their width, tokens of a block and blocks selected of
 the measured module: MiniMax-M3's."""
+
+SQUARES = "qk_squares"
+"""Part that sums a GPU's own squares of queries and of keys; what it gives is summed over the group."""
+SQUARES_BYTES = 8.0
+"""Per token: one FP32 sum for queries and one for keys."""
 
 
 def build(gqa: Gqa, place: Place) -> Built:
@@ -64,6 +72,8 @@ def build(gqa: Gqa, place: Place) -> Built:
         )
         pre[1:1] = [norm(place.name("q_norm"), tokens=rows, width=rank, dtype=precision.activations), up]
     core: list[Op] = []
+    if gqa.qk_norm_all_heads:
+        pre[-1:-1] = _norm_of_all_heads(place, (heads + kv_heads) * gqa.head_dim)
     if gqa.indexer and place.indexes:
         selection = _select(gqa.indexer, place, kv_heads)
         pre += selection[0]
@@ -92,6 +102,26 @@ def _is_module(gqa: Gqa, place: Place) -> bool:
     widths = place.hidden, gqa.num_heads, gqa.num_kv_heads, gqa.head_dim, gqa.value_head_dim
     blocks = indexer.num_heads, indexer.head_dim, indexer.block_tokens, indexer.top_blocks
     return (widths, blocks) == MODULE_WIDTHS
+
+
+def _norm_of_all_heads(place: Place, width: int) -> list[Op]:
+    """RMS norm of ``width`` elements of queries and keys per token: reads and writes them. Where other GPUs have heads
+    of the same token, a kernel before it reads them for their squares.
+    """
+    precision, rows = place.precision, place.rows
+    moved = precision.activation_bytes * rows * width
+    parts = ((SQUARES, 1.0), ("qk_norm", 2.0)) if place.tp > 1 else (("qk_norm", 2.0),)
+    return [
+        memory_bound(
+            place.name(part),
+            ATTENTION,
+            "norm",
+            hbm_bytes=times * moved,
+            dtype=precision.activations,
+            shape={"rows": rows, "width": width},
+        )
+        for part, times in parts
+    ]
 
 
 def weights(gqa: Gqa, hidden: int) -> MixerWeights:

@@ -100,6 +100,7 @@ def mixer_ops(
     )
     project, core = _BUILD[type(mixer)](mixer, place)
     if tp > 1:
+        project = _with_sums(project, place, deployment, cluster)
         collective = all_reduce if deployment.replicated else reduce_scatter
         core.append(collective(f"{prefix}.reduce", work.tokens * tp, hidden, deployment, cluster, tp))
     ops = MixerOps(tuple(pre) + tuple(project), tuple(core))
@@ -136,6 +137,18 @@ def mixer_kept(mixer: Mixer, precision: Precision, tp: int, *, indexes: bool) ->
     if isinstance(mixer, CompressedAttention):
         return compressed.kept(mixer, precision, indexes=indexes)
     return _STATE[type(mixer)](mixer, precision, tp)
+
+
+def _with_sums(project: list[Op], place: Place, deployment: Deployment, cluster: Cluster) -> list[Op]:
+    """The ops, with squares of all heads summed over the group before what follows them needs the sums."""
+    found: list[Op] = []
+    for op in project:
+        found.append(op)
+        if op.name == place.name(gqa.SQUARES):
+            columns = gqa.SQUARES_BYTES / deployment.precision.activation_bytes
+            name = place.name("qk_reduce")
+            found.append(all_reduce(name, place.rows, columns, deployment, cluster, place.tp))
+    return found
 
 
 def _without_module(ops: MixerOps) -> MixerOps:
