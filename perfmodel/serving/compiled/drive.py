@@ -140,9 +140,9 @@ class _Run:
         """What has been noted is handed over, who has ended goes, who comes next is let in."""
         state, w = self.state, self.state.world[0]
         gaps, ended = int(w["num_gaps"]), self.window.ended()
-        rows = state["rows"][ended]
-        columns = {name: rows[field] for name, field in TIMES.items()}
-        columns |= {name: rows[field].astype(np.int64) for name, field in COUNTS.items()}
+        rows = state["rows"]
+        columns = {name: rows[field][ended] for name, field in TIMES.items()}
+        columns |= {name: rows[field][ended].astype(np.int64) for name, field in COUNTS.items()}
         self.notes.take(
             Turn(
                 now_s=float(w["now"]),

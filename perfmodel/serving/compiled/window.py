@@ -19,9 +19,7 @@ MARGIN = 64
 """Roots beyond those that one event may send, for some events."""
 
 LINKS = ("waits", "holds", "fresh", "ends")
-"""Tables with a row per request, of numbers of requests."""
-BY_ROW = ("rows", "timed", "scratch", *LINKS)
-"""All with a row per request."""
+"""Tables of numbers of requests, with a row per request. Whatever else names requests by row is in :meth:`_follow`."""
 
 
 class Window:
@@ -69,7 +67,7 @@ class Window:
             w["more"] = self._next < w["total"]
             rows["child"][rows["child"] >= 0] += kept + sum(map(len, found))
             found.append(rows)
-        return np.concatenate(found) if found else t["rows"][:0]
+        return found[0] if len(found) == 1 else np.concatenate([t["rows"][:0], *found])
 
     def _follow(self, kept: Ints, where: Ints) -> None:
         """Whoever is named by row is named by its new one."""
@@ -91,6 +89,9 @@ class Window:
     def _add(self, kept: int, new: Array) -> None:
         t, w = self.tables, self.tables.world[0]
         n = kept + len(new)
+        if not len(new):
+            w["n"] = n
+            return
         links = {
             name: np.concatenate([t[name], np.full((len(new), t[name].shape[1]), OUT, np.int32)])
             for name in LINKS
@@ -98,7 +99,7 @@ class Window:
         timed = np.zeros(n, TIMED)
         timed[: int(w["num_timed"])] = t["timed"][: int(w["num_timed"])]
         t.put(
-            rows=np.concatenate([t["rows"], new]),
+            rows=np.concatenate([t["rows"], new]) if kept else new,
             timed=timed,
             scratch=np.zeros(max(n, len(t["ranks"])), np.int32),
             **links,
