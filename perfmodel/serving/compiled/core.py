@@ -399,7 +399,8 @@ def advance(world: Array) -> int:
         if source == 0:
             before = s.root_at
             _roots_arrive(s)
-            looked = 0 if s.starved else looked - (s.root_at - before)  # each may leave as much as an event
+            looked -= max(0, s.root_at - before - 1)  # each of a crowd may leave as much as an event
+            looked = 0 if s.starved else looked
         elif source == 1:
             one = m.timed(s)[0]
             i, kind = one.row, one.kind
