@@ -1,7 +1,7 @@
 """A compiled run from Python: :func:`perfmodel.serving.cluster.simulate` with the same arguments and records."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from perfmodel.serving.compiled.state import (
 from perfmodel.serving.compiled.tables import (
     Arrivals,
     Times,
+    arrivals_in_stream,
     arrivals_of,
     flat_times,
     make_room,
@@ -34,6 +35,7 @@ from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records, StepRuns
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import GridStepTimes, StepTimes
+from perfmodel.serving.stream import RequestStream, portions_of
 from perfmodel.serving.stretch import Stretched
 
 TIMES = {
@@ -79,6 +81,36 @@ def simulate(
     arrivals = arrivals_of(requests, decode_steps, window.ROWS, caches=layout.prefix_cache)
     run = _Run(arrivals, times, layout, batching, kept, changes, progress, front_end or FrontEndTimes())
     return kept.records(*run.run())
+
+
+def stream(
+    asked: Requests | RequestStream,
+    times: Callable[[int], StepTimes],
+    layout: Layout,
+    batching: Batching,
+    decode_steps: Iterator[np.ndarray],
+    notes: Notes,
+    *,
+    changes: Iterable[Change] = (),
+    progress: Progress | None = None,
+    front_end: FrontEndTimes | None = None,
+) -> None:
+    """As :func:`simulate`, of requests that come in portions or are there, with steps for them a piece at a time; what
+    is noted goes to ``notes`` and is not kept.
+
+    Raises:
+        InfeasibleError: as said there.
+    """
+    first = 0
+    for portion in portions_of(asked):
+        check_lengths(portion.input_tokens + portion.output_tokens, portion, layout, first=first)
+        first += portion.num_requests
+    if isinstance(asked, Requests):
+        steps = np.concatenate(list(decode_steps))
+        arrivals = arrivals_of(asked, steps, window.ROWS, caches=layout.prefix_cache)
+    else:
+        arrivals = arrivals_in_stream(asked, decode_steps, window.ROWS)
+    _Run(arrivals, times, layout, batching, notes, changes, progress, front_end or FrontEndTimes()).run()
 
 
 def _own(times: StepTimes) -> Times:

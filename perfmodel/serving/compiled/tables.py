@@ -26,11 +26,14 @@ from perfmodel.serving.compiled.state import (
     WORLD,
     Array,
 )
+from perfmodel.serving.notes import Ints
+from perfmodel.serving.pieces import Pieces
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Path, paths_of
 from perfmodel.serving.requests import NONE as ROOT
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import Grid, GridStepTimes
+from perfmodel.serving.stream import RequestStream
 from perfmodel.serving.stretch import Stretched
 
 ROUTERS = {
@@ -227,6 +230,17 @@ def arrivals_of(requests: Requests, decode_steps: np.ndarray, size: int, *, cach
     keys, tokens = (None, None) if paths is None else _flat(paths)
     most = int(lengths.max(initial=0))
     return Arrivals(requests.num_requests, portions(), requests.max_concurrency, keys, tokens, most)
+
+
+def arrivals_in_stream(stream: RequestStream, decode_steps: Iterator[Ints], size: int) -> Arrivals:
+    """The same of requests that stand alone and are read while they are served."""
+    steps = Pieces(decode_steps)
+
+    def portions() -> Iterator[Array]:
+        for portion in stream.portions(size):
+            yield rows_of(portion, steps.take(portion.num_requests), slice(None))
+
+    return Arrivals(stream.num_requests, portions(), stream.max_concurrency)
 
 
 def _cuts(requests: Requests, size: int) -> list[int]:
