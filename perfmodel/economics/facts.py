@@ -81,7 +81,7 @@ class Gathered:
         self._tally.runs(runs)
         own, side = runs.replica < self._scenario.serving.replicas, self._scenario.prefill_side
         decode, prefill = self._work
-        decode += work_sums(self._scenario, runs.where(own))
+        decode += work_sums(self._scenario, runs if own.all() else runs.where(own))
         if side is not None:
             prefill += work_sums(side, runs.where(~own))
         self._work = decode, prefill

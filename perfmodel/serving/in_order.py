@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.serving.notes import COUNTS, TIMES, Ints, Turn, joined
+from perfmodel.serving.notes import COUNTS, TIMES, Ints, Turn
 from perfmodel.serving.pieces import Blocks, Pieces
 from perfmodel.serving.records import Floats, Load, Records, StepRuns
 from perfmodel.serving.window import between
@@ -56,7 +56,7 @@ class InOrder:
         self._held: dict[str, Any] = {name: np.zeros(0) for name in TIMES}
         self._held |= {name: np.zeros(0, np.int64) for name in COUNTS}
         self._gaps, self._runs, self._counted = Blocks(BLOCK), Blocks(BLOCK), Blocks(BLOCK)
-        self._undecided: list[StepRuns] = []
+        self._undecided = StepRuns.of(np.zeros(0))
         self._start_s = self._seen_s = self._end_s = -np.inf
         """When the first judged request came, or one before it; and when the last judged one ended, so far."""
 
@@ -68,15 +68,14 @@ class InOrder:
             self._run(StepRuns(*columns))
         if not self._whole:
             self._look(turn)
-            self._undecided.append(turn.runs)
-            self._cut(self._end_s)
+            self._cut(turn.runs, self._end_s)
         self._hold(turn)
         self._go_on(BLOCK)
 
     def finish(self) -> None:
         """Everything has ended."""
         if not self._whole:
-            self._cut(np.inf)
+            self._cut(StepRuns.of(np.zeros(0)), np.inf)
         self._go_on(1)
         for blocks, take in ((self._runs, self._run), (self._counted, self._sums.counted_runs)):
             columns = blocks.rest()
@@ -146,16 +145,19 @@ class InOrder:
         if own.any():
             self._end_s = max(self._end_s, float(ends[own].max()))
 
-    def _cut(self, upto_s: float) -> None:
-        """Steps that have ended before ``upto_s`` go on, as far as they are in the window."""
-        runs = joined(self._undecided)
+    def _cut(self, new: StepRuns, upto_s: float) -> None:
+        """Of ``new`` steps and those not yet decided on, what has ended before ``upto_s`` goes on, as far as it is in
+        the window.
+        """
+        both = ((getattr(self._undecided, name), getattr(new, name)) for name in StepRuns.__slots__)
+        runs = StepRuns(*(np.concatenate(pair) for pair in both))
         ended = runs.start_s + runs.seconds
         ahead = ended <= self._seen_s  # before anybody came who is judged
         sure = ended <= upto_s if self._start_s > -np.inf else np.zeros(len(ended), dtype=bool)
         inside = between(runs.where(sure & ~ahead), self._start_s, self._end_s)
         for columns in self._counted.add(*(getattr(inside, name) for name in StepRuns.__slots__)):
             self._sums.counted_runs(StepRuns(*columns))
-        self._undecided = [runs.where(~sure & ~ahead)]
+        self._undecided = runs.where(~sure & ~ahead)
 
 
 def _two(pairs: Iterator[tuple[Ints, Ints]]) -> tuple[Iterator[Ints], Iterator[Ints]]:

@@ -47,30 +47,46 @@ class Kept:
         self._requests = requests
         self._columns: dict[str, Any] = {name: np.empty(n) for name in TIMES}
         self._columns |= {name: np.empty(n, np.int64) for name in COUNTS}
-        self._turns: list[tuple[Floats, Ints, StepRuns]] = []
+        self._gap_s, self._gap_count = _Grown(np.float64), _Grown(np.int64)
+        self._runs = {name: _Grown(np.float64) for name in StepRuns.__slots__}
 
     def take(self, turn: Turn) -> None:
         """See :class:`Notes`."""
         for name, column in self._columns.items():
             column[turn.numbers] = turn.columns[name]
-        self._turns.append((turn.gap_s, turn.gap_count, turn.runs))
+        self._gap_s.add(turn.gap_s)
+        self._gap_count.add(turn.gap_count)
+        for name, column in self._runs.items():
+            column.add(getattr(turn.runs, name))
 
     def records(self, span_s: float, prefilled_tokens: int) -> Records:
         """Of the whole run, see :class:`perfmodel.serving.records.Load`; to be asked once."""
-        gap_s, gap_count, runs = zip(*self._turns, strict=True)
-        self._turns = []
+        runs = StepRuns(*(column.whole() for column in self._runs.values()))
         return Records(
             **self._columns,
             input_tokens=self._requests.input_tokens,
             output_tokens=self._requests.output_tokens,
-            gap_s=np.concatenate(gap_s),
-            gap_count=np.concatenate(gap_count),
-            load=Load(span_s=span_s, prefilled_tokens=prefilled_tokens, runs=joined(runs)),
+            gap_s=self._gap_s.whole(),
+            gap_count=self._gap_count.whole(),
+            load=Load(span_s=span_s, prefilled_tokens=prefilled_tokens, runs=runs),
         )
 
 
-def joined(runs: "tuple[StepRuns, ...] | list[StepRuns]") -> StepRuns:
-    """One table of some, one after the other."""
-    if len(runs) == 1:
-        return runs[0]
-    return StepRuns(*(np.concatenate([getattr(one, name) for one in runs]) for name in StepRuns.__slots__))
+class _Grown:
+    """A column that grows where it stands: pieces and their whole would take twice the memory."""
+
+    def __init__(self, kind: type) -> None:
+        self._rows = 0
+        self._column: Any = np.empty(0, kind)
+
+    def add(self, values: Any) -> None:
+        end = self._rows + len(values)
+        if end > len(self._column):
+            self._column.resize(max(end, 2 * len(self._column)), refcheck=False)  # nobody else has it yet
+        self._column[self._rows : end] = values
+        self._rows = end
+
+    def whole(self) -> Any:
+        """All of it; nothing can be added any more."""
+        self._column.resize(self._rows, refcheck=False)
+        return self._column

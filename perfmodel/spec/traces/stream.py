@@ -2,8 +2,8 @@
 
 The columns lie in unnamed temporary files (24 bytes per request, in the system's folder for them, ``TMPDIR``). So
 nothing that is simulated rests on a line that was not looked at, a file that changes meanwhile does no harm, and text
-is parsed once. Only requests that stand alone and come in the order of their times are taken so: sessions, and prefixes of
-hashed blocks, need all that came before them.
+is parsed once. Only requests that stand alone and come in the order of their times are taken so: sessions, and prefixes
+of hashed blocks, need all that came before them.
 """
 
 import hashlib
