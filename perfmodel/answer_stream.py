@@ -35,14 +35,16 @@ class Long:
     asked: Requests | RequestStream
 
 
-def traffic_of(scenario: Scenario, *, hold: int = HELD_REQUESTS) -> Requests | Long:
-    """A scenario's requests; :class:`Long` where there are more than ``hold`` and :func:`answer_stream` can serve them.
+def traffic_of(scenario: Scenario, *, hold: int | None = None) -> Requests | Long:
+    """A scenario's requests; :class:`Long` where there are more than ``hold`` (HELD_REQUESTS) and :func:`answer_stream`
+    can serve them.
 
     Raises:
         SpecError, DataError: as :func:`perfmodel.serving.requests.requests_of`.
     """
     if not can_stream(scenario):
         return requests_of(scenario.workload, scenario.seed)
+    hold = HELD_REQUESTS if hold is None else hold
     asked = long_requests_of(scenario.workload, scenario.seed, hold=hold)
     return asked if isinstance(asked, Requests) and asked.num_requests <= hold else Long(asked)
 

@@ -77,9 +77,11 @@ def requests_file(path: Path, provenance: Mapping[str, Any]) -> Iterator[Write]:
             with writing(path):
                 rows.add(as_columns(records) | {"counted": judged})
 
-        yield write
-        with writing(path):
-            rows.close()
+        try:
+            yield write
+        finally:
+            with writing(path):
+                rows.close()
 
 
 class _Csv:
@@ -115,4 +117,5 @@ class _Parquet:
         self._writer.write_table(table)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

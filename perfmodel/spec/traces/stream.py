@@ -8,6 +8,7 @@ of hashed blocks, need all that came before them.
 
 import hashlib
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ class Spool:
                 f"{tempfile.gettempdir()}: no temporary file can be made: {error.strerror}"
             ) from error
 
+        weakref.finalize(self, _close, self._files)
+
     def add(self, *columns: Any) -> None:
         """More rows.
 
@@ -74,6 +77,11 @@ class Spool:
         for at in range(first, end, rows):
             count = min(rows, end - at)
             yield tuple(self._piece(which, kind, at, count) for which, kind in enumerate(COLUMNS))
+
+
+def _close(files: list[IO[bytes]]) -> None:
+    for file in files:
+        file.close()
 
 
 @dataclass(frozen=True, slots=True)
