@@ -16,7 +16,7 @@ INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
 FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-memory bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ hostile: $(VENV)/.dev-$(KEY) ## break inputs at random for at most 20 minutes (S
 
 bench-kinds: $(VENV)/.dev-$(KEY) ## requests/s by kinds of traffic, compiled and plain, beside a yardstick (2 minutes)
 	$(BIN)/python -m bench.kinds
+
+bench-memory: $(VENV)/.dev-$(KEY) ## peak memory and CPU time of serve on traces of 0.1, 1 and 10 million requests (15 minutes)
+	$(BIN)/python -m bench.memory
 
 bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an environment of its own, where its wheel can be had
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers

@@ -1,28 +1,27 @@
 """The answer to ``perfmodel serve``: what was simulated, with money, warnings and provenance."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from perfmodel.answer import plain, provenance
 from perfmodel.answer_intervals import check_repeats, run_intervals
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing, step_caveats
-from perfmodel.economics.energy import add_usages, unknown_power, usage_of_runs, usage_values
+from perfmodel.economics.energy import add_usages, unknown_power, usage_of, usage_values
+from perfmodel.economics.facts import Facts, facts_of
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import SpecError
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
-from perfmodel.serving.serve import Served, serve
-from perfmodel.serving.spread import typical_step
-from perfmodel.serving.window import counted
+from perfmodel.serving.serve import Run, Served, serve
+from perfmodel.serving.spread import step_of
+from perfmodel.serving.stream import RequestStream
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
-from perfmodel.spec.traces.read import trace_of
+from perfmodel.spec.traces.read import long_trace_of, trace_of
 from perfmodel.step import Step, common_log_std, simulate_step
 from perfmodel.units import PERCENT
 
@@ -41,6 +40,8 @@ WITHOUT_FAULTS = (
     "usd_per_million_total_tokens",
 )
 """Figures that are told for healthy replicas too, where the scenario has faults."""
+EXACT: dict[str, Any] = {"percentiles": "exact"}
+"""How percentiles were found, for provenance."""
 NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 
 
@@ -48,7 +49,7 @@ NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 class ServeAnswer:
     """One run's answer."""
 
-    served: Served
+    run: Run
     values: dict[str, Any]
     """The keys of ``perfmodel serve --json``, SI units; unknown is None."""
     rest: Rest
@@ -57,7 +58,13 @@ class ServeAnswer:
     @property
     def scenario(self) -> Scenario:
         """What was asked."""
-        return self.served.scenario
+        return self.run.scenario
+
+    @property
+    def served(self) -> Served:
+        """The run with its records, where they were kept."""
+        assert isinstance(self.run, Served), "records were not kept"
+        return self.run
 
 
 def answer_serve(
@@ -80,57 +87,84 @@ def answer_serve(
     if repeats is not None:
         check_repeats(repeats)
     served = serve(scenario, requests=requests, progress=progress)
-    _refuse_beyond_positions(served)
-    decode = scenario.deployment.model_copy(update={"phase": "decode"})
-    step = simulate_step(scenario.model_copy(update={"deployment": decode}))
-    metrics = serving_metrics(served.records, scenario)
+    refuse_beyond_positions(scenario, [served.requests])
+    step = decode_step_of(scenario)
     intervals = _intervals(served, step, repeats, progress, executor)
-    rest = _rest(served)
     no_intervals = [note(NO_INTERVALS)] if repeats is not None and not intervals else []
+    without_faults = _without_faults(served, progress)
+    facts = facts_of(served.records, scenario)
+    return answer_of(served, facts, step, without_faults, intervals, no_intervals, EXACT)
+
+
+def decode_step_of(scenario: Scenario) -> Step:
+    """One decode step as ``perfmodel step`` has it: what full batches would give."""
+    decode = scenario.deployment.model_copy(update={"phase": "decode"})
+    return simulate_step(scenario.model_copy(update={"deployment": decode}))
+
+
+def answer_of(
+    run: Run,
+    facts: Facts,
+    step: Step,
+    without_faults: dict[str, Any] | None,
+    intervals: dict[str, Any],
+    more: list[Caveat],
+    percentiles: dict[str, Any],
+) -> ServeAnswer:
+    """Everything put together: what was found, what it costs, what it rests on and where it comes from."""
+    scenario, metrics = run.scenario, facts.metrics
+    rest = _rest(run, facts)
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
         "cluster": scenario.cluster.name,
         "gpu": scenario.cluster.gpu.name,
         "replicas": scenario.serving.replicas,
-        "policy": served.pool.batching.policy,
-        "kv_tokens_per_rank": served.pool.kv_tokens,
-        "prefill": _prefill(served),
+        "policy": run.pool.batching.policy,
+        "kv_tokens_per_rank": run.pool.kv_tokens,
+        "prefill": _prefill(run),
         **metrics,
-        **_capacity(served, step, metrics),
-        **_usage(served, metrics),
-        "without_faults": _without_faults(served, progress),
+        **_capacity(run, step, metrics),
+        **_usage(run, facts),
+        "without_faults": without_faults,
         **intervals,
         "basis": basis(rest),
-        **caveat_values([*_caveats(served), *no_intervals, *step_caveats(rest)]),
-        "provenance": {**provenance(step), "trace": _trace_id(scenario), "core": served.core},
+        **caveat_values([*_caveats(run, facts), *more, *step_caveats(rest)]),
+        "provenance": {
+            **provenance(step),
+            "trace": trace_id(scenario, run.requests),
+            "core": run.core,
+            **percentiles,
+        },
     }
-    return ServeAnswer(served, {key: plain(value) for key, value in values.items()}, rest)
+    return ServeAnswer(run, {key: plain(value) for key, value in values.items()}, rest)
 
 
-def _refuse_beyond_positions(served: Served) -> None:
+def refuse_beyond_positions(scenario: Scenario, portions: Iterable[Requests]) -> None:
     """Refuse a run with requests that the model has no positions for: an engine would not take them.
 
     Raises:
         SpecError: as said, with how many.
     """
-    model, records = served.scenario.model, served.records
-    total = records.input_tokens + records.output_tokens
-    beyond = int((total > model.max_context_tokens).sum())
+    model, beyond, most, n = scenario.model, 0, 0, 0
+    for requests in portions:
+        total = requests.input_tokens + requests.output_tokens
+        beyond += int((total > model.max_context_tokens).sum())
+        most, n = max(most, int(total.max())), n + len(total)
     if beyond:
         raise SpecError(
-            f"{beyond:,} of {number_of(len(total), 'request')} are longer (up to {int(total.max()):,} tokens) than the "
+            f"{beyond:,} of {number_of(n, 'request')} are longer (up to {most:,} tokens) than the "
             f"{model.max_context_tokens:,} positions of model {model.name} (max_position_embeddings): leave them out, "
-            f"or with a rope scaling that reaches further state --set model.max_position_embeddings={int(total.max())}"
+            f"or with a rope scaling that reaches further state --set model.max_position_embeddings={most}"
         )
 
 
-def _capacity(served: Served, step: Step, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def _capacity(run: Run, step: Step, metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would
     take in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens
     (those not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
     """
-    scenario = served.scenario
+    scenario = run.scenario
     side = scenario.prefill_side
     prompts = side or scenario
     prefill = prompts.deployment.model_copy(update={"phase": "prefill"})
@@ -153,15 +187,11 @@ def _gpus(scenario: Scenario) -> int:
     return scenario.serving.replicas * scenario.deployment.num_gpus
 
 
-def _rest(served: Served) -> Rest:
+def _rest(run: Run, facts: Facts) -> Rest:
     """What the run's time rests on: its mean decode step and its mean step with prompts, by the time of each kind."""
-    runs, scenario = served.records.load.runs, served.scenario
-    decodes = runs.prompt == 0.0
-    sides = ((scenario, decodes), (scenario.prefill_side or scenario, ~decodes))
-    ran = [(own, rows, float(runs.seconds[rows].sum())) for own, rows in sides]
-    steps = [
-        (simulate_step(typical_step(own, runs, rows)), weight) for own, rows, weight in ran if weight > 0.0
-    ]
+    scenario = run.scenario
+    sides = ((scenario, facts.decodes), (scenario.prefill_side or scenario, facts.prompts))
+    steps = [(simulate_step(step_of(own, work)), work.seconds) for own, work in sides if work.seconds > 0.0]
     return rest_of(steps, "the run's time")
 
 
@@ -173,13 +203,17 @@ def _without_faults(served: Served, progress: Progress | None) -> dict[str, Any]
     healthy = serve(
         scenario, requests=served.requests, fleet=served.fleet, progress=progress, core=served.core
     )
-    found = serving_metrics(healthy.records, healthy.scenario)
-    return {key: found[key] for key in WITHOUT_FAULTS}
+    return healthy_figures(serving_metrics(healthy.records, healthy.scenario))
 
 
-def _prefill(served: Served) -> dict[str, Any] | None:
+def healthy_figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run without faults that are told."""
+    return {key: metrics[key] for key in WITHOUT_FAULTS}
+
+
+def _prefill(run: Run) -> dict[str, Any] | None:
     """The replicas that compute prompts only."""
-    pool = served.prefill
+    pool = run.prefill
     if pool is None:
         return None
     return {
@@ -190,22 +224,19 @@ def _prefill(served: Served) -> dict[str, Any] | None:
     }
 
 
-def _usage(served: Served, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(run: Run, facts: Facts) -> dict[str, Any]:
     """Utilisation and energy, all GPUs counted over the whole span."""
-    records = counted(served.records, served.scenario.workload)
-    runs, span_s, replicas = records.load.runs, metrics["duration_s"], served.pool.layout.replicas
-    usage = usage_of_runs(
-        served.scenario, runs.where(runs.replica < replicas), replicas=replicas, span_s=span_s
+    span_s, replicas = facts.metrics["duration_s"], run.pool.layout.replicas
+    own_work, other_work = facts.work
+    usage = usage_of(run.scenario, own_work, replicas=replicas, span_s=span_s)
+    if run.prefill is not None:
+        own = run.prefill.layout.replicas
+        other = usage_of(run.prefill.scenario, other_work, replicas=own, span_s=span_s)
+        gpus = run.pool.scenario.deployment.num_gpus * replicas
+        usage = add_usages(usage, gpus, other, run.prefill.scenario.deployment.num_gpus * own)
+    return usage_values(
+        usage, gpus=facts.metrics["num_gpus"], span_s=span_s, output_tokens=facts.output_tokens
     )
-    if served.prefill is not None:
-        own = served.prefill.layout.replicas
-        other = usage_of_runs(
-            served.prefill.scenario, runs.where(runs.replica >= replicas), replicas=own, span_s=span_s
-        )
-        gpus = served.pool.scenario.deployment.num_gpus * replicas
-        usage = add_usages(usage, gpus, other, served.prefill.scenario.deployment.num_gpus * own)
-    tokens = int(records.output_tokens.sum())
-    return usage_values(usage, gpus=metrics["num_gpus"], span_s=span_s, output_tokens=tokens)
 
 
 def _intervals(
@@ -223,41 +254,41 @@ def _intervals(
     )
 
 
-def _caveats(served: Served) -> list[Caveat]:
+def _caveats(run: Run, facts: Facts) -> list[Caveat]:
     """What of the traffic, or of what is known, makes the answer less certain."""
-    scenario, workload, records = served.scenario, served.scenario.workload, served.records
+    scenario, workload = run.scenario, run.scenario.workload
     unknown = unknown_power(scenario)
     found = [note(unknown)] if unknown else []
-    found += [note(f"workload.trace: {text}") for text in served.requests.notes]
+    found += [note(f"workload.trace: {text}") for text in run.requests.notes]
     if workload.warm_up_requests or workload.cool_down_requests:
         found.append(
             standing("gaps between outputs (ITL) are pooled: they are those of all requests, left out or not")
         )
-    if not scenario.serving.prefix_cache and _shares_prefixes(served):
+    if not scenario.serving.prefix_cache and _shares_prefixes(run.requests):
         found.append(
             note("serving.prefix_cache = false: prompts that begin alike are computed again every time")
         )
     asked = scenario.serving.max_running
-    if served.pool.layout.max_running < asked:
+    if run.pool.layout.max_running < asked:
         found.append(
             note(
-                f"a rank runs at most {number_of(served.pool.layout.max_running, 'request')} (serving.max_running = "
+                f"a rank runs at most {number_of(run.pool.layout.max_running, 'request')} (serving.max_running = "
                 f"{asked}): DeepEP low-latency's buffers are sized for deployment.low_latency_max_tokens_per_gpu"
             )
         )
-    if served.path is not None and served.path.flag:
-        found.append(note(f"transfer of caches: {served.path.flag}"))
-    lost = float((records.preemptions > 0).mean())
+    if run.path is not None and run.path.flag:
+        found.append(note(f"transfer of caches: {run.path.flag}"))
+    lost = facts.preempted / run.requests.num_requests
     if lost > SHORTAGE:
         found.append(
             note(
                 f"{lost:.0%} of the requests lost their KV blocks for a while: the cache is short "
-                f"({served.pool.kv_tokens:,} tokens per rank)"
+                f"({run.pool.kv_tokens:,} tokens per rank)"
             )
         )
-    last, span = records.arrival_s.max(), float(np.ptp(records.arrival_s))
-    behind = span > 0.0 and records.end_s.max() - last > BEHIND * span
-    if served.requests.max_concurrency is None and behind:
+    first, last = facts.arrivals_s
+    behind = last > first and facts.end_s - last > BEHIND * (last - first)
+    if run.requests.max_concurrency is None and behind:
         found.append(
             danger(
                 "requests come faster than they are served: the queue grows until the last has come, and latencies "
@@ -267,14 +298,20 @@ def _caveats(served: Served) -> list[Caveat]:
     return found
 
 
-def _shares_prefixes(served: Served) -> bool:
-    requests = served.requests
+def _shares_prefixes(requests: Requests | RequestStream) -> bool:
+    if isinstance(requests, RequestStream):
+        return False
     return bool((requests.prefix >= 0).any() or (requests.parent >= 0).any() or requests.hash_ids is not None)
 
 
-def _trace_id(scenario: Scenario) -> str | None:
+def trace_id(scenario: Scenario, requests: Requests | RequestStream) -> str | None:
+    """Which trace it was, all of it; a long one that was read whole need not be read again."""
     w = scenario.workload
     if not w.trace:
         return None
+    if isinstance(requests, RequestStream):
+        part = w.start_s or w.duration_s is not None or w.num_requests is not None
+        found = long_trace_of(w, hold=0, whole=True) if part else requests.trace
+        return f"{found.name}-{found.id}"
     trace = trace_of(w, whole=True)
     return f"{trace.name}-{trace.id}"

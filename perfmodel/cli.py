@@ -314,17 +314,29 @@ def serve(
 
     from perfmodel.answer_intervals import REPEATS
     from perfmodel.answer_serve import answer_serve
+    from perfmodel.answer_stream import Long, answer_stream, check_parts, traffic_of
     from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.output.progress import request_progress
+    from perfmodel.output.requests import requests_while_served
     from perfmodel.workers import processes
 
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
     wanted = (repeats or REPEATS) if intervals else None
+    served = traffic_of(asked)
+    if isinstance(served, Long):
+        all_of = {"--result": result, "--trace": trace, "--intervals": wanted, "--fleet-...": traffic}
+        check_parts(served, [name for name, value in all_of.items() if value is not None])
     with request_progress() as progress, processes(workers if intervals else 1) as executor:
-        answer = answer_serve(asked, progress=progress, repeats=wanted, executor=executor)
+        if isinstance(served, Long):
+            with requests_while_served(requests, asked, served) as write:
+                answer = answer_stream(asked, served, write=write, progress=progress)
+        else:
+            answer = answer_serve(
+                asked, requests=served, progress=progress, repeats=wanted, executor=executor
+            )
         if traffic is not None:
             answer = with_fleet(answer, traffic, progress=progress)
-    if requests is not None:
+    if requests is not None and not isinstance(served, Long):
         from perfmodel.output.requests import write_requests
 
         write_requests(answer, requests)

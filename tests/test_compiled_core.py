@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from perfmodel.serving import cluster, cores
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes
+from perfmodel.serving.compiled import window
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
@@ -54,15 +56,18 @@ def equal(plain, core):
 
 
 def both(requests, layout, batching, steps, changes=(), times=None, **more):
+    """The plain form against the compiled one, with a window over all requests and with one over a few."""
     own = times or on_grids()
     found = []
-    for core in ("plain", "compiled"):
-        records, ran = cores.simulate(
-            core, requests, lambda _: own, layout, batching, steps, changes=list(changes), **more
-        )
+    for core, rows in (("plain", None), ("compiled", window.ROWS), ("compiled", 2)):
+        with mock.patch.object(window, "ROWS", rows):
+            records, ran = cores.simulate(
+                core, requests, lambda _: own, layout, batching, steps, changes=list(changes), **more
+            )
         assert ran == core
         found.append(records)
-    equal(*found)
+    equal(*found[:2])
+    equal(found[0], found[2])
     return found[1]
 
 

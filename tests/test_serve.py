@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from perfmodel.answer_serve import answer_serve
 from perfmodel.cli import app
-from perfmodel.economics.requests import is_good, mean_interval, serving_metrics, weighted_spread
+from perfmodel.economics.quantiles import mean_interval, weighted_spread
+from perfmodel.economics.requests import is_good, serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import cache_tokens_per_rank

@@ -46,31 +46,68 @@ class Usage:
     """None: :func:`unknown_power` says why."""
 
 
-def usage_of_runs(scenario: Scenario, runs: StepRuns, *, replicas: int, span_s: float) -> Usage:
-    """Utilisation and energy of ``replicas`` copies of the scenario's deployment over ``span_s`` seconds.
+@dataclass(frozen=True, slots=True)
+class WorkSums:
+    """What all steps of some replicas ask of their mean GPU, see :class:`perfmodel.economics.work.Work`."""
 
-    ``runs`` are those of these replicas alone: with pools of other deployments, ask for each and add energies up.
+    seconds: float = 0.0
+    """Of the steps."""
+    peak_s: float = 0.0
+    hbm_s: float = 0.0
+    compute_s: float = 0.0
+    memory_s: float = 0.0
+    compute_j: float = 0.0
+    memory_j: float = 0.0
+
+    def __add__(self, other: "WorkSums") -> "WorkSums":
+        """Of both."""
+        return WorkSums(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+def work_sums(scenario: Scenario, runs: StepRuns) -> WorkSums:
+    """Of ``runs``, which are those of replicas of the scenario's deployment alone: with pools of other deployments, ask
+    for each.
 
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
     """
     work = work_of_runs(scenario, runs)
-    whole = replicas * span_s
     each = runs.seconds / np.maximum(runs.steps, 1.0)
     # kernels of two streams that run together share the GPU: no more than the step has
     busy = work.compute_s + work.memory_s
     fits = np.minimum(1.0, np.divide(each, busy, out=np.ones_like(busy), where=busy > 0.0))
-    compute_s = float((runs.steps * work.compute_s * fits).sum())
-    memory_s = float((runs.steps * work.memory_s * fits).sum())
+    share = runs.steps * fits
+    return WorkSums(
+        seconds=float(runs.seconds.sum()),
+        peak_s=float((runs.steps * work.peak_s).sum()),
+        hbm_s=float((runs.steps * work.hbm_s).sum()),
+        compute_s=float((runs.steps * work.compute_s * fits).sum()),
+        memory_s=float((runs.steps * work.memory_s * fits).sum()),
+        compute_j=float((share * work.compute_j).sum()),
+        memory_j=float((share * work.memory_j).sum()),
+    )
+
+
+def usage_of(scenario: Scenario, work: WorkSums, *, replicas: int, span_s: float) -> Usage:
+    """Utilisation and energy of ``replicas`` copies of the scenario's deployment over ``span_s`` seconds."""
+    whole = replicas * span_s
     measured = None
     if scenario.power is not None and scenario.power.kernels:
-        share = runs.steps * fits
-        measured = (float((share * work.compute_j).sum()), float((share * work.memory_j).sum()))
+        measured = (work.compute_j, work.memory_j)
     return Usage(
-        mfu=float((runs.steps * work.peak_s).sum()) / whole,
-        mbu=float((runs.steps * work.hbm_s).sum()) / whole,
-        energy=_energy(scenario, whole, compute_s, memory_s, float(runs.seconds.sum()), measured),
+        mfu=work.peak_s / whole,
+        mbu=work.hbm_s / whole,
+        energy=_energy(scenario, whole, work.compute_s, work.memory_s, work.seconds, measured),
     )
+
+
+def usage_of_runs(scenario: Scenario, runs: StepRuns, *, replicas: int, span_s: float) -> Usage:
+    """:func:`usage_of` of steps that are there.
+
+    Raises:
+        UnsupportedError: the model has a part whose run time is not modelled.
+    """
+    return usage_of(scenario, work_sums(scenario, runs), replicas=replicas, span_s=span_s)
 
 
 def add_usages(one: Usage, gpus: int, other: Usage, other_gpus: int) -> Usage:

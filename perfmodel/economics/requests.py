@@ -4,24 +4,22 @@ Definitions are vLLM's (``vllm bench serve``): TTFT from arrival to first token,
 request, ITL every gap between outputs, pooled. A percentile of a speed is that of 1 / TPOT per request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.serving.records import Records
+from perfmodel.economics.quantiles import Exact, Values
+from perfmodel.serving.records import Records, StepRuns
 from perfmodel.serving.window import counted
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import HOUR, MEGA, MS, PERCENT
 
 Floats = NDArray[np.float64]
 
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
-BATCHES = 20
-"""Of consecutive requests, whose means say how sure a mean is."""
-T_80 = 1.328
-"""90th percentile of Student's t with BATCHES - 1 = 19 degrees of freedom."""
+SPREADS = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "tokens_per_s_per_user", "queue_s", "transfer_s")
+"""Keys of which there are a mean and percentiles."""
 
 
 def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
@@ -31,61 +29,110 @@ def serving_metrics(records: Records, scenario: Scenario) -> dict[str, Any]:
     With a warm-up or cool-down only requests between them count (:mod:`perfmodel.serving.window`), from the first of
     their arrivals to the last of their ends; gaps between outputs (``itl_s``) stay those of all.
     """
-    served = len(records.arrival_s)
-    records = counted(records, scenario.workload)
-    ttft, tpot, e2e = latencies(records)
-    gpus = scenario.fleet_gpus
-    start = float(records.arrival_s.min())
-    span = float(records.end_s.max()) - start
-    inputs, outputs = int(records.input_tokens.sum()), int(records.output_tokens.sum())
-    gpu_hours = gpus * span / HOUR
-    price = scenario.prices.usd_per_gpu_hour
-    good = int(is_good(ttft, tpot, e2e, scenario).sum())
-    with_tpot = tpot[np.isfinite(tpot)]
-    runs, replicas = records.load.runs, scenario.serving.replicas
-    own = runs.replica < replicas
-    busy_s = float(runs.seconds[own].sum())
-    return {
-        "requests": len(ttft),
-        "left_out_requests": served - len(ttft),
-        "completed": int((records.end_s >= 0.0).sum()),
-        "num_gpus": gpus,
-        "duration_s": span,
-        "ttft_s": spread(ttft),
-        "tpot_s": spread(with_tpot),
-        "itl_s": weighted_spread(records.gap_s, records.gap_count),
-        "e2e_s": spread(e2e),
-        "tokens_per_s_per_user": spread(1.0 / with_tpot),
-        "queue_s": spread(records.scheduled_s - records.arrival_s),
-        "transfer_s": spread((records.first_token_s - records.prefilled_s)[apart(records)]),
-        "preemptions": int(records.preemptions.sum()),
-        "retries": int(records.retries.sum()),
-        "cache_hit_pct": PERCENT * float(records.cached_tokens.sum()) / inputs,
-        "requests_per_s": len(ttft) / span,
-        "goodput_requests_per_s": good / span,
-        "input_tokens_per_s_per_gpu": inputs / span / gpus,
-        "output_tokens_per_s": outputs / span,
-        "output_tokens_per_s_per_gpu": outputs / span / gpus,
-        "total_tokens_per_s_per_gpu": (inputs + outputs) / span / gpus,
-        "busy_pct": PERCENT * busy_s / (span * replicas),
-        "prompt_steps_pct": PERCENT
-        * float(runs.seconds[own & (runs.prompt > 0.0)].sum())
-        / max(busy_s, 1e-300),
-        "steps": round(float(runs.steps.sum())),
-        "prefill_busy_pct": (
-            PERCENT * float(runs.seconds[~own].sum()) / (span * scenario.prefill.serving.replicas)
-            if scenario.prefill is not None
-            else None
-        ),
-        "gpu_hours": gpu_hours,
-        "usd_per_million_input_tokens": price * gpu_hours / inputs * MEGA,
-        "usd_per_million_output_tokens": price * gpu_hours / outputs * MEGA,
-        "usd_per_million_total_tokens": price * gpu_hours / (inputs + outputs) * MEGA,
-        "mean_intervals": {
-            name: mean_interval(values)
-            for name, values in (("ttft_s", ttft), ("tpot_s", with_tpot), ("e2e_s", e2e))
-        },
-    }
+    tally, judged = Tally(scenario, Exact), counted(records, scenario.workload)
+    tally.served = len(records.arrival_s)
+    tally.requests(judged)
+    tally.gaps(records.gap_s, records.gap_count)
+    tally.runs(judged.load.runs)
+    return tally.metrics()
+
+
+class Tally:
+    """What a run comes to, requests, gaps and steps being told a block at a time, in their order."""
+
+    def __init__(self, scenario: Scenario, values: Callable[[], Values]) -> None:
+        """``values`` makes what percentiles are taken from."""
+        self._scenario = scenario
+        self._spreads = {name: values() for name in SPREADS}
+        self.served = 0
+        """Requests, those that are left out included."""
+        self._requests = self._completed = self._good = 0
+        self._first_s, self._last_s = np.inf, -np.inf
+        self._inputs = self._outputs = self._cached = self._preemptions = self._retries = 0
+        self._busy_s = self._prompt_s = self._prefill_s = self._steps = 0.0
+
+    def requests(self, records: Records) -> None:
+        """Requests that are judged."""
+        if not len(records.arrival_s):
+            return
+        ttft, tpot, e2e = latencies(records)
+        with_tpot = tpot[np.isfinite(tpot)]
+        for name, values in (
+            ("ttft_s", ttft),
+            ("tpot_s", with_tpot),
+            ("e2e_s", e2e),
+            ("tokens_per_s_per_user", 1.0 / with_tpot),
+            ("queue_s", records.scheduled_s - records.arrival_s),
+            ("transfer_s", (records.first_token_s - records.prefilled_s)[apart(records)]),
+        ):
+            self._spreads[name].add(values)
+        self._requests += len(ttft)
+        self._completed += int((records.end_s >= 0.0).sum())
+        self._good += int(is_good(ttft, tpot, e2e, self._scenario).sum())
+        self._first_s = min(self._first_s, float(records.arrival_s.min()))
+        self._last_s = max(self._last_s, float(records.end_s.max()))
+        self._inputs += int(records.input_tokens.sum())
+        self._outputs += int(records.output_tokens.sum())
+        self._cached += int(records.cached_tokens.sum())
+        self._preemptions += int(records.preemptions.sum())
+        self._retries += int(records.retries.sum())
+
+    def gaps(self, seconds: Floats, counts: NDArray[np.int64]) -> None:
+        """Gaps between outputs, as in :class:`Records`."""
+        self._spreads["itl_s"].add(seconds, counts)
+
+    def runs(self, runs: StepRuns) -> None:
+        """Steps in the window of those that are judged."""
+        own = runs.replica < self._scenario.serving.replicas
+        self._busy_s += float(runs.seconds[own].sum())
+        self._prompt_s += float(runs.seconds[own & (runs.prompt > 0.0)].sum())
+        self._prefill_s += float(runs.seconds[~own].sum())
+        self._steps += float(runs.steps.sum())
+
+    @property
+    def output_tokens(self) -> int:
+        """Of the requests that are judged."""
+        return self._outputs
+
+    def metrics(self) -> dict[str, Any]:
+        """See :func:`serving_metrics`."""
+        scenario, found = self._scenario, {name: own.spread() for name, own in self._spreads.items()}
+        gpus, replicas = scenario.fleet_gpus, scenario.serving.replicas
+        span, inputs, outputs = self._last_s - self._first_s, self._inputs, self._outputs
+        gpu_hours = gpus * span / HOUR
+        price = scenario.prices.usd_per_gpu_hour
+        return {
+            "requests": self._requests,
+            "left_out_requests": self.served - self._requests,
+            "completed": self._completed,
+            "num_gpus": gpus,
+            "duration_s": span,
+            **{name: found[name] for name in SPREADS},
+            "preemptions": self._preemptions,
+            "retries": self._retries,
+            "cache_hit_pct": PERCENT * float(self._cached) / inputs,
+            "requests_per_s": self._requests / span,
+            "goodput_requests_per_s": self._good / span,
+            "input_tokens_per_s_per_gpu": inputs / span / gpus,
+            "output_tokens_per_s": outputs / span,
+            "output_tokens_per_s_per_gpu": outputs / span / gpus,
+            "total_tokens_per_s_per_gpu": (inputs + outputs) / span / gpus,
+            "busy_pct": PERCENT * self._busy_s / (span * replicas),
+            "prompt_steps_pct": PERCENT * self._prompt_s / max(self._busy_s, 1e-300),
+            "steps": round(self._steps),
+            "prefill_busy_pct": (
+                PERCENT * self._prefill_s / (span * scenario.prefill.serving.replicas)
+                if scenario.prefill is not None
+                else None
+            ),
+            "gpu_hours": gpu_hours,
+            "usd_per_million_input_tokens": price * gpu_hours / inputs * MEGA,
+            "usd_per_million_output_tokens": price * gpu_hours / outputs * MEGA,
+            "usd_per_million_total_tokens": price * gpu_hours / (inputs + outputs) * MEGA,
+            "mean_intervals": {
+                name: self._spreads[name].mean_interval() for name in ("ttft_s", "tpot_s", "e2e_s")
+            },
+        }
 
 
 def apart(records: Records) -> NDArray[np.bool_]:
@@ -112,38 +159,3 @@ def is_good(ttft: Floats, tpot: Floats, e2e: Floats, scenario: Scenario) -> NDAr
         if limit_ms is not None:
             good &= ~(values > limit_ms * MS)  # a request of one token has no TPOT to miss
     return good
-
-
-def spread(values: Floats) -> dict[str, float] | None:
-    """Mean and percentiles; None of nothing."""
-    if not len(values):
-        return None
-    found = np.percentile(values, list(PERCENTILES.values()))
-    return {"mean": float(values.mean()), **dict(zip(PERCENTILES, map(float, found), strict=True))}
-
-
-def weighted_spread(values: Floats, counts: NDArray[np.int64]) -> dict[str, float] | None:
-    """:func:`spread` of values that occur ``counts`` times each."""
-    total = int(counts.sum())
-    if not total:
-        return None
-    order = np.argsort(values, kind="stable")
-    upto = np.cumsum(counts[order])
-    found: Mapping[str, float] = {
-        name: float(values[order][min(int(np.searchsorted(upto, q / PERCENT * total)), len(order) - 1)])
-        for name, q in PERCENTILES.items()
-    }
-    return {"mean": float((values * counts).sum() / total), **found}
-
-
-def mean_interval(values: Floats) -> list[float] | None:
-    """80 % interval of the mean by batch means: consecutive values depend on each other, batches of them hardly.
-
-    None of fewer than two values per batch [Law and Kelton, Simulation Modeling and Analysis, 9.5.3].
-    """
-    size = len(values) // BATCHES
-    if size < 2:
-        return None
-    means = values[: size * BATCHES].reshape(BATCHES, size).mean(axis=1)
-    half = T_80 * float(means.std(ddof=1)) / BATCHES**0.5
-    return [float(means.mean()) - half, float(means.mean()) + half]

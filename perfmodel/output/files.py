@@ -4,36 +4,72 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from perfmodel.errors import DataError
 from perfmodel.spec.paths import kind_of, quoted, resolved
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to a temporary name beside ``path`` and rename it, so that no half-written file is ever seen.
+    """Write ``data`` to ``path``, whole or not at all: see :func:`atomic_file`.
+
+    Raises:
+        DataError: the folder does not exist, or the file can't be written there.
+    """
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    with atomic_file(path) as file, writing(path):
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, under a temporary name beside ``path``, that is renamed when all went well, so that no
+    half-written file is ever seen. Whoever writes does it in :func:`writing`.
 
     A link keeps its name and its target is replaced; a device or pipe (``/dev/stdout``) is written to directly.
 
     Raises:
         DataError: the folder does not exist, or the file can't be written there.
     """
-    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     check_writable(path)
     if kind_of(path) == "device":
-        _write(path, path, content)
+        with writing(path):
+            device = path.open("wb")
+        with closing(device):
+            yield device
         return
     target = resolved(path)
     _remove_leftovers(target)
     temporary = target.with_name(f"{_part_stem(target)}{os.getpid()}.part")
     try:
-        _write(temporary, path, content)
-        _replace(temporary, target, path)
+        with writing(path):
+            file = temporary.open("wb")
+        try:
+            yield file
+        finally:
+            with writing(path):
+                file.close()
+        with writing(path):
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong with a file while it is written is told by the name that was asked for.
+
+    Raises:
+        DataError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{quoted(path)}: can't be written: {error.strerror or error}") from error
 
 
 def check_writable(path: Path) -> None:
@@ -104,17 +140,3 @@ def _lives(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _write(file: Path, asked: Path, content: bytes) -> None:
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"{quoted(asked)}: can't be written: {error.strerror}") from error
-
-
-def _replace(temporary: Path, target: Path, asked: Path) -> None:
-    try:
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(f"{quoted(asked)}: can't be written: {error.strerror}") from error

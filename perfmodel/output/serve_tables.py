@@ -21,9 +21,9 @@ from perfmodel.units import MEGA, PERCENT
 def print_serve(answer: ServeAnswer) -> None:
     """Print a serving run: latencies, rates and money, what the engine was busy with."""
     out, values = console(), answer.values
-    served, scenario = answer.served, answer.scenario
+    scenario = answer.scenario
     out.print(Text(scenario_title(scenario), style="bold"))
-    cap = served.requests.max_concurrency
+    cap = answer.run.requests.max_concurrency
     traffic = f"at most {cap:,} in flight" if cap is not None else "open loop"
     out.print(
         Text(

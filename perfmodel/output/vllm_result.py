@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from perfmodel.answer_serve import ServeAnswer
-from perfmodel.economics.requests import PERCENTILES, Floats, latencies
+from perfmodel.economics.quantiles import PERCENTILES
+from perfmodel.economics.requests import Floats, latencies
 from perfmodel.errors import DataError
 from perfmodel.output.files import atomic_write, check_writable
 from perfmodel.serving.records import Ints, Records

@@ -89,8 +89,8 @@ def simulate(
     ).run()
 
 
-def check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> None:
-    """Refuses a request of so many ``tokens`` (n,) that one rank's cache can't hold.
+def check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout, *, first: int = 0) -> None:
+    """Refuses a request of so many ``tokens`` (n,) that one rank's cache can't hold; ``first`` is the first's number.
 
     Raises:
         InfeasibleError: there is one.
@@ -102,8 +102,9 @@ def check_lengths(tokens: np.ndarray, requests: Requests, layout: Layout) -> Non
         if layout.beside != NOTHING:
             fixed = f" ({np.broadcast_to(beside, whole.shape)[row]} for states and windows)"
         raise InfeasibleError(
-            f"request {row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need {whole[row]} "
-            f"KV blocks of {layout.block_tokens}{fixed}, one rank has {layout.blocks}: shorten requests, or spread "
+            f"request {first + row}: {requests.input_tokens[row]} + {requests.output_tokens[row]} tokens need "
+            f"{whole[row]} KV blocks of {layout.block_tokens}{fixed}, one rank has {layout.blocks}: shorten requests, "
+            "or spread "
             "weights over more GPUs so that memory is left for the cache"
         )
 

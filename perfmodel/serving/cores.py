@@ -7,7 +7,7 @@ Their records are equal, so which one ran matters to nobody but the clock; it is
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,10 +19,12 @@ from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.compiled.jit import available, compiled_before
+from perfmodel.serving.notes import Notes
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import StepTimes
+from perfmodel.serving.stream import RequestStream
 
 Core = Literal["plain", "compiled"]
 
@@ -68,8 +70,7 @@ def simulate(
         SpecError: the environment names no form.
     """
     core = chosen(requests.num_requests) if core is None else core
-    plain_alone = prefill is not None or layout.beside != NOTHING or layout.checkpoints is not None
-    if core == "compiled" and not plain_alone and batching.together:
+    if core == "compiled" and prefill is None and compiles(layout) and batching.together:
         from perfmodel.serving.compiled import drive
 
         found = drive.simulate(
@@ -82,3 +83,29 @@ def simulate(
         prefill=prefill, changes=changes, progress=progress, front_end=front_end,
     )  # fmt: skip
     return found, "plain"
+
+
+def compiles(layout: Layout) -> bool:
+    """Whether replicas of this kind can be served by the compiled form."""
+    return layout.beside == NOTHING and layout.checkpoints is None
+
+
+def stream_compiled(
+    asked: Requests | RequestStream,
+    times: Callable[[int], StepTimes],
+    layout: Layout,
+    batching: Batching,
+    decode_steps: Iterator[np.ndarray],
+    notes: Notes,
+    *,
+    changes: Iterable[Change] = (),
+    progress: Progress | None = None,
+    front_end: FrontEndTimes | None = None,
+) -> None:
+    """See :func:`perfmodel.serving.compiled.drive.stream`."""
+    from perfmodel.serving.compiled import drive
+
+    drive.stream(
+        asked, times, layout, batching, decode_steps, notes,
+        changes=changes, progress=progress, front_end=front_end,
+    )  # fmt: skip

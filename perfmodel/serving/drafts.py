@@ -1,5 +1,8 @@
 """How many steps an output takes when drafts are accepted by chance."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,16 +21,39 @@ def decode_steps(output_tokens: Ints, draft_tokens: int, acceptance: float, seed
     A step gives 1 token and as many drafts as were accepted one after the other, each with probability ``acceptance``
     given those before. Steps are drawn until the output is whole; surplus tokens of the last one are dropped.
     """
-    wanted = np.maximum(np.asarray(output_tokens, dtype=np.int64) - 1, 0)
-    if not draft_tokens or acceptance == 0.0:
-        return wanted
-    if acceptance == 1.0:
-        return -(-wanted // (1 + draft_tokens))
+    return np.concatenate(list(decode_steps_of([output_tokens], draft_tokens, acceptance, seed)))
+
+
+def decode_steps_of(
+    outputs: Iterable[Ints], draft_tokens: int, acceptance: float, seed: int
+) -> Iterator[Ints]:
+    """:func:`decode_steps` of requests that are told a piece at a time, in pieces of other sizes: the same numbers."""
     rng = np.random.default_rng([seed, MTP_STREAM])
+    left, before = np.zeros(0, dtype=np.int64), 0
+    for output in outputs:
+        new = np.maximum(np.asarray(output, dtype=np.int64) - 1, 0)
+        if not draft_tokens or acceptance == 0.0:
+            yield new
+        elif acceptance == 1.0:
+            yield -(-new // (1 + draft_tokens))
+        else:
+            # what is drawn together ends where a block of tokens does, and the last one may go on in the next piece
+            wanted = np.concatenate([left, new])
+            block = (before + np.cumsum(wanted)) // BLOCK
+            whole = int(np.searchsorted(block, block[-1])) if len(block) else 0
+            yield _drawn(rng, wanted[:whole], block[:whole], draft_tokens, acceptance)
+            left, before = wanted[whole:], before + int(wanted[:whole].sum())
+    if len(left):
+        yield _drawn(rng, left, np.zeros(len(left)), draft_tokens, acceptance)
+
+
+def _drawn(
+    rng: np.random.Generator, wanted: Ints, block: NDArray[Any], draft_tokens: int, acceptance: float
+) -> Ints:
+    """Steps of some requests, block by block; one that wants none has none, and no part in a block."""
     steps = np.zeros(len(wanted), dtype=np.int64)
     rows = np.flatnonzero(wanted)
-    block = np.cumsum(wanted[rows]) // BLOCK
-    for own in np.split(rows, np.flatnonzero(np.diff(block)) + 1):
+    for own in np.split(rows, np.flatnonzero(np.diff(block[rows])) + 1):
         steps[own] = _steps(rng, wanted[own], draft_tokens, acceptance)
     return steps
 

@@ -1,10 +1,13 @@
 """What a serving simulation leaves: one row per request, and gaps between tokens as runs. Judged elsewhere."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+POOLED = ("gap_s", "gap_count", "load")
+"""Columns without a row per request. Gaps between outputs keep neither request nor time."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,6 +45,11 @@ class Records:
     """(runs,): how many there were of each; ``gap_s`` is their mean where steps were advanced together."""
     load: "Load"
     """What the replicas did meanwhile."""
+
+    def where(self, rows: Any) -> "Records":
+        """Some of the requests, by numbers, a slice or a mask; gaps and load, which are pooled, stay those of all."""
+        own = {one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name not in POOLED}
+        return replace(self, **own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,8 @@ class Requests:
         return np.where(self.parent == NONE, 0, before)
 
 
-def requests_of(workload: Workload, seed: int) -> Requests:
-    """The requests of a workload: the same bytes for the same workload and seed.
+def requests_of(workload: Workload, seed: int, *, trace: Trace | None = None) -> Requests:
+    """The requests of a workload: the same bytes for the same workload and seed. ``trace``: its trace, already read.
 
     Arrivals, prompts, outputs, prefixes, turns, turns' tokens, pauses and think times each have a stream of
     their own, so changing the lengths changes no arrival.
@@ -101,7 +101,7 @@ def requests_of(workload: Workload, seed: int) -> Requests:
         DataError: a trace that can't be read, or has no times where they are needed.
     """
     if workload.trace:
-        return _from_trace(workload, seed)
+        return _from_trace(workload, seed, trace or trace_of(workload))
     n = workload.num_requests or DEFAULT_REQUESTS
     check_left(workload, n)
     inputs, outputs, parent = (
@@ -132,8 +132,7 @@ def requests_of(workload: Workload, seed: int) -> Requests:
     )
 
 
-def _from_trace(w: Workload, seed: int) -> Requests:
-    trace = trace_of(w)
+def _from_trace(w: Workload, seed: int, trace: Trace) -> Requests:
     n = trace.num_requests
     check_left(w, n)
     alone = constant(n, NONE)
@@ -173,14 +172,19 @@ def _trace_arrivals(w: Workload, trace: Trace, is_root: Bools, seed: int) -> Flo
     if rate is not None:
         roots = draw_arrivals(rate, w.burstiness, stream(seed, draws.ARRIVALS), int(is_root.sum()))
     elif trace.arrival_s is None:
-        raise DataError(
-            f"workload.trace = {w.trace}: a {trace.format} file without times of arrival: give workload.request_rate "
-            "(inf with max_concurrency: a closed loop)"
-        )
+        raise DataError(without_times(w, trace.format))
     else:
         roots = trace.arrival_s[is_root] / w.time_scale
     pauses = np.zeros(len(is_root)) if trace.arrival_s is None else trace.arrival_s
     return _spread(is_root, roots, pauses[~is_root])
+
+
+def without_times(w: Workload, trace_format: str) -> str:
+    """Why a trace alone is not enough, in words."""
+    return (
+        f"workload.trace = {w.trace}: a {trace_format} file without times of arrival: give workload.request_rate "
+        "(inf with max_concurrency: a closed loop)"
+    )
 
 
 def _singles(w: Workload, n: int, seed: int) -> tuple[Ints, Ints, Ints]:

@@ -19,17 +19,20 @@ from perfmodel.ops.memory import (
 from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
-from perfmodel.serving.cores import Core, simulate
-from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.cores import Core, chosen, compiles, simulate, stream_compiled
+from perfmodel.serving.drafts import decode_steps, decode_steps_of
 from perfmodel.serving.handoff import KvPath
+from perfmodel.serving.in_order import InOrder, Sums
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
+from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.traces.trace import MAX_REQUESTS
 from perfmodel.units import GB
 
 
@@ -47,13 +50,12 @@ class ServedPool:
     """Step times under a condition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One simulated run."""
+@dataclass(frozen=True)
+class Run:
+    """One simulated run, without what it left."""
 
     scenario: Scenario
-    requests: Requests
-    records: Records
+    requests: Requests | RequestStream
     pool: ServedPool
     """The replicas of the scenario's deployment."""
     prefill: ServedPool | None
@@ -64,6 +66,14 @@ class Served:
     """What steps took."""
     core: Core
     """Which form of the simulation ran."""
+
+
+@dataclass(frozen=True)
+class Served(Run):
+    """One simulated run with all its records."""
+
+    requests: Requests
+    records: Records
 
 
 def serve(
@@ -92,8 +102,9 @@ def serve(
     if not asked.num_requests:
         raise SpecError("workload: has no requests")
     side, deployment = scenario.prefill_side, scenario.deployment
-    pool = _pool_of(scenario, asked)
-    prefill = _pool_of(side, asked) if side is not None else None
+    lengths = Lengths.of(asked)
+    pool = _pool_of(scenario, lengths, asked.max_concurrency)
+    prefill = _pool_of(side, lengths, asked.max_concurrency) if side is not None else None
     path = _path(scenario)
     steps = fleet or Fleet(pool.times, prefill.times if prefill else None)
     records, core = simulate(
@@ -119,7 +130,55 @@ def serve(
         progress=progress,
         front_end=front_end_of(scenario if side is None else side),
     )
-    return Served(scenario, asked, records, pool, prefill, path, steps, core)
+    return Served(scenario, asked, pool, prefill, path, steps, core, records)
+
+
+def can_stream(scenario: Scenario) -> bool:
+    """Whether a run of this scenario need not keep its records: where the compiled core serves it, and those who are
+    left out of what is judged are known beforehand.
+    """
+    workload = scenario.workload
+    cut = bool(workload.warm_up_requests or workload.cool_down_requests)
+    settled = not cut or (not workload.has_turns and workload.think_time_s.value == 0.0)
+    _check_servable(scenario)
+    apart = scenario.prefill is not None
+    return settled and not apart and compiles(layout_of(scenario)) and chosen(MAX_REQUESTS) == "compiled"
+
+
+def stream(
+    scenario: Scenario,
+    asked: Requests | RequestStream,
+    sums: Sums,
+    *,
+    progress: Progress | None = None,
+    fleet: Fleet | None = None,
+) -> Run:
+    """As :func:`serve`, of a scenario that :func:`can_stream`; what requests and steps were goes to ``sums`` and is not
+    kept.
+
+    Raises:
+        InfeasibleError, UnsupportedError: as said there.
+    """
+    pool, mtp = _pool_of(scenario, lengths_of(asked), asked.max_concurrency), scenario.deployment.mtp
+    steps = fleet or Fleet(pool.times, None)
+    outputs = (one.output_tokens for one in portions_of(asked))
+    lengths = ((one.input_tokens, one.output_tokens) for one in portions_of(asked))
+    workload = scenario.workload
+    judged = range(workload.warm_up_requests, asked.num_requests - workload.cool_down_requests)
+    notes = InOrder(sums, lengths, judged, whole=len(judged) == asked.num_requests)
+    stream_compiled(
+        asked,
+        lambda _: steps.decode(HEALTHY),
+        pool.layout,
+        pool.batching,
+        decode_steps_of(outputs, mtp.draft_tokens, mtp.acceptance, scenario.seed),
+        notes,
+        changes=changes_of(scenario, steps, None),
+        progress=progress,
+        front_end=front_end_of(scenario),
+    )
+    notes.finish()
+    return Run(scenario, asked, pool, None, None, steps, "compiled")
 
 
 def front_end_of(scenario: Scenario) -> FrontEndTimes:
@@ -152,17 +211,15 @@ class PoolTimes:
         return self._made[condition]
 
 
-def _pool_of(scenario: Scenario, asked: Requests) -> ServedPool:
+def _pool_of(scenario: Scenario, lengths: Lengths, max_concurrency: int | None) -> ServedPool:
     """The replicas of a scenario's deployment; step times are made when they are asked for."""
     layout, kv_tokens = layout_of(scenario), kv_tokens_of(scenario)
-    batching = batching_of(scenario, longest_prompt=int(asked.input_tokens.max()))
-    longest = int((asked.input_tokens + asked.output_tokens).max())
-
+    batching = batching_of(scenario, longest_prompt=lengths.longest_prompt)
     times = PoolTimes(
         scenario,
-        most_requests=_most_requests(asked, layout, kv_tokens, scenario),
-        most_prompt=min(batching.max_batched_tokens, int(asked.input_tokens.sum())),
-        most_context=longest,
+        most_requests=_most_requests(lengths, max_concurrency, layout, kv_tokens, scenario),
+        most_prompt=min(batching.max_batched_tokens, lengths.prompt_tokens),
+        most_context=lengths.longest,
     )
     return ServedPool(scenario, layout, batching, kv_tokens, times)
 
@@ -299,19 +356,20 @@ def kv_tokens_of(scenario: Scenario) -> int:
     return tokens
 
 
-def _most_requests(requests: Requests, layout: Layout, kv_tokens: int, scenario: Scenario) -> int:
+def _most_requests(
+    lengths: Lengths, max_concurrency: int | None, layout: Layout, kv_tokens: int, scenario: Scenario
+) -> int:
     """Requests that can decode on one rank at once, padded to a captured size."""
-    shortest = int((requests.input_tokens + 1).min())
-    most = min(layout.max_running, max(1, kv_tokens // shortest), requests.num_requests)
-    if requests.max_concurrency is not None:
-        most = min(most, requests.max_concurrency)
+    shortest = lengths.shortest_prompt + 1
+    most = min(layout.max_running, max(1, kv_tokens // shortest), lengths.num_requests)
+    if max_concurrency is not None:
+        most = min(most, max_concurrency)
     padded = [size for size in scenario.serving.graph_batches or () if size >= most]
     return max(1, min(padded, default=most))
 
 
-def as_columns(served: Served) -> dict[str, np.ndarray]:
+def as_columns(records: Records) -> dict[str, np.ndarray]:
     """One row per request, for a table or a file: times in seconds, lengths in tokens."""
-    records = served.records
     outputs = np.maximum(records.output_tokens - 1, 1)
     return {
         "arrival_s": records.arrival_s,

@@ -100,20 +100,48 @@ def _covariance(first: Floats, other: Floats) -> float:
     return fsum(products.tolist()) / len(products)
 
 
+@dataclass(frozen=True, slots=True)
+class TimedWork:
+    """The work of some steps, each times its seconds; over ``seconds`` it is that of a typical one."""
+
+    seconds: float = 0.0
+    requests: float = 0.0
+    tokens: float = 0.0
+    prompt: float = 0.0
+    attended: float = 0.0
+    even: float = 0.0
+
+    @classmethod
+    def of(cls, runs: StepRuns, rows: Bools) -> "TimedWork":
+        """Of the chosen rows."""
+        seconds = runs.seconds[rows]
+        columns = (runs.requests, runs.tokens, runs.prompt, runs.attended, runs.even)
+        return cls(float(seconds.sum()), *(float((column[rows] * seconds).sum()) for column in columns))
+
+    def __add__(self, other: "TimedWork") -> "TimedWork":
+        """Of both."""
+        return TimedWork(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
 def typical_step(scenario: Scenario, runs: StepRuns, rows: Bools) -> Scenario:
     """One step with the mean work of the chosen ones, each weighted by its time."""
+    return step_of(scenario, TimedWork.of(runs, rows))
 
-    def mean(values: Floats) -> Floats:
-        return np.asarray(np.average(values[rows], weights=runs.seconds[rows]))
 
-    requests, prompt, per_gpu = mean(runs.requests), mean(runs.prompt), 1.0 / scenario.deployment.attention_tp
+def step_of(scenario: Scenario, work: TimedWork) -> Scenario:
+    """One step with the mean work of some."""
+
+    def mean(total: float) -> Floats:
+        return np.asarray(total / work.seconds)
+
+    requests, prompt, per_gpu = mean(work.requests), mean(work.prompt), 1.0 / scenario.deployment.attention_tp
     values: dict[str, Floats] = {}
     if requests:
-        values |= decode_leaves(requests * per_gpu, mean(runs.tokens) / requests)
+        values |= decode_leaves(requests * per_gpu, mean(work.tokens) / requests)
     if prompt:
-        values |= prompt_leaves(prompt, mean(runs.attended) / prompt, per_gpu)
+        values |= prompt_leaves(prompt, mean(work.attended) / prompt, per_gpu)
     plain = {path.removeprefix("deployment."): float(value) for path, value in values.items()}
     phase = "mixed" if requests and prompt else "prefill" if prompt else "decode"
     own = {"phase": phase, "ranks": "representative", **plain}
     step = scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update=own)})
-    return with_uneven_ranks(step, float(mean(runs.even)))
+    return with_uneven_ranks(step, float(mean(work.even)))

@@ -15,9 +15,6 @@ from perfmodel.errors import SpecError
 from perfmodel.serving.records import Records, StepRuns
 from perfmodel.spec.workload import Workload
 
-POOLED = ("gap_s", "gap_count", "load")
-"""Columns without a row per request. Gaps between outputs keep neither request nor time: they stay those of all."""
-
 
 def check_left(workload: Workload, num_requests: int) -> None:
     """Refuses a cut that leaves nothing.
@@ -56,14 +53,13 @@ def counted(records: Records, workload: Workload) -> Records:
     """
     if not workload.warm_up_requests and not workload.cool_down_requests:
         return records
-    rows = counted_rows(records, workload)
-    own = {one.name: getattr(records, one.name)[rows] for one in fields(records) if one.name not in POOLED}
-    start, end = float(own["arrival_s"].min()), float(own["end_s"].max())
-    load = replace(records.load, runs=_between(records.load.runs, start, end))
-    return replace(records, **own, load=load)
+    own = records.where(counted_rows(records, workload))
+    start, end = float(own.arrival_s.min()), float(own.end_s.max())
+    return replace(own, load=replace(own.load, runs=between(own.load.runs, start, end)))
 
 
-def _between(runs: StepRuns, start: float, end: float) -> StepRuns:
+def between(runs: StepRuns, start: float, end: float) -> StepRuns:
+    """Steps from ``start`` to ``end``, those that reach over one of them by their share."""
     first = np.maximum(runs.start_s, start)
     seconds = np.minimum(runs.start_s + runs.seconds, end) - first
     inside = seconds > 0.0

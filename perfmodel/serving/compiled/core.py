@@ -231,6 +231,7 @@ def _next_root(s: State) -> int:
     if s.root_at == s.n:
         return NONE
     s.root_at += 1
+    s.roots_left -= 1
     return s.root_at - 1
 
 
@@ -255,7 +256,7 @@ def _arrive(s: State, i: int) -> None:
 
 @compiled
 def _roots_arrive(s: State) -> None:
-    """All that come now, and when the next one does."""
+    """All that come now, and when the next one does; where the table ends before all of them, it is asked for more."""
     i = s.first_root
     while True:
         if i != NONE:
@@ -263,6 +264,7 @@ def _roots_arrive(s: State) -> None:
         i = _next_root(s)
         if i == NONE:
             s.root_event = NEVER
+            s.starved = s.more
             return
         ahead = m.rows(s)[i].pause - s.now
         if ahead > 0.0:
@@ -346,7 +348,8 @@ def _is_full(s: State) -> bool:
         most = max(most, m.replicas(s)[r].present)
     most += m.lists(s)[_queue(s), COUNT]
     return (
-        s.num_gaps + most + 8 > s.most_gaps
+        (s.more and s.capped and s.roots_left <= most)
+        or s.num_gaps + most + 8 > s.most_gaps
         or s.num_runs + 2 > s.most_runs
         or (s.caches and s.num_nodes + (most + 1) * s.max_path + 1 > s.most_nodes)
     )
@@ -356,10 +359,13 @@ def _is_full(s: State) -> bool:
 def advance(world: Array) -> int:
     """Go on until something has to be said or done outside: see :mod:`perfmodel.serving.compiled.state`."""
     s = world[0]
+    if s.starved and s.root_at < s.n:  # go on where the last table ended
+        s.starved, s.first_root = 0, NONE
+        _roots_arrive(s)
     looked = 0
-    while s.ended < s.n:
-        if looked == 0:
-            if _is_full(s):
+    while s.ended < s.total:
+        if looked <= 0:
+            if s.starved or _is_full(s):
                 return FULL
             looked = 1 + _events_before_full(s)
         looked -= 1
@@ -391,7 +397,10 @@ def advance(world: Array) -> int:
             return STUCK
         s.now = time
         if source == 0:
+            before = s.root_at
             _roots_arrive(s)
+            looked -= max(0, s.root_at - before - 1)  # each of a crowd may leave as much as an event
+            looked = 0 if s.starved else looked
         elif source == 1:
             one = m.timed(s)[0]
             i, kind = one.row, one.kind
@@ -425,6 +434,8 @@ def _events_before_full(s: State) -> int:
     count = min((s.most_gaps - s.num_gaps) // (most + 64 + 8), s.most_runs - s.num_runs - 2)
     if s.caches:
         count = min(count, (s.most_nodes - s.num_nodes) // ((most + 64) * s.max_path + 1))
+    if s.more and s.capped:
+        count = min(count, s.roots_left // (most + 64))
     return max(0, min(count - 1, 64))
 
 

@@ -1,7 +1,7 @@
 """A compiled run from Python: :func:`perfmodel.serving.cluster.simulate` with the same arguments and records."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import PROGRESS_EVERY, FrontEndTimes, Progress, check_lengths
+from perfmodel.serving.compiled import window
 from perfmodel.serving.compiled.jit import compiled_before
 from perfmodel.serving.compiled.state import (
     ALL_ENDED,
@@ -20,13 +21,38 @@ from perfmodel.serving.compiled.state import (
     PROGRESS,
     UP,
 )
-from perfmodel.serving.compiled.tables import Tables, Times, flat_times, grow, state_of
+from perfmodel.serving.compiled.tables import (
+    Arrivals,
+    Times,
+    arrivals_in_stream,
+    arrivals_of,
+    flat_times,
+    make_room,
+    state_of,
+)
+from perfmodel.serving.notes import Kept, Notes, Turn
 from perfmodel.serving.pool import Layout
-from perfmodel.serving.records import Load, Records, StepRuns
+from perfmodel.serving.records import Records, StepRuns
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import GridStepTimes, StepTimes
+from perfmodel.serving.stream import RequestStream, portions_of
 from perfmodel.serving.stretch import Stretched
 
+TIMES = {
+    "arrival_s": "arrived",
+    "scheduled_s": "scheduled",
+    "prefilled_s": "prefilled",
+    "first_token_s": "first",
+    "end_s": "end",
+}
+COUNTS = {
+    "preemptions": "preemptions",
+    "retries": "retries",
+    "cached_tokens": "cached",
+    "replica": "replica",
+    "prefill_replica": "replica",
+}
+"""Columns of records -> fields of a row."""
 STATES = {"lost": LOST, "draining": DRAINING, "up": UP}
 
 
@@ -51,9 +77,40 @@ def simulate(
         InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
     """
     check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
-    kinds: list[Times] = [_own(times(r)) for r in range(layout.replicas)]
-    state = state_of(requests, layout, batching, decode_steps, kinds, front_end or FrontEndTimes())
-    return _Run(state, kinds, batching, requests, changes, progress).run()
+    kept = Kept(requests)
+    arrivals = arrivals_of(requests, decode_steps, window.ROWS, caches=layout.prefix_cache)
+    run = _Run(arrivals, times, layout, batching, kept, changes, progress, front_end or FrontEndTimes())
+    return kept.records(*run.run())
+
+
+def stream(
+    asked: Requests | RequestStream,
+    times: Callable[[int], StepTimes],
+    layout: Layout,
+    batching: Batching,
+    decode_steps: Iterator[np.ndarray],
+    notes: Notes,
+    *,
+    changes: Iterable[Change] = (),
+    progress: Progress | None = None,
+    front_end: FrontEndTimes | None = None,
+) -> None:
+    """As :func:`simulate`, of requests that come in portions or are there, with steps for them a piece at a time; what
+    is noted goes to ``notes`` and is not kept.
+
+    Raises:
+        InfeasibleError: as said there.
+    """
+    first = 0
+    for portion in portions_of(asked):
+        check_lengths(portion.input_tokens + portion.output_tokens, portion, layout, first=first)
+        first += portion.num_requests
+    if isinstance(asked, Requests):
+        steps = np.concatenate(list(decode_steps))
+        arrivals = arrivals_of(asked, steps, window.ROWS, caches=layout.prefix_cache)
+    else:
+        arrivals = arrivals_in_stream(asked, decode_steps, window.ROWS)
+    _Run(arrivals, times, layout, batching, notes, changes, progress, front_end or FrontEndTimes()).run()
 
 
 def _own(times: StepTimes) -> Times:
@@ -67,45 +124,74 @@ class _Run:
 
     def __init__(
         self,
-        state: Tables,
-        kinds: list[Times],
+        arrivals: Arrivals,
+        times: Callable[[int], StepTimes],
+        layout: Layout,
         batching: Batching,
-        requests: Requests,
+        notes: Notes,
         changes: Iterable[Change],
         progress: Progress | None,
+        front_end: FrontEndTimes,
     ) -> None:
         if not compiled_before():
             print("perfmodel: compiling the serving core, once (about half a minute)", file=sys.stderr)
         from perfmodel.serving.compiled import core
 
-        self.core, self.state, self.requests, self.progress = core, state, requests, progress
+        kinds: list[Times] = [_own(times(r)) for r in range(layout.replicas)]
+        self.core, self.notes, self.progress = core, notes, progress
+        self.state = state_of(arrivals, layout, batching, kinds, front_end)
+        self.window = window.Window(self.state, arrivals.portions)
+        self.total = arrivals.total
         self.mixes = batching.policy == "mixed"
         self.kinds = list(dict.fromkeys(kinds))
         self.changes = iter(changes)
         self.change: Change | None = None
         self._next_change()
-        state.world["progress"] = PROGRESS_EVERY if progress is not None else 0
+        self.state.world["progress"] = PROGRESS_EVERY if progress is not None else 0
 
-    def run(self) -> Records:
-        core = self.core
-        core.begin(self.state.world)
-        while (why := core.advance(self.state.world)) != ALL_ENDED:
+    def run(self) -> tuple[float, int]:
+        """Everything, from empty to empty: when it ends, and the prompt tokens that were computed."""
+        core, world = self.core, self.state.world
+        self._turn()
+        core.begin(world)
+        while (why := core.advance(world)) != ALL_ENDED:
             if why == PROGRESS:
                 self._tell()
             elif why == OUTSIDE:
                 self._change()
             elif why == FULL:
-                if grow(self.state):
-                    core.index_nodes(self.state.world)
+                self._turn()
             else:
-                left = self.requests.num_requests - int(self.state.world["ended"][0])
+                left = self.total - int(world["ended"][0])
                 raise InfeasibleError(f"{left} requests wait for a replica that never comes back")
         self._tell()
-        return self._records()
+        self._turn()
+        return float(world["now"][0]), int(self.state["replicas"]["prefilled"].sum())
+
+    def _turn(self) -> None:
+        """What has been noted is handed over, who has ended goes, who comes next is let in."""
+        state, w = self.state, self.state.world[0]
+        gaps, ended = int(w["num_gaps"]), self.window.ended()
+        rows = state["rows"]
+        columns = {name: rows[field][ended] for name, field in TIMES.items()}
+        columns |= {name: rows[field][ended].astype(np.int64) for name, field in COUNTS.items()}
+        self.notes.take(
+            Turn(
+                now_s=float(w["now"]),
+                numbers=self.window.numbers[ended],
+                columns=columns,
+                gap_s=state["gap_s"][:gaps].copy(),
+                gap_count=state["gap_count"][:gaps].copy(),
+                runs=StepRuns.of(state["runs"][: int(w["num_runs"])].copy()),
+            )
+        )
+        self.window.move(ended)
+        if make_room(state):
+            self.core.index_nodes(state.world)
 
     def _tell(self) -> None:
         if self.progress is not None:
-            self.progress(int(self.state.world["ended"][0]), self.requests.num_requests)
+            self.progress(int(self.state.world["ended"][0]), self.total)
 
     def _next_change(self) -> None:
         """One at a time: there may be no end of them."""
@@ -131,28 +217,3 @@ class _Run:
             grids, numbers, factors = flat_times(self.kinds, mixes=self.mixes)
             self.state.put(grids=grids, numbers=numbers, factors=factors)
         return self.kinds.index(times)
-
-    def _records(self) -> Records:
-        rows, requests, w = self.state["rows"], self.requests, self.state.world[0]
-        gaps, replica = int(w["num_gaps"]), rows["replica"].astype(np.int64)
-        return Records(
-            arrival_s=rows["arrived"].copy(),
-            scheduled_s=rows["scheduled"].copy(),
-            prefilled_s=rows["prefilled"].copy(),
-            first_token_s=rows["first"].copy(),
-            end_s=rows["end"].copy(),
-            input_tokens=requests.input_tokens,
-            output_tokens=requests.output_tokens,
-            preemptions=rows["preemptions"].astype(np.int64),
-            retries=rows["retries"].astype(np.int64),
-            cached_tokens=rows["cached"].astype(np.int64),
-            replica=replica,
-            prefill_replica=replica.copy(),
-            gap_s=self.state["gap_s"][:gaps].copy(),
-            gap_count=self.state["gap_count"][:gaps].copy(),
-            load=Load(
-                span_s=float(w["now"]),
-                prefilled_tokens=int(self.state["replicas"]["prefilled"].sum()),
-                runs=StepRuns.of(self.state["runs"][: int(w["num_runs"])]),
-            ),
-        )

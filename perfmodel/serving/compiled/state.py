@@ -22,7 +22,7 @@ ARRIVES, TAKEN_IN = range(2)
 """What happens to a request at a time of its own."""
 ALL_ENDED, PROGRESS, OUTSIDE, FULL, STUCK = range(5)
 """Why the core comes back: every request has ended; so many more have; something happens that is decided outside; a
-table may be too small for what comes next; nothing will ever happen again."""
+table may be too small for what comes next, or has no more arrivals; nothing will ever happen again."""
 LOST, DRAINING, UP, SLOWER = range(4)
 """What is done to a replica from outside."""
 NEVER = 1 << 62
@@ -43,7 +43,7 @@ TABLES = (
 """What a run consists of beside its WORLD: see :mod:`perfmodel.serving.compiled.memory`."""
 WORLD = _record(
     f8="now watermark swap_s root_time outside_time front_latency front_serial front_free",
-    i8="events n root_at root_event outside_event ended told progress capped first_root "
+    i8="events n total more starved root_at roots_left root_event outside_event ended told progress capped first_root "
     "num_replicas num_ranks per_replica blocks block_tokens request_blocks max_running router rank_router turn up "
     "mixed budget per_decode poll hold swap_tokens caches states interval checkpoint_blocks delays "
     "num_plans num_timed num_wakes first_wake num_gaps num_runs free_node num_nodes max_path num_lost "

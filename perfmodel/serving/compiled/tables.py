@@ -1,6 +1,8 @@
 """From requests, a layout and step times to a :class:`~perfmodel.serving.compiled.state.State`, and larger tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,10 +26,14 @@ from perfmodel.serving.compiled.state import (
     WORLD,
     Array,
 )
+from perfmodel.serving.notes import Ints
+from perfmodel.serving.pieces import Pieces
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Path, paths_of
+from perfmodel.serving.requests import NONE as ROOT
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import Grid, GridStepTimes
+from perfmodel.serving.stream import RequestStream
 from perfmodel.serving.stretch import Stretched
 
 ROUTERS = {
@@ -38,8 +44,8 @@ ROUTERS = {
 }
 GRID_COLUMNS = 12
 SLOTS_PER_NODE = 2
-GAPS_PER_REQUEST, RUNS_PER_REQUEST = 4, 3
-"""Of what is noted, so much room at first."""
+GAPS_PER_ROW, RUNS_PER_ROW = 4, 3
+"""Of what is noted between two turns, so much room."""
 
 SIZES = {
     "gap_s": "most_gaps",
@@ -79,19 +85,33 @@ class Tables:
                 self.world[SIZES[name]] = len(array)
 
 
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What comes, a portion at a time; the first request of each is nobody's follower."""
+
+    total: int
+    """Requests of all portions."""
+    portions: Iterator[Array]
+    """ROW records."""
+    max_concurrency: int | None = None
+    path_keys: Array = None
+    """What prompts share: keys and tokens of all rows' paths; None: nothing."""
+    path_tokens: Array = None
+    longest_path: int = 0
+
+
 def state_of(
-    requests: Requests,
+    arrivals: Arrivals,
     layout: Layout,
     batching: Batching,
-    decode_steps: np.ndarray,
     times: Sequence[Times],
     front_end: FrontEndTimes,
 ) -> Tables:
-    """A run in which nothing has happened yet; replica r takes ``times[r]``, of which few are unlike."""
-    n, num_ranks = requests.num_requests, layout.replicas * layout.ranks
-    paths = paths_of(requests) if layout.prefix_cache else None
-    rows = _rows(requests, decode_steps)
-    keys, tokens, longest = _paths(rows, paths)
+    """A run in which nothing has happened and nobody has come yet; replica r takes ``times[r]``, of which few are
+    unlike.
+    """
+    num_ranks, longest = layout.replicas * layout.ranks, arrivals.longest_path
+    caches = arrivals.path_keys is not None
     kinds = list(dict.fromkeys(times))
     grids, numbers, factors = flat_times(kinds, mixes=batching.policy == "mixed")
     replicas = np.zeros(layout.replicas, REPLICA)
@@ -101,41 +121,50 @@ def state_of(
     replicas["times"] = [kinds.index(one) for one in times]
     ranks = np.zeros(num_ranks, RANK)
     ranks["newest"] = ranks["oldest"] = NONE
-    nodes, slots = _nodes(0 if paths is None else 1024 + 8 * longest)
+    nodes, slots = _nodes(1024 + 8 * longest if caches else 0)
+    nothing = np.zeros(1, np.int64)
     return Tables(
-        _world(requests, layout, batching, front_end, caches=paths is not None, longest=longest),
+        _world(arrivals, layout, batching, front_end, caches=caches, longest=longest),
         replicas=replicas,
         ranks=ranks,
-        rows=rows,
+        rows=np.zeros(0, ROW),
         outstanding=np.zeros(layout.replicas, np.int64),
         rank_outstanding=np.zeros(num_ranks, np.int64),
         lists=_lists(3 * num_ranks + layout.replicas + 1),
-        waits=_links(n),
-        holds=_links(n),
-        fresh=_links(n),
+        waits=_links(2),
+        holds=_links(2),
+        fresh=_links(2),
         rank_lists=_lists(3 * layout.replicas),
         rank_links=np.full((3, num_ranks, 2), OUT, np.int32),
-        ends=np.full((n, 3), NONE, np.int32),
+        ends=_links(3),
         plans=np.zeros(layout.replicas, np.int32),
         wakes=np.zeros(layout.replicas, np.int32),
-        timed=np.zeros(n, TIMED),
-        scratch=np.zeros(max(n, num_ranks), np.int32),
+        timed=np.zeros(0, TIMED),
+        scratch=np.zeros(num_ranks, np.int32),
         nodes=nodes,
         slots=slots,
-        path_keys=keys,
-        path_tokens=tokens,
+        path_keys=arrivals.path_keys if caches else nothing,
+        path_tokens=arrivals.path_tokens if caches else nothing,
         grids=grids,
         numbers=numbers,
         factors=factors,
         sizes=np.array(batching.graph_batches, np.int64),
-        gap_s=np.empty(GAPS_PER_REQUEST * n + 1024),
-        gap_count=np.empty(GAPS_PER_REQUEST * n + 1024, np.int64),
-        runs=np.empty((RUNS_PER_REQUEST * n + 64, RUN_COLUMNS)),
+        **room_for_notes(0),
     )
 
 
+def room_for_notes(n: int) -> dict[str, Array]:
+    """Tables for what is noted between two turns of a run that has ``n`` rows."""
+    gaps = GAPS_PER_ROW * n + 1024
+    return {
+        "gap_s": np.empty(gaps),
+        "gap_count": np.empty(gaps, np.int64),
+        "runs": np.empty((RUNS_PER_ROW * n + 64, RUN_COLUMNS)),
+    }
+
+
 def _world(
-    requests: Requests,
+    arrivals: Arrivals,
     layout: Layout,
     batching: Batching,
     front_end: FrontEndTimes,
@@ -150,10 +179,10 @@ def _world(
         "outside_time": np.inf,
         "front_latency": front_end.latency_s,
         "front_serial": front_end.serial_s,
-        "n": requests.num_requests,
+        "total": arrivals.total,
         "root_event": NEVER,
         "outside_event": NEVER,
-        "capped": requests.max_concurrency or 0,
+        "capped": arrivals.max_concurrency or 0,
         "first_root": NONE,
         "num_replicas": layout.replicas,
         "num_ranks": layout.replicas * layout.ranks,
@@ -184,29 +213,66 @@ def _world(
     return world
 
 
-def _rows(requests: Requests, decode_steps: np.ndarray) -> Array:
-    rows = np.zeros(requests.num_requests, ROW)
-    steps = np.asarray(decode_steps)
-    more = np.maximum(requests.output_tokens - 1, 0)
-    rows["prompt"], rows["steps"] = requests.input_tokens, steps
+def arrivals_of(requests: Requests, decode_steps: np.ndarray, size: int, *, caches: bool) -> Arrivals:
+    """All of them, at least ``size`` at a time; with ``caches``, what their prompts share."""
+    paths = paths_of(requests) if caches else None
+    lengths = np.array([len(path) for path in paths or ()], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+
+    def portions() -> Iterator[Array]:
+        for first, end in pairwise(_cuts(requests, size)):
+            own = slice(first, end)
+            rows = rows_of(requests, decode_steps, own)
+            if paths is not None:
+                rows["path"], rows["path_length"] = starts[own], lengths[own]
+            yield rows
+
+    keys, tokens = (None, None) if paths is None else _flat(paths)
+    most = int(lengths.max(initial=0))
+    return Arrivals(requests.num_requests, portions(), requests.max_concurrency, keys, tokens, most)
+
+
+def arrivals_in_stream(stream: RequestStream, decode_steps: Iterator[Ints], size: int) -> Arrivals:
+    """The same of requests that stand alone and are read while they are served."""
+    steps = Pieces(decode_steps)
+
+    def portions() -> Iterator[Array]:
+        for portion in stream.portions(size):
+            yield rows_of(portion, steps.take(portion.num_requests), slice(None))
+
+    return Arrivals(stream.num_requests, portions(), stream.max_concurrency)
+
+
+def _cuts(requests: Requests, size: int) -> list[int]:
+    """Where portions of at least ``size`` rows begin and end: at roots."""
+    roots, cuts = requests.roots, [0]
+    while cuts[-1] < requests.num_requests:
+        at = int(np.searchsorted(roots, cuts[-1] + size))
+        cuts.append(int(roots[at]) if at < len(roots) else requests.num_requests)
+    return cuts
+
+
+def rows_of(requests: Requests, decode_steps: np.ndarray, own: slice) -> Array:
+    """ROW records of some of the requests, whole sessions; a child's number is counted from the first of them."""
+    steps, output = np.asarray(decode_steps)[own], requests.output_tokens[own]
+    more = np.maximum(output - 1, 0)
+    rows = np.zeros(len(steps), ROW)
+    rows["prompt"], rows["steps"] = requests.input_tokens[own], steps
     rows["growth"] = np.divide(more, steps, out=np.ones(len(rows)), where=steps > 0)
-    rows["tokens"] = requests.input_tokens + requests.output_tokens
+    rows["tokens"] = rows["prompt"] + output
     for name in ("arrived", "scheduled", "prefilled", "first", "end", "replica", "rank"):
         rows[name] = NONE
-    rows["pause"], rows["think"] = requests.arrival_s, requests.think_s
-    rows["root"], rows["child"] = requests.parent == NONE, requests.child
+    rows["pause"], rows["think"] = requests.arrival_s[own], requests.think_s[own]
+    rows["root"] = root = requests.parent[own] == ROOT
+    rows["child"] = np.where(np.append(root[1:], True), NONE, np.arange(1, len(rows) + 1))
     return rows
 
 
-def _paths(rows: Array, paths: list[Path] | None) -> tuple[Array, Array, int]:
-    """Keys and tokens of all paths one after the other, keys by their order; where each row's begin is in ``rows``."""
-    if paths is None:
-        return np.zeros(1, np.int64), np.zeros(1, np.int64), 0
-    lengths = np.array([len(path) for path in paths], dtype=np.int64)
-    rows["path"], rows["path_length"] = np.cumsum(lengths) - lengths, lengths
+def _flat(paths: list[Path]) -> tuple[Array, Array]:
+    """Keys and tokens of all paths one after the other, keys by their order."""
     flat = np.array([node for path in paths for node in path], dtype=np.int64).reshape(-1, 2)
     _, keys = np.unique(flat[:, 0], return_inverse=True)
-    return keys.astype(np.int64), np.ascontiguousarray(flat[:, 1]), int(lengths.max(initial=0))
+    return keys.astype(np.int64), np.ascontiguousarray(flat[:, 1])
 
 
 def flat_times(kinds: Sequence[Times], *, mixes: bool) -> tuple[Array, Array, Array]:
@@ -237,8 +303,9 @@ def _lists(count: int) -> Array:
     return lists
 
 
-def _links(count: int) -> Array:
-    return np.full((count, 2), OUT, np.int32)
+def _links(columns: int) -> Array:
+    """Of no request yet; lists have two columns, a heap has three."""
+    return np.full((0, columns), OUT, np.int32)
 
 
 def _nodes(count: int) -> tuple[Array, Array]:
@@ -249,15 +316,13 @@ def _nodes(count: int) -> tuple[Array, Array]:
     return nodes, np.full(slots, NONE, np.int32)
 
 
-def grow(s: Tables) -> bool:
-    """Room for more in the same run: what is more than half full is doubled. Whether the hash table is new."""
-    w = s.world[0]
+def make_room(s: Tables) -> bool:
+    """Room for what comes until the next turn; all notes have been handed over. Whether the hash table is new."""
+    w, n = s.world[0], int(s.world["n"][0])
+    w["num_gaps"] = w["num_runs"] = 0
+    if s["gap_s"].size < GAPS_PER_ROW * n + 1024:
+        s.put(**room_for_notes(n))
     most = int(s["replicas"]["present"].max()) + int(s["lists"][-1, 2]) + 128
-    if s["gap_s"].size < 2 * (int(w["num_gaps"]) + most):
-        size = 2 * (s["gap_s"].size + most)
-        s.put(gap_s=_longer(s["gap_s"], size), gap_count=_longer(s["gap_count"], size))
-    if len(s["runs"]) < 2 * (int(w["num_runs"]) + 128):
-        s.put(runs=_longer(s["runs"], 2 * len(s["runs"])))
     needed, have = int(w["num_nodes"]) + most * int(w["max_path"]) + 1, s["nodes"].size
     if not w["caches"] or have >= 2 * needed:
         return False
@@ -278,9 +343,3 @@ def _last_free(s: Tables) -> int:
     while node < len(after):
         node, last = int(after[node]), node
     return last
-
-
-def _longer(array: Array, size: int) -> Array:
-    longer = np.empty((size, *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer

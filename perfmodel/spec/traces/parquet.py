@@ -15,7 +15,7 @@ from perfmodel.spec.traces.values import MAX_SECONDS, SECONDS, clock_of
 from perfmodel.units import MS
 
 MAGIC = b"PAR1"
-BATCH_ROWS = 1_000_000
+BATCH_ROWS = 1 << 17
 
 
 class ParquetTable:

@@ -26,8 +26,17 @@ from perfmodel.spec.traces.foreign import writer_of
 from perfmodel.spec.traces.json_lines import JsonParser, block_tokens, flat_keys, json_object
 from perfmodel.spec.traces.parquet import MAGIC, ParquetTable
 from perfmodel.spec.traces.results import RESULT_KEYS, documents, is_result, read_results
+from perfmodel.spec.traces.stream import TraceStream
 from perfmodel.spec.traces.table import read_lines, read_table
-from perfmodel.spec.traces.trace import TimeUnit, Trace, TraceColumns, TraceFormat, TurnInputs, Window
+from perfmodel.spec.traces.trace import (
+    MAX_REQUESTS,
+    TimeUnit,
+    Trace,
+    TraceColumns,
+    TraceFormat,
+    TurnInputs,
+    Window,
+)
 
 if TYPE_CHECKING:
     from perfmodel.spec.workload import Workload
@@ -55,10 +64,23 @@ class Reading:
     """Whether a session's later rows state whole prompts or their new tokens."""
     result_index: int | None = None
     """Which of several results in one file, from 0."""
+    hold: int = MAX_REQUESTS
+    """Requests beyond which those that stand alone are given as a stream."""
 
 
 def trace_of(workload: "Workload", *, whole: bool = False) -> Trace:
     """A workload's trace, as far as the workload uses it; ``whole``: all of it.
+
+    Raises:
+        SpecError, DataError: as :func:`read_trace`.
+    """
+    found = long_trace_of(workload, hold=MAX_REQUESTS, whole=whole)
+    assert isinstance(found, Trace)  # there are no more than that
+    return found
+
+
+def long_trace_of(workload: "Workload", *, hold: int, whole: bool = False) -> Trace | TraceStream:
+    """As :func:`trace_of`; a stream where it has more than ``hold`` requests and they stand alone, in order of time.
 
     Raises:
         SpecError, DataError: as :func:`read_trace`.
@@ -70,6 +92,7 @@ def trace_of(workload: "Workload", *, whole: bool = False) -> Trace:
         workload.hash_block_tokens,
         workload.turn_inputs,
         workload.result_index,
+        hold,
     )
     return _read(workload.trace, workload.trace_format, window, reading)
 
@@ -92,10 +115,12 @@ def read_trace(
             message names the line, the value and what is allowed), has more than MAX_REQUESTS requests, or
             none in the window.
     """
-    return _read(name, trace_format, Window(start_s, duration_s, num_requests), Reading())
+    found = _read(name, trace_format, Window(start_s, duration_s, num_requests), Reading())
+    assert isinstance(found, Trace)  # there are no more than that
+    return found
 
 
-def _read(name: str, asked: TraceFormat, window: Window, reading: Reading) -> Trace:
+def _read(name: str, asked: TraceFormat, window: Window, reading: Reading) -> Trace | TraceStream:
     path = trace_path(name)
     with opened(path) as file:
         head = guarded(path, lambda: file.read(HEAD_BYTES))
@@ -110,7 +135,7 @@ def _read(name: str, asked: TraceFormat, window: Window, reading: Reading) -> Tr
                 unit=reading.time_unit,
                 block=reading.hash_block_tokens,
             )
-            return read_table(parquet.blocks(), parquet, name, window, reading.turn_inputs)
+            return read_table(parquet.blocks(), parquet, name, window, reading.turn_inputs, reading.hold)
         start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
         if start.startswith(b"version https://git-lfs"):
             raise DataError(
@@ -128,7 +153,7 @@ def _read(name: str, asked: TraceFormat, window: Window, reading: Reading) -> Tr
         )
         parser = CsvParser(path, columns, cells, delimiter)
         lines = chain([(first_line + 1, first[1:])], lines)
-        return read_lines(parser, lines, name, window, reading.turn_inputs)
+        return read_lines(parser, lines, name, window, reading.turn_inputs, reading.hold)
 
 
 def _is_lines(start: bytes) -> bool:
@@ -148,7 +173,7 @@ def _is_lines(start: bytes) -> bool:
 
 def _of_documents(
     file: BinaryIO, path: Path, name: str, asked: TraceFormat, window: Window, reading: Reading
-) -> Trace:
+) -> Trace | TraceStream:
     """JSON values over several lines: results of benchmarks, or requests that somebody has indented."""
     values = documents(file, path)
     if asked in RESULTS or is_result(values[0]):
@@ -170,7 +195,7 @@ def _of_json_lines(
     asked: TraceFormat,
     window: Window,
     reading: Reading,
-) -> Trace:
+) -> Trace | TraceStream:
     begin: list[tuple[int, list[str]]] = []
     for own in lines:
         begin.append(own)
@@ -188,7 +213,7 @@ def _of_json_lines(
     columns = columns_of(keys, path, where, asked=asked, mapped=reading.columns, unit=reading.time_unit)
     block = reading.hash_block_tokens or block_tokens(rows, columns, f"{path}: {where}")
     parser = JsonParser(path, replace(columns, block=block))
-    return read_lines(parser, chain(begin, lines), name, window, reading.turn_inputs)
+    return read_lines(parser, chain(begin, lines), name, window, reading.turn_inputs, reading.hold)
 
 
 def trace_path(name: str) -> Path:

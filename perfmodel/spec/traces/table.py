@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.dialects import Columns
 from perfmodel.spec.traces.sessions import link_sessions
+from perfmodel.spec.traces.stream import Aside, TraceStream
 from perfmodel.spec.traces.trace import MAX_REQUESTS, MAX_TOKENS, Floats, Ints, Trace, TurnInputs, Window
 from perfmodel.spec.traces.values import MAX_SECONDS
 
@@ -75,7 +76,8 @@ def read_lines(
     name: str,
     window: Window,
     turn_inputs: TurnInputs = "whole",
-) -> Trace:
+    hold: int = MAX_REQUESTS,
+) -> Trace | TraceStream:
     """The trace in blocks of lines; a block is the number of its first line, and its lines.
 
     Raises:
@@ -90,7 +92,7 @@ def read_lines(
                 last_s = float(found.seconds[-1])
                 yield found
 
-    return read_table(rows(), parser, name, window, turn_inputs)
+    return read_table(rows(), parser, name, window, turn_inputs, hold)
 
 
 class Source(Protocol):
@@ -102,9 +104,14 @@ class Source(Protocol):
 
 
 def read_table(
-    blocks: Iterable[Rows], source: Source, name: str, window: Window, turn_inputs: TurnInputs = "whole"
-) -> Trace:
-    """Columns of a table, block by block.
+    blocks: Iterable[Rows],
+    source: Source,
+    name: str,
+    window: Window,
+    turn_inputs: TurnInputs = "whole",
+    hold: int = MAX_REQUESTS,
+) -> Trace | TraceStream:
+    """Columns of a table, block by block; a stream of them where there are more than ``hold`` that stand alone.
 
     Raises:
         DataError: more than MAX_REQUESTS requests, none in the window, or sessions that make no sense.
@@ -113,6 +120,7 @@ def read_table(
     if columns.time is None and columns.delay is None and (window.start_s or window.duration_s is not None):
         raise DataError(f"{path}: has no times, so start_s and duration_s select nothing: leave them out")
     kept: list[Rows] = []
+    aside = Aside(window, ordered=columns.ordered) if hold < MAX_REQUESTS else None
     count = ids = dropped = 0
     last_s, any_row = -np.inf, False
     for rows in blocks:
@@ -134,11 +142,22 @@ def read_table(
             raise DataError(
                 f"{path}: more than {MAX_REQUESTS:,} requests: read a part with num_requests, or start_s and duration_s"
             )
+        if count > hold:
+            kept = _put_aside(kept, aside)
         enough = window.num_requests is not None and count >= window.num_requests
         if columns.ordered and (last_s >= window.end_s or enough):
             break
     if not any_row:
         raise DataError(f"{path}: has a header at most, and no requests")
+    if aside is not None and aside.rows and not kept:
+        first, end = aside.span()
+        if end - first > hold:
+            notes = _notes(source, link_sessions(rows, columns, turn_inputs, path, select=selected)[2])
+            return TraceStream(
+                name, columns.format, end - first, dropped, notes, columns.time is not None,
+                aside.spool, first, aside.origin_s, window.start_s,
+            )  # fmt: skip
+        kept = [Rows(*aside.all())]
     rows = _joined(kept)
     if not columns.ordered and len(rows.seconds):
         last_s = float(np.ptp(rows.seconds))
@@ -150,6 +169,19 @@ def read_table(
             f"{path}: no request from start_s = {window.start_s:g} to {window.end_s:g}: the trace ends at {last_s:g} s"
         )
     return _trace(rows, source, name, dropped, window, turn_inputs)
+
+
+def _put_aside(kept: list[Rows], aside: Aside | None) -> list[Rows]:
+    """What stays in memory of the rows that are kept: nothing, or all where one stands out of order or in a session."""
+    if aside is None:
+        return kept
+    for number, rows in enumerate(kept):
+        if not aside.takes(rows):
+            before = [Rows(*aside.all())] if aside.rows else []
+            aside.rows, aside.last_s = 0, np.inf
+            return [*before, *kept[number:]]
+        aside.add(rows)
+    return []
 
 
 def _in_order(rows: Rows, window: Window) -> Rows:
@@ -175,12 +207,6 @@ def _trace(
             notes.append(
                 f"{without:,} of {len(counts):,} requests have no {columns.hashes}: they share no prefix"
             )
-    if columns.time is None and columns.delay is None:
-        notes.append(
-            "no times: lengths without arrival times; give workload.request_rate or workload.max_concurrency"
-        )
-    if columns.ignored:
-        notes.append(f"not read: {', '.join(columns.ignored)}")
     times = rows.seconds - window.start_s
     arrivals = times if parent is None or rows.pause_s is None else np.where(parent < 0, times, rows.pause_s)
     return Trace(
@@ -195,8 +221,20 @@ def _trace(
         parent=parent,
         times_s=times if parent is not None and columns.delay is None else None,
         num_dropped=dropped,
-        notes=(*source.notes, *notes),
+        notes=_notes(source, notes),
     )
+
+
+def _notes(source: Source, more: list[str]) -> tuple[str, ...]:
+    """What the source took for granted, ``more``, what it lacks and what of it is not read, in words."""
+    columns, notes = source.columns, [*source.notes, *more]
+    if columns.time is None and columns.delay is None:
+        notes.append(
+            "no times: lengths without arrival times; give workload.request_rate or workload.max_concurrency"
+        )
+    if columns.ignored:
+        notes.append(f"not read: {', '.join(columns.ignored)}")
+    return tuple(notes)
 
 
 def _joined(kept: list[Rows]) -> Rows:
