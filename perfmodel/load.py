@@ -24,7 +24,7 @@ from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
 from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_file, is_folder, printable, resolved
-from perfmodel.spec.routing_files import READERS
+from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
     BEFORE,
@@ -254,11 +254,13 @@ def _routing(section: Any, model: Model) -> Any:
     if not isinstance(section, Mapping):
         return section
     found, sources = dict(section), []
-    for key, read in READERS.items():
+    for key in FROM_FILES:
         if isinstance(found.get(key), str):
             if model.moe is None:
                 raise SpecError(f"routing.{key}: model {model.name} has no experts, leave it out")
-            found[key], source = read(Path(found[key]), model.moe)
+            from perfmodel.spec.routing_files import READERS  # numpy, which an error is told without
+
+            found[key], source = READERS[key](Path(found[key]), model.moe)
             sources.append(source)
     return {**found, "source": ", ".join(sources)} if sources else found
 

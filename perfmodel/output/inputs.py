@@ -10,7 +10,7 @@ from perfmodel.output.files import check_distinct
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.paths import is_folder
-from perfmodel.spec.routing_files import READERS
+from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.traces.read import trace_path
 from perfmodel.stated import MAX_BASES, apply_override, document_of_file, names_file
 
@@ -93,7 +93,7 @@ def _files_named(document: Mapping[str, Any], folder: Path) -> Iterator[tuple[st
     if isinstance(trace, str) and trace:
         with suppress(SpecError):  # no such trace, which only serve reads and refuses
             yield "workload.trace", trace_path(trace)
-    for key in READERS:
+    for key in FROM_FILES:
         if isinstance(routing, Mapping) and isinstance(routing.get(key), str):
             yield f"routing.{key}", Path(routing[key])
 

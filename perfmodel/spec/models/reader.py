@@ -6,7 +6,7 @@ embeddings and their scaling, dropout and token ids have no place in a :class:`M
 model is read alone: the counts leave its other towers out.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,11 +213,13 @@ def _layers(found: Family, fields: Fields) -> tuple[tuple[Layer, ...], list[int]
     built: dict[tuple[str, str], Layer] = {}
     runs: list[Layer] = []
     places: list[int] = []
+    stated = bool(fields.config.get(PER_LAYER))
+    varies = {
+        pair: stated or _by_layer(_rules_of(found, pair))
+        for pair in dict.fromkeys(zip(mixers, ffns, strict=True))
+    }
     for index, pair in enumerate(zip(mixers, ffns, strict=True)):
-        varies = bool(fields.config.get(PER_LAYER)) or any(
-            "[]" in text for rules in _rules_of(found, pair) for text in _texts(rules)
-        )
-        layer = None if varies else built.get(pair)
+        layer = None if varies[pair] else built.get(pair)
         if layer is None:
             layer = built[pair] = _layer(found, pair, fields.at_layer(index), index)
         if layer not in runs:
@@ -229,6 +231,11 @@ def _layers(found: Family, fields: Fields) -> tuple[tuple[Layer, ...], list[int]
             fields.mark_read(keys_of(parts.get(name)))
     counted = (layer.model_copy(update={"count": places.count(i)}) for i, layer in enumerate(runs))
     return tuple(counted), places
+
+
+def _by_layer(rules: Iterable[Any]) -> bool:
+    """Whether a rule reads a list with an entry per layer."""
+    return any("[]" in text for one in rules for text in _texts(one))
 
 
 def _rules_of(found: Family, pair: tuple[str, str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

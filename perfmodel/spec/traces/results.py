@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.files import guarded
 from perfmodel.spec.traces.foreign import writer_of, writer_of_head
-from perfmodel.spec.traces.trace import MAX_TOKENS, Floats, Ints, Trace, Window
+from perfmodel.spec.traces.stated import MAX_TOKENS
+from perfmodel.spec.traces.trace import Floats, Ints, Trace, Window
 
 MAX_RESULT_BYTES = 128 * 2**20
 """A result file is one JSON value and read as a whole, at several times its size in memory."""
