@@ -231,6 +231,8 @@ def _share(ideal_s: Any, timing: Timing) -> float | None:
 
 
 def _mean(value: Any) -> float:
+    if isinstance(value, (float, int)):
+        return float(value)
     return float(np.mean(value))
 
 

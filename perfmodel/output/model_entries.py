@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import SpecError
-from perfmodel.load import read_file
 from perfmodel.ops.parameters import (
     active_by_real_experts,
     fixed_bytes_per_request,
@@ -46,6 +45,8 @@ def config_values(path: str) -> dict[str, Any]:
     """
     if not (path.endswith(".json") or "/" in path):
         catalogue.entry("models", path)  # which refuses it and proposes names
+    from perfmodel.load import read_file  # all of a scenario's sections
+
     reading = read_file(Path(path), {})
     family = reading.family
     return {

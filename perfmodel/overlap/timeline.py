@@ -13,7 +13,7 @@ stream is one process for the whole step: it waits for its own order and for wha
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Timeline:
     """In the order in which they ended."""
     step_time_s: float
     num_ranks: int
+    paths: dict[int, tuple[Any, ...]] = field(default_factory=dict, compare=False, repr=False)
+    """Critical paths that were asked for, by rank (:func:`perfmodel.overlap.analysis.critical_path`)."""
 
 
 class _Chip:
