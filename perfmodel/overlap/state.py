@@ -115,9 +115,9 @@ class State:
             one.astype(np.uint32) for one in (self.queues, self.dependents, kinds, streams)
         )
         kernel.run_all(
-            self.table, queues, self.missing[:, 0].astype(np.int32), dependents, of_kind, of_stream, roles, self.lengths,
-            self.host_row, self.contention, closed, self.heads, self.task, self.remaining, scalars, self.turn_ends,
-            self.mark_progress, marks,
+            self.table, queues, self.missing[:, 0].astype(np.int32), dependents, of_kind, of_stream, roles,
+            self.lengths, self.host_row, self.contention, closed, self.heads, self.task, self.remaining, scalars,
+            self.turn_ends, self.mark_progress, marks,
         )  # fmt: skip
         self.now, self.exposed, self.held_up, host_end = scalars
         if self.host_row >= 0:
