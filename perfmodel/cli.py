@@ -764,8 +764,8 @@ def _prepare_process() -> None:
 
     One thread multiplies our small matrices as fast as all cores do, starting others takes as long as importing numpy,
     and sums come out alike whatever the number of cores. Nearly everything that a run makes it keeps: looking for
-    cycles every 700 objects is a tenth of a step's time, every 50,000 still a fiftieth, and once more before Python ends
-    a tenth of an error's.
+    cycles every 700 objects is a tenth of a step's time, every 50,000 still a fiftieth, and once
+    more before Python ends a tenth of an error's.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault(

@@ -221,7 +221,7 @@ def _memory_limit(scenario: Scenario) -> int:
     place = least_too_large(doubled)
     low, high = (int(doubled[place - 1]) if place else 0), 2**place
     while high - low > 1:
-        between = np.unique(np.linspace(low, high, BETWEEN + 2, dtype=int)[1:-1].clip(low + 1, high - 1))
+        between = np.linspace(low, high, BETWEEN + 2, dtype=int)[1:-1].clip(low + 1, high - 1)
         place = least_too_large(between)
         ends = [low, *map(int, between), high]
         low, high = ends[place], ends[place + 1]
