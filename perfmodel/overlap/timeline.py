@@ -80,14 +80,16 @@ class _Chip:
 
     def _replan(self) -> None:
         self.plan += 1
-        if not self.running:
+        running = self.running
+        if not running:
             self.rates = []
             return
-        self.rates = shared_seconds([item[0] for item in self.running])
-        delay, first = min(
-            (item[1] * seconds, index)
-            for index, (item, seconds) in enumerate(zip(self.running, self.rates, strict=True))
-        )
+        self.rates = rates = shared_seconds([item[0] for item in running])
+        delay, first = running[0][1] * rates[0], 0
+        for index in range(1, len(running)):
+            other = running[index][1] * rates[index]
+            if other < delay:
+                delay, first = other, index
         plan = self.plan
         timeout = self.env.timeout(max(delay, 0.0))
         timeout.callbacks.append(lambda _: self._finish(plan, first))
