@@ -288,7 +288,7 @@ def _mtp(found: Family, fields: Fields, layers: Sequence[Layer]) -> Mtp | None:
     count = evaluate(found.mtp["num_layers"], fields, Target("integer", low=0, high=MAX_MTP_LAYERS))
     if not count:
         return None
-    if not isinstance(count, int) or not 0 < count <= MAX_MTP_LAYERS:  # by a table of the family's file
+    if type(count) is not int or not 0 < count <= MAX_MTP_LAYERS:  # by a table of the family's file
         raise DataError(
             f"data/families/{found.name}.yaml: mtp.num_layers = {show(count)} must be a whole number from 0 to "
             f"{MAX_MTP_LAYERS}"
