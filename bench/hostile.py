@@ -351,9 +351,9 @@ SETTABLE = (
 
 def try_path(chance: random.Random, folder: Path) -> str | None:
     """A name of a file that leads nowhere, or to what is no file, wherever one can be given."""
+    from perfmodel.files import atomic_write, check_distinct, check_writable
     from perfmodel.kernels.calibration import load_calibration
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import atomic_write, check_distinct, check_writable
     from perfmodel.spec.traces.read import read_trace
 
     (folder / "loop").symlink_to("loop")
@@ -492,7 +492,7 @@ def run_batches(jobs: list[tuple[str, str]], tallies: dict[str, Tally], until: f
 WRITER = """
 import sys
 from pathlib import Path
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 path, size = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
 for n in range(10**9):
@@ -529,7 +529,7 @@ def kills(count: int, seed: int, tally: Tally, until: float) -> None:
                 lost.append("half a file")
             if other.read_text() != "a user's file":
                 lost.append("another file")
-            from perfmodel.output.files import atomic_write
+            from perfmodel.files import atomic_write
 
             atomic_write(target, "after")
             left = sorted(path.name for path in folder.iterdir() if path not in (target, other))

@@ -51,7 +51,7 @@ def test_what_breaks_is_counted_and_named(monkeypatch):
 
 
 def test_a_writer_that_leaves_something_is_counted(monkeypatch):
-    from perfmodel.output import files
+    from perfmodel import files
 
     monkeypatch.setattr(files, "_remove_leftovers", lambda target: None)
     tally = hostile.Tally()
