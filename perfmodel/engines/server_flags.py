@@ -138,11 +138,8 @@ def read_command(text: str) -> Server:
             f"--from-command {text[:60]!r}: must start a server: `vllm serve MODEL ...`, `python -m "
             "sglang.launch_server --model-path MODEL ...` or `trtllm-serve MODEL ...`"
         )
-    start = (
-        max(i for i, word in enumerate(words) if any(one.split()[-1] == word for one in _PROGRAMS[engine]))
-        + 1
-    )
-    rest = words[start:]
+    last = {one.split()[-1] for one in _PROGRAMS[engine]}
+    rest = words[max((i for i, word in enumerate(words) if word in last), default=len(words)) + 1 :]
     server = Server(engine)
     if rest and rest[0] == "serve":
         rest = rest[1:]
