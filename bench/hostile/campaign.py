@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 
 from bench.hostile import commands, links, places, scenarios, tables, traffic
-from bench.hostile.conditions import conditions
+from bench.hostile.conditions import CONDITIONS, Condition, conditions
 from bench.hostile.kills import kills
 from bench.hostile.tally import Tally
 from bench.hostile.workers import Job, Try, tried
@@ -53,15 +53,14 @@ def campaign(
     minutes: float,
     *,
     workers: int | None = None,
-    with_conditions: bool = True,
+    which: tuple[Condition, ...] = CONDITIONS,
 ) -> dict[str, Tally]:
     """Everything, within some minutes; by kind."""
     until = time.monotonic() + 60.0 * minutes
     tallies: dict[str, Tally] = defaultdict(Tally)
     warm()
     kills(num_kills, seed, tallies[KILLED], until)
-    if with_conditions:
-        conditions(tallies[FILED], until)
+    conditions(tallies[FILED], until, which)
     kinds = {kind: one for kind, (one, _) in KINDS.items()}
     crew = workers or os.cpu_count() or 1
     for (kind, number), outcome in tried(kinds, jobs_of(seed, inputs), workers=crew, until=until):

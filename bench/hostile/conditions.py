@@ -16,14 +16,26 @@ from bench.hostile.tally import MEMORY_MB, MOST_S, Outcome, Tally
 
 MINE = "base: table7-qwen3-235b\n"
 STEP = "step table7-qwen3-235b"
+Condition = tuple[str, str, str]
+"""Program, command, and how the shell runs it."""
 TRACE = "serve deepseek-v3-h800 --set workload.trace"
-CONDITIONS: tuple[tuple[str, str, str], ...] = (
-    *(("perfmodel", command, shell)
-      for command in (f"{STEP} --json", "show gpus", "--help", "report mine.yaml --no-serve --format md", "experts mine.yaml --json",
-                      "validate --suite table7 --workers 1", "train longcat-flash-train-h800 --json", "show scenarios mine.yaml --yaml",
-                      "sweep mine.yaml --over deployment.batch_per_gpu=1,2 --out ds --workers 1 --json",
-                      "init gpt-oss-20b --gpus 8xh200 --out own.yaml")
-      for shell in (">/dev/full", ">&-")),
+CONDITIONS: tuple[Condition, ...] = (
+    *(
+        ("perfmodel", command, shell)
+        for command in (
+            f"{STEP} --json",
+            "show gpus",
+            "--help",
+            "report mine.yaml --no-serve --format md",
+            "experts mine.yaml --json",
+            "validate --suite table7 --workers 1",
+            "train longcat-flash-train-h800 --json",
+            "show scenarios mine.yaml --yaml",
+            "sweep mine.yaml --over deployment.batch_per_gpu=1,2 --out ds --workers 1 --json",
+            "init gpt-oss-20b --gpus 8xh200 --out own.yaml",
+        )
+        for shell in (">/dev/full", ">&-")
+    ),
     ("perfmodel", f"{STEP} --json", ">&- 2>&-"),
     ("perfmodel", "show gpus", "| head -c 10"),
     ("calibrate", "--help", ">/dev/full"),
@@ -34,22 +46,41 @@ CONDITIONS: tuple[tuple[str, str, str], ...] = (
     ("calibrate", "import-tables --tables /dev/zero --system h100-sxm --out cc", ""),
     ("calibrate", "import-tables --tables bomb.csv.gz --system h100-sxm --out cc", ""),
     ("calibrate", "profile --out mine.yaml --minutes 0.01", ""),
-    *(("perfmodel", f"{STEP} --html {place}", "") for place in ("/dev/full", "missing/x.html", ".", "readonly/x.html", "closed/x.html", "loop")),
-    *(("perfmodel", command, "")
-      for command in ("step mine.yaml --html mine.yaml", "step mine.yaml --trace mine.yaml", "serve mine.yaml --requests mine.yaml",
-                      "report mine.yaml --no-serve --out mine.yaml", "step link.yaml --html mine.yaml", "train mine.yaml --html mine.yaml",
-                      "experts closed/x.yaml", "step closed/x.yaml", "step pipe.yaml", "step mine.yaml --html pipe.yaml.html",
-                      "sweep mine.yaml --over deployment.batch_per_gpu=1,2 --out mine.yaml", "validate --data mine.yaml --html mine.yaml",
-                      "sweep mine.yaml --over deployment.batch_per_gpu=1,2 --out ds --show point,tpot_s --html mine.yaml",
-                      "plan gpt-oss-20b --gpus 8xh200 --isl 9 --osl 9 --users 9 --space mine.yaml --html mine.yaml",
-                      "init mine.yaml --gpus 8xh200 --out mine.yaml", "show traces pipe.yaml", "validate --data pipe.yaml",
-                      "step longcat-flash-h800 --set routing.popularity=histogram --set routing.histogram=pipe.csv",
-                      "step longcat-flash-h800 --set calibration=/dev", f"{TRACE}=bomb.csv.gz", f"{TRACE}=bomb.json.gz",
-                      f"{TRACE}=/dev/zero", "show calibrations closed")),
+    *(
+        ("perfmodel", f"{STEP} --html {place}", "")
+        for place in ("/dev/full", "missing/x.html", ".", "readonly/x.html", "closed/x.html", "loop")
+    ),
+    *(
+        ("perfmodel", command, "")
+        for command in (
+            "step mine.yaml --html mine.yaml",
+            "step mine.yaml --trace mine.yaml",
+            "serve mine.yaml --requests mine.yaml",
+            "report mine.yaml --no-serve --out mine.yaml",
+            "step link.yaml --html mine.yaml",
+            "train mine.yaml --html mine.yaml",
+            "experts closed/x.yaml",
+            "step closed/x.yaml",
+            "step pipe.yaml",
+            "step mine.yaml --html pipe.yaml.html",
+            "sweep mine.yaml --over deployment.batch_per_gpu=1,2 --out mine.yaml",
+            "validate --data mine.yaml --html mine.yaml",
+            "sweep mine.yaml --over deployment.batch_per_gpu=1,2 --out ds --show point,tpot_s --html mine.yaml",
+            "plan gpt-oss-20b --gpus 8xh200 --isl 9 --osl 9 --users 9 --space mine.yaml --html mine.yaml",
+            "init mine.yaml --gpus 8xh200 --out mine.yaml",
+            "show traces pipe.yaml",
+            "validate --data pipe.yaml",
+            "step longcat-flash-h800 --set routing.popularity=histogram --set routing.histogram=pipe.csv",
+            "step longcat-flash-h800 --set calibration=/dev",
+            f"{TRACE}=bomb.csv.gz",
+            f"{TRACE}=bomb.json.gz",
+            f"{TRACE}=/dev/zero",
+            "show calibrations closed",
+        )
+    ),
     ("perfmodel", "step /dev/stdin", "</dev/zero"),
     ("perfmodel", "step <(echo base: table7-qwen3-235b) --json", ""),
-)  # fmt: skip
-"""Program, command, and how the shell runs it."""
+)
 
 
 def furnish(folder: Path) -> None:
@@ -69,7 +100,7 @@ def furnish(folder: Path) -> None:
     )
 
 
-def conditions(tally: Tally, until: float, which: tuple[tuple[str, str, str], ...] = CONDITIONS) -> None:
+def conditions(tally: Tally, until: float, which: tuple[Condition, ...] = CONDITIONS) -> None:
     """Run each in a process of its own: a line at most, a code of 0, 2 or 3, no file lost, little memory."""
     for program, command, shell in which:
         if time.monotonic() > until:

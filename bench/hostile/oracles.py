@@ -73,7 +73,7 @@ def wrong_step(scenario: Any, values: Mapping[str, Any]) -> str | None:
 
 
 def wrong_serve(scenario: Any, values: Mapping[str, Any]) -> str | None:
-    """Why a served run can't be: requests or tokens lost, an answer before its question, or percentiles out of order."""
+    """Why a served run can't be: figures that are none, or percentiles out of order."""
     found = wrong_scenario(scenario) or wrong_values(values)
     if found:
         return found

@@ -188,10 +188,9 @@ def training(chance: random.Random, folder: Path) -> str | None:
 
     own = [path for path in key_paths() if path.startswith("training.")]
     name = chance.choice(["longcat-flash-train-h800", "deepseek-v3-train-h800"])
+    odd = [*(str(one).lower() for one in ODD_NUMBERS), "4", "8", "16", "[1]", "{}", "dualpipe", "full"]
     sets = [
-        f"{chance.choice(own)}={chance.choice([*map(str, ODD_NUMBERS), '4', '8', '16', '[1]', '{}', 'dualpipe', 'full'])}".lower()
-        if chance.random() < 0.8
-        else override_text(chance)
+        f"{chance.choice(own)}={chance.choice(odd)}" if chance.random() < 0.8 else override_text(chance)
         for _ in range(chance.randint(1, 2))
     ]
     scenario = load_scenario(name, sets)

@@ -37,10 +37,21 @@ SESSIONS = "".join(
     for s in range(20)
 )
 QWEN = "".join(
-    json.dumps({"chat_id": s, "parent_chat_id": s - 1 if s % 3 else -1, "timestamp": 61.1 + s, "input_length": 30, "output_length": 9,
-                "type": "text", "turn": s % 3 + 1, "hash_ids": [s, s + 7]}) + "\n"
+    json.dumps(
+        {
+            "chat_id": s,
+            "parent_chat_id": s - 1 if s % 3 else -1,
+            "timestamp": 61.1 + s,
+            "input_length": 30,
+            "output_length": 9,
+            "type": "text",
+            "turn": s % 3 + 1,
+            "hash_ids": [s, s + 7],
+        }
+    )
+    + "\n"
     for s in range(20)
-)  # fmt: skip
+)
 TRACES = (
     (".csv", AZURE),
     (".csv", BURST),
@@ -51,14 +62,33 @@ TRACES = (
 )
 
 VLLM = {
-    "date": "20260101-000000", "endpoint_type": "vllm", "model_id": "x", "request_rate": 1.0, "max_concurrency": 4,
-    "duration": 3.0, "completed": 3, "input_lens": [5, 6, 7], "output_lens": [2, 2, 2], "ttfts": [0.1, 0.2, 0.3],
-    "itls": [[0.1], [0.1], [0.1]], "start_times": [0.0, 1.0, 2.0], "errors": ["", "", ""], "generated_texts": ["a", "b", "c"],
-}  # fmt: skip
+    "date": "20260101-000000",
+    "endpoint_type": "vllm",
+    "model_id": "x",
+    "request_rate": 1.0,
+    "max_concurrency": 4,
+    "duration": 3.0,
+    "completed": 3,
+    "input_lens": [5, 6, 7],
+    "output_lens": [2, 2, 2],
+    "ttfts": [0.1, 0.2, 0.3],
+    "itls": [[0.1], [0.1], [0.1]],
+    "start_times": [0.0, 1.0, 2.0],
+    "errors": ["", "", ""],
+    "generated_texts": ["a", "b", "c"],
+}
 SGLANG = {
-    "backend": "sglang", "dataset_name": "random", "request_rate": "inf", "max_concurrency": 4, "completed": 2,
-    "input_lens": [5, 6], "output_lens": [2, 3], "ttfts": [0.1, 0.2], "itls": [[0.1], [0.1, 0.1]], "errors": ["", ""],
-}  # fmt: skip
+    "backend": "sglang",
+    "dataset_name": "random",
+    "request_rate": "inf",
+    "max_concurrency": 4,
+    "completed": 2,
+    "input_lens": [5, 6],
+    "output_lens": [2, 3],
+    "ttfts": [0.1, 0.2],
+    "itls": [[0.1], [0.1, 0.1]],
+    "errors": ["", ""],
+}
 RESULTS = (VLLM, SGLANG)
 
 
@@ -124,12 +154,21 @@ def result(chance: random.Random, folder: Path) -> str | None:
 
 
 LIKELY = {
-    "workload.request_rate": [0.1, 3, 50, 1000, "inf"], "workload.input_tokens": [1, 17, 900, "{min: 1, max: 400}"],
-    "workload.output_tokens": [1, 2, 90, "{min: 1, max: 40}"], "workload.num_requests": [1, 2, 7, 90],
-    "workload.max_concurrency": [1, 3, 1000], "serving.replicas": [1, 2, 5], "serving.max_running": [1, 2, 64],
-    "serving.max_batched_tokens": [16, 100, 4096], "serving.block_tokens": [1, 16, 128], "slo.ttft_ms": [0.001, 100],
-    "workload.warm_up_requests": [0, 3], "seed": [0, 7], "deployment.batch_per_gpu": [1, 8], "deployment.mtp.draft_tokens": [0, 1, 3],
-}  # fmt: skip
+    "workload.request_rate": [0.1, 3, 50, 1000, "inf"],
+    "workload.input_tokens": [1, 17, 900, "{min: 1, max: 400}"],
+    "workload.output_tokens": [1, 2, 90, "{min: 1, max: 40}"],
+    "workload.num_requests": [1, 2, 7, 90],
+    "workload.max_concurrency": [1, 3, 1000],
+    "serving.replicas": [1, 2, 5],
+    "serving.max_running": [1, 2, 64],
+    "serving.max_batched_tokens": [16, 100, 4096],
+    "serving.block_tokens": [1, 16, 128],
+    "slo.ttft_ms": [0.001, 100],
+    "workload.warm_up_requests": [0, 3],
+    "seed": [0, 7],
+    "deployment.batch_per_gpu": [1, 8],
+    "deployment.mtp.draft_tokens": [0, 1, 3],
+}
 MOST_TOKENS = 200_000
 """Of a run that is served here: more is only loaded."""
 
@@ -161,8 +200,9 @@ def workload(chance: random.Random, folder: Path) -> str | None:
         "{min: 1, max: 90}",
         "inf",
     ]
+    odd = [str(one).lower() for one in ODD_NUMBERS]
     sets = [
-        f"{chance.choice(own)}={chance.choice(usual if chance.random() < 0.7 else [str(one).lower() for one in ODD_NUMBERS])}"
+        f"{chance.choice(own)}={chance.choice(usual if chance.random() < 0.7 else odd)}"
         for _ in range(chance.randint(1, 2))
     ]
     if chance.random() < 0.5:  # numbers of the workload that are likely taken, all at once
