@@ -393,6 +393,11 @@ def test_whatever_is_given_it_is_one_line(tmp_path_factory, arguments):
     assert _peak_mb() - before < MEMORY_MB
 
 
+def test_a_run_of_training_that_fails_all_the_time(folder):
+    arguments = ("train", "deepseek-v3-train-h800", "--set", "training.failures.per_gpu_day=2")
+    assert "must be at most 50,000" in refused("perfmodel", *arguments, folder=folder, code=3)
+
+
 @pytest.mark.parametrize("text", ["1_0", "\u0665", "0x5", "", " ", "1e", "--1", "1,"])
 def test_plain_numbers(text):
     from perfmodel.spec.number_list import number_list, plain_number

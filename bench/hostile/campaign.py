@@ -1,5 +1,6 @@
 """All kinds of inputs, within some minutes."""
 
+import gc
 import math
 import os
 import random
@@ -31,6 +32,8 @@ KINDS: dict[str, tuple[Try, int]] = {
     "paths": (places.path, 10),
 }
 """Kind -> how to try one, and its share."""
+CONDITION_S = 3.0
+"""That a condition's process takes at most, as a rule."""
 KILLED, FILED = "killed writers", "file conditions"
 
 
@@ -60,11 +63,12 @@ def campaign(
     tallies: dict[str, Tally] = defaultdict(Tally)
     warm()
     kills(num_kills, seed, tallies[KILLED], until)
-    conditions(tallies[FILED], until, which)
     kinds = {kind: one for kind, (one, _) in KINDS.items()}
     crew = workers or os.cpu_count() or 1
-    for (kind, number), outcome in tried(kinds, jobs_of(seed, inputs), workers=crew, until=until):
+    left = until - CONDITION_S * len(which)  # whole processes come last, and are few
+    for (kind, number), outcome in tried(kinds, jobs_of(seed, inputs), workers=crew, until=left):
         tallies[kind].add(outcome, f"--only '{kind}/{number}'")
+    conditions(tallies[FILED], until, which)
     return dict(tallies)
 
 
@@ -87,3 +91,5 @@ def warm() -> None:
     short = ["workload={num_requests: 20, input_tokens: 100, output_tokens: 8, request_rate: 4}"]
     answer_serve(load_scenario("deepseek-v3-h800", short))
     answer_train(load_scenario("deepseek-v3-train-h800"))
+    gc.collect()
+    gc.freeze()  # what is there stays there: workers neither look through it nor copy it
