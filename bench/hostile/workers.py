@@ -1,7 +1,7 @@
 """Inputs tried in a few forked workers that live long, each input under a limit of time and memory.
 
 A worker is forked from this process, which has imported everything and answered once, so that starting one costs
-nothing. It announces an input before it tries it: one that hangs or dies has a name. Peaks of memory are those of one
+nothing. It answers in order: one that hangs or dies has a name. Peaks of memory are those of one
 input: the kernel's high-water mark is reset before it (``/proc/self/clear_refs``).
 """
 
@@ -15,8 +15,9 @@ import signal
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,6 +30,8 @@ Job = tuple[str, str]
 """Kind and seed."""
 LIVES = 1_000
 """Inputs that a worker tries before another takes its place."""
+AHEAD = 8
+"""Jobs that a worker has."""
 HANGS_S = 90.0
 """Wall seconds after which nobody waits any longer: the machine may be shared, so it is not what is judged."""
 ADDRESS_BYTES = 3 * 2**30
@@ -82,11 +85,11 @@ def _status_mb(key: str) -> float:
 
 @dataclass
 class Worker:
-    """One process and what it is at."""
+    """One process and what it is at: it answers in order, so that the first of its jobs is the one being tried."""
 
     process: int
     pipe: Connection
-    job: Job | None = None
+    jobs: deque[Job] = field(default_factory=deque)
     since: float = 0.0
     done: int = 0
 
@@ -98,40 +101,44 @@ def tried(
     waiting = list(reversed(jobs))
     crew = [_hired(kinds) for _ in range(min(workers, len(waiting)))]
     try:
-        for worker in crew:
-            _give(worker, waiting)
-        while any(worker.job for worker in crew) and time.monotonic() < until + HANGS_S:
-            for pipe in wait([worker.pipe for worker in crew if worker.job], timeout=1.0):
-                place = next(i for i, worker in enumerate(crew) if worker.pipe is pipe)
-                worker = crew[place]
-                assert worker.job is not None
-                try:
-                    yield worker.job, worker.pipe.recv()
-                    worker.done += 1
-                    if worker.done >= LIVES:
-                        crew[place] = _replaced(kinds, worker)
-                except EOFError:
-                    yield worker.job, Outcome("traceback", "the process died")
-                    crew[place] = _replaced(kinds, worker)
-                _give(crew[place], waiting if time.monotonic() < until else [])
+        while True:
             for place, worker in enumerate(crew):
-                if worker.job and time.monotonic() - worker.since > HANGS_S:
-                    yield worker.job, Outcome("slow", "no end", HANGS_S)
-                    crew[place] = _replaced(kinds, worker)
-                    _give(crew[place], waiting if time.monotonic() < until else [])
+                if worker.done >= LIVES and not worker.jobs:
+                    crew[place] = _replaced(kinds, worker, waiting)
+                _give(crew[place], waiting if time.monotonic() < until else [])
+            busy = {worker.pipe: place for place, worker in enumerate(crew) if worker.jobs}
+            if not busy or time.monotonic() > until + HANGS_S:
+                return
+            for pipe in wait(list(busy), timeout=1.0):
+                worker = crew[busy[pipe]]  # type: ignore[index]
+                job, worker.since = worker.jobs.popleft(), time.monotonic()
+                try:
+                    yield job, worker.pipe.recv()
+                    worker.done += 1
+                except EOFError:
+                    yield job, Outcome("traceback", "the process died")
+                    crew[busy[pipe]] = _replaced(kinds, worker, waiting)  # type: ignore[index]
+            for place, worker in enumerate(crew):
+                if worker.jobs and time.monotonic() - worker.since > HANGS_S:
+                    yield worker.jobs.popleft(), Outcome("slow", "no end", HANGS_S)
+                    crew[place] = _replaced(kinds, worker, waiting)
     finally:
         for worker in crew:
             _fired(worker)
 
 
 def _give(worker: Worker, waiting: list[Job]) -> None:
-    worker.job = waiting.pop() if waiting else None
-    if worker.job:
+    """Jobs ahead, so that a worker on a busy machine need not wait for us between two of them."""
+    if not worker.jobs:
         worker.since = time.monotonic()
-        worker.pipe.send(worker.job)
+    while waiting and len(worker.jobs) < AHEAD and worker.done + len(worker.jobs) < LIVES:
+        worker.jobs.append(waiting.pop())
+        worker.pipe.send(worker.jobs[-1])
 
 
-def _replaced(kinds: dict[str, Try], worker: Worker) -> Worker:
+def _replaced(kinds: dict[str, Try], worker: Worker, waiting: list[Job]) -> Worker:
+    """Another in its place; what it had not begun is given to whoever comes next."""
+    waiting += reversed(worker.jobs)
     _fired(worker)
     return _hired(kinds)
 

@@ -7,6 +7,7 @@ stages).
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def model_named(name: str) -> str:
     """
     if name in catalogue.names("models"):
         return name
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # of a home that there is not: as it stands
     if kind_of(path) != "missing":
         return str((path / "config.json" if is_folder(path) else path).absolute())
     near = difflib.get_close_matches(

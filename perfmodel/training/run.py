@@ -106,7 +106,7 @@ def simulate_run(
         if number > MOST_FAILURES:
             raise InfeasibleError(
                 f"training.failures.per_gpu_day = {failures.per_gpu_day:g}: one failure every {between:,.0f} s, some "
-                f"{number:,.0f} in the run; must be at most {MOST_FAILURES:,} (Llama 3: 419): give fewer, or fewer tokens"
+                f"{number:,.0f} in the run; must be at most {MOST_FAILURES:,} (Llama 3: 419)"
             )
     return _Repeats(productive_s, rate, interval, stretch, failures, seed, repeats).run()
 
