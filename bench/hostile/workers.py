@@ -115,7 +115,7 @@ def tried(
                 try:
                     yield job, worker.pipe.recv()
                     worker.done += 1
-                except EOFError:
+                except (EOFError, ConnectionError):
                     yield job, Outcome("traceback", "the process died")
                     crew[busy[pipe]] = _replaced(kinds, worker, waiting)  # type: ignore[index]
             for place, worker in enumerate(crew):
@@ -133,7 +133,8 @@ def _give(worker: Worker, waiting: list[Job]) -> None:
         worker.since = time.monotonic()
     while waiting and len(worker.jobs) < AHEAD and worker.done + len(worker.jobs) < LIVES:
         worker.jobs.append(waiting.pop())
-        worker.pipe.send(worker.jobs[-1])
+        with contextlib.suppress(ConnectionError):  # it died: that is found where its answer is read
+            worker.pipe.send(worker.jobs[-1])
 
 
 def _replaced(kinds: dict[str, Try], worker: Worker, waiting: list[Job]) -> Worker:
