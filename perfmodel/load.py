@@ -285,6 +285,8 @@ def _calibrated_cluster(section: Any, calibration: str) -> dict[str, Any]:
     """The device that a calibration was made on, with the section's other keys over it."""
     if not calibration:
         raise SpecError(f"cluster = {CALIBRATED}: needs a calibration, e.g. --set calibration=FOLDER")
+    if not isinstance(calibration, str):
+        raise SpecError(f"calibration = {shown(calibration)}: must be a name or a folder")
     described = read_document(catalogue.calibration_path(calibration)).get("cluster")
     if not isinstance(described, Mapping):
         raise SpecError(f"calibration {calibration}: has no cluster section")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import DataError
-from perfmodel.spec.paths import quoted
+from perfmodel.spec.paths import opened, quoted
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 MAX_BYTES = 2**20
@@ -29,7 +29,7 @@ def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
     """
     most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_BYTES
     try:
-        with path.open("rb") as file:  # a device states no size and may never end
+        with opened(path) as file:  # a device states no size and may never end
             content = file.read(most + 1)
         if len(content) > most:
             raise DataError(f"{path}: larger than {most} bytes, which no scenario or config is")

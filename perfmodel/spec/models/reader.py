@@ -78,6 +78,8 @@ def read_config(
     model_type, found = _family(flat)
     try:
         return _read(flat, model_type, found, name, expected_real_experts, beside)
+    except KeyError as error:  # a config's keys are asked for by Fields
+        raise DataError(f"data/families/{found.name}.yaml: a rule lacks {error} (docs/models.md)") from error
     except PerfModelError as error:
         if found.model_types:
             raise
