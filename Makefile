@@ -13,7 +13,11 @@ TABLES := aiconfigurator-core==0.12.0 aisimulate==0.13.0.dev202610270000000085
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
 INSTALL = install -q --disable-pip-version-check -c $(CONSTRAINTS)
+ALONE = $(shell grep -l 'mark\.alone' tests/test_*.py)
 FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
+
+# Bytecode is kept, whatever the environment says: else every command that a test starts compiles 140 of our modules anew.
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-memory bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
@@ -30,7 +34,7 @@ dash: $(VENV)/.dash-$(KEY) ## the what-if dashboard in a browser, on this machin
 
 test: $(VENV)/.dev-$(KEY) oracle-env ## set up and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -p no:xdist -m alone $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -p no:xdist -m alone $(ALONE) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev-$(KEY) ## format, lint, types, import directions
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -114,6 +118,7 @@ clean: ## remove environments and caches
 $(VENV)/.run-$(KEY):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip $(INSTALL) -e .
+	$(BIN)/python -m compileall -q perfmodel calibrate reference_model dashboard
 	$(BIN)/python -m perfmodel.serving.compiled
 	touch $@
 

@@ -17,10 +17,11 @@ from calibrate.design import with_work, work_of
 from calibrate.environment import gpu_spec
 from calibrate.journal import JOURNAL, PARQUET, read_metadata, read_timings, to_parquet
 from perfmodel.errors import DataError
+from perfmodel.files import atomic_write
 from perfmodel.kernels.calibration import FILE_NAME, FORMAT, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.kernels.sums import write_sums
-from perfmodel.output.files import atomic_write
+from perfmodel.spec.paths import is_file
 from perfmodel.units import GB
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def fit_folder(folder: Path) -> Fitted:
     Raises:
         DataError: no timings there, too few for a single curve, or the file can't be written.
     """
-    if (folder / JOURNAL).is_file():
+    if is_file(folder / JOURNAL):
         to_parquet(folder)  # what is fitted is what lies there, also after a run that was killed
     metadata, timings = read_metadata(folder), read_timings(folder)
     curves, left_out = _curves(timings)

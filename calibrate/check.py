@@ -27,10 +27,10 @@ from calibrate.needs import load_model, needed_ranges
 from calibrate.steps import Models, StepCase, build_step, draw_steps, predict
 from calibrate.timing import Bench
 from perfmodel.errors import DataError
+from perfmodel.files import atomic_write
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.curves import Curve
 from perfmodel.kernels.sums import write_sums
-from perfmodel.output.files import atomic_write
 from perfmodel.units import PERCENT
 from reference_model.config import SIZES
 

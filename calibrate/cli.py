@@ -5,13 +5,14 @@ calibration that is worse than it claims, 2 bad input, 128 + n ended by signal n
 commands, so that ``--help`` is quick.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from perfmodel.output.tell import tell
 
 if TYPE_CHECKING:
     from calibrate.profile import Outcome
@@ -20,9 +21,14 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Times the kernels of a model on a device, and turns the timings into a calibration for perfmodel.",
 )
+
+
+MOST_SEED = 2**63 - 1
+"""That a random generator of torch takes."""
 
 
 @app.callback()
@@ -48,7 +54,9 @@ def profile(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads within an op, on a CPU.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes; from 2 on communication is timed too.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of shapes and the operands' values.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the choice of shapes and the operands' values.")
+    ] = 0,
 ) -> None:
     """Time the kernels that the models need, over the shapes that they can have."""
     from calibrate.cases import parse_dtypes
@@ -73,7 +81,7 @@ def fit(
     from calibrate.report import print_fit
 
     print_fit(fit_folder(folder))
-    typer.echo(f"use it: perfmodel step SCENARIO --set calibration={folder.absolute()}", err=True)
+    tell(f"use it: perfmodel step SCENARIO --set calibration={folder.absolute()}")
 
 
 @app.command()
@@ -82,7 +90,8 @@ def check(
     shapes: Annotated[int, typer.Option(min=1, help="Held-out shapes of each kernel class.")] = 12,
     steps: Annotated[int, typer.Option(min=0, help="Blocks and steps of the reference model.")] = 48,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the choice of shapes and steps; another draws others.")
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Of the choice of shapes and steps; another draws others."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
@@ -95,12 +104,13 @@ def check(
     from calibrate.report import print_check, write_plot
     from calibrate.timing import Bench
     from perfmodel.errors import DataError
+    from perfmodel.files import check_writable
     from perfmodel.kernels.calibration import FILE_NAME, load_calibration
-    from perfmodel.output.files import check_writable
+    from perfmodel.spec.paths import is_file, quoted
 
-    if not (folder / FILE_NAME).is_file():
+    if not is_file(folder / FILE_NAME):
         raise DataError(
-            f"{folder}: must be the folder of a calibration, with its {FILE_NAME}: run calibrate fit"
+            f"{quoted(folder)}: must be the folder of a calibration, with its {FILE_NAME}: run calibrate fit"
         )
     check_writable(folder / RESULT)
     environment = load_calibration(str(folder.absolute())).document["environment"]
@@ -119,7 +129,7 @@ def check(
         typer.echo((folder / RESULT).read_text())
     else:
         print_check(result)
-    typer.echo(f"wrote {folder / RESULT}, {plot}", err=True)
+    tell(f"wrote {folder / RESULT}, {plot}")
     if result.failures:
         raise typer.Exit(1)
 
@@ -161,7 +171,7 @@ def import_tables(
     sources = [] if alone else [Source.find(place) for place in tables] if tables else [Source.find()]
     for name in dict.fromkeys(names or (available(sources[0]) if sources else [])):
         if name in derived.RULES:
-            typer.echo(f"wrote {derived.build(name, out / name)} (derived)", err=True)
+            tell(f"wrote {derived.build(name, out / name)} (derived)")
             continue
         made = [] if only else [build(sources[0], name, out / name)]
         for one in only or PART_READERS:
@@ -170,19 +180,15 @@ def import_tables(
         for built in made:
             print_errors(built)
             for text in (*built.left_out, *missed(built)):
-                typer.echo(f"{name}: warning: {text}", err=True)
-            typer.echo(f"wrote {built.folder} ({built.num_curves} curves)", err=True)
+                tell(f"{name}: warning: {text}")
+            tell(f"wrote {built.folder} ({built.num_curves} curves)")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one or two lines on stderr."""
-    from perfmodel.errors import PerfModelError
+    """Run the command line."""
+    from perfmodel.cli import run_program
 
-    try:
-        app(standalone_mode=True)
-    except PerfModelError as error:
-        typer.echo(f"calibrate: {error}", err=True)
-        sys.exit(error.exit_code)
+    run_program(app, "calibrate")
 
 
 @contextmanager
@@ -207,10 +213,10 @@ def _report(outcome: "Outcome", out: Path) -> None:
     import signal
 
     for reason in outcome.skipped:
-        typer.echo(f"skipped: {reason}", err=True)
+        tell(f"skipped: {reason}")
     text = f"timed {outcome.timed} of {outcome.total} kernels ({outcome.before} were there); wrote {out}"
     if outcome.left:
         text += f"; {outcome.left} are left: run it again to go on"
-    typer.echo(text, err=True)
+    tell(text)
     if outcome.stopped.startswith("SIG"):
         raise typer.Exit(128 + signal.Signals[outcome.stopped])

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from calibrate.cases import SHAPES, Case
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
+from perfmodel.spec.paths import is_file, kind_of, quoted
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped, unused-ignore]
@@ -138,11 +139,15 @@ def open_journal(folder: Path, header: Mapping[str, Any]) -> Journal:
             format, device, number of threads or version of torch, or can't be read.
     """
     path = folder / JOURNAL
+    if kind_of(path) in ("folder", "device"):  # a pipe would be waited for
+        raise DataError(f"{quoted(path)}: is no file; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
     except OSError as error:
-        raise DataError(f"{path}: can't be written: {error.strerror}; choose another --out") from error
+        raise DataError(
+            f"{quoted(path)}: can't be written: {error.strerror}; choose another --out"
+        ) from error
     try:
         return _begin(file, path, header)
     except BaseException:
@@ -157,9 +162,9 @@ def read_journal(folder: Path) -> Contents | None:
         DataError: a line other than the last can't be read, or the format is another version's.
     """
     path = folder / JOURNAL
-    if not path.is_file():
+    if not is_file(path):
         return None
-    return _parse(path.read_bytes(), path)[0]
+    return _parse(_content(path), path)[0]
 
 
 def to_parquet(folder: Path) -> Path:
@@ -193,7 +198,10 @@ def read_timings(folder: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if _parquet_is_current(folder):
-        return pd.read_parquet(folder / PARQUET)
+        try:
+            return pd.read_parquet(folder / PARQUET)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{quoted(folder / PARQUET)}: can't be read: {_first_line(error)}") from error
     return _frame(_required(read_journal(folder), folder))
 
 
@@ -208,15 +216,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not _parquet_is_current(folder):
         return _metadata(_required(read_journal(folder), folder))
     stored = _stored(folder)
-    return {name: json.loads(stored[name]) for name in _metadata(Contents({}))}
+    try:
+        return {name: json.loads(stored[name]) for name in _metadata(Contents({}))}
+    except (KeyError, ValueError, RecursionError) as error:
+        raise DataError(f"{quoted(folder / PARQUET)}: its metadata can't be read: {error}") from error
 
 
 def _parquet_is_current(folder: Path) -> bool:
     """Whether the Parquet file is there and made from the whole journal, or the journal is not there."""
     journal = folder / JOURNAL
-    if not (folder / PARQUET).is_file():
+    if not is_file(folder / PARQUET):
         return False
-    return not journal.is_file() or int(_stored(folder)[JOURNAL_BYTES]) == journal.stat().st_size
+    return not is_file(journal) or int(_stored(folder)[JOURNAL_BYTES]) == journal.stat().st_size
 
 
 def _stored(folder: Path) -> dict[str, str]:
@@ -227,9 +238,11 @@ def _stored(folder: Path) -> dict[str, str]:
     try:
         stored = pq.read_schema(path).metadata or {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from error
-    metadata = {name.decode(): value.decode() for name, value in stored.items()}
-    if JOURNAL_BYTES not in metadata:
+        raise DataError(f"{quoted(path)}: can't be read: {_first_line(error)}") from error
+    metadata = {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in stored.items()
+    }
+    if not metadata.get(JOURNAL_BYTES, "").isdecimal():
         raise DataError(f"{path}: was not written by calibrate profile")
     return metadata
 
@@ -248,9 +261,22 @@ def _frame(contents: Contents) -> "pd.DataFrame":
     return pd.DataFrame([record.row() for record in contents.records], columns=list(columns))
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{quoted(path)}: can't be read: {error.strerror}") from error
+
+
 def _required(contents: Contents | None, folder: Path) -> Contents:
     if contents is None:
-        raise DataError(f"{folder}: holds no timings; make them with calibrate profile --out {folder}")
+        raise DataError(
+            f"{quoted(folder)}: holds no timings; make them with calibrate profile --out {folder}"
+        )
     return contents
 
 
@@ -335,7 +361,7 @@ def _parse(data: bytes, path: Path) -> tuple[Contents | None, int]:
     for number, line in enumerate(lines, 1):
         try:
             values.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise DataError(f"{path}: line {number} is not JSON ({error}); choose another --out") from error

@@ -21,6 +21,7 @@ from perfmodel.errors import DataError
 REPEAT_EVERY = 20
 """One in so many cases is timed twice."""
 REPEAT_AFTER_S = 60.0
+LONGEST_MINUTES = 1e6
 """And not before so much time has passed, so that the machine may have changed its speed meanwhile."""
 
 
@@ -100,8 +101,8 @@ def profile(
     Raises:
         DataError: the budget is not positive, or the journal is another's (see :func:`calibrate.journal.open_journal`).
     """
-    if not minutes > 0:
-        raise DataError(f"minutes = {minutes} must be positive")
+    if not 0 < minutes < LONGEST_MINUTES:
+        raise DataError(f"minutes = {minutes:g} must be above 0 and below {LONGEST_MINUTES:g}")
     journal = open_journal(folder, _header(bench, requested or {}))
     try:
         bench.reference_probe_s = journal.contents.header["reference_probe_s"]

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from calibrate.assemble import Fitted
 from calibrate.check import Checked, Row
+from perfmodel.files import atomic_write
 from perfmodel.output.console import console
-from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import number
 from perfmodel.units import MS, PERCENT, US
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from perfmodel.engines.known_routing import SKEW_FILE
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 from perfmodel.step import predict_steps
 from perfmodel.validation import roles
 from perfmodel.validation.deepseek import FILE, GAINS

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from perfmodel import __version__
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write, check_writable
+from perfmodel.files import atomic_write, check_writable
 from reference_model.config import Config
 from reference_model.model import LongcatFlash
 from reference_model.moe import Routing

@@ -14,7 +14,7 @@ from pathlib import Path
 from calibrate.trust_tables import SET_BY_CONSTANTS, constants_markdown, intervals_markdown, loads_markdown
 from perfmodel.engines import profile
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 from perfmodel.output.validation_markdown import validation_markdown
 from perfmodel.validation import recorded
 from perfmodel.validation.recorded import Recorded

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from perfmodel.answers.caveats import condition as condition_of
+from perfmodel.output.report_csv import safe
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 
@@ -26,7 +27,7 @@ def downloads(rows: pd.DataFrame, name: str) -> None:
     with st.container(horizontal=True):
         st.download_button(
             "CSV",
-            lambda: rows.to_csv(index=False),
+            lambda: csv_of(rows),
             f"{name}.csv",
             "text/csv",
             on_click="ignore",
@@ -40,6 +41,12 @@ def downloads(rows: pd.DataFrame, name: str) -> None:
             on_click="ignore",
             key=f"parquet-{name}",
         )
+
+
+def csv_of(rows: pd.DataFrame) -> str:
+    """The rows as CSV in which no spreadsheet finds a formula: names may be anybody's."""
+    plain = rows.map(lambda value: safe(value) if isinstance(value, str) else value)
+    return str(plain.rename(columns=lambda name: safe(str(name))).to_csv(index=False))
 
 
 def _parquet(rows: pd.DataFrame) -> bytes:

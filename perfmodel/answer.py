@@ -12,6 +12,7 @@ from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import caveat_values, step_caveats
 from perfmodel.economics.rates import rate_range, step_rates
 from perfmodel.economics.work import hbm_seconds, peak_seconds
+from perfmodel.errors import SpecError
 from perfmodel.kernels.calibration import INSIDE
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.limits import check_runs, limits
@@ -95,7 +96,27 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
         **caveat_values(step_caveats(rest)),
         "provenance": provenance(step),
     }
+    _refuse_beyond_peak(step, values["mfu"])
     return StepAnswer(step, {key: plain(value) for key, value in values.items()}, rest)
+
+
+def _refuse_beyond_peak(step: Step, mfu: float) -> None:
+    """Refuse times that no GPU of the stated peaks can reach; what a report counts is not asked to.
+
+    Measured modules of attention hold projections whose part in their time is not known: with a peak far below the
+    device's that was timed, that part is not scaled with it.
+
+    Raises:
+        SpecError: as said.
+    """
+    if mfu > 1.0 + 1e-9 and step.scenario.costs != "report":
+        gpu = step.scenario.cluster.gpu
+        used = f"calibration {step.calibration.name}" if step.calibration else "what is given"
+        raise SpecError(
+            f"cluster.gpu: {used} makes a step {mfu:.2f} times as fast as the peaks of {gpu.name} allow (bf16_tflops = "
+            f"{gpu.bf16_tflops}, fp8_tflops = {gpu.fp8_tflops}): state the device's own peaks, or --set calibration='' "
+            "to count without it"
+        )
 
 
 def _real_experts(scenario: Scenario) -> dict[str, Any]:
@@ -231,6 +252,8 @@ def _share(ideal_s: Any, timing: Timing) -> float | None:
 
 
 def _mean(value: Any) -> float:
+    if isinstance(value, (float, int)):
+        return float(value)
     return float(np.mean(value))
 
 

@@ -4,6 +4,7 @@ Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``val
 input, 3 a scenario that can't run. Heavy imports happen inside the commands, so that ``--help`` is quick.
 """
 
+import atexit
 import gc
 import io
 import os
@@ -19,6 +20,8 @@ from perfmodel.commands.plan import plan
 from perfmodel.commands.several import lists_values
 from perfmodel.commands.sweep import sweep
 from perfmodel.errors import PerfModelError
+from perfmodel.output.tell import tell
+from perfmodel.spec.paths import printable
 from perfmodel.validation.names_of_suites import TITLES
 
 app = typer.Typer(
@@ -172,8 +175,8 @@ def init(
         _print_json({"file": str(file), "notes": list(first.notes), "scenario": first.document})
         return
     for note in first.notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"wrote {file}; next: perfmodel step {file}, perfmodel serve {file}")
+        tell(f"note: {note}")
+    typer.echo(printable(f"wrote {file}; next: perfmodel step {file}, perfmodel serve {file}"))
 
 
 @app.command()
@@ -198,7 +201,7 @@ def step(
     from perfmodel.load import load_scenario
 
     if html is not None:  # before anything is written
-        from perfmodel.output.files import check_writable
+        from perfmodel.files import check_writable
 
         check_writable(html)
     asked = load_scenario(scenario, set_ or ())
@@ -229,7 +232,7 @@ def step(
         print_warnings(answer.values)
     for path in (trace, html):
         if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+            tell(f"wrote {path}")
 
 
 @app.command()
@@ -349,7 +352,7 @@ def serve(
 
         left_out = write_serve_trace(answer, trace)
         if left_out:
-            typer.echo(f"{trace}: {left_out}", err=True)
+            tell(f"{trace}: {left_out}")
     if json:
         _print_json(answer.values)
     else:
@@ -361,7 +364,7 @@ def serve(
         print_warnings(answer.values)
     for path in (requests, result, trace):
         if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+            tell(f"wrote {path}")
 
 
 @app.command()
@@ -383,8 +386,9 @@ def train(
 ) -> None:
     """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
     from perfmodel.answers.train import answer_train
+    from perfmodel.files import check_writable
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import check_distinct, check_writable
+    from perfmodel.output.inputs import check_outputs
 
     if html is not None:  # before any work
         check_writable(html)
@@ -392,8 +396,9 @@ def train(
         from perfmodel.output.train.trace import check_trace_file
 
         check_trace_file(trace)
-    check_distinct({"--trace": trace, "--html": html}, {"the scenario": Path(scenario)})
-    answer = answer_train(load_scenario(scenario, set_ or ()))
+    asked = load_scenario(scenario, set_ or ())
+    check_outputs({"--trace": trace, "--html": html}, [scenario], set_ or ())
+    answer = answer_train(asked)
     if trace is not None:
         from perfmodel.output.train.trace import write_train_trace
 
@@ -413,7 +418,7 @@ def train(
         print_warnings(answer.values)
     for path in (trace, html):
         if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+            tell(f"wrote {path}")
 
 
 @app.command()
@@ -458,8 +463,8 @@ def report(
     from perfmodel.answer_intervals import REPEATS
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic
+    from perfmodel.files import check_writable
     from perfmodel.load import load_scenario
-    from perfmodel.output.files import check_writable
     from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
     from perfmodel.output.report_files import WRITERS, report_format, report_json, write_report
@@ -528,10 +533,10 @@ def report(
         typer.echo(WRITERS[kind](found), nl=False)
     else:
         for part in found.parts:
-            typer.echo(f"{part.label}: {answer(part)}")
+            typer.echo(printable(f"{part.label}: {answer(part)}"))
     for path in (out, pdf):
         if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+            tell(f"wrote {path}")
 
 
 app.command()(plan)
@@ -657,7 +662,7 @@ def validate(
 ) -> None:
     """Published figures, or your own measurements, against predictions: how wrong perfmodel is."""
     if html is not None:  # before minutes of work
-        from perfmodel.output.files import check_writable
+        from perfmodel.files import check_writable
         from perfmodel.output.inputs import check_outputs
 
         check_writable(html)
@@ -683,10 +688,10 @@ def validate(
 
         print_validation(result)
     if html is not None:
-        typer.echo(f"wrote {html}", err=True)
+        tell(f"wrote {html}")
     if check and result.above_ceiling:
         for text in result.above_ceiling:
-            typer.echo(f"worse than recorded: {text}", err=True)
+            tell(f"worse than recorded: {text}")
         raise typer.Exit(1)
 
 
@@ -705,25 +710,33 @@ def dashboard(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one or two lines on stderr."""
+    """Run the command line."""
+    run_program(app, "perfmodel")
+
+
+def run_program(application: typer.Typer, program: str) -> None:
+    """Run a command line of ours; a user's mistake becomes one or two lines on stderr, with the program's name."""
     _prepare_process()
     if sys.stdout is None:  # closed: whatever is opened next would take its place
-        _say("stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing")
+        _say(
+            program,
+            "stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing",
+        )
         sys.exit(2)
     code: Any = 0
     try:
-        app(standalone_mode=True)
+        application(standalone_mode=True)
     except SystemExit as end:
         code = end.code
     except PerfModelError as error:
-        _say(str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
+        _say(program, str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
         code = error.exit_code
     except OSError as error:
         _silence(sys.stdout)
         if not isinstance(
             error, BrokenPipeError
         ):  # else the reader went away: nothing to say, and nobody to say it to
-            _say(f"can't be written: {error.strerror or error}")
+            _say(program, f"can't be written: {error.strerror or error}")
             code = 2
     try:  # what is still in the buffer may be what the disk has no room for
         if sys.stdout is not None:
@@ -732,20 +745,18 @@ def main() -> None:
         _silence(sys.stdout)
     except OSError as error:
         _silence(sys.stdout)
-        _say(f"stdout can't be written: {error.strerror or error}")
+        _say(program, f"stdout can't be written: {error.strerror or error}")
         code = code or 2
     sys.exit(code)
 
 
-def _say(text: str, kind: str = "output", exit_code: int = 2) -> None:
+def _say(program: str, text: str, kind: str = "output", exit_code: int = 2) -> None:
     """One message on stderr, if there is one: without anything in it that a terminal would obey; where ``--json`` is
     asked, as one JSON object.
     """
     import json
 
-    from perfmodel.spec.paths import printable
-
-    plain = f"perfmodel: {printable(text)}"
+    plain = f"{program}: {printable(text)}"
     if "--json" in sys.argv[1:]:
         plain = json.dumps({"error": {"kind": kind, "message": printable(text), "exit_code": exit_code}})
     with suppress(OSError, ValueError):
@@ -763,13 +774,15 @@ def _prepare_process() -> None:
 
     One thread multiplies our small matrices as fast as all cores do, starting others takes as long as importing numpy,
     and sums come out alike whatever the number of cores. Nearly everything that a run makes it keeps: looking for
-    cycles every 700 objects is a tenth of a step's time.
+    cycles every 700 objects is a tenth of a step's time, every 50,000 still a fiftieth, and once
+    more before Python ends a tenth of an error's.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault(
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # else it reads every installed package's entry points
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(200_000, 20, 100)
+    atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -24,7 +24,7 @@ from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
 from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_file, is_folder, printable, resolved
-from perfmodel.spec.routing_files import READERS
+from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
     BEFORE,
@@ -254,11 +254,13 @@ def _routing(section: Any, model: Model) -> Any:
     if not isinstance(section, Mapping):
         return section
     found, sources = dict(section), []
-    for key, read in READERS.items():
+    for key in FROM_FILES:
         if isinstance(found.get(key), str):
             if model.moe is None:
                 raise SpecError(f"routing.{key}: model {model.name} has no experts, leave it out")
-            found[key], source = read(Path(found[key]), model.moe)
+            from perfmodel.spec.routing_files import READERS  # numpy, which an error is told without
+
+            found[key], source = READERS[key](Path(found[key]), model.moe)
             sources.append(source)
     return {**found, "source": ", ".join(sources)} if sources else found
 
@@ -283,6 +285,8 @@ def _calibrated_cluster(section: Any, calibration: str) -> dict[str, Any]:
     """The device that a calibration was made on, with the section's other keys over it."""
     if not calibration:
         raise SpecError(f"cluster = {CALIBRATED}: needs a calibration, e.g. --set calibration=FOLDER")
+    if not isinstance(calibration, str):
+        raise SpecError(f"calibration = {shown(calibration)}: must be a name or a folder")
     described = read_document(catalogue.calibration_path(calibration)).get("cluster")
     if not isinstance(described, Mapping):
         raise SpecError(f"calibration {calibration}: has no cluster section")

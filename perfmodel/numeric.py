@@ -15,9 +15,10 @@ Typed as float because that is how every formula reads; :func:`maximum` and frie
 def maximum(first: Num, *others: Num) -> Num:
     """Element-wise maximum of floats or arrays; a float stays a float (numpy scalars are slow)."""
     values: tuple[Any, ...] = (first, *others)
-    if not any(isinstance(value, np.ndarray) for value in values):
-        return max(first, *others)
-    return functools.reduce(np.maximum, values)  # type: ignore[no-any-return]
+    for value in values:
+        if isinstance(value, np.ndarray):
+            return functools.reduce(np.maximum, values)  # type: ignore[no-any-return]
+    return max(first, *others)
 
 
 def minimum(first: Num, *others: Num) -> Num:

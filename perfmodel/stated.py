@@ -16,7 +16,7 @@ from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import shown
 from perfmodel.spec.paths import printable
-from perfmodel.spec.routing_files import READERS
+from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.scenario import Scenario
 
 SECTIONS = (*Scenario.model_fields, "engine")
@@ -134,7 +134,7 @@ def refuse_files(document: Mapping[str, Any]) -> None:
         value = named[key]  # readers take any name that exists in the working directory for a path
         if isinstance(value, str) and value and value not in catalogue.names(kind):
             raise SpecError(f"{key} = {shown(value)}: not in the catalogue (perfmodel show {kind})")
-    for key in READERS:
+    for key in FROM_FILES:
         value = inner.get("routing", {}).get(key)
         if isinstance(value, str):
             raise SpecError(f"routing.{key} = {shown(value)}: a file can't be named here; state the numbers")
@@ -261,7 +261,7 @@ def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The document with paths of files that belong to it taken from its own folder, whatever it is merged into."""
     routing = document.get("routing")
     if isinstance(routing, Mapping):
-        own = {key: str(folder / routing[key]) for key in READERS if isinstance(routing.get(key), str)}
+        own = {key: str(folder / routing[key]) for key in FROM_FILES if isinstance(routing.get(key), str)}
         document = {**document, "routing": {**routing, **own}}
     workload = document.get("workload")
     if isinstance(workload, Mapping) and _is_path(workload.get("trace")):
@@ -288,7 +288,7 @@ def _from_here(document: dict[str, Any], text: str) -> dict[str, Any]:
         there = str(Path(document["workload"]["trace"]).absolute())
         return {**document, "workload": {**document["workload"], "trace": there}}
     section, _, key = path.partition(".")
-    if section == "routing" and key in READERS and isinstance(document[section][key], str):
+    if section == "routing" and key in FROM_FILES and isinstance(document[section][key], str):
         return {**document, section: {**document[section], key: str(Path(document[section][key]).absolute())}}
     return document
 

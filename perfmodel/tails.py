@@ -14,7 +14,7 @@ from perfmodel.ops.routed import routed_pairs, scenario_balance, tokens_alike, u
 from perfmodel.ops.work import step_work
 from perfmodel.overlap.schedules import num_micro_batches
 from perfmodel.routing.activation import activation, layer_activations, moments
-from perfmodel.routing.balance import drawn_loads
+from perfmodel.routing.balance import drawn_busiest
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
 from perfmodel.special import quantiles
@@ -59,7 +59,7 @@ def step_tails(scenario: Scenario) -> dict[str, dict[str, float]] | None:
     tokens = float(step_work(deployment).tokens) / num_micro_batches(deployment.overlap)
     layers = sum(layer.count for layer in scenario.model.layers if layer.moe)
     pairs = max(1, round(routed_pairs(tokens, scenario) / tokens_alike(scenario)))
-    loads = drawn_loads(scenario_balance(moe, scenario), pairs, STEPS * layers, scenario.seed).max(axis=1)
+    loads = drawn_busiest(scenario_balance(moe, scenario), pairs, STEPS * layers, scenario.seed)
     loads = loads.reshape(STEPS, layers) * _pairs_drawn(moe, tokens, layers, scenario)
     loads = np.minimum(loads * unexplained_load(scenario), deployment.ep)
     points = np.linspace(loads.min(), loads.max(), POINTS)

@@ -99,7 +99,7 @@ def test_every_setting_is_a_key_and_the_scenario_runs(command, tmp_path):
     ("command", "message"),
     [
         ("llama-server -m x", "must start a server"),
-        ("vllm serve x --tensor-parallel-size many", "--tensor-parallel-size many: must be a number"),
+        ("vllm serve x --tensor-parallel-size many", "--tensor-parallel-size 'many': must be a number"),
         ("python -m sglang.launch_server --tp 8 --dp 3 --enable-dp-attention", "must divide"),
         ("vllm serve 'x", "quotation"),
     ],

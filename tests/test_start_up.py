@@ -46,11 +46,11 @@ def imported(*arguments):
     [
         (["--help"], 0, ("numpy", "pydantic", "rich")),
         (["step", "--help"], 0, ("numpy", "rich")),
-        (["step", "no-such-scenario"], 2, ("simpy", "rich", "perfmodel.answer")),
+        (["step", "no-such-scenario"], 2, ("numpy", "simpy", "rich", "perfmodel.answer")),
         (
             ["step", "longcat-flash-h800", "--set", "deployment.ep=banana"],
             2,
-            ("simpy", "rich", "perfmodel.answer"),
+            ("numpy", "simpy", "rich", "perfmodel.answer"),
         ),
         (["show", "models"], 0, ("simpy", "perfmodel.answer", "perfmodel.kernels.calibration")),
         (["step", "longcat-flash-h800", "--json"], 0, ("rich",)),

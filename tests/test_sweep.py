@@ -56,7 +56,7 @@ def test_a_key_that_takes_a_list_needs_brackets():
         (f"{BATCH}=1:4:0", "above 0"),
         (f"{BATCH}=a:b", "two numbers"),
         (f"{BATCH}=1:4:x", "no step"),
-        (f"{BATCH}=1:inf", "LEAST:MOST"),
+        (f"{BATCH}=1:inf", "ends must be 0, or from"),
         (f"{BATCH}=0:1:1e-9", "at most"),
         (f"{BATCH}=[]", "no values"),
     ],

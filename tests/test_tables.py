@@ -657,10 +657,15 @@ SHIPPED = [
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_calibration_reads_and_answers_everywhere(name):
     """All tables pass their own checks on reading; no query, however odd, gives anything but a time."""
-    curves = [curve for curve in load_calibration(name).all_curves if isinstance(curve, TableCurve)]
+    calibration = load_calibration(name)
+    assert calibration.id == content_id(
+        calibration.document
+    )  # which is not asked of those that ship when they are read
+    curves = [curve for curve in calibration.all_curves if isinstance(curve, TableCurve)]
     assert {"gemm", "grouped_gemm", "mla_decode", "all_reduce"} <= {curve.kernel for curve in curves}
     odd = np.array([0.0, 1.0, 3.7, 1e3, 1e7])
     for curve in curves:
+        assert len(tuple(curve.tables)) == len(curve.tables)
         table = curve.tables[len(curve.tables) // 2]
         shape = {"new_tokens": 1.0, "context": odd, "heads": 16.0}
         shape |= dict.fromkeys(table.axes, odd) | dict(table.match)

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from calibrate.engines.document import document
 from perfmodel.engines.profile import FITTED
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 
 
 def main() -> None:

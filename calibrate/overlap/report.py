@@ -12,7 +12,7 @@ import numpy as np
 
 from calibrate.overlap.measure import Measured, describe_rate
 from calibrate.overlap.result import KINDS, Row, Summary
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 from perfmodel.units import MEGA, MS
 
 RESULT, SAMPLES, TABLE, PAGE = "overlap.json", "samples.json", "overlap.txt", "overlap.html"

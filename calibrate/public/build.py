@@ -32,13 +32,13 @@ from calibrate.public.heldout import RANDOM, TRANSFERS, Errors, Held, as_op, hol
 from calibrate.public.samples import Samples
 from calibrate.public.source import ENGINES, SYSTEMS, Source
 from perfmodel.errors import DataError
+from perfmodel.files import atomic_write
 from perfmodel.kernels import parts
 from perfmodel.kernels.calibration import FILE_NAME, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.kernels.sums import write_sums
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import Store, table_curve_document
-from perfmodel.output.files import atomic_write
 from perfmodel.spec import catalogue
 
 Reader: TypeAlias = Callable[[Source, str], list[Samples]]

@@ -18,10 +18,10 @@ import perfmodel
 from calibrate.curves import robust_std
 from calibrate.public.clusters import cluster_section
 from perfmodel.errors import DataError
+from perfmodel.files import atomic_write
 from perfmodel.kernels.calibration import FILE_NAME, Calibration, content_id, load_calibration
 from perfmodel.kernels.tables import TableCurve
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.output.files import atomic_write
 from perfmodel.spec import catalogue
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.hardware import Cluster

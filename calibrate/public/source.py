@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from perfmodel.errors import DataError
+from perfmodel.spec.paths import kind_of, quoted
 from perfmodel.units import MS, US
 
 if TYPE_CHECKING:
@@ -172,14 +173,15 @@ def _opened(place: Path) -> Folder:
     Raises:
         DataError: no such place, or no archive.
     """
-    if place.is_dir():
+    kind = kind_of(place)
+    if kind == "folder":
         return place
-    if not place.exists():
-        raise DataError(f"--tables {place}: no such wheel or folder")
+    if kind != "file":  # a device may never end
+        raise DataError(f"--tables {quoted(place)}: no such wheel or folder")
     try:
         return zipfile.Path(zipfile.ZipFile(place))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"--tables {place}: neither a folder nor a wheel ({error})") from error
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DataError(f"--tables {quoted(place)}: neither a folder nor a wheel ({error})") from error
 
 
 def _label(systems: Folder) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from perfmodel.output.tell import tell
+
 
 def plan(
     model: Annotated[
@@ -79,7 +81,8 @@ def plan(
     from perfmodel.explore.plan.answer import nearest_miss
     from perfmodel.explore.plan.answer import plan as answer_plan
     from perfmodel.explore.space import read_space
-    from perfmodel.output.files import check_distinct, check_writable
+    from perfmodel.files import check_writable
+    from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
 
     if not 1 <= simulate <= 10_000:
@@ -91,7 +94,6 @@ def plan(
     for path in (out, html):
         if path is not None:  # before any work
             check_writable(path)
-    check_distinct({"--out": out, "--html": html}, {"--space": space, "the model": Path(model)})
     question = asked.Question(
         model=asked.model_path(model),
         kinds=asked.kinds_of(gpus, [name.strip() for name in engine.split(",")]),
@@ -104,6 +106,8 @@ def plan(
         overrides=tuple(set_ or ()),
         seed=seed,
     )
+    documents = [question.document(kind) for kind in question.kinds[:1]]
+    check_outputs({"--out": out, "--html": html}, [], documents=documents, others={"--space": space})
     with report_progress() as progress:
         found = answer_plan(question, simulate=simulate, seconds=seconds, progress=progress)
     if found.winner is None:
@@ -126,7 +130,7 @@ def plan(
         print_plan(found)
     for path in (out, html):
         if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+            tell(f"wrote {path}")
 
 
 def _print_json(values: object) -> None:

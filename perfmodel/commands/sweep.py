@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from perfmodel.output.tell import tell
+
 
 def sweep(
     scenario: Annotated[
@@ -48,7 +50,8 @@ def sweep(
     from perfmodel.errors import SpecError
     from perfmodel.explore.sweep.design import plan_of
     from perfmodel.explore.sweep.run import PIECE, Sweep, run_sweep
-    from perfmodel.output.files import check_writable
+    from perfmodel.files import check_writable
+    from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
     from perfmodel.output.sweep.picture import print_dataset, write_picture
     from perfmodel.workers import processes
@@ -61,6 +64,7 @@ def sweep(
         )
     if html is not None:
         check_writable(html)
+        check_outputs({"--html": html}, [scenario] if scenario else [], set_ or (), others={"--out": out})
     values: dict[str, object] = {}
     if scenario or over:
         if not scenario:
@@ -74,8 +78,8 @@ def sweep(
             command,  # type: ignore[arg-type]
         )
         with report_progress() as progress, processes(workers) as executor:
-            tell = None if progress is None else lambda done, total: progress("points", done, total)
-            found = run_sweep(asked, out, executor=executor, progress=tell)
+            count = None if progress is None else lambda done, total: progress("points", done, total)
+            found = run_sweep(asked, out, executor=executor, progress=count)
         values = {
             "points": found.points,
             "done": found.done,
@@ -86,7 +90,7 @@ def sweep(
         raise SpecError("nothing to do: give SCENARIO with --over, or --show of a dataset")
     if show is not None and html is not None:
         write_picture(out, show, html)
-        typer.echo(f"wrote {html}", err=True)
+        tell(f"wrote {html}")
     if json:
         import json as writer
 

@@ -9,6 +9,7 @@ does can be read, stated and overridden in one language. What was fitted on publ
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from perfmodel.engines.versions import in_order, is_before, public_version
@@ -116,8 +117,7 @@ class Profile:
 
 def names() -> tuple[str, ...]:
     """Engines that are known."""
-    found = (path.stem for path in FOLDER.glob("*.yaml"))
-    return tuple(sorted(name for name in found if "default_version" in _document(name)))
+    return tuple(sorted(name for name in _files() if "default_version" in _document(name)))
 
 
 def profile(name: str, version: Any = "") -> Profile:
@@ -126,7 +126,7 @@ def profile(name: str, version: Any = "") -> Profile:
     Raises:
         SpecError: no such engine, or no version.
     """
-    if name not in names():
+    if name not in _files() or "default_version" not in _document(name):
         raise SpecError(f"engine = {name!r}: must be one of {', '.join(names())}")
     document = _document(name)
     return Profile(
@@ -148,10 +148,18 @@ def kernels_of(name: str) -> str:
 
 def _fitted(name: str) -> tuple[Mapping[str, Any], ...]:
     """The fitted constants as last rules; of an engine without rows, only how little is known of it."""
-    if not FITTED.is_file():
-        return ()
-    document = read_document(FITTED)
+    document = _fitted_document(FITTED)
     return tuple((document.get(name) or document.get(OTHERS) or {}).get("rules", ()))
+
+
+@cache
+def _fitted_document(path: Path) -> Mapping[str, Any]:
+    return read_document(path) if path.is_file() else {}
+
+
+@cache
+def _files() -> frozenset[str]:
+    return frozenset(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 @cache

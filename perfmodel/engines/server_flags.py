@@ -14,6 +14,7 @@ from typing import Any
 from perfmodel.errors import SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.messages import shown
 
 ACCEPTANCE = 0.85
 """Of drafts, where a command turns them on and can't say how many are accepted: DeepSeek-V3's first one (arXiv
@@ -137,11 +138,8 @@ def read_command(text: str) -> Server:
             f"--from-command {text[:60]!r}: must start a server: `vllm serve MODEL ...`, `python -m "
             "sglang.launch_server --model-path MODEL ...` or `trtllm-serve MODEL ...`"
         )
-    start = (
-        max(i for i, word in enumerate(words) if any(one.split()[-1] == word for one in _PROGRAMS[engine]))
-        + 1
-    )
-    rest = words[start:]
+    last = {one.split()[-1] for one in _PROGRAMS[engine]}
+    rest = words[max((i for i, word in enumerate(words) if word in last), default=len(words)) + 1 :]
     server = Server(engine)
     if rest and rest[0] == "serve":
         rest = rest[1:]
@@ -254,7 +252,7 @@ def _set(server: Server, name: str, raw: Any, path: str) -> None:
     except (TypeError, ValueError):
         number = -1.0
     if not 0 < number < 1e9:
-        raise SpecError(f"--from-command: --{name} {raw}: must be a number above 0")
+        raise SpecError(f"--from-command: --{name} {shown(raw)}: must be a number above 0")
     value = int(number) if number.is_integer() and not path.endswith("memory_utilization") else number
     server.settings[path] = value
     server.told.append(f"--{name} {raw}: {path}")
@@ -282,7 +280,7 @@ def _vllm(server: Server, flags: dict[str, Any]) -> None:
         )
     try:
         drafts = json.loads(str(flags.get("speculative-config", "{}")))
-    except ValueError:
+    except (ValueError, RecursionError):
         drafts = {}
     if isinstance(drafts, dict) and "mtp" in str(drafts.get("method", "")):
         flags.pop("speculative-config")
@@ -292,7 +290,11 @@ def _vllm(server: Server, flags: dict[str, Any]) -> None:
 
 
 def _drafts(server: Server, flag: str, number: Any) -> None:
-    server.settings["deployment.mtp.draft_tokens"] = int(number)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 1000:
+        raise SpecError(
+            f"--from-command: {flag}: {shown(number)} draft tokens: must be a whole number above 0"
+        )
+    server.settings["deployment.mtp.draft_tokens"] = number
     server.settings["deployment.mtp.acceptance"] = ACCEPTANCE
     server.told.append(
         f"{flag}: deployment.mtp.draft_tokens = {number}; acceptance {ACCEPTANCE} is that of DeepSeek-V3's "
@@ -359,7 +361,7 @@ def _whole(raw: Any, name: str) -> int:
     except (TypeError, ValueError):
         number = 0
     if not 0 < number < 10**9:
-        raise SpecError(f"--from-command: --{name} {raw}: must be a whole number from 1")
+        raise SpecError(f"--from-command: --{name} {shown(raw)}: must be a whole number from 1")
     return number
 
 

@@ -7,6 +7,7 @@ stages).
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.mixers import Mla
 from perfmodel.spec.model import Model
+from perfmodel.spec.paths import is_folder, kind_of
 from perfmodel.spec.scenario import Scenario
 
 SERVER_GPUS = 8
@@ -30,6 +32,7 @@ WIDEST_TP = 16
 USERS_PER_GPU = 8
 """Users where neither users nor a rate is stated, as far as they fit."""
 MOST_GPUS = 4096
+MOST_RATE = 1e6
 NO_PRICE = 1.0
 """USD per GPU and hour where the catalogue has no price, so that costs are GPU hours."""
 SLO_KEYS = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -140,7 +143,7 @@ def parse_gpus(text: str) -> tuple[int, str]:
     Raises:
         SpecError: not of that form, no such GPU, or no whole number of nodes.
     """
-    found = re.fullmatch(r"\s*(?:(\d{1,6})\s*[xX*]\s*)?([A-Za-z][\w.-]*)\s*", text)
+    found = re.fullmatch(r"\s*(?:([0-9]{1,6})\s*[xX*]\s*)?([A-Za-z][\w.-]*)\s*", text)
     if not found:
         raise SpecError(f"--gpus {text!r}: must be NUMBERxGPU, e.g. 16xh100 (perfmodel show clusters)")
     name = found[2].lower()
@@ -174,8 +177,10 @@ def _check(ask: Ask) -> None:
     for option, value in (("--isl", ask.input_tokens), ("--osl", ask.output_tokens), ("--users", ask.users)):
         if value is not None and value < 1:
             raise SpecError(f"{option} {value}: must be at least 1")
-    if ask.request_rate is not None and not ask.request_rate > 0:
-        raise SpecError(f"--rate {ask.request_rate:g}: must be above 0, requests per second")
+    if ask.request_rate is not None and not 0 < ask.request_rate <= MOST_RATE:
+        raise SpecError(
+            f"--rate {ask.request_rate:g}: must be above 0 and up to {MOST_RATE:,.0f} requests per second"
+        )
 
 
 def _base(ask: Ask, cluster: str) -> dict[str, Any]:
@@ -201,12 +206,9 @@ def model_named(name: str) -> str:
     """
     if name in catalogue.names("models"):
         return name
-    path = Path(name).expanduser()
-    try:
-        if path.exists():
-            return str((path / "config.json" if path.is_dir() else path).absolute())
-    except OSError:
-        pass
+    path = Path(os.path.expanduser(name))  # of a home that there is not: as it stands
+    if kind_of(path) != "missing":
+        return str((path / "config.json" if is_folder(path) else path).absolute())
     near = difflib.get_close_matches(
         name.rpartition("/")[2].lower(), catalogue.names("models"), n=3, cutoff=0.4
     )

@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 from perfmodel.errors import DataError
+from perfmodel.files import atomic_write
 from perfmodel.spec.paths import is_file, quoted
 
 FILE = "SHA256SUMS"
@@ -47,7 +48,7 @@ def write_sums(folder: Path) -> None:
         one.name for one in folder.iterdir() if one.is_file() and one.name != FILE and one.name[0] != "."
     )
     try:
-        (folder / FILE).write_text("".join(f"{_digest(folder / name)}  {name}\n" for name in names), "utf-8")
+        atomic_write(folder / FILE, "".join(f"{_digest(folder / name)}  {name}\n" for name in names))
     except OSError as error:
         raise DataError(f"{folder / FILE}: can't be written: {error.strerror}") from error
 

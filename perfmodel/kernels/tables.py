@@ -80,7 +80,7 @@ class Table:
         for name, logs in zip(self.axes, self._logs, strict=True):
             value = np.maximum(np.asarray(variables[name], dtype=float), 1e-9)
             log = np.log(value)
-            corners.append(_bracket(np.clip(log, logs[0], logs[-1]), logs))
+            corners.append(_bracket(np.minimum(np.maximum(log, logs[0]), logs[-1]), logs))
             last = self.axes[name][-1]
             beyond.append(np.maximum(work(name, value) / work(name, last) - 1.0, 0.0))
         seconds: Any = np.exp(_interpolated(self.log_seconds, corners))
@@ -148,7 +148,7 @@ def _bracket(log: Any, logs: Array) -> tuple[Any, Any, Any]:
     if len(logs) == 1:
         zero = np.zeros(np.shape(log), dtype=int)
         return zero, zero, np.zeros(np.shape(log))
-    low = np.clip(np.searchsorted(logs, log, side="right") - 1, 0, len(logs) - 2)
+    low = np.minimum(np.maximum(np.searchsorted(logs, log, side="right") - 1, 0), len(logs) - 2)
     return low, low + 1, (log - logs[low]) / (logs[low + 1] - logs[low])
 
 

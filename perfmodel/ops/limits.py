@@ -5,6 +5,7 @@ Every command asks here: what ``step`` refuses is what a curve leaves out, a sli
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ SETTING = {
 }
 """What an engine calls ``deployment.memory_utilization``."""
 MOST = 2**20
+BETWEEN = 32
+"""Batches that are asked at once."""
 """Most requests of an attention group that are looked for."""
 ROUNDING = 1e-9
 """Slack for a batch that is a fraction: a third of a request, three times, is one."""
@@ -205,19 +208,23 @@ def _scheduler_problem(s: Scenario) -> str | None:
 
 
 def _memory_limit(scenario: Scenario) -> int:
-    """Memory is piecewise linear in the batch, so the largest is found by bisection."""
+    """Memory never falls with the batch, so the largest lies between two of ever closer ones."""
     path, gpus = batch_key(scenario), scenario.deployment.attention_tp
 
-    def fits(requests: int) -> bool:
-        sized = with_arrays(scenario, {path: np.array([requests / gpus])})
-        return bool(np.all(step_memory(sized).total <= usable_bytes(sized)))
+    def least_too_large(requests: Any) -> int:
+        """The place of the first that does not fit; their number if all do."""
+        sized = with_arrays(scenario, {path: requests / gpus})
+        fits = np.broadcast_to(step_memory(sized).total <= usable_bytes(sized), requests.shape)
+        return int(np.argmin(np.append(fits, False)))
 
-    low, high = 0, 1
-    while high < MOST and fits(high):
-        low, high = high, high * 2
+    doubled = 2 ** np.arange(MOST.bit_length() - 1)
+    place = least_too_large(doubled)
+    low, high = (int(doubled[place - 1]) if place else 0), 2**place
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        between = np.linspace(low, high, BETWEEN + 2, dtype=int)[1:-1].clip(low + 1, high - 1)
+        place = least_too_large(between)
+        ends = [low, *map(int, between), high]
+        low, high = ends[place], ends[place + 1]
     return low
 
 

@@ -255,10 +255,12 @@ def print_list(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_entry(values: Mapping[str, Any], indent: int = 0) -> None:
     """Print one entry, key by key."""
+    from rich.text import Text
+
     out = console()
     for key, value in values.items():
         if isinstance(value, Mapping):
-            out.print(" " * indent + f"[bold]{key}[/]")
+            out.print(Text.assemble(" " * indent, (str(key), "bold")))
             print_entry(value, indent + 2)
         else:
             shown: Any = value
@@ -266,7 +268,7 @@ def print_entry(values: Mapping[str, Any], indent: int = 0) -> None:
                 shown = f"{value:.6g}"
             elif isinstance(value, int) and not isinstance(value, bool):
                 shown = f"{value:,}"
-            out.print(" " * indent + f"[bold]{key}[/]: {shown}", soft_wrap=True)
+            out.print(Text.assemble(" " * indent, (str(key), "bold"), f": {shown}"), soft_wrap=True)
 
 
 def _check(kind: str) -> None:

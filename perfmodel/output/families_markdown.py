@@ -6,7 +6,7 @@ Prints the first table, or with a path writes both between the markers of that p
 import sys
 from pathlib import Path
 
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 from perfmodel.spec.models import families
 from perfmodel.spec.models.families import Family
 from perfmodel.spec.models.patterns import names_in

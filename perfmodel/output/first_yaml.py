@@ -8,7 +8,8 @@ from typing import Any
 
 from perfmodel.errors import DataError, SpecError
 from perfmodel.explore.first import SLO_KEYS, Ask, First
-from perfmodel.output.files import atomic_write, check_writable
+from perfmodel.files import atomic_write, check_writable
+from perfmodel.spec.paths import kind_of, quoted
 
 WIDTH = 34
 """Column at which comments begin, where there is room."""
@@ -69,8 +70,8 @@ def write_first(first: First, out: Path, command: str) -> None:
         DataError: there is one, or it can't be written.
     """
     check_writable(out)
-    if out.exists():
-        raise DataError(f"--out {out}: is there already; give another name, or remove it")
+    if kind_of(out) != "missing":
+        raise DataError(f"--out {quoted(out)}: is there already; give another name, or remove it")
     atomic_write(out, first_text(first, command, str(out)))
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from perfmodel.answer import StepAnswer
 from perfmodel.answers.caveats import condition
+from perfmodel.files import atomic_write
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
 from perfmodel.output.charts.timeline import timeline_chart
 from perfmodel.output.colours import EXPOSED, MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name
-from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
 from perfmodel.output.pages import embed, render
 from perfmodel.output.reproduce import scenario_title, step_command

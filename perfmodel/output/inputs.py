@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import SpecError
-from perfmodel.output.files import check_distinct
+from perfmodel.files import check_distinct
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.paths import is_folder
-from perfmodel.spec.routing_files import READERS
+from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.traces.read import trace_path
 from perfmodel.stated import MAX_BASES, apply_override, document_of_file, names_file
 
@@ -24,6 +24,8 @@ def check_outputs(
     overrides: Iterable[str] = (),
     *,
     data: Path | None = None,
+    documents: Iterable[Mapping[str, Any]] = (),
+    others: Mapping[str, Path | None] | None = None,
 ) -> None:
     """Refuse an output that is a file which the command reads, or another output's; before anything is written.
 
@@ -32,6 +34,8 @@ def check_outputs(
         scenarios: catalogue names or files, as given.
         overrides: as given.
         data: a user's own measurements.
+        documents: of scenarios that no file states; what they name is read.
+        others: further files that are read, by option; a folder stands for all that is in it.
 
     Raises:
         DataError: as said, with the names of both.
@@ -44,6 +48,13 @@ def check_outputs(
     for name in scenarios:
         for key, path in _files_of(name, sets):
             inputs[f"{key} of {name}" if len(scenarios) > 1 else key] = path
+    for document in documents:
+        inputs |= dict(_files_named(document, Path()))
+    for option, other in (others or {}).items():
+        if other is not None and is_folder(other):
+            inputs |= {f"{option} ({one})": one for one in sorted(other.rglob("*"))}
+        else:
+            inputs[option] = other
     if data is not None:
         inputs |= dict(_files_of_rows(data))
     written: dict[str, Path | None] = {}
@@ -93,7 +104,7 @@ def _files_named(document: Mapping[str, Any], folder: Path) -> Iterator[tuple[st
     if isinstance(trace, str) and trace:
         with suppress(SpecError):  # no such trace, which only serve reads and refuses
             yield "workload.trace", trace_path(trace)
-    for key in READERS:
+    for key in FROM_FILES:
         if isinstance(routing, Mapping) and isinstance(routing.get(key), str):
             yield f"routing.{key}", Path(routing[key])
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import SpecError
-from perfmodel.load import read_file
 from perfmodel.ops.parameters import (
     active_by_real_experts,
     fixed_bytes_per_request,
@@ -16,19 +15,19 @@ from perfmodel.ops.parameters import (
 from perfmodel.spec import catalogue
 from perfmodel.spec.model import Model
 from perfmodel.spec.models import families
-from perfmodel.spec.models.reader import read_config
 from perfmodel.units import GIGA
 
 
 def model_values(name: str) -> dict[str, Any]:
     """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
-    model, card = catalogue.model(name), catalogue.entry("models", name)
+    reading, card = catalogue.model_reading(name), catalogue.entry("models", name)
+    model = reading.model
     return {
         "name": name,
         "title": card.get("title", name),
         **_counted(model),
         "formats": _formats(model),
-        "keys_not_read": list(read_config(catalogue.model_config(name), name=name).unread),
+        "keys_not_read": list(reading.unread),
         "step_modelled": model.unmodelled is None,
         "card": card.get("card"),
         "source": card["source"],
@@ -46,6 +45,8 @@ def config_values(path: str) -> dict[str, Any]:
     """
     if not (path.endswith(".json") or "/" in path):
         catalogue.entry("models", path)  # which refuses it and proposes names
+    from perfmodel.load import read_file  # all of a scenario's sections
+
     reading = read_file(Path(path), {})
     family = reading.family
     return {

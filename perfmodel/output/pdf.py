@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 """Programs that print, the first that is there."""

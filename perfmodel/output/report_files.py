@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from perfmodel.errors import SpecError
-from perfmodel.output.files import atomic_write, check_writable
+from perfmodel.files import atomic_write, check_writable
 from perfmodel.output.report_csv import report_csv
 from perfmodel.output.report_html import report_html
 from perfmodel.output.report_markdown import report_markdown

@@ -13,7 +13,7 @@ from perfmodel.answer_serve import ServeAnswer
 from perfmodel.answer_stream import Long, provenance_of
 from perfmodel.economics.facts import Write
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_file, check_writable, writing
+from perfmodel.files import atomic_file, check_writable, writing
 from perfmodel.serving.in_order import BLOCK
 from perfmodel.serving.records import Records
 from perfmodel.serving.serve import as_columns

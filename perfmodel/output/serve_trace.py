@@ -15,7 +15,7 @@ import numpy as np
 
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write, check_writable
+from perfmodel.files import atomic_write, check_writable
 from perfmodel.serving.records import Ints, StepRuns
 from perfmodel.serving.serve import Served
 from perfmodel.units import US

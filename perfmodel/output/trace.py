@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import DataError
+from perfmodel.files import atomic_write
 from perfmodel.ops.op import COMMUNICATION_STREAMS, OpClass, Stream
-from perfmodel.output.files import atomic_write
 from perfmodel.output.spans import OpRun, op_runs
 from perfmodel.overlap.analysis import slowest_rank
 from perfmodel.overlap.launch import LAUNCH

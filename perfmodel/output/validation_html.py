@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perfmodel.files import atomic_write
 from perfmodel.output.charts import validation as charts
-from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, with_unit
 from perfmodel.output.pages import render
 from perfmodel.spec.messages import number_of

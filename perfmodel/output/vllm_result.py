@@ -15,7 +15,7 @@ from perfmodel.answer_serve import ServeAnswer
 from perfmodel.economics.quantiles import PERCENTILES
 from perfmodel.economics.requests import Floats, latencies
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write, check_writable
+from perfmodel.files import atomic_write, check_writable
 from perfmodel.serving.records import Ints, Records
 from perfmodel.serving.window import counted
 from perfmodel.spec.slo import Slo

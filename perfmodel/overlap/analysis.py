@@ -1,6 +1,6 @@
 """What a timeline says: critical path, exposed communication, overlap, busy time of each stream."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from perfmodel.numeric import comparable
@@ -34,6 +34,8 @@ def rank_spans(timeline: Timeline, rank: int = 0) -> tuple[Span, ...]:
 
 def slowest_rank(timeline: Timeline) -> int:
     """The rank whose last op ends last."""
+    if timeline.num_ranks == 1:
+        return timeline.spans[0].rank
     return max(timeline.spans, key=lambda span: (comparable(span.end_s), -span.rank)).rank
 
 
@@ -45,6 +47,12 @@ def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
     iteration. A gap between is waiting for other ranks.
     The stretches join without holes, so their times add up to the step time.
     """
+    if rank not in timeline.paths:
+        timeline.paths[rank] = tuple(_critical_path(timeline, rank))
+    return timeline.paths[rank]
+
+
+def _critical_path(timeline: Timeline, rank: int) -> Iterator[PathItem]:
     spans = rank_spans(timeline, rank)
     by_key = {(s.segment, s.iteration, s.task): s for s in spans}
     previous_on_stream = _previous_on_stream(timeline, spans)
@@ -57,12 +65,14 @@ def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
     while current is not None:
         path.append(PathItem(current, current.start_s, current.end_s))
         before = _predecessors(timeline, current, by_key, previous_on_stream, last_before)
-        latest = max(before, key=lambda s: comparable(s.end_s), default=None)
+        latest = (
+            max(before, key=lambda s: comparable(s.end_s)) if len(before) > 1 else next(iter(before), None)
+        )
         reached = latest.end_s if latest else 0.0
         if comparable(reached) < comparable(current.start_s):
             path.append(PathItem(None, reached, current.start_s))
         current = latest
-    return tuple(reversed(path))
+    return reversed(path)
 
 
 def breakdown_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:

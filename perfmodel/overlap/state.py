@@ -105,11 +105,19 @@ class State:
         host_end = self.host_end if self.host_row >= 0 else np.zeros(self.size)
         scalars = np.stack([self.now, self.exposed, self.held_up, host_end])
         marks = np.stack([self.mark_exposed, self.mark_held_up])
+        tasks = np.arange(self.total_tasks + 1)
+        kinds = np.where(tasks < self.total_tasks, tasks % self.per_iteration, self.per_iteration)
+        streams = np.zeros(self.total_tasks + 1, dtype=np.int64)
+        for row, queue in enumerate(self.queues):
+            streams[queue] = row
         closed = np.full(self.heads.shape, -np.inf) if self.closed is None else self.closed
+        queues, dependents, of_kind, of_stream = (
+            one.astype(np.uint32) for one in (self.queues, self.dependents, kinds, streams)
+        )
         kernel.run_all(
-            self.table, self.queues, self.missing, self.dependents, roles, self.lengths, self.host_row,
-            self.contention, closed, self.heads, self.task, self.remaining, scalars, self.turn_ends,
-            self.mark_progress, marks,
+            self.table, queues, self.missing[:, 0].astype(np.int32), dependents, of_kind, of_stream, roles,
+            self.lengths, self.host_row, self.contention, closed, self.heads, self.task, self.remaining, scalars,
+            self.turn_ends, self.mark_progress, marks,
         )  # fmt: skip
         self.now, self.exposed, self.held_up, host_end = scalars
         if self.host_row >= 0:

@@ -13,7 +13,7 @@ stream is one process for the whole step: it waits for its own order and for wha
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Timeline:
     """In the order in which they ended."""
     step_time_s: float
     num_ranks: int
+    paths: dict[int, tuple[Any, ...]] = field(default_factory=dict, compare=False, repr=False)
+    """Critical paths that were asked for, by rank (:func:`perfmodel.overlap.analysis.critical_path`)."""
 
 
 class _Chip:
@@ -78,14 +80,16 @@ class _Chip:
 
     def _replan(self) -> None:
         self.plan += 1
-        if not self.running:
+        running = self.running
+        if not running:
             self.rates = []
             return
-        self.rates = shared_seconds([item[0] for item in self.running])
-        delay, first = min(
-            (item[1] * seconds, index)
-            for index, (item, seconds) in enumerate(zip(self.running, self.rates, strict=True))
-        )
+        self.rates = rates = shared_seconds([item[0] for item in running])
+        delay, first = running[0][1] * rates[0], 0
+        for index in range(1, len(running)):
+            other = running[index][1] * rates[index]
+            if other < delay:
+                delay, first = other, index
         plan = self.plan
         timeout = self.env.timeout(max(delay, 0.0))
         timeout.callbacks.append(lambda _: self._finish(plan, first))

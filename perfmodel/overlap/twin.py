@@ -9,6 +9,8 @@ of it. With a host that launches, iterations differ by how far the host is ahead
 iteration and from segment to segment. Tests hold the two together.
 """
 
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -39,10 +41,16 @@ FIRST_CYCLE, CYCLE = 2, 12
 """What is left out is a multiple of so many iterations, which periods divide: 1 and 2 in a first run, then 3, 4, 6."""
 
 WORTH_COMPILED = 10_000
-"""Scenarios from which on it is shorter to load compiled code (0.5 s)."""
+"""Scenarios from which on it is shorter to load compiled code."""
+LOADING_S = 0.5
+"""How long that takes: a process whose rounds in numpy have taken as long loads it, too, as more may come."""
+_SPENT = [0.0]
+"""Seconds that rounds in numpy have taken in this process."""
 
 PIECE = 1000
 """Scenarios that are advanced together."""
+PIECE_COMPILED = 4000
+"""The same in compiled code, which has one scenario at a time in the processor's caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +75,9 @@ def step_times(
     size = max(_size(timing) for segment in segments for timing in segment.timings)
     how = How(contention, _worth_compiled(size) if compiled is None else compiled)
     total, exposed = np.zeros(size), np.zeros(size)
-    for start in range(0, size, PIECE):
-        piece = np.arange(start, min(start + PIECE, size))
+    together = PIECE_COMPILED if how.compiled else PIECE
+    for start in range(0, size, together):
+        piece = np.arange(start, min(start + together, size))
         clock = Clock(*(np.zeros(piece.size) for _ in range(3)))
         for segment in segments:
             clock = _advanced(_selected(segment, piece, size), clock, how)
@@ -94,8 +103,10 @@ class How(NamedTuple):
 
 
 def _worth_compiled(size: int) -> bool:
-    """Whether so many scenarios are worth loading what has been compiled before."""
-    if size < WORTH_COMPILED or not available():
+    """Whether so many scenarios are worth compiled code: it is loaded already, or was compiled before and will pay."""
+    if "perfmodel.overlap.kernel" in sys.modules:
+        return True
+    if (size < WORTH_COMPILED and _SPENT[0] < LOADING_S) or not available():
         return False
     from perfmodel.overlap.compiled import KERNEL
 
@@ -150,7 +161,12 @@ def _segment_times(
 def _run(segment: Segment, size: int, iterations: int, how: How, lead: FloatArray | None = None) -> State:
     """The state after so many iterations."""
     state = State(segment, size, iterations, how.contention, lead)
-    return state.run_compiled() if how.compiled else state.run()
+    if how.compiled:
+        return state.run_compiled()
+    start = time.perf_counter()
+    state.run()
+    _SPENT[0] += time.perf_counter() - start
+    return state
 
 
 def _alike(unrolled: int, repeat: int) -> int:

@@ -97,30 +97,37 @@ def busiest(balance: Balance, pairs: Num) -> Num:
 
 def drawn_loads(balance: Balance, pairs: int, draws: int, seed: int) -> Array:
     """Loads relative to the mean of ``draws`` layers, (draws, ranks): layers take turns, pairs land independently."""
+    return _in_turn(_drawn_by_layer(balance, pairs, draws, seed)) / _mean_load(balance, pairs)
+
+
+def drawn_busiest(balance: Balance, pairs: int, draws: int, seed: int) -> Array:
+    """The largest of :func:`drawn_loads` of each draw, (draws,)."""
+    largest = [loads.max(axis=1) for loads in _drawn_by_layer(balance, pairs, draws, seed)]
+    return _in_turn(largest) / _mean_load(balance, pairs)
+
+
+def _mean_load(balance: Balance, pairs: int) -> float:
+    return max(pairs / balance.ranks, 1e-300)
+
+
+def _drawn_by_layer(balance: Balance, pairs: int, draws: int, seed: int) -> list[NDArray[np.int64]]:
+    """Pairs on each rank, (draws of the layer, ranks), of each layer that has a turn."""
     every = rank_shares(balance)
     rng = np.random.default_rng([seed, LOAD_STREAM])
     turns = [len(range(layer, draws, len(every))) for layer in range(len(every))]
-    loads = [
+    return [
         multinomial_rank_loads(rng, shares, pairs, turn)
         for shares, turn in zip(every, turns, strict=True)
         if turn
     ]
-    mean = max(pairs / balance.ranks, 1e-300)
-    return np.concatenate(loads)[_interleaved(turns)] / mean
 
 
-def _interleaved(turns: Sequence[int]) -> NDArray[np.int64]:
-    """Where the draws of layer 0, layer 1, .. lie, in the order 0, 1, .., 0, 1, .."""
-    starts = np.concatenate([[0], np.cumsum(turns)[:-1]])
-    return np.array(
-        [
-            starts[layer] + i
-            for i in range(max(turns, default=0))
-            for layer in range(len(turns))
-            if i < turns[layer]
-        ],
-        dtype=np.int64,
-    )
+def _in_turn(by_layer: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """What each layer has drawn, in the order first of layer 0, 1, .., second of layer 0, 1, .."""
+    found = np.empty((sum(map(len, by_layer)), *by_layer[0].shape[1:]), dtype=np.int64)
+    for layer, own in enumerate(by_layer):
+        found[layer :: len(by_layer)] = own
+    return found
 
 
 @lru_cache(maxsize=64)

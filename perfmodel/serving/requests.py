@@ -11,7 +11,8 @@ from perfmodel.serving import draws
 from perfmodel.serving.draws import Floats, Ints, constant, draw_arrivals, draw_counts, draw_seconds, stream
 from perfmodel.serving.window import check_left
 from perfmodel.spec.traces.read import trace_of
-from perfmodel.spec.traces.trace import HASH_BLOCK_TOKENS, MAX_TOKENS, Trace
+from perfmodel.spec.traces.stated import MAX_TOKENS
+from perfmodel.spec.traces.trace import HASH_BLOCK_TOKENS, Trace
 from perfmodel.spec.workload import (
     DEFAULT_INPUT,
     DEFAULT_OUTPUT,

@@ -32,7 +32,7 @@ from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
-from perfmodel.spec.traces.trace import MAX_REQUESTS
+from perfmodel.spec.traces.stated import MAX_REQUESTS
 from perfmodel.units import GB
 
 

@@ -87,5 +87,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Bytes = Annotated[int, Field(gt=0, le=10**15)]
 Positive = Annotated[float, Field(gt=0, le=1e18)]
 NonNegative = Annotated[float, Field(ge=0, le=1e18)]
+Speed = Annotated[float, Field(ge=1e-6, le=1e18)]
+"""Of hardware, in GB/s or TFLOP/s: below a kilobyte or a megaflop a second there is none, and times are no numbers."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]

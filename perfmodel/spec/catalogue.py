@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from perfmodel.spec.documents import read_document
 from perfmodel.spec.hardware import Gpu
 from perfmodel.spec.model import Model
 from perfmodel.spec.model_overrides import refuse_unread
-from perfmodel.spec.models.reader import model_from_config
+from perfmodel.spec.models.reader import Reading, model_from_config, read_config
 from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_folder
 
@@ -94,6 +95,11 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
         SpecError: unknown name, or an override that makes the config inconsistent.
         UnsupportedError: an override selects a kind of layer that is not modelled.
     """
+    return model_reading(name, overrides).model
+
+
+def model_reading(name: str, overrides: Mapping[str, Any] | None = None) -> Reading:
+    """As :func:`model`, with the family and the keys that nobody has read."""
     card = entry("models", name)
     published_config = beneath(model_config(name), overrides or {})
     refuse_unread(overrides or {}, published_config, lambda one: model_from_config(one, name=name))
@@ -103,12 +109,15 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
         expected = (
             None  # K_e was trained for the published experts; other counts fall back to uniform routing
         )
-    found = model_from_config(config, name=name, expected_real_experts=expected)
+    reading = read_config(config, name=name, expected_real_experts=expected)
+    found = reading.model
     if card.get("published_formats"):
         own = found.formats.model_copy(update={"published": tuple(card["published_formats"])})
         found = found.model_copy(update={"formats": own})
     published = card.get("activation")
-    return _with_activation(found, published) if published and expected is not None else found
+    if published and expected is not None:
+        found = _with_activation(found, published)
+    return replace(reading, model=found)
 
 
 def _with_activation(model: Model, published: Mapping[str, Any]) -> Model:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import DataError
-from perfmodel.spec.paths import quoted
+from perfmodel.spec.paths import opened, quoted
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 MAX_BYTES = 2**20
 MAX_JSON_BYTES = 2**22
 """A config that names the quantised format of each expert of each layer has 3 MB (MiniMax-M3-NVFP4)."""
 MAX_DEPTH = 50
+HOLDERS = frozenset((dict, list))
 
 
 def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def read_document(path: Path, *, infinite: bool = False) -> dict[str, Any]:
     """
     most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_BYTES
     try:
-        with path.open("rb") as file:  # a device states no size and may never end
+        with opened(path) as file:  # a device states no size and may never end
             content = file.read(most + 1)
         if len(content) > most:
             raise DataError(f"{path}: larger than {most} bytes, which no scenario or config is")
@@ -128,6 +129,9 @@ def _refuse_event(event: Any, depth: int, name: str) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
     seen: dict[str, Any] = {}
     for key, value in pairs:
         if key in seen:
@@ -142,16 +146,16 @@ def _refuse_constant(constant: str, name: str) -> Any:
 
 def _check_depth(value: Any, name: str) -> None:
     """Level by level, which is several times as fast as a call for each value."""
-    level = [value]
+    level = [value] if type(value) in HOLDERS else []
     for _ in range(MAX_DEPTH + 2):
+        if not level:
+            return
         level = [
             child
             for holder in level
-            if isinstance(holder, (dict, list))
             for child in (holder.values() if isinstance(holder, dict) else holder)
+            if type(child) in HOLDERS
         ]
-        if not level:
-            return
     raise DataError(f"{name}: nested deeper than {MAX_DEPTH} levels")
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Bytes, Count, Positive, Spec
+from perfmodel.spec.base import Bytes, Count, Positive, Spec, Speed
 from perfmodel.spec.formats import MULTIPLIES_AS
 from perfmodel.units import GB, TERA
 
@@ -16,17 +16,17 @@ class Gpu(Spec):
     """ampere, hopper, blackwell or cpu: selects the kernels' achievable fractions."""
     memory_bytes: Bytes
     """Device memory in bytes, as the device reports it."""
-    hbm_gb_per_s: Positive
+    hbm_gb_per_s: Speed
     """Peak memory bandwidth, GB/s (1e9)."""
-    fp32_tflops: Positive | None = None
+    fp32_tflops: Speed | None = None
     """Peak dense FP32 throughput, TFLOP/s; None: not stated."""
-    bf16_tflops: Positive | None = None
+    bf16_tflops: Speed | None = None
     """Peak dense BF16 tensor throughput, TFLOP/s; None: the device has none."""
-    fp8_tflops: Positive | None = None
+    fp8_tflops: Speed | None = None
     """Peak dense FP8 tensor throughput; None: the device has none."""
-    fp4_tflops: Positive | None = None
+    fp4_tflops: Speed | None = None
     """Peak dense FP4 tensor throughput; None: the device has none."""
-    host_gb_per_s: Positive | None = None
+    host_gb_per_s: Speed | None = None
     """Bandwidth to the host's memory in one direction, GB/s; None: not stated."""
     num_sms: Count
     """Streaming multiprocessors."""
@@ -92,7 +92,7 @@ class Node(Spec):
 
     num_gpus: Count = 8
     """GPUs per node."""
-    link_gb_per_s: Positive
+    link_gb_per_s: Speed
     """Intra-node link (NVLink) bandwidth per GPU in one direction, GB/s."""
     link_domain_gpus: Count = 8
     """GPUs that reach each other over the link: the node, or a rack (72 in an NVL72)."""
@@ -111,7 +111,7 @@ class Node(Spec):
 class Network(Spec):
     """The network between link domains."""
 
-    gb_per_s_per_gpu: Positive
+    gb_per_s_per_gpu: Speed
     """Bandwidth per GPU in one direction, GB/s: a 400 Gbit/s NIC for each GPU is 50."""
     rail_optimized: bool = True
     """Whether equal-numbered GPUs of all nodes share a leaf switch, so that same-rail traffic skips the spine."""

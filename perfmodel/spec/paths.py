@@ -5,9 +5,10 @@ holds a null character or what the system's encoding can't say. Each of those is
 """
 
 import os
+import select
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 from unicodedata import category
 
 from perfmodel.errors import DataError
@@ -61,6 +62,28 @@ def resolved(path: Path | str) -> Path:
         return Path(path).resolve()
     except (OSError, RuntimeError) as error:
         raise DataError(f"{quoted(path)}: can't be reached: its links lead in a circle") from error
+
+
+def opened(path: Path | str) -> BinaryIO:
+    """A file to read bytes from; a pipe too (``<(command)``), if somebody writes to it within PIPE_S.
+
+    Raises:
+        DataError: nobody does, or as :func:`kind_of`.
+        OSError: it can't be opened.
+    """
+    if kind_of(path) != "device" or not stat.S_ISFIFO(os.stat(path).st_mode):
+        return open(path, "rb")
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer without end
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    if not waiting.poll(PIPE_S * 1000):
+        os.close(pipe)
+        raise DataError(f"{quoted(path)}: is a pipe that nobody writes to; give a file")
+    os.set_blocking(pipe, True)
+    return os.fdopen(pipe, "rb")
+
+
+PIPE_S = 3.0
 
 
 def quoted(path: Path | str) -> str:

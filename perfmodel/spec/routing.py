@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from perfmodel.spec.base import Fraction, NonNegative, Positive, Spec
 
+FROM_FILES = ("histogram", "activation")
+"""Fields that may name a file instead of stating numbers (perfmodel.spec.routing_files)."""
 SUM_SLACK = 1e-6
 """Probabilities may miss 1 by this much: numbers are printed with few digits."""
 

@@ -1,11 +1,13 @@
 """How an engine forms batches, and how requests find a replica."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.numeric import Num, minimum
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec
+
+if TYPE_CHECKING:  # numpy, which an error is told without
+    from perfmodel.numeric import Num
 
 
 class ExpertDrift(Spec):
@@ -34,13 +36,15 @@ class FrontEnd(Spec):
     stream_interval: Annotated[Count, Field(le=10_000)] = 1
     """Tokens per chunk that a client receives; the first token is always sent at once."""
 
-    def streaming_s(self, requests: Num, tokens_per_step: Num = 1.0) -> Num:
+    def streaming_s(self, requests: "Num", tokens_per_step: "Num" = 1.0) -> "Num":
         """Seconds that a replica's server processes need to stream one decode step of ``requests``, each of which gets
         ``tokens_per_step`` tokens (an accepted draft's tokens come as one chunk).
 
         Beyond that outputs back up, and in the long run steps come no faster than they are sent. What waits meanwhile
         is not followed.
         """
+        from perfmodel.numeric import minimum
+
         chunks = minimum(tokens_per_step / self.stream_interval, 1.0)
         return requests * chunks * (self.chunk_s / self.servers)
 

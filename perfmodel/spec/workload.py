@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, NonNegative, Positive, Spec
 from perfmodel.spec.distributions import Distribution
-from perfmodel.spec.traces.trace import (
+from perfmodel.spec.traces.stated import (
     MAX_REQUESTS,
     MAX_TOKENS,
     TimeUnit,

@@ -16,6 +16,7 @@ from perfmodel.units import HOUR
 DAY = 24.0 * HOUR
 REPEATS = 1000
 LEAST_SHARE = 0.02
+MOST_FAILURES = 50_000
 """Share of the time that must be left to training: a run below it would hardly end."""
 
 
@@ -100,6 +101,12 @@ def simulate_run(
             raise InfeasibleError(
                 f"training.failures: one failure every {between:,.0f} s, {outage:,.0f} s to go on and a checkpoint "
                 f"every {interval:,.0f} s leave next to no time to train: shorten restart_s, detection_s or interval_s"
+            )
+        number = productive_s * stretch / (between * (1.0 - waste))
+        if number > MOST_FAILURES:
+            raise InfeasibleError(
+                f"training.failures.per_gpu_day = {failures.per_gpu_day:g}: one failure every {between:,.0f} s, some "
+                f"{number:,.0f} in the run; must be at most {MOST_FAILURES:,} (Llama 3: 419)"
             )
     return _Repeats(productive_s, rate, interval, stretch, failures, seed, repeats).run()
 

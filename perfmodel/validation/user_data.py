@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.spec.documents import parse_yaml
+from perfmodel.spec.paths import opened
 from perfmodel.validation.figures import FIGURES, RATE
 
 MAX_ROWS = 1_000_000
@@ -218,7 +219,7 @@ def read_measurements(path: Path) -> Measurements:
         DataError: it can't be read, or a line, column or value is not what it should be.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return _read(path, _lines(path, file))
     except OSError as error:
         raise DataError(

@@ -13,6 +13,7 @@ from perfmodel.load import build_scenario
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
 from perfmodel.spec.messages import shown
+from perfmodel.spec.paths import is_folder
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import with_overrides
 from perfmodel.units import MS
@@ -188,7 +189,7 @@ def kinds_of(gpus: str, engines: Iterable[str]) -> tuple[Kind, ...]:
     """
     found = []
     for text in gpus.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*[xX*]\s*([\w.-]+)\s*", text)
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*[xX*]\s*([\w.-]+)\s*", text)
         if not match:
             raise SpecError(f"--gpus {shown(text)}: must be NUMBERxGPU, e.g. 64xh200 (perfmodel show gpus)")
         number, name = int(match[1]), match[2].lower()
@@ -275,7 +276,7 @@ def _config(model: str) -> Mapping[str, Any]:
     if not ("/" in model or model.endswith(".json")):
         return catalogue.model_config(model)
     path = Path(model)
-    return read_document(path / "config.json" if path.is_dir() else path)
+    return read_document(path / "config.json" if is_folder(path) else path)
 
 
 def model_path(name: str) -> str:

@@ -13,6 +13,7 @@ of points: in a range of two ends anywhere between them, log-spaced where it say
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,10 +26,14 @@ from perfmodel.sobol import sobol
 from perfmodel.spec.documents import parse_yaml
 from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
+from perfmodel.spec.number_list import plain_number
 
 Design = Literal["grid", "lhs", "sobol"]
 MOST_POINTS = 10_000_000
 MOST_VALUES = 100_000
+SMALLEST, LARGEST = 1e-18, 1e18
+"""Ends of a range: beyond them ratios and steps are no numbers."""
+MOST_SEED = 2**63 - 1
 SECTIONS = ("model", "cluster", "prices", "power")
 """May be named whole, as in ``--set cluster=h200-ib``; keys below a model's are its config's."""
 
@@ -94,11 +99,12 @@ def _is_list(raw: str) -> bool:
 def _range(key: str, raw: str) -> Domain:
     parts = raw.split(":")
     try:
-        low, high = (float(part) for part in parts[:2])
+        low, high = (plain_number(part) for part in parts[:2])
     except ValueError:
-        raise SpecError(f"--over {key} = {raw}: a range has two numbers, e.g. 1:256:log") from None
-    finite = math.isfinite(low) and math.isfinite(high)
-    if not finite or high < low or len(parts) > 4:
+        raise SpecError(f"--over {key} = {shown(raw)}: a range has two numbers, e.g. 1:256:log") from None
+    if not all(one == 0.0 or SMALLEST <= abs(one) <= LARGEST for one in (low, high)):
+        raise SpecError(f"--over {key} = {shown(raw)}: ends must be 0, or from {SMALLEST:g} to {LARGEST:g}")
+    if high < low or len(parts) > 4:
         raise SpecError(f"--over {key} = {raw}: must be LEAST:MOST, LEAST:MOST:STEP, :nN, :log or :log:N")
     whole = all("." not in part and "e" not in part.lower() for part in parts[:2])
     rule = parts[2] if len(parts) > 2 else "1" if whole else "n5"
@@ -117,17 +123,17 @@ def _range(key: str, raw: str) -> Domain:
         found = np.linspace(low, high, _count(key, raw, rule[1:]))
         return Domain(key, _numbers(found, whole), (low, high), whole=whole)
     try:
-        step = float(rule)
+        step = plain_number(rule)
     except ValueError:
         raise SpecError(f"--over {key} = {raw}: {rule} is no step, no nN and not log") from None
-    if not step > 0.0 or (high - low) / step > MOST_VALUES:
+    if not 0.0 < step <= LARGEST or (high - low) / step > MOST_VALUES:
         raise SpecError(f"--over {key} = {raw}: the step must be above 0, for at most {MOST_VALUES:,} values")
     found = low + step * np.arange(math.floor((high - low) / step + 1e-9) + 1)
     return Domain(key, _numbers(found, whole and step.is_integer()), (low, high), whole=whole)
 
 
 def _count(key: str, raw: str, text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= MOST_VALUES:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_VALUES:
         raise SpecError(
             f"--over {key} = {raw}: {shown(text)} must be a number of points, 1 to {MOST_VALUES:,}"
         )
@@ -195,6 +201,8 @@ def plan_of(over: Iterable[str], *, design: str = "grid", points: int | None = N
         if points is None:
             raise SpecError(f"--design {design}: give --points N, too")
         count = points
+    if not 0 <= seed <= MOST_SEED:
+        raise SpecError(f"--seed {shown(seed)}: must be a whole number from 0")
     if not 1 <= count <= MOST_POINTS:
         raise SpecError(f"--over: {count:,} points; must be from 1 to {MOST_POINTS:,}")
     if design == "sobol" and count & (count - 1):

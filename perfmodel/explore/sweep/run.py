@@ -7,8 +7,10 @@ dataset has the same pieces, byte for byte, on any number of workers, in any ord
 """
 
 import hashlib
+import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
@@ -20,7 +22,10 @@ from perfmodel.answer import answer_step
 from perfmodel.answer_serve import answer_serve
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.explore.sweep.design import Plan, overrides_of
+from perfmodel.files import atomic_write
 from perfmodel.load import build_scenario
+from perfmodel.spec.documents import parse_json
+from perfmodel.spec.paths import is_file, is_folder, kind_of, quoted
 from perfmodel.stated import document_of_file, with_overrides
 
 Command = Literal["step", "serve"]
@@ -159,12 +164,9 @@ def work(piece: Piece) -> None:
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
     table = pa.table(columns).replace_schema_metadata({"perfmodel": perfmodel.__version__})
     target = Path(piece.folder) / "pieces" / f"{piece.number:07d}.parquet"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd")
+    atomic_write(target, content.getvalue())
 
 
 WORDS = ("scenario_hash", "error")
@@ -245,40 +247,47 @@ def _prepared(sweep: Sweep, folder: Path) -> set[int]:
     Raises:
         DataError: it holds something else.
     """
-    head = folder / "sweep.json"
+    head, pieces, journal = folder / "sweep.json", folder / "pieces", folder / "journal.txt"
     text = json.dumps(sweep.description, indent=1, default=str) + "\n"
+    if kind_of(folder) not in ("folder", "missing"):
+        raise DataError(f"{quoted(folder)}: is no folder: give another --out")
+    if is_file(head):
+        there = _text(head)
+        if there != text:
+            differs = _what_differs(there, text)
+            raise DataError(
+                f"{quoted(folder)}: holds another sweep ({differs}): give another --out, or delete it"
+            )
     try:
-        if head.exists():
-            if head.read_text() != text:
-                raise DataError(
-                    f"{folder}: holds another sweep ({_what_differs(head.read_text(), text)}): give another --out, or "
-                    "delete it"
-                )
-        else:
-            if folder.exists() and any(folder.iterdir()):
-                raise DataError(f"{folder}: is not empty and no sweep's: give another --out")
-            (folder / "pieces").mkdir(parents=True, exist_ok=True)
-            temporary = folder / ".sweep.json.part"
-            temporary.write_text(text)
-            temporary.replace(head)
-        (folder / "pieces").mkdir(exist_ok=True)
-        journal = folder / "journal.txt"
-        lines = journal.read_text().split("\n") if journal.exists() else [""]
+        if not is_file(head) and kind_of(folder) == "folder" and any(folder.iterdir()):
+            raise DataError(f"{quoted(folder)}: is not empty and no sweep's: give another --out")
+        pieces.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: can't be written: {error.strerror}") from error
+        raise DataError(f"{quoted(folder)}: can't be written: {error.strerror}") from error
+    if not is_file(head):
+        atomic_write(head, text)
+    lines = _text(journal).split("\n") if is_file(journal) else [""]
     if lines[-1]:  # a kill in the middle of a line: that piece is done again
-        lines.pop()
-        journal.write_text("\n".join([*lines, ""]))
-    numbers = {int(line) for line in lines if line.isdigit()}
-    return {number for number in numbers if (folder / "pieces" / f"{number:07d}.parquet").exists()}
+        atomic_write(journal, "\n".join([*lines[:-1], ""]))
+    numbers = {int(line) for line in lines[:-1] if re.fullmatch("[0-9]{1,7}", line)}
+    return {number for number in numbers if is_file(pieces / f"{number:07d}.parquet")}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{quoted(file)}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{quoted(file)}: is damaged: delete the folder, or give another --out") from error
 
 
 def _what_differs(before: str, now: str) -> str:
     try:
-        old, new = json.loads(before), json.loads(now)
-    except json.JSONDecodeError:
+        old, new = parse_json(before, "sweep.json"), json.loads(now)
+        keys = [key for key in new if old.get(key) != new[key]]
+    except (DataError, AttributeError):
         return "its sweep.json can't be read"
-    keys = [key for key in new if old.get(key) != new[key]]
     return f"{', '.join(keys) or 'its description'} differ{'s' if len(keys) == 1 else ''}"
 
 
@@ -290,28 +299,50 @@ def _journal(folder: Path, number: int) -> None:
 
 
 def _failed(folder: Path, pieces: Sequence[Piece]) -> int:
-    import pyarrow.parquet as pq
-
     failed = 0
     for piece in pieces:
-        column = pq.read_table(folder / "pieces" / f"{piece.number:07d}.parquet", columns=["error"])["error"]
+        column = _table(folder / "pieces" / f"{piece.number:07d}.parquet", ["error"])["error"]
         failed += len(column) - column.null_count
     return failed
+
+
+def _table(file: Path, columns: list[str] | None = None) -> Any:
+    """A piece's rows.
+
+    Raises:
+        DataError: it is damaged; without it, it is done again.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(file, columns=columns)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        why = str(error).splitlines()[0]
+        raise DataError(
+            f"{quoted(file)}: is damaged: delete it, and sweep again into the folder ({why})"
+        ) from error
 
 
 def read_rows(folder: Path) -> Any:
     """All rows of a dataset as a DataFrame, in the order of the points.
 
     Raises:
-        DataError: no dataset.
+        DataError: no dataset, or a piece of it that is damaged.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    files = sorted((folder / "pieces").glob("*.parquet"))
+    pieces = folder / "pieces"
+    files = sorted(pieces.glob("*.parquet")) if is_folder(pieces) else []
     if not files:
         raise DataError(
-            f"{folder}: holds no sweep; make one with perfmodel sweep SCENARIO --over .. --out {folder}"
+            f"{quoted(folder)}: holds no sweep; make one with perfmodel sweep SCENARIO --over .. --out {quoted(folder)}"
         )
-    table = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
-    return table.to_pandas().sort_values("point", ignore_index=True)
+    tables = [_table(file) for file in files]
+    try:
+        table = pa.concat_tables(tables, promote_options="default")
+        return table.to_pandas().sort_values("point", ignore_index=True)
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(
+            f"{quoted(folder)}: its pieces don't belong together ({str(error).splitlines()[0]})"
+        ) from error

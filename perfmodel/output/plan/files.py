@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.explore.plan.answer import PlanAnswer
-from perfmodel.output.files import atomic_write
+from perfmodel.files import atomic_write
 
 
 def scenario_text(document: dict[str, Any]) -> str:

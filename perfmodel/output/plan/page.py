@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from perfmodel.explore.plan.answer import PlanAnswer
+from perfmodel.files import atomic_write
 from perfmodel.output.charts.plan import plan_chart
-from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.output.pages import embed, render
 

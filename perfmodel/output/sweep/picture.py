@@ -1,5 +1,6 @@
 """A dataset of a sweep: what is in it, and two or three of its columns as a picture."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -9,10 +10,10 @@ from rich.text import Text
 
 from perfmodel.errors import SpecError
 from perfmodel.explore.sweep.run import read_rows
+from perfmodel.files import atomic_write
 from perfmodel.output.charts.base import Figure, axis_title, layout
 from perfmodel.output.colours import DASHES, SERIES
 from perfmodel.output.console import console
-from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import significant
 from perfmodel.output.pages import embed
 from perfmodel.output.tables import table_of
@@ -66,7 +67,7 @@ def _text(value: Any) -> str:
         return str(value)
     if isinstance(value, list | dict):
         return str(value)
-    return "-" if value is None or value != value else significant(float(value), 4)
+    return "-" if value is None or not math.isfinite(float(value)) else significant(float(value), 4)
 
 
 def write_picture(folder: Path, columns: str, path: Path) -> None:

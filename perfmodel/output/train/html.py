@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.answers.train import TrainAnswer
+from perfmodel.files import atomic_write
 from perfmodel.output.charts.pipeline import held_chart, pipeline_chart
-from perfmodel.output.files import atomic_write
 from perfmodel.output.formats import count, duration, percent
 from perfmodel.output.pages import embed, render
 from perfmodel.output.train.table import (

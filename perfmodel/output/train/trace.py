@@ -7,7 +7,7 @@ from typing import Any
 
 from perfmodel.answers.train import TrainAnswer
 from perfmodel.errors import DataError
-from perfmodel.output.files import atomic_write, check_writable
+from perfmodel.files import atomic_write, check_writable
 from perfmodel.training.pipeline.actions import Kind
 from perfmodel.training.pipeline.simulate import Span
 from perfmodel.units import US

@@ -174,11 +174,11 @@ def _in_layer(
         if isinstance(own, Mapping):
             return _algorithm(own.get("quant_algo"))
         return base if method == "fp8" else "bf16"
-    if any(left_out.holds(name) for name in names):
+    if left_out.holds_any(names):
         return "bf16"
     for group in _groups(keys):
         targets = _texts(group.get("targets") or ["Linear"], "config_groups: targets")
-        if "Linear" in targets or any(ModuleNames(targets).holds(name) for name in names):
+        if "Linear" in targets or ModuleNames(targets).holds_any(names):
             return _of_group(group, str(keys.get("format") or ""))
     return base
 

@@ -6,7 +6,7 @@ embeddings and their scaling, dropout and token ids have no place in a :class:`M
 model is read alone: the counts leave its other towers out.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,8 @@ def read_config(
     model_type, found = _family(flat)
     try:
         return _read(flat, model_type, found, name, expected_real_experts, beside)
+    except KeyError as error:  # a config's keys are asked for by Fields
+        raise DataError(f"data/families/{found.name}.yaml: a rule lacks {error} (docs/models.md)") from error
     except PerfModelError as error:
         if found.model_types:
             raise
@@ -213,11 +215,13 @@ def _layers(found: Family, fields: Fields) -> tuple[tuple[Layer, ...], list[int]
     built: dict[tuple[str, str], Layer] = {}
     runs: list[Layer] = []
     places: list[int] = []
+    stated = bool(fields.config.get(PER_LAYER))
+    varies = {
+        pair: stated or _by_layer(_rules_of(found, pair))
+        for pair in dict.fromkeys(zip(mixers, ffns, strict=True))
+    }
     for index, pair in enumerate(zip(mixers, ffns, strict=True)):
-        varies = bool(fields.config.get(PER_LAYER)) or any(
-            "[]" in text for rules in _rules_of(found, pair) for text in _texts(rules)
-        )
-        layer = None if varies else built.get(pair)
+        layer = None if varies[pair] else built.get(pair)
         if layer is None:
             layer = built[pair] = _layer(found, pair, fields.at_layer(index), index)
         if layer not in runs:
@@ -229,6 +233,11 @@ def _layers(found: Family, fields: Fields) -> tuple[tuple[Layer, ...], list[int]
             fields.mark_read(keys_of(parts.get(name)))
     counted = (layer.model_copy(update={"count": places.count(i)}) for i, layer in enumerate(runs))
     return tuple(counted), places
+
+
+def _by_layer(rules: Iterable[Any]) -> bool:
+    """Whether a rule reads a list with an entry per layer."""
+    return any("[]" in text for one in rules for text in _texts(one))
 
 
 def _rules_of(found: Family, pair: tuple[str, str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -281,6 +290,11 @@ def _mtp(found: Family, fields: Fields, layers: Sequence[Layer]) -> Mtp | None:
     count = evaluate(found.mtp["num_layers"], fields, Target("integer", low=0, high=MAX_MTP_LAYERS))
     if not count:
         return None
+    if type(count) is not int or not 0 < count <= MAX_MTP_LAYERS:  # by a table of the family's file
+        raise DataError(
+            f"data/families/{found.name}.yaml: mtp.num_layers = {show(count)} must be a whole number from 0 to "
+            f"{MAX_MTP_LAYERS}"
+        )
     pair = (
         names_by_layer(found.mtp["attention"], fields, 1)[0],
         names_by_layer(found.mtp["ffn"], fields, 1)[0],

@@ -60,7 +60,9 @@ def evaluate(rule: Any, fields: Fields, target: Target) -> Any:
         if "of" in rule:
             return _selected(rule, fields, target)
         if "stated" in rule:
-            return evaluate(rule["then"] if fields.has(rule["stated"]) else rule["else"], fields, target)
+            key = "then" if fields.has(rule["stated"]) else "else"
+            if key in rule:
+                return evaluate(rule[key], fields, target)
         if "least" in rule:
             return min(evaluate(one, fields, target) for one in rule["least"])
         if "items" in rule:

@@ -9,8 +9,9 @@ import numpy as np
 
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.dialects import Columns, Unit
+from perfmodel.spec.traces.stated import MAX_TOKENS
 from perfmodel.spec.traces.table import Rows
-from perfmodel.spec.traces.trace import MAX_TOKENS, Floats
+from perfmodel.spec.traces.trace import Floats
 from perfmodel.spec.traces.values import (
     DATE_WIDTH,
     MAX_SECONDS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from perfmodel.errors import DataError
-from perfmodel.spec.traces.trace import TraceColumns
+from perfmodel.spec.traces.stated import TraceColumns
 
 Unit = Literal["dates", "s", "ms", "us", "ns"]
 MOONCAKE_BLOCK, QWEN_BLOCK = 512, 16

@@ -9,8 +9,9 @@ import numpy as np
 
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.dialects import Columns, Unit, columns_of
+from perfmodel.spec.traces.stated import MAX_REQUESTS, MAX_TOKENS, TraceColumns
 from perfmodel.spec.traces.table import Rows
-from perfmodel.spec.traces.trace import MAX_REQUESTS, MAX_TOKENS, Floats, Ints, TraceColumns
+from perfmodel.spec.traces.trace import Floats, Ints
 from perfmodel.spec.traces.values import MAX_SECONDS, SECONDS, clock_of
 from perfmodel.units import MS
 

@@ -26,17 +26,10 @@ from perfmodel.spec.traces.foreign import writer_of
 from perfmodel.spec.traces.json_lines import JsonParser, block_tokens, flat_keys, json_object
 from perfmodel.spec.traces.parquet import MAGIC, ParquetTable
 from perfmodel.spec.traces.results import RESULT_KEYS, documents, is_result, read_results
+from perfmodel.spec.traces.stated import MAX_REQUESTS, TimeUnit, TraceColumns, TraceFormat, TurnInputs
 from perfmodel.spec.traces.stream import TraceStream
 from perfmodel.spec.traces.table import read_lines, read_table
-from perfmodel.spec.traces.trace import (
-    MAX_REQUESTS,
-    TimeUnit,
-    Trace,
-    TraceColumns,
-    TraceFormat,
-    TurnInputs,
-    Window,
-)
+from perfmodel.spec.traces.trace import Trace, Window
 
 if TYPE_CHECKING:
     from perfmodel.spec.workload import Workload

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.files import guarded
 from perfmodel.spec.traces.foreign import writer_of, writer_of_head
-from perfmodel.spec.traces.trace import MAX_TOKENS, Floats, Ints, Trace, Window
+from perfmodel.spec.traces.stated import MAX_TOKENS
+from perfmodel.spec.traces.trace import Floats, Ints, Trace, Window
 
 MAX_RESULT_BYTES = 128 * 2**20
+MOST_VALUES = 8_000_000
+"""In a file: a number takes six times as much memory as its shortest text, and a measured one some 20 bytes of text."""
 """A result file is one JSON value and read as a whole, at several times its size in memory."""
 RESULT_KEYS = ("input_lens", "completed", "request_rate", "total_input_tokens")
 """Of which a result of vLLM's or SGLang's has at least one."""
@@ -48,9 +51,14 @@ def documents(file: BinaryIO, path: Path) -> list[Any]:
         )
     try:
         text = raw.decode("utf-8-sig")
+        if raw.count(b",") > MOST_VALUES:
+            raise DataError(
+                f"{path}: holds more than {MOST_VALUES:,} values: leave itls out, or split the benchmark"
+            )
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: line {line}: not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
+    del raw
     decoder, values, place = json.JSONDecoder(), [], 0
     try:
         while (place := _after_space(text, place)) < len(text):

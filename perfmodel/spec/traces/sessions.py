@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.traces.dialects import Columns
-from perfmodel.spec.traces.trace import MAX_TOKENS, Ints, TurnInputs
+from perfmodel.spec.traces.stated import MAX_TOKENS, TurnInputs
+from perfmodel.spec.traces.trace import Ints
 
 if TYPE_CHECKING:
     from perfmodel.spec.traces.table import Rows

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.dialects import Columns
 from perfmodel.spec.traces.sessions import link_sessions
+from perfmodel.spec.traces.stated import MAX_REQUESTS, MAX_TOKENS, TurnInputs
 from perfmodel.spec.traces.stream import Aside, TraceStream
-from perfmodel.spec.traces.trace import MAX_REQUESTS, MAX_TOKENS, Floats, Ints, Trace, TurnInputs, Window
+from perfmodel.spec.traces.trace import Floats, Ints, Trace, Window
 from perfmodel.spec.traces.values import MAX_SECONDS
 
 MAX_HASH_IDS = 100_000_000

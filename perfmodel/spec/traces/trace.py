@@ -2,58 +2,16 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.spec.base import Spec
-
-TraceFormat = Literal[
-    "auto",
-    "azure",
-    "mooncake",
-    "burstgpt",
-    "qwen",
-    "vidur",
-    "splitwise",
-    "servegen",
-    "servegen-offline",
-    "aiperf",
-    "perfmodel",
-    "vllm",
-    "sglang",
-    "guidellm",
-]
-TimeUnit = Literal["dates", "s", "ms", "us", "ns"]
-TurnInputs = Literal["whole", "new"]
-
-MAX_REQUESTS = 10_000_000
-"""Requests of one workload: a table of about half a gigabyte, and a quarter of an hour of simulation."""
-MAX_TOKENS = 10_000_000
-"""Tokens of one prompt or output: the longest context window that anyone sells."""
 HASH_BLOCK_TOKENS = 512
 """Tokens that a hash id stands for where nothing else is said: Mooncake's blocks."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class TraceColumns(Spec):
-    """Which column of a trace holds what; in lines of JSON a name with dots leads into nested objects."""
-
-    time: str | None = None
-    """When requests came: dates, or numbers in ``workload.time_unit``. None: the file has no times."""
-    input: str
-    """Tokens of the prompt."""
-    output: str
-    """Tokens of the output."""
-    session: str | None = None
-    """What requests of one conversation have in common."""
-    delay: str | None = None
-    """Milliseconds from the end of the session's request before to this one."""
-    hash_ids: str | None = None
-    """Ids of the prompt's blocks of ``workload.hash_block_tokens`` tokens (lines of JSON and Parquet only)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from perfmodel.errors import DataError
 from perfmodel.spec.traces.dialects import Columns, Unit
-from perfmodel.spec.traces.trace import MAX_TOKENS, Ints
+from perfmodel.spec.traces.stated import MAX_TOKENS
+from perfmodel.spec.traces.trace import Ints
 
 MAX_SECONDS = 1e12
 """Of a time or between two: more than any clock shows, few enough that a float64 still resolves 0.1 ms."""
