@@ -59,7 +59,7 @@ bench-memory: $(VENV)/.dev-$(KEY) ## peak memory and CPU time of serve on traces
 
 bench-peers: $(VENV)/.dev-$(KEY) ## the same hour through NVIDIA's replay, in an environment of its own, where its wheel can be had
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
-	build/peers/bin/python -m pip $(INSTALL) ai-dynamo-runtime==1.6.1
+	build/peers/bin/python -m pip install -q --disable-pip-version-check ai-dynamo-runtime==1.6.1
 	$(BIN)/python -m bench.peers build/peers/bin/python
 
 calibrate: $(VENV)/.dev-$(KEY) ## refit the shipped kernel and communication tables from the measured rows

@@ -59,6 +59,11 @@ def check_repeats(repeats: int) -> None:
         )
 
 
+def worth_sharing(requests: Requests, runs: int) -> bool:
+    """Whether so many runs of these requests are done sooner by several processes, their start included."""
+    return requests.num_requests * runs >= WORTH_SHARING
+
+
 def run_intervals(
     served: Served,
     *,
@@ -83,7 +88,7 @@ def run_intervals(
     repeat = _Repeat(scenario, served.requests, served.fleet, served.core)
     factors = spread.factors(repeats)
     size = served.requests.num_requests
-    if executor is None or size * repeats < WORTH_SHARING:
+    if executor is None or not worth_sharing(served.requests, repeats):
         found = [repeat(pair, _of_all(progress, number, repeats)) for number, pair in enumerate(factors)]
     else:
         tell = None if progress is None else (lambda done, total: progress(done * size, total * size))

@@ -338,7 +338,7 @@ def serve(
                 asked, requests=served, progress=progress, repeats=wanted, executor=executor
             )
         if traffic is not None:
-            answer = with_fleet(answer, traffic, progress=progress)
+            answer = with_fleet(answer, traffic, progress=progress, executor=executor)
     if requests is not None and not isinstance(served, Long):
         from perfmodel.output.requests import write_requests
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -13,15 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.errors import InfeasibleError, SpecError
-from perfmodel.serving import cluster, cores
+from perfmodel.load import load_scenario
+from perfmodel.ops.memory import NOTHING, Beside
+from perfmodel.serving import cores
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
-from perfmodel.serving.cluster import FrontEndTimes
+from perfmodel.serving.cluster import FrontEndTimes, PrefillSide
 from perfmodel.serving.compiled import window
 from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.requests import Requests
+from perfmodel.serving.serve import serve
 from perfmodel.serving.step_times import Grid, GridStepTimes
 from perfmodel.serving.stretch import Stretched
 
@@ -111,17 +116,33 @@ def traffic(draw):
 
 
 ROUTERS = ["central", "round-robin", "least-tokens", "prefix-aware"]
+# states and windows, in blocks: whole ones, and none of a half
+BESIDE = st.sampled_from(
+    [NOTHING, NOTHING, Beside(2.0), Beside(1.5, ((32, 0.0625),)), Beside(0.0, ((40, 0.03), (200, 0.01)))]
+)
 LAYOUTS = st.builds(
     Layout,
     replicas=st.integers(1, 4),
     ranks=st.integers(1, 4),
-    blocks=st.sampled_from([110, 130, 100_000]),
+    blocks=st.sampled_from([116, 130, 100_000]),
     block_tokens=st.just(16),
     max_running=st.sampled_from([1, 4, 1000]),
     watermark=st.sampled_from([0.0, 0.05]),
     router=st.sampled_from(ROUTERS),
     rank_router=st.sampled_from(ROUTERS[1:]),
     prefix_cache=st.booleans(),
+    beside=BESIDE,
+    checkpoints=st.sampled_from([None, None, Checkpoints(32, 2), Checkpoints(16, 9)]),
+)
+PATHS = st.builds(
+    KvPath,
+    st.sampled_from([1.0, 100.0]),
+    st.sampled_from([1e3, 2e4, 1e9]),
+    st.sampled_from([1e3, 2e4, 1e9]),
+    st.sampled_from([0.0, 0.01]),
+    layers=st.sampled_from([1, 10]),
+    layer_wise=st.booleans(),
+    beside=st.sampled_from([NOTHING, Beside(500.0, ((32, 1.0),))]),
 )
 
 
@@ -140,17 +161,19 @@ def batchings(draw):
 
 
 @st.composite
-def faults(draw, replicas):
-    """Losses, drains and stragglers, each of a replica that is up before it and up after it."""
+def faults(draw, replicas, links=False):
+    """Losses, drains and stragglers (or links that are), each of a replica that is up before it and up after it."""
     found = []
     for r in range(replicas):
         at = 0.0
         for _ in range(draw(st.integers(0, 2))):
             at += draw(st.sampled_from([0.0, 0.1, 0.7]))
-            kind = draw(st.sampled_from(["lost", "draining", "slow"]))
+            kind = draw(st.sampled_from(["lost", "draining", "slow", *["link"] * links]))
             until = at + draw(st.sampled_from([0.05, 0.5]))
             if kind == "slow":
                 found += [Change(at, r, times=on_grids(0.03)), Change(until, r, times=on_grids())]
+            elif kind == "link":
+                found += [Change(at, r, link_bytes_per_s=300.0), Change(until, r, link_bytes_per_s=1e5)]
             else:
                 found += [Change(at, r, state=kind), Change(until, r, state="up")]
             at = until
@@ -167,6 +190,33 @@ def test_both_forms_give_the_same_records(asked, layout, batching, front_end, ac
     steps = decode_steps(requests.output_tokens, 1, acceptance, seed)
     changes = data.draw(faults(layout.replicas))
     both(requests, layout, batching, steps, changes, front_end=front_end)
+
+
+@given(traffic(), LAYOUTS, LAYOUTS, batchings(), batchings(), PATHS, FRONT_ENDS, st.booleans(), st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_both_forms_give_the_same_records_where_prompts_are_computed_apart(
+    asked, layout, own, batching, prompts, path, front_end, unlike, data
+):
+    """With replicas that are equal, so that much happens at one instant and order decides, and with unequal ones.
+
+    Where both pools are full of requests that wait for the other one (which a lost decode replica can bring about
+    where either holds few), neither form comes to an end.
+    """
+    requests, seed = asked
+    steps = decode_steps(requests.output_tokens, 1, 0.7, seed)
+    kinds = [on_grids(0.01 + 0.001 * r * unlike) for r in range(4)]
+    side = PrefillSide(own, prompts, lambda r: kinds[r], path)
+    changes = data.draw(faults(layout.replicas + own.replicas, links=True))
+    asked = (requests, layout, batching, steps, changes)
+    try:
+        both(*asked, times=kinds[0], prefill=side, front_end=front_end)
+    except InfeasibleError as plain:
+        with pytest.raises(InfeasibleError, match=re.escape(str(plain))):
+            cores.simulate(
+                "compiled", requests, lambda _: kinds[0], layout, batching, steps, prefill=side,
+                changes=changes, front_end=front_end,
+            )  # fmt: skip
+        assert changes
 
 
 def crowd(n, *, gap=0.002, inputs=60, outputs=200, seed=1):
@@ -261,28 +311,45 @@ def test_the_environment_names_the_form(monkeypatch, name, core):
         cores.chosen(1)
 
 
-def test_prefill_apart_runs_plain():
-    from test_disaggregation import FAST
-
+def test_steps_one_by_one_run_plain():
     requests = crowd(5)
-    batching = Batching("mixed", 64, 1)
-    side = cluster.PrefillSide(Layout(), batching, lambda _: on_grids(), FAST)
-    _, core = cores.simulate(
-        "compiled",
-        requests,
-        lambda _: on_grids(),
-        Layout(),
-        batching,
-        requests.output_tokens - 1,
-        prefill=side,
+    asked = (requests, lambda _: on_grids(), Layout(), Batching("mixed", 64, 1, together=False))
+    assert cores.simulate("compiled", *asked, requests.output_tokens - 1)[1] == "plain"
+
+
+NODE = (
+    "cluster=h200-ib", "calibration=h200-sxm", "deployment.attention_dp=1", "deployment.attention_tp=8",
+    "deployment.dense_tp=8", "deployment.ep=8", "deployment.overlap=sequential", "deployment.batch_per_gpu=8",
+)  # fmt: skip
+SESSIONS = (
+    "workload.trace=''", "workload.request_rate=40", "workload.turns={mean: 6}", "workload.input_tokens=2000",
+    "workload.turn_tokens={min: 50, max: 400}", "workload.output_tokens={min: 20, max: 400}",
+    "workload.tool_pause_s={mean: 2}", "serving.kv_tokens=120000",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["qwen3.5-35b-a3b", "gpt-oss-120b"])
+def test_a_model_with_states_and_one_with_windows_run_compiled(model):
+    scenario = load_scenario(
+        "deepseek-v3-h800", [*NODE, *SESSIONS, f"model={model}", "workload.num_requests=150"]
     )
-    assert core == "plain"
+    records = of_both(scenario)
+    assert records.cached_tokens.sum() > 0
 
 
-def test_models_that_keep_states_run_plain():
-    requests, layout = crowd(5), Layout(checkpoints=Checkpoints(32, 2))
-    asked = (requests, lambda _: on_grids(), layout, Batching("mixed", 64, 1), requests.output_tokens - 1)
-    assert cores.simulate("compiled", *asked)[1] == "plain"
+def test_prefill_apart_runs_compiled():
+    asked = ["workload.num_requests=300", "workload.time_scale=8"]
+    records = of_both(load_scenario("longcat-flash-h800-pd", asked))
+    assert (records.first_token_s > records.prefilled_s).sum() > 250  # caches were on their way
+
+
+def of_both(scenario):
+    """What a scenario gives the cores, from the cache's bytes to the way of caches, through both."""
+    plain = serve(scenario, core="plain")
+    core = serve(scenario, fleet=plain.fleet, core="compiled")
+    assert (plain.core, core.core) == ("plain", "compiled")
+    equal(plain.records, core.records)
+    return core.records
 
 
 def test_without_numba_everything_runs_plain():
@@ -317,8 +384,6 @@ def test_what_is_compiled_is_kept_in_a_folder_of_the_users_own_or_not_at_all(tmp
 
 def test_what_a_run_took_can_go_to_another_process():
     """Step times of the run, stretched ones and all that it leaves."""
-    from perfmodel.load import load_scenario
-    from perfmodel.serving.serve import serve
     from perfmodel.serving.stretch import stretched
 
     scenario = load_scenario("longcat-flash-h800", ["workload.num_requests=30"])

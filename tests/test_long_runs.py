@@ -97,8 +97,9 @@ def check_figures(whole, long, records):
         ("serving.replicas=3", "workload.time_scale=0.5", "serving.prefix_cache=true"),
         ("workload.request_rate=25", "workload.burstiness=0.5"),
         ("workload.request_rate=inf", "workload.max_concurrency=40", "workload.think_time_s=0.1"),
+        ("model=qwen3.5-35b-a3b",),
     ],
-    ids=["plain", "drafts", "replicas", "rate", "closed loop"],
+    ids=["plain", "drafts", "replicas", "rate", "closed loop", "states"],
 )
 def test_a_run_that_keeps_nothing_has_the_same_figures_and_requests(tmp_path, overrides):
     scenario = scenario_of(trace_file(tmp_path), *overrides)

@@ -21,6 +21,7 @@ from queues import (
 
 from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import Beside
+from perfmodel.serving import drafts as drafts_module
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.cluster import simulate
 from perfmodel.serving.drafts import decode_steps
@@ -415,6 +416,27 @@ def test_two_runs_side_by_side_do_not_disturb_each_other():
 
 
 # --- drafts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("acceptance", [0.01, 0.5, 0.66, 2 / 3, 0.67, 0.9, 0.999999])
+@pytest.mark.parametrize("drafts", [1, 2, 64])
+def test_drafts_are_accepted_as_geometric_numbers_say(drafts, acceptance):
+    """What is drawn, and how much of the stream it takes, is numpy's own."""
+    wanted = np.random.default_rng(1).integers(1, 300, 500)
+    rng, own = np.random.default_rng(2), np.random.default_rng(2)
+    accepted = rng.geometric(1.0 - acceptance, size=int(wanted.sum())) - 1
+    assert (
+        drafts_module._accepted(own, len(accepted), drafts, acceptance) == np.minimum(accepted, drafts)
+    ).all()
+    assert rng.random() == own.random()
+    row, steps = iter(1 + np.minimum(accepted, drafts)), []
+    for tokens in wanted:
+        count = 0
+        while tokens > 0:
+            tokens, count = tokens - next(row), count + 1
+        steps.append(count)
+    again = drafts_module._steps(np.random.default_rng(2), wanted, drafts, acceptance)
+    assert again.tolist() == steps
 
 
 @pytest.mark.parametrize(("drafts", "acceptance"), [(1, 0.9), (3, 0.5)])

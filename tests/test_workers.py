@@ -9,6 +9,7 @@ from command import run_here
 
 from perfmodel.answer_serve import answer_serve
 from perfmodel.errors import SpecError
+from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.explore.sensitivity import _moved, sensitivity
 from perfmodel.load import load_scenario
 from perfmodel.validation import silicon
@@ -50,6 +51,20 @@ def test_intervals_are_the_same_by_any_number_of_workers(monkeypatch):
         )
     assert shared.values == alone.values
     assert (7 * 60, 8 * 60) in told
+
+
+def test_a_fleet_with_its_interval_is_the_same_by_any_number_of_workers(monkeypatch):
+    """Three searches, of which each simulates many runs: what they need and what they find travels."""
+    monkeypatch.setattr("perfmodel.answer_intervals.WORTH_SHARING", 0)
+    asked = ["workload.num_requests=60", "slo.ttft_ms=2000", "slo.tpot_ms=60"]
+    answer = answer_serve(load_scenario("longcat-flash-h800", asked), repeats=8)
+    traffic = Traffic(peak_to_mean=2.0, requests_per_day=1e6)
+    alone = with_fleet(answer, traffic)
+    with processes(2) as executor:
+        shared = with_fleet(answer, traffic, executor=executor)
+    assert shared.values == alone.values
+    assert alone.values["fleet"]["by_slo"]["replicas"] > 1
+    assert "fleet.by_slo.replicas" in alone.values["intervals"]
 
 
 def test_validation_rows_are_the_same_by_any_executor():

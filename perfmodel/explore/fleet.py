@@ -16,12 +16,15 @@ did. Several replicas behind a router do a little better than one each, so the n
 answer has model intervals, so have these replicas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from statistics import NormalDist
 from typing import Any
 
+from perfmodel.answer_intervals import worth_sharing
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.answers.caveats import Caveat, danger, note, with_caveats
 from perfmodel.economics.requests import serving_metrics
@@ -35,6 +38,7 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
 from perfmodel.uncertainty import QUANTILES
 from perfmodel.units import HOUR, PERCENT
+from perfmodel.workers import each
 
 HOURS_PER_DAY = 24.0
 DAYS_PER_MONTH = 365.0 / 12.0
@@ -134,11 +138,18 @@ class Fastest:
     """Simulated to find it."""
 
 
-def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | None = None) -> ServeAnswer:
+def with_fleet(
+    answer: ServeAnswer,
+    traffic: Traffic,
+    *,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> ServeAnswer:
     """The same answer with ``fleet`` (SI units) and what is to be said about it.
 
-    ``by_slo`` is None where the scenario states no objective, or its traffic has no rate that could be changed; its
-    replicas are None where no rate keeps the objectives.
+    An ``executor`` shares out the searches for the rate and for its bounds; the figures are the same. ``by_slo`` is
+    None where the scenario states no objective, or its traffic has no rate that could be changed; its replicas are None
+    where no rate keeps the objectives.
 
     Raises:
         InfeasibleError: more replicas than anyone has.
@@ -156,10 +167,10 @@ def with_fleet(answer: ServeAnswer, traffic: Traffic, *, progress: Progress | No
     elif fixed:
         caveats.append(note(f"fleet: no replicas by the objectives: {fixed}"))
     else:
-        found = fastest(answer.served, traffic.good_pct, progress=progress)
+        found, *ends = _searched(answer, traffic.good_pct, progress, executor)
         caveats += _said(found, traffic.good_pct, values["requests"])
-        if found.requests_per_s is not None and "interval_draws" in values:
-            bounds, said = _interval(answer, traffic.good_pct, peak, progress)
+        if found.requests_per_s is not None and ends:
+            bounds, said = _interval(scenario, ends, peak)
             values, caveats = values | {"intervals": values["intervals"] | bounds}, caveats + said
         by_slo = {
             **_size(peak, found.requests_per_s, scenario),
@@ -197,22 +208,37 @@ def _bound(answer: ServeAnswer) -> str | None:
     return "lower" if behind(answer.served) else "upper"
 
 
-def _interval(
-    answer: ServeAnswer, good_pct: float, peak: float, progress: Progress | None
-) -> tuple[dict[str, list[int]], list[Caveat]]:
-    """The 80 % interval of replicas and GPUs by the objectives: the search with all steps as fast, and as slow, as one
-    draw of the model's spread in ten; or, where no rate keeps the objectives then, words about it.
+def _searched(
+    answer: ServeAnswer, good_pct: float, progress: Progress | None, executor: Executor | None
+) -> list[Fastest]:
+    """The largest rate; and, where the answer has intervals, the one with all steps as fast, and the one with all as
+    slow, as one draw of the model's spread in ten.
     """
-    scenario = answer.scenario
-    spread = Spread(**{name: answer.values["interval_draws"][name] for name in Spread.__slots__})
-    sizes = []
-    for share in QUANTILES:
-        fleet = stretched(answer.served.fleet, *spread.at(NormalDist().inv_cdf(share)))
-        found = fastest(answer.served, good_pct, fleet=fleet, progress=progress)
-        if found.requests_per_s is None:
-            slow = "fleet: with steps as slow as one draw in ten, no number of replicas keeps the objectives"
-            return {}, [note(slow)]
-        sizes.append(_size(peak, found.requests_per_s, scenario))
+    served, draws = answer.served, answer.values.get("interval_draws")
+    fleets = [served.fleet]
+    if draws is not None:
+        spread = Spread(**{name: draws[name] for name in Spread.__slots__})
+        fleets += [stretched(served.fleet, *spread.at(NormalDist().inv_cdf(share))) for share in QUANTILES]
+    if executor is None or draws is None or not worth_sharing(served.requests, draws["repeats"]):
+        return [fastest(served, good_pct, fleet=fleet, progress=progress) for fleet in fleets]
+    return each(partial(_fastest_of, served, good_pct), fleets, executor=executor)
+
+
+def _fastest_of(served: Served, good_pct: float, fleet: Fleet) -> Fastest:
+    """As :func:`fastest`, as a piece of work that can go to another process."""
+    return fastest(served, good_pct, fleet=fleet)
+
+
+def _interval(
+    scenario: Scenario, ends: Sequence[Fastest], peak: float
+) -> tuple[dict[str, list[int]], list[Caveat]]:
+    """The 80 % interval of replicas and GPUs by the objectives; or, where no rate keeps the objectives at one of its
+    ends, words about it.
+    """
+    if any(found.requests_per_s is None for found in ends):
+        slow = "fleet: with steps as slow as one draw in ten, no number of replicas keeps the objectives"
+        return {}, [note(slow)]
+    sizes = [_size(peak, found.requests_per_s, scenario) for found in ends]
     return {f"fleet.by_slo.{key}": [size[key] for size in sizes] for key in ("replicas", "num_gpus")}, []
 
 

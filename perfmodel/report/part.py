@@ -146,7 +146,9 @@ def _served(
 
     try:
         answer = answer_serve(scenario, progress=tell, repeats=options.repeats, executor=executor)
-        return (with_fleet(answer, options.traffic, progress=tell) if options.traffic else answer), None
+        if options.traffic:
+            answer = with_fleet(answer, options.traffic, progress=tell, executor=executor)
+        return answer, None
     except PerfModelError as error:
         return None, str(error)
 

@@ -1,9 +1,8 @@
 """The two forms of the simulation, and which one a run takes.
 
 ``plain``: :mod:`perfmodel.serving.cluster` and what that uses, which defines what is computed. ``compiled``: the same
-on arrays in machine code (:mod:`perfmodel.serving.compiled`), fifty times as fast; for one pool of replicas (prefill
-not apart), models that keep nothing of a request beside its tokens (no states, no windows), and where numba is there.
-Their records are equal, so which one ran matters to nobody but the clock; it is in an answer's provenance all the same.
+on arrays in machine code (:mod:`perfmodel.serving.compiled`), fifty times as fast, where numba is there. Their records
+are equal, so which one ran matters to nobody but the clock; it is in an answer's provenance all the same.
 """
 
 import os
@@ -13,7 +12,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from perfmodel.errors import SpecError
-from perfmodel.ops.memory import NOTHING
 from perfmodel.serving import cluster
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
@@ -29,7 +27,7 @@ from perfmodel.serving.stream import RequestStream
 Core = Literal["plain", "compiled"]
 
 WORTH_LOADING, WORTH_COMPILING = 5_000, 100_000
-"""Requests from which on a run is shorter with the compiled form, its loading (0.6 s) or its compiling (half a minute)
+"""Requests from which on a run is shorter with the compiled form, its loading (0.6 s) or its compiling (a minute)
 included."""
 ENVIRONMENT = "PERFMODEL_CORE"
 """Names the form that all runs take which can."""
@@ -70,12 +68,13 @@ def simulate(
         SpecError: the environment names no form.
     """
     core = chosen(requests.num_requests) if core is None else core
-    if core == "compiled" and prefill is None and compiles(layout) and batching.together:
+    together = batching.together and (prefill is None or prefill.batching.together)
+    if core == "compiled" and together:
         from perfmodel.serving.compiled import drive
 
         found = drive.simulate(
             requests, times, layout, batching, decode_steps,
-            changes=changes, progress=progress, front_end=front_end,
+            prefill=prefill, changes=changes, progress=progress, front_end=front_end,
         )  # fmt: skip
         return found, "compiled"
     found = cluster.simulate(
@@ -83,11 +82,6 @@ def simulate(
         prefill=prefill, changes=changes, progress=progress, front_end=front_end,
     )  # fmt: skip
     return found, "plain"
-
-
-def compiles(layout: Layout) -> bool:
-    """Whether replicas of this kind can be served by the compiled form."""
-    return layout.beside == NOTHING and layout.checkpoints is None
 
 
 def stream_compiled(

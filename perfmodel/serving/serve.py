@@ -19,7 +19,7 @@ from perfmodel.ops.memory import (
 from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
-from perfmodel.serving.cores import Core, chosen, compiles, simulate, stream_compiled
+from perfmodel.serving.cores import Core, chosen, simulate, stream_compiled
 from perfmodel.serving.drafts import decode_steps, decode_steps_of
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.in_order import InOrder, Sums
@@ -141,8 +141,7 @@ def can_stream(scenario: Scenario) -> bool:
     cut = bool(workload.warm_up_requests or workload.cool_down_requests)
     settled = not cut or (not workload.has_turns and workload.think_time_s.value == 0.0)
     _check_servable(scenario)
-    apart = scenario.prefill is not None
-    return settled and not apart and compiles(layout_of(scenario)) and chosen(MAX_REQUESTS) == "compiled"
+    return settled and scenario.prefill is None and chosen(MAX_REQUESTS) == "compiled"
 
 
 def stream(

@@ -8,7 +8,7 @@ import numpy as np
 from perfmodel.errors import InfeasibleError
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
-from perfmodel.serving.cluster import PROGRESS_EVERY, FrontEndTimes, Progress, check_lengths
+from perfmodel.serving.cluster import PROGRESS_EVERY, FrontEndTimes, PrefillSide, Progress, check_lengths
 from perfmodel.serving.compiled import window
 from perfmodel.serving.compiled.jit import compiled_before
 from perfmodel.serving.compiled.state import (
@@ -49,8 +49,6 @@ COUNTS = {
     "preemptions": "preemptions",
     "retries": "retries",
     "cached_tokens": "cached",
-    "replica": "replica",
-    "prefill_replica": "replica",
 }
 """Columns of records -> fields of a row."""
 STATES = {"lost": LOST, "draining": DRAINING, "up": UP}
@@ -67,6 +65,7 @@ def simulate(
     batching: Batching,
     decode_steps: np.ndarray,
     *,
+    prefill: PrefillSide | None = None,
     changes: Iterable[Change] = (),
     progress: Progress | None = None,
     front_end: FrontEndTimes | None = None,
@@ -77,9 +76,13 @@ def simulate(
         InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
     """
     check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
-    kept = Kept(requests)
-    arrivals = arrivals_of(requests, decode_steps, window.ROWS, caches=layout.prefix_cache)
-    run = _Run(arrivals, times, layout, batching, kept, changes, progress, front_end or FrontEndTimes())
+    if prefill is not None:
+        check_lengths(requests.input_tokens + 1, requests, prefill.layout)
+    kept, caches = Kept(requests), (layout if prefill is None else prefill.layout).prefix_cache
+    arrivals = arrivals_of(requests, decode_steps, window.ROWS, caches=caches)
+    run = _Run(
+        arrivals, times, layout, batching, kept, changes, progress, front_end or FrontEndTimes(), prefill
+    )
     return kept.records(*run.run())
 
 
@@ -132,17 +135,21 @@ class _Run:
         changes: Iterable[Change],
         progress: Progress | None,
         front_end: FrontEndTimes,
+        prefill: PrefillSide | None = None,
     ) -> None:
         if not compiled_before():
-            print("perfmodel: compiling the serving core, once (about half a minute)", file=sys.stderr)
+            print("perfmodel: compiling the serving core, once (about a minute)", file=sys.stderr)
         from perfmodel.serving.compiled import core
 
         kinds: list[Times] = [_own(times(r)) for r in range(layout.replicas)]
+        self.mixes = batching.policy == "mixed"
+        if prefill is not None:
+            kinds += [_own(prefill.times(r)) for r in range(prefill.layout.replicas)]
+            self.mixes = self.mixes or prefill.batching.policy == "mixed"
         self.core, self.notes, self.progress = core, notes, progress
-        self.state = state_of(arrivals, layout, batching, kinds, front_end)
+        self.state = state_of(arrivals, layout, batching, kinds, front_end, prefill)
         self.window = window.Window(self.state, arrivals.portions)
         self.total = arrivals.total
-        self.mixes = batching.policy == "mixed"
         self.kinds = list(dict.fromkeys(kinds))
         self.changes = iter(changes)
         self.change: Change | None = None
@@ -172,9 +179,14 @@ class _Run:
         """What has been noted is handed over, who has ended goes, who comes next is let in."""
         state, w = self.state, self.state.world[0]
         gaps, ended = int(w["num_gaps"]), self.window.ended()
-        rows = state["rows"]
+        rows, prompts = state["rows"][: len(self.window.numbers)], self.window.prompts
         columns = {name: rows[field][ended] for name, field in TIMES.items()}
         columns |= {name: rows[field][ended].astype(np.int64) for name, field in COUNTS.items()}
+        replica, prefill = (one["replica"][ended].astype(np.int64) for one in (rows, prompts))
+        columns |= {
+            "replica": np.where(replica < 0, prefill, replica),
+            "prefill_replica": np.where(prefill < 0, replica, prefill),
+        }
         self.notes.take(
             Turn(
                 now_s=float(w["now"]),
@@ -208,7 +220,8 @@ class _Run:
         self._next_change()
         times = NONE if change.times is None else self._number(_own(change.times))
         state = NONE if change.state is None else STATES[change.state]
-        self.core.change(self.state.world, change.replica, times, state)
+        link = -1.0 if change.link_bytes_per_s is None else change.link_bytes_per_s
+        self.core.change(self.state.world, change.replica, times, link, state)
 
     def _number(self, times: Times) -> int:
         """Of these step times among those that the core knows."""

@@ -6,7 +6,10 @@ from perfmodel.jit import Program
 from perfmodel.jit import available as available
 from perfmodel.jit import compiled as compiled
 
-SOURCES = ("state", "memory", "lists", "times", "tree", "blocks", "lockstep", "steps", "core")
+SOURCES = (
+    "state", "memory", "lists", "times", "tree", "blocks", "lockstep", "runs", "routing", "links", "handoff", "steps",
+    "core",
+)  # fmt: skip
 CORE = Program([Path(__file__).parent / f"{name}.py" for name in SOURCES])
 
 entry, cache_folder, compiled_before = CORE.entry, CORE.cache_folder, CORE.compiled_before

@@ -3,11 +3,32 @@
 from typing import Any
 
 from perfmodel.serving.compiled.jit import compiled
-from perfmodel.serving.compiled.state import NONE, OUT, Array
+from perfmodel.serving.compiled.state import NONE, OUT, PER_RANK, Array, State
 
 NEXT, PREVIOUS = 0, 1
 FIRST, LAST, COUNT = 0, 1, 2
 CHILD, SIBLING, BEFORE = 0, 1, 2
+QUEUE, PROMPTS, RUNNING, INCOMING, SENDING, ARRIVED, FLOWS = range(PER_RANK)
+"""Lists of rows that each rank has: what waits, is being prefilled, decodes; what comes (its blocks are reserved), what
+leaves, what has come since the last step; flows that share its link."""
+
+
+@compiled
+def fresh_of(s: State, r: int) -> int:
+    """The list of a replica's requests that have not decoded since their last prefill."""
+    return PER_RANK * s.num_ranks + r
+
+
+@compiled
+def before(s: State, p: int) -> int:
+    """The list of those that wait before all replicas of a pool."""
+    return PER_RANK * s.num_ranks + s.num_replicas + p
+
+
+@compiled
+def touched(s: State) -> int:
+    """The list of flows to be planned anew."""
+    return PER_RANK * s.num_ranks + s.num_replicas + s.num_pools
 
 
 # --- doubly linked lists --------------------------------------------------------------------------------------------

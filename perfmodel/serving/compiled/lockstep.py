@@ -10,6 +10,9 @@ from perfmodel.serving.compiled.lists import (
     FIRST,
     NEXT,
     PREVIOUS,
+    PROMPTS,
+    QUEUE,
+    RUNNING,
     ends_with,
     ends_without,
     push_back,
@@ -17,7 +20,7 @@ from perfmodel.serving.compiled.lists import (
 )
 from perfmodel.serving.compiled.state import NONE, OUT, State
 
-DECODING, PROMPTING, QUEUED = range(3)
+DECODING, PROMPTING, QUEUED, ARRIVALS, CROWDED = range(5)
 
 
 @compiled
@@ -35,14 +38,14 @@ def _filed(s: State, r: int, g: int, which: int, has: int) -> None:
 def file(s: State, r: int, g: int) -> None:
     """What a rank has may have changed."""
     n = s.num_ranks
-    _filed(s, r, g, DECODING, m.lists(s)[2 * n + g, COUNT])
-    _filed(s, r, g, PROMPTING, m.lists(s)[n + g, COUNT])
-    _filed(s, r, g, QUEUED, m.lists(s)[g, COUNT])
+    _filed(s, r, g, DECODING, m.lists(s)[RUNNING * n + g, COUNT])
+    _filed(s, r, g, PROMPTING, m.lists(s)[PROMPTS * n + g, COUNT])
+    _filed(s, r, g, QUEUED, m.lists(s)[QUEUE * n + g, COUNT])
 
 
 @compiled
 def first_of(s: State, r: int, which: int) -> int:
-    """The first rank that decodes, has prompts, or has a queue."""
+    """The first rank that decodes, has prompts, has a queue, or has got caches."""
     return m.rank_lists(s)[which * s.num_replicas + r, FIRST]
 
 
@@ -109,4 +112,4 @@ def plan_decodes(s: State, r: int) -> None:
                 steps = min(steps, 1 + int((tokens - tokens_at(s, g, step)) / (k.growth - growth)))
             g = m.rank_links(s)[DECODING, g, NEXT]
     q.steps, q.requests, q.tokens, q.growth = steps, requests, tokens, growth
-    q.even = total / (s.per_replica * requests)
+    q.even = total / (m.pool_with(s, r).per_replica * requests)

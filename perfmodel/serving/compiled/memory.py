@@ -14,7 +14,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from perfmodel.serving.compiled.jit import compiled
-from perfmodel.serving.compiled.state import NODE, RANK, REPLICA, ROW, RUN_COLUMNS, TIMED, Array, State
+from perfmodel.serving.compiled.state import (
+    FLOW,
+    NODE,
+    PER_RANK,
+    POOL,
+    RANK,
+    REPLICA,
+    ROW,
+    RUN_COLUMNS,
+    TIMED,
+    Array,
+    State,
+)
 
 GRIDS = 12
 """Columns of a grid's description."""
@@ -31,6 +43,29 @@ def _pointer(typing: Any, address: Any) -> Any:
     return signature, generated
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _cttz(typing: Any, word: Any) -> Any:
+    """The place of the lowest bit of a word that has one."""
+    signature = types.uint64(types.uint64)
+
+    def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return signature, generated
+
+
+@compiled
+def trailing_zeros(word: int) -> int:
+    """The place of the lowest bit of a word that has one."""
+    return np.int64(_cttz(word))  # type: ignore[return-value]
+
+
+@compiled
+def pools(s: State) -> Array:
+    """(pools,) POOL: those that decode, and those that compute prompts for them where these are others."""
+    return numba.carray(_pointer(s.at_pools), s.num_pools, POOL)
+
+
 @compiled
 def replicas(s: State) -> Array:
     """(R,) REPLICA."""
@@ -44,9 +79,35 @@ def ranks(s: State) -> Array:
 
 
 @compiled
+def pool_of(s: State, g: int) -> Any:
+    """The pool of a rank."""
+    return pools(s)[ranks(s)[g].pool]
+
+
+@compiled
+def pool_with(s: State, r: int) -> Any:
+    """The pool of a replica."""
+    return pools(s)[replicas(s)[r].pool]
+
+
+@compiled
+def rank_range(s: State, r: int) -> tuple[int, int]:
+    """The first rank of a replica, and the one behind its last."""
+    pool = pool_with(s, r)
+    begin = pool.first_rank + (r - pool.first) * pool.per_replica
+    return begin, begin + pool.per_replica
+
+
+@compiled
 def rows(s: State) -> Array:
-    """(n,) ROW."""
-    return numba.carray(_pointer(s.at_rows), s.n, ROW)
+    """(n,) ROW; (2 n,) where prompts are computed apart."""
+    return numba.carray(_pointer(s.at_rows), s.num_rows, ROW)
+
+
+@compiled
+def request_of(s: State, i: int) -> int:
+    """The row that has what is known of a request whichever pool it is in."""
+    return i - s.n if i >= s.n else i
 
 
 @compiled
@@ -63,22 +124,22 @@ def rank_outstanding(s: State) -> Array:
 
 @compiled
 def lists(s: State) -> Array:
-    """(lists of rows, 3): first, last, how many. Of rank g (of N) its queue g, its prompts N + g, what it runs 2 N + g;
-    of replica r its fresh 3 N + r; the last one is the queue before all replicas.
-    """
-    return numba.carray(_pointer(s.at_lists), (3 * s.num_ranks + s.num_replicas + 1, 3), np.int32)
+    """(lists of rows, 3): first, last, how many; see :mod:`perfmodel.serving.compiled.lists`."""
+    return numba.carray(
+        _pointer(s.at_lists), (PER_RANK * s.num_ranks + s.num_replicas + s.num_pools + 1, 3), np.int32
+    )
 
 
 @compiled
 def waits(s: State) -> Array:
-    """(n, 2) next and previous in a rank's queue, or in the one before all replicas."""
-    return numba.carray(_pointer(s.at_waits), (s.n, 2), np.int32)
+    """(rows, 2) next and previous in a rank's queue, in the one before all replicas, or among what has arrived."""
+    return numba.carray(_pointer(s.at_waits), (s.num_rows, 2), np.int32)
 
 
 @compiled
 def holds(s: State) -> Array:
-    """(n, 2) among a rank's prompts or its running requests."""
-    return numba.carray(_pointer(s.at_holds), (s.n, 2), np.int32)
+    """(rows, 2) among a rank's prompts, its running requests, what comes or what leaves."""
+    return numba.carray(_pointer(s.at_holds), (s.num_rows, 2), np.int32)
 
 
 @compiled
@@ -89,14 +150,16 @@ def fresh(s: State) -> Array:
 
 @compiled
 def rank_lists(s: State) -> Array:
-    """(3 R, 3): first, last, how many of a replica's ranks that decode, have prompts, have a queue."""
-    return numba.carray(_pointer(s.at_rank_lists), (3 * s.num_replicas, 3), np.int32)
+    """(4 R + 1, 3): first, last, how many of a replica's ranks that decode, have prompts, have a queue, to which caches
+    have come; the last one is of ranks whose link is shared by others than before.
+    """
+    return numba.carray(_pointer(s.at_rank_lists), (4 * s.num_replicas + 1, 3), np.int32)
 
 
 @compiled
 def rank_links(s: State) -> Array:
-    """(3, R x ranks, 2) next and previous in those."""
-    return numba.carray(_pointer(s.at_rank_links), (3, s.num_ranks, 2), np.int32)
+    """(5, R x ranks, 2) next and previous in those."""
+    return numba.carray(_pointer(s.at_rank_links), (5, s.num_ranks, 2), np.int32)
 
 
 @compiled
@@ -113,8 +176,8 @@ def plans(s: State) -> Array:
 
 @compiled
 def wakes(s: State) -> Array:
-    """(R,) replicas that look for work at the end of this instant: a ring."""
-    return numba.carray(_pointer(s.at_wakes), s.num_replicas, np.int32)
+    """(R + 1,) replicas that look for work at the end of this instant: a ring; R stands for flows to be planned."""
+    return numba.carray(_pointer(s.at_wakes), s.num_replicas + 1, np.int32)
 
 
 @compiled
@@ -173,8 +236,14 @@ def factors(s: State) -> Array:
 
 @compiled
 def sizes(s: State) -> Array:
-    """Batches of captured graphs."""
+    """Batches of captured graphs, of all pools."""
     return numba.carray(_pointer(s.at_sizes), s.num_sizes, np.int64)
+
+
+@compiled
+def windows(s: State) -> Array:
+    """(windows, 2) of all pools: tokens, and blocks per token; then those of caches on their way, in bytes."""
+    return numba.carray(_pointer(s.at_windows), (s.num_windows, 2), np.float64)
 
 
 @compiled
@@ -193,3 +262,27 @@ def gap_count(s: State) -> Array:
 def runs(s: State) -> Array:
     """(most, 11) rows of steps."""
     return numba.carray(_pointer(s.at_runs), (s.most_runs, RUN_COLUMNS), np.float64)
+
+
+@compiled
+def candidates(s: State) -> Array:
+    """(R / 64 + 1,) bits of replicas that would look for work if they were told of it."""
+    return numba.carray(_pointer(s.at_candidates), s.num_replicas // 64 + 1, np.uint64)
+
+
+@compiled
+def flows(s: State) -> Array:
+    """(n,) FLOW, where prompts are computed apart."""
+    return numba.carray(_pointer(s.at_flows), s.num_flows, FLOW)
+
+
+@compiled
+def flow_links(s: State) -> Array:
+    """(3, n, 2) next and previous among the flows of a sending rank, of a receiving one, and of those to be planned."""
+    return numba.carray(_pointer(s.at_flow_links), (3, s.num_flows, 2), np.int32)
+
+
+@compiled
+def flow_plans(s: State) -> Array:
+    """(n,) flows by what they end next: a heap."""
+    return numba.carray(_pointer(s.at_flow_plans), s.num_flows, np.int32)

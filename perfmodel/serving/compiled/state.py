@@ -1,7 +1,9 @@
 """What a run is, as arrays: one record per request, rank and replica, and the numbers of the whole.
 
-Numbers instead of objects: ``i`` is a request (its row), ``g`` a rank among those of all replicas, ``r`` a replica. -1
-is none. Lists that requests are in are links between rows (:mod:`perfmodel.serving.compiled.lists`).
+Numbers instead of objects: ``i`` is a request (its row), ``g`` a rank among those of all replicas, ``r`` a replica,
+``p`` a pool of replicas. -1 is none. Lists that requests are in are links between rows
+(:mod:`perfmodel.serving.compiled.lists`). Where prompts are computed in a pool of their own a request may be in both
+pools at once: its row is ``i`` where it is decoded and ``n + i`` where its prompt is computed.
 """
 
 from typing import Any, TypeAlias
@@ -17,7 +19,10 @@ OUT = -2
 """In the place of the one before: not in this list."""
 
 CENTRAL, ROUND_ROBIN, LEAST_TOKENS, PREFIX_AWARE = range(4)
-NO_PLAN, PROMPT_DONE, RUN_DONE = range(3)
+NO_PLAN, PROMPT_DONE, RUN_DONE, EMPTIED, HERE = range(5)
+"""What a replica ends next; or a flow of bytes: all that it has moved, or its last byte has arrived."""
+DECODE, PREFILL = range(2)
+"""Pools; the first one does both where there is no other."""
 ARRIVES, TAKEN_IN = range(2)
 """What happens to a request at a time of its own."""
 ALL_ENDED, PROGRESS, OUTSIDE, FULL, STUCK = range(5)
@@ -27,6 +32,8 @@ LOST, DRAINING, UP, SLOWER = range(4)
 """What is done to a replica from outside."""
 NEVER = 1 << 62
 """Number of an event that is not planned."""
+PER_RANK = 7
+"""Lists of rows that each rank has: see :mod:`perfmodel.serving.compiled.lists`."""
 RUN_COLUMNS = 11
 """Of :class:`perfmodel.serving.records.StepRuns`."""
 
@@ -37,33 +44,46 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 
 TABLES = (
-    "replicas ranks rows outstanding rank_outstanding lists waits holds fresh rank_lists rank_links ends plans wakes "
-    "timed scratch nodes slots path_keys path_tokens grids numbers factors sizes gap_s gap_count runs"
+    "pools replicas ranks rows outstanding rank_outstanding lists waits holds fresh rank_lists rank_links ends plans "
+    "wakes timed scratch nodes slots path_keys path_tokens grids numbers factors sizes windows gap_s gap_count runs "
+    "candidates flows flow_links flow_plans"
 )
 """What a run consists of beside its WORLD: see :mod:`perfmodel.serving.compiled.memory`."""
 WORLD = _record(
-    f8="now watermark swap_s root_time outside_time front_latency front_serial front_free",
-    i8="events n total more starved root_at roots_left root_event outside_event ended told progress capped first_root "
-    "num_replicas num_ranks per_replica blocks block_tokens request_blocks max_running router rank_router turn up "
-    "mixed budget per_decode poll hold swap_tokens caches states interval checkpoint_blocks delays "
-    "num_plans num_timed num_wakes first_wake num_gaps num_runs free_node num_nodes max_path num_lost "
-    "most_gaps most_runs most_nodes num_slots num_path num_times num_numbers num_sizes "
-    + " ".join(f"at_{name}" for name in TABLES.split()),
+    f8="now root_time outside_time front_latency front_serial front_free bytes_per_token latency_s beside_bytes",
+    i8="events n num_rows total more starved root_at roots_left root_event outside_event ended told progress capped "
+    "first_root num_pools num_replicas num_ranks most_present caches delays apart layer_wise layers planning "
+    "num_plans num_timed num_wakes first_wake num_gaps num_runs free_node num_nodes max_path num_lost num_flow_plans "
+    "most_gaps most_runs most_nodes num_slots num_path num_times num_numbers num_sizes num_windows num_flows "
+    "path_windows " + " ".join(f"at_{name}" for name in TABLES.split()),
 )
+POOL = _record(
+    f8="watermark swap_s beside",
+    i8="first replicas first_rank per_replica blocks block_tokens max_running router rank_router turn up "
+    "mixed budget per_decode poll hold caches states interval checkpoint_blocks sizes last_size windows last_window",
+)
+"""Layout and policy of some replicas, from ``first`` on; ``sizes`` and ``windows`` are where theirs begin."""
 REPLICA = _record(
     f8="steady_s plan_time start seconds prompt attended tokens growth even copying step_end",
     i8="step prefilled present taken steady held_at plan_event steps waiting held requests",
-    i4="up busy waking running cut_short times run_times plan place root rank_turn",
+    i4="pool up busy waking running cut_short times run_times plan place root rank_turn",
 )
 RANK = _record(
-    f8="growth constant",
-    i8="prompt_blocks waiting_blocks promised shared cache_blocks locked_blocks copied",
-    i4="newest oldest",
+    f8="growth constant link_bytes_per_s",
+    i8="prompt_blocks waiting_blocks promised shared beside cache_blocks locked_blocks copied",
+    i4="pool newest oldest",
 )
 ROW = _record(
     f8="growth base arrived scheduled prefilled first end last_output pause think",
-    i8="prompt steps tokens finish start shared blocks done now path",
-    i4="replica rank child root path_length nodes prompt_nodes preemptions retries cached swapped",
+    i8="prompt steps tokens finish start shared beside blocks done now path",
+    i4="replica rank child root path_length nodes prompt_nodes preemptions retries cached swapped begun",
 )
 NODE = _record(i8="key tokens blocks", i4="rank locks children parent restarts older newer")
 TIMED = _record(f8="time", i8="event", i4="row kind")
+FLOW = _record(
+    f8="cap left rate since owed plan_time",
+    i8="plan_event",
+    i4="on_its_way submitted computed asked reserved flowing source target closed plan place",
+)
+"""A request on its way from prefill to decode, and the bytes of its cache: see :mod:`perfmodel.serving.handoff` and
+:mod:`perfmodel.serving.links`."""

@@ -7,14 +7,17 @@ from itertools import pairwise
 import numpy as np
 
 from perfmodel.serving.batching import Batching
-from perfmodel.serving.cluster import FrontEndTimes
+from perfmodel.serving.cluster import FrontEndTimes, PrefillSide
 from perfmodel.serving.compiled.state import (
     CENTRAL,
+    FLOW,
     LEAST_TOKENS,
     NEVER,
     NODE,
     NONE,
     OUT,
+    PER_RANK,
+    POOL,
     PREFIX_AWARE,
     RANK,
     REPLICA,
@@ -56,6 +59,8 @@ SIZES = {
     "grids": "num_times",
     "numbers": "num_numbers",
     "sizes": "num_sizes",
+    "windows": "num_windows",
+    "flows": "num_flows",
 }
 """Where the length of a table that may grow is kept."""
 
@@ -106,41 +111,50 @@ def state_of(
     batching: Batching,
     times: Sequence[Times],
     front_end: FrontEndTimes,
+    prefill: PrefillSide | None = None,
 ) -> Tables:
     """A run in which nothing has happened and nobody has come yet; replica r takes ``times[r]``, of which few are
-    unlike.
+    unlike. Replicas that compute prompts only follow those that decode.
     """
-    num_ranks, longest = layout.replicas * layout.ranks, arrivals.longest_path
-    caches = arrivals.path_keys is not None
+    sides = [(layout, batching)] + ([(prefill.layout, prefill.batching)] if prefill is not None else [])
+    caches, pools = arrivals.path_keys is not None, _pools(sides)
+    pools["caches"][-1] = caches
+    sizes, windows = _of_pools(pools, sides)
+    on_the_way = [] if prefill is None else prefill.path.beside.windows
     kinds = list(dict.fromkeys(times))
-    grids, numbers, factors = flat_times(kinds, mixes=batching.policy == "mixed")
-    replicas = np.zeros(layout.replicas, REPLICA)
-    for name in ("place", "root", "held_at"):
-        replicas[name] = NONE
-    replicas["up"], replicas["plan_event"] = 1, NEVER
+    grids, numbers, factors = flat_times(kinds, mixes=bool(pools["mixed"].any()))
+    replicas, ranks = _empty(pools)
     replicas["times"] = [kinds.index(one) for one in times]
-    ranks = np.zeros(num_ranks, RANK)
-    ranks["newest"] = ranks["oldest"] = NONE
-    nodes, slots = _nodes(1024 + 8 * longest if caches else 0)
+    if prefill is not None:
+        ranks["link_bytes_per_s"] = np.where(
+            ranks["pool"] == 0, prefill.path.receive_bytes_per_s, prefill.path.send_bytes_per_s
+        )
+    candidates = np.zeros(len(replicas) // 64 + 1, np.uint64)
+    for r in range(len(replicas)):  # nobody is busy
+        candidates[r >> 6] |= np.uint64(1) << np.uint64(r & 63)
+    world = _world(arrivals, front_end, pools, prefill)
+    world["path_windows"] = len(windows)
+    nodes, slots = _nodes(1024 + 8 * arrivals.longest_path if caches else 0)
     nothing = np.zeros(1, np.int64)
     return Tables(
-        _world(arrivals, layout, batching, front_end, caches=caches, longest=longest),
+        world,
+        pools=pools,
         replicas=replicas,
         ranks=ranks,
         rows=np.zeros(0, ROW),
-        outstanding=np.zeros(layout.replicas, np.int64),
-        rank_outstanding=np.zeros(num_ranks, np.int64),
-        lists=_lists(3 * num_ranks + layout.replicas + 1),
+        outstanding=np.zeros(len(replicas), np.int64),
+        rank_outstanding=np.zeros(len(ranks), np.int64),
+        lists=_lists(PER_RANK * len(ranks) + len(replicas) + len(pools) + 1),
         waits=_links(2),
         holds=_links(2),
         fresh=_links(2),
-        rank_lists=_lists(3 * layout.replicas),
-        rank_links=np.full((3, num_ranks, 2), OUT, np.int32),
+        rank_lists=_lists(4 * len(replicas) + 1),
+        rank_links=np.full((5, len(ranks), 2), OUT, np.int32),
         ends=_links(3),
-        plans=np.zeros(layout.replicas, np.int32),
-        wakes=np.zeros(layout.replicas, np.int32),
+        plans=np.zeros(len(replicas), np.int32),
+        wakes=np.zeros(len(replicas) + 1, np.int32),
         timed=np.zeros(0, TIMED),
-        scratch=np.zeros(num_ranks, np.int32),
+        scratch=np.zeros(len(ranks), np.int32),
         nodes=nodes,
         slots=slots,
         path_keys=arrivals.path_keys if caches else nothing,
@@ -148,9 +162,21 @@ def state_of(
         grids=grids,
         numbers=numbers,
         factors=factors,
-        sizes=np.array(batching.graph_batches, np.int64),
+        sizes=np.array(sizes, np.int64),
+        windows=np.array([*windows, *on_the_way], float).reshape(-1, 2),
+        candidates=candidates,
+        flows=flows_of(0),
+        flow_links=np.full((3, 0, 2), OUT, np.int32),
+        flow_plans=np.zeros(0, np.int32),
         **room_for_notes(0),
     )
+
+
+def flows_of(count: int) -> Array:
+    """So many requests whose caches are not on their way."""
+    flows = np.zeros(count, FLOW)
+    flows["place"], flows["plan_event"] = NONE, NEVER
+    return flows
 
 
 def room_for_notes(n: int) -> dict[str, Array]:
@@ -163,19 +189,9 @@ def room_for_notes(n: int) -> dict[str, Array]:
     }
 
 
-def _world(
-    arrivals: Arrivals,
-    layout: Layout,
-    batching: Batching,
-    front_end: FrontEndTimes,
-    *,
-    caches: bool,
-    longest: int,
-) -> Array:
-    world, kept = np.zeros(1, WORLD), layout.checkpoints
-    values = {
-        "watermark": layout.watermark,
-        "swap_s": -1.0 if batching.swap_s_per_token is None else batching.swap_s_per_token,
+def _world(arrivals: Arrivals, front_end: FrontEndTimes, pools: Array, prefill: PrefillSide | None) -> Array:
+    world, caches = np.zeros(1, WORLD), arrivals.path_keys is not None
+    values: dict[str, float] = {
         "outside_time": np.inf,
         "front_latency": front_end.latency_s,
         "front_serial": front_end.serial_s,
@@ -184,33 +200,90 @@ def _world(
         "outside_event": NEVER,
         "capped": arrivals.max_concurrency or 0,
         "first_root": NONE,
-        "num_replicas": layout.replicas,
-        "num_ranks": layout.replicas * layout.ranks,
-        "per_replica": layout.ranks,
-        "blocks": layout.blocks,
-        "block_tokens": layout.block_tokens,
-        "request_blocks": 0,
-        "max_running": layout.max_running,
-        "router": ROUTERS[layout.router],
-        "rank_router": ROUTERS[layout.rank_router],
-        "up": layout.replicas,
-        "mixed": batching.policy == "mixed",
-        "budget": batching.max_batched_tokens,
-        "per_decode": batching.tokens_per_decode,
-        "poll": batching.poll_steps,
-        "hold": batching.hold_steps,
-        "swap_tokens": 0,
+        "num_pools": len(pools),
+        "num_replicas": pools["replicas"].sum(),
+        "num_ranks": (pools["replicas"] * pools["per_replica"]).sum(),
         "caches": caches,
-        "states": kept is not None,
-        "interval": kept.interval_tokens if kept else 0,
-        "checkpoint_blocks": kept.blocks if kept else 0,
         "delays": front_end.delays,
         "free_node": 0 if caches else NONE,
-        "max_path": longest,
+        "max_path": arrivals.longest_path,
     }
+    if prefill is not None:
+        path = prefill.path
+        values |= {
+            "apart": 1,
+            "layer_wise": path.layer_wise,
+            "layers": path.layers,
+            "bytes_per_token": path.bytes_per_token,
+            "latency_s": path.latency_s,
+            "beside_bytes": path.beside.fixed,
+        }
     for name, value in values.items():
         world[name] = value
     return world
+
+
+def _pools(sides: Sequence[tuple[Layout, Batching]]) -> Array:
+    """(sides,) POOL, one after the other; of each the numbers that it has by itself."""
+    pools = np.zeros(len(sides), POOL)
+    first = first_rank = 0
+    for pool, (layout, batching) in zip(pools, sides, strict=True):
+        kept, swap_s = layout.checkpoints, batching.swap_s_per_token
+        values = {
+            "watermark": layout.watermark,
+            "swap_s": -1.0 if swap_s is None else swap_s,
+            "beside": layout.beside.fixed,
+            "first": first,
+            "replicas": layout.replicas,
+            "first_rank": first_rank,
+            "per_replica": layout.ranks,
+            "blocks": layout.blocks,
+            "block_tokens": layout.block_tokens,
+            "max_running": layout.max_running,
+            "router": ROUTERS[layout.router],
+            "rank_router": ROUTERS[layout.rank_router],
+            "up": layout.replicas,
+            "mixed": batching.policy == "mixed",
+            "budget": batching.max_batched_tokens,
+            "per_decode": batching.tokens_per_decode,
+            "poll": batching.poll_steps,
+            "hold": batching.hold_steps,
+            "states": kept is not None,
+            "interval": kept.interval_tokens if kept else 0,
+            "checkpoint_blocks": kept.blocks if kept else 0,
+        }
+        for name, value in values.items():
+            pool[name] = value
+        first, first_rank = first + layout.replicas, first_rank + layout.replicas * layout.ranks
+    return pools
+
+
+def _of_pools(
+    pools: Array, sides: Sequence[tuple[Layout, Batching]]
+) -> tuple[list[int], list[tuple[int, float]]]:
+    """Batches of captured graphs and windows of all pools; where each one's are is written into ``pools``."""
+    sizes: list[int] = []
+    windows: list[tuple[int, float]] = []
+    for pool, (layout, batching) in zip(pools, sides, strict=True):
+        pool["sizes"], pool["windows"] = len(sizes), len(windows)
+        sizes += batching.graph_batches
+        windows += layout.beside.windows
+        pool["last_size"], pool["last_window"] = len(sizes), len(windows)
+    return sizes, windows
+
+
+def _empty(pools: Array) -> tuple[Array, Array]:
+    """Replicas and ranks of all pools that have nothing yet."""
+    numbers = np.arange(len(pools))
+    replicas = np.zeros(int(pools["replicas"].sum()), REPLICA)
+    for name in ("place", "root", "held_at"):
+        replicas[name] = NONE
+    replicas["up"], replicas["plan_event"] = 1, NEVER
+    replicas["pool"] = np.repeat(numbers, pools["replicas"])
+    ranks = np.zeros(int((pools["replicas"] * pools["per_replica"]).sum()), RANK)
+    ranks["newest"] = ranks["oldest"] = NONE
+    ranks["pool"] = np.repeat(numbers, pools["replicas"] * pools["per_replica"])
+    return replicas, ranks
 
 
 def arrivals_of(requests: Requests, decode_steps: np.ndarray, size: int, *, caches: bool) -> Arrivals:
@@ -316,13 +389,20 @@ def _nodes(count: int) -> tuple[Array, Array]:
     return nodes, np.full(slots, NONE, np.int32)
 
 
+def most_at_once(s: Tables) -> int:
+    """Requests that may be at one replica after the next event, and more."""
+    w = s.world[0]
+    return int(w["most_present"]) + int(s["lists"][-1 - int(w["num_pools"]) : -1, 2].sum())
+
+
 def make_room(s: Tables) -> bool:
     """Room for what comes until the next turn; all notes have been handed over. Whether the hash table is new."""
     w, n = s.world[0], int(s.world["n"][0])
     w["num_gaps"] = w["num_runs"] = 0
     if s["gap_s"].size < GAPS_PER_ROW * n + 1024:
         s.put(**room_for_notes(n))
-    most = int(s["replicas"]["present"].max()) + int(s["lists"][-1, 2]) + 128
+    w["most_present"] = s["replicas"]["present"].max()
+    most = most_at_once(s) + 128
     needed, have = int(w["num_nodes"]) + most * int(w["max_path"]) + 1, s["nodes"].size
     if not w["caches"] or have >= 2 * needed:
         return False

@@ -153,18 +153,20 @@ def unlock(s: State, g: int, i: int, nodes: int) -> None:
 def _keep_state(s: State, node: int) -> None:
     """Keep a checkpoint at a node's end, if it has none."""
     one = m.nodes(s)[node]
-    if s.states == 0 or one.restarts:
-        return
     rank = m.ranks(s)[one.rank]
+    pool = m.pools(s)[rank.pool]
+    if pool.states == 0 or one.restarts:
+        return
     one.restarts = 1
-    rank.cache_blocks += s.checkpoint_blocks
+    rank.cache_blocks += pool.checkpoint_blocks
 
 
 @compiled
 def add(s: State, g: int, i: int, length: int) -> None:
     """Keep the first ``length`` nodes of a path; those that are here already stay as they are."""
-    parent, upto, size = NONE, 0, s.block_tokens
-    unit = s.interval if s.states else size
+    pool = m.pool_of(s, g)
+    parent, upto, size = NONE, 0, pool.block_tokens
+    unit = pool.interval if pool.states else size
     begin = m.rows(s)[i].path
     for at in range(begin, begin + length):
         first, upto = upto, upto + m.path_tokens(s)[at]
@@ -176,7 +178,7 @@ def add(s: State, g: int, i: int, length: int) -> None:
             s.num_nodes += 1
             one.blocks = upto // size - first // size
             one.tokens = (upto // unit - first // unit) * unit
-            one.restarts = 0 if s.states else 1
+            one.restarts = 0 if pool.states else 1
             one.key, one.rank = m.path_keys(s)[at], g
             one.locks, one.children, one.parent = 0, 0, parent
             index_node(s, node)
@@ -198,8 +200,9 @@ def _evict(s: State, node: int) -> None:
     _forget(s, node)
     _unlink(s, node)
     m.ranks(s)[one.rank].cache_blocks -= one.blocks
-    if s.states and one.restarts:
-        m.ranks(s)[one.rank].cache_blocks -= s.checkpoint_blocks
+    pool = m.pool_of(s, one.rank)
+    if pool.states and one.restarts:
+        m.ranks(s)[one.rank].cache_blocks -= pool.checkpoint_blocks
     if one.parent != NONE:
         m.nodes(s)[one.parent].children -= 1
     one.newer = s.free_node
@@ -217,7 +220,7 @@ def shrink(s: State, g: int, room: int) -> None:
         if one.locks == 0 and one.children == 0:
             _evict(s, node)
         node = after
-    if s.states:
+    if m.pool_of(s, g).states:
         _drop_states(s, g, room)
 
 
@@ -229,7 +232,7 @@ def _drop_states(s: State, g: int, room: int) -> None:
         one = m.nodes(s)[node]
         if one.restarts:
             one.restarts = 0
-            m.ranks(s)[g].cache_blocks -= s.checkpoint_blocks
+            m.ranks(s)[g].cache_blocks -= m.pool_of(s, g).checkpoint_blocks
         node = one.newer
 
 
