@@ -20,7 +20,7 @@ from perfmodel.serving import cores
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide
-from perfmodel.serving.compiled import window
+from perfmodel.serving.compiled import tables, window
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
@@ -61,11 +61,14 @@ def equal(plain, core):
 
 
 def both(requests, layout, batching, steps, changes=(), times=None, **more):
-    """The plain form against the compiled one, with a window over all requests and with one over a few."""
+    """The plain form against the compiled one, with a window over all requests and with one over a few, and little
+    room for what is noted.
+    """
     own = times or on_grids()
     found = []
     for core, rows in (("plain", None), ("compiled", window.ROWS), ("compiled", 2)):
-        with mock.patch.object(window, "ROWS", rows):
+        room = 1 if rows == 2 else tables.LEAST_ROOM
+        with mock.patch.object(window, "ROWS", rows), mock.patch.object(tables, "LEAST_ROOM", room):
             records, ran = cores.simulate(
                 core, requests, lambda _: own, layout, batching, steps, changes=list(changes), **more
             )

@@ -49,6 +49,8 @@ GRID_COLUMNS = 12
 SLOTS_PER_NODE = 2
 GAPS_PER_ROW, RUNS_PER_ROW = 4, 3
 """Of what is noted between two turns, so much room."""
+LEAST_ROOM = 1 << 16
+"""At least so many of each: prompts in a hundred chunks note a hundred steps per row, and a turn moves all rows."""
 
 SIZES = {
     "gap_s": "most_gaps",
@@ -181,11 +183,12 @@ def flows_of(count: int) -> Array:
 
 def room_for_notes(n: int) -> dict[str, Array]:
     """Tables for what is noted between two turns of a run that has ``n`` rows."""
-    gaps = GAPS_PER_ROW * n + 1024
+    gaps, runs = GAPS_PER_ROW * n + 1024, RUNS_PER_ROW * n + 64
+    gaps, runs = max(gaps, LEAST_ROOM), max(runs, LEAST_ROOM)
     return {
         "gap_s": np.empty(gaps),
         "gap_count": np.empty(gaps, np.int64),
-        "runs": np.empty((RUNS_PER_ROW * n + 64, RUN_COLUMNS)),
+        "runs": np.empty((runs, RUN_COLUMNS)),
     }
 
 
