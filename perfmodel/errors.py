@@ -4,6 +4,7 @@
      +-- SpecError            a scenario, model, cluster or deployment field
      +-- DataError            a file that can't be read, or holds something else than it should
      +-- UnsupportedError     a model or a combination that perfmodel does not model
+     +-- WorkerError          processes or a cluster that should do the work can't be had, or were lost
      +-- InfeasibleError      exit code 3: the scenario is well formed but can't run (does not fit)
 
 Every message says what is wrong (field and value), what is allowed, and how to fix it. An
@@ -27,6 +28,10 @@ class DataError(PerfModelError):
 
 class UnsupportedError(PerfModelError):
     """A kind of model, or a combination of settings, that perfmodel does not model."""
+
+
+class WorkerError(PerfModelError):
+    """Processes or a cluster that should do the work can't be had, or were lost."""
 
 
 class InfeasibleError(PerfModelError):

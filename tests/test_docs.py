@@ -40,6 +40,7 @@ SINGLE = sorted(
         for c in own
         if c.startswith("perfmodel ")
         and not c.startswith("perfmodel dashboard")  # serves until it is stopped
+        and "--on ray" not in c  # test_sweep_ray.py has a cluster
     }
 )
 SHORT = {

@@ -1,6 +1,8 @@
 """Work that is shared out: the same results in the same order, whoever does it."""
 
+import os
 import pickle
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -8,7 +10,7 @@ import pytest
 from command import run_here
 
 from perfmodel.answer_serve import answer_serve
-from perfmodel.errors import SpecError
+from perfmodel.errors import SpecError, WorkerError
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.explore.sensitivity import _moved, sensitivity
 from perfmodel.load import load_scenario
@@ -30,6 +32,28 @@ def test_pieces_come_back_in_order_here_and_from_processes():
         assert each(doubled, range(6), executor=executor) == [0, 2, 4, 6, 8, 10]
         with pytest.raises(ValueError, match="seven"):
             each(doubled, [1, 7, 2], executor=executor)
+        assert each(doubled, [5], executor=executor) == [10]
+
+
+def doubled_once_killed(asked):
+    flag, x = asked
+    if x == 1 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * x
+
+
+def killed(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_pieces_of_a_process_that_was_killed_are_done_again(tmp_path):
+    flag = tmp_path / "killed"
+    with processes(2) as executor:
+        assert each(doubled_once_killed, [(flag, x) for x in range(4)], executor=executor) == [0, 2, 4, 6]
+        assert flag.exists()
+        with pytest.raises(WorkerError, match="killed 4 times in a row"):
+            each(killed, [1], executor=executor)
         assert each(doubled, [5], executor=executor) == [10]
 
 

@@ -26,13 +26,14 @@ def answer_several(scenario: str, overrides: Sequence[str], command: str, *, jso
         SpecError: an unknown key, or a scenario that is none at every point.
     """
     from perfmodel.explore.sweep.design import plan_of
-    from perfmodel.explore.sweep.run import answered
+    from perfmodel.explore.sweep.piece import Material, answered
     from perfmodel.stated import document_of_file
 
     plan = plan_of(text for text in overrides if _is_list(text))
     document, folder = document_of_file(scenario, [text for text in overrides if not _is_list(text)])
+    material = Material(document, folder, command)  # type: ignore[arg-type]
     points = plan.values()
-    rows = [{**values, **answered(document, folder, values, command)} for values in points]  # type: ignore[arg-type]
+    rows = [{**values, **answered(material, values)} for values in points]
     if json:
         import json as writer
 

@@ -25,7 +25,7 @@ def sweep(
         Path | None,
         typer.Option(metavar="FOLDER", help="Of the dataset; a sweep that was stopped there goes on."),
     ] = None,
-    command: Annotated[str, typer.Option("--of", metavar="COMMAND", help="step or serve.")] = "step",
+    command: Annotated[str, typer.Option("--of", metavar="COMMAND", help="step, serve or plan.")] = "step",
     design: Annotated[str, typer.Option(metavar="NAME", help="grid, lhs or sobol.")] = "grid",
     points: Annotated[int | None, typer.Option(metavar="N", help="Of lhs and sobol.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of lhs and sobol.")] = 0,
@@ -37,11 +37,19 @@ def sweep(
         int | None,
         typer.Option(metavar="N", help="Processes (default: the machine's cores); the dataset is the same."),
     ] = None,
-    show: Annotated[
+    on: Annotated[
+        str,
+        typer.Option(metavar="ENGINE", help="local (this machine) or ray (a cluster): the same dataset."),
+    ] = "local",
+    address: Annotated[
         str | None,
         typer.Option(
-            metavar="X,Y[,COLOUR]", help="Draw columns of the dataset in --out (or the one just made)."
+            metavar="HOST:PORT", help="Of the Ray cluster's head (default: the one that runs here)."
         ),
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y[,COLOUR]", help="Draw any two or three columns of the dataset in --out."),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Where --show draws.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -49,12 +57,12 @@ def sweep(
     """A scenario over key paths, resumable, as a Parquet dataset: a row per point, columns in SI units."""
     from perfmodel.errors import SpecError
     from perfmodel.explore.sweep.design import plan_of
-    from perfmodel.explore.sweep.run import PIECE, Sweep, run_sweep
+    from perfmodel.explore.sweep.run import PIECE, Sweep, check_sweep, run_sweep
     from perfmodel.files import check_writable
     from perfmodel.output.inputs import check_outputs
-    from perfmodel.output.progress import report_progress
+    from perfmodel.output.progress import report_progress, with_rate
     from perfmodel.output.sweep.picture import print_dataset, write_picture
-    from perfmodel.workers import processes
+    from perfmodel.workers import engine
 
     if out is None:
         raise SpecError("--out FOLDER: give the folder of the dataset")
@@ -75,10 +83,11 @@ def sweep(
             scenario,
             tuple(set_ or ()),
             plan_of(over or (), design=design, points=points, seed=seed),
-            command,  # type: ignore[arg-type]
+            command,
         )
-        with report_progress() as progress, processes(workers) as executor:
-            count = None if progress is None else lambda done, total: progress("points", done, total)
+        check_sweep(asked)  # before a cluster is joined
+        with report_progress() as progress, engine(on, workers=workers, address=address) as executor:
+            count = None if progress is None else with_rate(progress)
             found = run_sweep(asked, out, executor=executor, progress=count)
         values = {
             "points": found.points,

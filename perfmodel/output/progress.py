@@ -61,3 +61,20 @@ def _line(words: Callable[[str], tuple[str, str]]) -> Iterator[Progress | None]:
     finally:
         sys.stderr.write(ERASE_LINE)
         sys.stderr.flush()
+
+
+def with_rate(tell: Progress) -> Callable[[int, int], None]:
+    """Progress of points, with how many are answered in a second and how long the rest takes at that rate."""
+    start = time.monotonic()
+    first = -1
+
+    def told(done: int, total: int) -> None:
+        nonlocal first
+        if first < 0:
+            first = done  # of earlier runs
+        took = time.monotonic() - start
+        rate = (done - first) / took if took > 0.0 else 0.0
+        left = f", {(total - done) / rate:,.0f} s left" if rate > 0.0 else ""
+        tell(f"points ({rate:,.1f}/s{left})" if rate > 0.0 else "points", done, total)
+
+    return told

@@ -12,6 +12,8 @@ PROBE = "?"
 """A value that every key which is read either refuses or turns into another model."""
 
 
+NOT_READ = "nothing reads this key of the model's config"
+"""By which its message is known."""
 OTHERWISE = {"max_context_tokens": "max_position_embeddings", "name": "base"}
 """What answers call a quantity -> the config's key."""
 
@@ -45,8 +47,7 @@ def refuse_unread(
             continue
         if same:
             raise SpecError(
-                f"model.{key} = {shown(overrides[key])}: nothing reads this key of the model's config, so it would "
-                f"change nothing{_meant(key, config)}"
+                f"model.{key} = {shown(overrides[key])}: {NOT_READ}, so it would change nothing{_meant(key, config)}"
             )
 
 

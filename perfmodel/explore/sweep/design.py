@@ -12,17 +12,19 @@ A domain is written after a key path:
 of points: in a range of two ends anywhere between them, log-spaced where it says so, in a list on one of its values.
 """
 
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from perfmodel.errors import SpecError
-from perfmodel.sobol import sobol
+from perfmodel.sobol import MOST_POINTS as MOST_POINTS_HERE
+from perfmodel.sobol import most_dimensions, sobol
 from perfmodel.spec.documents import parse_yaml
 from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
@@ -34,8 +36,8 @@ MOST_VALUES = 100_000
 SMALLEST, LARGEST = 1e-18, 1e18
 """Ends of a range: beyond them ratios and steps are no numbers."""
 MOST_SEED = 2**63 - 1
-SECTIONS = ("model", "cluster", "prices", "power")
-"""May be named whole, as in ``--set cluster=h200-ib``; keys below a model's are its config's."""
+LABELS = ("name", "title", "source", "notes", "base", "cluster.name", "prices.name", "power.name")
+"""Keys that can't be varied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ def domain_of(text: str) -> Domain:
     known = key_paths()
     if key not in known and not key.startswith("model."):
         raise SpecError(f"--over {unknown_key(key)}")
+    if key in LABELS or key.endswith(".source"):
+        raise SpecError(f"--over {key}: is a label, on which no figure depends: vary another key")
     if ":" in raw and not raw.startswith(("[", "{")) and "," not in raw:
         return _range(key, raw)
     document = parse_yaml(f"[{raw}]" if not _is_list(raw) else raw, f"--over {key}")
@@ -145,7 +149,7 @@ def _numbers(found: Any, whole: bool) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """All points of a sweep, in order; a point is known by its number alone."""
 
@@ -154,28 +158,43 @@ class Plan:
     points: int
     seed: int
 
-    def values(self) -> list[dict[str, Any]]:
-        """Key -> value of every point."""
+    def values(self, numbers: range | None = None) -> list[dict[str, Any]]:
+        """Key -> value of the points of these numbers (None: of all)."""
+        numbers = range(self.points) if numbers is None else numbers
         keys = [domain.key for domain in self.domains]
         if self.design == "grid":
-            return [
-                dict(zip(keys, one, strict=True))
-                for one in product(*(domain.values for domain in self.domains))
+            sizes = [len(domain.values) for domain in self.domains]
+            places = np.unravel_index(np.asarray(numbers, np.int64), sizes)
+            columns = [
+                [domain.values[i] for i in own.tolist()]
+                for domain, own in zip(self.domains, places, strict=True)
             ]
-        shares = self._shares()
-        return [
-            {domain.key: domain.at(float(share)) for domain, share in zip(self.domains, row, strict=True)}
-            for row in shares
-        ]
+        else:
+            shares = self._shares[numbers.start : numbers.stop : numbers.step]
+            columns = [
+                [domain.at(share) for share in own.tolist()]
+                for domain, own in zip(self.domains, shares.T, strict=True)
+            ]
+        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
+    @cached_property
     def _shares(self) -> Any:
         if self.design == "sobol":
-            return sobol(len(self.domains), self.points, seed=self.seed)
+            return _sobol(len(self.domains), self.points, self.seed)
         rng = np.random.default_rng(self.seed)
         columns = [
             (rng.permutation(self.points) + rng.random(self.points)) / self.points for _ in self.domains
         ]
         return np.stack(columns, axis=1)
+
+
+def _sobol(dimensions: int, points: int, seed: int) -> Any:
+    """Points of Sobol's sequence (points, dimensions): the same from either source."""
+    if points <= MOST_POINTS_HERE and dimensions <= most_dimensions():
+        return sobol(dimensions, points, seed=seed)
+    from scipy.stats.qmc import Sobol  # takes a second to import
+
+    return Sobol(dimensions, scramble=True, rng=seed).random(points)
 
 
 def plan_of(over: Iterable[str], *, design: str = "grid", points: int | None = None, seed: int = 0) -> Plan:
@@ -210,13 +229,6 @@ def plan_of(over: Iterable[str], *, design: str = "grid", points: int | None = N
     return Plan(domains, design, count, seed)  # type: ignore[arg-type]
 
 
-def overrides_of(values: dict[str, Any]) -> list[str]:
+def overrides_of(values: Mapping[str, Any]) -> list[str]:
     """A point as ``key=value`` of ``--set``."""
-    import json
-
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def columns_of(domains: Sequence[Domain]) -> list[str]:
-    """Keys, in order."""
-    return [domain.key for domain in domains]

@@ -2,40 +2,49 @@
 
 A dataset's folder has ``sweep.json`` (what is swept, by version: the journal belongs to it), ``pieces/N.parquet``
 (rows of one piece, written under another name and renamed) and ``journal.txt`` (a line per finished piece). A piece is
-done when both are there; what a kill leaves half done is done again. Rows do not depend on who did them: a finished
-dataset has the same pieces, byte for byte, on any number of workers, in any order.
+done when both are there; what a kill leaves half done is done again. Workers only answer, here alone is written:
+whoever is killed, no row is lost and none is there twice. Rows do not depend on who made them: a finished dataset has
+the same pieces, byte for byte, from any engine, on any number of workers, in any order.
 """
 
 import hashlib
-import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import Any
 
 import perfmodel
-from perfmodel.answer import answer_step
-from perfmodel.answer_serve import answer_serve
-from perfmodel.errors import DataError, PerfModelError
-from perfmodel.explore.sweep.design import Plan, overrides_of
-from perfmodel.files import atomic_write
+from perfmodel.errors import DataError, PerfModelError, SpecError
+from perfmodel.explore.sweep.carried import NOTHING, carried_of
+from perfmodel.explore.sweep.design import Domain, Plan, overrides_of
+from perfmodel.explore.sweep.piece import Command, Material, texts_of, work
+from perfmodel.files import writing
 from perfmodel.load import build_scenario
 from perfmodel.spec.documents import parse_json
+from perfmodel.spec.messages import shown
+from perfmodel.spec.model_overrides import NOT_READ
+from perfmodel.spec.models.fields import UNKNOWN
 from perfmodel.spec.paths import is_file, is_folder, kind_of, quoted
 from perfmodel.stated import document_of_file, with_overrides
+from perfmodel.workers import Shared, has_files_of_this_machine, shared
 
-Command = Literal["step", "serve"]
-PIECE = {"step": 32, "serve": 4}
+PIECE: dict[Command, int] = {"step": 32, "serve": 4, "plan": 1}
 """Points of a piece: a few seconds of work."""
-VERSION = 1
+UNDER_WAY = 2048
+"""Pieces that an executor holds at most: more than a cluster works on at a time, few enough to keep."""
+VERSION = 2
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sweep:
     """What is swept."""
 
@@ -44,16 +53,24 @@ class Sweep:
     plan: Plan
     command: Command
 
+    @cached_property
+    def stated(self) -> tuple[dict[str, Any], Path]:
+        """The scenario's document before a point's values, and the folder that its paths are relative to.
+
+        Raises:
+            SpecError, DataError: there is none.
+        """
+        return document_of_file(self.scenario, self.overrides)
+
     @property
     def description(self) -> dict[str, Any]:
         """All that a row depends on: what a journal is good for."""
-        document, _ = document_of_file(self.scenario, self.overrides)
         return {
             "format": VERSION,
             "perfmodel": perfmodel.__version__,
             "command": self.command,
             "document": hashlib.sha256(
-                json.dumps(document, sort_keys=True, default=str).encode()
+                json.dumps(self.stated[0], sort_keys=True, default=str).encode()
             ).hexdigest()[:16],
             "design": self.plan.design,
             "points": self.plan.points,
@@ -61,6 +78,13 @@ class Sweep:
             "over": {domain.key: list(domain.values) for domain in self.plan.domains},
             "bounds": {domain.key: domain.bounds for domain in self.plan.domains},
         }
+
+    def pieces(self) -> list[range]:
+        """Numbers of the points of each piece, which is known by its place."""
+        size = PIECE[self.command]
+        return [
+            range(first, min(first + size, self.plan.points)) for first in range(0, self.plan.points, size)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +99,21 @@ class Done:
     dataset: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Points that one worker does in one go."""
+def check_sweep(sweep: Sweep) -> None:
+    """Refuse a scenario that is none, a key that is set for every point and varied as well, and an unknown one.
 
-    number: int
-    first: int
-    points: tuple[dict[str, Any], ...]
-    scenario: str
-    overrides: tuple[str, ...]
-    command: Command
-    folder: str
+    Raises:
+        SpecError: as said.
+        PerfModelError: what is wrong with the scenario.
+    """
+    document, folder = sweep.stated
+    build_scenario(document, folder=folder)
+    stated = {text.partition("=")[0].strip() for text in sweep.overrides}
+    for domain in sweep.plan.domains:
+        if domain.key in stated:
+            raise SpecError(f"--over {domain.key}: --set states it for every point: leave one of the two out")
+        if domain.key.startswith("model."):  # no list has the keys of a model's own config
+            _refuse_unread(document, folder, domain)
 
 
 def run_sweep(
@@ -95,159 +123,93 @@ def run_sweep(
 
     Raises:
         DataError: the folder holds another sweep, or one of another version, or can't be written.
-        SpecError: the scenario itself is none.
+        SpecError: the scenario itself is none, or a domain varies nothing.
+        WorkerError: workers were lost again and again.
     """
-    build_scenario(*_document(sweep))  # a mistake in the scenario is told before anything is written
-    finished = _prepared(sweep, folder)
-    pieces = list(_pieces(sweep, folder))
-    missing = [piece for piece in pieces if piece.number not in finished]
-    done = sum(len(piece.points) for piece in pieces) - sum(len(piece.points) for piece in missing)
-    if progress is not None:
-        progress(done, sweep.plan.points)
-    for piece in _in_any_order(missing, executor):
-        _journal(folder, piece.number)
-        done += len(piece.points)
+    check_sweep(sweep)  # a mistake is told before anything is written
+    material = _material(sweep, executor)
+    pieces = sweep.pieces()
+    with _prepared(sweep, folder) as finished:
+        missing = [number for number in range(len(pieces)) if number not in finished]
+        done = sweep.plan.points - sum(len(pieces[number]) for number in missing)
         if progress is not None:
             progress(done, sweep.plan.points)
-    failed = _failed(folder, pieces)
+
+        def piece(number: int) -> tuple[int, list[dict[str, Any]]]:
+            return pieces[number].start, sweep.plan.values(pieces[number])
+
+        for number, rows in _in_any_order(material, missing, piece, executor):
+            _keep(folder, number, rows)
+            done += len(pieces[number])
+            if progress is not None:
+                progress(done, sweep.plan.points)
+        failed = _failed(folder, len(pieces))
     return Done(sweep.plan.points, sweep.plan.points - failed, failed, folder)
 
 
-def _document(sweep: Sweep) -> tuple[dict[str, Any]]:
-    return (document_of_file(sweep.scenario, sweep.overrides)[0],)
+def _material(sweep: Sweep, executor: Executor | None) -> Shared[Material]:
+    """What all pieces share."""
+    document, folder = sweep.stated
+    swept = {domain.key: domain.values for domain in sweep.plan.domains}
+    here = has_files_of_this_machine(executor)
+    carried = NOTHING if here else carried_of(document, swept, folder)
+    return shared(executor, Material(document, folder, sweep.command, carried, texts_of(swept)))
 
 
-def _in_any_order(pieces: Sequence[Piece], executor: Executor | None) -> Iterator[Piece]:
-    """Pieces as they get done, no more under way than are worked on soon."""
+def _refuse_unread(document: Mapping[str, Any], folder: Path, domain: Domain) -> None:
+    """Refuse a domain of a key that the model's reader does not know, rather than in every row.
+
+    Raises:
+        SpecError: as said.
+    """
+    for value in (domain.values[0], domain.values[-1]):
+        try:
+            build_scenario(with_overrides(dict(document), overrides_of({domain.key: value})), folder=folder)
+        except PerfModelError as error:  # another reason may be this value's alone: its rows say so
+            if NOT_READ in str(error) or UNKNOWN in str(error):
+                raise SpecError(f"--over {domain.key}: {error}") from None
+
+
+def _in_any_order(
+    material: Shared[Material],
+    numbers: Sequence[int],
+    piece: Callable[[int], tuple[int, list[dict[str, Any]]]],
+    executor: Executor | None,
+) -> Iterator[tuple[int, bytes]]:
+    """Pieces as they get done: number, and rows as a file."""
     if executor is None:
-        for piece in pieces:
-            work(piece)
-            yield piece
+        for number in numbers:
+            yield number, work(material, *piece(number))
         return
-    waiting: dict[Future[None], Piece] = {}
-    left = iter(pieces)
+    over: SimpleQueue[Future[bytes]] = SimpleQueue()
+    waiting: dict[Future[bytes], int] = {}
+    left = iter(numbers)
     try:
         while True:
-            for piece in left:
-                waiting[executor.submit(work, piece)] = piece
-                if len(waiting) >= UNDER_WAY:
-                    break
+            for number in islice(left, UNDER_WAY - len(waiting)):
+                future = executor.submit(work, material, *piece(number))
+                waiting[future] = number
+                future.add_done_callback(over.put)
             if not waiting:
                 return
-            over, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in over:
-                piece = waiting.pop(future)
-                future.result()
-                yield piece
+            future = over.get()
+            yield waiting.pop(future), future.result()
     finally:
         for future in waiting:
             future.cancel()
 
 
-UNDER_WAY = 64
+# --- the dataset ------------------------------------------------------------------------------------------------------
 
 
-def work(piece: Piece) -> None:
-    """Answer all points of a piece and write its rows; in a worker's process, or here."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    document, folder = document_of_file(piece.scenario, piece.overrides)
-    rows = []
-    for place, values in enumerate(piece.points):
-        row: dict[str, Any] = {
-            "point": piece.first + place,
-            **{key: _cell(value) for key, value in values.items()},
-        }
-        rows.append({**row, **answered(document, folder, values, piece.command)})
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
-    table = pa.table(columns).replace_schema_metadata({"perfmodel": perfmodel.__version__})
-    target = Path(piece.folder) / "pieces" / f"{piece.number:07d}.parquet"
-    content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd")
-    atomic_write(target, content.getvalue())
-
-
-WORDS = ("scenario_hash", "error")
-
-
-def _column(name: str, values: list[Any]) -> Any:
-    """Values with a type that does not depend on which of them are known: a dataset's pieces have one schema."""
-    import pyarrow as pa
-
-    if name == "point":
-        return pa.array(values, pa.int64())
-    if name in WORDS or any(isinstance(value, str) for value in values):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
-    if any(isinstance(value, bool) for value in values):
-        return pa.array(values, pa.bool_())
-    return pa.array(values, pa.float64())
-
-
-def answered(
-    document: dict[str, Any], folder: Path, values: dict[str, Any], command: Command
-) -> dict[str, Any]:
-    """A point's figures, or why it has none."""
-    try:
-        scenario = build_scenario(with_overrides(document, overrides_of(values)), folder=folder)
-        found = answer_step(scenario, over_steps=False) if command == "step" else answer_serve(scenario)
-    except PerfModelError as error:
-        return {"scenario_hash": None, "error": str(error)}
-    return {"scenario_hash": scenario.hash, "error": None, **_flat(found.values)}
-
-
-LEFT_OUT = frozenset(
-    {"ops", "stages_s", "basis", "provenance", "warnings", "real_experts", "notes", "over_steps"}
-)
-"""Of an answer: lists and words, which no column holds."""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Figures as columns, ``ttft_s.p99`` and the like; texts that say which scenario it is are kept, too."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if not prefix and key in LEFT_OUT:
-            continue
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
-        elif isinstance(value, list):
-            if len(value) == 2 and all(isinstance(one, float) for one in value):
-                found |= {f"{name}.low": value[0], f"{name}.high": value[1]}
-        elif isinstance(value, bool | str):
-            found[name] = value
-        elif value is None:
-            found[name] = None
-        else:
-            found[name] = float(value)
-    return found
-
-
-def _cell(value: Any) -> Any:
-    """A swept value as a cell: numbers and texts as they are, all else as JSON."""
-    if isinstance(value, bool | str):
-        return value
-    return float(value) if isinstance(value, int | float) else json.dumps(value, sort_keys=True)
-
-
-def _pieces(sweep: Sweep, folder: Path) -> Iterator[Piece]:
-    points, size = sweep.plan.values(), PIECE[sweep.command]
-    for number, first in enumerate(range(0, len(points), size)):
-        own = tuple(points[first : first + size])
-        yield Piece(number, first, own, sweep.scenario, sweep.overrides, sweep.command, str(folder))
-
-
-# --- the journal ------------------------------------------------------------------------------------------------------
-
-
-def _prepared(sweep: Sweep, folder: Path) -> set[int]:
-    """The folder with its description; which pieces are done in it.
+@contextmanager
+def _prepared(sweep: Sweep, folder: Path) -> Iterator[set[int]]:
+    """The folder with its description, nobody else's for as long as this lasts; which pieces are done in it.
 
     Raises:
-        DataError: it holds something else.
+        DataError: it holds something else, or is written by another run.
     """
-    head, pieces, journal = folder / "sweep.json", folder / "pieces", folder / "journal.txt"
+    head, journal, pieces = folder / "sweep.json", folder / "journal.txt", folder / "pieces"
     text = json.dumps(sweep.description, indent=1, default=str) + "\n"
     if kind_of(folder) not in ("folder", "missing"):
         raise DataError(f"{quoted(folder)}: is no folder: give another --out")
@@ -258,19 +220,45 @@ def _prepared(sweep: Sweep, folder: Path) -> set[int]:
             raise DataError(
                 f"{quoted(folder)}: holds another sweep ({differs}): give another --out, or delete it"
             )
-    try:
-        if not is_file(head) and kind_of(folder) == "folder" and any(folder.iterdir()):
+    with writing(folder):
+        if not is_file(head) and is_folder(folder) and any(one.name not in OWN for one in folder.iterdir()):
             raise DataError(f"{quoted(folder)}: is not empty and no sweep's: give another --out")
         pieces.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{quoted(folder)}: can't be written: {error.strerror}") from error
-    if not is_file(head):
-        atomic_write(head, text)
-    lines = _text(journal).split("\n") if is_file(journal) else [""]
-    if lines[-1]:  # a kill in the middle of a line: that piece is done again
-        atomic_write(journal, "\n".join([*lines[:-1], ""]))
-    numbers = {int(line) for line in lines[:-1] if re.fullmatch("[0-9]{1,7}", line)}
-    return {number for number in numbers if is_file(pieces / f"{number:07d}.parquet")}
+    with _alone(folder):
+        if not is_file(head):
+            _replace(head, text.encode())
+        with writing(folder):
+            for half in (*folder.glob(".*.part"), *pieces.glob(".*.part")):  # of a run that was killed
+                half.unlink()
+        lines = _text(journal).split("\n") if is_file(journal) else [""]
+        if lines[-1]:  # a kill in the middle of a line: that piece is done again
+            _replace(journal, "\n".join([*lines[:-1], ""]).encode())
+        numbers = {int(line) for line in lines[:-1] if re.fullmatch("[0-9]{1,7}", line)}
+        yield {number for number in numbers if is_file(_piece(folder, number))}
+
+
+OWN = ("pieces", ".lock", ".sweep.json.part")
+"""What a run that was killed at its beginning leaves."""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A lock that ends with the process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    with writing(folder):
+        lock = (folder / ".lock").open("a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"{quoted(folder)}: another run is writing it: wait, or give another --out"
+            ) from None
+        yield
 
 
 def _text(file: Path) -> str:
@@ -285,23 +273,45 @@ def _text(file: Path) -> str:
 def _what_differs(before: str, now: str) -> str:
     try:
         old, new = parse_json(before, "sweep.json"), json.loads(now)
-        keys = [key for key in new if old.get(key) != new[key]]
+        if old.get("perfmodel") != new["perfmodel"]:
+            return f"made by perfmodel {shown(old.get('perfmodel'))}, this is {new['perfmodel']}"
+        keys = ["scenario" if key == "document" else key for key in new if old.get(key) != new[key]]
     except (DataError, AttributeError):
         return "its sweep.json can't be read"
     return f"{', '.join(keys) or 'its description'} differ{'s' if len(keys) == 1 else ''}"
 
 
-def _journal(folder: Path, number: int) -> None:
-    with (folder / "journal.txt").open("a") as journal:
-        journal.write(f"{number}\n")
-        journal.flush()
-        os.fsync(journal.fileno())
+def _piece(folder: Path, number: int) -> Path:
+    return folder / "pieces" / f"{number:07d}.parquet"
 
 
-def _failed(folder: Path, pieces: Sequence[Piece]) -> int:
+def _keep(folder: Path, number: int, rows: bytes) -> None:
+    """Write a piece, then say so."""
+    _replace(_piece(folder, number), rows)
+    journal = folder / "journal.txt"
+    with writing(journal), journal.open("a") as file:
+        file.write(f"{number}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, on the disk before anything says that it is there: the power may go. Nobody
+    else writes here, so its temporary name needs no process in it.
+    """
+    half = path.with_name(f".{path.name}.part")
+    with writing(path):
+        with half.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+
+
+def _failed(folder: Path, pieces: int) -> int:
     failed = 0
-    for piece in pieces:
-        column = _table(folder / "pieces" / f"{piece.number:07d}.parquet", ["error"])["error"]
+    for number in range(pieces):
+        column = _table(_piece(folder, number), ["error"])["error"]
         failed += len(column) - column.null_count
     return failed
 

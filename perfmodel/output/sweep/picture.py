@@ -29,6 +29,9 @@ COLUMNS = (
     "tpot_s.mean",
     "output_tokens_per_s_per_gpu",
     "usd_per_million_output_tokens",
+    "best.layout",
+    "best.num_gpus",
+    "best.usd_per_million_output_tokens",
 )
 MOST_SERIES = 12
 """Values of a third column that are drawn apart."""
@@ -71,7 +74,8 @@ def _text(value: Any) -> str:
 
 
 def write_picture(folder: Path, columns: str, path: Path) -> None:
-    """Draw the second column against the first, a line per value of the third where there is one.
+    """Draw the second column against the first; a line per value of the third where there is one, or the points shaded
+    by it where it has many.
 
     Raises:
         SpecError: not two or three columns, or one that the dataset does not have.
@@ -107,7 +111,9 @@ def picture(rows: "pd.DataFrame", names: list[str]) -> Figure:
     x, y = names[:2]
     rows = rows[rows[y].notna() & rows[x].notna()]
     if len(names) == 3:
-        values = list(dict.fromkeys(rows[names[2]].tolist()))
+        values = list(dict.fromkeys(rows[names[2]].dropna().tolist()))
+        if len(values) > MOST_SERIES and not any(isinstance(value, str) for value in values):
+            return _shaded(rows, names)
         if len(values) > MOST_SERIES:
             raise SpecError(
                 f"--show {names[2]}: has {len(values)} values; a line each is drawn for {MOST_SERIES}"
@@ -127,6 +133,33 @@ def picture(rows: "pd.DataFrame", names: list[str]) -> Figure:
                 line={"color": SERIES[number % len(SERIES)], "dash": DASHES[number % len(DASHES)]},
             )
         )
+    return _with_axes(figure, x, y)
+
+
+def _shaded(rows: "pd.DataFrame", names: Sequence[str]) -> Figure:
+    """Points whose shade is the third column: too many values for a line each."""
+    import plotly.graph_objects as go
+
+    x, y, shade = names
+    rows = rows[rows[shade].notna()]
+    figure = go.Figure(layout=layout(460, margin={"l": 80, "r": 16, "t": 12, "b": 100}))
+    figure.add_trace(
+        go.Scatter(
+            x=rows[x],
+            y=rows[y],
+            mode="markers",
+            showlegend=False,
+            marker={
+                "color": rows[shade].astype(float),
+                "colorscale": "Viridis",
+                "colorbar": {"title": {"text": escape(shade)}},
+            },
+        )
+    )
+    return _with_axes(figure, x, y)
+
+
+def _with_axes(figure: Figure, x: str, y: str) -> Figure:
     figure.update_xaxes(title=axis_title(x), zeroline=False)
     figure.update_yaxes(title=axis_title(y), zeroline=False)
     return figure

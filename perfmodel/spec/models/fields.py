@@ -27,6 +27,10 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+UNKNOWN = "a key that perfmodel does not know in this family"
+"""By which the message is known."""
+
+
 class Fields:
     """The keys of one config, read with types and ranges; errors name the key and the value."""
 
@@ -184,8 +188,8 @@ class Fields:
         (_, meaning), key, value = min(strange, key=lambda one: one[0][0])
         others = f" (beside {len(strange) - 1} more: {', '.join(one[1] for one in strange if one[1] != key)})"
         raise UnsupportedError(
-            f"model config ({self.model_type}): {key} = {show(value)} is a key that perfmodel does not know in this "
-            f"family: {meaning}{others if len(strange) > 1 else ''}; remove it if it has no effect, else the family's "
+            f"model config ({self.model_type}): {key} = {show(value)} is {UNKNOWN}: {meaning}"
+            f"{others if len(strange) > 1 else ''}; remove it if it has no effect, else the family's "
             "file needs a rule for it (docs/models.md)"
         )
 
