@@ -70,6 +70,7 @@ def refused(program, *arguments, folder, code=2):
         ((*SWEEP, f"{BATCH}=1:64", "--design", "lhs", "--points", "2", "--seed", "-1"), "--seed -1"),
         (("sweep", "mine.yaml", "--over", f"{BATCH}=1,2", "--out", "mine.yaml"), "is no folder"),
         ((*INIT, "--rate", "inf"), "--rate inf"),
+        ((*INIT, "--users", "9" * 400), "at most 10,000,000"),
         ((*INIT, "--out", "loop"), "can't be reached"),
         (("init", f"./{LONG}", "--gpus", "8xh200"), "can't be reached"),
         (("experts", "longcat-flash-h800", "--zero", "9" * 400), "must be finite"),

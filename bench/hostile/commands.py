@@ -47,6 +47,7 @@ def judged(arguments: Sequence[str], folder: Path) -> str | None:
         AssertionError: neither an answer nor one line, or a file is lost.
     """
     from perfmodel.errors import PerfModelError
+    from perfmodel.spec.paths import printable
 
     code, out, err = run(arguments, folder)
     if reads_mine(arguments) and (folder / "mine.yaml").read_text() != MINE:
@@ -58,11 +59,7 @@ def judged(arguments: Sequence[str], folder: Path) -> str | None:
         usage = err.startswith("Usage:") and "Error:" in err
         if (len(lines) != 1 and not usage) or (out and "--json" not in arguments):
             raise AssertionError(f"no one line: {arguments}: {err[:300]!r} {out[:100]!r}")
-        if (
-            not usage
-            and not err.isprintable()
-            and any(not (one.isprintable() or one in "\n\t ") for one in err)
-        ):
+        if not usage and printable(err) != err:
             raise AssertionError(f"what a terminal obeys: {arguments}: {err!r}")
         raise PerfModelError(err)
     if code not in (0, 1):

@@ -90,7 +90,7 @@ def wrong_records(served: Any) -> str | None:
     """Why the records of a run can't be: a request that is lost, tokens that are, or times that run backwards."""
     from perfmodel.serving.serve import as_columns
 
-    columns = as_columns(served)
+    columns = as_columns(served.records)
     asked = served.scenario.workload.num_requests
     count = len(columns["arrival_s"])
     if asked is not None and not served.scenario.workload.trace and count != asked:

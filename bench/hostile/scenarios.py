@@ -198,8 +198,11 @@ def training(chance: random.Random, folder: Path) -> str | None:
     wrong = wrong_values({key: value for key, value in values.items() if key != "bubble_s"})
     if wrong:
         return wrong
-    if values["mfu"] > 1.0:
-        return f"mfu = {values['mfu']}: faster than the hardware"
+    gpu, achieved = scenario.cluster.gpu, values["model_flops_per_s_per_gpu"]
+    if achieved > max(
+        gpu.peak_flops(one) for one in ("fp4", "fp8", "bf16")
+    ):  # mfu is by convention of BF16's peak
+        return f"{achieved} FLOP/s of a GPU: faster than the hardware"
     if not values["step_time_s"] > 0.0:
         return f"step_time_s = {values['step_time_s']}"
     memory = sum(values["memory_bytes"].values())

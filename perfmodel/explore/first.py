@@ -20,6 +20,7 @@ from perfmodel.load import build_scenario
 from perfmodel.ops.limits import check_runs, limits
 from perfmodel.spec import catalogue
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
+from perfmodel.spec.messages import shown
 from perfmodel.spec.mixers import Mla
 from perfmodel.spec.model import Model
 from perfmodel.spec.paths import is_folder, kind_of
@@ -33,6 +34,8 @@ USERS_PER_GPU = 8
 """Users where neither users nor a rate is stated, as far as they fit."""
 MOST_GPUS = 4096
 MOST_RATE = 1e6
+MOST_OF_A_KIND = 10_000_000
+"""Tokens of a prompt or an answer, and users, as `plan` takes them."""
 NO_PRICE = 1.0
 """USD per GPU and hour where the catalogue has no price, so that costs are GPU hours."""
 SLO_KEYS = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -175,8 +178,8 @@ def _check(ask: Ask) -> None:
     if ask.users is not None and ask.request_rate is not None:
         raise SpecError("--users is a closed loop and --rate an open one: give one of the two")
     for option, value in (("--isl", ask.input_tokens), ("--osl", ask.output_tokens), ("--users", ask.users)):
-        if value is not None and value < 1:
-            raise SpecError(f"{option} {value}: must be at least 1")
+        if value is not None and not 1 <= value <= MOST_OF_A_KIND:
+            raise SpecError(f"{option} {shown(value)}: must be at least 1 and at most {MOST_OF_A_KIND:,}")
     if ask.request_rate is not None and not 0 < ask.request_rate <= MOST_RATE:
         raise SpecError(
             f"--rate {ask.request_rate:g}: must be above 0 and up to {MOST_RATE:,.0f} requests per second"
