@@ -7,6 +7,7 @@ chunks, our ITL [aiperf/metrics/types]. GenAI-Perf has the same keys, some versi
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from perfmodel.spec.benchmarks.measured import (
     number,
     spread_figures,
 )
+from perfmodel.spec.paths import is_file
+from perfmodel.spec.traces.files import guarded, opened
 from perfmodel.spec.traces.trace import Floats
 
 TIMES = {
@@ -31,6 +34,8 @@ TIMES = {
     "inter_chunk_latency": "itl_s",
     "request_latency": "e2e_s",
 }
+REQUESTS = "profile_export.jsonl"
+"""What AIPerf writes beside its summary."""
 RATES = {"request_throughput": "requests_per_s", "output_token_throughput": "output_tokens_per_s"}
 STATISTICS = {"avg": "mean", "p50": "p50", "p90": "p90", "p99": "p99"}
 LENGTHS = {"input_sequence_length": "input_tokens", "output_sequence_length": "output_tokens"}
@@ -64,33 +69,62 @@ def read(value: Mapping[str, Any], path: Path, index: int) -> Benchmark:
     for name, ours in RATES.items():
         figures[ours] = number(inside(metrics, name, "avg"), name, where)
     loadgen = _loadgen(value)
-    rate = number(loadgen.get("request_rate"), "request_rate", where)
+    rate = number(loadgen.get("request_rate", loadgen.get("rate")), "request_rate", where)
     cap = number(loadgen.get("concurrency"), "concurrency", where)
+    beside = path.parent / REQUESTS
+    if is_file(beside):
+        return _with_requests(beside, figures, loadgen, rate, cap)
     n = number(inside(metrics, "request_count", "avg"), "request_count", where)
     found: dict[str, Any] = {"num_requests": int(n)} if n else {}
     for name, ours in LENGTHS.items():
         mean, std = (number(inside(metrics, name, key), f"{name}.{key}", where) for key in ("avg", "std"))
         if mean:
             found[ours] = lengths(mean, std)
-    assumed = [
-        "lengths by their mean and standard deviation (no requests in this file; profile_export.jsonl has them)"
-    ]
+    assumed = [f"lengths by their mean and standard deviation (no {REQUESTS} beside it)"]
     if not rate and not cap:
         assumed.append("neither request_rate nor concurrency is in the file: all at once")
     return Benchmark(
         writer="AIPerf or GenAI-Perf",
-        label=", ".join(
-            f"{key} {loadgen[key]}" for key in ("concurrency", "request_rate") if loadgen.get(key)
-        ),
+        label=_in_words(loadgen),
         figures=keep(figures),
         workload={**found, **load_of(rate or np.inf, cap)},
         assumed=tuple(assumed),
     )
 
 
+def _with_requests(
+    beside: Path,
+    figures: dict[str, float | None],
+    loadgen: dict[str, Any],
+    rate: float | None,
+    cap: float | None,
+) -> Benchmark:
+    """A summary with the run's own requests: at their times where it had a rate, else as slots became free."""
+    with opened(beside) as file:
+        run = read_requests(guarded(beside, file.read).decode(errors="replace").splitlines(), beside)
+    return replace(
+        run,
+        label=_in_words(loadgen),
+        figures={**run.figures, **keep(figures)},
+        workload={**run.workload, **({} if rate else load_of(np.inf, cap))},
+        assumed=(f"requests: those of {REQUESTS} beside it",),
+    )
+
+
+def _in_words(loadgen: Mapping[str, Any]) -> str:
+    keys = ("concurrency", "request_rate", "rate")
+    return ", ".join(f"{key} {loadgen[key]}" for key in keys if loadgen.get(key))
+
+
 def _loadgen(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The load as the run was asked for: AIPerf's ``input_config.loadgen``, GenAI-Perf's ``perf_analyzer.stimulus``."""
+    """The load as the run was asked for: AIPerf's profiling phase (older: ``loadgen``), GenAI-Perf's
+    ``perf_analyzer.stimulus``.
+    """
     config = inside(value, "input_config")
+    phases = inside(config, "phases")
+    for phase in phases if isinstance(phases, list) else []:
+        if inside(phase, "kind") == "profiling":
+            return dict(phase)
     found = inside(config, "loadgen")
     if isinstance(found, Mapping):
         return dict(found)

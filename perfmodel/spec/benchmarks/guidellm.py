@@ -65,7 +65,8 @@ def _traffic(value: Mapping[str, Any], path: Path, index: int, where: str) -> di
             assumed = (
                 f"the report holds {len(found):,} of {int(totals):,} requests: those alone are simulated",
             )
-        return {"workload": {"trace": str(path.resolve()), "result_index": index}, "assumed": assumed}
+        own = {"trace": str(path.resolve()), "trace_format": "guidellm", "result_index": index}
+        return {"workload": own, "assumed": assumed}
     strategy = inside(value, "config", "strategy") or {}
     streams = number(inside(strategy, "streams"), "config.strategy.streams", where)
     rate = number(inside(strategy, "rate"), "config.strategy.rate", where)

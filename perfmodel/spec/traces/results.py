@@ -27,6 +27,8 @@ MOST_VALUES = 8_000_000
 """A result file is one JSON value and read as a whole, at several times its size in memory."""
 RESULT_KEYS = ("input_lens", "completed", "request_rate", "total_input_tokens")
 """Of which a result of vLLM's or SGLang's has at least one."""
+GUIDELLM_KEY = "guidellm_version"
+"""What the head of GuideLLM's report has, on one line or on many."""
 SGLANG_KEYS = ("total_throughput", "sharegpt_output_len")
 
 HOW = (
