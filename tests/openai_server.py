@@ -1,6 +1,6 @@
 """A small server that answers like an OpenAI endpoint, at a pace that is known: for other tools' benchmarks to measure.
 
-``python openai_server.py FIRST_S NEXT_S`` prints its port; it streams ``max_tokens`` tokens, one per chunk, and ends when
+``python openai_server.py FIRST_S NEXT_S`` prints its port, streams ``max_tokens`` tokens, one per chunk, and ends when
 its stdin does.
 """
 
@@ -60,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             choice = {"index": 0, "finish_reason": "length" if i == n - 1 else None}
             choice |= {"delta": {"role": "assistant", "content": "a "}} if chat else {"text": "a "}
             self._event({**common, "choices": [choice]})
-        self._event({**common, "choices": [], "usage": usage})
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            self._event({**common, "choices": [], "usage": usage})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 

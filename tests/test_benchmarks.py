@@ -228,7 +228,9 @@ def test_guidellm_names_tpot_inter_token_latency():
     assert run.figures == pytest.approx(
         {"ttft_s.mean": 0.12, "tpot_s.mean": 0.02, "tpot_incl_s.mean": 0.021, "e2e_s.mean": 2.1}
     )
-    assert run.workload == {"trace": str(FILES / "guidellm_skeleton.json"), "result_index": 0}
+    assert run.workload == {
+        "trace": str(FILES / "guidellm_skeleton.json"), "trace_format": "guidellm", "result_index": 0,
+    }  # fmt: skip
     assert "1 of 100 requests" in run.assumed[0]
 
 

@@ -72,6 +72,14 @@ def test_aiperfs_export_as_it_was_written(tmp_path):
     assert summary.workload["output_tokens"] == TOKENS
 
 
+def test_sglangs_result_as_it_was_written():
+    """Its rate of infinity is a number that JSON has not."""
+    (run,) = read_benchmarks(FILES / "sglang_0.5.9.jsonl.gz")
+    checked(run, 12)
+    assert run.workload["request_rate"] == "inf"
+    assert run.workload["max_concurrency"] == STREAMS
+
+
 # --- the tools themselves ---------------------------------------------------------------------------------------
 
 
@@ -123,6 +131,24 @@ def run(command, folder, **env):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
+def write_words(tmp_path):
+    """A tokenizer of two words where the hub's cache would have it."""
+    snapshot = tmp_path / "hf" / "hub" / "models--local--words"
+    (snapshot / "refs").mkdir(parents=True)
+    (snapshot / "refs" / "main").write_text(REVISION)
+    folder = snapshot / "snapshots" / REVISION
+    folder.mkdir(parents=True)
+    words = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "word": 1, "a": 2}, "unk_token": "[UNK]"},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    own = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+
 def test_guidellm_measures_the_server(tmp_path):
     program = tool("guidellm")
     row = json.dumps({"prompt": "word " * 50, "output_tokens_count": TOKENS})
@@ -139,22 +165,29 @@ def test_guidellm_measures_the_server(tmp_path):
     assert read_trace(str(tmp_path / "report.json")).max_concurrency == STREAMS
 
 
+def test_sglangs_client_measures_the_server(tmp_path):
+    """The client alone: `pip install --no-deps sglang` and what its import asks for, beside aiperf."""
+    python = Path(tool("aiperf")).with_name("python")
+    if subprocess.run(
+        [python, "-c", "import sglang.bench_serving"], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("sglang.bench_serving can't be imported beside aiperf")
+    write_words(tmp_path)
+    with server() as address:
+        run(
+            [str(python), "-m", "sglang.bench_serving", "--backend", "sglang-oai", "--base-url", address, "--model",
+             "small", "--tokenizer", "local/words", "--dataset-name", "random-ids", "--random-input-len", "40",
+             "--random-output-len", str(TOKENS), "--random-range-ratio", "1.0", "--num-prompts", "12",
+             "--max-concurrency", str(STREAMS), "--output-file", "out.jsonl", "--output-details"],
+            tmp_path,
+        )  # fmt: skip
+    (found,) = read_benchmarks(tmp_path / "out.jsonl")
+    checked(found, 12)
+
+
 def test_aiperf_measures_the_server(tmp_path):
     program = tool("aiperf")
-    snapshot = tmp_path / "hf" / "hub" / "models--local--words"
-    (snapshot / "refs").mkdir(parents=True)
-    (snapshot / "refs" / "main").write_text(REVISION)
-    folder = snapshot / "snapshots" / REVISION
-    folder.mkdir(parents=True)
-    words = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
-        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "word": 1, "a": 2}, "unk_token": "[UNK]"},
-    }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(words))
-    own = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(own))
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    write_words(tmp_path)
     (tmp_path / "prompts.jsonl").write_text('{"text": "word word word word"}\n' * 12)
     with server() as address:
         run(

@@ -112,11 +112,7 @@ def _traffic(
     value: Mapping[str, Any], trace: Trace | None, path: Path, index: int, where: str, *, sglang: bool
 ) -> dict[str, Any]:
     """``workload`` and ``assumed``."""
-    rate = (
-        np.inf
-        if value.get("request_rate") == "inf"
-        else number(value.get("request_rate"), "request_rate", where)
-    )
+    rate = _rate(value.get("request_rate"), where)
     cap = number(value.get("max_concurrency"), "max_concurrency", where)
     burstiness = number(value.get("burstiness"), "burstiness", where)
     bursty = (
@@ -132,6 +128,7 @@ def _traffic(
     n = number(value.get("completed", value.get("num_prompts")), "completed", where)
     assumed = []
     found: dict[str, Any] = {}
+    drawn = sglang and str(value.get("dataset_name")).startswith("random")
     for ours, total, stated in (
         ("input_tokens", "total_input_tokens", "random_input_len"),
         ("output_tokens", "total_output_tokens", "random_output_len"),
@@ -140,7 +137,7 @@ def _traffic(
         mean = tokens / n if tokens and n else None
         longest = number(value.get(stated), stated, where)
         ratio = number(value.get("random_range_ratio"), "random_range_ratio", where)
-        if sglang and longest and ratio is not None and ratio < 1.0 and value.get("dataset_name") == "random":
+        if drawn and longest and ratio is not None and ratio < 1.0:
             found[ours] = {
                 "min": max(1, round(longest * ratio)),
                 "max": round(longest),
@@ -159,6 +156,11 @@ def _traffic(
         },
         "assumed": tuple(assumed),
     }
+
+
+def _rate(value: Any, where: str) -> float | None:
+    """Requests/s; infinite (a word to vLLM, a number to SGLang): all at once. None: not said."""
+    return np.inf if value in ("inf", float("inf")) else number(value, "request_rate", where)
 
 
 def _gpus(value: Mapping[str, Any], where: str) -> int | None:
