@@ -12,7 +12,7 @@ from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, stand
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of, usage_values
 from perfmodel.economics.facts import Facts, facts_of
 from perfmodel.economics.rates import step_rates
-from perfmodel.economics.requests import serving_metrics
+from perfmodel.economics.requests import client_wait, serving_metrics
 from perfmodel.errors import SpecError
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
@@ -42,6 +42,8 @@ WITHOUT_FAULTS = (
 """Figures that are told for healthy replicas too, where the scenario has faults."""
 EXACT: dict[str, Any] = {"percentiles": "exact"}
 """How percentiles were found, for provenance."""
+THROTTLED = 0.1
+"""Mean wait at the client over the mean E2E above which it is said that the cap holds the traffic back."""
 NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 
 
@@ -114,6 +116,7 @@ def answer_of(
     """Everything put together: what was found, what it costs, what it rests on and where it comes from."""
     scenario, metrics = run.scenario, facts.metrics
     rest = _rest(run, facts)
+    waits = client_wait(run.requests, run.records, scenario.workload) if isinstance(run, Served) else None
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,
@@ -124,12 +127,13 @@ def answer_of(
         "kv_tokens_per_rank": run.pool.kv_tokens,
         "prefill": _prefill(run),
         **metrics,
+        "client_wait_s": waits,
         **_capacity(run, step, metrics),
         **_usage(run, facts),
         "without_faults": without_faults,
         **intervals,
         "basis": basis(rest),
-        **caveat_values([*_caveats(run, facts), *more, *step_caveats(rest)]),
+        **caveat_values([*_caveats(run, facts, waits), *more, *step_caveats(rest)]),
         "provenance": {
             **provenance(step),
             "trace": trace_id(scenario, run.requests),
@@ -254,7 +258,7 @@ def _intervals(
     )
 
 
-def _caveats(run: Run, facts: Facts) -> list[Caveat]:
+def _caveats(run: Run, facts: Facts, waits: dict[str, float] | None) -> list[Caveat]:
     """What of the traffic, or of what is known, makes the answer less certain."""
     scenario, workload = run.scenario, run.scenario.workload
     unknown = unknown_power(scenario)
@@ -284,6 +288,14 @@ def _caveats(run: Run, facts: Facts) -> list[Caveat]:
             note(
                 f"{lost:.0%} of the requests lost their KV blocks for a while: the cache is short "
                 f"({run.pool.kv_tokens:,} tokens per rank)"
+            )
+        )
+    if waits is not None and waits["mean"] > THROTTLED * facts.metrics["e2e_s"]["mean"]:
+        found.append(
+            danger(
+                f"workload.max_concurrency = {run.requests.max_concurrency} holds the traffic back: requests wait "
+                f"{waits['mean']:.3g} s in the mean at the client (client_wait_s) before they are sent, which TTFT and "
+                "E2E do not hold; a higher cap, or none, shows what the stated rate asks for"
             )
         )
     first, last = facts.arrivals_s

@@ -25,7 +25,6 @@ from perfmodel.spec.paths import printable
 from perfmodel.validation.names_of_suites import TITLES
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich takes longer to import than everything else that help needs
@@ -33,8 +32,23 @@ app = typer.Typer(
     help="How fast a mixture-of-experts model runs on a cluster, what it costs, and how sure that is.",
 )
 
+
+def _scenarios(incomplete: str) -> list[str]:
+    """Names of the catalogue that begin so, for a shell's completion."""
+    from perfmodel.spec import catalogue
+
+    return [name for name in catalogue.names("scenarios") if name.startswith(incomplete)]
+
+
+def _suites(incomplete: str) -> list[str]:
+    return [name for name, _ in TITLES if name.startswith(incomplete)]
+
+
 ScenarioName = Annotated[
-    str, typer.Argument(help="A catalogue name (perfmodel show scenarios) or a YAML file.")
+    str,
+    typer.Argument(
+        help="A catalogue name (perfmodel show scenarios) or a YAML file.", autocompletion=_scenarios
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -636,17 +650,27 @@ def validate(
     suite: Annotated[
         str | None,
         typer.Option(
-            help=f"One suite; without it, all of them. Suites: {', '.join(name for name, _ in TITLES)}."
+            help=f"One suite; without it, all of them. Suites: {', '.join(name for name, _ in TITLES)}.",
+            autocompletion=_suites,
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.csv",
-            help="Your own measurements, in the columns of silicon_serving.csv or serving.csv (docs/validate.md); "
-            "alone, or beside --suite.",
+            metavar="FILE",
+            help="Your own measurements, alone or beside --suite: a CSV file (docs/validate.md), or with --scenario a "
+            "result of vLLM's, SGLang's, GuideLLM's, AIPerf's or another benchmark (docs/bring_your_own.md).",
         ),
     ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What --data measured: a catalogue name or a YAML file. Its traffic gives way to the file's.",
+            autocompletion=_scenarios,
+        ),
+    ] = None,
+    set_: Overrides = None,
     json: AsJson = False,
     html: Annotated[
         Path | None,
@@ -666,13 +690,15 @@ def validate(
         from perfmodel.output.inputs import check_outputs
 
         check_writable(html)
-        check_outputs({"--html": html}, [], data=data)
+        check_outputs({"--html": html}, [scenario] if scenario else [], set_ or (), data=data)
     from perfmodel.output.progress import suite_progress
     from perfmodel.validation.suites import run_suites
     from perfmodel.workers import processes
 
     with suite_progress() as progress, processes(workers) as executor:
-        result = run_suites(suite, data=data, progress=progress, executor=executor)
+        result = run_suites(
+            suite, data=data, scenario=scenario, overrides=set_ or (), progress=progress, executor=executor
+        )
     if html is not None:
         from perfmodel.output.validation_html import write_validation_html
 

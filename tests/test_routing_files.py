@@ -156,3 +156,64 @@ def test_bad_activation_and_bad_names(tmp_path):
         load_scenario(BASE, [f"routing.activation={few}"])
     with pytest.raises(SpecError, match=r"llama-3\.1-70b has no experts"):
         load_scenario(BASE, ["model=llama-3.1-70b", f"routing.activation={few}"])
+
+
+# --- plain matrices and engines' numbers of layers --------------------------------------------------------------
+
+COUNTS = np.array([[0, 0, 0, 0], [4, 0, 1, 3], [1, 2, 2, 3]])
+"""Tokens per layer and expert; the first layer is dense."""
+
+
+def saved(path, array, **more):
+    np.save(path, array, **more)
+    return path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: saved(folder / "eplb.npy", COUNTS),
+        lambda folder: saved(folder / "recorder.npy", np.stack([COUNTS, 0 * COUNTS]).astype(np.int32)),
+        lambda folder: csv(folder, "0,0,0,0\n4,0,1,3\n1,2,2,3\n"),
+    ],
+)
+def test_a_matrix_is_tokens_per_layer_and_expert(tmp_path, make):
+    rows, source = read_histogram(make(tmp_path), MOE)
+    assert rows == [[4, 0, 1, 3], [1, 2, 2, 3]]
+    assert source.endswith((".npy", ".csv"))
+
+
+def test_layers_may_be_numbered_as_the_engine_does(tmp_path):
+    long = "layer,expert,tokens\n" + "".join(
+        f"{layer},{expert},{COUNTS[layer - 2, expert]}\n" for layer in (3, 4) for expert in range(4)
+    )
+    assert read_histogram(csv(tmp_path, long), MOE)[0] == COUNTS[1:].tolist()
+
+
+def test_what_pickles_is_refused_and_what_is_no_matrix(tmp_path):
+    for path, says in (
+        (saved(tmp_path / "objects.npy", np.array([{}, 1], dtype=object)), "no plain array"),
+        (saved(tmp_path / "flat.npy", COUNTS.ravel()), r"has the shape \(12,\)"),
+        (saved(tmp_path / "other.npy", COUNTS[:, :3]), "has 3 experts; this model has 4"),
+        (saved(tmp_path / "negative.npy", COUNTS - 1), "layer 0, expert 0: must be a number, 0 or above"),
+        (saved(tmp_path / "none.npy", 0 * COUNTS), "no expert has any token"),
+        (saved(tmp_path / "words.npy", np.array([["a"]])), "plain numbers"),
+        (csv(tmp_path, "1,2,3,4\n1,2,x,4\n"), "line 2: must be 4 numbers"),
+        (csv(tmp_path, "", "dump.pt"), r"save its counts with numpy first"),
+    ):
+        with pytest.raises(DataError, match=says):
+            read_histogram(path, MOE)
+    claims = tmp_path / "claims.npy"
+    claims.write_bytes((tmp_path / "flat.npy").read_bytes().replace(b"(12,)", b"(1e9)"))
+    with pytest.raises(DataError, match="no plain array"):
+        read_histogram(claims, MOE)
+
+
+def test_a_matrix_in_a_scenario(tmp_path):
+    scenario = load_scenario("longcat-flash-h800")
+    counts = np.arange(1, 1 + scenario.model.num_layers * 512).reshape(-1, 512)
+    path = saved(tmp_path / "counts.npy", counts)
+    skewed = load_scenario(
+        "longcat-flash-h800", ["routing.popularity=histogram", f"routing.histogram={path}"]
+    )
+    assert answer_step(skewed).values["step_time_s"] > answer_step(scenario).values["step_time_s"]

@@ -74,7 +74,7 @@ def test_figures_are_those_of_the_answer(answer):
 
 
 def test_figures_follow_from_the_lists(answer):
-    """As a script computes them; pooled gaps have a spread of their own, but without drafts the same mean."""
+    """As a script computes them; steps that were advanced together share their mean."""
     found = result_values(answer)
     ttft, gaps = np.array(found["ttfts"]), found["itls"]
     e2e = ttft + np.array([sum(own) for own in gaps])
@@ -82,13 +82,69 @@ def test_figures_follow_from_the_lists(answer):
     for name, values in (("ttft", ttft), ("e2el", e2e), ("tpot", tpot)):
         assert found[f"std_{name}_ms"] == pytest.approx(values.std() * 1000, rel=1e-5)
         assert found[f"p99_{name}_ms"] == pytest.approx(np.percentile(values, 99) * 1000, rel=1e-5)
-    assert found["mean_itl_ms"] == pytest.approx(
-        np.mean([one for own in gaps for one in own]) * 1000, rel=1e-5
-    )
+    pooled = np.array([one for own in gaps for one in own])
+    assert found["mean_itl_ms"] == pytest.approx(pooled.mean() * 1000, rel=1e-5)
+    assert found["p99_itl_ms"] == pytest.approx(np.percentile(pooled, 99) * 1000, rel=0.02)
     records = answer.served.records
     assert found["std_itl_ms"] == pytest.approx(np.repeat(records.gap_s, records.gap_count).std() * 1000)
+    assert found["std_itl_ms"] == pytest.approx(pooled.std() * 1000, rel=0.02)
     assert [len(own) for own in gaps] == [n - 1 for n in found["output_lens"]]
-    assert "mean gap" in found["perfmodel_note"]
+    assert found["latencies"] == pytest.approx(e2e.tolist(), abs=1e-6)
+    assert "ends of the steps" in found["perfmodel_note"]
+
+
+def test_gaps_of_one_request_show_the_prompts_of_others(loops):
+    """A request that decodes while another's prompt is computed waits for it: its gaps are not flat."""
+    answer = loops["open"]
+    records, itls = answer.served.records, result_values(answer)["itls"]
+    runs = records.load.runs
+    stalled = [max(own) / min(own) for own in itls if len(own) > 10]
+    assert max(stalled) > 3.0
+    row = max(range(len(itls)), key=lambda i: max(itls[i], default=0.0))
+    longest = int(np.argmax(itls[row]))
+    until = records.first_token_s[row] + sum(itls[row][: longest + 1])
+    during = (runs.start_s < until) & (runs.start_s + runs.seconds > until - itls[row][longest])
+    assert runs.prompt[during].sum() > 0
+
+
+def test_gaps_with_drafts_are_between_chunks():
+    found = served("workload.num_requests=20", "deployment.mtp={draft_tokens: 1, acceptance: 0.8}")
+    value = result_values(found)
+    for own, n, ttft, e2e in zip(
+        *(value[key] for key in ("itls", "output_lens", "ttfts", "latencies")), strict=True
+    ):
+        assert len(own) < n - 1
+        assert sum(own) == pytest.approx(e2e - ttft, abs=1e-6)
+    pooled = np.array([one for own in value["itls"] for one in own])
+    assert len(pooled) == found.served.records.gap_count.sum()
+    assert value["mean_itl_ms"] == pytest.approx(pooled.mean() * 1000, rel=1e-6)
+
+
+def test_sizes_are_those_that_scripts_divide_by(loops):
+    """vllm/benchmarks/sweep/plot_pareto.py divides by the product; without a cap it takes max_concurrent_requests."""
+    value = result_values(loops["open"])
+    sizes = [value[f"{name}_parallel_size"] for name in ("tensor", "pipeline", "data")]
+    assert sizes == [8, 1, 1]
+    assert value["num_gpus"] == 8
+    assert value["max_concurrency"] is None
+    starts, ends = (
+        np.array(value["start_times"]),
+        np.array(value["start_times"]) + np.array(value["latencies"]),
+    )
+    assert value["max_concurrent_requests"] == max(((starts <= t) & (ends > t)).sum() for t in starts)
+    assert result_values(loops["closed"])["max_concurrent_requests"] == 8
+    two = result_values(served("workload.num_requests=4", "serving.replicas=2"))
+    assert (two["num_gpus"], two["data_parallel_size"]) == (16, 2)
+
+
+def test_queue_times_are_the_clients_wait(loops):
+    capped = served("workload.request_rate=20", "workload.num_requests=40", "workload.max_concurrency=4")
+    value = result_values(capped)
+    assert np.mean(value["queue_times"]) == pytest.approx(capped.values["client_wait_s"]["mean"], rel=1e-6)
+    assert np.array(value["start_times"]) - value["queue_times"] == pytest.approx(
+        capped.served.requests.arrival_s, abs=1e-8
+    )
+    assert not any(result_values(loops["open"])["queue_times"])
 
 
 def test_the_file_is_a_trace_of_the_same_requests(answer, tmp_path):
@@ -96,12 +152,14 @@ def test_the_file_is_a_trace_of_the_same_requests(answer, tmp_path):
     write_result(answer, path)
     records = answer.served.records
     trace = read_trace(str(path))
-    order = np.argsort(records.arrival_s, kind="stable")
+    ready = answer.served.requests.arrival_s  # of a closed loop all at once: its cap says when they are sent
+    order = np.argsort(ready, kind="stable")
     assert trace.format == "vllm"
+    assert trace.max_concurrency == answer.served.requests.max_concurrency
     assert trace.input_tokens.tolist() == records.input_tokens[order].tolist()
     assert trace.output_tokens.tolist() == records.output_tokens[order].tolist()
     for mine, theirs in (
-        (trace.arrival_s, records.arrival_s - records.arrival_s.min()),
+        (trace.arrival_s, ready - ready.min()),
         (trace.ttft_s, records.first_token_s - records.arrival_s),
         (trace.e2e_s, records.end_s - records.arrival_s),
     ):

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.economics.quantiles import Exact, Values
+from perfmodel.economics.quantiles import Exact, Values, spread
 from perfmodel.serving.records import Records, StepRuns
-from perfmodel.serving.window import counted
+from perfmodel.serving.requests import Requests
+from perfmodel.serving.window import counted, counted_rows
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.workload import Workload
 from perfmodel.units import HOUR, MEGA, MS, PERCENT
 
 Floats = NDArray[np.float64]
@@ -133,6 +135,25 @@ class Tally:
                 name: self._spreads[name].mean_interval() for name in ("ttft_s", "tpot_s", "e2e_s")
             },
         }
+
+
+def client_wait(requests: Requests, records: Records, workload: Workload) -> dict[str, float] | None:
+    """``client_wait_s``: how long requests that were ready waited at the client for a slot of ``max_concurrency``,
+    which TTFT and E2E do not hold; vLLM's ``queue_times``. Of sessions, their first requests.
+
+    None without a cap, and where all are ready from the start: a closed loop's wait says how long the run is.
+    """
+    roots = requests.parent < 0
+    if requests.max_concurrency is None or not requests.arrival_s[roots].any():
+        return None
+    rows = roots & counted_rows(records, workload)
+    return spread(client_waits(requests, records)[rows])
+
+
+def client_waits(requests: Requests, records: Records) -> Floats:
+    """Seconds (n,) from when a request was ready to when it was sent; 0 for a session's later ones."""
+    waits: Floats = np.where(requests.parent < 0, records.arrival_s - requests.arrival_s, 0.0)
+    return np.maximum(waits, 0.0)
 
 
 def apart(records: Records) -> NDArray[np.bool_]:

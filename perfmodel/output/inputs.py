@@ -56,7 +56,7 @@ def check_outputs(
         else:
             inputs[option] = other
     if data is not None:
-        inputs |= dict(_files_of_rows(data))
+        inputs |= dict(_files_of_rows(data, of_scenario=bool(scenarios)))
     written: dict[str, Path | None] = {}
     for option, output in outputs.items():
         if output is not None and is_folder(output):
@@ -109,12 +109,21 @@ def _files_named(document: Mapping[str, Any], folder: Path) -> Iterator[tuple[st
             yield f"routing.{key}", Path(routing[key])
 
 
-def _files_of_rows(data: Path) -> Iterator[tuple[str, Path]]:
-    """What a user's measurements name: models, and files in ``set``."""
+def _files_of_rows(data: Path, *, of_scenario: bool) -> Iterator[tuple[str, Path]]:
+    """What a user's measurements name: scenarios, models, and files in ``set``."""
+    from perfmodel.spec.benchmarks.read import holds_benchmark
     from perfmodel.validation.runs import model_of
-    from perfmodel.validation.user_data import own_records, read_measurements, settings_in
+    from perfmodel.validation.user_data import RUNS_OF_SCENARIO, own_records, read_measurements, settings_in
 
-    for record in own_records(data, read_measurements(data)):
+    if holds_benchmark(data):
+        return
+    own = read_measurements(data, runs=of_scenario)
+    if own.layout == RUNS_OF_SCENARIO:
+        for name in {record["scenario"] for record in own.records if record["scenario"]}:
+            place = str(data.parent / name) if names_file(name) else name
+            yield from ((f"{key} of {name}", file) for key, file in _files_of(place, ()))
+        return
+    for record in own_records(data, own):
         document: dict[str, Any] = {"model": model_of(record)}
         for path, value in settings_in(record.get("set") or "").items():
             document = apply_override(document, f"{path}={value}")

@@ -141,6 +141,7 @@ _LATENCIES = (
     ("ITL", "itl_s", "s", "gap between outputs, pooled"),
     ("E2E", "e2e_s", "s", "arrival to last token"),
     ("tokens/s per user", "tokens_per_s_per_user", "", "1 / TPOT"),
+    ("client's wait", "client_wait_s", "s", "for a slot of max_concurrency, before TTFT begins"),
 )
 """Rows of the latency table: label, key, unit, meaning."""
 

@@ -83,8 +83,12 @@ _VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
 
 def print_validation(result: Validation) -> None:
     """Print the rows of a validation (of many: those furthest off), what is unanswered and why, and the summary."""
+    from perfmodel.output.comparisons import print_comparisons  # it takes its tables from here
+
     out = console()
-    rows = _validation_rows(result.rows)
+    print_comparisons(out, result.runs)
+    told = {id(row) for run in result.runs for row in run.rows}
+    rows = _validation_rows([row for row in result.rows if id(row) not in told])
     if rows.row_count:
         out.print(rows)
     reasons = unanswered(result.rows)
@@ -93,7 +97,8 @@ def print_validation(result: Validation) -> None:
         for suite, reason, number_of_rows in reasons:
             table.add_row(Text(suite), str(number_of_rows), Text(reason))
         out.print(table)
-    out.print(_errors([line for line in summarise(result.rows) if line["answered"]]))
+    if rows.row_count or len(result.runs) > 1:
+        out.print(_errors([line for line in summarise(result.rows) if line["answered"]]))
     if result.calibrations:
         out.print(
             f"[dim]Predictions rest on {', '.join(result.calibrations)}; --html FILE draws and filters the rows[/]"

@@ -14,9 +14,12 @@ from typing import Any
 
 from perfmodel.files import atomic_write
 from perfmodel.output.charts import validation as charts
+from perfmodel.output.charts.comparison import comparison_chart
+from perfmodel.output.comparisons import INSIDE, STATISTICS, lines_of, title_of
 from perfmodel.output.formats import count, with_unit
 from perfmodel.output.pages import render
 from perfmodel.spec.messages import number_of
+from perfmodel.validation.benchmarks import Comparison
 from perfmodel.validation.ceilings import recorded
 from perfmodel.validation.rows import Row, summarise, unanswered
 from perfmodel.validation.suites import SUITES, Validation
@@ -93,6 +96,9 @@ def page(result: Validation) -> dict[str, Any]:
             for role in dict.fromkeys(row.role for row in shown)
         ],
         "legend": charts.legend_keys(shown),
+        "runs": [_run(run) for run in result.runs],
+        "inside": INSIDE,
+        "statistics": STATISTICS,
         "unanswered": _unanswered(rows),
         "num_unanswered": sum(row.predicted is None for row in rows),
         "sources": list(dict.fromkeys(row.source for row in rows if row.source))[:MAX_LISTED],
@@ -100,8 +106,33 @@ def page(result: Validation) -> dict[str, Any]:
         "version": perfmodel.__version__,
         "command": _command(result),
         "sample": f"{count(len(shown))} of {count(len(rows))} rows" if len(shown) < len(rows) else "",
-        "data": script_json(_script_data(shown)),
+        "data": script_json(_script_data(shown) | {"runs": _run_figures(result.runs)}),
     }
+
+
+def _run(run: Comparison) -> Cell:
+    """A measured run beside its simulation; its figure is drawn by the page's script."""
+    return {
+        "title": title_of(run),
+        "reason": "" if run.model else run.rows[0].reason,
+        "lines": [line._asdict() for line in lines_of(run)],
+        "suggests": [one._asdict() for one in run.differences],
+        "assumed": run.assumed,
+    }
+
+
+def _run_figures(runs: Sequence[Comparison]) -> list[Any]:
+    """A figure for each run that was simulated; None for others."""
+    return [
+        json.loads(
+            comparison_chart(
+                run.benchmark.figures, run.simulated, (run.benchmark.samples, run.samples)
+            ).to_json()
+        )
+        if run.model
+        else None
+        for run in runs
+    ]
 
 
 def _sample(rows: Sequence[Row]) -> Sequence[Row]:
@@ -145,6 +176,9 @@ def _command(result: Validation) -> str:
         words += ["--suite", result.suites[0]]
     if result.data is not None:
         words += ["--data", result.data.name]
+    if result.scenario is not None:
+        words += ["--scenario", result.scenario]
+        words += [word for text in result.overrides for word in ("--set", text)]
     return shlex.join(words)
 
 

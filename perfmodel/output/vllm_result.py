@@ -13,11 +13,13 @@ import numpy as np
 
 from perfmodel.answer_serve import ServeAnswer
 from perfmodel.economics.quantiles import PERCENTILES
-from perfmodel.economics.requests import Floats, latencies
+from perfmodel.economics.requests import Floats, client_waits, latencies
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write, check_writable
 from perfmodel.serving.records import Ints, Records
-from perfmodel.serving.window import counted
+from perfmodel.serving.token_gaps import request_gaps
+from perfmodel.serving.window import counted, counted_rows
+from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
 from perfmodel.spec.traces.results import MAX_RESULT_BYTES
 from perfmodel.spec.workload import Ramp, Workload
@@ -28,13 +30,14 @@ DECIMALS = 9
 """Of seconds in lists: a nanosecond, as a benchmark's clock has."""
 GAP_BYTES = 13
 """Most that a gap below 100 s takes in the file, its comma included."""
-REQUEST_BYTES = 70
+REQUEST_BYTES = 110
 """About what a request takes in all other lists."""
 
-EQUAL_GAPS = (
-    "simulated, not measured. itls: each request's mean gap (its TPOT), output_lens - 1 times; the *_itl_ms figures "
-    "are those of the simulated gaps (with drafts, between steps), so they differ from what the lists give"
+STEP_GAPS = (
+    "simulated, not measured. itls: between the ends of the steps that gave a request its tokens (with drafts several "
+    "at once); steps that were advanced together share their mean"
 )
+SOME_EQUAL = "; of {} requests that lost their place, the mean gap, output_lens - 1 times"
 NO_GAPS = (
     "simulated, not measured. itls: left out, too many; latencies has the end-to-end time of each request"
 )
@@ -66,6 +69,8 @@ def result_values(answer: ServeAnswer) -> dict[str, Any]:
     records = counted(
         answer.served.records, answer.scenario.workload
     )  # as a benchmark leaves its warm-ups out
+    rows = counted_rows(answer.served.records, answer.scenario.workload)
+    queued = client_waits(answer.served.requests, answer.served.records)[rows]
     values = answer.values
     inputs, outputs = int(records.input_tokens.sum()), int(records.output_tokens.sum())
     return {
@@ -78,6 +83,8 @@ def result_values(answer: ServeAnswer) -> dict[str, Any]:
         "num_prompts": values["requests"],
         **_traffic(answer.scenario.workload),
         "max_concurrency": answer.served.requests.max_concurrency,
+        "max_concurrent_requests": _most_in_flight(records),
+        **_sizes(answer.scenario),
         "duration": values["duration_s"],
         "completed": values["completed"],
         "failed": values["requests"] - values["completed"],
@@ -89,8 +96,31 @@ def result_values(answer: ServeAnswer) -> dict[str, Any]:
         "total_token_throughput": values["total_tokens_per_s_per_gpu"] * values["num_gpus"],
         **_summaries(records, values),
         "perfmodel": values["provenance"],
-        **_lists(records),
+        **_lists(records, queued),
     }
+
+
+def _sizes(scenario: Scenario) -> dict[str, int]:
+    """GPUs and their parallel sizes in vLLM's words, whose product scripts divide by: attention groups of all replicas
+    are data-parallel. Prefill replicas of another tensor-parallel size leave no such product; then each GPU is a rank.
+    """
+    gpus, deployment = scenario.fleet_gpus, scenario.deployment
+    tp, pp = deployment.attention_tp, deployment.pp
+    if gpus % (tp * pp):
+        tp = pp = 1
+    return {
+        "num_gpus": gpus,
+        "tensor_parallel_size": tp,
+        "pipeline_parallel_size": pp,
+        "data_parallel_size": gpus // (tp * pp),
+    }
+
+
+def _most_in_flight(records: Records) -> int:
+    """Requests sent and not complete, at most; one that ends as another is sent makes room for it."""
+    times = np.concatenate([records.end_s, records.arrival_s])
+    change = np.repeat([-1, 1], len(records.arrival_s))
+    return int(np.cumsum(change[np.lexsort((change, times))]).max())
 
 
 def _traffic(workload: Workload) -> dict[str, Any]:
@@ -133,22 +163,30 @@ def _std(values: Floats, counts: Ints) -> float | None:
     return float(np.average((values - mean) ** 2, weights=counts) ** 0.5)
 
 
-def _lists(records: Records) -> dict[str, Any]:
+def _lists(records: Records, queued: Floats) -> dict[str, Any]:
     """One value per request: seconds to a nanosecond, tokens."""
-    ttft, tpot, e2e = latencies(records)
+    ttft, _, e2e = latencies(records)
     n, more = len(ttft), records.output_tokens - 1
     found: dict[str, Any] = {
         "input_lens": records.input_tokens.tolist(),
         "output_lens": records.output_tokens.tolist(),
         "start_times": _rounded(records.arrival_s),
+        "queue_times": _rounded(queued),
         "ttfts": _rounded(ttft),
+        "latencies": _rounded(e2e),
         "generated_texts": [""] * n,
         "errors": [""] * n,
     }
     if GAP_BYTES * int(more.sum()) + REQUEST_BYTES * n > MAX_RESULT_BYTES:
-        return {"perfmodel_note": NO_GAPS, **found, "latencies": _rounded(e2e)}
-    gaps = [[gap] * count for gap, count in zip(_rounded(tpot), more.tolist(), strict=True)]
-    return {"perfmodel_note": EQUAL_GAPS, **found, "itls": gaps}
+        return {"perfmodel_note": NO_GAPS, **found}
+    gaps, unknown = request_gaps(records)
+    means = ((records.end_s - records.first_token_s) / np.maximum(more, 1)).tolist()
+    itls = [
+        _rounded(np.full(count, mean) if own is None else own)
+        for own, mean, count in zip(gaps, means, more.tolist(), strict=True)
+    ]
+    note = STEP_GAPS + (SOME_EQUAL.format(unknown) if unknown else "")
+    return {"perfmodel_note": note, **found, "itls": itls}
 
 
 def _rounded(seconds: Floats) -> list[float]:

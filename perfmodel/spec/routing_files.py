@@ -1,13 +1,15 @@
 """Measured routing from files: how many real experts tokens woke, and which.
 
-A file is CSV or Parquet, in long form, whole numbers; ``layer`` counts MoE layers from 0, and a file without that
-column stands for all layers:
+A file is CSV or Parquet, in long form, whole numbers; ``layer`` counts MoE layers from 0 (or from where an engine's
+numbers of MoE layers begin), and a file without that column stands for all layers:
 
 - popularity: ``layer``, ``expert``, ``tokens``; experts that no row names got none;
 - activation: ``layer``, ``real_experts``, ``tokens``; numbers that no row names did not occur;
 - a routing trace: ``layer``, ``token``, ``expert``, one row per token and chosen expert, from which either is counted.
   Zero-computation experts are those from the model's number of real experts on. A token whose experts all compute
   nothing must have their rows, or it is not seen.
+
+Popularity may also be a plain matrix (:mod:`perfmodel.spec.routing_matrices`).
 
 Parquet may carry JSON under the schema metadata's key ``perfmodel``; ``"toy": true`` in it makes every answer say so.
 """
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from perfmodel.errors import DataError
 from perfmodel.spec.model import Moe
 from perfmodel.spec.paths import is_file, quoted
+from perfmodel.spec.routing_matrices import is_matrix, read_matrix
 
 SUFFIXES = (".parquet", ".csv")
 MOST_ROWS = 8_000_000
@@ -41,6 +44,9 @@ def read_histogram(path: Path, moe: Moe) -> tuple[Rows, str]:
     Raises:
         DataError: a file that can't be read, or holds something else; the message names the row.
     """
+    if is_matrix(path):
+        whole: Rows = read_matrix(path, moe.num_experts).tolist()
+        return whole, path.name
     columns, source = _read(path, "expert")
     layers = _layers(columns, path)
     if "token" in columns:
@@ -155,11 +161,12 @@ def _layers(columns: Columns, path: Path) -> int:
     if "layer" not in columns:
         return 1
     layer = columns["layer"]
+    if int(layer.max()) >= MOST_LAYERS:
+        raise DataError(f"{path}: layer = {layer.max()}: must be from 0 to {MOST_LAYERS - 1}")
+    layer = columns["layer"] = layer - layer.min()  # an engine counts dense layers before them, too
     layers = int(layer.max()) + 1
-    if layers > MOST_LAYERS:
-        raise DataError(f"{path}: layer = {layers - 1}: must be from 0 to {MOST_LAYERS - 1}")
     for gap in np.setdiff1d(np.arange(layers), layer):
-        raise DataError(f"{path}: layer {gap} is missing; number MoE layers from 0 without gaps")
+        raise DataError(f"{path}: layer {gap} is missing; number MoE layers without gaps")
     return layers
 
 

@@ -42,3 +42,29 @@ FIGURES: Mapping[str, Figure] = {
     RATE: Figure("output_tokens_per_s_per_gpu", "tokens/s", "output_tokens_per_s_per_gpu"),
 }
 """Columns of what was measured."""
+
+
+class RunFigure(NamedTuple):
+    """One figure of a whole run."""
+
+    quantity: str
+    unit: str
+
+
+RUN_FIGURES: Mapping[str, RunFigure] = {
+    **{
+        f"{key}.{statistic}": RunFigure(f"{key.removesuffix('_s')}{'_' + name if name else ''}_s", "s")
+        for key in (*(f"{time}_s" for time in TIMES), "tpot_incl_s", "client_wait_s")
+        for statistic, name in {"mean": "", **PERCENTILES}.items()
+    },
+    **{
+        key: RunFigure(key, unit)
+        for key, unit in (
+            ("requests_per_s", "requests/s"),
+            ("output_tokens_per_s", "tokens/s"),
+            ("output_tokens_per_s_per_gpu", "tokens/s"),
+            ("total_tokens_per_s_per_gpu", "tokens/s"),
+        )
+    },
+}
+"""Key of a measured run's figure (:class:`perfmodel.spec.benchmarks.measured.Benchmark`) -> quantity of its row."""

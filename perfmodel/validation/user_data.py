@@ -146,20 +146,11 @@ def _perhaps(names: str, check: Check) -> dict[str, Check]:
 def _run_problem(record: Mapping[str, str]) -> tuple[str, str] | None:
     """Cells of a served model's row that contradict each other."""
     for name in ("isl", "osl"):
-        low, high = record[f"{name}_min"], record[f"{name}_max"]
-        if bool(low) != bool(high):
-            return (
-                f"{name}_{'max' if low else 'min'}",
-                f"a length, as {name}_{'min' if low else 'max'} is stated",
-            )
-        if not record[name] and not low:
+        if not record[name] and not record[f"{name}_min"] and not record[f"{name}_max"]:
             return name, f"a whole number, or {name}_min and {name}_max instead"
-        if low and float(low) > float(high):
-            return f"{name}_min", f"at most {name}_max, {high}"
-        if low and record[name] and not float(low) <= float(record[name]) <= float(high):
-            return name, f"a length from {name}_min to {name}_max, {low} to {high}"
-    if record["burstiness"] and record["request_rate"] in ("", "inf"):
-        return "burstiness", "nothing without a finite request_rate: all arrive at once"
+    problem = _traffic_problem(record)
+    if problem:
+        return problem
     drafts = float(record["mtp"] or 0)
     for name in ("acceptance", "accepted_length"):
         if record[name] and not drafts:
@@ -170,6 +161,24 @@ def _run_problem(record: Mapping[str, str]) -> tuple[str, str] | None:
         return "accepted_length", f"tokens per step, from 1 to {drafts + 1:g} with {drafts:g} drafts"
     if record[RATE] and not record["gpus"]:
         return "gpus", f"the number of GPUs, over which {RATE} is divided"
+    return None
+
+
+def _traffic_problem(record: Mapping[str, str]) -> tuple[str, str] | None:
+    """Lengths and load of a row that contradict each other."""
+    for name in ("isl", "osl"):
+        low, high = record[f"{name}_min"], record[f"{name}_max"]
+        if bool(low) != bool(high):
+            return (
+                f"{name}_{'max' if low else 'min'}",
+                f"a length, as {name}_{'min' if low else 'max'} is stated",
+            )
+        if low and float(low) > float(high):
+            return f"{name}_min", f"at most {name}_max, {high}"
+        if low and record[name] and not float(low) <= float(record[name]) <= float(high):
+            return name, f"a length from {name}_min to {name}_max, {low} to {high}"
+    if record["burstiness"] and record["request_rate"] in ("", "inf"):
+        return "burstiness", "nothing without a finite request_rate: all arrive at once"
     return None
 
 
@@ -210,17 +219,37 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
 }
 """Kinds of files, told apart by their header."""
+RUNS = Layout(
+    file="a file of runs",
+    required={},
+    optional={
+        **dict.fromkeys(("id", "scenario"), _anything),
+        **_perhaps("isl osl isl_min isl_max osl_min osl_max concurrency num_prompts", _whole),
+        **_perhaps("request_rate burstiness", _positive_or_infinite),
+        **_perhaps("warm_up_requests", _count),
+        **_perhaps("set", _settings),
+        **_perhaps(" ".join(FIGURES), _positive),
+        **dict.fromkeys((*UNREAD, "source"), _anything),
+    },
+    figures=tuple(FIGURES),
+    problem=_traffic_problem,
+)
+"""Runs of a scenario, which says all that the columns don't; only those that are there are needed."""
+RUNS_OF_SCENARIO = "runs"
+"""The name of that layout."""
+SCENARIO = "scenario"
+"""The column that names it."""
 
 
-def read_measurements(path: Path) -> Measurements:
-    """Read and check a file.
+def read_measurements(path: Path, *, runs: bool = False) -> Measurements:
+    """Read and check a file; ``runs``: of a scenario that is given beside it, as where it has that column.
 
     Raises:
         DataError: it can't be read, or a line, column or value is not what it should be.
     """
     try:
         with opened(path) as file:
-            return _read(path, _lines(path, file))
+            return _read(path, _lines(path, file), runs=runs)
     except OSError as error:
         raise DataError(
             f"--data {path}: can't be read: {error.strerror or error}; give a CSV file (docs/validate.md)"
@@ -246,14 +275,15 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text  # spreadsheets begin a file with a mark
 
 
-def _read(path: Path, lines: Iterator[str]) -> Measurements:
+def _read(path: Path, lines: Iterator[str], *, runs: bool) -> Measurements:
     reader = csv.reader(lines, strict=True)
     records: list[dict[str, str]] = []
     first_lines: dict[str, int] = {}
     try:
         header = [column.strip() for column in next(reader, [])]
-        name = _layout(path, header)
-        layout = LAYOUTS[name]
+        name = RUNS_OF_SCENARIO if runs or SCENARIO in header else _layout(path, header)
+        layout = RUNS if name == RUNS_OF_SCENARIO else LAYOUTS[name]
+        _check_header(path, header, layout)
         checks = layout.checks
         for cells in reader:
             if not cells:  # an empty line
@@ -268,6 +298,7 @@ def _read(path: Path, lines: Iterator[str]) -> Measurements:
             if problem:
                 column, allowed = problem
                 raise DataError(f"{where}, column {column}: {_shown(record[column])}; allowed: {allowed}")
+            record["id"] = record["id"] or f"line {reader.line_num}"
             before = first_lines.setdefault(record["id"], reader.line_num)
             if before != reader.line_num:
                 raise DataError(
@@ -296,10 +327,18 @@ def _layout(path: Path, header: Sequence[str]) -> str:
             f"{where}: names no known column ({_shown(','.join(header))}); it must name {_columns()}, separated by "
             "commas"
         )
+    return name
+
+
+def _check_header(path: Path, header: Sequence[str], layout: Layout) -> None:
+    """Refuses columns that the layout does not have, or not twice, and those that are missing."""
+    where = f"--data {path}: line 1"
     for column in header:
         if column not in layout.checks:
             near = difflib.get_close_matches(column, layout.checks, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(layout.checks)}"
+            if layout is RUNS and any(column in one.checks for one in LAYOUTS.values()):
+                hint = "the scenario says that: leave it out, change it per row in set, or give no --scenario"
             raise DataError(f"{where}: unknown column {_shown(column)} beside those of {layout.file}; {hint}")
         if header.count(column) > 1:
             raise DataError(f"{where}: column {column} is there {header.count(column)} times; name it once")
@@ -311,7 +350,6 @@ def _layout(path: Path, header: Sequence[str]) -> str:
             f"{where}: missing columns {', '.join(missing)}; required of a file like {layout.file}: "
             f"{', '.join(dict.fromkeys((*layout.required, _figures(layout))))}"
         )
-    return name
 
 
 def _figures(layout: Layout) -> str:

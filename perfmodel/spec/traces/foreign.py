@@ -12,7 +12,8 @@ WRITERS = (
         ("engine", "world_info", "request_info", "performance"),
         "a report of trtllm-bench: it has means, not requests",
         "state them: workload.max_concurrency = request_info.avg_num_concurrent_requests, input_tokens = "
-        "avg_input_length, output_tokens = avg_output_length; or compare them: `perfmodel validate --data FILE.csv`",
+        "avg_input_length, output_tokens = avg_output_length; or compare it: `perfmodel validate --data FILE "
+        "--scenario NAME`",
     ),
     (
         ("elapsed_time", "num_requests", "requests_per_second", "tokens_per_second"),
@@ -28,13 +29,14 @@ WRITERS = (
     (
         ("time_to_first_token", "request_throughput"),
         "a summary of AIPerf or GenAI-Perf: it has percentiles, not requests",
-        "use profile_export.jsonl, which AIPerf writes beside it",
+        "use profile_export.jsonl, which AIPerf writes beside it, or compare it: `perfmodel validate --data FILE "
+        "--scenario NAME`",
     ),
     (
         ("results_inter_token_latency_s_mean",),
         "a summary of LLMPerf: it has means, not requests",
         "use the individual_responses file beside it with workload.columns (input: number_input_tokens, output: "
-        "number_output_tokens)",
+        "number_output_tokens), or compare it: `perfmodel validate --data FILE --scenario NAME`",
     ),
     (
         ("model_type", "architectures"),

@@ -25,7 +25,14 @@ from perfmodel.spec.traces.files import blocks, guarded, opened
 from perfmodel.spec.traces.foreign import writer_of
 from perfmodel.spec.traces.json_lines import JsonParser, block_tokens, flat_keys, json_object
 from perfmodel.spec.traces.parquet import MAGIC, ParquetTable
-from perfmodel.spec.traces.results import RESULT_KEYS, documents, is_result, read_results
+from perfmodel.spec.traces.results import (
+    GUIDELLM_KEY,
+    RESULT_KEYS,
+    documents,
+    is_result,
+    read_results,
+    runs_in,
+)
 from perfmodel.spec.traces.stated import MAX_REQUESTS, TimeUnit, TraceColumns, TraceFormat, TurnInputs
 from perfmodel.spec.traces.stream import TraceStream
 from perfmodel.spec.traces.table import read_lines, read_table
@@ -153,7 +160,7 @@ def _is_lines(start: bytes) -> bool:
     """Whether a file that starts so holds a request per line, rather than one JSON value or several results."""
     first, newline, _ = start.partition(b"\n")
     if not newline:  # a line that is longer than the head, or the only one
-        if any(f'"{key}"'.encode() in first for key in RESULT_KEYS):
+        if any(f'"{key}"'.encode() in first for key in (*RESULT_KEYS, GUIDELLM_KEY)):
             return False
         if len(start) >= HEAD_BYTES // 2:
             return True
@@ -169,7 +176,7 @@ def _of_documents(
 ) -> Trace | TraceStream:
     """JSON values over several lines: results of benchmarks, or requests that somebody has indented."""
     values = documents(file, path)
-    if asked in RESULTS or is_result(values[0]):
+    if asked in RESULTS or is_result(next(iter(runs_in(values)), None)) or is_result(values[0]):
         return read_results(values, path, name, asked, window, reading.result_index)
     told = writer_of(values[0])
     if told:

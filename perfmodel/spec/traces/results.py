@@ -27,6 +27,8 @@ MOST_VALUES = 8_000_000
 """A result file is one JSON value and read as a whole, at several times its size in memory."""
 RESULT_KEYS = ("input_lens", "completed", "request_rate", "total_input_tokens")
 """Of which a result of vLLM's or SGLang's has at least one."""
+GUIDELLM_KEY = "guidellm_version"
+"""What the head of GuideLLM's report has, on one line or on many."""
 SGLANG_KEYS = ("total_throughput", "sharegpt_output_len")
 
 HOW = (
@@ -80,7 +82,15 @@ def _after_space(text: str, place: int) -> int:
 
 def is_result(value: Any) -> bool:
     """Whether a JSON value is a result of vLLM's, SGLang's or GuideLLM's."""
-    return isinstance(value, dict) and (any(key in value for key in RESULT_KEYS) or _is_guidellm(value))
+    return isinstance(value, dict) and (any(key in value for key in RESULT_KEYS) or is_guidellm(value))
+
+
+def runs_in(values: list[Any]) -> list[Any]:
+    """One value per run: several in a file, in a list, or in a report of GuideLLM's."""
+    found: list[Any] = []
+    for value in values:
+        found += value if isinstance(value, list) else value["benchmarks"] if is_guidellm(value) else [value]
+    return found
 
 
 def read_results(
@@ -106,16 +116,16 @@ def read_results(
         DataError: several results and no index, nobody's result, without details, lists of unequal length, a value out
             of range, or no request that succeeded; the message names key and request (counted from 0).
     """
-    results = [one for value in values for one in (value["benchmarks"] if _is_guidellm(value) else [value])]
+    results = runs_in(values)
     if index is None and len(results) > 1:
-        each = "; ".join(f"{i}: {_in_words(one)}" for i, one in enumerate(results[:20]))
+        each = "; ".join(f"{i}: {in_words(one)}" for i, one in enumerate(results[:20]))
         raise DataError(f"{path}: holds {len(results)} results: give workload.result_index ({each})")
     if index is not None and index >= len(results):
         raise DataError(f"{path}: workload.result_index = {index}: holds {len(results)}, counted from 0")
     result = results[index or 0]
     if not isinstance(result, dict):
         raise DataError(f"{path}: must hold JSON objects, results of a benchmark")
-    if _is_guidellm(values[0]):
+    if is_guidellm(values[0]):
         return _guidellm(result, path, name, window)
     if not is_result(result):
         told = writer_of(result) or f"is no result of a benchmark: {HOW}"
@@ -181,7 +191,8 @@ def _kept(trace: Trace, failed: NDArray[np.bool_], window: Window, path: Path) -
     )
 
 
-def _is_guidellm(value: Any) -> bool:
+def is_guidellm(value: Any) -> bool:
+    """Whether a JSON value is GuideLLM's report."""
     return isinstance(value, dict) and isinstance(value.get("benchmarks"), list) and "metadata" in value
 
 
@@ -233,7 +244,7 @@ def _guidellm(result: dict[str, Any], path: Path, name: str, window: Window) -> 
     )
 
 
-def _in_words(result: Any) -> str:
+def in_words(result: Any) -> str:
     """What tells a result from others in a file."""
     if not isinstance(result, dict):
         return "?"
