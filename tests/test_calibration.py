@@ -82,7 +82,7 @@ def document(**changes):
                 "architecture": "cpu",
                 "memory_bytes": 10**10,
                 "hbm_gb_per_s": 20,
-                "fp32_tflops": 0.1,
+                "fp32_tflops": 1.0,
                 "num_sms": 1,
             },
             "node": {"num_gpus": 1, "link_domain_gpus": 1, "link_gb_per_s": 1},

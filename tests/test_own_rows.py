@@ -127,6 +127,7 @@ def flags(record):
         layout = runs.corrected(runs.parse_layout(record["parallel_or_prefill"]), setup)
         sizes = (layout.attention_tp, layout.attention_dp, layout.moe_tp, layout.ep)
         cells["parallel_or_prefill"] = "tp{} dp{} moe_tp{} ep{}".format(*sizes)
+        cells["gpus"] = cells["gpus"] and str(layout.gpus * layout.instances)
     workload = runs.workload_of(record, setup)
     for name, key in (("isl", "input_tokens"), ("osl", "output_tokens")):
         lengths = workload[key]

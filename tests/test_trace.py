@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -217,20 +218,16 @@ def test_atomic_write_replaces_whole_files(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.txt", "link.txt"]
 
 
-def test_atomic_write_leaves_the_old_file_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     atomic_write(path, "old")
-
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:1])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DataError, match=r"a.txt: can't be written: No space left"):
-        atomic_write(path, "new")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(DataError, match=r"a.txt: can't be written: File too large"):
+            atomic_write(path, "new" * 4096)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 

@@ -148,13 +148,13 @@ def kernels_of(name: str) -> str:
 
 def _fitted(name: str) -> tuple[Mapping[str, Any], ...]:
     """The fitted constants as last rules; of an engine without rows, only how little is known of it."""
-    document = _fitted_document(FITTED)
+    document = _fitted_document(FITTED, FITTED.stat().st_mtime_ns if FITTED.is_file() else None)
     return tuple((document.get(name) or document.get(OTHERS) or {}).get("rules", ()))
 
 
 @cache
-def _fitted_document(path: Path) -> Mapping[str, Any]:
-    return read_document(path) if path.is_file() else {}
+def _fitted_document(path: Path, modified: int | None) -> Mapping[str, Any]:
+    return {} if modified is None else read_document(path)
 
 
 @cache
