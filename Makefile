@@ -78,10 +78,10 @@ calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and
 	$(BIN)/calibrate check build/calibration
 
 engine-constants: $(VENV)/.dev-$(KEY) ## refit the routing skew and the serving engines' constants on published rows of role fit
-	for round in 1 2; do $(BIN)/python -m calibrate.engines && $(BIN)/python -m calibrate.skew || exit 1; done
+	for round in 1 2; do $(BIN)/python -m calibrate.engines && $(BIN)/python -m calibrate.engines.skew || exit 1; done
 
 routing-skew: $(VENV)/.dev-$(KEY) ## EPLB's gain in prefill and decode by how skewed routing is
-	$(BIN)/python -m calibrate.skew --curve
+	$(BIN)/python -m calibrate.engines.skew --curve
 
 keys: $(VENV)/.dev-$(KEY) ## write the tables of keys into docs/scenarios.md
 	$(BIN)/python docs/keys_table.py

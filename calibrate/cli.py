@@ -15,7 +15,7 @@ import typer
 from perfmodel.output.tell import tell
 
 if TYPE_CHECKING:
-    from calibrate.profile import Outcome
+    from calibrate.device.profile import Outcome
 
 app = typer.Typer(
     add_completion=False,
@@ -59,10 +59,10 @@ def profile(
     ] = 0,
 ) -> None:
     """Time the kernels that the models need, over the shapes that they can have."""
-    from calibrate.cases import parse_dtypes
-    from calibrate.design import design_cases
-    from calibrate.profile import profile as run
-    from calibrate.timing import Bench
+    from calibrate.device.cases import parse_dtypes
+    from calibrate.device.design import design_cases
+    from calibrate.device.profile import profile as run
+    from calibrate.device.timing import Bench
 
     models, dtypes = model or ["small"], parse_dtypes(dtype)
     asked = {"max_tokens": max_tokens, "max_context": max_context, "ranks": ranks, "seed": seed}
@@ -77,8 +77,8 @@ def fit(
     folder: Annotated[Path, typer.Argument(help="Folder of timings, as calibrate profile --out made it.")],
 ) -> None:
     """Fit a monotone curve of time to each kernel class, and write calibration.json beside the timings."""
-    from calibrate.assemble import fit_folder
-    from calibrate.report import print_fit
+    from calibrate.device.assemble import fit_folder
+    from calibrate.device.report import print_fit
 
     print_fit(fit_folder(folder))
     tell(f"use it: perfmodel step SCENARIO --set calibration={folder.absolute()}")
@@ -99,10 +99,10 @@ def check(
 
     Exit code 1 if the calibration is worse than it claims.
     """
-    from calibrate.check import RESULT, SEED
-    from calibrate.check import check as run
-    from calibrate.report import print_check, write_plot
-    from calibrate.timing import Bench
+    from calibrate.device.check import RESULT, SEED
+    from calibrate.device.check import check as run
+    from calibrate.device.report import print_check, write_plot
+    from calibrate.device.timing import Bench
     from perfmodel.errors import DataError
     from perfmodel.files import check_writable
     from perfmodel.kernels.calibration import FILE_NAME, load_calibration

@@ -15,7 +15,7 @@ from calibrate.trust_tables import SET_BY_CONSTANTS, constants_markdown, interva
 from perfmodel.engines import profile
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
-from perfmodel.output.validation_markdown import validation_markdown
+from perfmodel.output.validation.markdown import validation_markdown
 from perfmodel.validation import recorded
 from perfmodel.validation.recorded import Recorded
 from perfmodel.validation.rows import Row

@@ -13,7 +13,7 @@ from dashboard.show import chart, downloads, plain
 from dashboard.words import HELP, TRUST
 from perfmodel.output.charts import validation as charts
 from perfmodel.output.formats import count
-from perfmodel.output.validation_html import UNITS, quantity_name
+from perfmodel.output.validation.page import UNITS, quantity_name
 from perfmodel.spec.messages import number_of
 from perfmodel.validation.recorded import Recorded, recorded_results
 from perfmodel.validation.rows import Row, summarise, unanswered

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dashboard.cache import kept
-from perfmodel.answer import StepAnswer, answer_step
+from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.errors import PerfModelError
 from perfmodel.explore import routing_effects
 from perfmodel.explore.curve import batch_curve
@@ -17,8 +17,8 @@ from perfmodel.explore.difference import Difference
 from perfmodel.explore.difference import difference as explained
 from perfmodel.explore.routing_effects import Placed
 from perfmodel.explore.zero_experts import vary_zero_experts
-from perfmodel.output.html import step_html
-from perfmodel.output.trace import write_trace
+from perfmodel.output.step.page import step_html
+from perfmodel.output.step.trace import write_trace
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.published_points import published_points
 
@@ -98,7 +98,7 @@ def skew_row(scenario: Scenario, placed: Placed, exponent: float) -> dict[str, A
 
 def report(scenarios: Sequence[Scenario], command: str) -> str:
     """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it."""
-    from perfmodel.output.report_html import report_html
+    from perfmodel.output.report.page import report_html
     from perfmodel.report.content import build_report
 
     return report_html(build_report(scenarios, command=command))

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from perfmodel.answers.caveats import condition as condition_of
-from perfmodel.output.report_csv import safe
+from perfmodel.output.report.as_csv import safe
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 

@@ -15,12 +15,12 @@ import pandas as pd
 from dashboard.asked import Asked
 from dashboard.cache import kept
 from dashboard.results import Failed
-from perfmodel.answer_serve import ServeAnswer, answer_serve
+from perfmodel.answers.serve import ServeAnswer, answer_serve
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.goodput import POINTS, GoodputPoint, goodput_points
-from perfmodel.output.requests import write_requests
-from perfmodel.output.serve_trace import write_serve_trace
-from perfmodel.output.traffic_rows import latency_rows, load_rows
+from perfmodel.output.serve.requests import write_requests
+from perfmodel.output.serve.trace import write_serve_trace
+from perfmodel.output.serve.traffic_rows import latency_rows, load_rows
 from perfmodel.spec.scenario import Scenario
 
 Progress = Callable[[int, int], None]

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from dashboard.words import NAMES
-from perfmodel.answer import StepAnswer
 from perfmodel.answers.constants import engine_constants
+from perfmodel.answers.step import StepAnswer
 from perfmodel.errors import PerfModelError
 from perfmodel.kernels.calibration import AnyCurve, Calibration
-from perfmodel.output.catalogue import calibration_values
+from perfmodel.output.catalogue.table import calibration_values
 from perfmodel.output.formats import count, significant, with_unit
-from perfmodel.output.validation_html import quantity_name
+from perfmodel.output.validation.page import quantity_name
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT

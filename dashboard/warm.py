@@ -1,6 +1,6 @@
 """What the first screen needs, done once before anybody looks."""
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.explore.curve import batch_curve
 from perfmodel.load import load_scenario
 from perfmodel.output.charts.curve import trade_off_chart

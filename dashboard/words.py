@@ -1,6 +1,6 @@
 """What terms mean, in a sentence each: the tooltips of all pages."""
 
-from perfmodel.output.validation_html import ROLES
+from perfmodel.output.validation.page import ROLES
 
 HELP = {
     "model": "Architecture, from the model's Hugging Face config.json.",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from perfmodel.output.keys import BEGIN, END, keys_markdown
+from perfmodel.output.catalogue.keys import BEGIN, END, keys_markdown
 
 PAGE = Path(__file__).with_name("scenarios.md")
 

@@ -12,11 +12,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from calibrate import skew
+from calibrate.engines import skew
 from perfmodel.engines.known_routing import fitted_skew
 from perfmodel.load import load_scenario
 from perfmodel.output.colours import OP_CLASS_COLOURS, op_class_name
-from perfmodel.output.spans import op_runs
+from perfmodel.output.step.spans import op_runs
 from perfmodel.routing.activation import activation
 from perfmodel.routing.controller import ToyRouter, simulate
 from perfmodel.routing.stability import linearise

@@ -1,4 +1,4 @@
-"""The command line. Each command loads a scenario, asks :mod:`perfmodel.answer`, and hands the answer to an output.
+"""The command line. Each command loads a scenario, asks :mod:`perfmodel.answers`, and hands the answer to an output.
 
 Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``validate --check`` found worse, 2 bad
 input, 3 a scenario that can't run. Heavy imports happen inside the commands, so that ``--help`` is quick.
@@ -159,7 +159,7 @@ def init(
     """A first scenario for a model on GPUs: a commented file that step and serve answer."""
     from perfmodel.errors import SpecError
     from perfmodel.explore.first import Ask, first_scenario
-    from perfmodel.output.first_yaml import init_command, parse_slo, place_of, write_first
+    from perfmodel.output.scenario.first import init_command, parse_slo, place_of, write_first
 
     server = None
     if from_command is not None:
@@ -224,22 +224,24 @@ def step(
 
         check_outputs({"--html": html, "--trace": trace}, [scenario], set_ or ())
 
-    from perfmodel.answer import answer_step  # what only an answer needs is imported once there will be one
+    from perfmodel.answers.step import (
+        answer_step,  # what only an answer needs is imported once there will be one
+    )
 
     answer = answer_step(asked)
     if trace is not None:
-        from perfmodel.output.trace import write_trace
+        from perfmodel.output.step.trace import write_trace
 
         write_trace(answer.step, trace)
     if html is not None:
-        from perfmodel.output.html import write_step_html
+        from perfmodel.output.step.page import write_step_html
 
         write_step_html(answer, html)
     if json:
         _print_json(answer.values)
     else:
         from perfmodel.output.caveats import print_basis, print_warnings
-        from perfmodel.output.tables import print_step
+        from perfmodel.output.step.table import print_step
 
         print_step(answer, ops=ops)
         print_basis(answer.values, answer.rest, why=why)
@@ -305,15 +307,15 @@ def serve(
     from perfmodel.load import load_scenario
 
     if requests is not None:  # before any work
-        from perfmodel.output.requests import check_requests_file
+        from perfmodel.output.serve.requests import check_requests_file
 
         check_requests_file(requests)
     if result is not None:
-        from perfmodel.output.vllm_result import check_result_file
+        from perfmodel.output.export.vllm_result import check_result_file
 
         check_result_file(result)
     if trace is not None:
-        from perfmodel.output.serve_trace import check_trace_file
+        from perfmodel.output.serve.trace import check_trace_file
 
         check_trace_file(trace)
     if repeats is not None and not intervals:
@@ -329,12 +331,12 @@ def serve(
 
         check_outputs(outputs, [scenario], set_ or ())
 
-    from perfmodel.answer_intervals import REPEATS
-    from perfmodel.answer_serve import answer_serve
-    from perfmodel.answer_stream import Long, answer_stream, check_parts, traffic_of
+    from perfmodel.answers.serve import answer_serve
+    from perfmodel.answers.serve_intervals import REPEATS
+    from perfmodel.answers.serve_stream import Long, answer_stream, check_parts, traffic_of
     from perfmodel.explore.fleet import daily_traffic, with_fleet
     from perfmodel.output.progress import request_progress
-    from perfmodel.output.requests import requests_while_served
+    from perfmodel.output.serve.requests import requests_while_served
     from perfmodel.workers import processes
 
     traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
@@ -354,15 +356,15 @@ def serve(
         if traffic is not None:
             answer = with_fleet(answer, traffic, progress=progress, executor=executor)
     if requests is not None and not isinstance(served, Long):
-        from perfmodel.output.requests import write_requests
+        from perfmodel.output.serve.requests import write_requests
 
         write_requests(answer, requests)
     if result is not None:
-        from perfmodel.output.vllm_result import write_result
+        from perfmodel.output.export.vllm_result import write_result
 
         write_result(answer, result)
     if trace is not None:
-        from perfmodel.output.serve_trace import write_serve_trace
+        from perfmodel.output.serve.trace import write_serve_trace
 
         left_out = write_serve_trace(answer, trace)
         if left_out:
@@ -371,7 +373,7 @@ def serve(
         _print_json(answer.values)
     else:
         from perfmodel.output.caveats import print_basis, print_warnings
-        from perfmodel.output.serve_tables import print_serve
+        from perfmodel.output.serve.table import print_serve
 
         print_serve(answer)
         print_basis(answer.values, answer.rest, why=why)
@@ -474,16 +476,16 @@ def report(
     fleet_good_pct: FleetGood = None,
 ) -> None:
     """A cost report to hand on: speed, cost and its causes, what would move it, how sure, how to repeat it."""
-    from perfmodel.answer_intervals import REPEATS
+    from perfmodel.answers.serve_intervals import REPEATS
     from perfmodel.errors import SpecError
     from perfmodel.explore.fleet import daily_traffic
     from perfmodel.files import check_writable
     from perfmodel.load import load_scenario
     from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
-    from perfmodel.output.report_files import WRITERS, report_format, report_json, write_report
-    from perfmodel.output.report_text import answer
-    from perfmodel.output.reproduce import report_command
+    from perfmodel.output.report.files import WRITERS, report_format, report_json, write_report
+    from perfmodel.output.report.words import answer
+    from perfmodel.output.scenario.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.part import Options, check_api_price
     from perfmodel.workers import processes
@@ -593,7 +595,7 @@ def experts(
         _print_json(values)
     else:
         from perfmodel.output.caveats import print_basis, print_warnings
-        from perfmodel.output.tables import print_variants
+        from perfmodel.output.step.table import print_variants
 
         print_variants(asked, variants)
         print_basis(values, why=why)
@@ -629,10 +631,10 @@ def show(
     ] = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""
-    from perfmodel.output.catalogue import entry_values, list_values, print_entry, print_list
+    from perfmodel.output.catalogue.table import entry_values, list_values, print_entry, print_list
 
     if yaml:
-        from perfmodel.output.scenario_yaml import scenario_text
+        from perfmodel.output.scenario.stated import scenario_text
 
         typer.echo(scenario_text(kind, name), nl=False)
         return
@@ -700,17 +702,17 @@ def validate(
             suite, data=data, scenario=scenario, overrides=set_ or (), progress=progress, executor=executor
         )
     if html is not None:
-        from perfmodel.output.validation_html import write_validation_html
+        from perfmodel.output.validation.page import write_validation_html
 
         write_validation_html(result, html)
     if json:
         _print_json(result.values)
     elif markdown:
-        from perfmodel.output.validation_markdown import validation_markdown
+        from perfmodel.output.validation.markdown import validation_markdown
 
         typer.echo(validation_markdown(result), nl=False)
     else:
-        from perfmodel.output.tables import print_validation
+        from perfmodel.output.step.table import print_validation
 
         print_validation(result)
     if html is not None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binom
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario
 from perfmodel.ops.parameters import active, active_parameters

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scenarios import told
 
-from calibrate import skew
-from perfmodel.answer import answer_step
+from calibrate.engines import skew
+from perfmodel.answers.step import answer_step
+from perfmodel.answers.tails import step_tails
 from perfmodel.engines.known_routing import fitted_skew
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario
@@ -33,7 +34,6 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.model import Moe
 from perfmodel.step import predict_steps, simulate_step
-from perfmodel.tails import step_tails
 from perfmodel.validation import roles
 
 LONGCAT = catalogue.model("longcat-flash")

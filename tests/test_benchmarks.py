@@ -10,12 +10,12 @@ import pytest
 from command import run_here
 from typer.testing import CliRunner
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.load import load_scenario
-from perfmodel.output.validation_html import validation_html
-from perfmodel.output.vllm_result import result_values, write_result
+from perfmodel.output.export.vllm_result import result_values, write_result
+from perfmodel.output.validation.page import validation_html
 from perfmodel.spec.benchmarks.read import holds_benchmark, read_benchmarks
 from perfmodel.validation.benchmarks import scenario_of
 from perfmodel.validation.differences import differences

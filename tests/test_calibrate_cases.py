@@ -11,8 +11,8 @@ if not has_torch():
 import numpy as np
 import torch
 
-from calibrate.cases import COMMUNICATION, SHAPES, Case, _selected_ids, build, parse_dtypes
-from calibrate.timing import Bench
+from calibrate.device.cases import COMMUNICATION, SHAPES, Case, _selected_ids, build, parse_dtypes
+from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 from reference_model import kernels
 
@@ -137,7 +137,7 @@ def test_successive_calls_use_other_weights_that_are_far_apart(bench):
 
 
 def test_a_weight_larger_than_the_pool_has_its_own_memory(bench, monkeypatch):
-    monkeypatch.setattr("calibrate.timing.pool_bytes", lambda device: 2**16)
+    monkeypatch.setattr("calibrate.device.timing.pool_bytes", lambda device: 2**16)
     small = Bench("cpu", reference_probe_s=1e-3)
     weight = small.cold(256, 256, dtype="fp32")
     assert weight().data_ptr() == weight().data_ptr()

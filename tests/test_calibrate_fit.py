@@ -13,17 +13,17 @@ if not has_torch():
 
 from typer.testing import CliRunner
 
-from calibrate import check as checking
-from calibrate.assemble import fit_folder
-from calibrate.cases import SHAPES
-from calibrate.check import Row, judge
 from calibrate.cli import app
-from calibrate.curves import FORMS
-from calibrate.design import design_cases, sample_points, with_work, work_of
-from calibrate.environment import describe
-from calibrate.journal import Record, open_journal
-from calibrate.needs import load_model, needed_ranges, step_ops
-from calibrate.steps import draw_steps, segments_of
+from calibrate.device import check as checking
+from calibrate.device.assemble import fit_folder
+from calibrate.device.cases import SHAPES
+from calibrate.device.check import Row, judge
+from calibrate.device.curves import FORMS
+from calibrate.device.design import design_cases, sample_points, with_work, work_of
+from calibrate.device.environment import describe
+from calibrate.device.journal import Record, open_journal
+from calibrate.device.needs import load_model, needed_ranges, step_ops
+from calibrate.device.steps import draw_steps, segments_of
 from perfmodel.errors import DataError, SpecError
 from perfmodel.kernels.calibration import load_calibration
 from perfmodel.ops.op import Stream
@@ -259,7 +259,7 @@ def test_another_device_fails_it(invented, calibrated):
 
 def test_the_command_exits_with_1_when_claims_are_broken(invented, calibrated, monkeypatch):
     for factor, code in ((1.0, 0), (2.0, 1)):
-        monkeypatch.setattr("calibrate.timing.Bench", lambda *a, f=factor, **k: InventedBench(f))
+        monkeypatch.setattr("calibrate.device.timing.Bench", lambda *a, f=factor, **k: InventedBench(f))
         result = CliRunner().invoke(app, ["check", str(calibrated), "--shapes", "4", "--steps", "8"])
         assert result.exit_code == code, result.output
         assert ("NOT KEPT" in result.output) == bool(code)

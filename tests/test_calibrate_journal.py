@@ -6,8 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from calibrate.cases import Case
-from calibrate.journal import (
+from calibrate.device.cases import Case
+from calibrate.device.journal import (
     JOURNAL,
     MEASURED,
     PARQUET,

@@ -16,20 +16,20 @@ if not has_torch():
 
 import pandas as pd
 
-from calibrate.cases import Case
-from calibrate.journal import JOURNAL, PARQUET, open_journal, read_journal, read_metadata, read_timings
-from calibrate.profile import profile
-from calibrate.timing import Bench
+from calibrate.device.cases import Case
+from calibrate.device.journal import JOURNAL, PARQUET, open_journal, read_journal, read_metadata, read_timings
+from calibrate.device.profile import profile
+from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 
 NUM_CASES = 40
 PROGRAM = f"""
 import sys, types
-from calibrate.cases import Case
+from calibrate.device.cases import Case
 shapes = [{{"m": m, "n": 64, "k": 64}} for m in range(1, {NUM_CASES + 1})]
-design = types.ModuleType("calibrate.design")
+design = types.ModuleType("calibrate.device.design")
 design.design_cases = lambda models, **_: [Case("gemm", "fp32", shape) for shape in shapes]
-sys.modules["calibrate.design"] = design
+sys.modules["calibrate.device.design"] = design
 from calibrate.cli import main
 main()
 """
@@ -166,8 +166,8 @@ def test_another_threads_journal_is_refused(tmp_path, bench):
 
 
 def test_some_are_timed_twice(tmp_path, bench, monkeypatch):
-    monkeypatch.setattr("calibrate.profile.REPEAT_EVERY", 4)
-    monkeypatch.setattr("calibrate.profile.REPEAT_AFTER_S", 0.0)
+    monkeypatch.setattr("calibrate.device.profile.REPEAT_EVERY", 4)
+    monkeypatch.setattr("calibrate.device.profile.REPEAT_AFTER_S", 0.0)
     profile(gemms(10), tmp_path, minutes=1, bench=bench, progress=False)
     contents = read_journal(tmp_path)
     assert [repeat.case for repeat in contents.repeats] == [gemms(10)[index] for index in (0, 4, 8)]

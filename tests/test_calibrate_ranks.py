@@ -11,11 +11,11 @@ if not has_torch():
 
 import torch
 
-from calibrate.cases import COMMUNICATION, Case
-from calibrate.journal import read_journal
-from calibrate.profile import profile
-from calibrate.ranks import Ranks, wire_bytes
-from calibrate.timing import Bench
+from calibrate.device.cases import COMMUNICATION, Case
+from calibrate.device.journal import read_journal
+from calibrate.device.profile import profile
+from calibrate.device.ranks import Ranks, wire_bytes
+from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 from perfmodel.ops import communication
 

@@ -12,10 +12,10 @@ if not has_torch():
 
 import torch
 
-from calibrate.cases import Case, build
-from calibrate.environment import ForeignLoad, describe, gpu_spec
-from calibrate.samples import Sample, summarise
-from calibrate.timing import Bench, BetweenOthers
+from calibrate.device.cases import Case, build
+from calibrate.device.environment import ForeignLoad, describe, gpu_spec
+from calibrate.device.samples import Sample, summarise
+from calibrate.device.timing import Bench, BetweenOthers
 from perfmodel.errors import DataError
 from perfmodel.spec import catalogue
 
@@ -47,8 +47,8 @@ def fake(monkeypatch):
     def probe(*_):
         clock.now += round(1e6 * clock.slowness)
 
-    monkeypatch.setattr("calibrate.timing.torch.mm", probe)
-    monkeypatch.setattr("calibrate.timing._forced_switches", lambda: 0)
+    monkeypatch.setattr("calibrate.device.timing.torch.mm", probe)
+    monkeypatch.setattr("calibrate.device.timing._forced_switches", lambda: 0)
     return bench, clock
 
 
@@ -81,7 +81,7 @@ def test_repeats_fill_a_sample(fake):
 
 def test_long_calls_are_cut_short_but_have_two_samples(fake, monkeypatch):
     bench, clock = fake
-    monkeypatch.setattr("calibrate.timing.time.monotonic", lambda: clock.now * 1e-9)
+    monkeypatch.setattr("calibrate.device.timing.time.monotonic", lambda: clock.now * 1e-9)
     assert bench.measure(working(clock, 5.0), samples=5, max_s=2.0).samples == 2
     assert bench.measure(working(clock, 0.5), samples=5, max_s=2.2).samples == 5
 
@@ -133,7 +133,7 @@ def test_samples_that_lost_their_core_are_taken_again(fake, monkeypatch):
         switches[0] += stolen
         clock.now += 50_000_000 if stolen else 2_000_000
 
-    monkeypatch.setattr("calibrate.timing._forced_switches", lambda: switches[0])
+    monkeypatch.setattr("calibrate.device.timing._forced_switches", lambda: switches[0])
     measured = bench.measure(run, samples=6)
     assert math.isclose(measured.seconds, 2e-3, rel_tol=1e-6)
     assert measured.samples == 6

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import perfmodel
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError, SpecError
 from perfmodel.kernels.calibration import Calibration, content_id, load_calibration
 from perfmodel.load import load_scenario

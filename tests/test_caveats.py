@@ -6,16 +6,16 @@ import pytest
 from command import run_here
 from test_serve import node
 
-from perfmodel.answer import answer_step
-from perfmodel.answer_serve import answer_serve
 from perfmodel.answers.basis import KINDS, kind_words, operations, rest_of
 from perfmodel.answers.caveats import Caveat, Weight, caveat_values, merged
 from perfmodel.answers.flags import beyond_of, other_texts
+from perfmodel.answers.serve import answer_serve
+from perfmodel.answers.step import answer_step
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.kernels.curves import describe_outside
 from perfmodel.load import load_scenario
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.output.html import question
+from perfmodel.output.step.page import question
 from perfmodel.report.trust import validation_lines
 from perfmodel.step import simulate_step
 

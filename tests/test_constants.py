@@ -3,8 +3,8 @@
 import pytest
 
 from dashboard.trusted import _engine
-from perfmodel.answer import answer_step
 from perfmodel.answers.constants import FRONT_END_WORDS, HOST_WORDS, engine_constants
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.report.assumptions import assumptions
 from perfmodel.spec.host import Host

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.explore.curve import batch_curve, curve_batches
 from perfmodel.load import load_scenario
 from perfmodel.output.charts.curve import trade_off_chart, trade_offs_chart

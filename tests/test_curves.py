@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrate.curves import FORMS, MIN_ROWS, candidate_terms, fit_curve, fit_terms
+from calibrate.device.curves import FORMS, MIN_ROWS, candidate_terms, fit_curve, fit_terms
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import Curve, curve_document, curve_from, evaluate, parse_term
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.show import plain
 from dashboard.words import NAMES
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits
 from perfmodel.output.formats import duration, significant, usd

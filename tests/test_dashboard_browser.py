@@ -12,7 +12,7 @@ from browser import PICTURES, browser
 from patience import patient_s, slowness
 from sessions import dashboard
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.output.formats import significant, usd
 

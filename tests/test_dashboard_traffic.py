@@ -15,7 +15,7 @@ from dashboard import traffic_runs
 from dashboard.asked import Asked
 from dashboard.cache import key_of
 from dashboard.views import traffic
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.explore.goodput import POINTS
 from perfmodel.load import load_scenario
 from perfmodel.output.formats import duration, percent, significant, usd

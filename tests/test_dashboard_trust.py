@@ -15,7 +15,7 @@ from dashboard.show import plain
 from dashboard.trusted import days, pct
 from perfmodel.kernels.calibration import load_calibration
 from perfmodel.output.charts.validation import sample
-from perfmodel.output.validation_html import quantity_name
+from perfmodel.output.validation.page import quantity_name
 from perfmodel.spec import catalogue
 from perfmodel.validation.recorded import recorded_results
 from perfmodel.validation.rows import unanswered

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import SpecError
 from perfmodel.explore.difference import COMPONENTS, balanced, difference, step_parts
 from perfmodel.load import load_scenario

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from perfmodel.answer import answer_step
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
+from perfmodel.answers.step import answer_step
 from perfmodel.cli import app
 from perfmodel.economics import work
 from perfmodel.economics.energy import unknown_power, usage_of_runs

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.answer import answer_step
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
+from perfmodel.answers.step import answer_step
 from perfmodel.engines.profile import Circumstances, leaves, names, profile
 from perfmodel.errors import SpecError
 from perfmodel.load import build_scenario, load_scenario

@@ -341,10 +341,10 @@ def test_any_family_reads_or_refuses_any_keys(name: str, keys: dict[str, int]) -
 
 
 def test_the_page_of_models_has_the_table_of_the_files() -> None:
-    from perfmodel.output.families_markdown import with_table
+    from perfmodel.output.catalogue.families_markdown import with_table
 
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
-    assert with_table(page) == page, "python -m perfmodel.output.families_markdown docs/models.md"
+    assert with_table(page) == page, "python -m perfmodel.output.catalogue.families_markdown docs/models.md"
 
 
 def test_a_compressed_query_costs_what_it_weighs() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_serve import node
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of, drift_at

@@ -7,7 +7,7 @@ import pytest
 from test_serve import node
 from typer.testing import CliRunner
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.fleet import TOLERANCE, Traffic, fastest, with_fleet

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.economics.rates import step_rates, streamed_s
 from perfmodel.explore.curve import batch_curve
 from perfmodel.load import load_scenario

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.errors import SpecError
 from perfmodel.explore.goodput import (
     NEAR,
@@ -21,7 +21,7 @@ from perfmodel.explore.goodput import (
 from perfmodel.explore.speeds import at_speed, drawn_rate
 from perfmodel.load import load_scenario
 from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart, seconds_label
-from perfmodel.output.traffic_rows import latency_rows, load_rows
+from perfmodel.output.serve.traffic_rows import latency_rows, load_rows
 
 SLO = ["slo.ttft_ms=1000", "slo.tpot_ms=100"]
 

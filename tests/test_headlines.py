@@ -8,11 +8,11 @@ pytest.importorskip("streamlit")
 from patience import patient_s
 from streamlit.testing.v1 import AppTest
 
-from perfmodel.answer import answer_step
 from perfmodel.answers.caveats import IF_EVEN, condition
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
-from perfmodel.output.html import step_html
-from perfmodel.output.report_text import answer, traffic_answer
+from perfmodel.output.report.words import answer, traffic_answer
+from perfmodel.output.step.page import step_html
 from perfmodel.report.content import build_report
 from perfmodel.report.part import Options
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scenarios import BARE
 from test_timeline import TIMES, scenarios, segments
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.engines.launches import kernels_launched, listed
 from perfmodel.kernels.timing import Timing
 from perfmodel.load import load_scenario

@@ -401,7 +401,7 @@ def test_a_link_starts_no_run_of_minutes():
 
 
 def test_every_file_of_a_shipped_calibration_is_hashed():
-    """After `calibrate import-tables`, or `python -m calibrate.sums`."""
+    """After `calibrate import-tables`, or `python -m calibrate.device.sums`."""
     from perfmodel.kernels.sums import FILE, check_sum
     from perfmodel.spec import catalogue
 
@@ -418,7 +418,7 @@ def test_a_check_that_was_edited_is_not_quoted(tmp_path):
     import shutil
 
     from perfmodel.kernels.sums import check_sum, write_sums
-    from perfmodel.output.catalogue import calibration_values
+    from perfmodel.output.catalogue.table import calibration_values
     from perfmodel.spec.catalogue import DATA
 
     folder = tmp_path / "epyc"

@@ -12,7 +12,7 @@ from bench.hostile.conditions import CONDITIONS
 from bench.hostile.mutate import mutated_text
 from bench.hostile.tally import Outcome, Tally, table
 from bench.hostile.traffic import AZURE
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError
 from perfmodel.load import load_scenario
 

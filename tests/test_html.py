@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from oracle_env import required
 
-from perfmodel.answer import StepAnswer, answer_step
+from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import INSIDE
 from perfmodel.load import load_scenario
@@ -21,12 +21,12 @@ from perfmodel.ops.memory import Memory
 from perfmodel.ops.op import OpClass
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, text_on
 from perfmodel.output.formats import count, duration, percent, scaled, significant, usd
-from perfmodel.output.html import page as page_of
-from perfmodel.output.html import step_html, write_step_html
 from perfmodel.output.pages import linked
-from perfmodel.output.reproduce import step_command
-from perfmodel.output.spans import op_runs
-from perfmodel.output.windows import _details, exposed_rows, layer_window, op_rows, stage_rows
+from perfmodel.output.scenario.reproduce import step_command
+from perfmodel.output.step.page import page as page_of
+from perfmodel.output.step.page import step_html, write_step_html
+from perfmodel.output.step.spans import op_runs
+from perfmodel.output.step.windows import _details, exposed_rows, layer_window, op_rows, stage_rows
 from perfmodel.spec import catalogue
 
 SCHEDULES = ("sequential", "sbo", "sbo-engine", "tbo")
@@ -257,7 +257,7 @@ def test_every_class_has_a_colour_of_its_own(sbo: StepAnswer) -> None:
 
 def test_plotly_is_imported_only_when_a_page_is_made() -> None:
     code = (
-        "import sys, perfmodel.output.html, perfmodel.output.charts.timeline; "
+        "import sys, perfmodel.output.step.page, perfmodel.output.charts.timeline; "
         "print('plotly' in sys.modules or 'jinja2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -301,7 +301,7 @@ def test_every_scenario_of_the_catalogue_has_a_page(name: str) -> None:
 
 
 def test_layers_that_differ_show_the_middle_one_and_their_stages_summed_up(capsys) -> None:
-    from perfmodel.output.tables import print_step
+    from perfmodel.output.step.table import print_step
 
     means = [6.0, 10.0] * 14
     unlike = answer(f"routing.layer_means={means}")

@@ -12,8 +12,8 @@ from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.first import Ask, first_scenario, parse_gpus
 from perfmodel.load import load_scenario
 from perfmodel.ops.limits import limits, runs
-from perfmodel.output.first_yaml import first_text, parse_slo
-from perfmodel.output.scenario_yaml import scenario_text
+from perfmodel.output.scenario.first import first_text, parse_slo
+from perfmodel.output.scenario.stated import scenario_text
 from perfmodel.spec import catalogue
 from perfmodel.spec.keys import key_paths
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from perfmodel.cli import app
 from perfmodel.engines.profile import profile
 from perfmodel.errors import SpecError
-from perfmodel.output.keys import key_rows, key_values, keys_markdown
+from perfmodel.output.catalogue.keys import key_rows, key_values, keys_markdown
 from perfmodel.spec.keys import key_paths
 from perfmodel.spec.reference import keys, meanings
 from perfmodel.spec.scenario import Scenario

@@ -5,7 +5,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.cli import app
 from perfmodel.engines.legality import refusal, rules
 from perfmodel.errors import InfeasibleError

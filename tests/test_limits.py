@@ -6,7 +6,7 @@ from command import run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import InfeasibleError
 from perfmodel.explore.curve import batch_curve, curve_batches
 from perfmodel.load import load_scenario

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from command import run_here
 
-import perfmodel.answer_stream as long_answers
-from perfmodel.answer_serve import answer_serve
-from perfmodel.answer_stream import Long, answer_stream, traffic_of
+import perfmodel.answers.serve_stream as long_answers
+from perfmodel.answers.serve import answer_serve
+from perfmodel.answers.serve_stream import Long, answer_stream, traffic_of
 from perfmodel.economics.quantiles import RELATIVE_ERROR, Exact, Sketched
 from perfmodel.errors import DataError, SpecError
 from perfmodel.load import load_scenario
-from perfmodel.output.requests import requests_while_served, write_requests
+from perfmodel.output.serve.requests import requests_while_served, write_requests
 from perfmodel.serving import in_order
 from perfmodel.serving.compiled import window
 from perfmodel.serving.drafts import decode_steps, decode_steps_of
@@ -298,7 +298,7 @@ def test_a_run_that_fails_leaves_no_file(tmp_path, monkeypatch):
 
 MEMORY = """
 import resource, sys
-import perfmodel.answer_stream as long
+import perfmodel.answers.serve_stream as long
 from perfmodel.load import load_scenario
 scenario = load_scenario("deepseek-v3-h800", sys.argv[2:])
 traffic = long.traffic_of(scenario, hold=1000)

@@ -6,9 +6,9 @@ import pytest
 from oracle_env import run_oracle
 from scenarios import BARE
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
-from perfmodel.output.trace import write_trace
+from perfmodel.output.step.trace import write_trace
 from perfmodel.overlap.analysis import exposed_communication_s, overlap_pct
 from perfmodel.step import simulate_step
 

@@ -12,8 +12,8 @@ import pytest
 from oracle_env import required
 from test_reference_env import NO_TORCH, has_torch
 
-from calibrate.cases import COMMUNICATION, Case
-from calibrate.curves import MIN_ROWS
+from calibrate.device.cases import COMMUNICATION, Case
+from calibrate.device.curves import MIN_ROWS
 from calibrate.overlap import namespaces
 from calibrate.overlap.experiment import Plan, compare, main, run_experiment
 from calibrate.overlap.measure import BlockRun, ContentionRun, ExchangeRun, KernelRun, Measured
@@ -145,7 +145,7 @@ def test_a_device_that_is_as_calibrated_is_predicted(found, tmp_path):
 
 
 def case_variables(op):
-    from calibrate.cases import SHAPES
+    from calibrate.device.cases import SHAPES
 
     return SHAPES[op.kernel]
 

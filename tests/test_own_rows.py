@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.engines import profile
 from perfmodel.errors import DataError, PerfModelError
 from perfmodel.ops.limits import check_layout

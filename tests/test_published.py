@@ -14,7 +14,7 @@ import pytest
 
 from perfmodel.economics.fleet import DailyTraffic, least_fleet
 from perfmodel.load import load_scenario
-from perfmodel.output.validation_markdown import validation_markdown
+from perfmodel.output.validation.markdown import validation_markdown
 from perfmodel.validation import roles, silicon
 from perfmodel.validation.ceilings import above, owner
 from perfmodel.validation.deepseek_fleet import fleet

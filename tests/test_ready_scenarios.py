@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 
-from perfmodel.answer import answer_step
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.spec import catalogue
 

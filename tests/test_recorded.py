@@ -8,7 +8,7 @@ from calibrate.trust import write_record
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import load_calibration
 from perfmodel.load import load_scenario
-from perfmodel.output.validation_markdown import validation_markdown
+from perfmodel.output.validation.markdown import validation_markdown
 from perfmodel.spec import catalogue
 from perfmodel.validation import recorded
 from perfmodel.validation.ceilings import owner

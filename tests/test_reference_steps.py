@@ -10,8 +10,8 @@ if not has_torch():
 
 import torch
 
-from calibrate.needs import load_model, reference_scenario
-from calibrate.steps import Models, StepCase, build_step, draw_steps, forced_ids
+from calibrate.device.needs import load_model, reference_scenario
+from calibrate.device.steps import Models, StepCase, build_step, draw_steps, forced_ids
 from perfmodel.step import step_segments
 from reference_model import kernels
 from reference_model.config import SIZES

@@ -15,18 +15,18 @@ import pytest
 from oracle_env import required
 from typer.testing import CliRunner
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.cli import app
 from perfmodel.errors import DataError, InfeasibleError, SpecError, UnsupportedError
 from perfmodel.explore.fleet import Traffic
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.output.charts.money import speed_cost_chart, tornado_chart, waterfall_chart
 from perfmodel.output.pdf import chromium
-from perfmodel.output.report_csv import COLUMNS, report_csv, safe
-from perfmodel.output.report_files import report_format, report_json
-from perfmodel.output.report_html import report_html
-from perfmodel.output.report_markdown import report_markdown
-from perfmodel.output.report_text import answer
+from perfmodel.output.report.as_csv import COLUMNS, report_csv, safe
+from perfmodel.output.report.files import report_format, report_json
+from perfmodel.output.report.markdown import report_markdown
+from perfmodel.output.report.page import report_html
+from perfmodel.output.report.words import answer
 from perfmodel.report.content import build_report
 from perfmodel.report.part import Options, check_api_price
 from perfmodel.report.trust import caveats
@@ -480,7 +480,7 @@ def test_chromium_opens_and_prints_it(html, tmp_path):
 
 def test_heavy_parts_are_imported_when_a_page_is_made():
     code = (
-        "import sys, perfmodel.output.report_files, perfmodel.report.content; "
+        "import sys, perfmodel.output.report.files, perfmodel.report.content; "
         "print([name for name in ('plotly', 'jinja2', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import SpecError
 from perfmodel.explore.routing_effects import (
     PLACEMENTS,

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError, SpecError
 from perfmodel.load import load_scenario
 from perfmodel.routing.activation import activation, moments

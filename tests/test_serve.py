@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.economics.quantiles import mean_interval, weighted_spread
 from perfmodel.economics.requests import is_good, serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import cache_tokens_per_rank
-from perfmodel.output.serve_tables import _serve_rates
+from perfmodel.output.serve.table import _serve_rates
 from perfmodel.serving.records import Load, Records, StepRuns
 from perfmodel.serving.serve import batching_of, serve
 from perfmodel.serving.step_times import TwinStepTimes

@@ -7,8 +7,8 @@ import pytest
 from test_serve import DECODES, PROMPT, node
 from typer.testing import CliRunner
 
-from perfmodel import answer_intervals
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers import serve_intervals as answer_intervals
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import SpecError
 from perfmodel.load import load_scenario

@@ -8,11 +8,11 @@ import pytest
 from test_serve import node
 from typer.testing import CliRunner
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import DataError
-from perfmodel.output import serve_trace
-from perfmodel.output.serve_trace import REQUESTS_PROCESS, write_serve_trace
+from perfmodel.output.serve import trace as serve_trace
+from perfmodel.output.serve.trace import REQUESTS_PROCESS, write_serve_trace
 
 APART = "prefill={deployment: {engine: sglang, attention_tp: 8, dense_tp: 8, ep: 8}, serving: {replicas: 2}}"
 TRAFFIC = ["workload.request_rate=20", "workload.num_requests=80"]

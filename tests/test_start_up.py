@@ -46,13 +46,13 @@ def imported(*arguments):
     [
         (["--help"], 0, ("numpy", "pydantic", "rich")),
         (["step", "--help"], 0, ("numpy", "rich")),
-        (["step", "no-such-scenario"], 2, ("numpy", "simpy", "rich", "perfmodel.answer")),
+        (["step", "no-such-scenario"], 2, ("numpy", "simpy", "rich", "perfmodel.answers.step")),
         (
             ["step", "longcat-flash-h800", "--set", "deployment.ep=banana"],
             2,
-            ("numpy", "simpy", "rich", "perfmodel.answer"),
+            ("numpy", "simpy", "rich", "perfmodel.answers.step"),
         ),
-        (["show", "models"], 0, ("simpy", "perfmodel.answer", "perfmodel.kernels.calibration")),
+        (["show", "models"], 0, ("simpy", "perfmodel.answers.step", "perfmodel.kernels.calibration")),
         (["step", "longcat-flash-h800", "--json"], 0, ("rich",)),
         (["step", "deepseek-v3-h800", "--json"], 0, ("rich",)),
         (["serve", "longcat-flash-h800", "--json", *SHORT], 0, ("rich.table",)),

@@ -13,8 +13,8 @@ if not has_torch():
 
 import torch
 
-from calibrate import toy_routing
-from calibrate.toy_routing import (
+from calibrate.device import toy_routing
+from calibrate.device.toy_routing import (
     LENGTH,
     TOY,
     ByteText,
@@ -26,7 +26,7 @@ from calibrate.toy_routing import (
     write,
 )
 from perfmodel import __version__
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError
 from perfmodel.load import load_scenario
 from reference_model.training import fit, new_model

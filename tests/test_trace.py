@@ -15,8 +15,8 @@ from scenarios import BARE
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
 from perfmodel.load import load_scenario
-from perfmodel.output.spans import exposed_intervals, op_runs
-from perfmodel.output.trace import trace_text, write_trace
+from perfmodel.output.step.spans import exposed_intervals, op_runs
+from perfmodel.output.step.trace import trace_text, write_trace
 from perfmodel.overlap.analysis import exposed_communication_s, slowest_rank
 from perfmodel.step import Step, simulate_step
 

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from perfmodel.errors import DataError, SpecError
-from perfmodel.output.catalogue import trace_values
+from perfmodel.output.catalogue.table import trace_values
 from perfmodel.serving.prefix_cache import paths_of
 from perfmodel.serving.requests import requests_of
 from perfmodel.spec.traces.read import read_trace, trace_of
@@ -351,9 +351,9 @@ def test_an_sglang_runs_rate_and_cap_stand_for_its_times(file):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_our_own_requests_are_read_back(tmp_path, suffix):
-    from perfmodel.answer_serve import answer_serve
+    from perfmodel.answers.serve import answer_serve
     from perfmodel.load import load_scenario
-    from perfmodel.output.requests import write_requests
+    from perfmodel.output.serve.requests import write_requests
 
     sets = ["workload.trace=''", "workload.request_rate=5", "workload.num_requests=12", "workload.input_tokens=64",
             "workload.output_tokens={min: 1, max: 5}", "workload.turns=2", "workload.turn_tokens=8"]  # fmt: skip

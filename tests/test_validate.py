@@ -20,7 +20,7 @@ from perfmodel.output.charts import validation as charts
 from perfmodel.output.charts.validation import hover, interval_text
 from perfmodel.output.formats import with_unit
 from perfmodel.output.progress import suite_progress
-from perfmodel.output.validation_html import MAX_ROWS, page, quantity_name, validation_html
+from perfmodel.output.validation.page import MAX_ROWS, page, quantity_name, validation_html
 from perfmodel.spec.catalogue import DATA
 from perfmodel.validation import ceilings, suites, user_data
 from perfmodel.validation.ceilings import Ceiling, above, recorded

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import DataError
 from perfmodel.load import load_scenario
-from perfmodel.output import vllm_result
-from perfmodel.output.vllm_result import check_result_file, result_values, write_result
+from perfmodel.output.export import vllm_result
+from perfmodel.output.export.vllm_result import check_result_file, result_values, write_result
 from perfmodel.spec.traces.read import read_trace
 
 NODE = [
@@ -232,7 +232,7 @@ def test_a_bad_place_is_refused_before_the_run(name, message, tmp_path, monkeypa
     def never(*_, **__):
         raise AssertionError("simulated")
 
-    monkeypatch.setattr("perfmodel.answer_serve.answer_serve", never)
+    monkeypatch.setattr("perfmodel.answers.serve.answer_serve", never)
     with pytest.raises(DataError, match=message):
         check_result_file(tmp_path / name)
     run = CliRunner().invoke(app, ["serve", "longcat-flash-h800", "--result", str(tmp_path / name)])

@@ -8,11 +8,11 @@ import pytest
 from test_serve import node, records_of
 from typer.testing import CliRunner
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import SpecError
-from perfmodel.output.vllm_result import result_values
+from perfmodel.output.export.vllm_result import result_values
 from perfmodel.serving.serve import serve
 from perfmodel.serving.window import counted, counted_rows
 from perfmodel.spec.workload import Workload

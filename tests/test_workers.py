@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from command import run_here
 
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
 from perfmodel.errors import SpecError, WorkerError
 from perfmodel.explore.fleet import Traffic, with_fleet
 from perfmodel.explore.sensitivity import _moved, sensitivity
@@ -65,7 +65,7 @@ def test_one_worker_needs_no_process():
 
 
 def test_intervals_are_the_same_by_any_number_of_workers(monkeypatch):
-    monkeypatch.setattr("perfmodel.answer_intervals.WORTH_SHARING", 0)
+    monkeypatch.setattr("perfmodel.answers.serve_intervals.WORTH_SHARING", 0)
     scenario = load_scenario("longcat-flash-h800", ["workload.num_requests=60"])
     alone = answer_serve(scenario, repeats=8)
     told = []
@@ -79,7 +79,7 @@ def test_intervals_are_the_same_by_any_number_of_workers(monkeypatch):
 
 def test_a_fleet_with_its_interval_is_the_same_by_any_number_of_workers(monkeypatch):
     """Three searches, of which each simulates many runs: what they need and what they find travels."""
-    monkeypatch.setattr("perfmodel.answer_intervals.WORTH_SHARING", 0)
+    monkeypatch.setattr("perfmodel.answers.serve_intervals.WORTH_SHARING", 0)
     asked = ["workload.num_requests=60", "slo.ttft_ms=2000", "slo.tpot_ms=60"]
     answer = answer_serve(load_scenario("longcat-flash-h800", asked), repeats=8)
     traffic = Traffic(peak_to_mean=2.0, requests_per_day=1e6)

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.cli import app
 from perfmodel.errors import SpecError
 from perfmodel.explore.zero_experts import vary_real_experts, vary_zero_experts

@@ -80,8 +80,8 @@ def warm() -> None:
     import pyarrow.parquet
 
     import dashboard.asked  # noqa: F401
-    from perfmodel.answer import answer_step
-    from perfmodel.answer_serve import answer_serve
+    from perfmodel.answers.serve import answer_serve
+    from perfmodel.answers.step import answer_step
     from perfmodel.answers.train import answer_train
     from perfmodel.load import load_scenario
 

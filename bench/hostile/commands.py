@@ -321,11 +321,11 @@ SERVERS = (
 
 def launch(chance: random.Random, folder: Path) -> str | None:
     """A command that starts a server, broken; the scenario that is made of it runs, or it is refused."""
-    from perfmodel.answer import answer_step
+    from perfmodel.answers.step import answer_step
     from perfmodel.engines.server_flags import read_command
     from perfmodel.explore.first import Ask, first_scenario
     from perfmodel.load import load_scenario
-    from perfmodel.output.first_yaml import init_command, write_first
+    from perfmodel.output.scenario.first import init_command, write_first
 
     text = chance.choice(SERVERS)
     kind = chance.random()

@@ -114,7 +114,7 @@ def ignored_key(document: Mapping[str, Any], values: Mapping[str, Any], answer: 
 
 def monotone(scenario: Any, values: Mapping[str, Any], chance: random.Random) -> str | None:
     """Whether more work takes less time, or another price does not change the cost alone."""
-    from perfmodel.answer import answer_step
+    from perfmodel.answers.step import answer_step
     from perfmodel.errors import PerfModelError
 
     kind = chance.choice(["context", "price"])

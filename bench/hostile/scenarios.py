@@ -27,7 +27,7 @@ def answered(
     scenario: Any, chance: random.Random, document: dict[str, Any] | None = None, folder: Path = Path()
 ) -> str | None:
     """Step a scenario; why its answer is wrong. A tenth is asked once more, otherwise."""
-    from perfmodel.answer import answer_step
+    from perfmodel.answers.step import answer_step
     from perfmodel.load import build_scenario
 
     values = answer_step(scenario, over_steps=False).values

@@ -176,7 +176,7 @@ MOST_TOKENS = 200_000
 def workload(chance: random.Random, folder: Path) -> str | None:
     """A short run of traffic with keys of workload, serving and limits set to anything: nothing may be lost."""
     from bench.hostile.scenarios import override_text
-    from perfmodel.answer_serve import answer_serve
+    from perfmodel.answers.serve import answer_serve
     from perfmodel.load import load_scenario
     from perfmodel.spec.keys import key_paths
 

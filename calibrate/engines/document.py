@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.curves import robust_std
+from calibrate.device.curves import robust_std
 from calibrate.engines.constants import CONSTANTS, START
 from calibrate.engines.rows import FILES, FitRow, Job, engine_of, fit_rows, jobs, served_logs
 from calibrate.engines.select import HARM, fit_constants, fit_engine, residuals

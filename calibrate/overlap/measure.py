@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.cases import Case
-from calibrate.environment import ForeignLoad
+from calibrate.device.cases import Case
+from calibrate.device.environment import ForeignLoad
 from calibrate.overlap.ranks import RankPair
 from calibrate.overlap.workload import NUM_RANKS, Workload, exchange_rows, kernel_cases
 from perfmodel.units import BITS_PER_BYTE, MEGA

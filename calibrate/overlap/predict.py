@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import perfmodel
-from calibrate.curves import fit_curve
-from calibrate.design import with_work, work_of
-from calibrate.environment import gpu_spec
+from calibrate.device.curves import fit_curve
+from calibrate.device.design import with_work, work_of
+from calibrate.device.environment import gpu_spec
 from calibrate.overlap.measure import BlockRun, Measured
 from calibrate.overlap.workload import DTYPE, NUM_RANKS, block_segment, scenario
 from perfmodel.files import atomic_write

@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from calibrate.cases import Case, build
-from calibrate.environment import describe
+from calibrate.device.cases import Case, build
+from calibrate.device.environment import describe
+from calibrate.device.timing import Bench
 from calibrate.overlap.workload import DTYPE, NUM_RANKS, Workload
-from calibrate.timing import Bench
 from reference_model.kernels import linear
 from reference_model.model import LongcatFlash
 from reference_model.parallel import Exchange, Pending, Received

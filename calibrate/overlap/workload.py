@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibrate.cases import SHAPES, Case
-from calibrate.curves import MIN_ROWS
-from calibrate.needs import reference_scenario
+from calibrate.device.cases import SHAPES, Case
+from calibrate.device.curves import MIN_ROWS
+from calibrate.device.needs import reference_scenario
 from perfmodel.overlap.graph import Segment
 from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.scenario import Scenario

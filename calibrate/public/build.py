@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import perfmodel
-from calibrate.assemble import LONG_S
-from calibrate.curves import MIN_ROWS, NORMAL_90
+from calibrate.device.assemble import LONG_S
+from calibrate.device.curves import MIN_ROWS, NORMAL_90
 from calibrate.public import (
     attention,
     derived,
@@ -245,8 +245,9 @@ def device_name(source: Source, system: str, gpu: str) -> str:
 def repeat_log_std(source: Source) -> float:
     """Noise of one timing: standard deviation of its log, from shapes that a table holds twice.
 
-    As :func:`calibrate.assemble.repeat_log_std`: of kernels longer than a millisecond, half the middle 80 % of the log
-    ratio, over sqrt(2) since both timings scatter. Few GPUs have such shapes, so those of all are taken together.
+    As :func:`calibrate.device.assemble.repeat_log_std`: of kernels longer than a millisecond, half the middle 80 % of
+    the log ratio, over sqrt(2) since both timings scatter. Few GPUs have such shapes, so those of all are taken
+    together.
 
     Raises:
         DataError: too few of them to tell.

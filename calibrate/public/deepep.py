@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.curves import fit_terms, leave_out_residuals, robust_std
+from calibrate.device.curves import fit_terms, leave_out_residuals, robust_std
 from calibrate.public import deepep_rows
 from calibrate.public.deepep_rows import KERNELS, VARIABLES, Fabric, Timings, fabric
 from calibrate.public.source import Source

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import perfmodel
-from calibrate.curves import robust_std
+from calibrate.device.curves import robust_std
 from calibrate.public.clusters import cluster_section
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write

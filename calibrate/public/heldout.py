@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.curves import robust_std
+from calibrate.device.curves import robust_std
 from calibrate.public.grid import combinations, fit
 from calibrate.public.samples import Samples
 from perfmodel.kernels.parts import part_of

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibrate.curves import fit_terms
+from calibrate.device.curves import fit_terms
 from calibrate.public.attention_rows import FORMATS, cite
 from calibrate.public.mla import CORE, MODULE_INCLUDES
 from calibrate.public.samples import Samples

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibrate.curves import fit_terms
+from calibrate.device.curves import fit_terms
 from calibrate.public.source import Source
 from perfmodel.kernels.curves import evaluate
 from perfmodel.spec import catalogue

@@ -15,14 +15,14 @@ from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
-from perfmodel.answer import StepAnswer
 from perfmodel.answers.caveats import condition as condition_of
+from perfmodel.answers.step import StepAnswer
 from perfmodel.explore.difference import Difference
 from perfmodel.ops.limits import batch_of
 from perfmodel.output.charts.curve import trade_offs_chart
 from perfmodel.output.charts.money import waterfall_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
-from perfmodel.output.html import question
+from perfmodel.output.step.page import question
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT
 

@@ -8,7 +8,7 @@ from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, downloads, plain
 from dashboard.words import HELP
-from perfmodel.answer import StepAnswer
+from perfmodel.answers.step import StepAnswer
 from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart, variants_chart
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.spec.scenario import Scenario

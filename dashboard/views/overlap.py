@@ -8,12 +8,12 @@ from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.words import HELP
-from perfmodel.answer import StepAnswer
+from perfmodel.answers.step import StepAnswer
 from perfmodel.output.charts.usage import busy_chart
 from perfmodel.output.formats import duration, significant
-from perfmodel.output.html import SCHEDULES
-from perfmodel.output.schedules import busy_rows, layer_windows, schedule_rows, stacked_timeline
-from perfmodel.output.windows import marks_text
+from perfmodel.output.step.page import SCHEDULES
+from perfmodel.output.step.schedules import busy_rows, layer_windows, schedule_rows, stacked_timeline
+from perfmodel.output.step.windows import marks_text
 from perfmodel.overlap.schedules import STAGES
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import MS, US

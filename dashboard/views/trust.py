@@ -23,10 +23,10 @@ from dashboard.trusted import (
     tested,
 )
 from dashboard.words import TRUST
-from perfmodel.answer import StepAnswer
+from perfmodel.answers.step import StepAnswer
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.output.formats import percent
-from perfmodel.output.validation_html import quantity_name
+from perfmodel.output.validation.page import quantity_name
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.evidence import Evidence, closest

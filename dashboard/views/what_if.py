@@ -12,13 +12,13 @@ from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
-from perfmodel.answer import StepAnswer
+from perfmodel.answers.step import StepAnswer
 from perfmodel.ops.limits import batch_of
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.curve import trade_off_chart
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
-from perfmodel.output.html import question
+from perfmodel.output.step.page import question
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MS, PERCENT
 

@@ -1,8 +1,8 @@
 """What is known of a model's router, filled into a scenario that says nothing about which experts tokens like.
 
 ``data/routing_skew.yaml`` holds, by catalogue model, the exponent of a power law that was fitted on one published
-effect (``python -m calibrate.skew``, ``make engine-constants``). Of other models nothing is known: experts count as
-used evenly, intervals hold that they may not be, and the answer says so.
+effect (``python -m calibrate.engines.skew``, ``make engine-constants``). Of other models nothing is known: experts
+count as used evenly, intervals hold that they may not be, and the answer says so.
 """
 
 from collections.abc import Mapping

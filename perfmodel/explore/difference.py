@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perfmodel.answer import StepAnswer, answer_step
+from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.economics.rates import step_rates
 from perfmodel.errors import SpecError
 from perfmodel.overlap.analysis import occupied_s, slowest_rank

@@ -24,9 +24,9 @@ from math import ceil
 from statistics import NormalDist
 from typing import Any
 
-from perfmodel.answer_intervals import worth_sharing
-from perfmodel.answer_serve import ServeAnswer
 from perfmodel.answers.caveats import Caveat, danger, note, with_caveats
+from perfmodel.answers.serve import ServeAnswer
+from perfmodel.answers.serve_intervals import worth_sharing
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate

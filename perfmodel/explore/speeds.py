@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from perfmodel.answer_serve import BEHIND
+from perfmodel.answers.serve import BEHIND
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import Served
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perfmodel.answer import StepAnswer, answer_step
+from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.errors import SpecError
 from perfmodel.ops.op import OpClass
 from perfmodel.routing.activation import beta_binomial, moments

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from perfmodel.answer import StepAnswer
-from perfmodel.answer_serve import ServeAnswer
 from perfmodel.answers.constants import engine_constants
+from perfmodel.answers.serve import ServeAnswer
+from perfmodel.answers.step import StepAnswer
 from perfmodel.engines.profile import profile
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue

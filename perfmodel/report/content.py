@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import perfmodel
-from perfmodel.answer import plain
+from perfmodel.answers.step import plain
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.difference import difference
 from perfmodel.report.part import Options, Part, answer_part

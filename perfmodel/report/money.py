@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from perfmodel.answer import StepAnswer, answer_step
-from perfmodel.answer_serve import ServeAnswer
+from perfmodel.answers.serve import ServeAnswer
+from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.errors import PerfModelError
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import PERCENT

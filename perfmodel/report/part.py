@@ -5,9 +5,9 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perfmodel.answer import StepAnswer, answer_step
-from perfmodel.answer_serve import ServeAnswer, answer_serve
 from perfmodel.answers.caveats import caveat_values, danger, merged, note, without_repeats
+from perfmodel.answers.serve import ServeAnswer, answer_serve
+from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.economics.utilisation import break_even
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.fleet import Traffic, with_fleet

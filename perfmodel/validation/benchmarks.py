@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.answer_intervals import REPEATS
-from perfmodel.answer_serve import ServeAnswer, answer_serve
+from perfmodel.answers.serve import ServeAnswer, answer_serve
+from perfmodel.answers.serve_intervals import REPEATS
 from perfmodel.economics.quantiles import spread
 from perfmodel.economics.requests import latencies
 from perfmodel.errors import PerfModelError

@@ -8,7 +8,7 @@ difference.
 import csv
 from typing import Any
 
-from perfmodel.answer import answer_step
+from perfmodel.answers.step import answer_step
 from perfmodel.load import load_scenario
 from perfmodel.spec.catalogue import DATA
 from perfmodel.units import MS, US

@@ -127,7 +127,7 @@ def run_suites(
         SpecError: no such suite, a result of a benchmark without a scenario, or a scenario without measurements.
         DataError: the file of measurements is not what it should be.
     """
-    from perfmodel.answer import calibration_id
+    from perfmodel.answers.step import calibration_id
     from perfmodel.validation.ceilings import above
 
     chosen = _chosen(name, data)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import perfmodel
-from perfmodel.answer import plain
+from perfmodel.answers.step import plain
 from perfmodel.engines.launch import Launch, launches
 from perfmodel.errors import InfeasibleError, PerfModelError
 from perfmodel.explore.difference import Difference, difference

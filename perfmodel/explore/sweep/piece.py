@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import perfmodel
-from perfmodel.answer import answer_step
-from perfmodel.answer_serve import answer_serve
+from perfmodel.answers.serve import answer_serve
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import PerfModelError
 from perfmodel.explore.sweep.carried import NOTHING, Carried
 from perfmodel.explore.sweep.design import overrides_of

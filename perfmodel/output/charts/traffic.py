@@ -49,7 +49,7 @@ def _log_seconds(values: Iterable[float]) -> dict[str, Any]:
 
 
 def latency_chart(rows: "pd.DataFrame", slo_s: Mapping[str, float]) -> Figure:
-    """Share of requests that took at most so long; ``rows`` as of :func:`~perfmodel.output.traffic_rows.latency_rows`.
+    """Share of requests that took at most so long; ``rows``: :func:`~perfmodel.output.serve.traffic_rows.latency_rows`.
 
     ``slo_s``: quantity -> objective, seconds, drawn as a line in the quantity's colour.
     """
@@ -112,7 +112,7 @@ def _objective(figure: Figure, name: str, limit_s: float) -> None:
 def load_chart(rows: "pd.DataFrame") -> Figure:
     """Requests that wait and that are in progress, and below them the decode batch, over time.
 
-    ``rows`` as of :func:`~perfmodel.output.traffic_rows.load_rows`; a second pool (prefill) is dashed.
+    ``rows`` as of :func:`~perfmodel.output.serve.traffic_rows.load_rows`; a second pool (prefill) is dashed.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots

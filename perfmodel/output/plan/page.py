@@ -8,7 +8,7 @@ from perfmodel.output.charts.plan import plan_chart
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.output.pages import embed, render
 
-TEMPLATE = Path(__file__).parent.with_name("plan.html.j2")
+TEMPLATE = Path(__file__).with_name("plan.html.j2")
 ROWS = 20
 BUTTONS = (("zoom2d", "pan2d", "resetScale2d"),)
 

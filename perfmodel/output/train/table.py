@@ -9,8 +9,8 @@ from perfmodel.output.caveats import folded
 from perfmodel.output.colours import op_class_name
 from perfmodel.output.console import console
 from perfmodel.output.formats import count, duration, percent, usd
-from perfmodel.output.reproduce import step_command
-from perfmodel.output.tables import table_of
+from perfmodel.output.scenario.reproduce import step_command
+from perfmodel.output.step.table import table_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MEGA, MS, TERA
 

@@ -1,0 +1,1 @@
+"""A cost report, told."""

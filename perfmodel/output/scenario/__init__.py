@@ -1,0 +1,1 @@
+"""A scenario as text: files and commands that repeat it."""

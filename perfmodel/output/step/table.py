@@ -1,0 +1,336 @@
+"""Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from perfmodel.answers.caveats import condition
+from perfmodel.answers.step import StepAnswer
+from perfmodel.explore.zero_experts import Variant
+from perfmodel.ops.memory import usable_bytes
+from perfmodel.output.console import console
+from perfmodel.output.formats import count, number, significant, with_unit
+from perfmodel.output.scenario.reproduce import scenario_title
+from perfmodel.spec.messages import number_of
+from perfmodel.spec.scenario import Scenario
+from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
+from perfmodel.validation.rows import Row, summarise, unanswered
+from perfmodel.validation.suites import Validation
+
+BAR_CELLS = 24
+MIN_WIDTH = 60
+MAX_LISTED = 100
+"""Rows of a validation that are all listed; of more, the FURTHEST off are."""
+FURTHEST = 20
+MOST_RUNS = 4
+"""Runs of equal layers that are shown apart; of more, their stages are summed up."""
+ERRORS_CAPTION = "inside and width: the 80 % interval; ours there: on the rows that the peer answers too"
+
+
+def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
+    """Print one step's answer: results, where the time goes, communication, memory; with ``ops`` every op."""
+    out = console()
+    scenario, values = answer.scenario, answer.values
+    out.print(Text(scenario_title(scenario), style="bold"))
+    out.print(_subtitle(answer))
+    out.print(_results(scenario, values))
+    out.print(_breakdown(values))
+    out.print(_stages(answer))
+    out.print(_memory(answer))
+    if ops:
+        out.print(_ops(values["ops"]))
+    else:
+        out.print(
+            "[dim]--ops lists every op; --html FILE draws the timeline; --json gives everything in SI units[/]"
+        )
+
+
+def print_variants(scenario: Scenario, variants: Sequence[Variant]) -> None:
+    """Print the comparison of numbers of zero-computation experts, one column per variant."""
+    out = console()
+    out.print(Text(scenario_title(scenario), style="bold"))
+    names = [f"{one.zero_experts}" for one in variants]
+    table = table_of("Zero-computation experts: what they change", "per GPU and step", *names)
+    for label, cell in _VARIANT_ROWS:
+        cells = [cell(one) for one in variants]
+        if any(cells):
+            table.add_row(label, *(Text(text) for text in cells))
+    out.print(table)
+    out.print("[dim]Cost only: what it does to the model's quality is not known here. --json: SI units[/]")
+
+
+_VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
+    ("real experts per token", lambda v: f"{v.mean_real_experts:.3g} ± {v.std_real_experts:.3g}"),
+    ("active parameters (B)", lambda v: f"{v.active_parameters_mean / GIGA:.1f}"),
+    (
+        "of a token, least to most",
+        lambda v: f"{v.active_parameters_least / GIGA:.1f} to {v.active_parameters_most / GIGA:.1f}",
+    ),
+    ("step time (ms)", lambda v: f"{v.step_time_s / MS:.1f}"),
+    ("its p99 (ms)", lambda v: "" if v.step_time_p99_s is None else f"{v.step_time_p99_s / MS:.1f}"),
+    ("TPOT (ms)", lambda v: "" if v.tpot_s is None else f"{v.tpot_s / MS:.1f}"),
+    ("dispatch and combine (GB)", lambda v: significant(v.exchanged_bytes / GB)),
+    ("exposed communication (ms)", lambda v: f"{v.exposed_communication_s / MS:.1f}"),
+    ("memory (GB)", lambda v: f"{v.memory_bytes / GB:.1f}"),
+    ("largest batch that fits", lambda v: count(v.max_batch_per_gpu)),
+    ("tokens/s", lambda v: f"{v.tokens_per_s_per_gpu:,.0f}"),
+    ("$ per million tokens", lambda v: significant(v.usd_per_million_tokens)),
+)
+"""Rows of the comparison: label, and a variant's cell."""
+
+
+def print_validation(result: Validation) -> None:
+    """Print the rows of a validation (of many: those furthest off), what is unanswered and why, and the summary."""
+    from perfmodel.output.validation.comparisons import print_comparisons  # it takes its tables from here
+
+    out = console()
+    print_comparisons(out, result.runs)
+    told = {id(row) for run in result.runs for row in run.rows}
+    rows = _validation_rows([row for row in result.rows if id(row) not in told])
+    if rows.row_count:
+        out.print(rows)
+    reasons = unanswered(result.rows)
+    if reasons:
+        table = table_of("Not answered", "suite", "rows", "reason")
+        for suite, reason, number_of_rows in reasons:
+            table.add_row(Text(suite), str(number_of_rows), Text(reason))
+        out.print(table)
+    if rows.row_count or len(result.runs) > 1:
+        out.print(_errors([line for line in summarise(result.rows) if line["answered"]]))
+    if result.calibrations:
+        out.print(
+            f"[dim]Predictions rest on {', '.join(result.calibrations)}; --html FILE draws and filters the rows[/]"
+        )
+
+
+def _validation_rows(rows: Sequence[Row]) -> Table:
+    """What rows bring along is printed as it is: an id in square brackets is no markup."""
+    title = "Measured or published against predicted"
+    if len(rows) > MAX_LISTED:
+        title += f": up to {FURTHEST} rows, furthest off, of {len(rows):,} (--html FILE or --json for all)"
+        answered = [row for row in rows if row.error_pct is not None]
+        rows = sorted(answered, key=lambda row: -abs(row.error_pct or 0.0))[:FURTHEST]
+    table = table_of(title, "row", "quantity", "measured", "predicted", "error", "as printed", "role")
+    for row in rows:
+        printed = {None: "", True: "yes", False: "NO"}[row.matches_printed]
+        predicted = "" if row.predicted is None else with_unit(row.predicted, row.unit)
+        error = "" if row.error_pct is None else f"{row.error_pct:+.1f} %"
+        cells = (row.id, row.quantity, with_unit(row.measured, row.unit), predicted, error, printed, row.role)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
+    """The summary; columns that would be empty are left out."""
+    percents = {
+        "median": "median_abs_pct",
+        "mean": "mean_abs_pct",
+        "bias": "bias_pct",
+        "inside 80 %": "coverage_pct",
+        "width": "mean_interval_width_pct",
+        "peer's median": "peer_median_abs_pct",
+        "ours there": "median_abs_pct_beside_peer",
+    }
+    always = ("median", "mean", "bias")
+    shown = {
+        name: key
+        for name, key in percents.items()
+        if name in always or any(line[key] is not None for line in summary)
+    }
+    table = table_of(
+        "Errors, % of the measured figure", "suite", "quantity", "role", "rows", "answered", *shown
+    )
+    for line in summary:
+        cells = ("" if line[key] is None else f"{line[key]:.1f}" for key in shown.values())
+        names = (Text(line[key]) for key in ("suite", "quantity", "role"))
+        table.add_row(*names, str(line["n"]), str(line["answered"]), *cells)
+    table.caption = None if len(shown) == len(always) else ERRORS_CAPTION
+    return table
+
+
+def _subtitle(answer: StepAnswer) -> str:
+    scenario, d = answer.scenario, answer.scenario.deployment
+    layout = f"attention DP{d.attention_dp} TP{d.attention_tp}, dense TP{d.dense_tp}, EP{d.ep}"
+    layout += f" x TP{d.moe_tp}" if d.moe_tp > 1 else ""
+    layout += f", PP{d.pp}" if d.pp > 1 else ""
+    work = (
+        [f"batch {d.batch_per_gpu:g} per GPU, context {d.context_tokens:,.0f}"]
+        if d.phase != "prefill"
+        else []
+    )
+    if d.phase != "decode":
+        work.append(f"{d.prefill_requests_per_gpu:g} x {number_of(d.prefill_tokens, 'prompt token')} per GPU")
+    drafts = d.mtp.draft_tokens
+    if drafts and d.phase != "prefill":
+        work.append(f"{number_of(drafts, 'draft token')} accepted with {d.mtp.acceptance:.0%}")
+    return (
+        f"{scenario.model.name} | {d.phase} on {d.num_gpus} x {scenario.cluster.gpu.name} | {layout} | "
+        f"{d.overlap} | {'; '.join(work)} | ${scenario.prices.usd_per_gpu_hour:g} per GPU hour"
+    )
+
+
+def _results(scenario: Scenario, values: dict[str, Any]) -> Table:
+    table = table_of(titled("Result", scenario), "quantity", "value", "")
+    rows = [
+        ("tokens/s per user", "tokens_per_s_per_user", 1.0, "1 / TPOT"),
+        ("output tokens/s per GPU", "output_tokens_per_s_per_gpu", 1.0, ""),
+        ("input tokens/s per GPU", "input_tokens_per_s_per_gpu", 1.0, ""),
+        ("$ per million output tokens", "usd_per_million_output_tokens", 1.0, ""),
+        ("$ per million input tokens", "usd_per_million_input_tokens", 1.0, ""),
+        ("step time (ms)", "step_time_s", MS, ""),
+        ("TPOT (ms)", "tpot_s", MS, "step time / tokens per step"),
+        ("TTFT without queueing (ms)", "ttft_s", MS, ""),
+        ("tokens per step and request", "tokens_per_step", 1.0, ""),
+        ("exposed communication (ms)", "exposed_communication_s", MS, "nothing computes meanwhile"),
+        ("communication hidden (%)", "overlap_pct", 1.0, "of communication time"),
+    ]
+    intervals = values.get("intervals", {})
+    for name, key, scale, note in rows:
+        if values[key] is None:
+            continue
+        if key in intervals:
+            low, high = (number(bound / scale) for bound in intervals[key])
+            note = f"{low} to {high} with 80 % probability" + (f"; {note}" if note else "")
+        table.add_row(name, number(values[key] / scale), note)
+    experts, active = values["real_experts"], values["active_parameters"]
+    if experts and experts["std"]:
+        low, high = (number(active[key] / GIGA) for key in ("least", "most"))
+        table.add_row(
+            "real experts per token",
+            number(experts["mean"]),
+            f"standard deviation {number(experts['std'])}; {number(active['mean'] / GIGA)} B of the model's weights, "
+            f"from {low} to {high} B",
+        )
+    if values["over_steps"]:
+        times, loads = (values["over_steps"][key] for key in ("step_time_s", "imbalance"))
+        table.add_row(
+            "busiest rank's load",
+            number(loads["mean"]),
+            f"of the mean rank's, over layers and steps; p99 {number(loads['p99'])}",
+        )
+        table.add_row(
+            "step time over steps (ms)", number(times["p50"] / MS), f"median; p99 {number(times['p99'] / MS)}"
+        )
+    shares = f"{PERCENT * values['mfu']:.1f}, {PERCENT * values['mbu']:.1f}"
+    table.add_row("MFU, MBU (%)", shares, "of peak FLOP/s by number format, of peak HBM bandwidth")
+    return table
+
+
+def _breakdown(values: dict[str, Any]) -> Table:
+    table = table_of("Where the step's time goes (critical path)", "class", "ms", "share", "")
+    total = values["step_time_s"]
+    for name, seconds in values["breakdown_s"].items():
+        share = seconds / total
+        table.add_row(name.replace("_", " "), number(seconds / MS), f"{PERCENT * share:.1f} %", _bar(share))
+    table.add_row("step", number(total / MS), "100 %", "")
+    return table
+
+
+def _stages(answer: StepAnswer) -> Table:
+    table = table_of("Parts of the schedule (critical path)", "part", "us per layer", "layers", "ms per step")
+    repeats = {segment.name: segment.repeat for segment in answer.step.segments}
+    runs = [name for name in repeats if name.startswith("layers")]
+    parts: dict[str, tuple[float, int]] = {}
+    for row in answer.values["stages_s"]:
+        run = row["segment"]
+        layers = repeats[run] if run in runs else 0
+        shown = "unlike layers" if layers and len(runs) > MOST_RUNS else run
+        name = row["stage"] if row["stage"] == run else f"{shown}: {row['stage']}"
+        seconds, before = parts.get(name, (0.0, 0))
+        parts[name] = (seconds + row["seconds"], before + layers)
+    for name, (seconds, layers) in parts.items():
+        per_layer = number(seconds / layers / US) if layers else ""
+        table.add_row(name, per_layer, str(layers or ""), number(seconds / MS))
+    return table
+
+
+def _memory(answer: StepAnswer) -> Table:
+    scenario, values = answer.scenario, answer.values
+    device = float(scenario.cluster.gpu.memory_bytes)
+    table = table_of("Memory per GPU", "class", "GB", "of device", "")
+    classes = values["memory_bytes"]
+    for name, size in classes.items():
+        table.add_row(
+            name.replace("_", " "), number(size / GB), f"{PERCENT * size / device:.1f} %", _bar(size / device)
+        )
+    total = sum(classes.values())
+    table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
+    usable = float(usable_bytes(scenario))
+    note = f"largest batch that fits: {count(values['max_batch_per_gpu'])} per GPU ({values['max_batch_bound_by']})"
+    table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
+    return table
+
+
+def _ops(rows: Sequence[dict[str, Any]]) -> Table:
+    table = table_of(
+        "Ops, each alone",
+        "op",
+        "stream",
+        "runs",
+        "us",
+        "GFLOP",
+        "MB HBM",
+        "MB sent",
+        "bound by",
+        "MFU",
+        "MBU",
+        "source",
+    )
+    for row in rows:
+        sent = row["link_bytes"] + row["network_bytes"]
+        table.add_row(
+            row["name"],
+            row["stream"],
+            str(row["count"]),
+            number(row["time_s"] / US),
+            number(row["flops"] / GIGA),
+            number(row["bytes"] / MEGA),
+            number(sent / MEGA),
+            row["bound"],
+            "" if not row["mfu"] else f"{PERCENT * row['mfu']:.0f} %",
+            "" if row["mbu"] is None else f"{PERCENT * row['mbu']:.0f} %",
+            row["source"].split(":")[0] + ("*" if row["flag"] else ""),
+        )
+    table.caption = "* outside what was timed, derived or by convention: --why"
+    return table
+
+
+def _bar(share: float) -> str:
+    cells = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    return "█" * cells
+
+
+def titled(title: str, scenario: Scenario) -> str:
+    """The title of an answer's figures, with the condition under which they hold where there is one."""
+    even = condition(scenario)
+    return f"{title}, {even}" if even else title
+
+
+def table_of(title: str, *columns: str) -> Table:
+    """An empty table in the style of all others; columns of figures are right-justified."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    texts = (
+        "op",
+        "class",
+        "part",
+        "quantity",
+        "stream",
+        "bound by",
+        "source",
+        "row",
+        "suite",
+        "role",
+        "as printed",
+        "reason",
+        "kind",
+        "ops",
+        "deployment",
+        "",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in texts else "right", overflow="fold")
+    return table
