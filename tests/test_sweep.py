@@ -288,7 +288,7 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
         run_sweep(Sweep("deepseek-v3-h800", (), plan_of([f"{BATCH}=8"]), "step"), tmp_path / "a")
     head = tmp_path / "a" / "sweep.json"
     head.write_text(head.read_text().replace('"perfmodel": "', '"perfmodel": "9.'))
-    with pytest.raises(DataError, match=r"made by perfmodel 9\."):
+    with pytest.raises(DataError, match=r"made by perfmodel '9\."):
         run_sweep(asked("8"), tmp_path / "a")
     head.write_text("[]")
     with pytest.raises(DataError, match="can't be read"):
