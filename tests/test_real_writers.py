@@ -1,7 +1,7 @@
 """What other tools really write: GuideLLM and AIPerf measure a small server whose pace is known, and are read.
 
 They run where they are installed: in ``.venv-writers`` (``pip install guidellm aiperf``; gigabytes, so no target makes
-it) or in the folders that PERFMODEL_WRITERS lists. What they wrote once is in tests/data/traces, and is read always.
+it) or in the folders that PERFMODEL_WRITERS lists. What they wrote once is in tests/data/results, and is read always.
 """
 
 import json
@@ -19,7 +19,7 @@ from perfmodel.spec.traces.read import read_trace
 from perfmodel.validation.benchmarks import scenario_of
 
 TESTS = Path(__file__).resolve().parent
-FILES = TESTS / "data" / "traces"
+FILES = TESTS / "data" / "results"
 FIRST_S, NEXT_S, TOKENS, STREAMS = 0.05, 0.01, 12, 2
 LATE_S = 0.2
 """By which a busy machine may be late, per request."""

@@ -28,12 +28,11 @@ KNOWN = (
 
 
 def holds_benchmark(path: Path) -> bool:
-    """Whether a file is one of those rather than a table: JSON, or MLPerf's summary.
-
-    Raises:
-        DataError: it can't be read.
-    """
-    head = _head(path)
+    """Whether a file is one of those rather than a table: JSON, or MLPerf's summary. What can't be read is none."""
+    try:
+        head = _head(path)
+    except DataError:
+        return False
     return head[:1] in (b"{", b"[") or summaries.MLPERF.encode() in head
 
 
