@@ -23,6 +23,7 @@ MOST_DRAWN = 300
 
 PERCENTAGES = {
     "median_abs_pct": ("median error", "median"),
+    "p90_abs_pct": ("p90", "nine"),
     "mean_abs_pct": ("mean error", "mean"),
     "bias_pct": ("bias", "bias"),
     "coverage_pct": ("inside 80 %", "coverage"),

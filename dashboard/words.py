@@ -78,6 +78,7 @@ TRUST: dict[str, str] = {
     "quantity": "What was measured.",
     "rows": "Rows with a prediction, of all rows; why the others have none is listed below.",
     "median": "Half of the errors are smaller: the median of |predicted - measured| in % of the measured figure.",
+    "nine": "Nine of ten errors are smaller than this.",
     "mean": "Mean of |predicted - measured| in % of the measured figure: a few large errors lift it over the median.",
     "bias": "Mean of the signed errors: + predictions are too large, - too small. For a time, - is too fast.",
     "coverage": "How many of the rows with an interval have the measured figure inside it. Honest 80 % intervals "

@@ -33,8 +33,8 @@ ROW_KEYS = {
     "source", "matches_printed", "peer_predicted", "system", "engine", "settings",
 }  # fmt: skip
 SUMMARY_KEYS = {
-    "suite", "quantity", "role", "n", "answered", "median_abs_pct", "mean_abs_pct", "bias_pct", "coverage_pct",
-    "mean_interval_width_pct", "peer_n", "peer_median_abs_pct", "median_abs_pct_beside_peer",
+    "suite", "quantity", "role", "n", "answered", "median_abs_pct", "p90_abs_pct", "mean_abs_pct", "bias_pct",
+    "coverage_pct", "mean_interval_width_pct", "peer_n", "peer_median_abs_pct", "median_abs_pct_beside_peer",
 }  # fmt: skip
 
 
@@ -103,6 +103,7 @@ def test_summary_counts_what_it_says():
     line = summarise(rows())[0]
     assert (line["n"], line["answered"]) == (4, 3)
     assert line["median_abs_pct"] == pytest.approx(10)
+    assert line["p90_abs_pct"] == pytest.approx(10)
     assert line["bias_pct"] == pytest.approx(1 / 3)
     assert line["coverage_pct"] == pytest.approx(200 / 3)
     assert line["peer_n"] == 2  # the row that only the peer answers is not counted for it

@@ -8,8 +8,8 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.recorded import Recorded, printed_names
 from perfmodel.validation.rows import Row, summarise
 
-PARTS = ("kernels", "collectives")
-"""Suites of what a step is made of; the others are about steps and requests."""
+OTHERS = ("kernels", "collectives", "planning")
+"""Suites of what a step is made of and of choices; the others are about steps and requests."""
 APART = ("-noted", "-cold", "-repeated")
 """Parts of suites that are summed up apart: stacks that their authors call old or broken, starts without a warm-up,
 runs that were counted already. They say nothing of a scenario as it is predicted."""
@@ -42,7 +42,7 @@ def closest(scenario: Scenario, recorded: Recorded) -> list[Evidence]:
     names = printed_names(scenario.model.name)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in recorded.rows:
-        judges = row.suite not in PARTS and not row.suite.endswith(APART)
+        judges = row.suite not in OTHERS and not row.suite.endswith(APART)
         if row.role == "check" and row.predicted is not None and judges:
             groups.setdefault(_alike(row, scenario, names), []).append(row)
     found = [Evidence(alike, tuple(summarise(rows))) for alike, rows in groups.items() if alike]

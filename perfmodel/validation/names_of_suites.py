@@ -15,5 +15,9 @@ TITLES = (
     ("serving-2026", "steps, bursts and other figures of the public runs of 2025-26"),
     ("training", "training runs: DeepSeek-V3, Megatron-Bridge, Megatron-LM on A100, SimuMax's B200, overlap"),
     ("silicon-2026", "TTFT and TPOT at fixed concurrency of MiniMax-M2.5, gpt-oss-120b and Qwen3.5-397B"),
+    (
+        "planning",
+        "whether predictions choose what measured best, in sets of configurations of the silicon suites",
+    ),
 )
 """Name and title of each suite, in the order in which they run; the module is the name with ``_`` for ``-``."""

@@ -1,5 +1,6 @@
 """Rows of a validation and their summary, the same for every suite."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -105,6 +106,7 @@ def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> dict[str, Any]:
         "answered": len(errors),
         "median_abs_pct": statistics.median(absolute) if errors else None,
         "mean_abs_pct": statistics.fmean(absolute) if errors else None,
+        "p90_abs_pct": _quantile(absolute, 0.9) if errors else None,
         "bias_pct": statistics.fmean(errors) if errors else None,
         "coverage_pct": PERCENT * len(inside) / len(bounded) if bounded else None,
         "mean_interval_width_pct": PERCENT * statistics.fmean(widths) if widths else None,
@@ -112,3 +114,10 @@ def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> dict[str, Any]:
         "peer_median_abs_pct": statistics.median(peer for _, peer in pairs) if pairs else None,
         "median_abs_pct_beside_peer": statistics.median(own for own, _ in pairs) if pairs else None,
     }
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """Linear between the values, as numpy's."""
+    ordered, place = sorted(values), share * (len(values) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return low + (high - low) * (place - math.floor(place))

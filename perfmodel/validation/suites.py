@@ -2,8 +2,8 @@
 
 A suite is a module of this folder with ``rows() -> list[Row]``, imported when it runs: the command's help names all
 suites and one suite never loads another. ``rows`` may take ``progress``, called with the suite's name, the rows done
-and all of them, and ``executor``, which shares its rows out. A suite whose predictions rest on calibrations also has
-``calibrations() -> Sequence[str]``, their ids.
+and all of them, ``executor``, which shares its rows out, and ``before``, the rows of the suites before it. A suite
+whose predictions rest on calibrations also has ``calibrations() -> Sequence[str]``, their ids.
 """
 
 import inspect
@@ -37,7 +37,8 @@ class Suite(NamedTuple):
 
     title: str
     """What it compares, as the end of "N rows of ..."."""
-    rows: Callable[[Progress | None, Executor | None], list[Row]]
+    rows: Callable[..., list[Row]]
+    """Takes progress, executor and, where there is, what the suites before it found."""
 
 
 def _module(name: str) -> Any:
@@ -50,8 +51,13 @@ def _called(function: Callable[..., list[Row]], **more: Any) -> list[Row]:
     return function(**{key: value for key, value in more.items() if key in takes})
 
 
-def _suite_rows(name: str, progress: Progress | None, executor: Executor | None = None) -> list[Row]:
-    return _called(_module(name).rows, progress=progress, executor=executor)
+def _suite_rows(
+    name: str,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    before: Sequence[Row] = (),
+) -> list[Row]:
+    return _called(_module(name).rows, progress=progress, executor=executor, before=before)
 
 
 def _user_rows(
@@ -132,7 +138,9 @@ def run_suites(
 
     chosen = _chosen(name, data)
     measured = _measured(data, scenario, overrides)  # before a suite: a mistake is told at once
-    rows = [row for key in chosen for row in SUITES[key].rows(progress, executor)]
+    rows: list[Row] = []
+    for key in chosen:
+        rows += _called(SUITES[key].rows, progress=progress, executor=executor, before=tuple(rows))
     runs: tuple[Comparison, ...] = ()
     modules = list(chosen)
     if not isinstance(measured, Measurements):

@@ -126,6 +126,7 @@ def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
     """The summary; columns that would be empty are left out."""
     percents = {
         "median": "median_abs_pct",
+        "p90": "p90_abs_pct",
         "mean": "mean_abs_pct",
         "bias": "bias_pct",
         "inside 80 %": "coverage_pct",
@@ -133,7 +134,7 @@ def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
         "peer's median": "peer_median_abs_pct",
         "ours there": "median_abs_pct_beside_peer",
     }
-    always = ("median", "mean", "bias")
+    always = ("median", "p90", "mean", "bias")
     shown = {
         name: key
         for name, key in percents.items()

@@ -33,6 +33,7 @@ def _summary(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Answered lines only; percentages of the measured figure."""
     columns = {
         "median error": "median_abs_pct",
+        "p90": "p90_abs_pct",
         "mean": "mean_abs_pct",
         "bias": "bias_pct",
         "inside 80 %": "coverage_pct",

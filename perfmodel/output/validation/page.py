@@ -206,6 +206,7 @@ def _summary_line(line: Mapping[str, Any]) -> Cell:
         "n_text": count(line["n"]),
         "answered_text": count(line["answered"]),
         "median": _pct(line["median_abs_pct"]),
+        "p90": _pct(line["p90_abs_pct"]),
         "mean": _pct(line["mean_abs_pct"]),
         "bias": charts.signed_pct(line["bias_pct"]),
         "coverage": _pct(line["coverage_pct"]),
