@@ -17,7 +17,7 @@ from perfmodel.explore.plan.layouts import document_of, legal_layouts
 from perfmodel.explore.plan.question import Limits, Question, kinds_of, traffic_of
 from perfmodel.explore.plan.race import half_width, race
 from perfmodel.explore.plan.screen import lengths_of, screen
-from perfmodel.explore.plan.simulate import Simulator, simulate_survivors, step_of
+from perfmodel.explore.plan.simulate import Simulator, in_turn, simulate_survivors, step_of
 from perfmodel.explore.space import CHUNK, DP, EP, RUNNING, TP, narrowed
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.limits import check_runs
@@ -215,6 +215,25 @@ def test_screening_finds_the_winner_of_exhaustive_simulation():
             "usd_per_million_output_tokens"
         )
     assert near >= spaces - 1
+
+
+def test_a_pairs_other_candidates_come_when_the_budget_allows_and_equals_last():
+    """Users of 16 never reach a ``max_running`` of 64, so half of these are the other half again."""
+    stated = {
+        TP: [1], DP: [1, 2], CHUNK: [2048], RUNNING: [16, 64], "deployment.precision.kv_cache": ["bf16"],
+        "weights": ["fp8"], "pools": ["together"],
+    }  # fmt: skip
+    found = screen(question(users=16, space=stated))
+    turns = list(in_turn(found, per_pair=1))
+    assert sorted(turns) == sorted(found.ranked)
+    said = [(found.batches[b].structure(i), float(found.batches[b].score[i])) for b, i in turns]
+    pairs, scores = ([key(one) for one in said] for key in (lambda one: one[0], lambda one: one))
+    different, structures = len(set(scores)), len(set(pairs))
+    assert structures < different < len(turns)
+    assert len(set(pairs[:structures])) == structures
+    assert len(set(scores[:different])) == different
+    runs, _ = simulate_survivors(found, _patient(question(users=16, space=stated)), most=3, per_pair=1)
+    assert len(runs) == 3
 
 
 def _patient(asked):

@@ -1,7 +1,7 @@
 """Candidates under simulated traffic: the same requests for all, and what comes of them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.units import HOUR, MEGA, PERCENT
 
 PER_STRUCTURE, PER_DECODER = 2, 4
-"""Candidates of one pair of layouts that are simulated, and pairs of one that decodes: others are likely alike."""
+"""Candidates of one pair of layouts that are simulated first, and pairs of one that decodes: others are alike."""
 CONTENDERS = 0.05
 """How much worse than the best a candidate may be after one replication to be simulated again."""
 REPLICATIONS = 8
@@ -44,6 +44,8 @@ class Run:
     figures: list[dict[str, Any]] = field(default_factory=list)
     """Of each replication."""
     screened_score: float = 0.0
+    longest: Served | None = None
+    """The replication with the longest request: its step times reach far enough for shorter ones."""
 
     def mean(self, key: str) -> float:
         """Of a figure over replications."""
@@ -140,6 +142,11 @@ def ranked_runs(runs: Sequence[Run], objective: str) -> list[Run]:
     return sorted(runs, key=key)
 
 
+def _longest(requests: Requests) -> int:
+    """Tokens of the longest request."""
+    return int((requests.input_tokens + requests.output_tokens).max())
+
+
 class Simulator:
     """Serves candidates under the question's traffic, whose requests are drawn once per replication."""
 
@@ -174,13 +181,40 @@ class Simulator:
     def again(self, run: Run, replication: int) -> Mapping[str, Any]:
         """One more replication of it."""
         while len(run.figures) <= replication:
-            asked = self.traffic(len(run.figures))
-            longest = int((asked.input_tokens + asked.output_tokens).max())
-            first = self.traffic(0)
-            same = longest <= int((first.input_tokens + first.output_tokens).max())
-            served = serve(run.scenario, requests=asked, fleet=run.served.fleet if same else None)
+            asked, known = self.traffic(len(run.figures)), run.longest or run.served
+            reach = _longest(asked) <= _longest(known.requests)
+            served = serve(run.scenario, requests=asked, fleet=known.fleet if reach else None)
+            run.longest = known if reach else served
             run.figures.append(figures_of(served, run.scenario, self.question.limits))
         return run.figures[replication]
+
+
+def in_turn(found: Screen, per_pair: int = PER_STRUCTURE) -> Iterator[tuple[int, int]]:
+    """The screened candidates (batch, place in it) from the best on, each once.
+
+    Those of one pair of layouts beyond ``per_pair``, and of one layout that decodes beyond PER_DECODER times as many,
+    come after all others; last those whose pair has one that the screen cannot tell from them (a ``max_running`` that
+    nobody reaches).
+    """
+    seen: dict[Any, int] = {}
+    scores: set[tuple[Any, ...]] = set()
+    held: list[tuple[int, int]] = []
+    alike: list[tuple[int, int]] = []
+    for b, i in found.ranked:
+        batch = found.batches[b]
+        pair = (b, *batch.structure(i))
+        score = (*pair, float(batch.score[i]))
+        if score in scores:
+            alike.append((b, i))
+        elif seen.get(pair, 0) >= per_pair or seen.get(pair[:-1], 0) >= PER_DECODER * per_pair:
+            held.append((b, i))
+        else:
+            for mark in (pair, pair[:-1]):
+                seen[mark] = seen.get(mark, 0) + 1
+            yield b, i
+        scores.add(score)
+    yield from held
+    yield from alike
 
 
 def simulate_survivors(
@@ -197,24 +231,18 @@ def simulate_survivors(
         found: the screen.
         simulator: what serves them.
         most: candidates in all.
-        per_pair: of one pair of layouts; four times as many of one layout that decodes.
+        per_pair: of one pair of layouts, and four times as many of one layout that decodes, before others are tried.
         progress: told what is done, and what there is.
 
     Raises:
         InfeasibleError: none of them holds the traffic's requests.
     """
     runs: list[Run] = []
-    seen: dict[Any, int] = {}
     objective = simulator.question.objective
-    for b, i in found.ranked:
+    for b, i in in_turn(found, per_pair):
         if simulator.simulated >= most or (runs and not simulator.goes_on()):
             break
         batch = found.batches[b]
-        pair = (b, *batch.structure(i))
-        if seen.get(pair, 0) >= per_pair or seen.get(pair[:-1], 0) >= PER_DECODER * per_pair:
-            continue
-        for mark in (pair, pair[:-1]):
-            seen[mark] = seen.get(mark, 0) + 1
         run = simulator.first(batch.kind, batch.keys(i))
         if run is not None:
             run.screened_score = float(batch.score[i])
