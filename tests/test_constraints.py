@@ -46,7 +46,9 @@ def test_every_install_of_the_makefile_keeps_to_it_and_a_change_installs_again()
     assert re.search(r"^KEY = .*\$\(CONSTRAINTS\)", makefile, re.MULTILINE)
     installs = re.findall(r"pip (.*)", "\n".join(re.findall(r"^\t.*-m pip .*", makefile, re.MULTILINE)))
     assert len(installs) >= 9
-    installs.remove("install -q --disable-pip-version-check ai-dynamo-runtime==1.6.1")  # wants an older pydantic
+    installs.remove(
+        "install -q --disable-pip-version-check ai-dynamo-runtime==1.6.1"
+    )  # wants an older pydantic
     assert all(line.startswith(("$(INSTALL) ", "$(FREEZE) ", "download ")) for line in installs)
     assert all(
         "==" in line for line in re.findall(r"^TABLES := (.*)", makefile, re.MULTILINE)
