@@ -62,7 +62,7 @@ class Remembering(Simulator):
 
     def __init__(self, question, known):
         """``known``: runs by what they state."""
-        super().__init__(question, seconds=1e9)
+        super().__init__(question, seconds=1e9, runs=100)
         self.known = known
 
     def first(self, kind, keys):

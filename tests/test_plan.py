@@ -23,6 +23,7 @@ from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.limits import check_runs
 from perfmodel.output.plan.files import scenario_text
 from perfmodel.output.plan.page import plan_html
+from perfmodel.serving import cores
 from perfmodel.serving.serve import serve
 from perfmodel.serving.step_times import decode_leaves
 from perfmodel.spec.arrays import with_arrays
@@ -167,13 +168,22 @@ def test_stacked_steps_are_those_asked_alone():
         assert grids.decode_s[row] == pytest.approx(alone.step_time_s, rel=1e-9)
 
 
+def test_all_runs_of_a_plan_take_the_core_that_they_are_worth_together(monkeypatch):
+    monkeypatch.setattr(cores, "available", lambda: True)
+    monkeypatch.setattr(cores, "compiled_before", lambda: True)
+    asked = question(users=96, limits=Limits(), space=SMALL)
+    one = Simulator(asked, seconds=60.0, runs=1)
+    assert one.traffic(0).num_requests < cores.WORTH_LOADING
+    assert (one.core, Simulator(asked, seconds=60.0, runs=1000).core) == ("plain", "compiled")
+
+
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 @pytest.mark.parametrize("traffic", [{"users": 96}, {"users": None, "rate": 12.0}])
 def test_the_approximation_is_near_the_simulation(engine, traffic):
     found = screen(
         asked := question(engine=engine, limits=Limits(), space={**SMALL, RUNNING: [256]}, **traffic)
     )
-    simulator = Simulator(asked, seconds=60.0)
+    simulator = Simulator(asked, seconds=60.0, runs=1)
     ratios = []
     for b, i in found.ranked[:40:5]:
         batch = found.batches[b]
@@ -237,7 +247,7 @@ def test_a_pairs_other_candidates_come_when_the_budget_allows_and_equals_last():
 
 
 def _patient(asked):
-    return Simulator(asked, seconds=1e5)
+    return Simulator(asked, seconds=1e5, runs=1)
 
 
 # --- selection ------------------------------------------------------------------------------------------------------

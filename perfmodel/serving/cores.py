@@ -26,7 +26,7 @@ from perfmodel.serving.stream import RequestStream
 
 Core = Literal["plain", "compiled"]
 
-WORTH_LOADING, WORTH_COMPILING = 5_000, 100_000
+WORTH_LOADING, WORTH_COMPILING = 5_000, 500_000
 """Requests from which on a run is shorter with the compiled form, its loading (0.6 s) or its compiling (a minute)
 included."""
 ENVIRONMENT = "PERFMODEL_CORE"

@@ -80,7 +80,7 @@ def plan(
         PerfModelError: the question is bad.
     """
     found = screen(question)
-    simulator = Simulator(question, seconds=seconds)
+    simulator = Simulator(question, seconds=seconds, runs=simulate)
     runs, apart = simulate_survivors(found, simulator, most=simulate, progress=_of(progress, "simulated"))
     keeping = [run for run in runs if run.keeps]
     winner = keeping[0] if keeping else None
@@ -361,7 +361,7 @@ def _more_traffic(run: Run, question: Question) -> dict[str, Any] | None:
     more = question.traffic.times(MORE_TRAFFIC)
     scenario = run.scenario.model_copy(update={"workload": Workload.model_validate(workload_of(more))})
     try:
-        served = serve(scenario)
+        served = serve(scenario, core=run.served.core)
     except InfeasibleError:
         return None
     figures = figures_of(served, scenario, question.limits)

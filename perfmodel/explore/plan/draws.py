@@ -99,6 +99,7 @@ def joint_draws(
                 run.scenario,
                 requests=run.served.requests,
                 fleet=stretched(run.served.fleet, float(decode), float(prompt)),
+                core=run.served.core,
             )
             found = figures_of(served, run.scenario, limits)
             drawn[number].append({name: float(found[name]) for name in FIGURES})

@@ -16,6 +16,7 @@ from perfmodel.explore.plan.screen import Screen
 from perfmodel.explore.speeds import behind
 from perfmodel.load import build_scenario
 from perfmodel.ops.limits import limits, with_batch
+from perfmodel.serving.cores import chosen
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.window import counted
@@ -150,11 +151,14 @@ def _longest(requests: Requests) -> int:
 class Simulator:
     """Serves candidates under the question's traffic, whose requests are drawn once per replication."""
 
-    def __init__(self, question: Question, *, seconds: float) -> None:
-        """``seconds``: wall time that simulation may take."""
+    def __init__(self, question: Question, *, seconds: float, runs: int) -> None:
+        """``seconds``: wall time that simulation may take; ``runs``: simulations at least, all on the core that so many
+        requests together are worth.
+        """
         self.question, self.ends = question, time.monotonic() + seconds
         self.simulated = 0
         self.requests: dict[int, Requests] = {}
+        self.core = chosen(runs * self.traffic(0).num_requests)
         self.documents = {kind: question.document(kind) for kind in question.kinds}
 
     def goes_on(self) -> bool:
@@ -173,7 +177,7 @@ class Simulator:
         scenario = build_scenario(document_of(self.documents[kind], keys))
         self.simulated += 1
         try:
-            served = serve(scenario, requests=self.traffic(0))
+            served = serve(scenario, requests=self.traffic(0), core=self.core)
         except InfeasibleError:
             return None
         return Run(kind, keys, scenario, served, [figures_of(served, scenario, self.question.limits)])
@@ -183,7 +187,7 @@ class Simulator:
         while len(run.figures) <= replication:
             asked, known = self.traffic(len(run.figures)), run.longest or run.served
             reach = _longest(asked) <= _longest(known.requests)
-            served = serve(run.scenario, requests=asked, fleet=known.fleet if reach else None)
+            served = serve(run.scenario, requests=asked, fleet=known.fleet if reach else None, core=self.core)
             run.longest = known if reach else served
             run.figures.append(figures_of(served, run.scenario, self.question.limits))
         return run.figures[replication]
