@@ -70,7 +70,7 @@ def slow(chance, folder):
 
 
 def large(chance, folder):
-    assert bytearray(64 * 2**20).count(1) == 0
+    assert len(b"x" * (64 * 2**20)) > 0  # written: pages that are only read take no memory
 
 
 def dies(chance, folder):

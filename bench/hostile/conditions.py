@@ -102,18 +102,25 @@ def furnish(folder: Path) -> None:
 
 def conditions(tally: Tally, until: float, which: tuple[Condition, ...] = CONDITIONS) -> None:
     """Run each in a process of its own: a line at most, a code of 0, 2 or 3, no file lost, little memory."""
+    begun_mb = _begun_mb()
     for program, command, shell in which:
         if time.monotonic() > until:
             return
         with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             furnish(folder)
-            outcome = _run(program, command, shell, folder)
+            outcome = _run(program, command, shell, folder, begun_mb)
             (folder / "closed").chmod(0o700)
         tally.add(outcome, f"{program} {command} {shell}"[:200])
 
 
-def _run(program: str, command: str, shell: str, folder: Path) -> Outcome:
+def _begun_mb() -> float:
+    """Peak of a process that does nothing: the kernel counts what this one holds at the fork as the child's."""
+    used, _ = _waited(subprocess.Popen(["true"], preexec_fn=without_rights))
+    return 1.02 * used.ru_maxrss / 1024 if used else 0.0
+
+
+def _run(program: str, command: str, shell: str, folder: Path, begun_mb: float) -> Outcome:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = ["bash", "-c", f'"$0" -m {program} {command} {shell}', sys.executable]
     with (
@@ -129,6 +136,8 @@ def _run(program: str, command: str, shell: str, folder: Path) -> Outcome:
     if used is None:
         return Outcome("slow", "no end", HANGS_S)
     seconds, megabytes = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    if megabytes <= begun_mb:
+        megabytes = 0.0
     told = [line for line in said.strip().splitlines() if not BESIDE.match(line)]
     word = "answered" if code == 0 else "refused"
     if code not in (0, 1, 2, 3) or "Traceback" in said or (code and len(told) > 1):
