@@ -64,9 +64,15 @@ def settled(page):
 
 
 def metrics(page):
-    """Label -> value of every figure on the page."""
-    labels = page.locator("[data-testid=stMetricLabel]").all_inner_texts()
-    values = page.locator("[data-testid=stMetricValue]").all_inner_texts()
+    """Label -> value of every figure on the page, once two looks show the same: React draws them one after the other."""
+    seen = None
+    for _ in range(20):
+        labels = page.locator("[data-testid=stMetricLabel]").all_inner_texts()
+        values = page.locator("[data-testid=stMetricValue]").all_inner_texts()
+        if (labels, values) == seen:
+            break
+        seen = (labels, values)
+        page.wait_for_timeout(300)
     return dict(zip(labels, values, strict=True))
 
 
