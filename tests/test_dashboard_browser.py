@@ -64,7 +64,7 @@ def settled(page):
 
 
 def metrics(page):
-    """Label -> value of every figure on the page, once two looks show the same: React draws them one after the other."""
+    """Label -> value of every figure on the page, once two looks show the same: they are drawn one after the other."""
     seen = None
     for _ in range(20):
         labels = page.locator("[data-testid=stMetricLabel]").all_inner_texts()
