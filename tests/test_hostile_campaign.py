@@ -1,5 +1,6 @@
 """The short form of `make hostile`: inputs broken by a seed, killed writers, file conditions; breaks are noticed."""
 
+import mmap
 import os
 import random
 import time
@@ -70,7 +71,8 @@ def slow(chance, folder):
 
 
 def large(chance, folder):
-    assert len(b"x" * (64 * 2**20)) > 0  # written: pages that are only read take no memory
+    with mmap.mmap(-1, 64 * 2**20) as fresh:  # an allocator may have so much at hand
+        fresh.write(b"x" * len(fresh))
 
 
 def dies(chance, folder):

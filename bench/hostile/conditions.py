@@ -102,14 +102,13 @@ def furnish(folder: Path) -> None:
 
 def conditions(tally: Tally, until: float, which: tuple[Condition, ...] = CONDITIONS) -> None:
     """Run each in a process of its own: a line at most, a code of 0, 2 or 3, no file lost, little memory."""
-    begun_mb = _begun_mb()
     for program, command, shell in which:
         if time.monotonic() > until:
             return
         with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             furnish(folder)
-            outcome = _run(program, command, shell, folder, begun_mb)
+            outcome = _run(program, command, shell, folder)
             (folder / "closed").chmod(0o700)
         tally.add(outcome, f"{program} {command} {shell}"[:200])
 
@@ -117,16 +116,17 @@ def conditions(tally: Tally, until: float, which: tuple[Condition, ...] = CONDIT
 def _begun_mb() -> float:
     """Peak of a process that does nothing: the kernel counts what this one holds at the fork as the child's."""
     used, _ = _waited(subprocess.Popen(["true"], preexec_fn=without_rights))
-    return 1.02 * used.ru_maxrss / 1024 if used else 0.0
+    return 1.05 * used.ru_maxrss / 1024 if used else 0.0
 
 
-def _run(program: str, command: str, shell: str, folder: Path, begun_mb: float) -> Outcome:
+def _run(program: str, command: str, shell: str, folder: Path) -> Outcome:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = ["bash", "-c", f'"$0" -m {program} {command} {shell}', sys.executable]
     with (
         tempfile.TemporaryFile("w+", errors="replace") as out,
         tempfile.TemporaryFile("w+", errors="replace") as err,
     ):
+        begun_mb = _begun_mb()
         process = subprocess.Popen(
             words, cwd=folder, stdout=out, stderr=err, env=environment, preexec_fn=without_rights
         )
@@ -136,7 +136,7 @@ def _run(program: str, command: str, shell: str, folder: Path, begun_mb: float) 
     if used is None:
         return Outcome("slow", "no end", HANGS_S)
     seconds, megabytes = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-    if megabytes <= begun_mb:
+    if megabytes <= begun_mb:  # less than that, and nobody can tell how much
         megabytes = 0.0
     told = [line for line in said.strip().splitlines() if not BESIDE.match(line)]
     word = "answered" if code == 0 else "refused"
