@@ -65,7 +65,7 @@ def lost(chance, folder):
 
 
 def slow(chance, folder):
-    until = time.process_time() + 0.2
+    until = time.process_time() + 0.6
     while time.process_time() < until:
         pass
 
@@ -87,7 +87,7 @@ def dies(chance, folder):
     ],
 )  # fmt: skip
 def test_what_breaks_is_counted_and_named(kind, word, monkeypatch):
-    monkeypatch.setattr(workers, "MOST_S", 0.1)
+    monkeypatch.setattr(workers, "MOST_S", 0.5)
     monkeypatch.setattr(workers, "MEMORY_MB", 32)
     jobs = [("kind", f"0.{number}") for number in range(3)]
     found = list(workers.tried({"kind": kind}, jobs, workers=1, until=time.monotonic() + 60.0))
