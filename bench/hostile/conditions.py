@@ -136,8 +136,8 @@ def _run(program: str, command: str, shell: str, folder: Path) -> Outcome:
     if used is None:
         return Outcome("slow", "no end", HANGS_S)
     seconds, megabytes = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-    if megabytes <= begun_mb:  # less than that, and nobody can tell how much
-        megabytes = 0.0
+    if megabytes <= begun_mb or begun_mb > MEMORY_MB / 2:
+        megabytes = 0.0  # nobody can tell from here: the campaign's own process is small
     told = [line for line in said.strip().splitlines() if not BESIDE.match(line)]
     word = "answered" if code == 0 else "refused"
     if code not in (0, 1, 2, 3) or "Traceback" in said or (code and len(told) > 1):
