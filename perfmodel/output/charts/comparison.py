@@ -15,6 +15,9 @@ MOST_POINTS = 400
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E"}
 
+WIDE = 10.0
+"""Ratio of the longest to the shortest time from which on an axis is logarithmic."""
+
 
 def comparison_chart(
     measured: Mapping[str, float],
@@ -34,17 +37,22 @@ def comparison_chart(
     figure = make_subplots(
         rows=1, cols=max(len(shown), 1), shared_yaxes=True, subplot_titles=[NAMES[key] for key in shown]
     )
-    figure.update_layout(layout(height=320, margin={"l": 12, "r": 12, "t": 32, "b": 84}))
+    figure.update_layout(layout(height=320, margin={"l": 72, "r": 12, "t": 32, "b": 84}))
     sides = (("measured", MEASURED, measured, "circle"), ("simulated", SIMULATED, simulated, "diamond"))
     for column, key in enumerate(shown, 1):
+        drawn: list[float] = []
         for (name, colour, figures, symbol), own in zip(sides, samples, strict=True):
             points = {part: figures.get(f"{key}.{part}") for part in SHARES}
             marks = [(value / MS, SHARES[part]) for part, value in points.items() if value]
             if marks:
                 _trace(figure, column, name, colour, marks, mode="markers", symbol=symbol)
-            if key in own:
-                _trace(figure, column, name, colour, _curve(own[key]), mode="lines", symbol=symbol)
-        figure.update_xaxes(**log_ticks(), title=axis_title("ms"), nticks=6, row=1, col=column)
+            curve = _curve(own[key]) if key in own else []
+            if curve:
+                _trace(figure, column, name, colour, curve, mode="lines", symbol=symbol)
+            drawn += [x for x, _ in (*marks, *curve)]
+        wide = bool(drawn) and min(drawn) > 0.0 and max(drawn) > WIDE * min(drawn)
+        axis = {**log_ticks(), "title": axis_title("ms, log")} if wide else {"title": axis_title("ms")}
+        figure.update_xaxes(**axis, rangemode="normal" if wide else "tozero", nticks=6, row=1, col=column)
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title=axis_title("requests with at most that"), col=1)
     return figure
