@@ -3,13 +3,12 @@
 import gzip
 import io
 import json
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from browser import PICTURES, browser
-from patience import patient_s, slowness
+from patience import patient_s
 from sessions import dashboard
 
 from perfmodel.answers.step import answer_step
