@@ -737,6 +737,10 @@ def dashboard(
     raise typer.Exit(run_dashboard(port, address=address, headless=headless))
 
 
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What typer raises for options and commands that there are none of; it has had two homes, and no public name."""
+
+
 def main() -> None:
     """Run the command line."""
     run_program(app, "perfmodel")
@@ -753,9 +757,19 @@ def run_program(application: typer.Typer, program: str) -> None:
         sys.exit(2)
     code: Any = 0
     try:
-        application(standalone_mode=True)
+        code = application(standalone_mode=False)
     except SystemExit as end:
         code = end.code
+    except UsageError as error:
+        code = error.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":  # no command at all: the help is what there is to say
+            error.show()
+        else:
+            asked = error.ctx.command_path if error.ctx else program
+            _say(program, f"{error.format_message().rstrip('.?')}; see {asked} --help", "usage", code)
+    except typer.Abort:
+        _say(program, "stopped", exit_code=1)
+        code = 1
     except PerfModelError as error:
         _say(program, str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
         code = error.exit_code

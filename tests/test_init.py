@@ -163,3 +163,21 @@ def test_errors_are_json_where_json_is_asked(tmp_path):
     assert (done.returncode, told["exit_code"], told["kind"]) == (3, 3, "infeasible")
     assert "does not fit" in told["message"]
     assert run_here("perfmodel", "step", "nothing").stderr.startswith("perfmodel: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("step", "--bogus"), "No such option: --bogus"),
+        (("stepp",), "No such command 'stepp'"),
+        (("step",), "Missing argument 'scenario'"),
+        (("serve", "longcat-flash-h800", "--workers", "x"), "Invalid value for '--workers'"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_told_in_one(arguments, message):
+    done = run_here("perfmodel", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"perfmodel: {message}") and "--help" in done.stderr
+    done = run_here("perfmodel", *arguments, "--json")
+    told = json.loads(done.stderr)["error"]
+    assert (done.returncode, told["exit_code"], told["kind"]) == (2, 2, "usage") and message in told["message"]
