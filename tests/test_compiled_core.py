@@ -397,3 +397,30 @@ def test_what_a_run_took_can_go_to_another_process():
         serve(scenario, requests=again.requests, fleet=again.fleet).records.end_s, served.records.end_s
     )
     assert (serve(scenario, fleet=fleet).records.end_s > served.records.end_s).all()
+
+
+def test_pools_that_wait_for_each_other_are_told_so():
+    none = np.full(3, -1)
+    requests = Requests(
+        arrival_s=np.zeros(3), input_tokens=np.ones(3, int), output_tokens=np.array([34, 25, 20]), parent=none,
+        prefix=none, prefix_tokens=none * 0, think_s=np.zeros(3),
+    )  # fmt: skip
+    layout = Layout(
+        blocks=116, block_tokens=16, max_running=1, watermark=0.0, router="central", prefix_cache=False
+    )
+    batching = Batching("mixed", 16, 1)
+    steps = decode_steps(requests.output_tokens, 1, 0.7, 0)
+    side = PrefillSide(
+        layout,
+        batching,
+        lambda _: on_grids(0.01),
+        KvPath(1.0, 1000.0, 1000.0, latency_s=0.0, layers=1, layer_wise=False),
+    )
+    lost = [Change(0.1, 1, state="lost"), Change(0.15, 1, state="up")]
+    for core in ("plain", "compiled"):
+        with pytest.raises(
+            InfeasibleError, match="wait for ever: after a lost replica, prefill holds caches"
+        ):
+            cores.simulate(
+                core, requests, lambda _: on_grids(0.01), layout, batching, steps, prefill=side, changes=lost
+            )

@@ -180,4 +180,6 @@ def test_a_line_that_cannot_be_read_is_told_in_one(arguments, message):
     assert done.stderr.startswith(f"perfmodel: {message}") and "--help" in done.stderr
     done = run_here("perfmodel", *arguments, "--json")
     told = json.loads(done.stderr)["error"]
-    assert (done.returncode, told["exit_code"], told["kind"]) == (2, 2, "usage") and message in told["message"]
+    assert (done.returncode, told["exit_code"], told["kind"]) == (2, 2, "usage") and message in told[
+        "message"
+    ]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from perfmodel.errors import InfeasibleError
 from perfmodel.serving.step_times import StepTimes
 
 
@@ -19,3 +20,18 @@ class Change:
     """What its first rank sends or receives caches at."""
     state: Literal["lost", "draining", "up"] | None = None
     """Lost: with all that it has, whose requests start again elsewhere. Draining: it takes no more. Up: it does."""
+
+
+def stuck(left: int, *, down: bool) -> InfeasibleError:
+    """What to raise when nothing moves any more and so many requests have not ended; ``down``: a replica still is.
+
+    With all replicas up, prefill holds caches that wait for room in decode, while requests that decode lost wait for
+    room in prefill, and each side is full.
+    """
+    if down:
+        return InfeasibleError(f"{left} requests wait for a replica that never comes back")
+    return InfeasibleError(
+        f"{left} requests wait for ever: after a lost replica, prefill holds caches that wait for room in decode, and "
+        "requests in decode wait for prefill (an engine ends that by a timeout); give either side more room "
+        "(serving.max_running, serving.kv_tokens, prefill.serving.kv_tokens) or send less traffic"
+    )

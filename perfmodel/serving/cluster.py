@@ -16,7 +16,7 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import NOTHING
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import book_of
-from perfmodel.serving.changes import Change
+from perfmodel.serving.changes import Change, stuck
 from perfmodel.serving.handoff import Handoff, KvPath
 from perfmodel.serving.pool import Layout, Pool
 from perfmodel.serving.rank import ROUNDING
@@ -79,7 +79,7 @@ def simulate(
         front_end: what a request spends in front of the engine; None: nothing.
 
     Raises:
-        InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
+        InfeasibleError: a request is longer than one rank's cache, or some wait for ever.
     """
     check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
     if prefill is not None:
@@ -182,7 +182,7 @@ class _Cluster:
             if self.all_ended.triggered:
                 raise
             left = self.requests.num_requests - self.ended
-            raise InfeasibleError(f"{left} requests wait for a replica that never comes back") from error
+            raise stuck(left, down=not all(one.up for pool in self.pools for one in pool.replicas)) from error
         return self._records()
 
     # --- arrivals -----------------------------------------------------------------------------------------------

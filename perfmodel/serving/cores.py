@@ -64,7 +64,7 @@ def simulate(
     """As :func:`perfmodel.serving.cluster.simulate`, by the form that is asked for, or is worth it; and which one ran.
 
     Raises:
-        InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
+        InfeasibleError: a request is longer than one rank's cache, or some wait for ever.
         SpecError: the environment names no form.
     """
     core = chosen(requests.num_requests) if core is None else core

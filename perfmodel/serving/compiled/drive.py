@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from perfmodel.errors import InfeasibleError
 from perfmodel.serving.batching import Batching
-from perfmodel.serving.changes import Change
+from perfmodel.serving.changes import Change, stuck
 from perfmodel.serving.cluster import PROGRESS_EVERY, FrontEndTimes, PrefillSide, Progress, check_lengths
 from perfmodel.serving.compiled import window
 from perfmodel.serving.compiled.jit import compiled_before
@@ -73,7 +72,7 @@ def simulate(
     """Serve every request and note when: see :func:`perfmodel.serving.cluster.simulate`.
 
     Raises:
-        InfeasibleError: a request is longer than one rank's cache, or waits for a replica that never comes back.
+        InfeasibleError: a request is longer than one rank's cache, or some wait for ever.
     """
     check_lengths(requests.input_tokens + requests.output_tokens, requests, layout)
     if prefill is not None:
@@ -170,7 +169,7 @@ class _Run:
                 self._turn()
             else:
                 left = self.total - int(world["ended"][0])
-                raise InfeasibleError(f"{left} requests wait for a replica that never comes back")
+                raise stuck(left, down=not self.state["replicas"]["up"].all())
         self._tell()
         self._turn()
         return float(world["now"][0]), int(self.state["replicas"]["prefilled"].sum())
