@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,8 +28,22 @@ def compiled(function: F) -> F:
     """The function in machine code: exact arithmetic, no reordering; what it calls is compiled into it."""
     import numba
 
-    done: F = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return done
+    done: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    template = done.get_call_template
+    done.get_call_template = lambda args, kws: template(tuple(_widest(one) for one in args), kws)
+    return cast(F, done)
+
+
+def _widest(kind: Any) -> Any:
+    """The type that a function is compiled for, of an argument's.
+
+    A function would be compiled anew for a whole number that is stated, one of 32 bits and one of 64: 359 times instead
+    of 228 of the serving core, a third of a minute.
+    """
+    from numba import types
+
+    kind = types.unliteral(kind)
+    return types.int64 if isinstance(kind, types.Integer) and kind.signed else kind
 
 
 class Program:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.jit import compiled
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving import cores
@@ -424,3 +425,21 @@ def test_pools_that_wait_for_each_other_are_told_so():
             cores.simulate(
                 core, requests, lambda _: on_grids(0.01), layout, batching, steps, prefill=side, changes=lost
             )
+
+
+def test_a_function_is_compiled_once_for_whole_numbers_of_any_width():
+    numba = pytest.importorskip("numba")
+
+    @compiled
+    def twice(number, factor):
+        return number * factor
+
+    @numba.njit
+    def total(narrow, wide):
+        return twice(narrow[0], 2) + twice(wide[0], 3) + twice(4, wide[0])
+
+    assert total(np.array([5], dtype=np.int32), np.array([7])) == 10 + 21 + 28
+    assert len(twice.signatures) == 1
+    assert (
+        total(np.array([2**30], dtype=np.int32), np.array([0])) == 2**31
+    )  # nothing is cut to what was narrow

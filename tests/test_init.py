@@ -177,9 +177,9 @@ def test_errors_are_json_where_json_is_asked(tmp_path):
 def test_a_line_that_cannot_be_read_is_told_in_one(arguments, message):
     done = run_here("perfmodel", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith(f"perfmodel: {message}") and "--help" in done.stderr
+    assert done.stderr.startswith(f"perfmodel: {message}")
+    assert "--help" in done.stderr
     done = run_here("perfmodel", *arguments, "--json")
     told = json.loads(done.stderr)["error"]
-    assert (done.returncode, told["exit_code"], told["kind"]) == (2, 2, "usage") and message in told[
-        "message"
-    ]
+    assert (done.returncode, told["exit_code"], told["kind"]) == (2, 2, "usage")
+    assert message in told["message"]

@@ -27,7 +27,7 @@ from perfmodel.serving.stream import RequestStream
 Core = Literal["plain", "compiled"]
 
 WORTH_LOADING, WORTH_COMPILING = 5_000, 500_000
-"""Requests from which on a run is shorter with the compiled form, its loading (0.6 s) or its compiling (a minute)
+"""Requests from which on a run is shorter with the compiled form, its loading (0.6 s) or its compiling (half a minute)
 included."""
 ENVIRONMENT = "PERFMODEL_CORE"
 """Names the form that all runs take which can."""

@@ -137,7 +137,7 @@ class _Run:
         prefill: PrefillSide | None = None,
     ) -> None:
         if not compiled_before():
-            print("perfmodel: compiling the serving core, once (about a minute)", file=sys.stderr)
+            print("perfmodel: compiling the serving core, once (about half a minute)", file=sys.stderr)
         from perfmodel.serving.compiled import core
 
         kinds: list[Times] = [_own(times(r)) for r in range(layout.replicas)]
