@@ -268,6 +268,18 @@ def test_a_race_drops_nobody_who_may_be_best():
     assert wrong <= 10
 
 
+@pytest.mark.filterwarnings("error")
+def test_traffic_in_which_nobody_keeps_the_limits_tells_nothing_apart():
+    infinite = {(0, 0), (1, 0), (2, 0), (2, 1)}
+    values, _ = race(
+        [0, 1, 2],
+        lambda k, r: float("inf") if (k, r) in infinite else 3.0 + k + 0.01 * (r % 3),
+        most=12,
+        goes_on=lambda: True,
+    )
+    assert len(values[2]) <= len(values[1]) <= len(values[0])
+
+
 def test_a_race_of_equals_ends_and_says_so():
     values, apart = race([0, 1], lambda k, r: 3.0, most=50, goes_on=lambda: True)
     assert not apart
