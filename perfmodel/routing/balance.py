@@ -4,9 +4,10 @@ Popular experts come in another order in every layer, so each layer has its own 
 twice, so a popular expert gets less than its popularity says: :func:`pair_shares`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,8 +169,8 @@ def _reached_by(balance: Balance) -> tuple[tuple[float, float, float], ...]:
     total = np.zeros((len(balance.pmf), 3))
     node_ranks = np.bincount(np.arange(balance.ranks) // balance.domain)
     for layer, (placement, popularity, _) in enumerate(layers):
-        rng = np.random.default_rng([balance.seed, DESTINATION_STREAM, layer])
-        at = placement.ranks_of(rng, _drawn(balance, popularity, rng))
+        experts, rng = _drawn(balance, popularity, DESTINATION_STREAM, layer)
+        at = placement.ranks_of(rng, experts)
         nodes = at // balance.domain
         at_home = distinct(nodes, node_ranks / balance.ranks)
         total += np.stack([distinct(at), distinct(nodes), at_home], axis=1) / len(layers)
@@ -203,9 +204,8 @@ def expert_shares(balance: Balance, popularity: Array, layer: int) -> Array:
     """
     if balance.top_groups == balance.groups:
         return pair_shares(popularity, balance.pmf)
-    rng = np.random.default_rng([balance.seed, GROUP_STREAM, layer])
     size = balance.num_experts // balance.groups
-    groups = _drawn(balance, popularity, rng) // size
+    groups = _drawn(balance, popularity, GROUP_STREAM, layer)[0] // size
     picks = np.array([(groups == group).sum(axis=1) for group in range(balance.groups)])
     chances = np.zeros(balance.num_experts)
     for group, own in enumerate(picks):
@@ -217,10 +217,29 @@ def expert_shares(balance: Balance, popularity: Array, layer: int) -> Array:
     return shares
 
 
-def _drawn(balance: Balance, popularity: Array, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Experts of tokens that all wake as many as they can, the best first, (TOKENS, top-k)."""
+def _drawn(
+    balance: Balance, popularity: Array, stream: int, layer: int
+) -> tuple[NDArray[np.int64], np.random.Generator]:
+    """Experts of tokens that all wake as many as they can, the best first, (TOKENS, top-k), and what goes on drawing.
+
+    Where experts are changes nothing of it: layouts of one model share the tokens.
+    """
+    rng = np.random.default_rng([balance.seed, stream, layer])
     most = len(balance.pmf) - 1
-    return preferred(rng, popularity, most, TOKENS, balance.groups, balance.top_groups)
+    experts, rng.bit_generator.state = _tokens(
+        (balance.seed, stream, layer), popularity.tobytes(), most, balance.groups, balance.top_groups
+    )
+    return experts.astype(np.int64), rng
+
+
+@lru_cache(maxsize=64)
+def _tokens(
+    seeds: tuple[int, ...], popularity: bytes, top_k: int, num_groups: int, top_groups: int
+) -> tuple[NDArray[np.uint32], Mapping[str, Any]]:
+    """What :func:`~perfmodel.routing.choice.preferred` draws (260 kB), and the generator's state after it."""
+    rng = np.random.default_rng(seeds)
+    found = preferred(rng, np.frombuffer(popularity), top_k, TOKENS, num_groups, top_groups)
+    return found.astype(np.uint32), rng.bit_generator.state
 
 
 def placed(balance: Balance, shares: Array) -> Placement:
