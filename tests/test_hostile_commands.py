@@ -102,6 +102,7 @@ def refused(program, *arguments, folder, code=2):
             "greater than or equal to 0.000001",
         ),
         (("step", "deepseek-v3-h800", "--set", "cluster.gpu.fp8_tflops=3"), "times as fast as the peaks"),
+        (("serve", "deepseek-v3-h800", "--set", "cluster.gpu.fp8_tflops=3"), "times as fast as the peaks"),
     ],
     ids=lambda value: " ".join(map(str, value))[:50] if isinstance(value, tuple) else "",
 )

@@ -8,11 +8,12 @@ from typing import Any
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing, step_caveats
 from perfmodel.answers.serve_intervals import check_repeats, run_intervals
-from perfmodel.answers.step import plain, provenance
+from perfmodel.answers.step import plain, provenance, refuse_beyond_peak, utilisation
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of, usage_values
 from perfmodel.economics.facts import Facts, facts_of
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.requests import client_wait, serving_metrics
+from perfmodel.economics.work import peak_seconds
 from perfmodel.errors import SpecError
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests
@@ -167,12 +168,17 @@ def _capacity(run: Run, step: Step, metrics: Mapping[str, Any]) -> dict[str, flo
     """``capacity_used_pct`` and ``prefill_capacity_used_pct``: the share of the GPUs' time that the run's work would
     take in full steps back to back, output tokens in steps of ``deployment.batch_per_gpu`` requests and prompt tokens
     (those not cached) in prefill steps. With prefill apart each side has its own; else one holds both.
+
+    Raises:
+        SpecError: such a step is faster than the GPU's peaks allow.
     """
     scenario = run.scenario
     side = scenario.prefill_side
     prompts = side or scenario
     prefill = prompts.deployment.model_copy(update={"phase": "prefill"})
     reading = simulate_step(prompts.model_copy(update={"deployment": prefill}))
+    for one in (step, reading):
+        refuse_beyond_peak(one, utilisation(one, peak_seconds))
     output = step_rates(step.scenario, step.step_time_s).output_tokens_per_s_per_gpu
     full_input = step_rates(reading.scenario, reading.step_time_s).input_tokens_per_s_per_gpu
     if not output or not full_input:

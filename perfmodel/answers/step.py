@@ -96,11 +96,11 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
         **caveat_values(step_caveats(rest)),
         "provenance": provenance(step),
     }
-    _refuse_beyond_peak(step, values["mfu"])
+    refuse_beyond_peak(step, values["mfu"])
     return StepAnswer(step, {key: plain(value) for key, value in values.items()}, rest)
 
 
-def _refuse_beyond_peak(step: Step, mfu: float) -> None:
+def refuse_beyond_peak(step: Step, mfu: float) -> None:
     """Refuse times that no GPU of the stated peaks can reach; what a report counts is not asked to.
 
     Measured modules of attention hold projections whose part in their time is not known: with a peak far below the

@@ -73,7 +73,7 @@ def _left(alive: Sequence[int], values: dict[int, list[float]]) -> list[int]:
             continue
         with np.errstate(invalid="ignore"):
             apart = np.asarray(values[one]) - np.asarray(values[leader])
-        apart[np.isnan(apart)] = 0.0  # neither kept the limits in that traffic, which does not tell them apart
+        apart[np.isnan(apart)] = 0.0  # traffic in which neither kept the limits does not tell them apart
         std, count = float(apart.std(ddof=1)) if apart.size > 1 else math.nan, apart.size
         zone = ZONE * abs(float(np.mean(values[leader])))
         sure = count >= LEAST or (count > 1 and std == 0.0)
