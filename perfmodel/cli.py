@@ -264,9 +264,16 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Write a result as `vllm bench serve --save-result --save-detailed` does.",
+            help="Write a result as `vllm bench serve --save-result --save-detailed` does, or as --result-format says.",
         ),
     ] = None,
+    result_format: Annotated[
+        str,
+        typer.Option(
+            metavar="TOOL",
+            help="Whose shape --result has: vllm, aiperf (with profile_export.jsonl beside it) or guidellm.",
+        ),
+    ] = "vllm",
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -310,10 +317,13 @@ def serve(
         from perfmodel.output.serve.requests import check_requests_file
 
         check_requests_file(requests)
+    results: dict[str, Path] = {}
     if result is not None:
-        from perfmodel.output.export.vllm_result import check_result_file
+        from perfmodel.output.export.result import check_result_files
 
-        check_result_file(result)
+        results = check_result_files(result, result_format)
+    elif result_format != "vllm":
+        raise SpecError(f"--result-format {result_format}: belongs to --result FILE.json, give it too")
     if trace is not None:
         from perfmodel.output.serve.trace import check_trace_file
 
@@ -325,7 +335,7 @@ def serve(
             f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
         )
     asked = load_scenario(scenario, set_ or ())
-    outputs = {"--requests": requests, "--result": result, "--trace": trace}
+    outputs = {"--requests": requests, **results, "--trace": trace}
     if any(outputs.values()):
         from perfmodel.output.inputs import check_outputs
 
@@ -360,9 +370,9 @@ def serve(
 
         write_requests(answer, requests)
     if result is not None:
-        from perfmodel.output.export.vllm_result import write_result
+        from perfmodel.output.export.result import write_result
 
-        write_result(answer, result)
+        write_result(answer, result, result_format)
     if trace is not None:
         from perfmodel.output.serve.trace import write_serve_trace
 
@@ -378,7 +388,7 @@ def serve(
         print_serve(answer)
         print_basis(answer.values, answer.rest, why=why)
         print_warnings(answer.values)
-    for path in (requests, result, trace):
+    for path in (requests, *results.values(), trace):
         if path is not None:
             tell(f"wrote {path}")
 

@@ -14,7 +14,8 @@ from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.load import load_scenario
-from perfmodel.output.export.vllm_result import result_values, write_result
+from perfmodel.output.export.result import write_result
+from perfmodel.output.export.vllm_result import result_values
 from perfmodel.output.validation.page import validation_html
 from perfmodel.spec.benchmarks.read import holds_benchmark, read_benchmarks
 from perfmodel.validation.benchmarks import scenario_of

@@ -11,7 +11,8 @@ from perfmodel.cli import app
 from perfmodel.errors import DataError
 from perfmodel.load import load_scenario
 from perfmodel.output.export import vllm_result
-from perfmodel.output.export.vllm_result import check_result_file, result_values, write_result
+from perfmodel.output.export.result import check_result_files, write_result
+from perfmodel.output.export.vllm_result import result_values
 from perfmodel.spec.traces.read import read_trace
 
 NODE = [
@@ -234,9 +235,9 @@ def test_a_bad_place_is_refused_before_the_run(name, message, tmp_path, monkeypa
 
     monkeypatch.setattr("perfmodel.answers.serve.answer_serve", never)
     with pytest.raises(DataError, match=message):
-        check_result_file(tmp_path / name)
+        check_result_files(tmp_path / name)
     run = CliRunner().invoke(app, ["serve", "longcat-flash-h800", "--result", str(tmp_path / name)])
     assert isinstance(run.exception, DataError)
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(DataError, match="is a folder"):
-        check_result_file(tmp_path / "folder.json")
+        check_result_files(tmp_path / "folder.json")

@@ -6,7 +6,7 @@ and any grouping to the same ones, so the same run gives the same percentiles.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
+"""What every result has."""
 BATCHES = 20
 """Of consecutive values, whose means say how sure a mean is."""
 T_80 = 1.328
@@ -34,8 +35,8 @@ class Values(Protocol):
     def add(self, values: Floats, counts: Ints | None = None) -> None:
         """More of them, each once or so many times; for one object always the one or the other."""
 
-    def spread(self) -> dict[str, float] | None:
-        """Mean and percentiles; None of nothing."""
+    def spread(self, percentiles: Mapping[str, float] = PERCENTILES) -> dict[str, float] | None:
+        """Mean and percentiles, by their names; None of nothing."""
 
     def mean_interval(self) -> list[float] | None:
         """80 % interval of the mean by batch means; None of fewer than two values per batch."""
@@ -54,11 +55,11 @@ class Exact:
         if counts is not None:
             self._counts.append(counts)
 
-    def spread(self) -> dict[str, float] | None:
+    def spread(self, percentiles: Mapping[str, float] = PERCENTILES) -> dict[str, float] | None:
         """See :class:`Values`."""
         if self._counts:
-            return weighted_spread(_joined(self._values), _joined(self._counts))
-        return spread(_joined(self._values))
+            return weighted_spread(_joined(self._values), _joined(self._counts), percentiles)
+        return spread(_joined(self._values), percentiles)
 
     def mean_interval(self) -> list[float] | None:
         """See :class:`Values`."""
@@ -106,13 +107,13 @@ class Sketched:
         self._sums.append(values[:whole].reshape(-1, SMALL_BATCH).sum(axis=1))
         self._left = values[whole:].copy()
 
-    def spread(self) -> dict[str, float] | None:
+    def spread(self, percentiles: Mapping[str, float] = PERCENTILES) -> dict[str, float] | None:
         """See :class:`Values`."""
         if not self._count:
             return None
         found = {
             name: float(self._sketch.get_quantile_value(q / PERCENT) or 0.0)
-            for name, q in PERCENTILES.items()
+            for name, q in percentiles.items()
         }
         return {"mean": self._total / self._count, **found}
 
@@ -127,15 +128,23 @@ class Sketched:
         return _interval(sums[: size * BATCHES].reshape(BATCHES, size).mean(axis=1) / SMALL_BATCH)
 
 
-def spread(values: Floats) -> dict[str, float] | None:
+def percentiles_with(more: Iterable[float]) -> dict[str, float]:
+    """Those that every result has and ``more``, by names such as p95 and p99.9, in ascending order."""
+    every = {*PERCENTILES.values(), *more}
+    return {f"p{q:.15g}": float(q) for q in sorted(every)}
+
+
+def spread(values: Floats, percentiles: Mapping[str, float] = PERCENTILES) -> dict[str, float] | None:
     """Mean and percentiles; None of nothing."""
     if not len(values):
         return None
-    found = np.percentile(values, list(PERCENTILES.values()))
-    return {"mean": float(values.mean()), **dict(zip(PERCENTILES, map(float, found), strict=True))}
+    found = np.percentile(values, list(percentiles.values()))
+    return {"mean": float(values.mean()), **dict(zip(percentiles, map(float, found), strict=True))}
 
 
-def weighted_spread(values: Floats, counts: Ints) -> dict[str, float] | None:
+def weighted_spread(
+    values: Floats, counts: Ints, percentiles: Mapping[str, float] = PERCENTILES
+) -> dict[str, float] | None:
     """:func:`spread` of values that occur ``counts`` times each."""
     total = int(counts.sum())
     if not total:
@@ -144,7 +153,7 @@ def weighted_spread(values: Floats, counts: Ints) -> dict[str, float] | None:
     upto = np.cumsum(counts[order])
     found: Mapping[str, float] = {
         name: float(values[order][min(int(np.searchsorted(upto, q / PERCENT * total)), len(order) - 1)])
-        for name, q in PERCENTILES.items()
+        for name, q in percentiles.items()
     }
     return {"mean": float((values * counts).sum() / total), **found}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.economics.quantiles import Exact, Values, spread
+from perfmodel.economics.quantiles import Exact, Values, percentiles_with, spread
 from perfmodel.serving.records import Records, StepRuns
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.window import counted, counted_rows
@@ -98,7 +98,9 @@ class Tally:
 
     def metrics(self) -> dict[str, Any]:
         """See :func:`serving_metrics`."""
-        scenario, found = self._scenario, {name: own.spread() for name, own in self._spreads.items()}
+        scenario = self._scenario
+        percentiles = percentiles_with(scenario.workload.percentiles)
+        found = {name: own.spread(percentiles) for name, own in self._spreads.items()}
         gpus, replicas = scenario.fleet_gpus, scenario.serving.replicas
         span, inputs, outputs = self._last_s - self._first_s, self._inputs, self._outputs
         gpu_hours = gpus * span / HOUR

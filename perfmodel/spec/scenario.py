@@ -111,7 +111,7 @@ class Scenario(Spec):
             "source": True,
             "notes": True,
             "calibration": True,
-            "workload": {"trace"},
+            "workload": {"trace", "percentiles"},
         }
         if self.training is None:  # inference has the hash that it had before there was training
             left_out["training"] = True

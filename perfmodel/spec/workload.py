@@ -42,6 +42,9 @@ def _rate_or_infinite(value: Any) -> Any:
 OrInfinite = Annotated[float | Literal["inf"], BeforeValidator(_rate_or_infinite)]
 
 
+Percentile = Annotated[float, Field(gt=0.0, lt=100.0)]
+
+
 class Ramp(Spec):
     """A request rate that changes, as ``--ramp-up-strategy`` of vLLM."""
 
@@ -84,6 +87,8 @@ class Workload(Spec):
     """Requests, the first to arrive, that are served but not judged: they find an empty system."""
     cool_down_requests: CountOrZero = 0
     """Requests, the last to arrive, that are served but not judged: what comes after them no longer loads it."""
+    percentiles: Annotated[tuple[Percentile, ...], Field(max_length=20)] = ()
+    """Percentiles of latencies and speeds that results have beside 50, 90 and 99."""
     input_tokens: Distribution | None = None
     """Tokens of a prompt, without ``prefix_tokens``; of a session's first one. None: a trace's, else 1024."""
     output_tokens: Distribution | None = None

@@ -6,58 +6,29 @@ a trace. Keys and definitions are vLLM's: summaries in milliseconds, lists of re
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perfmodel.answers.serve import ServeAnswer
-from perfmodel.economics.quantiles import PERCENTILES
-from perfmodel.economics.requests import Floats, client_waits, latencies
-from perfmodel.errors import DataError
-from perfmodel.files import atomic_write, check_writable
+from perfmodel.economics.quantiles import percentiles_with
+from perfmodel.output.export.judged import Floats, Judged, rounded
 from perfmodel.serving.records import Ints, Records
-from perfmodel.serving.token_gaps import request_gaps
-from perfmodel.serving.window import counted, counted_rows
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo
 from perfmodel.spec.traces.results import MAX_RESULT_BYTES
 from perfmodel.spec.workload import Ramp, Workload
 from perfmodel.units import MS
 
-SUFFIX = ".json"
-DECIMALS = 9
-"""Of seconds in lists: a nanosecond, as a benchmark's clock has."""
-GAP_BYTES = 13
-"""Most that a gap below 100 s takes in the file, its comma included."""
 REQUEST_BYTES = 110
 """About what a request takes in all other lists."""
 
-STEP_GAPS = (
-    "simulated, not measured. itls: between the ends of the steps that gave a request its tokens (with drafts several "
-    "at once); steps that were advanced together share their mean"
-)
-SOME_EQUAL = "; of {} requests that lost their place, the mean gap, output_lens - 1 times"
-NO_GAPS = (
-    "simulated, not measured. itls: left out, too many; latencies has the end-to-end time of each request"
-)
 
-
-def check_result_file(path: Path) -> None:
-    """Refuses a place that can't be written to, or another suffix than .json.
-
-    Raises:
-        DataError: either.
-    """
-    if path.suffix != SUFFIX:
-        raise DataError(f"--result {path}: must end in {SUFFIX}")
-    check_writable(path)
-
-
-def write_result(answer: ServeAnswer, path: Path) -> None:
-    """Writes the file, whole or not at all: strict JSON, ``inf`` as a word and unknown as null."""
-    text = json.dumps(result_values(answer), allow_nan=False, separators=(",", ":"))
-    atomic_write(path, text + "\n")
+def result_texts(answer: ServeAnswer, path: Path) -> dict[Path, str]:
+    """The result, by file."""
+    return {path: json.dumps(result_values(answer), allow_nan=False, separators=(",", ":")) + "\n"}
 
 
 def result_values(answer: ServeAnswer) -> dict[str, Any]:
@@ -66,12 +37,8 @@ def result_values(answer: ServeAnswer) -> dict[str, Any]:
     Requests stand in the order of ``--requests``. ``request_rate`` is null where a trace's own times are used, and
     ``request_goodput`` where no objective is stated; so are TPOT and ITL where every output is one token.
     """
-    records = counted(
-        answer.served.records, answer.scenario.workload
-    )  # as a benchmark leaves its warm-ups out
-    rows = counted_rows(answer.served.records, answer.scenario.workload)
-    queued = client_waits(answer.served.requests, answer.served.records)[rows]
-    values = answer.values
+    judged = Judged.of(answer)
+    records, values = judged.records, answer.values
     inputs, outputs = int(records.input_tokens.sum()), int(records.output_tokens.sum())
     return {
         "date": time.strftime("%Y%m%d-%H%M%S"),
@@ -94,9 +61,9 @@ def result_values(answer: ServeAnswer) -> dict[str, Any]:
         "request_goodput": None if answer.scenario.slo == Slo() else values["goodput_requests_per_s"],
         "output_throughput": values["output_tokens_per_s"],
         "total_token_throughput": values["total_tokens_per_s_per_gpu"] * values["num_gpus"],
-        **_summaries(records, values),
+        **_summaries(judged, percentiles_with(answer.scenario.workload.percentiles)),
         "perfmodel": values["provenance"],
-        **_lists(records, queued),
+        **_lists(judged),
     }
 
 
@@ -137,9 +104,10 @@ def _traffic(workload: Workload) -> dict[str, Any]:
     return {"request_rate": "inf" if rate == np.inf else rate, "burstiness": workload.burstiness}
 
 
-def _summaries(records: Records, values: dict[str, Any]) -> dict[str, float | None]:
+def _summaries(judged: Judged, percentiles: Iterable[str]) -> dict[str, float | None]:
     """mean, median, std and percentiles of each latency, ms."""
-    ttft, tpot, e2e = latencies(records)
+    records, values = judged.records, judged.values
+    ttft, tpot, e2e = judged.latencies
     ones = np.ones(len(ttft), dtype=np.int64)
     found: dict[str, float | None] = {}
     for key, name, seconds, counts in (
@@ -150,7 +118,7 @@ def _summaries(records: Records, values: dict[str, Any]) -> dict[str, float | No
     ):
         spread = values[key] or {}
         given = {"mean": spread.get("mean"), "median": spread.get("p50"), "std": _std(seconds, counts)}
-        given |= {percentile: spread.get(percentile) for percentile in PERCENTILES}
+        given |= {percentile: spread.get(percentile) for percentile in percentiles}
         found |= {f"{of}_{name}_ms": None if one is None else one / MS for of, one in given.items()}
     return found
 
@@ -163,32 +131,22 @@ def _std(values: Floats, counts: Ints) -> float | None:
     return float(np.average((values - mean) ** 2, weights=counts) ** 0.5)
 
 
-def _lists(records: Records, queued: Floats) -> dict[str, Any]:
+def _lists(judged: Judged) -> dict[str, Any]:
     """One value per request: seconds to a nanosecond, tokens."""
-    ttft, _, e2e = latencies(records)
-    n, more = len(ttft), records.output_tokens - 1
-    found: dict[str, Any] = {
+    records, n = judged.records, len(judged)
+    ttft, _, e2e = judged.latencies
+    gaps, note = judged.gaps("itls", MAX_RESULT_BYTES - REQUEST_BYTES * n)
+    if gaps is None:
+        note += "; latencies has the end-to-end time of each request"
+    return {
+        "perfmodel_note": note,
         "input_lens": records.input_tokens.tolist(),
         "output_lens": records.output_tokens.tolist(),
-        "start_times": _rounded(records.arrival_s),
-        "queue_times": _rounded(queued),
-        "ttfts": _rounded(ttft),
-        "latencies": _rounded(e2e),
+        "start_times": rounded(records.arrival_s),
+        "queue_times": rounded(judged.queued_s),
+        "ttfts": rounded(ttft),
+        "latencies": rounded(e2e),
         "generated_texts": [""] * n,
         "errors": [""] * n,
+        **({} if gaps is None else {"itls": gaps}),
     }
-    if GAP_BYTES * int(more.sum()) + REQUEST_BYTES * n > MAX_RESULT_BYTES:
-        return {"perfmodel_note": NO_GAPS, **found}
-    gaps, unknown = request_gaps(records)
-    means = ((records.end_s - records.first_token_s) / np.maximum(more, 1)).tolist()
-    itls = [
-        _rounded(np.full(count, mean) if own is None else own)
-        for own, mean, count in zip(gaps, means, more.tolist(), strict=True)
-    ]
-    note = STEP_GAPS + (SOME_EQUAL.format(unknown) if unknown else "")
-    return {"perfmodel_note": note, **found, "itls": itls}
-
-
-def _rounded(seconds: Floats) -> list[float]:
-    rounded: list[float] = np.round(seconds, DECIMALS).tolist()
-    return rounded

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answers.serve import ServeAnswer
+from perfmodel.economics.quantiles import percentiles_with
 from perfmodel.output.console import console
 from perfmodel.output.formats import count, number, scaled, significant, with_unit
 from perfmodel.output.scenario.reproduce import scenario_title
@@ -34,11 +35,12 @@ def print_serve(answer: ServeAnswer) -> None:
             style="dim",
         )
     )
-    latency = table_of(titled("Latency per request", scenario), "", "mean", "p50", "p90", "p99", "what it is")
+    parts = ("mean", *percentiles_with(scenario.workload.percentiles))
+    latency = table_of(titled("Latency per request", scenario), "", *parts, "what it is")
     for name, key, unit, what in _LATENCIES:
         found = values[key]
         if found is not None:
-            cells = (with_unit(found[part], unit) for part in ("mean", "p50", "p90", "p99"))
+            cells = (with_unit(found[part], unit) for part in parts)
             latency.add_row(name, *(Text(cell) for cell in cells), Text(what, style="dim"))
     out.print(latency)
     rates = table_of("Throughput and cost", "quantity", "value")
@@ -48,7 +50,7 @@ def print_serve(answer: ServeAnswer) -> None:
     if values["without_faults"] is not None:
         out.print(_fault_table(values, has_slo=scenario.slo != Slo()))
     if "intervals" in values:
-        out.print(_serve_intervals(values, has_slo=scenario.slo != Slo()))
+        out.print(_serve_intervals(values, parts, has_slo=scenario.slo != Slo()))
     if "fleet" in values:
         out.print(_fleet(values))
 
@@ -82,9 +84,9 @@ def _counted(values: Mapping[str, Any]) -> str:
     return number_of(values["requests"], "request") + (f" ({left_out:,} more left out)" if left_out else "")
 
 
-def _serve_intervals(values: Mapping[str, Any], *, has_slo: bool) -> Table:
+def _serve_intervals(values: Mapping[str, Any], parts: Sequence[str], *, has_slo: bool) -> Table:
     """How far off the figures are if step times are."""
-    found, parts = values["intervals"], ("mean", "p50", "p90", "p99")
+    found = values["intervals"]
     table = table_of("80 % intervals of the model", "", *parts)
     for name, key, unit, _ in _LATENCIES:
         if f"{key}.mean" in found:
