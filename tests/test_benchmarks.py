@@ -1,5 +1,6 @@
 """``validate --data RESULT --scenario NAME``: files of other tools, compared with a simulation of the same run."""
 
+import gzip
 import json
 import re
 import shlex
@@ -23,6 +24,7 @@ from perfmodel.validation.differences import differences
 from perfmodel.validation.suites import run_suites
 
 FILES = Path(__file__).resolve().parent / "data" / "traces"
+WRITTEN = FILES.parent / "results"
 YAML = """
 model: qwen3-30b-a3b
 cluster: h200-ib
@@ -493,3 +495,36 @@ def test_a_shell_completes_names(words, found, monkeypatch):
     }
     done = CliRunner().invoke(app, [], prog_name="perfmodel", env=env)
     assert found in done.stdout.split()
+
+
+def test_guidellms_table_says_what_its_report_says(tmp_path):
+    """Both written by GuideLLM 0.8.1 of one run."""
+    path = tmp_path / "benchmarks.csv"
+    path.write_bytes(gzip.decompress((WRITTEN / "guidellm_0.8.1.csv.gz").read_bytes()))
+    (table,), (report,) = read_benchmarks(path), read_benchmarks(WRITTEN / "guidellm_0.8.1.json.gz")
+    assert holds_benchmark(path)
+    assert table.figures == pytest.approx(report.figures)
+    assert (table.writer, table.workload["max_concurrency"]) == ("GuideLLM", 2)
+    assert (table.workload["input_tokens"], table.workload["output_tokens"]) == (57, 12)
+    assert table.workload["num_requests"] == 10
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: "\n".join(text.splitlines()[:3]), "without a benchmark"),
+        (lambda text: text[: len(text) // 3 * 2], "cut off"),
+        (lambda text: text.replace("[0.16121244430541992, ", "[", 1), "must be a list of 11"),
+        (
+            lambda text: text.replace("0.1618536949157715", "soon"),
+            "Request Latency, Successful Sec, Mean = soon",
+        ),
+        (lambda text: text.replace("concurrent@2", "concurrent@many"), "Strategy = many"),
+        (lambda text: text.replace("51.36826038360596", "-1"), "time_to_first_token_ms"),
+    ],
+)
+def test_a_table_of_guidellms_that_is_broken(spoil, message, tmp_path):
+    path = tmp_path / "benchmarks.csv"
+    path.write_text(spoil(gzip.decompress((WRITTEN / "guidellm_0.8.1.csv.gz").read_bytes()).decode()))
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_benchmarks(path)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import DataError
-from perfmodel.spec.benchmarks import aiperf, guidellm, summaries, vllm
+from perfmodel.spec.benchmarks import aiperf, guidellm, guidellm_csv, summaries, vllm
 from perfmodel.spec.benchmarks.measured import Benchmark
 from perfmodel.spec.traces.files import guarded, opened
 from perfmodel.spec.traces.foreign import writer_of
-from perfmodel.spec.traces.results import documents, is_guidellm, runs_in
+from perfmodel.spec.traces.results import MAX_RESULT_BYTES, documents, is_guidellm, runs_in
 
 HEAD_BYTES = 4096
 MAX_RUNS = 1000
@@ -28,12 +28,15 @@ KNOWN = (
 
 
 def holds_benchmark(path: Path) -> bool:
-    """Whether a file is one of those rather than a table: JSON, or MLPerf's summary. What can't be read is none."""
+    """Whether a file is one of those rather than a table of rows: JSON, MLPerf's summary or GuideLLM's own table. What
+    can't be read is none.
+    """
     try:
         head = _head(path)
     except DataError:
         return False
-    return head[:1] in (b"{", b"[") or summaries.MLPERF.encode() in head
+    told = summaries.MLPERF.encode() in head or head.startswith(guidellm_csv.HEAD)
+    return told or head[:1] in (b"{", b"[")
 
 
 def _head(path: Path) -> bytes:
@@ -47,9 +50,12 @@ def read_benchmarks(path: Path) -> list[Benchmark]:
     Raises:
         DataError: it can't be read, is of no known tool, or a value is not what it should be.
     """
-    if summaries.MLPERF.encode() in _head(path):
-        with opened(path) as file:
-            return [summaries.mlperf(guarded(path, file.read).decode("utf-8", errors="replace"), path)]
+    head = _head(path)
+    if summaries.MLPERF.encode() in head:
+        return [summaries.mlperf(_text(path), path)]
+    if head.startswith(guidellm_csv.HEAD):
+        rows = _few(guidellm_csv.runs_of(_text(path), path), path)
+        return [_checked(guidellm.read(row, path, index), path) for index, row in enumerate(rows)]
     with opened(path) as file:
         values = documents(file, path)
     if not runs_in(values):
@@ -57,13 +63,26 @@ def read_benchmarks(path: Path) -> list[Benchmark]:
     if _is_aiperf_request(values[0]):
         with opened(path) as file:
             return [aiperf.read_requests(guarded(path, file.read).decode().splitlines(), path)]
-    runs = [(value, index) for index, value in enumerate(runs_in(values))]
+    runs = _few(runs_in(values), path)
+    found = [_read(value, path, index, report=is_guidellm(values[0])) for index, value in enumerate(runs)]
+    return [_checked(one, path) for one in found]
+
+
+def _text(path: Path) -> str:
+    """All of a small file. Raises: DataError: it is none, or can't be read."""
+    with opened(path) as file:
+        raw: bytes = guarded(path, lambda: file.read(MAX_RESULT_BYTES + 1))
+    if len(raw) > MAX_RESULT_BYTES:
+        raise DataError(f"{path}: larger than {MAX_RESULT_BYTES:,} bytes: split it")
+    return raw.decode("utf-8-sig", errors="replace")
+
+
+def _few(runs: list[Any], path: Path) -> list[Any]:
     if len(runs) > MAX_RUNS:
         raise DataError(
             f"{path}: holds {len(runs):,} runs: at most {MAX_RUNS:,} are compared; split the file"
         )
-    found = [_read(value, path, index, report=is_guidellm(values[0])) for value, index in runs]
-    return [_checked(one, path) for one in found]
+    return runs
 
 
 def _read(value: Any, path: Path, index: int, *, report: bool) -> Benchmark:
