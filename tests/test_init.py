@@ -137,6 +137,20 @@ def test_what_is_refused(ask, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "engine"),
+    [("kimi-k2", "1xh100", "vllm"), ("deepseek-v3", "8xh100", "sglang"), ("longcat-2.0", "8xh200-ib", "")],
+)
+def test_how_many_gpus_would_be_enough(model, gpus, engine):
+    with pytest.raises(InfeasibleError) as raised:
+        first_scenario(Ask(model, gpus, engine))
+    said = str(raised.value)
+    enough = re.search(r"\((\d+) would: --gpus (\1x[\w-]+)\): does not fit: ", said)
+    assert enough, said
+    assert first_scenario(Ask(model, enough[2], engine)).scenario.fleet_gpus == int(enough[1])
+    assert int(enough[1]) > int(gpus.partition("x")[0])
+
+
 def test_what_does_not_fit_and_odd_limits():
     with pytest.raises(InfeasibleError, match="no layout holds it"):
         first_scenario(Ask("kimi-k2", "1xh100", "vllm"))

@@ -36,6 +36,10 @@ MOST_GPUS = 4096
 MOST_RATE = 1e6
 MOST_OF_A_KIND = 10_000_000
 """Tokens of a prompt or an answer, and users, as `plan` takes them."""
+FEW_NODES = 8
+"""Numbers of nodes that are tried one by one where GPUs are too few; beyond they are doubled, three times."""
+DOES_NOT_FIT = "does not fit"
+"""How a refusal for want of memory begins."""
 NO_PRICE = 1.0
 """USD per GPU and hour where the catalogue has no price, so that costs are GPU hours."""
 SLO_KEYS = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -99,22 +103,39 @@ def first_scenario(ask: Ask) -> First:
         )
     if ask.server is not None:
         return _as_served(ask, base, count, longest)
-    best, problem = None, ""
+    best, problems = None, []
     for formats in _formats(probe.model):
         for size in _server_sizes(count, probe):
             wanted = USERS_PER_GPU if ask.users is None else -(-ask.users * size // count)
             for layout in _layouts(size, probe):
                 found, why = _fitting(base, layout, formats, longest)
-                problem = why or problem
+                problems.append(why)
                 if found is not None and (best is None or found[1] > best[1][1]):
                     best = (size, found, layout, formats)
                 if found is not None and found[1] >= wanted:
                     return _finished(ask, base, count, (size, found, layout, formats))
     if best is None:
+        memory = [why for why in problems if why.startswith(DOES_NOT_FIT)]
         raise InfeasibleError(
-            f"{ask.model} on {ask.gpus}: no layout holds it and one request of {longest:,} tokens: {problem}"
+            f"{ask.model} on {ask.gpus}: no layout holds it and one request of {longest:,} tokens"
+            f"{_enough(ask, base, count, probe, longest)}: {(memory or problems)[-1]}"
         )
     return _finished(ask, base, count, best)
+
+
+def _enough(ask: Ask, base: Mapping[str, Any], count: int, probe: Scenario, longest: int) -> str:
+    """How many more GPUs would be enough, in words: parts of a node, then whole nodes."""
+    node = probe.cluster.node.num_gpus
+    nodes = sorted({*range(1, FEW_NODES + 1), *(FEW_NODES << k for k in range(1, 4))})
+    for size in [
+        n for n in (*(2**k for k in range(20) if 2**k < node), *(node * n for n in nodes)) if n > count
+    ]:
+        for formats in _formats(probe.model):
+            for layout in _layouts(size, probe):
+                if _fitting(base, layout, formats, longest)[0] is not None:
+                    name = ask.gpus.strip().lstrip("0123456789").lstrip(" xX*")
+                    return f" ({size} would: --gpus {size}x{name})"
+    return ""
 
 
 def _as_served(ask: Ask, base: dict[str, Any], count: int, longest: int) -> First:
