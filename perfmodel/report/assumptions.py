@@ -79,6 +79,9 @@ def _price(scenario: Scenario) -> Told:
         text += f", {prices.term}"
     if prices.gpu and not scenario.cluster.gpu.name.upper().startswith(prices.gpu.upper()):
         text += f" (quoted for {prices.gpu})"
+    side = scenario.prefill_side
+    if side is not None and side.prices != prices:
+        text += f"; ${side.prices.usd_per_gpu_hour:,.4g} for {side.cluster.gpu.name} that compute prompts"
     return "price", text, _sourced(prices, "prices", prices.source, prices.date) or SCENARIO
 
 

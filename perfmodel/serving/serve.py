@@ -30,7 +30,6 @@ from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
-from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces.stated import MAX_REQUESTS
 from perfmodel.units import GB
@@ -224,27 +223,30 @@ def _pool_of(scenario: Scenario, lengths: Lengths, max_concurrency: int | None) 
 
 
 def _path(scenario: Scenario) -> KvPath | None:
-    apart = scenario.prefill
-    if apart is None:
+    apart, side = scenario.prefill, scenario.prefill_side
+    if apart is None or side is None:
         return None
-    layer_wise = apart.transfer == "layer-wise"
-    return kv_path(scenario, apart.deployment, gpus=scenario.fleet_gpus, layer_wise=layer_wise)
+    return kv_path(scenario, side, layer_wise=apart.transfer == "layer-wise")
 
 
-def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: bool) -> KvPath:
+def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPath:
     """How caches get from a prefill rank to a decode rank: every GPU of the latter receives what it keeps, and the
-    former's GPUs share the sending. Over the link where all ``gpus`` are in one domain, else over the network.
+    former's GPUs share the sending. Over the link where all GPUs are in one domain, else over the network; between two
+    clusters over both networks, at whose ends each GPU has what its own adapter achieves.
     """
     cluster, receivers = scenario.cluster, scenario.deployment.attention_tp
-    wire = point_to_point(cluster, same_domain=gpus <= cluster.node.link_domain_gpus)
+    apart = scenario.prefill is not None and scenario.prefill.cluster is not None
+    together = not apart and scenario.fleet_gpus <= cluster.node.link_domain_gpus
+    wire = point_to_point(cluster, same_domain=together)
+    sending = point_to_point(prefill.cluster, same_domain=together) if apart else wire
     return KvPath(
         bytes_per_token=cached_token_bytes(scenario) * receivers,
-        send_bytes_per_s=wire.bytes_per_s * prefill.attention_tp,
+        send_bytes_per_s=sending.bytes_per_s * prefill.deployment.attention_tp,
         receive_bytes_per_s=wire.bytes_per_s * receivers,
-        latency_s=wire.latency_s,
+        latency_s=max(wire.latency_s, sending.latency_s),
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
-        flag=wire.flag,
+        flag="; ".join(dict.fromkeys(flag for flag in (sending.flag, wire.flag) if flag)),
         beside=handed_over_bytes(scenario).scaled(receivers),
     )
 
@@ -254,12 +256,15 @@ def _check_servable(scenario: Scenario) -> None:
     side = scenario.prefill_side
     check_layout(scenario)
     if side is not None:
-        _check_servable(side)
+        try:
+            _check_servable(side)
+        except SpecError as error:
+            raise SpecError(f"prefill.{error}") from error
     available = scenario.cluster.num_gpus
-    if available is not None and scenario.fleet_gpus > available:
-        raise SpecError(
-            f"serving.replicas: all replicas need {scenario.fleet_gpus} GPUs, cluster.num_gpus = {available}"
-        )
+    apart = scenario.prefill is not None and scenario.prefill.cluster is not None
+    needed = scenario.deployment.num_gpus * scenario.serving.replicas if apart else scenario.fleet_gpus
+    if available is not None and needed > available:
+        raise SpecError(f"serving.replicas: all replicas need {needed} GPUs, cluster.num_gpus = {available}")
     if scenario.costs == "report":
         raise SpecError("costs = report counts single steps only: serve with costs = roofline")
     if scenario.given.attention_us is not None:

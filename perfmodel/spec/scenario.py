@@ -20,6 +20,11 @@ from perfmodel.spec.slo import Slo
 from perfmodel.spec.training import Training
 from perfmodel.spec.workload import Workload
 
+PLACES = ("cluster", "calibration", "prices", "power")
+"""Sections that prefill replicas may have of their own, since they may stand elsewhere."""
+LATER = ("prefill.cluster", "prefill.prices", "prefill.power")
+"""Keys that came after hashes were published: at their default a hash does not know them."""
+
 
 class Given(Spec):
     """Times taken from elsewhere instead of being predicted."""
@@ -89,7 +94,8 @@ class Scenario(Spec):
         own = self.prefill
         routing = self.routing if own.routing is None else own.routing
         sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing, "prefill": None}
-        return self.model_copy(update=sections)
+        places = {key: getattr(own, key) for key in PLACES if getattr(own, key) is not None}
+        return self.model_copy(update=sections | places)
 
     @property
     def fleet_gpus(self) -> int:
@@ -97,6 +103,15 @@ class Scenario(Spec):
         gpus = self.deployment.num_gpus * self.serving.replicas
         prefill = self.prefill
         return gpus + (prefill.deployment.num_gpus * prefill.serving.replicas if prefill else 0)
+
+    @property
+    def fleet_usd_per_gpu_hour(self) -> Any:
+        """USD per hour of the mean GPU of all replicas; prefill replicas may have a price of their own."""
+        prefill, price = self.prefill, self.prices.usd_per_gpu_hour
+        if prefill is None or prefill.prices is None:
+            return price
+        apart = prefill.deployment.num_gpus * prefill.serving.replicas / self.fleet_gpus
+        return price + apart * (prefill.prices.usd_per_gpu_hour - price)
 
     @property
     def hash(self) -> str:
@@ -112,9 +127,12 @@ class Scenario(Spec):
             "notes": True,
             "calibration": True,
             "workload": {"trace", "percentiles"},
+            "prefill": {"calibration"},
         }
         if self.training is None:  # inference has the hash that it had before there was training
             left_out["training"] = True
+        for path in LATER:
+            _leave_out(left_out, self, path.split("."))
         text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -132,6 +150,22 @@ class Scenario(Spec):
         if moe is None:
             return 0.0
         return moe.real_experts_by_workload.get(routing.workload, moe.mean_real_experts)
+
+
+def _leave_out(left_out: dict[str, Any], spec: Any, keys: list[str]) -> None:
+    """Adds a key to what a dump leaves out, where its value is its default."""
+    head, *rest = keys
+    if spec is None or left_out.get(head) is True:
+        return
+    if not rest:
+        if getattr(spec, head) == type(spec).model_fields[head].default:
+            left_out[head] = True
+        return
+    inside = left_out.get(head, {})
+    inside = dict.fromkeys(inside, True) if isinstance(inside, set) else inside
+    _leave_out(inside, getattr(spec, head), rest)
+    if inside:
+        left_out[head] = inside
 
 
 def _layout_problem(s: Scenario) -> str | None:

@@ -88,7 +88,7 @@ def steady(served: Served) -> dict[str, float]:
         "requests_per_s": float(inside.sum()) / span,
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": output / scenario.fleet_gpus,
-        "usd_per_million_output_tokens": scenario.prices.usd_per_gpu_hour
+        "usd_per_million_output_tokens": scenario.fleet_usd_per_gpu_hour
         * scenario.fleet_gpus
         / HOUR
         / output
