@@ -248,6 +248,7 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
     filled, notes = with_checkpoint(decode, fields["model"].formats)
     own = with_engine(filled, serving, fields["model"], gpu)
     found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
+    notes += _about_experts(own.deployment, decode, fields["model"])
     prefill = fields.get("prefill")
     if isinstance(prefill, Mapping) and "deployment" in prefill:
         deployment, serving = prefill["deployment"], prefill.get("serving", {})
@@ -258,6 +259,8 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
             side = with_engine(
                 section, serving, fields["model"], own_gpu if isinstance(own_gpu, Mapping) else {}
             )
+            other = _about_experts(side.deployment, deployment, fields["model"])
+            notes += [f"prefill: {text}" for text in other]
             found["prefill"] = {
                 **side.prefill,
                 **prefill,
@@ -265,6 +268,25 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
                 "serving": side.serving,
             }
     return found, notes
+
+
+def _about_experts(filled: Mapping[str, Any], stated: Mapping[str, Any], model: Model) -> list[str]:
+    """What an engine makes of experts that do not divide over ``ep``, where nobody stated it."""
+    ep, copies = filled.get("ep"), filled.get("redundant_experts")
+    if model.moe is None or not isinstance(ep, int) or ep < 1:
+        return []
+    experts, engine = model.moe.num_experts, filled.get("engine")
+    if copies and "redundant_experts" not in stated:
+        return [
+            f"{engine} loads only experts that divide: {experts} over ep = {ep} take deployment.redundant_experts = "
+            f"{copies}, the fewest that do"
+        ]
+    if filled.get("uneven_experts") and "uneven_experts" not in stated:
+        return [
+            f"{experts} experts do not divide over ep = {ep}: {engine} gives {experts % ep} ranks "
+            f"{experts // ep + 1} and the others {experts // ep}"
+        ]
+    return []
 
 
 def _with_routing(fields: Mapping[str, Any]) -> dict[str, Any]:

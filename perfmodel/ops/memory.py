@@ -320,8 +320,9 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     if moe is None:
         return total
     expert = BYTES_PER_ELEMENT[precision.experts]
-    slots = (moe.num_experts + deployment.redundant_experts) / deployment.ep
-    total += slots * expert_parameters(moe, hidden) * expert / deployment.moe_tp
+    total += (
+        deployment.most_slots(moe.num_experts) * expert_parameters(moe, hidden) * expert / deployment.moe_tp
+    )
     dispatched = deployment.dispatches
     shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
     total += shared / (1 if dispatched else deployment.stage_gpus)

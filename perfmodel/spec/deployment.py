@@ -1,5 +1,6 @@
 """How a model is laid out over GPUs and what one step processes."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -119,6 +120,9 @@ class Deployment(Spec):
     """Tensor parallelism inside each expert."""
     redundant_experts: CountOrZero = 0
     """Copies of hot experts, in addition to the routed ones."""
+    uneven_experts: bool = False
+    """Whether ranks may hold unequal numbers of experts where these don't divide over ``ep``: the first ranks one more
+    (vLLM's linear placement). False: such a layout is refused, unless ``redundant_experts`` make up for it."""
     pp: Count = 1
     """Pipeline stages."""
     precision: Precision = Precision()
@@ -203,6 +207,10 @@ class Deployment(Spec):
     def stage_gpus(self) -> int:
         """GPUs of one pipeline stage."""
         return self.attention_dp * self.attention_tp
+
+    def most_slots(self, num_experts: int) -> float:
+        """Experts that a rank holds, copies included; of unequal ranks the fullest."""
+        return float(math.ceil((num_experts + self.redundant_experts) / self.ep))
 
     @property
     def num_gpus(self) -> int:

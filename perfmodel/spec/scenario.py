@@ -22,7 +22,11 @@ from perfmodel.spec.workload import Workload
 
 PLACES = ("cluster", "calibration", "prices", "power")
 """Sections that prefill replicas may have of their own, since they may stand elsewhere."""
-LATER = ("prefill.cluster", "prefill.prices", "prefill.power")
+_LATER_DEPLOYMENT = ("uneven_experts",)
+LATER = (
+    *("prefill.cluster", "prefill.prices", "prefill.power"),
+    *(f"{side}.{key}" for side in ("deployment", "prefill.deployment") for key in _LATER_DEPLOYMENT),
+)
 """Keys that came after hashes were published: at their default a hash does not know them."""
 
 
@@ -176,10 +180,9 @@ def _layout_problem(s: Scenario) -> str | None:
             if number % d.attention_tp:
                 return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
-        return (
-            f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
-            f"experts: change deployment.ep or deployment.redundant_experts"
-        )
+        problem = _uneven_problem(s, moe)
+        if problem:
+            return problem
     if moe and moe.ffn_size % d.moe_tp:
         return f"deployment.moe_tp = {d.moe_tp} must divide the experts' ffn_size = {moe.ffn_size}"
     if not moe and d.redundant_experts:
@@ -200,6 +203,32 @@ def _layout_problem(s: Scenario) -> str | None:
     loads = s.routing.rank_loads
     if loads is not None and len(loads) != d.ep:
         return f"routing.rank_loads has {len(loads)} values, deployment.ep = {d.ep} ranks need one each"
+    return None
+
+
+def _uneven_problem(s: Scenario, moe: Moe) -> str | None:
+    """Why experts that don't divide over ``ep`` can't lie as stated, or None."""
+    d = s.deployment
+    if not d.uneven_experts or d.redundant_experts:
+        enough = d.redundant_experts + -(moe.num_experts + d.redundant_experts) % d.ep
+        return (
+            f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
+            f"experts: change deployment.ep or deployment.redundant_experts ({enough} would do)"
+        )
+    if moe.num_experts < d.ep:
+        return (
+            f"deployment.ep = {d.ep} exceeds the {moe.num_experts} experts: ranks without any are not placed"
+        )
+    if d.backend not in ("none", "all-gather", "all-to-all"):
+        return (
+            f"deployment.all_to_all = {d.backend} needs equally many experts on each rank, deployment.ep = {d.ep} of "
+            f"{moe.num_experts} has not: use all-gather, or redundant_experts={-moe.num_experts % d.ep}"
+        )
+    if s.routing.placement == "eplb":
+        return (
+            f"routing.placement = eplb needs equally many experts on each rank, deployment.ep = {d.ep} of "
+            f"{moe.num_experts} has not: use contiguous, or deployment.redundant_experts={-moe.num_experts % d.ep}"
+        )
     return None
 
 
@@ -377,7 +406,7 @@ def _router_problem(s: Scenario) -> str | None:
 
 
 def _slots(s: Scenario, moe: Moe) -> int:
-    return (moe.num_experts + s.deployment.redundant_experts) // s.deployment.ep
+    return int(s.deployment.most_slots(moe.num_experts))
 
 
 def _most_load(s: Scenario, moe: Moe) -> float:
