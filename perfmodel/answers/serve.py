@@ -45,6 +45,10 @@ EXACT: dict[str, Any] = {"percentiles": "exact"}
 """How percentiles were found, for provenance."""
 THROTTLED = 0.1
 """Mean wait at the client over the mean E2E above which it is said that the cap holds the traffic back."""
+IN_TURNS = (
+    "{stages} pipeline stages: micro-batches pass in turns as long as the slowest takes, so a run whose steps mostly carry "
+    "prompts comes out up to a third too slow, and a prompt of several chunks up to one pass too early"
+)
 NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 
 
@@ -308,6 +312,9 @@ def _caveats(run: Run, facts: Facts, waits: dict[str, float] | None) -> list[Cav
                 f"{asked}): DeepEP low-latency's buffers are sized for deployment.low_latency_max_tokens_per_gpu"
             )
         )
+    for own in (scenario, scenario.prefill_side):
+        if own is not None and own.deployment.pp > 1:
+            found.append(standing(IN_TURNS.format(stages=own.deployment.pp)))
     if run.path is not None and run.path.flag:
         found.append(note(f"transfer of caches: {run.path.flag}"))
     lost = facts.preempted / run.requests.num_requests

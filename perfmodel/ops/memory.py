@@ -92,7 +92,8 @@ SHORT = 1 << 20
 
 
 def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: int = 1) -> int:
-    """Tokens that the KV cache of one attention group holds beside weights, buffers and activations.
+    """Tokens that the KV cache of one attention group holds beside weights, buffers and activations; of a pipeline as
+    many times as many, since each stage keeps its own layers' alone, of all micro-batches.
 
     Activations and buffers are the larger ones of a step of ``decodes`` requests and of one with ``prompt_tokens`` of
     prompts per group; weights, and low-latency's buffers beside normal ones, are held all the time. At least 0.
@@ -103,7 +104,7 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
     for phase in ("decode", "prefill"):
         changed = {
             "phase": phase,
-            "batch_per_gpu": decodes / deployment.attention_tp,
+            "batch_per_gpu": max(1.0, decodes / deployment.pp) / deployment.attention_tp,
             "prefill_requests_per_gpu": 1.0 / deployment.attention_tp,
             "prefill_tokens": float(prompt_tokens),
             "prefill_cached_tokens": 0.0,
@@ -113,7 +114,7 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
         activations = maximum(activations, activation_bytes(own, work))
         buffers = buffers + buffer_bytes(own, work)
     room = cache_room(scenario, weight_bytes(scenario.model, deployment), activations + buffers)
-    return max(0, int(room / cached_token_bytes(scenario)))
+    return max(0, int(room * deployment.pp / cached_token_bytes(scenario)))
 
 
 def cached_token_bytes(scenario: Scenario) -> float:

@@ -99,7 +99,8 @@ class Placement:
         by_expert = np.argsort(self.slots, kind="stable")
         at = by_expert[first[experts] + chosen]
         if len(self.slots) % self.num_ranks:
-            return np.searchsorted(self.starts, at, side="right") - 1
+            found: NDArray[np.int64] = np.searchsorted(self.starts, at, side="right") - 1
+            return found
         ranks: NDArray[np.int64] = at // self.per_rank
         return ranks
 

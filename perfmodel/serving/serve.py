@@ -195,6 +195,7 @@ class PoolTimes:
     most_requests: int
     most_prompt: int
     most_context: int
+    chunk: int
     _made: dict[Condition, StepTimes] = field(default_factory=dict, compare=False)
 
     def __call__(self, condition: Condition = HEALTHY) -> StepTimes:
@@ -205,6 +206,7 @@ class PoolTimes:
                 most_requests=self.most_requests,
                 most_prompt=self.most_prompt,
                 most_context=self.most_context,
+                chunk=self.chunk,
             )
         return self._made[condition]
 
@@ -218,6 +220,7 @@ def _pool_of(scenario: Scenario, lengths: Lengths, max_concurrency: int | None) 
         most_requests=_most_requests(lengths, max_concurrency, layout, kv_tokens, scenario),
         most_prompt=min(batching.max_batched_tokens, lengths.prompt_tokens),
         most_context=lengths.longest,
+        chunk=batching.max_batched_tokens // scenario.deployment.pp,
     )
     return ServedPool(scenario, layout, batching, kv_tokens, times)
 
@@ -232,7 +235,8 @@ def _path(scenario: Scenario) -> KvPath | None:
 def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPath:
     """How caches get from a prefill rank to a decode rank: every GPU of the latter receives what it keeps, and the
     former's GPUs share the sending. Over the link where all GPUs are in one domain, else over the network; between two
-    clusters over both networks, at whose ends each GPU has what its own adapter achieves.
+    clusters over both networks, at whose ends each GPU has what its own adapter achieves. A pipeline's stages send and
+    receive their own layers' each.
     """
     cluster, receivers = scenario.cluster, scenario.deployment.attention_tp
     apart = scenario.prefill is not None and scenario.prefill.cluster is not None
@@ -241,8 +245,8 @@ def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPat
     sending = point_to_point(prefill.cluster, same_domain=together) if apart else wire
     return KvPath(
         bytes_per_token=cached_token_bytes(scenario) * receivers,
-        send_bytes_per_s=sending.bytes_per_s * prefill.deployment.attention_tp,
-        receive_bytes_per_s=wire.bytes_per_s * receivers,
+        send_bytes_per_s=sending.bytes_per_s * prefill.deployment.attention_tp * prefill.deployment.pp,
+        receive_bytes_per_s=wire.bytes_per_s * receivers * scenario.deployment.pp,
         latency_s=max(wire.latency_s, sending.latency_s),
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
@@ -270,10 +274,6 @@ def _check_servable(scenario: Scenario) -> None:
     if scenario.given.attention_us is not None:
         raise SpecError(
             "given.attention_us is the time of one batch and context: leave it out, requests come in many"
-        )
-    if scenario.deployment.pp > 1:
-        raise SpecError(
-            f"deployment.pp = {scenario.deployment.pp}: pipeline stages are not simulated under traffic yet; use 1"
         )
 
 
@@ -310,8 +310,11 @@ def _checkpoints_of(scenario: Scenario) -> Checkpoints | None:
 
 
 def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
-    """The engine's policy and budgets; where prompts are never cut, a step can carry the longest."""
+    """The engine's policy and budgets; where prompts are never cut, a step can carry the longest. A step of a pipeline
+    is a turn of all its micro-batches (:mod:`perfmodel.serving.step_times`), each of which has the engine's budget.
+    """
     serving, deployment = scenario.serving, scenario.deployment
+    stages = deployment.pp
     policy: Policy = serving.policy
     per_decode = 1 + deployment.mtp.draft_tokens
     if policy == "mixed" and serving.max_batched_tokens <= per_decode:
@@ -327,12 +330,13 @@ def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
                 "serving.preemption = swap needs cluster.gpu.host_gb_per_s, which "
                 f"{scenario.cluster.gpu.name} does not state"
             )
-        swap_s = cached_token_bytes(scenario) / (bandwidth * GB)
+        swap_s = cached_token_bytes(scenario) / (bandwidth * GB * stages)
     return Batching(
         policy=policy,
-        max_batched_tokens=max(serving.max_batched_tokens, longest_prompt if serving.whole_prompts else 0),
+        max_batched_tokens=stages
+        * max(serving.max_batched_tokens, longest_prompt if serving.whole_prompts else 0),
         tokens_per_decode=per_decode,
-        graph_batches=serving.graph_batches or (),
+        graph_batches=tuple(stages * size for size in serving.graph_batches or ()),
         poll_steps=serving.scheduler_steps,
         hold_steps=serving.hold_steps if deployment.attention_dp > 1 else 0,
         swap_s_per_token=swap_s,
@@ -368,7 +372,8 @@ def _most_requests(
     most = min(layout.max_running, max(1, kv_tokens // shortest), lengths.num_requests)
     if max_concurrency is not None:
         most = min(most, max_concurrency)
-    padded = [size for size in scenario.serving.graph_batches or () if size >= most]
+    stages = scenario.deployment.pp
+    padded = [stages * size for size in scenario.serving.graph_batches or () if stages * size >= most]
     return max(1, min(padded, default=most))
 
 
