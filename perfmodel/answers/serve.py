@@ -46,8 +46,8 @@ EXACT: dict[str, Any] = {"percentiles": "exact"}
 THROTTLED = 0.1
 """Mean wait at the client over the mean E2E above which it is said that the cap holds the traffic back."""
 IN_TURNS = (
-    "{stages} pipeline stages: micro-batches pass in turns as long as the slowest takes, so a run whose steps mostly carry "
-    "prompts comes out up to a third too slow, and a prompt of several chunks up to one pass too early"
+    "{stages} pipeline stages: micro-batches pass in turns as long as the slowest takes, so a run whose steps mostly "
+    "carry prompts comes out up to a third too slow, and a prompt of several chunks up to one pass too early"
 )
 NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 
