@@ -15,7 +15,9 @@ from perfmodel.ops.memory import (
     cached_token_bytes,
     checkpoint_bytes,
     handed_over_bytes,
+    weight_bytes,
 )
+from perfmodel.ops.work import divided
 from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
@@ -255,13 +257,16 @@ def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPat
     )
 
 
-def _check_servable(scenario: Scenario) -> None:
-    """Refuses what describes single steps only, is not simulated, or would not be loaded."""
+def _check_servable(scenario: Scenario, *, prompts_alone: bool = False) -> None:
+    """Refuses what describes single steps only, is not simulated, or would not be loaded.
+
+    ``prompts_alone``: whether these replicas compute prompts only.
+    """
     side = scenario.prefill_side
     check_layout(scenario)
     if side is not None:
         try:
-            _check_servable(side)
+            _check_servable(side, prompts_alone=True)
         except SpecError as error:
             raise SpecError(f"prefill.{error}") from error
     available = scenario.cluster.num_gpus
@@ -269,6 +274,11 @@ def _check_servable(scenario: Scenario) -> None:
     needed = scenario.deployment.num_gpus * scenario.serving.replicas if apart else scenario.fleet_gpus
     if available is not None and needed > available:
         raise SpecError(f"serving.replicas: all replicas need {needed} GPUs, cluster.num_gpus = {available}")
+    if scenario.deployment.context_parallel > 1 and not prompts_alone:
+        raise SpecError(
+            f"deployment.context_parallel = {scenario.deployment.context_parallel}: replicas that decode too do not "
+            "divide prompts here: state it of prefill.deployment"
+        )
     if scenario.costs == "report":
         raise SpecError("costs = report counts single steps only: serve with costs = roofline")
     if scenario.given.attention_us is not None:
@@ -357,8 +367,10 @@ def kv_tokens_of(scenario: Scenario) -> int:
             scenario, prompt_tokens=serving.max_batched_tokens, decodes=requests_per_rank(scenario)
         )
     if tokens < serving.block_tokens:
+        weights = weight_bytes(scenario.model, divided(scenario.deployment))
         raise InfeasibleError(
-            f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}: lower "
+            f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}, beside "
+            f"{float(weights) / GB:.1f} GB of weights per GPU of {scenario.cluster.gpu.memory_bytes / GB:.1f}: lower "
             "serving.max_batched_tokens, raise deployment.memory_utilization, or spread weights over more GPUs"
         )
     return tokens

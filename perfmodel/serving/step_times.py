@@ -184,6 +184,8 @@ class TwinStepTimes(GridStepTimes):
         than the fullest rank does.
         """
         changed: dict[str, Any] = {"phase": phase}
+        if phase != "prefill":  # prompts alone are divided
+            changed["context_parallel"] = 1
         if phase == "decode":  # several steps per scheduling share its gap
             host = self.scenario.deployment.host
             shared = host.prepare_us / self.scenario.serving.scheduler_steps

@@ -125,6 +125,14 @@ class Deployment(Spec):
     (vLLM's linear placement). False: such a layout is refused, unless ``redundant_experts`` make up for it."""
     pp: Count = 1
     """Pipeline stages."""
+    context_parallel: Count = 1
+    """Of the attention group's GPUs, those among which each prompt's tokens are divided (SGLang's ``--attn-cp-size``,
+    vLLM's ``--prefill-context-parallel-size``, whose GPUs ``attention_tp`` counts too); heads are sliced over
+    attention_tp / context_parallel. Of steps that compute prompts alone (phase prefill): keys and values of all are
+    gathered in every attention."""
+    decode_context_parallel: Count = 1
+    """GPUs of an attention group among which each request's cache is divided by tokens (``-dcp``): queries of their
+    heads are gathered before the core, and partial outputs merged after it."""
     precision: Precision = Precision()
     """Number formats."""
     overlap: Schedule = "sequential"
@@ -193,6 +201,15 @@ class Deployment(Spec):
                 f"moe_tp x ep = {self.moe_tp} x {self.ep} = {self.moe_tp * self.ep} must equal attention_tp x "
                 f"attention_dp = {self.attention_tp} x {self.attention_dp} = {group}: experts and attention share GPUs"
             )
+        for name in ("context_parallel", "decode_context_parallel"):
+            size = getattr(self, name)
+            if self.attention_tp % size:
+                return f"{name} = {size} must divide attention_tp = {self.attention_tp}: its GPUs are of that group"
+        if self.context_parallel > 1 and self.phase != "prefill":
+            return (
+                f"context_parallel = {self.context_parallel} divides prompts and needs phase: prefill, not "
+                f"{self.phase}: state it of prefill.deployment; a cache is divided by decode_context_parallel"
+            )
         if group % self.dense_tp:
             return f"dense_tp = {self.dense_tp} must divide attention_tp x attention_dp = {group}"
         if self.moe_tp > 1 and self.all_to_all not in ("auto", "all-gather"):
@@ -211,6 +228,11 @@ class Deployment(Spec):
     def most_slots(self, num_experts: int) -> float:
         """Experts that a rank holds, copies included; of unequal ranks the fullest."""
         return float(math.ceil((num_experts + self.redundant_experts) / self.ep))
+
+    @property
+    def head_tp(self) -> int:
+        """GPUs over which heads are sliced, so that each has its own part of a cache's heads."""
+        return self.attention_tp // self.context_parallel if self.phase == "prefill" else self.attention_tp
 
     @property
     def num_gpus(self) -> int:

@@ -9,7 +9,7 @@ from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
-from perfmodel.spec.mixers import divided_parts
+from perfmodel.spec.mixers import CompressedAttention, Gqa, Mla, divided_parts
 from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
@@ -22,7 +22,7 @@ from perfmodel.spec.workload import Workload
 
 PLACES = ("cluster", "calibration", "prices", "power")
 """Sections that prefill replicas may have of their own, since they may stand elsewhere."""
-_LATER_DEPLOYMENT = ("uneven_experts",)
+_LATER_DEPLOYMENT = ("uneven_experts", "context_parallel", "decode_context_parallel")
 LATER = (
     *("prefill.cluster", "prefill.prices", "prefill.power"),
     *(f"{side}.{key}" for side in ("deployment", "prefill.deployment") for key in _LATER_DEPLOYMENT),
@@ -179,6 +179,9 @@ def _layout_problem(s: Scenario) -> str | None:
         for what, number in divided_parts(layer.attention) if layer.attention else ():
             if number % d.attention_tp:
                 return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
+    problem = _context_problem(s)
+    if problem:
+        return problem
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
         problem = _uneven_problem(s, moe)
         if problem:
@@ -203,6 +206,39 @@ def _layout_problem(s: Scenario) -> str | None:
     loads = s.routing.rank_loads
     if loads is not None and len(loads) != d.ep:
         return f"routing.rank_loads has {len(loads)} values, deployment.ep = {d.ep} ranks need one each"
+    return None
+
+
+def _context_problem(s: Scenario) -> str | None:
+    """Why a context can't be divided as stated, or None."""
+    d = s.deployment
+    if d.context_parallel * d.decode_context_parallel == 1:
+        return None
+    if s.costs == "report":
+        return "costs = report counts no context parallelism: leave it out"
+    drafts = [s.model.mtp.layer] if s.model.mtp and d.mtp.draft_tokens else []
+    for layer in (*s.model.layers, *drafts):
+        mixer = layer.attention
+        if mixer is None:
+            continue
+        if d.context_parallel > 1 and not isinstance(mixer, Mla | Gqa):
+            return (
+                f"deployment.context_parallel = {d.context_parallel}: {mixer.kind} layers hand states or compressed "
+                "entries from token to token, which is not modelled for a divided prompt; use 1"
+            )
+        if d.decode_context_parallel == 1 or not isinstance(mixer, Mla | Gqa | CompressedAttention):
+            continue  # a state is not divided
+        size = f"deployment.decode_context_parallel = {d.decode_context_parallel}"
+        if isinstance(mixer, CompressedAttention) or mixer.indexer or mixer.sliding_window:
+            return (
+                f"{size}: attention with windows, selection or compressed entries is not modelled so; use 1"
+            )
+        if isinstance(mixer, Gqa) and mixer.num_kv_heads * d.decode_context_parallel > d.attention_tp:
+            most = max(1, d.attention_tp // mixer.num_kv_heads)
+            return (
+                f"{size} exceeds the copies of each KV head: attention_tp = {d.attention_tp} over "
+                f"{mixer.num_kv_heads} KV heads allows {most}"
+            )
     return None
 
 
