@@ -230,6 +230,12 @@ class Deployment(Spec):
         return float(math.ceil((num_experts + self.redundant_experts) / self.ep))
 
     @property
+    def context_words(self) -> list[str]:
+        """How requests are divided by tokens, in words: none, ``CP8`` of prompts, ``DCP8`` of caches."""
+        sizes = (("CP", self.context_parallel), ("DCP", self.decode_context_parallel))
+        return [f"{name}{size}" for name, size in sizes if size > 1]
+
+    @property
     def head_tp(self) -> int:
         """GPUs over which heads are sliced, so that each has its own part of a cache's heads."""
         return self.attention_tp // self.context_parallel if self.phase == "prefill" else self.attention_tp

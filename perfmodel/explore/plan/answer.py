@@ -166,8 +166,7 @@ def _deployment_words(d: Deployment) -> str:
     ]
     if d.dense_tp != d.attention_tp:
         parts.append(f"dense TP{d.dense_tp}")
-    parts += [f"PP{d.pp}"] * (d.pp > 1)
-    parts += [f"DCP{d.decode_context_parallel}"] * (d.decode_context_parallel > 1)
+    parts += [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
     p = d.precision
     weights = p.linear if p.linear == p.experts else f"{p.linear}/{p.experts}"
     parts.append(f"{weights}, KV {p.kv_cache}")
