@@ -108,6 +108,8 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     if before:
         notes += _what_moved(fields, before, [key for key in PLACE if key not in document])
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
+    if isinstance(fields.get("prefill"), Mapping):
+        fields["prefill"] = _placed(fields["prefill"], fields)
     sections, differing = _with_engines(fields, gpu)
     fields |= sections
     fields |= _with_routing(fields)
@@ -127,7 +129,46 @@ def calibration_for(fields: Mapping[str, Any], gpu: Any) -> Any:
     return name if name in catalogue.names("calibrations") and fields.get("costs") != "report" else ""
 
 
-def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any]) -> Any:
+def _placed(prefill: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The prefill section with its own cluster in full, and that GPU's calibration, price and power where none is
+    stated; what decodes on the same GPU lends its own.
+
+    Raises:
+        SpecError: no price.
+    """
+    found = dict(prefill)
+    for key in ("calibration", "cluster", "prices"):
+        if key in found and found[key] is None:
+            del found[key]
+    if "calibration" in found:
+        found["calibration"] = calibration_place(found["calibration"], Path(), "prefill.calibration")
+    if "cluster" not in found:
+        if "prices" in found:
+            found["prices"] = _prices(found["prices"], "prefill.prices")
+        if "power" in found:
+            found["power"] = _power(found["power"] or {}, fields["cluster"])
+        return found
+    if _base(found["cluster"]) == CALIBRATED:
+        raise SpecError(
+            f"prefill.cluster = {CALIBRATED}: stands for the scenario's own calibration; name a cluster, or leave it "
+            "out where prompts are computed on the same GPUs"
+        )
+    found["cluster"] = cluster = _section("clusters", found["cluster"], "prefill.cluster")
+    gpu = cluster.get("gpu", {})
+    alike = isinstance(gpu, Mapping) and gpu == fields["cluster"].get("gpu")
+    if "calibration" not in found:
+        found["calibration"] = (
+            fields["calibration"] if alike else calibration_for({"costs": fields.get("costs")}, gpu)
+        )
+    if alike and "prices" not in found:
+        found["prices"] = fields["prices"]
+    else:
+        found["prices"] = _prices(prices_for(found, gpu, {}, "prefill.prices"), "prefill.prices")
+    found["power"] = _power(found.get("power") or {}, cluster)
+    return found
+
+
+def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any], field: str = "prices") -> Any:
     """The stated price; else the catalogue's for the cluster's GPU; else that of the cluster before. A section that
     states neither a name nor an amount refines what would stand there without it.
 
@@ -142,17 +183,17 @@ def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any]) -
     found = _priced(name) or _price_before(before)
     if not found:
         raise SpecError(
-            f"prices: missing, and the catalogue has no price for {name or 'this GPU'}; give a catalogue name "
-            "(perfmodel show prices) or prices: {usd_per_gpu_hour: 2}"
+            f"{field}: missing, and the catalogue has no price for {name or 'this GPU'}; give a catalogue name "
+            f"(perfmodel show prices) or {field}: {{usd_per_gpu_hour: 2}}"
         )
     return merged_over({"prices": found}, {"prices": stated or {}})["prices"] if refined else found
 
 
-def _prices(section: Any) -> dict[str, Any]:
+def _prices(section: Any, field: str = "prices") -> dict[str, Any]:
     """A price as its section says. An amount that is not the catalogue entry's has none of that entry's labels: it was
     quoted neither there nor then.
     """
-    found = _section("prices", section, "prices")
+    found = _section("prices", section, field)
     entry = _base(section)
     if not isinstance(section, Mapping) or entry is None:
         return found
@@ -207,13 +248,19 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
     filled, notes = with_checkpoint(decode, fields["model"].formats)
     own = with_engine(filled, serving, fields["model"], gpu)
     found: dict[str, Any] = {"deployment": own.deployment, "serving": own.serving}
+    notes += _about_experts(own.deployment, decode, fields["model"])
     prefill = fields.get("prefill")
     if isinstance(prefill, Mapping) and "deployment" in prefill:
         deployment, serving = prefill["deployment"], prefill.get("serving", {})
         if isinstance(deployment, Mapping) and isinstance(serving, Mapping):
             section, other = with_checkpoint(prefill_deployment(deployment, decode), fields["model"].formats)
             notes += [text for text in other if text not in notes]
-            side = with_engine(section, serving, fields["model"], gpu)
+            own_gpu = prefill.get("cluster", fields["cluster"]).get("gpu", {})
+            side = with_engine(
+                section, serving, fields["model"], own_gpu if isinstance(own_gpu, Mapping) else {}
+            )
+            other = _about_experts(side.deployment, deployment, fields["model"])
+            notes += [f"prefill: {text}" for text in other]
             found["prefill"] = {
                 **side.prefill,
                 **prefill,
@@ -221,6 +268,25 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
                 "serving": side.serving,
             }
     return found, notes
+
+
+def _about_experts(filled: Mapping[str, Any], stated: Mapping[str, Any], model: Model) -> list[str]:
+    """What an engine makes of experts that do not divide over ``ep``, where nobody stated it."""
+    ep, copies = filled.get("ep"), filled.get("redundant_experts")
+    if model.moe is None or not isinstance(ep, int) or ep < 1:
+        return []
+    experts, engine = model.moe.num_experts, filled.get("engine")
+    if copies and "redundant_experts" not in stated:
+        return [
+            f"{engine} loads only experts that divide: {experts} over ep = {ep} take deployment.redundant_experts = "
+            f"{copies}, the fewest that do"
+        ]
+    if filled.get("uneven_experts") and "uneven_experts" not in stated:
+        return [
+            f"{experts} experts do not divide over ep = {ep}: {engine} gives {experts % ep} ranks "
+            f"{experts // ep + 1} and the others {experts // ep}"
+        ]
+    return []
 
 
 def _with_routing(fields: Mapping[str, Any]) -> dict[str, Any]:

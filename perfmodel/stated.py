@@ -27,6 +27,8 @@ BEFORE = "(before)"
 """Key under which a document keeps what was stated for a cluster that a later layer replaced; no file can hold it."""
 PLACE = ("calibration", "prices")
 """Sections that belong to a cluster: another cluster brings its own along."""
+CALIBRATIONS = (("calibration",), ("prefill", "calibration"))
+"""Where a calibration is stated."""
 MOVES = frozenset({"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"})
 """Overrides that name another cluster or GPU; others change a figure of the one that is there."""
 VERSIONS = (("deployment",), ("prefill", "deployment"))
@@ -118,9 +120,10 @@ def refuse_files(document: Mapping[str, Any]) -> None:
     """
     sections = {key: document.get(key) for key in ("model", "workload", "routing")}
     inner = {key: value for key, value in sections.items() if isinstance(value, Mapping)}
+    stated = {".".join(path): _inside(document, path) for path in CALIBRATIONS}
     named = {
         "base": document.get("base"),
-        "calibration": document.get("calibration"),
+        **stated,
         "model": sections["model"] if isinstance(sections["model"], str) else None,
         "model.base": inner.get("model", {}).get("base"),
         "workload.trace": inner.get("workload", {}).get("trace"),
@@ -130,7 +133,7 @@ def refuse_files(document: Mapping[str, Any]) -> None:
             raise SpecError(
                 f"{key} = {shown(value)}: a file can't be named here; allowed: names of the catalogue"
             )
-    for key, kind in (("calibration", "calibrations"), ("workload.trace", "traces")):
+    for key, kind in (*((one, "calibrations") for one in stated), ("workload.trace", "traces")):
         value = named[key]  # readers take any name that exists in the working directory for a path
         if isinstance(value, str) and value and value not in catalogue.names(kind):
             raise SpecError(f"{key} = {shown(value)}: not in the catalogue (perfmodel show {kind})")
@@ -266,24 +269,26 @@ def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     workload = document.get("workload")
     if isinstance(workload, Mapping) and _is_path(workload.get("trace")):
         document = {**document, "workload": {**workload, "trace": str(folder / workload["trace"])}}
-    calibration = document.get("calibration")
-    if isinstance(calibration, str):
-        document = {**document, "calibration": calibration_place(calibration, folder)}
+    for path in CALIBRATIONS:
+        calibration = _inside(document, path)
+        if isinstance(calibration, str):
+            document = _replaced(document, list(path), calibration_place(calibration, folder), ".".join(path))
     return document
 
 
-def calibration_place(value: Any, folder: Path) -> str:
+def calibration_place(value: Any, folder: Path, field: str = "calibration") -> str:
     """A calibration as a catalogue name or a path that does not depend on the scenario's folder."""
     if not isinstance(value, str):
-        raise SpecError(f"calibration = {shown(value)}: must be a catalogue name or the path of a folder")
+        raise SpecError(f"{field} = {shown(value)}: must be a catalogue name or the path of a folder")
     return str(folder / value) if "/" in value or value.endswith(".json") else value
 
 
 def _from_here(document: dict[str, Any], text: str) -> dict[str, Any]:
     """Paths that an override states are taken from the working directory, as the shell means them."""
     path = text.partition("=")[0].strip()
-    if path == "calibration" and "/" in str(document[path]):
-        return {**document, path: str(Path(document[path]).absolute())}
+    keys = tuple(path.split("."))
+    if keys in CALIBRATIONS and "/" in str(_inside(document, keys)):
+        return _replaced(document, list(keys), str(Path(str(_inside(document, keys))).absolute()), path)
     if path == "workload.trace" and _is_path(document["workload"]["trace"]):
         there = str(Path(document["workload"]["trace"]).absolute())
         return {**document, "workload": {**document["workload"], "trace": there}}

@@ -19,7 +19,7 @@ from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops
 from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
 from perfmodel.ops.report import report_layer
-from perfmodel.ops.work import Work, draft_work, step_work
+from perfmodel.ops.work import Work, divided, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
 from perfmodel.overlap.launch import with_host
 from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlaps, schedule_layer
@@ -92,7 +92,10 @@ def step_segments(scenario: Scenario) -> tuple[Segment, ...]:
             f"model {scenario.model.name}: {scenario.model.unmodelled} is not modelled in time; its counts and "
             f"memory are in `perfmodel show models {scenario.model.name}`"
         )
-    work = step_work(scenario.deployment)
+    deployment = divided(scenario.deployment)
+    if deployment is not scenario.deployment:
+        scenario = scenario.model_copy(update={"deployment": deployment})
+    work = step_work(deployment)
     layers = [
         _layer_segment(f"layers {number}" if number else "layers", layer, work, own, count)
         for number, (layer, count, own) in enumerate(_runs(scenario))

@@ -152,10 +152,10 @@ def test_every_scenario_of_the_catalogue_opens(name):
     ("settings", "words"),
     [
         (("deployment.attention_dp=8", "deployment.ep=8", "deployment.dense_tp=1"), "GPUs"),
-        (("deployment.pp=2",), "pipeline stages"),
+        (("given.attention_us=100",), "time of one batch"),
         (("workload.warm_up_requests=400", FEW), "leaves none"),
     ],
-    ids=["does not fit", "pipeline", "nothing left"],
+    ids=["does not fit", "given", "nothing left"],
 )
 def test_what_can_not_be_served_has_a_message(settings, words):
     app = opened(*settings)

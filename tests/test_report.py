@@ -229,9 +229,9 @@ def test_one_that_does_not_fit_is_an_error_and_one_of_two_a_reason():
 
 
 def test_what_is_not_served_or_modelled_has_its_reason():
-    pipeline = load_scenario("deepseek-v3-h800", ["deployment.pp=2", "deployment.batch_per_gpu=32"])
-    report = build_report([pipeline])
-    assert "pipeline" in report.values["scenarios"][0]["serve_reason"]
+    given = load_scenario("deepseek-v3-h800", ["given.attention_us=100", "deployment.batch_per_gpu=32"])
+    report = build_report([given])
+    assert "given.attention_us" in report.values["scenarios"][0]["serve_reason"]
     assert "Not simulated" in report_html(report)
     whole = load_scenario("longcat-flash-h800")
     unknown = whole.model_copy(update={"model": whole.model.model_copy(update={"unmodelled": "a part"})})

@@ -286,7 +286,6 @@ def test_a_scenario_file_may_name_a_trace_beside_it(tmp_path):
         (["serving.kv_tokens=10"], InfeasibleError, "less than one block"),
         (["serving.replicas=0"], SpecError, "replicas"),
         (["serving.replicas=1000000000"], SpecError, "replicas"),
-        (["deployment.pp=2"], SpecError, "pipeline stages are not simulated"),
         (["given.attention_us=100"], SpecError, "given.attention_us"),
         (["workload.request_rate=-1"], SpecError, "request_rate"),
         (["slo.ttft_ms=0"], SpecError, "ttft_ms"),

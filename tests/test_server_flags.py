@@ -40,6 +40,17 @@ def test_vllms_flags():
         assert flag in told
 
 
+def test_stages_and_divided_contexts():
+    own = {"deployment.attention_tp": 8, "deployment.pp": 2, "deployment.decode_context_parallel": 8}
+    for command in (
+        "vllm serve deepseek-v3 -tp 8 -pp 2 -dcp 8",
+        "python -m sglang.launch_server --model-path deepseek-v3 --tp-size 8 --pp-size 2 --dcp-size 8",
+    ):
+        assert own.items() <= read_command(command).settings.items()
+    prompts = read_command("python -m sglang.launch_server --model-path deepseek-v3 --tp 8 --attn-cp-size 8")
+    assert prompts.settings["deployment.context_parallel"] == 8
+
+
 def test_sglangs_flags_count_all_ranks():
     server = read_command(SGLANG)
     assert (server.engine, server.model, server.replicas) == ("sglang", "qwen3-235b-a22b", 1)

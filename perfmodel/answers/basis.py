@@ -213,7 +213,12 @@ def _sentence(rest: Rest) -> str:
     text = ", ".join(told)
     if used is None:
         return f"{text}; no calibration."
-    return f"{text}; calibration {used.name}-{used.id}, timed on {device_of(used)}."
+    # prefill replicas on another GPU have a calibration of their own
+    all_used = {
+        one.id: one for one in (used, *(step.calibration for step, _ in rest.steps)) if one is not None
+    }
+    named = (f"{one.name}-{one.id}, timed on {device_of(one)}" for one in all_used.values())
+    return f"{text}; calibration {', and '.join(named)}."
 
 
 def _largest(shares: Mapping[str, float]) -> list[str]:

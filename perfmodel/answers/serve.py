@@ -21,7 +21,7 @@ from perfmodel.serving.serve import Run, Served, serve
 from perfmodel.serving.spread import step_of
 from perfmodel.serving.stream import RequestStream
 from perfmodel.spec.messages import number_of
-from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.scenario import PLACES, Scenario
 from perfmodel.spec.traces.read import long_trace_of, trace_of
 from perfmodel.step import Step, common_log_std, simulate_step
 from perfmodel.units import PERCENT
@@ -45,6 +45,10 @@ EXACT: dict[str, Any] = {"percentiles": "exact"}
 """How percentiles were found, for provenance."""
 THROTTLED = 0.1
 """Mean wait at the client over the mean E2E above which it is said that the cap holds the traffic back."""
+IN_TURNS = (
+    "{stages} pipeline stages: micro-batches pass in turns as long as the slowest takes, so a run whose steps mostly "
+    "carry prompts comes out up to a third too slow, and a prompt of several chunks up to one pass too early"
+)
 NO_INTERVALS = "no intervals: the spread of some op's time is not known"
 
 
@@ -137,6 +141,7 @@ def answer_of(
         **caveat_values([*_caveats(run, facts, waits), *more, *step_caveats(rest)]),
         "provenance": {
             **provenance(step),
+            **_provenance_apart(run),
             "trace": trace_id(scenario, run.requests),
             "core": run.core,
             **percentiles,
@@ -231,7 +236,27 @@ def _prefill(run: Run) -> dict[str, Any] | None:
         "num_gpus": pool.layout.replicas * pool.scenario.deployment.num_gpus,
         "policy": pool.batching.policy,
         "kv_tokens_per_rank": pool.kv_tokens,
+        **_apart(run),
     }
+
+
+def _apart(run: Run) -> dict[str, Any]:
+    """Where prompts are computed, at which price, where that is another place."""
+    apart, side = run.scenario.prefill, run.scenario.prefill_side
+    if apart is None or side is None or apart.cluster is None:
+        return {}
+    price = side.prices.usd_per_gpu_hour
+    return {"cluster": side.cluster.name, "gpu": side.cluster.gpu.name, "usd_per_gpu_hour": price}
+
+
+def _provenance_apart(run: Run) -> dict[str, Any]:
+    """Calibration and price of prefill replicas with a cluster of their own."""
+    side = run.scenario.prefill_side
+    own = run.scenario.prefill
+    if own is None or side is None or all(getattr(own, key) is None for key in PLACES):
+        return {}
+    found = provenance(decode_step_of(side))
+    return {"prefill": {key: found[key] for key in ("calibration", "price", "price_source")}}
 
 
 def _usage(run: Run, facts: Facts) -> dict[str, Any]:
@@ -267,8 +292,9 @@ def _intervals(
 def _caveats(run: Run, facts: Facts, waits: dict[str, float] | None) -> list[Caveat]:
     """What of the traffic, or of what is known, makes the answer less certain."""
     scenario, workload = run.scenario, run.scenario.workload
-    unknown = unknown_power(scenario)
-    found = [note(unknown)] if unknown else []
+    sides = (scenario, scenario.prefill_side or scenario)
+    unknown = dict.fromkeys(text for text in map(unknown_power, sides) if text)
+    found = [note(text) for text in unknown]
     found += [note(f"workload.trace: {text}") for text in run.requests.notes]
     if workload.warm_up_requests or workload.cool_down_requests:
         found.append(
@@ -286,6 +312,9 @@ def _caveats(run: Run, facts: Facts, waits: dict[str, float] | None) -> list[Cav
                 f"{asked}): DeepEP low-latency's buffers are sized for deployment.low_latency_max_tokens_per_gpu"
             )
         )
+    for own in (scenario, scenario.prefill_side):
+        if own is not None and own.deployment.pp > 1:
+            found.append(standing(IN_TURNS.format(stages=own.deployment.pp)))
     if run.path is not None and run.path.flag:
         found.append(note(f"transfer of caches: {run.path.flag}"))
     lost = facts.preempted / run.requests.num_requests

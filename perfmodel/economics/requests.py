@@ -104,7 +104,7 @@ class Tally:
         gpus, replicas = scenario.fleet_gpus, scenario.serving.replicas
         span, inputs, outputs = self._last_s - self._first_s, self._inputs, self._outputs
         gpu_hours = gpus * span / HOUR
-        price = scenario.prices.usd_per_gpu_hour
+        price = scenario.fleet_usd_per_gpu_hour
         return {
             "requests": self._requests,
             "left_out_requests": self.served - self._requests,

@@ -90,13 +90,16 @@ def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
 
 
 def _mean_rank(scenario: Scenario, runs: StepRuns) -> tuple[Floats, Floats]:
-    """(decoding requests, prompt tokens) of the mean rank, whose tokens are ``even`` times those of the fullest."""
+    """(decoding requests, prompt tokens) of the mean rank, whose tokens are ``even`` times those of the fullest; of a
+    pipeline of the mean micro-batch, since a stage has a part of the layers and all micro-batches.
+    """
     ranks = scenario.deployment.attention_dp
     per_decode = 1 + scenario.deployment.mtp.draft_tokens
     decodes = np.minimum(runs.requests, runs.held / ranks)
     tokens = runs.even * (runs.prompt + runs.requests * per_decode)
     prompt = np.clip(tokens - decodes * per_decode, runs.prompt / ranks, runs.prompt)
-    return decodes, prompt
+    stages = scenario.deployment.pp
+    return (decodes, prompt) if stages == 1 else (decodes / stages, prompt / stages)
 
 
 def _phases(runs: StepRuns) -> Iterator[tuple[str, NDArray[np.intp]]]:

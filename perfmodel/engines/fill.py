@@ -122,6 +122,9 @@ def _circumstances(
     sizes = [deployment.get(name, 1) for name in ("attention_tp", "attention_dp", "ep")]
     if not all(isinstance(size, int) and 0 < size <= LARGEST for size in sizes):
         return None
+    experts = model.moe.num_experts if model.moe is not None else 0
+    copies = deployment.get("redundant_experts", 0)
+    placed = experts + (copies if isinstance(copies, int) and 0 <= copies <= LARGEST else 0)
     return Circumstances(
         architecture=str(gpu.get("architecture", "")),
         system=str(gpu.get("name", "")),
@@ -129,6 +132,8 @@ def _circumstances(
         ep=sizes[2],
         attention_dp=sizes[1],
         model=model.family or model.name,
+        odd_experts=placed % sizes[2],
+        fewest_copies=-experts % sizes[2],
     )
 
 

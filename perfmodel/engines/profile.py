@@ -22,12 +22,14 @@ FITTED = FOLDER / "fitted.yaml"
 OTHERS = "others"
 """Entry of ``fitted.yaml`` for engines that have no rows of their own."""
 KEYS = frozenset({"title", "url", "default_version", "read", "kernels", "experts", "rules"})
-CONDITIONS = frozenset({"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model"})
-RANGES = frozenset({"gpus", "ep", "attention_dp"})
+CONDITIONS = frozenset(
+    {"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model", "odd_experts"}
+)
+RANGES = frozenset({"gpus", "ep", "attention_dp", "odd_experts"})
 """Conditions given as [least, most]."""
 
 
-SIZES = frozenset({"attention_dp"})
+SIZES = frozenset({"attention_dp", "fewest_copies"})
 """Sizes that a rule may set a key to, by name."""
 
 
@@ -45,6 +47,10 @@ class Circumstances:
     attention_dp: int
     model: str
     """Architecture of the model: its catalogue name, or the family it was read as."""
+    odd_experts: int = 0
+    """Experts, stated copies included, that are left over when they are divided over ``ep``."""
+    fewest_copies: int = 0
+    """Redundant experts with which they divide."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ _SAME = {
         "tensor-parallel-size": "deployment.attention_tp",
         "data-parallel-size": "deployment.attention_dp",
         "pipeline-parallel-size": "deployment.pp",
+        "decode-context-parallel-size": "deployment.decode_context_parallel",
         "max-num-seqs": "serving.max_running",
         "max-num-batched-tokens": "serving.max_batched_tokens",
         "gpu-memory-utilization": "deployment.memory_utilization",
@@ -43,6 +44,8 @@ _SAME = {
     },
     "sglang": {
         "pipeline-parallel-size": "deployment.pp",
+        "decode-context-parallel-size": "deployment.decode_context_parallel",
+        "attn-cp-size": "deployment.context_parallel",
         "expert-parallel-size": "deployment.ep",
         "ep-num-redundant-experts": "deployment.redundant_experts",
         "mem-fraction-static": "deployment.memory_utilization",
@@ -82,6 +85,7 @@ _SWITCHES: Mapping[str, Mapping[str, tuple[str, Any]]] = {
 }
 """Engine -> flag without a value -> the key that it sets, and to what."""
 _SHORT = {
+    "dcp": "decode-context-parallel-size", "dcp-size": "decode-context-parallel-size",
     "tp": "tensor-parallel-size", "tp-size": "tensor-parallel-size", "dp": "data-parallel-size",
     "dp-size": "data-parallel-size", "pp": "pipeline-parallel-size", "pp-size": "pipeline-parallel-size",
     "ep-size": "expert-parallel-size", "q": "quantization", "asc": "api-server-count", "dpa": "enable-dp-attention",

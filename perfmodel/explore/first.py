@@ -288,7 +288,7 @@ def _fitting(
         check_runs(_with(scenario, batch_per_gpu=one))
     except (SpecError, InfeasibleError) as error:
         return None, str(error)
-    return (scenario, found.fits * scenario.deployment.stage_gpus), ""
+    return (scenario, found.fits * scenario.deployment.num_gpus), ""
 
 
 def _with(scenario: Scenario, **changed: float) -> Scenario:
@@ -311,9 +311,8 @@ def _finished(
     deployment: dict[str, Any] = dict(layout)
     if formats:
         deployment["precision"] = dict(formats)
-    stage = fitted.deployment.stage_gpus
     deployment |= {
-        "batch_per_gpu": _plain(per_replica / stage),
+        "batch_per_gpu": _plain(per_replica / fitted.deployment.num_gpus),
         "context_tokens": ask.input_tokens + ask.output_tokens // 2,
     }
     workload: dict[str, Any] = (

@@ -264,7 +264,7 @@ def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[st
         )
     replicas = max(1, ceil(peak / per_replica))
     gpus = replicas * _unit(scenario).fleet_gpus
-    usd_per_day = gpus * scenario.prices.usd_per_gpu_hour * HOURS_PER_DAY
+    usd_per_day = gpus * scenario.fleet_usd_per_gpu_hour * HOURS_PER_DAY
     return asdict(Size(per_replica, replicas, gpus, usd_per_day, usd_per_day * DAYS_PER_MONTH))
 
 

@@ -122,7 +122,7 @@ def _point(served: Served, speed: float, progress: Progress | None) -> GoodputPo
     begun, usd, tpot = _begun_per_s(done), found["usd_per_million_output_tokens"], found["tpot_s"]
     if keeps_up:  # at this rate for ever
         tokens = float(done.records.output_tokens.mean())
-        usd = float(usd_per_million(scenario.prices.usd_per_gpu_hour, begun * tokens / scenario.fleet_gpus))
+        usd = float(usd_per_million(scenario.fleet_usd_per_gpu_hour, begun * tokens / scenario.fleet_gpus))
     return GoodputPoint(
         speed=speed,
         requests_per_s=speed * drawn_rate(served.requests),

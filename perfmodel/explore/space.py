@@ -28,6 +28,8 @@ from perfmodel.spec.model import Model
 
 POOLS, WEIGHTS = "pools", "weights"
 TP, DP, DENSE, EP = (f"deployment.{key}" for key in ("attention_tp", "attention_dp", "dense_tp", "ep"))
+PP, DCP = "deployment.pp", "deployment.decode_context_parallel"
+"""Stages and divided caches: looked at where a file names their choices."""
 KV, OVERLAP, DRAFTS = "deployment.precision.kv_cache", "deployment.overlap", "deployment.mtp.draft_tokens"
 CHUNK, RUNNING, REPLICAS = "serving.max_batched_tokens", "serving.max_running", "serving.replicas"
 SHAPE = (TP, DP, EP, DENSE)
@@ -200,7 +202,7 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
     strange = [one for one in found if allowed and one not in allowed]
     if strange:
         raise SpecError(f"space: {key} = {shown(strange[0])}: must be of {', '.join(allowed or ())}")
-    if key in (TP, DP, CHUNK, REPLICAS, RUNNING):
+    if key in (TP, DP, PP, DCP, CHUNK, REPLICAS, RUNNING):
         for one in found:
             if not isinstance(one, int) or isinstance(one, bool) or one < 1:
                 raise SpecError(f"space: {key} = {shown(one)}: must be a whole number of at least 1")

@@ -14,7 +14,7 @@ from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
 
 
-def all_gather(name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
+def all_gather(name: str, rows: Num, hidden: Num, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
     """Every rank ends up with ``rows`` rows of hidden width."""
     traffic = communication.all_gather(
         rows * hidden * deployment.precision.activation_bytes, ranks, _domain(cluster)
@@ -23,7 +23,7 @@ def all_gather(name: str, rows: Num, hidden: int, deployment: Deployment, cluste
 
 
 def reduce_scatter(
-    name: str, rows: Num, hidden: int, deployment: Deployment, cluster: Cluster, ranks: int
+    name: str, rows: Num, hidden: Num, deployment: Deployment, cluster: Cluster, ranks: int
 ) -> Op:
     """Partial sums of ``rows`` rows on every rank become sums, divided over the ranks."""
     traffic = communication.reduce_scatter(

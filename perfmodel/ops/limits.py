@@ -105,7 +105,7 @@ def limits(scenario: Scenario) -> Limits:
 
 def requests_per_rank(scenario: Scenario) -> int:
     """Requests of one attention group that may decode together under ``serve``, whose cache is the other limit: the
-    least of scheduler and dispatch buffers.
+    least of scheduler and dispatch buffers. Of a pipeline all micro-batches together.
 
     Raises:
         InfeasibleError: low-latency's buffers do not hold one request's tokens.
@@ -117,7 +117,8 @@ def requests_per_rank(scenario: Scenario) -> int:
     if dispatch == 0:
         one = with_batch(decode, 1.0 / decode.deployment.attention_tp)
         raise InfeasibleError(_dispatch_problem(one) or "")
-    return min(_scheduler_limit(decode), MOST if dispatch is None else dispatch)
+    stages = decode.deployment.pp
+    return min(decode.serving.max_running, MOST if dispatch is None else stages * dispatch)
 
 
 def check_layout(scenario: Scenario) -> None:
@@ -198,7 +199,7 @@ def _dispatch_problem(s: Scenario) -> str | None:
 
 def _scheduler_problem(s: Scenario) -> str | None:
     requests = sum(float(group.requests) for group in step_work(s.deployment).groups)
-    per_rank = requests * s.deployment.attention_tp
+    per_rank = requests * s.deployment.attention_tp * s.deployment.pp
     if per_rank <= s.serving.max_running * (1.0 + ROUNDING):
         return None
     return (
@@ -241,4 +242,5 @@ def _scheduler_limit(scenario: Scenario) -> int:
     d = scenario.deployment
     _, *others = step_work(d).groups
     beside = d.attention_tp * sum(group.requests for group in others)
-    return max(0, math.floor(scenario.serving.max_running - beside + ROUNDING))
+    # a scheduler has all micro-batches of a pipeline
+    return max(0, math.floor(scenario.serving.max_running / d.pp - beside + ROUNDING))

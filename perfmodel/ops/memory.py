@@ -27,7 +27,7 @@ from perfmodel.ops.parameters import (
     router_parameters,
     shared_parameters,
 )
-from perfmodel.ops.work import Group, Work, step_work
+from perfmodel.ops.work import Group, Work, divided, step_work
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.mixers import Gqa, Mla
@@ -68,15 +68,24 @@ class Memory:
 
 def step_memory(scenario: Scenario) -> Memory:
     """Memory of one GPU during a step of ``scenario``."""
-    work = step_work(scenario.deployment)
+    work, (part, own) = step_work(scenario.deployment), _as_rank(scenario)
     return Memory(
-        weights=weight_bytes(scenario.model, scenario.deployment),
+        weights=weight_bytes(scenario.model, part.deployment),
         kv_cache=cache_bytes(scenario, work),
-        activations=activation_bytes(scenario, work),
-        communication_buffers=buffer_bytes(scenario, work),
+        activations=activation_bytes(part, own),
+        communication_buffers=buffer_bytes(part, own),
         runtime=sum(runtime_bytes(scenario)),
         states=state_bytes(scenario, work),
     )
+
+
+def _as_rank(scenario: Scenario) -> tuple[Scenario, Work]:
+    """The scenario, and its step's work, as one of the ranks that divide a prompt sees them."""
+    deployment = divided(scenario.deployment)
+    part = scenario
+    if deployment is not scenario.deployment:
+        part = scenario.model_copy(update={"deployment": deployment})
+    return part, step_work(deployment)
 
 
 def usable_bytes(scenario: Scenario) -> Num:
@@ -92,7 +101,8 @@ SHORT = 1 << 20
 
 
 def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: int = 1) -> int:
-    """Tokens that the KV cache of one attention group holds beside weights, buffers and activations.
+    """Tokens that the KV cache of one attention group holds beside weights, buffers and activations; of a pipeline as
+    many times as many, since each stage keeps its own layers' alone, of all micro-batches.
 
     Activations and buffers are the larger ones of a step of ``decodes`` requests and of one with ``prompt_tokens`` of
     prompts per group; weights, and low-latency's buffers beside normal ones, are held all the time. At least 0.
@@ -103,17 +113,19 @@ def cache_tokens_per_rank(scenario: Scenario, *, prompt_tokens: int, decodes: in
     for phase in ("decode", "prefill"):
         changed = {
             "phase": phase,
-            "batch_per_gpu": decodes / deployment.attention_tp,
+            "batch_per_gpu": max(1.0, decodes / deployment.pp) / deployment.attention_tp,
             "prefill_requests_per_gpu": 1.0 / deployment.attention_tp,
             "prefill_tokens": float(prompt_tokens),
             "prefill_cached_tokens": 0.0,
         }
-        own = scenario.model_copy(update={"deployment": deployment.model_copy(update=changed)})
-        work = step_work(own.deployment)
+        own, work = _as_rank(
+            scenario.model_copy(update={"deployment": deployment.model_copy(update=changed)})
+        )
         activations = maximum(activations, activation_bytes(own, work))
         buffers = buffers + buffer_bytes(own, work)
-    room = cache_room(scenario, weight_bytes(scenario.model, deployment), activations + buffers)
-    return max(0, int(room / cached_token_bytes(scenario)))
+    weights = weight_bytes(scenario.model, divided(deployment))
+    room = cache_room(scenario, weights, activations + buffers)
+    return max(0, int(room * deployment.pp / cached_token_bytes(scenario)))
 
 
 def cached_token_bytes(scenario: Scenario) -> float:
@@ -216,18 +228,19 @@ def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
     if model.mtp and deployment.mtp.draft_tokens and deployment.phase != "prefill":
         runs.append(model.mtp.layer)
     for run in runs:
-        for kept, times in kept_of(run, model.hidden_size, deployment.precision, deployment.attention_tp):
+        for kept, times in kept_of(run, model.hidden_size, deployment.precision, deployment.head_tp):
             yield run.count * times, kept
 
 
 def cache_bytes(scenario: Scenario, work: Work) -> Num:
     """Bytes of KV cache on one GPU; a window keeps only its own tokens."""
     total: Num = 0.0
+    shards = scenario.deployment.decode_context_parallel
     for group in work.groups:
         requests = group.requests * scenario.deployment.attention_tp
         for times, kept in _kept(scenario):
             for cache in kept.caches:
-                total = total + times * requests * cache.kept_tokens(group) * cache.bytes_per_token
+                total = total + times * requests * cache.kept_tokens(group) * cache.bytes_per_token / shards
     return total
 
 
@@ -320,8 +333,9 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     if moe is None:
         return total
     expert = BYTES_PER_ELEMENT[precision.experts]
-    slots = (moe.num_experts + deployment.redundant_experts) / deployment.ep
-    total += slots * expert_parameters(moe, hidden) * expert / deployment.moe_tp
+    total += (
+        deployment.most_slots(moe.num_experts) * expert_parameters(moe, hidden) * expert / deployment.moe_tp
+    )
     dispatched = deployment.dispatches
     shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
     total += shared / (1 if dispatched else deployment.stage_gpus)

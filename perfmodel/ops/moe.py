@@ -30,7 +30,7 @@ from perfmodel.ops.build import (
 from perfmodel.ops.collective import combine_ops, dispatch_ops
 from perfmodel.ops.ffn import ffn_ops
 from perfmodel.ops.op import Op, OpClass, Stream
-from perfmodel.ops.routed import rank_load, routed_pairs, token_destinations
+from perfmodel.ops.routed import expert_slots, rank_load, routed_pairs, token_destinations
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Moe
 from perfmodel.spec.scenario import Scenario
@@ -100,14 +100,14 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
 
     The rank's share of pairs (token, real expert) is tokens x (GPUs / ep) x mean real experts x load. An expert's
     weights are read once if any token chose it: with T tokens in the group, each sent to a given copy of an expert with
-    probability p = load x mean / (N + redundant), that is the case with probability 1 - (1 - p)^T.
+    probability p = load x mean / (ep x slots of the rank), that is the case with probability 1 - (1 - p)^T.
     """
     deployment, hidden = scenario.deployment, moe.routed_size(scenario.model.hidden_size)
     mean = scenario.mean_real_experts
     group_tokens = tokens * deployment.stage_gpus
     pairs = routed_pairs(tokens, scenario) * load / deployment.ep
-    slots = (moe.num_experts + deployment.redundant_experts) / deployment.ep
-    chosen = minimum(load * mean / (moe.num_experts + deployment.redundant_experts), 1.0)
+    slots = expert_slots(moe, scenario)
+    chosen = minimum(load * mean / (slots * deployment.ep), 1.0)
     hit = slots * (1.0 - (1.0 - chosen) ** group_tokens)
     width = moe.ffn_size / deployment.moe_tp
     dtype = deployment.precision.experts

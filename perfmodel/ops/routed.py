@@ -112,6 +112,17 @@ def tokens_alike(scenario: Scenario) -> Num:
     return 1.0 + maximum(together - 1.0, 0.0) * scenario.routing.request_correlation
 
 
+def expert_slots(moe: Moe, scenario: Scenario) -> Num:
+    """Experts that the simulated rank holds, copies included: of unequal ranks the fullest stands for all, or each has
+    its own.
+    """
+    deployment = scenario.deployment
+    most, left = deployment.most_slots(moe.num_experts), moe.num_experts % deployment.ep
+    if deployment.ranks == "all" and deployment.uneven_experts and left:
+        return np.where(np.arange(deployment.ep) < left, most, most - 1.0)  # type: ignore[return-value]
+    return most
+
+
 def routed_pairs(tokens: Num, scenario: Scenario) -> Num:
     """Pairs (token, real expert) of one group of expert-parallel ranks, ``tokens`` new tokens per GPU."""
     return tokens * scenario.deployment.stage_gpus * scenario.mean_real_experts

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from perfmodel.numeric import Num, maximum, minimum
+from perfmodel.spec.base import Count
 from perfmodel.spec.deployment import Deployment
 
 
@@ -24,6 +25,9 @@ class Group:
     """Tokens that each request adds in this step."""
     cached_tokens: Num
     """Tokens of each request that are in the cache before the step."""
+    others: Num = 0.0
+    """Keys of each request that its queries read here without a share of their own in ``new_tokens`` or
+    ``cached_tokens``: what other GPUs compute of a divided prompt."""
 
     @property
     def tokens(self) -> Num:
@@ -34,6 +38,10 @@ class Group:
     def logit_rows(self) -> Num:
         """Rows that need logits, per GPU: every token in decode (drafts are verified), the last one in prefill."""
         return self.tokens if self.kind == "decode" else self.requests
+
+    def read_keys(self, window: int | None = None) -> Num:
+        """Keys of one request that are read (or expanded) here."""
+        return self.keys_per_request(window) + self.others
 
     def attended_pairs(self, window: int | None = None) -> Num:
         """Query-key pairs per GPU under a causal mask: sum over new tokens i of min(cached + i, window)."""
@@ -82,6 +90,42 @@ class Work:
         return total
 
 
+class Divided(Deployment):
+    """A deployment of prompts as one of the ranks that divide a prompt sees it: each is a group of its own, with a part
+    of the prompt's tokens, whose keys and values it shares with the others.
+    """
+
+    context_ranks: Count = 1
+    """GPUs (or groups that slice heads) that divide a prompt."""
+
+
+def divided(deployment: Deployment) -> Deployment:
+    """The deployment with prompts divided over ``context_parallel`` ranks; unchanged where they are not.
+
+    A rank has n / c of a prompt's n new tokens, cut in zigzag (one piece from the front, one from the back) or in turn,
+    so that its queries see as many keys as after (n - n / c) / 2 more cached tokens; the keys beyond are read all the
+    same. Everything but attention's core works on tokens, so ranks are data-parallel groups there.
+    """
+    ranks = deployment.context_parallel
+    if ranks == 1 or deployment.phase != "prefill":
+        return deployment
+    part = deployment.prefill_tokens / ranks
+    changed = {
+        "attention_tp": deployment.head_tp,
+        "attention_dp": deployment.attention_dp * ranks,
+        "context_parallel": 1,
+        "prefill_requests_per_gpu": deployment.prefill_requests_per_gpu * ranks,
+        "prefill_tokens": part,
+        "prefill_cached_tokens": deployment.prefill_cached_tokens + (deployment.prefill_tokens - part) / 2.0,
+    }
+    return Divided.model_construct(**{**dict(deployment), **changed, "context_ranks": ranks})
+
+
+def context_ranks(deployment: Deployment) -> int:
+    """Ranks that divide a prompt with this one, itself included."""
+    return deployment.context_ranks if isinstance(deployment, Divided) else 1
+
+
 def step_work(deployment: Deployment) -> Work:
     """The work that a deployment's phase describes."""
     decode = Group(
@@ -95,6 +139,7 @@ def step_work(deployment: Deployment) -> Work:
         requests=deployment.prefill_requests_per_gpu,
         new_tokens=deployment.prefill_tokens,
         cached_tokens=deployment.prefill_cached_tokens,
+        others=deployment.prefill_tokens * (context_ranks(deployment) - 1) / 2.0,
     )
     return Work({"decode": (decode,), "prefill": (prefill,), "mixed": (decode, prefill)}[deployment.phase])
 

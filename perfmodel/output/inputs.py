@@ -95,10 +95,12 @@ def _files_named(document: Mapping[str, Any], folder: Path) -> Iterator[tuple[st
     if isinstance(base, str) and (base.endswith(".json") or "/" in base):
         own = folder / base
         yield "model", own / "config.json" if is_folder(own) else own
-    calibration = document.get("calibration")
-    if isinstance(calibration, str) and calibration:
-        for file in sorted(catalogue.calibration_path(calibration).parent.glob("*")):
-            yield f"calibration ({file.name})", file
+    prefill = document.get("prefill")
+    for section in (document, prefill if isinstance(prefill, Mapping) else {}):
+        calibration = section.get("calibration")
+        if isinstance(calibration, str) and calibration:
+            for file in sorted(catalogue.calibration_path(calibration).parent.glob("*")):
+                yield f"calibration ({file.name})", file
     workload, routing = document.get("workload"), document.get("routing")
     trace = workload.get("trace") if isinstance(workload, Mapping) else None
     if isinstance(trace, str) and trace:

@@ -79,6 +79,9 @@ def _price(scenario: Scenario) -> Told:
         text += f", {prices.term}"
     if prices.gpu and not scenario.cluster.gpu.name.upper().startswith(prices.gpu.upper()):
         text += f" (quoted for {prices.gpu})"
+    side = scenario.prefill_side
+    if side is not None and side.prices != prices:
+        text += f"; ${side.prices.usd_per_gpu_hour:,.4g} for {side.cluster.gpu.name} that compute prompts"
     return "price", text, _sourced(prices, "prices", prices.source, prices.date) or SCENARIO
 
 
@@ -98,7 +101,7 @@ def _layout(scenario: Scenario) -> Iterator[Told]:
     d, p = scenario.deployment, scenario.deployment.precision
     source = scenario.source or SCENARIO
     parts = [f"attention DP{d.attention_dp} TP{d.attention_tp}", f"dense TP{d.dense_tp}", f"EP{d.ep}"]
-    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1)
+    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
     if d.redundant_experts:
         parts.append(f"{d.redundant_experts} redundant experts")
     yield "layout", f"{_gpus(d.num_gpus)}: {', '.join(parts)}; overlap {d.overlap}; {d.backend}", source

@@ -43,7 +43,7 @@ def money(step: StepAnswer, serve: ServeAnswer | None) -> dict[str, Any]:
             name: usd * seconds / values["step_time_s"] for name, seconds in values["breakdown_s"].items()
         },
         "num_gpus": gpus,
-        "usd_per_month": gpus * price * HOURS_PER_MONTH,
+        "usd_per_month": gpus * scenario.fleet_usd_per_gpu_hour * HOURS_PER_MONTH,
         "served": _served(values, serve, input_usd),
         "fleet": serve.values.get("fleet") if serve is not None else None,
     }

@@ -245,7 +245,7 @@ def _tokens(
 def placed(balance: Balance, shares: Array) -> Placement:
     """Experts on ranks: in order, redundant slots holding the first experts again, or by EPLB where that is better."""
     slots = np.arange(balance.num_experts + balance.redundant) % balance.num_experts
-    plain = Placement(slots, balance.num_experts, balance.ranks)
+    plain = Placement(slots, balance.num_experts, balance.ranks, uneven=bool(len(slots) % balance.ranks))
     if balance.placement != "eplb":
         return plain
     balanced = eplb(

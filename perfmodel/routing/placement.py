@@ -31,17 +31,23 @@ class Placement:
     """
 
     slots: NDArray[np.int64]
-    """Logical expert of each physical slot: rank r holds slots[r * per_rank : (r + 1) * per_rank]."""
+    """Logical expert of each physical slot: rank r holds slots[r * per_rank : (r + 1) * per_rank]; of unequal ranks
+    the first have one more (vLLM's determine_expert_map, linear)."""
     num_experts: int
     """Logical experts, each of which has at least one slot."""
     num_ranks: int
+    uneven: bool = False
+    """Whether ranks may hold unequal numbers of slots."""
 
     def __post_init__(self) -> None:
         _check_positive(num_experts=self.num_experts, num_ranks=self.num_ranks)
         slots = np.array(self.slots, dtype=np.int64)
         if slots.ndim != 1:
             raise DataError(f"slots has {slots.ndim} dimensions: give one plain list, rank after rank")
-        _check_divides("slots", len(slots), "ranks", self.num_ranks)
+        if not self.uneven:
+            _check_divides("slots", len(slots), "ranks", self.num_ranks)
+        elif len(slots) < self.num_ranks:
+            raise DataError(f"{len(slots)} slots leave some of {self.num_ranks} ranks without any")
         for slot in np.flatnonzero((slots < 0) | (slots >= self.num_experts)):
             last = self.num_experts - 1
             raise DataError(f"slot {slot} holds expert {slots[slot]}: experts are numbered 0 to {last}")
@@ -55,8 +61,14 @@ class Placement:
 
     @property
     def per_rank(self) -> int:
-        """Slots of one rank."""
+        """Slots of one rank; of unequal ones, of those with fewer."""
         return len(self.slots) // self.num_ranks
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First slot of each rank, (num_ranks,)."""
+        number = np.arange(self.num_ranks)
+        return number * self.per_rank + np.minimum(number, len(self.slots) % self.num_ranks)
 
     @property
     def replicas(self) -> NDArray[np.int64]:
@@ -73,6 +85,9 @@ class Placement:
         """
         shares = as_weights(popularity, self.num_experts, "the popularity")
         per_slot = (shares / self.replicas)[self.slots]
+        if len(self.slots) % self.num_ranks:
+            unequal: NDArray[np.float64] = np.add.reduceat(per_slot, self.starts)
+            return unequal
         per_rank: NDArray[np.float64] = per_slot.reshape(self.num_ranks, self.per_rank).sum(axis=1)
         return per_rank
 
@@ -82,7 +97,11 @@ class Placement:
         first = np.cumsum(replicas) - replicas
         chosen = (rng.random(experts.shape) * replicas[experts]).astype(np.int64)
         by_expert = np.argsort(self.slots, kind="stable")
-        ranks: NDArray[np.int64] = by_expert[first[experts] + chosen] // self.per_rank
+        at = by_expert[first[experts] + chosen]
+        if len(self.slots) % self.num_ranks:
+            found: NDArray[np.int64] = np.searchsorted(self.starts, at, side="right") - 1
+            return found
+        ranks: NDArray[np.int64] = at // self.per_rank
         return ranks
 
     def imbalance(self, popularity: NDArray[np.float64]) -> float:

@@ -15,7 +15,9 @@ from perfmodel.ops.memory import (
     cached_token_bytes,
     checkpoint_bytes,
     handed_over_bytes,
+    weight_bytes,
 )
+from perfmodel.ops.work import divided
 from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
@@ -30,7 +32,6 @@ from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
-from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces.stated import MAX_REQUESTS
 from perfmodel.units import GB
@@ -196,6 +197,7 @@ class PoolTimes:
     most_requests: int
     most_prompt: int
     most_context: int
+    chunk: int
     _made: dict[Condition, StepTimes] = field(default_factory=dict, compare=False)
 
     def __call__(self, condition: Condition = HEALTHY) -> StepTimes:
@@ -206,6 +208,7 @@ class PoolTimes:
                 most_requests=self.most_requests,
                 most_prompt=self.most_prompt,
                 most_context=self.most_context,
+                chunk=self.chunk,
             )
         return self._made[condition]
 
@@ -219,56 +222,68 @@ def _pool_of(scenario: Scenario, lengths: Lengths, max_concurrency: int | None) 
         most_requests=_most_requests(lengths, max_concurrency, layout, kv_tokens, scenario),
         most_prompt=min(batching.max_batched_tokens, lengths.prompt_tokens),
         most_context=lengths.longest,
+        chunk=batching.max_batched_tokens // scenario.deployment.pp,
     )
     return ServedPool(scenario, layout, batching, kv_tokens, times)
 
 
 def _path(scenario: Scenario) -> KvPath | None:
-    apart = scenario.prefill
-    if apart is None:
+    apart, side = scenario.prefill, scenario.prefill_side
+    if apart is None or side is None:
         return None
-    layer_wise = apart.transfer == "layer-wise"
-    return kv_path(scenario, apart.deployment, gpus=scenario.fleet_gpus, layer_wise=layer_wise)
+    return kv_path(scenario, side, layer_wise=apart.transfer == "layer-wise")
 
 
-def kv_path(scenario: Scenario, prefill: Deployment, *, gpus: int, layer_wise: bool) -> KvPath:
+def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPath:
     """How caches get from a prefill rank to a decode rank: every GPU of the latter receives what it keeps, and the
-    former's GPUs share the sending. Over the link where all ``gpus`` are in one domain, else over the network.
+    former's GPUs share the sending. Over the link where all GPUs are in one domain, else over the network; between two
+    clusters over both networks, at whose ends each GPU has what its own adapter achieves. A pipeline's stages send and
+    receive their own layers' each.
     """
     cluster, receivers = scenario.cluster, scenario.deployment.attention_tp
-    wire = point_to_point(cluster, same_domain=gpus <= cluster.node.link_domain_gpus)
+    apart = scenario.prefill is not None and scenario.prefill.cluster is not None
+    together = not apart and scenario.fleet_gpus <= cluster.node.link_domain_gpus
+    wire = point_to_point(cluster, same_domain=together)
+    sending = point_to_point(prefill.cluster, same_domain=together) if apart else wire
     return KvPath(
         bytes_per_token=cached_token_bytes(scenario) * receivers,
-        send_bytes_per_s=wire.bytes_per_s * prefill.attention_tp,
-        receive_bytes_per_s=wire.bytes_per_s * receivers,
-        latency_s=wire.latency_s,
+        send_bytes_per_s=sending.bytes_per_s * prefill.deployment.attention_tp * prefill.deployment.pp,
+        receive_bytes_per_s=wire.bytes_per_s * receivers * scenario.deployment.pp,
+        latency_s=max(wire.latency_s, sending.latency_s),
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
-        flag=wire.flag,
+        flag="; ".join(dict.fromkeys(flag for flag in (sending.flag, wire.flag) if flag)),
         beside=handed_over_bytes(scenario).scaled(receivers),
     )
 
 
-def _check_servable(scenario: Scenario) -> None:
-    """Refuses what describes single steps only, is not simulated, or would not be loaded."""
+def _check_servable(scenario: Scenario, *, prompts_alone: bool = False) -> None:
+    """Refuses what describes single steps only, is not simulated, or would not be loaded.
+
+    ``prompts_alone``: whether these replicas compute prompts only.
+    """
     side = scenario.prefill_side
     check_layout(scenario)
     if side is not None:
-        _check_servable(side)
+        try:
+            _check_servable(side, prompts_alone=True)
+        except SpecError as error:
+            raise SpecError(f"prefill.{error}") from error
     available = scenario.cluster.num_gpus
-    if available is not None and scenario.fleet_gpus > available:
+    apart = scenario.prefill is not None and scenario.prefill.cluster is not None
+    needed = scenario.deployment.num_gpus * scenario.serving.replicas if apart else scenario.fleet_gpus
+    if available is not None and needed > available:
+        raise SpecError(f"serving.replicas: all replicas need {needed} GPUs, cluster.num_gpus = {available}")
+    if scenario.deployment.context_parallel > 1 and not prompts_alone:
         raise SpecError(
-            f"serving.replicas: all replicas need {scenario.fleet_gpus} GPUs, cluster.num_gpus = {available}"
+            f"deployment.context_parallel = {scenario.deployment.context_parallel}: replicas that decode too do not "
+            "divide prompts here: state it of prefill.deployment"
         )
     if scenario.costs == "report":
         raise SpecError("costs = report counts single steps only: serve with costs = roofline")
     if scenario.given.attention_us is not None:
         raise SpecError(
             "given.attention_us is the time of one batch and context: leave it out, requests come in many"
-        )
-    if scenario.deployment.pp > 1:
-        raise SpecError(
-            f"deployment.pp = {scenario.deployment.pp}: pipeline stages are not simulated under traffic yet; use 1"
         )
 
 
@@ -305,8 +320,11 @@ def _checkpoints_of(scenario: Scenario) -> Checkpoints | None:
 
 
 def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
-    """The engine's policy and budgets; where prompts are never cut, a step can carry the longest."""
+    """The engine's policy and budgets; where prompts are never cut, a step can carry the longest. A step of a pipeline
+    is a turn of all its micro-batches (:mod:`perfmodel.serving.step_times`), each of which has the engine's budget.
+    """
     serving, deployment = scenario.serving, scenario.deployment
+    stages = deployment.pp
     policy: Policy = serving.policy
     per_decode = 1 + deployment.mtp.draft_tokens
     if policy == "mixed" and serving.max_batched_tokens <= per_decode:
@@ -322,12 +340,13 @@ def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
                 "serving.preemption = swap needs cluster.gpu.host_gb_per_s, which "
                 f"{scenario.cluster.gpu.name} does not state"
             )
-        swap_s = cached_token_bytes(scenario) / (bandwidth * GB)
+        swap_s = cached_token_bytes(scenario) / (bandwidth * GB * stages)
     return Batching(
         policy=policy,
-        max_batched_tokens=max(serving.max_batched_tokens, longest_prompt if serving.whole_prompts else 0),
+        max_batched_tokens=stages
+        * max(serving.max_batched_tokens, longest_prompt if serving.whole_prompts else 0),
         tokens_per_decode=per_decode,
-        graph_batches=serving.graph_batches or (),
+        graph_batches=tuple(stages * size for size in serving.graph_batches or ()),
         poll_steps=serving.scheduler_steps,
         hold_steps=serving.hold_steps if deployment.attention_dp > 1 else 0,
         swap_s_per_token=swap_s,
@@ -348,8 +367,10 @@ def kv_tokens_of(scenario: Scenario) -> int:
             scenario, prompt_tokens=serving.max_batched_tokens, decodes=requests_per_rank(scenario)
         )
     if tokens < serving.block_tokens:
+        weights = weight_bytes(scenario.model, divided(scenario.deployment))
         raise InfeasibleError(
-            f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}: lower "
+            f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}, beside "
+            f"{float(weights) / GB:.1f} GB of weights per GPU of {scenario.cluster.gpu.memory_bytes / GB:.1f}: lower "
             "serving.max_batched_tokens, raise deployment.memory_utilization, or spread weights over more GPUs"
         )
     return tokens
@@ -363,7 +384,8 @@ def _most_requests(
     most = min(layout.max_running, max(1, kv_tokens // shortest), lengths.num_requests)
     if max_concurrency is not None:
         most = min(most, max_concurrency)
-    padded = [size for size in scenario.serving.graph_batches or () if size >= most]
+    stages = scenario.deployment.pp
+    padded = [stages * size for size in scenario.serving.graph_batches or () if stages * size >= most]
     return max(1, min(padded, default=most))
 
 

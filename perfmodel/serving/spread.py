@@ -136,10 +136,14 @@ def step_of(scenario: Scenario, work: TimedWork) -> Scenario:
 
     requests, prompt, per_gpu = mean(work.requests), mean(work.prompt), 1.0 / scenario.deployment.attention_tp
     values: dict[str, Floats] = {}
+    stages, serving = scenario.deployment.pp, scenario.serving
     if requests:
-        values |= decode_leaves(requests * per_gpu, mean(work.tokens) / requests)
+        each = requests if stages == 1 else np.maximum(requests / stages, 1.0)
+        values |= decode_leaves(each * per_gpu, mean(work.tokens) / requests)
     if prompt:
-        values |= prompt_leaves(prompt, mean(work.attended) / prompt, per_gpu)
+        whole = stages == 1 or serving.whole_prompts
+        part = prompt if whole else np.minimum(prompt, float(serving.max_batched_tokens))
+        values |= prompt_leaves(part, mean(work.attended) / prompt, per_gpu)
     plain = {path.removeprefix("deployment."): float(value) for path, value in values.items()}
     phase = "mixed" if requests and prompt else "prefill" if prompt else "decode"
     own = {"phase": phase, "ranks": "representative", **plain}

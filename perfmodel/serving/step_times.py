@@ -4,6 +4,12 @@ A step of a rank has n decoding requests with K tokens in their caches together,
 tokens each on average. Its time is multilinear between grid points in (n, K / n, p, m). All ranks step together: the
 one with most of each sets attention, dense layers and what it sends, while experts get what all ranks bring. So times
 also depend on ``even``, the tokens of the mean rank over those of the fullest.
+
+A step of a pipeline of p stages is a turn: each of its p micro-batches passes all stages once. Requests are spread over
+them evenly, prompts fill one micro-batch after the other up to its budget. In a flow shop whose jobs come again, take
+equally long on each stage and are no more than there are stages, a turn takes as long as its slowest job alone takes
+through all stages (the largest mean of a circuit in max-plus algebra), so that is what a step takes: a prompt in one
+micro-batch holds all others back by the bubble that it makes. That is also one step as :mod:`perfmodel.step` has it.
 """
 
 from bisect import bisect_right
@@ -100,7 +106,13 @@ class TwinStepTimes(GridStepTimes):
     """Step times of a scenario's deployment, by the vectorised twin."""
 
     def __init__(
-        self, scenario: Scenario, *, most_requests: int, most_prompt: int, most_context: int
+        self,
+        scenario: Scenario,
+        *,
+        most_requests: int,
+        most_prompt: int,
+        most_context: int,
+        chunk: int | None = None,
     ) -> None:
         """Asks the twin for every grid point at once.
 
@@ -109,17 +121,22 @@ class TwinStepTimes(GridStepTimes):
             most_requests: decoding requests of one rank.
             most_prompt: prompt tokens of one step and rank.
             most_context: tokens of one request.
+            chunk: prompt tokens that a pipeline's micro-batch carries at most; None: all.
 
         Raises:
             UnsupportedError: the model has a part whose run time is not modelled.
         """
         self.per_gpu = 1.0 / scenario.deployment.attention_tp
+        self.stages, self.chunk = scenario.deployment.pp, float(chunk or most_prompt)
         deployment = scenario.deployment.model_copy(update={"ranks": "representative"})
         self.scenario = scenario.model_copy(update={"deployment": deployment})
         ranks = deployment.attention_dp
         even = sorted({1.0 / ranks, *(share for share in EVEN if share * ranks > 1.0)})
         contexts = _geometric(SHORTEST_CONTEXT, min(float(most_context), LONGEST_CONTEXT), 2.0)
         batches = _batches(most_requests)
+        if self.stages > 1:  # as many requests as micro-batches take as long as one
+            per_batch = _batches(-(-most_requests // self.stages))
+            batches = sorted({1.0, *(self.stages * size for size in per_batch)})
         prompts = _geometric(SMALLEST_PROMPT, float(most_prompt), 2.0)
         attended = _geometric(LEAST_ATTENDED, min(float(most_context), LONGEST_CONTEXT), 4.0)
         super().__init__(
@@ -141,24 +158,34 @@ class TwinStepTimes(GridStepTimes):
         return self._mixed
 
     def _decode_times(self, even: Array, requests: Array, context: Array) -> Array:
-        return self._times("decode", decode_leaves(requests * self.per_gpu, context), even)
+        return self._times("decode", decode_leaves(self._each(requests) * self.per_gpu, context), even)
 
     def _prefill_times(self, even: Array, prompt: Array, attended: Array) -> Array:
-        return self._times("prefill", prompt_leaves(prompt, attended, self.per_gpu), even)
+        return self._times("prefill", prompt_leaves(self._part(prompt), attended, self.per_gpu), even)
 
     def _mixed_times(
         self, even: Array, requests: Array, context: Array, prompt: Array, attended: Array
     ) -> Array:
-        values = decode_leaves(requests * self.per_gpu, context) | prompt_leaves(
-            prompt, attended, self.per_gpu
+        values = decode_leaves(self._each(requests) * self.per_gpu, context) | prompt_leaves(
+            self._part(prompt), attended, self.per_gpu
         )
         return self._times("mixed", values, even)
+
+    def _each(self, requests: Array) -> Array:
+        """Decoding requests of a rank's largest micro-batch."""
+        return requests if self.stages == 1 else np.ceil(requests / self.stages)
+
+    def _part(self, prompt: Array) -> Array:
+        """Prompt tokens of a rank's largest micro-batch."""
+        return prompt if self.stages == 1 else np.minimum(prompt, self.chunk)
 
     def _times(self, phase: str, values: dict[str, Array], even: Array) -> Array:
         """Times of steps of uneven ranks. The busiest one's load of experts may be below 1, while nobody sends less
         than the fullest rank does.
         """
         changed: dict[str, Any] = {"phase": phase}
+        if phase != "prefill":  # prompts alone are divided
+            changed["context_parallel"] = 1
         if phase == "decode":  # several steps per scheduling share its gap
             host = self.scenario.deployment.host
             shared = host.prepare_us / self.scenario.serving.scheduler_steps
@@ -167,7 +194,7 @@ class TwinStepTimes(GridStepTimes):
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
         times = np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
         if phase != "prefill":
-            requests = values["deployment.batch_per_gpu"] * even * deployment.stage_gpus
+            requests = values["deployment.batch_per_gpu"] * even * deployment.num_gpus
             sent = self.scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))  # type: ignore[arg-type]
             times = np.maximum(times, sent)
         return times

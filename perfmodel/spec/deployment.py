@@ -1,5 +1,6 @@
 """How a model is laid out over GPUs and what one step processes."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -119,8 +120,19 @@ class Deployment(Spec):
     """Tensor parallelism inside each expert."""
     redundant_experts: CountOrZero = 0
     """Copies of hot experts, in addition to the routed ones."""
+    uneven_experts: bool = False
+    """Whether ranks may hold unequal numbers of experts where these don't divide over ``ep``: the first ranks one more
+    (vLLM's linear placement). False: such a layout is refused, unless ``redundant_experts`` make up for it."""
     pp: Count = 1
     """Pipeline stages."""
+    context_parallel: Count = 1
+    """Of the attention group's GPUs, those among which each prompt's tokens are divided (SGLang's ``--attn-cp-size``,
+    vLLM's ``--prefill-context-parallel-size``, whose GPUs ``attention_tp`` counts too); heads are sliced over
+    attention_tp / context_parallel. Of steps that compute prompts alone (phase prefill): keys and values of all are
+    gathered in every attention."""
+    decode_context_parallel: Count = 1
+    """GPUs of an attention group among which each request's cache is divided by tokens (``-dcp``): queries of their
+    heads are gathered before the core, and partial outputs merged after it."""
     precision: Precision = Precision()
     """Number formats."""
     overlap: Schedule = "sequential"
@@ -189,6 +201,15 @@ class Deployment(Spec):
                 f"moe_tp x ep = {self.moe_tp} x {self.ep} = {self.moe_tp * self.ep} must equal attention_tp x "
                 f"attention_dp = {self.attention_tp} x {self.attention_dp} = {group}: experts and attention share GPUs"
             )
+        for name in ("context_parallel", "decode_context_parallel"):
+            size = getattr(self, name)
+            if self.attention_tp % size:
+                return f"{name} = {size} must divide attention_tp = {self.attention_tp}: its GPUs are of that group"
+        if self.context_parallel > 1 and self.phase != "prefill":
+            return (
+                f"context_parallel = {self.context_parallel} divides prompts and needs phase: prefill, not "
+                f"{self.phase}: state it of prefill.deployment; a cache is divided by decode_context_parallel"
+            )
         if group % self.dense_tp:
             return f"dense_tp = {self.dense_tp} must divide attention_tp x attention_dp = {group}"
         if self.moe_tp > 1 and self.all_to_all not in ("auto", "all-gather"):
@@ -203,6 +224,21 @@ class Deployment(Spec):
     def stage_gpus(self) -> int:
         """GPUs of one pipeline stage."""
         return self.attention_dp * self.attention_tp
+
+    def most_slots(self, num_experts: int) -> float:
+        """Experts that a rank holds, copies included; of unequal ranks the fullest."""
+        return float(math.ceil((num_experts + self.redundant_experts) / self.ep))
+
+    @property
+    def context_words(self) -> list[str]:
+        """How requests are divided by tokens, in words: none, ``CP8`` of prompts, ``DCP8`` of caches."""
+        sizes = (("CP", self.context_parallel), ("DCP", self.decode_context_parallel))
+        return [f"{name}{size}" for name, size in sizes if size > 1]
+
+    @property
+    def head_tp(self) -> int:
+        """GPUs over which heads are sliced, so that each has its own part of a cache's heads."""
+        return self.attention_tp // self.context_parallel if self.phase == "prefill" else self.attention_tp
 
     @property
     def num_gpus(self) -> int:

@@ -49,7 +49,7 @@ _SUFFIXES = {
 }
 """Units by how a key's name ends, in words of the name."""
 _UNITLESS = {"shared_experts", "columns.delay"}
-_AS = {"prefill.deployment": "deployment", "prefill.serving": "serving", "prefill.routing": "routing"}
+_AS = {f"prefill.{name}": name for name in ("deployment", "serving", "routing", "cluster", "prices", "power")}
 """Sections that have the keys of another one."""
 
 

@@ -9,7 +9,7 @@ from perfmodel.spec.base import CountOrZero, Positive, Spec
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
-from perfmodel.spec.mixers import divided_parts
+from perfmodel.spec.mixers import CompressedAttention, Gqa, Mla, divided_parts
 from perfmodel.spec.model import Model, Moe
 from perfmodel.spec.power import Power
 from perfmodel.spec.prefill import Prefill
@@ -19,6 +19,15 @@ from perfmodel.spec.serving import Serving
 from perfmodel.spec.slo import Slo
 from perfmodel.spec.training import Training
 from perfmodel.spec.workload import Workload
+
+PLACES = ("cluster", "calibration", "prices", "power")
+"""Sections that prefill replicas may have of their own, since they may stand elsewhere."""
+_LATER_DEPLOYMENT = ("uneven_experts", "context_parallel", "decode_context_parallel")
+LATER = (
+    *("prefill.cluster", "prefill.prices", "prefill.power"),
+    *(f"{side}.{key}" for side in ("deployment", "prefill.deployment") for key in _LATER_DEPLOYMENT),
+)
+"""Keys that came after hashes were published: at their default a hash does not know them."""
 
 
 class Given(Spec):
@@ -89,7 +98,8 @@ class Scenario(Spec):
         own = self.prefill
         routing = self.routing if own.routing is None else own.routing
         sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing, "prefill": None}
-        return self.model_copy(update=sections)
+        places = {key: getattr(own, key) for key in PLACES if getattr(own, key) is not None}
+        return self.model_copy(update=sections | places)
 
     @property
     def fleet_gpus(self) -> int:
@@ -97,6 +107,15 @@ class Scenario(Spec):
         gpus = self.deployment.num_gpus * self.serving.replicas
         prefill = self.prefill
         return gpus + (prefill.deployment.num_gpus * prefill.serving.replicas if prefill else 0)
+
+    @property
+    def fleet_usd_per_gpu_hour(self) -> Any:
+        """USD per hour of the mean GPU of all replicas; prefill replicas may have a price of their own."""
+        prefill, price = self.prefill, self.prices.usd_per_gpu_hour
+        if prefill is None or prefill.prices is None:
+            return price
+        apart = prefill.deployment.num_gpus * prefill.serving.replicas / self.fleet_gpus
+        return price + apart * (prefill.prices.usd_per_gpu_hour - price)
 
     @property
     def hash(self) -> str:
@@ -112,9 +131,12 @@ class Scenario(Spec):
             "notes": True,
             "calibration": True,
             "workload": {"trace", "percentiles"},
+            "prefill": {"calibration"},
         }
         if self.training is None:  # inference has the hash that it had before there was training
             left_out["training"] = True
+        for path in LATER:
+            _leave_out(left_out, self, path.split("."))
         text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -134,6 +156,22 @@ class Scenario(Spec):
         return moe.real_experts_by_workload.get(routing.workload, moe.mean_real_experts)
 
 
+def _leave_out(left_out: dict[str, Any], spec: Any, keys: list[str]) -> None:
+    """Adds a key to what a dump leaves out, where its value is its default."""
+    head, *rest = keys
+    if spec is None or left_out.get(head) is True:
+        return
+    if not rest:
+        if getattr(spec, head) == type(spec).model_fields[head].default:
+            left_out[head] = True
+        return
+    inside = left_out.get(head, {})
+    inside = dict.fromkeys(inside, True) if isinstance(inside, set) else inside
+    _leave_out(inside, getattr(spec, head), rest)
+    if inside:
+        left_out[head] = inside
+
+
 def _layout_problem(s: Scenario) -> str | None:
     """What does not divide, or None."""
     d, moe = s.deployment, s.model.moe
@@ -141,11 +179,13 @@ def _layout_problem(s: Scenario) -> str | None:
         for what, number in divided_parts(layer.attention) if layer.attention else ():
             if number % d.attention_tp:
                 return f"deployment.attention_tp = {d.attention_tp} must divide the model's {number} {what}"
+    problem = _context_problem(s)
+    if problem:
+        return problem
     if moe and (moe.num_experts + d.redundant_experts) % d.ep:
-        return (
-            f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
-            f"experts: change deployment.ep or deployment.redundant_experts"
-        )
+        problem = _uneven_problem(s, moe)
+        if problem:
+            return problem
     if moe and moe.ffn_size % d.moe_tp:
         return f"deployment.moe_tp = {d.moe_tp} must divide the experts' ffn_size = {moe.ffn_size}"
     if not moe and d.redundant_experts:
@@ -166,6 +206,65 @@ def _layout_problem(s: Scenario) -> str | None:
     loads = s.routing.rank_loads
     if loads is not None and len(loads) != d.ep:
         return f"routing.rank_loads has {len(loads)} values, deployment.ep = {d.ep} ranks need one each"
+    return None
+
+
+def _context_problem(s: Scenario) -> str | None:
+    """Why a context can't be divided as stated, or None."""
+    d = s.deployment
+    if d.context_parallel * d.decode_context_parallel == 1:
+        return None
+    if s.costs == "report":
+        return "costs = report counts no context parallelism: leave it out"
+    drafts = [s.model.mtp.layer] if s.model.mtp and d.mtp.draft_tokens else []
+    for layer in (*s.model.layers, *drafts):
+        mixer = layer.attention
+        if mixer is None:
+            continue
+        if d.context_parallel > 1 and not isinstance(mixer, Mla | Gqa):
+            return (
+                f"deployment.context_parallel = {d.context_parallel}: {mixer.kind} layers hand states or compressed "
+                "entries from token to token, which is not modelled for a divided prompt; use 1"
+            )
+        if d.decode_context_parallel == 1 or not isinstance(mixer, Mla | Gqa | CompressedAttention):
+            continue  # a state is not divided
+        size = f"deployment.decode_context_parallel = {d.decode_context_parallel}"
+        if isinstance(mixer, CompressedAttention) or mixer.indexer or mixer.sliding_window:
+            return (
+                f"{size}: attention with windows, selection or compressed entries is not modelled so; use 1"
+            )
+        if isinstance(mixer, Gqa) and mixer.num_kv_heads * d.decode_context_parallel > d.attention_tp:
+            most = max(1, d.attention_tp // mixer.num_kv_heads)
+            return (
+                f"{size} exceeds the copies of each KV head: attention_tp = {d.attention_tp} over "
+                f"{mixer.num_kv_heads} KV heads allows {most}"
+            )
+    return None
+
+
+def _uneven_problem(s: Scenario, moe: Moe) -> str | None:
+    """Why experts that don't divide over ``ep`` can't lie as stated, or None."""
+    d = s.deployment
+    if not d.uneven_experts or d.redundant_experts:
+        enough = d.redundant_experts + -(moe.num_experts + d.redundant_experts) % d.ep
+        return (
+            f"deployment.ep = {d.ep} must divide the {moe.num_experts} routed + {d.redundant_experts} redundant "
+            f"experts: change deployment.ep or deployment.redundant_experts ({enough} would do)"
+        )
+    if moe.num_experts < d.ep:
+        return (
+            f"deployment.ep = {d.ep} exceeds the {moe.num_experts} experts: ranks without any are not placed"
+        )
+    if d.backend not in ("none", "all-gather", "all-to-all"):
+        return (
+            f"deployment.all_to_all = {d.backend} needs equally many experts on each rank, deployment.ep = {d.ep} of "
+            f"{moe.num_experts} has not: use all-gather, or redundant_experts={-moe.num_experts % d.ep}"
+        )
+    if s.routing.placement == "eplb":
+        return (
+            f"routing.placement = eplb needs equally many experts on each rank, deployment.ep = {d.ep} of "
+            f"{moe.num_experts} has not: use contiguous, or deployment.redundant_experts={-moe.num_experts % d.ep}"
+        )
     return None
 
 
@@ -343,7 +442,7 @@ def _router_problem(s: Scenario) -> str | None:
 
 
 def _slots(s: Scenario, moe: Moe) -> int:
-    return (moe.num_experts + s.deployment.redundant_experts) // s.deployment.ep
+    return int(s.deployment.most_slots(moe.num_experts))
 
 
 def _most_load(s: Scenario, moe: Moe) -> float:

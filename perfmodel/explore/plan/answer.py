@@ -24,7 +24,7 @@ from perfmodel.explore.plan.simulate import (
     simulate_survivors,
     step_of,
 )
-from perfmodel.explore.space import CHUNK, FORMATS, REPLICAS, RUNNING
+from perfmodel.explore.space import CHUNK, DCP, FORMATS, REPLICAS, RUNNING
 from perfmodel.serving.serve import serve
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
@@ -166,6 +166,7 @@ def _deployment_words(d: Deployment) -> str:
     ]
     if d.dense_tp != d.attention_tp:
         parts.append(f"dense TP{d.dense_tp}")
+    parts += [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
     p = d.precision
     weights = p.linear if p.linear == p.experts else f"{p.linear}/{p.experts}"
     parts.append(f"{weights}, KV {p.kv_cache}")
@@ -259,6 +260,11 @@ def _keys_words(keys: Mapping[str, Any]) -> str:
         dense = get["deployment.dense_tp"]
         if dense != tp:
             words.append(f"dense TP{dense}")
+        words += [
+            f"{name}{get[key]}"
+            for key, name in (("deployment.pp", "PP"), (DCP, "DCP"))
+            if get.get(key, 1) > 1
+        ]
         overlap = get.get("deployment.overlap", "sequential")
         formats = {path: keys.get(path) for path in FORMATS["fp8"]}
         weights = "/".join(dict.fromkeys(str(value) for value in formats.values()))

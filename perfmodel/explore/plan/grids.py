@@ -138,14 +138,20 @@ def _questions(scenario: Scenario, lengths: Lengths, prompts: Array) -> Iterator
     per_gpu, context = 1.0 / deployment.attention_tp, lengths.context
     attended = lengths.cached + max(1.0, lengths.input - lengths.cached) / 2.0
     even = np.array([1.0 / deployment.attention_dp, 1.0])
+    stages = deployment.pp  # a pipeline's step is a turn: its requests and prompts over its micro-batches
+
+    def each(values: Array) -> Array:
+        return values if stages == 1 else np.maximum(values / stages, 1.0)
+
     ones = np.ones(BATCHES.shape)
-    yield _question(scenario, "decode", decode_leaves(BATCHES * per_gpu, context * ones), ones)
+    yield _question(scenario, "decode", decode_leaves(each(BATCHES) * per_gpu, context * ones), ones)
     e, p = (x.ravel() for x in np.meshgrid(even, prompts, indexing="ij"))
-    yield _question(scenario, "prefill", prompt_leaves(p, np.full(p.shape, attended), per_gpu), e)
+    yield _question(scenario, "prefill", prompt_leaves(each(p), np.full(p.shape, attended), per_gpu), e)
     if serving.policy == "mixed":
         e, b, p = (x.ravel() for x in np.meshgrid(even, MIXED_BATCHES, prompts, indexing="ij"))
-        leaves = prompt_leaves(p, np.full(p.shape, attended), per_gpu)
-        yield _question(scenario, "mixed", decode_leaves(b * per_gpu, np.full(b.shape, context)) | leaves, e)
+        leaves = prompt_leaves(each(p), np.full(p.shape, attended), per_gpu)
+        decodes = decode_leaves(each(b) * per_gpu, np.full(b.shape, context))
+        yield _question(scenario, "mixed", decodes | leaves, e)
 
 
 def _question(scenario: Scenario, phase: str, leaves: dict[str, Array], even: Array) -> _Question:
@@ -153,7 +159,7 @@ def _question(scenario: Scenario, phase: str, leaves: dict[str, Array], even: Ar
     own = with_arrays(scenario.model_copy(update={"deployment": deployment}), leaves)
     sent = np.zeros(even.shape)
     if phase != "prefill":
-        requests = leaves["deployment.batch_per_gpu"] * deployment.stage_gpus
+        requests = leaves["deployment.batch_per_gpu"] * deployment.num_gpus
         sent += scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))  # type: ignore[arg-type]
     return _Question(phase, step_segments(with_uneven_ranks(own, even)), even, sent, has_contention(scenario))
 

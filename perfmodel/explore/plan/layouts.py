@@ -13,12 +13,13 @@ from perfmodel.engines.launch import unsaid
 from perfmodel.engines.legality import refusal
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.plan.question import Kind, Question
-from perfmodel.explore.space import CHUNK, DENSE, DP, DRAFTS, EP, KV, OVERLAP, SHAPE, TP, Space
+from perfmodel.explore.space import CHUNK, DCP, DENSE, DP, DRAFTS, EP, KV, OVERLAP, PP, SHAPE, TP, Space
 from perfmodel.load import build_scenario
 from perfmodel.ops.limits import requests_per_rank
 from perfmodel.ops.memory import cache_tokens_per_rank
 from perfmodel.spec.base import Spec
 from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.mixers import Gqa
 from perfmodel.spec.model import Model
 from perfmodel.spec.scenario import Scenario
 
@@ -96,7 +97,9 @@ def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
     """What is cheap to see before a scenario is loaded."""
     group = keys[TP] * keys[DP]
     moe = model.moe
-    if group > gpus or group % keys[EP] or group % keys[DENSE]:
+    if group * keys.get(PP, 1) > gpus or group % keys[EP] or group % keys[DENSE]:
+        return False
+    if keys[TP] % keys.get(DCP, 1) or keys.get(PP, 1) > model.num_layers or not _copied(keys, model):
         return False
     copies = keys.get("deployment.redundant_experts", 0)
     if moe is not None and ((moe.num_experts + copies) % keys[EP] or moe.ffn_size % (group // keys[EP])):
@@ -106,6 +109,12 @@ def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
         and layer.dense_ffn_size % keys[DENSE] == 0
         for layer in model.layers
     )
+
+
+def _copied(keys: Mapping[str, Any], model: Model) -> bool:
+    """Whether a cache lies on as many GPUs as it is to be divided among: a KV head's copies."""
+    heads = [layer.attention.num_kv_heads for layer in model.layers if isinstance(layer.attention, Gqa)]
+    return all(keys.get(DCP, 1) == 1 or number * keys[DCP] <= keys[TP] for number in heads)
 
 
 def _loaded(base: Mapping[str, Any], keys: Mapping[str, Any], question: Question) -> Scenario | None:

@@ -195,6 +195,7 @@ def _columns(layouts: Sequence[Layout]) -> dict[str, Array]:
     scenarios = [one.scenario for one in layouts]
     return {
         "ranks": np.array([float(s.deployment.attention_dp) for s in scenarios]),
+        "stages": np.array([float(s.deployment.pp) for s in scenarios]),
         "gpus": np.array([float(one.gpus) for one in layouts]),
         "tokens": np.array([float(tokens_per_step(s.deployment)) for s in scenarios]),
         "mixes": np.array([s.serving.policy == "mixed" for s in scenarios]),
@@ -243,7 +244,8 @@ def _together(
     tokens = np.asarray(chunks, dtype=float)[c]
     own = Candidates(
         row=row,
-        chunk=np.where(columns["whole"][row] > 0.0, np.maximum(tokens, lengths.input), tokens),
+        chunk=columns["stages"][row]
+        * np.where(columns["whole"][row] > 0.0, np.maximum(tokens, lengths.input), tokens),
         cap=caps[row, c, r],
         replicas=n.astype(float),
         ranks=columns["ranks"][row],
@@ -290,7 +292,8 @@ def _apart(
     tokens = np.asarray(chunks, dtype=float)[c]
     own = Candidates(
         row=d,
-        chunk=np.where(columns["whole"][p] > 0.0, np.maximum(tokens, lengths.input), tokens),
+        chunk=columns["stages"][p]
+        * np.where(columns["whole"][p] > 0.0, np.maximum(tokens, lengths.input), tokens),
         cap=caps[d, 0, r],
         replicas=x.astype(float),
         ranks=columns["ranks"][d],
@@ -323,7 +326,8 @@ def _best_decoders(layouts: Sequence[Layout], grids: Grids, caps: Array, gpus: i
         batch = np.minimum(batch, caps[i].max())
         s = layouts[i].scenario.deployment
         per_s = batch / np.maximum(grids.decode(np.full(speeds.size, i), np.maximum(batch, 1.0)), 1e-12)
-        rates[k] = np.where(batch > 0.0, per_s * float(tokens_per_step(s)) / s.attention_tp, 0.0)
+        gpus_of_rank = s.attention_tp * s.pp
+        rates[k] = np.where(batch > 0.0, per_s * float(tokens_per_step(s)) / gpus_of_rank, 0.0)
     share = rates / np.maximum(rates.max(axis=0), 1e-12)
     order = np.argsort(-(share**8).sum(axis=1), kind="stable")
     leaders = list(dict.fromkeys([int(k) for k in rates.argmax(axis=0)] + [int(k) for k in order]))
@@ -347,6 +351,7 @@ def _best_readers(
             if one.kv_tokens[c] < lengths.input + 1.0:
                 continue
             size = max(float(chunk), lengths.input) if columns["whole"][i] else float(chunk)
+            size *= columns["stages"][i]
             times = np.ceil(lengths.input / size)
             fit, row, ranks = max(1.0, np.floor(size / lengths.input)), np.array([i]), columns["ranks"][i]
             full = float(grids.prompt(row, np.array([min(size, fit * lengths.input)]), np.ones(1))[0]) * times

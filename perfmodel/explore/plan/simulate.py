@@ -88,7 +88,7 @@ def steady(served: Served) -> dict[str, float]:
         "requests_per_s": float(inside.sum()) / span,
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": output / scenario.fleet_gpus,
-        "usd_per_million_output_tokens": scenario.prices.usd_per_gpu_hour
+        "usd_per_million_output_tokens": scenario.fleet_usd_per_gpu_hour
         * scenario.fleet_gpus
         / HOUR
         / output
@@ -291,7 +291,8 @@ def step_of(run: Run) -> Scenario:
         else 1.0
     )
     deployment = s.deployment.model_copy(update={"phase": "decode", "context_tokens": float(round(context))})
-    found = with_batch(s.model_copy(update={"deployment": deployment}), max(1.0, round(mean)) / tp)
+    each = max(1.0, round(mean / s.deployment.pp))
+    found = with_batch(s.model_copy(update={"deployment": deployment}), each / tp)
     return with_batch(found, min(found.deployment.batch_per_gpu, limits(found).fits))
 
 

@@ -20,7 +20,14 @@ from perfmodel.stated import names_file
 
 MOST_BYTES = 512 * 2**20
 """Of all files of a sweep: they are held in every worker's memory."""
-KEYS = ("calibration", "model", "model.base", "workload.trace", *(f"routing.{key}" for key in READERS))
+KEYS = (
+    "calibration",
+    "prefill.calibration",
+    "model",
+    "model.base",
+    "workload.trace",
+    *(f"routing.{key}" for key in READERS),
+)
 """Key paths whose text may name a file or a folder."""
 
 

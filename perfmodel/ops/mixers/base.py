@@ -35,6 +35,10 @@ class Place:
     """What its ops' names begin with."""
     indexes: bool = True
     """Whether it selects tokens by an index branch of its own, if it has one; else by the last selection before it."""
+    shards: int = 1
+    """GPUs of the group among which each request's cache is divided by tokens."""
+    exchange: Callable[[str, str, Num, Num], Op] | None = None
+    """A collective of those GPUs: its kernel, its name, rows and their width (whole, on every GPU)."""
     all_reduce: Callable[[str, Num, int], Op] | None = None
     """The group's all-reduce of so many rows of a width, for mixers that sum before their end; None: one GPU."""
 
@@ -52,6 +56,40 @@ class Place:
         if self.tp == 1 or self.all_reduce is None:
             return []
         return [self.all_reduce(self.name(part), self.rows, width)]
+
+
+def shard_of(group: Group, place: Place) -> Group:
+    """What a decoding group's queries meet of the cache on one of the GPUs that divide it."""
+    return replace(group, cached_tokens=group.cached_tokens / place.shards)
+
+
+def queries_gathered(group: Group, place: Place, width: Num) -> list[Op]:
+    """Each GPU's heads' queries, ``width`` elements per token in all of a shard group's heads, go to all its GPUs."""
+    if place.shards == 1 or place.exchange is None:
+        return []
+    return [place.exchange("all_gather", "dcp_gather", group.tokens * place.tp, width)]
+
+
+def outputs_merged(group: Group, place: Place, heads: Num, width: Num) -> list[Op]:
+    """Partial outputs of all the shard group's heads become those of each GPU's own heads: their log-sum-exps are
+    gathered (FP32) and outputs reduce-scattered.
+    """
+    if place.shards == 1 or place.exchange is None:
+        return []
+    rows = group.tokens * place.tp
+    sums = 4.0 / place.precision.activation_bytes * heads * place.shards
+    return [
+        place.exchange("all_gather", "dcp_gather_lse", rows, sums),
+        place.exchange("reduce_scatter", "dcp_merge", rows, heads * width),
+    ]
+
+
+def context_gathered(group: Group, place: Place, width: Num) -> list[Op]:
+    """The cached tokens that a prompt attends to, from all GPUs that hold a part of them; none for a fresh prompt."""
+    if place.shards == 1 or place.exchange is None or not np.any(np.asarray(group.cached_tokens)):
+        return []
+    rows = group.requests * place.tp * group.cached_tokens
+    return [place.exchange("all_gather", "dcp_context", rows, width)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +177,8 @@ def stands_alone(place: Place) -> bool:
     """
     group, precision = place.work.groups[0], place.precision
     plain = group.kind == "prefill" or bool(np.all(np.asarray(group.new_tokens) == 1.0))
-    return len(place.work.groups) == 1 and plain and precision.output_dtype == precision.linear
+    whole = place.shards == 1 and not np.any(np.asarray(group.others))
+    return whole and len(place.work.groups) == 1 and plain and precision.output_dtype == precision.linear
 
 
 def module_key(place: Place, kernel: str) -> Inside:

@@ -17,13 +17,17 @@ from perfmodel.ops.mixers.base import (
     Kept,
     MixerWeights,
     Place,
+    context_gathered,
     gate_apply,
     gate_width,
     inside,
     module_key,
+    outputs_merged,
+    queries_gathered,
     seen_keys,
     seen_pairs,
     selected_keys,
+    shard_of,
 )
 from perfmodel.ops.op import Op, Stream
 from perfmodel.ops.work import Group
@@ -83,7 +87,8 @@ def build(gqa: Gqa, place: Place) -> Built:
         pre += state.conv_ops(place, channels=channels, taps=gqa.kv_conv)
     if gqa.relative:
         pre += _relative(gqa.relative, place, heads)
-    core += [_core(gqa, group, place, heads, kv_heads) for group in place.work.groups]
+    for group in place.work.groups:
+        core += _core_ops(gqa, group, place, heads, kv_heads)
     width = heads * gqa.value_head_dim
     if gate:
         core.append(gate_apply(place, width))
@@ -92,6 +97,23 @@ def build(gqa: Gqa, place: Place) -> Built:
     )
     key = module_key(place, "msa_module" if _is_module(gqa, place) else "")
     return inside(pre, key), inside(core, key)
+
+
+def _core_ops(gqa: Gqa, group: Group, place: Place, heads: int, kv_heads: int) -> list[Op]:
+    """The core of one group, with what GPUs exchange that divide its cache by tokens: all of them have the same KV
+    heads, so the queries of all their heads.
+    """
+    if place.shards == 1:
+        return [_core(gqa, group, place, heads, kv_heads)]
+    if group.kind == "prefill":
+        width = 2.0 * kv_heads * gqa.head_dim
+        return [*context_gathered(group, place, width), _core(gqa, group, place, heads, kv_heads)]
+    all_heads = heads * place.shards
+    return [
+        *queries_gathered(group, place, all_heads * gqa.head_dim),
+        _core(gqa, shard_of(group, place), place, all_heads, kv_heads),
+        *outputs_merged(group, place, all_heads, gqa.value_head_dim),
+    ]
 
 
 def _is_module(gqa: Gqa, place: Place) -> bool:
@@ -244,11 +266,11 @@ def _core(gqa: Gqa, group: Group, place: Place, heads: int, kv_heads: int) -> Op
     if indexer:
         most = indexer.top_blocks * indexer.block_tokens
         pairs, keys = group.attended_pairs(most) * tp, group.keys_per_request()
-        read = pairs if decode else requests * keys
+        read = pairs if decode else requests * (keys + group.others)
     else:
         pairs = seen_pairs(group, gqa.sliding_window, chunked=gqa.chunked) * tp
         keys = seen_keys(group, gqa.sliding_window, chunked=gqa.chunked)
-        read = requests * keys
+        read = requests * (keys + group.others)
     shape = {
         "requests": requests,
         "new_tokens": group.new_tokens,

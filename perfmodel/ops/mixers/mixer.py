@@ -22,7 +22,7 @@ from perfmodel.ops.mixers import (
 )
 from perfmodel.ops.mixers.base import Built, Kept, MixerOps, MixerWeights, Place
 from perfmodel.ops.op import Op
-from perfmodel.ops.work import Work
+from perfmodel.ops.work import Work, context_ranks
 from perfmodel.spec.deployment import Deployment, Precision
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.mixers import (
@@ -37,6 +37,7 @@ from perfmodel.spec.mixers import (
     Mixer,
     Mla,
     ShortConv,
+    StateMixer,
 )
 
 _BUILD: dict[type, Callable[[Any, Place], Built]] = {
@@ -95,10 +96,22 @@ def mixer_ops(
     pre = [norm(f"{prefix}.norm", tokens=own_tokens, width=hidden, dtype=dtype, inside=inside)]
     if tp > 1 and not deployment.replicated:
         pre.append(all_gather(f"{prefix}.gather", work.tokens * tp, hidden, deployment, cluster, tp))
+    shards = 1 if isinstance(mixer, StateMixer) else deployment.decode_context_parallel
     place = Place(
-        work, tp, deployment.precision, hidden, prefix, indexes, partial(_summed, deployment, cluster)
+        work,
+        tp,
+        deployment.precision,
+        hidden,
+        prefix,
+        indexes,
+        shards=shards,
+        exchange=partial(_exchanged, deployment, cluster, prefix),
+        all_reduce=partial(_summed, deployment, cluster),
     )
     project, core = _BUILD[type(mixer)](mixer, place)
+    ranks = context_ranks(deployment)
+    if ranks > 1:
+        project = [*project, _keys_gathered(mixer, place, ranks, deployment, cluster, indexes=indexes)]
     if tp > 1:
         project = _with_sums(project, place, deployment, cluster)
         collective = all_reduce if deployment.replicated else reduce_scatter
@@ -109,6 +122,27 @@ def mixer_ops(
 
 def _summed(deployment: Deployment, cluster: Cluster, name: str, rows: Num, width: int) -> Op:
     return all_reduce(name, rows, width, deployment, cluster, deployment.attention_tp)
+
+
+def _exchanged(
+    deployment: Deployment, cluster: Cluster, prefix: str, kernel: str, part: str, rows: Num, width: Num
+) -> Op:
+    """A collective of the GPUs that divide a cache by tokens."""
+    collective = {"all_gather": all_gather, "reduce_scatter": reduce_scatter}[kernel]
+    return collective(
+        f"{prefix}.{part}", rows, width, deployment, cluster, deployment.decode_context_parallel
+    )
+
+
+def _keys_gathered(
+    mixer: Mixer, place: Place, ranks: int, deployment: Deployment, cluster: Cluster, *, indexes: bool
+) -> Op:
+    """Keys and values of all ranks' new tokens go to every rank that divides the prompt, before they are quantised."""
+    element = place.precision.activation_bytes
+    plain = place.precision.model_copy(update={"kv_cache": place.precision.activations})
+    kept = mixer_kept(mixer, plain, place.tp, indexes=indexes)
+    width = sum(cache.bytes_per_token for cache in kept.caches) / element
+    return all_gather(place.name("kv_gather"), place.rows * ranks, width, deployment, cluster, ranks)
 
 
 def mixer_weights(mixer: Mixer, hidden: int) -> MixerWeights:

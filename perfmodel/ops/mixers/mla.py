@@ -16,9 +16,13 @@ from perfmodel.ops.mixers.base import (
     Kept,
     MixerWeights,
     Place,
+    context_gathered,
     gate_ops,
     gate_width,
+    outputs_merged,
+    queries_gathered,
     selected_keys,
+    shard_of,
     stands_alone,
 )
 from perfmodel.ops.op import Op, Stream
@@ -81,12 +85,16 @@ def build(mla: Mla, place: Place) -> Built:
     for group in place.work.groups:
         if group.kind == "decode" or mla.indexer:
             absorbed = {"groups": heads, "m": group.tokens * tp, "dtype": dtype}
+            all_heads = heads * place.shards  # of the GPUs that divide the cache by tokens
             nope, value = mla.qk_nope_head_dim, mla.v_head_dim
             pre.append(bmm(place.name("absorb_q"), ATTENTION, n=mla.kv_lora_rank, k=nope, **absorbed))  # type: ignore[arg-type]
-            core.append(_absorbed(mla, group, place, heads))
+            pre += queries_gathered(group, place, all_heads * latent)
+            core.append(_absorbed(mla, shard_of(group, place), place, all_heads))
+            core += outputs_merged(group, place, all_heads, mla.kv_lora_rank)
             core.append(bmm(place.name("absorb_v"), ATTENTION, n=value, k=mla.kv_lora_rank, **absorbed))  # type: ignore[arg-type]
         else:
-            keys = group.requests * tp * group.keys_per_request(mla.sliding_window)
+            pre += context_gathered(group, place, latent)
+            keys = group.requests * tp * group.read_keys(mla.sliding_window)
             width = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
             pre.append(gemm(place.name("kv_b"), ATTENTION, m=keys, n=width, k=mla.kv_lora_rank, dtype=linear))
             core.append(_expanded(mla, group, place, heads))
@@ -168,7 +176,7 @@ def _absorbed(mla: Mla, group: Group, place: Place, heads: int) -> Op:
         whole = 2.0 * heads * (mla.qk_head_dim + mla.v_head_dim)
         total = group.cached_tokens + group.new_tokens
         flops = pairs * where(total <= mla.indexer.top_k, min(whole, per_pair), per_pair)
-        read = requests * keys
+        read = requests * (keys + group.others)
     shape = {
         "requests": requests,
         "new_tokens": group.new_tokens,
@@ -199,7 +207,7 @@ def _absorbed(mla: Mla, group: Group, place: Place, heads: int) -> Op:
 def _expanded(mla: Mla, group: Group, place: Place, heads: int) -> Op:
     """Expanded core: multi-head attention with query and key width nope + rope and its own value width."""
     pairs = group.attended_pairs(mla.sliding_window) * place.tp
-    keys = group.requests * place.tp * group.keys_per_request(mla.sliding_window)
+    keys = group.requests * place.tp * group.read_keys(mla.sliding_window)
     per_query = mla.qk_head_dim + mla.v_head_dim
     shape = {
         "requests": group.requests * place.tp,

@@ -134,6 +134,7 @@ def _words(first: First) -> dict[str, str]:
         "attention_dp": "such groups, each with requests of its own",
         "ep": "GPUs among which the routed experts are divided",
         "pp": "pipeline stages",
+        "decode_context_parallel": "GPUs of such a group that divide each request's cache by tokens",
         "precision": f"the checkpoint is {checkpoint.linear}, experts {checkpoint.experts}",
         "batch_per_gpu": f"decoding requests per GPU in `step`; largest: {first.largest}",
         "context_tokens": "tokens in a decoding request's cache: the prompt and half of the output",

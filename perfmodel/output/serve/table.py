@@ -154,6 +154,8 @@ def _replicas(values: Mapping[str, Any], scenario: Scenario) -> str:
     if prefill is None:
         return f"{own} x {values['gpu']}"
     apart = f"{prefill.serving.replicas} x {prefill.deployment.num_gpus}"
+    if prefill.cluster is not None:
+        return f"{apart} x {prefill.cluster.gpu.name} for prefill and {own} x {values['gpu']} for decode"
     return f"{apart} for prefill and {own} for decode, {values['gpu']}"
 
 

@@ -366,6 +366,6 @@ def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
 def _layout(scenario: Scenario) -> str:
     d, p = scenario.deployment, scenario.deployment.precision
     parts = [f"attention DP{d.attention_dp} TP{d.attention_tp}", f"dense TP{d.dense_tp}", f"EP{d.ep}"]
-    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1)
+    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
     formats = f"linear {p.linear}, experts {p.experts}, attention {p.attention}, KV cache {p.kv_cache}"
     return f"{', '.join(parts)}; {formats}; dispatch {p.dispatch}, combine {p.combine}; {d.backend}"

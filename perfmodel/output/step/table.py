@@ -155,7 +155,7 @@ def _subtitle(answer: StepAnswer) -> str:
     scenario, d = answer.scenario, answer.scenario.deployment
     layout = f"attention DP{d.attention_dp} TP{d.attention_tp}, dense TP{d.dense_tp}, EP{d.ep}"
     layout += f" x TP{d.moe_tp}" if d.moe_tp > 1 else ""
-    layout += f", PP{d.pp}" if d.pp > 1 else ""
+    layout += "".join(f", {part}" for part in [f"PP{d.pp}"] * (d.pp > 1) + d.context_words)
     work = (
         [f"batch {d.batch_per_gpu:g} per GPU, context {d.context_tokens:,.0f}"]
         if d.phase != "prefill"
