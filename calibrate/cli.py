@@ -150,7 +150,9 @@ def import_tables(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="Only this part of each calibration: mixers, modules or formats. Repeatable."),
+        typer.Option(
+            help="Only this part of each calibration: mixers, modules, formats or racks. Repeatable."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")

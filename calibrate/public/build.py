@@ -51,6 +51,7 @@ PART_READERS: dict[str, tuple[Reader, ...]] = {
     parts.MIXERS: (states.samples, sparse.samples),
     parts.MODULES: (modules.samples,),
     parts.FORMATS: (expert_formats.samples,),
+    parts.RACKS: (transfers.rack_samples,),
 }
 """Part of a calibration -> the readers of its classes."""
 DERIVED = {"h800-sxm": "h100_sxm"}
@@ -62,7 +63,7 @@ MAX_HELD_OUT = 60
 """Held-out rows that are kept of a curve."""
 MAX_HELD_OUT_TOTAL = 2500
 """Of all curves together, so that the file stays below 300 kB."""
-MAX_HELD_OUT_PART = {parts.MIXERS: 1000, parts.MODULES: 120, parts.FORMATS: 1000}
+MAX_HELD_OUT_PART = {parts.MIXERS: 1000, parts.MODULES: 120, parts.FORMATS: 1000, parts.RACKS: 100}
 """Of all curves of a part, so that a GPU's folder stays below 2 MB."""
 REPEATED = (("mla", "generation_mla"), ("mla", "context_mla"), ("mla_bmm", "mla_bmm"), ("moe", "moe"))
 """Tables that hold shapes that were timed twice."""
