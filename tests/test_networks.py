@@ -65,15 +65,25 @@ def test_nccl_s_collectives_of_a_rack_are_as_timed():
 
 
 def test_an_engine_that_nobody_timed_in_the_rack_is_nccl_s_and_says_so():
+    for engine, ranks in (("vllm", 8), ("trtllm", 32)):
+        found = seconds("gb200-nvl72", engine, 16384.0, ranks)
+        assert not found.calibrated
+        assert found.log_std > 0.15
+        nearer = seconds("gb200-nvl72", engine, 16384.0, 4)
+        assert "custom_allreduce" in nearer.source
+        assert nearer.seconds < found.seconds
+
+
+def test_gb200_takes_tensorrt_llm_s_all_reduce_over_trays_from_gb300_and_says_so():
+    """Over 2 and 4 GPUs both take the same: 4.5 and 4.9 us for 16 KB."""
+    for ranks in (2, 4):
+        pair = [
+            float(seconds(gpu, "trtllm", 16384.0, ranks).seconds) for gpu in ("gb200-nvl72", "gb300-nvl72")
+        ]
+        assert pair[0] == pytest.approx(pair[1], rel=0.02)
     found = seconds("gb200-nvl72", "trtllm", 16384.0, 8)
-    assert "nccl 2.27.7" in found.source
-    assert "trtllm's own was not timed over 8 GPUs: NCCL's" in found.flag
-    wider = seconds("gb200-nvl72", "trtllm", 16384.0, 32)
-    assert not wider.calibrated
-    assert wider.log_std > 0.5
-    nearer = seconds("gb200-nvl72", "trtllm", 16384.0, 4)
-    assert "custom_allreduce" in nearer.source
-    assert nearer.seconds < found.seconds
+    assert float(found.seconds) == pytest.approx(4.5e-6, rel=0.05)
+    assert "derived: GB300's" in found.flag
 
 
 def test_the_sum_over_nodes_is_of_parts_that_were_timed():

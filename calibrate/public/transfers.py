@@ -131,6 +131,15 @@ RACKS = {"gb200": {"sglang": "0.5.14"}, "gb300": {"vllm": "0.27.0"}}
 package than the calibrations' own, which hold GB300's by SGLang and TensorRT-LLM."""
 RACK_NCCL = {"gb200": "2.23"}
 """System -> folder of NCCL's collectives over as many; its rows are of 2.27.7."""
+RACK_TWINS = {
+    "gb200": (
+        "gb300",
+        "trtllm",
+        "1.3.0rc20",
+        "GB300's, which takes as long over 2 and 4 GPUs (within 1 % to 4 MB)",
+    )
+}
+"""System -> another of the same links, an engine and a version whose all-reduces answer for it, and why they may."""
 RACK_NOTE = "over trays of one rack"
 
 
@@ -144,6 +153,14 @@ def rack_samples(source: Source, system: str) -> list[Samples]:
             origin = f"{source.label}, {system}, {engine} {version}, custom_allreduce"
             note = f"{ENGINE_NOTES[engine]}; {RACK_NOTE}"
             found.append(_samples("all_reduce", "custom", engine, rows, origin, note))
+    if system in RACK_TWINS:
+        twin, engine, version, why = RACK_TWINS[system]
+        table = source.read(twin, "comm", engine, "custom_allreduce", version)
+        if table is not None:
+            origin = f"{source.label}, {twin}, {engine} {version}, custom_allreduce"
+            note = f"{ENGINE_NOTES[engine]}; {RACK_NOTE}"
+            made = _samples("all_reduce", "custom", engine, table[table["num_gpus"] > TRAY], origin, note)
+            found.append(replace(made, flag=f"derived: {why}"))
     version = RACK_NCCL.get(system, "")
     table = source.read(system, "comm", "nccl", "nccl", version) if version else None
     if table is not None:

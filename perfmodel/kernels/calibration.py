@@ -166,18 +166,19 @@ class Calibration:
         return self.derivation.of(found, self.name) if self.derivation else found
 
     def _in_rack(self, op: Op, variables: dict[str, Num], cluster: Cluster) -> Timing | None:
-        """A collective over more GPUs of a link domain than a node has: the engine's own, else NCCL's; None where
-        neither was timed.
+        """A collective over more GPUs of a link domain than a node has; None where it was not timed: another engine's
+        may know nothing of the rack.
         """
         part = self.part(RACKS) if op.kernel in COLLECTIVES and not np.any(op.network_bytes) else None
-        for library in dict.fromkeys((op.backend, "nccl")) if part else ():
-            curve = part.curves.get((op.kernel, "any", library)) if part else None
-            if part and curve and curve.engine in ("", self.engine) and curve.covers(variables):
-                found = part._transfer(op, curve, variables, cluster)
-                other = f"{self.engine or 'the engine'}'s own was not timed over {op.shape['ranks']:g} GPUs: NCCL's"
-                said = "" if library == op.backend else f"calibration {part.name}: {op.kernel}: {other}"
-                return replace(found, flag="; ".join(filter(None, (said, found.flag))))
-        return None
+        curve = part.curves.get((op.kernel, "any", op.backend)) if part else None
+        if (
+            part is None
+            or curve is None
+            or curve.engine not in ("", self.engine)
+            or not curve.covers(variables)
+        ):
+            return None
+        return part._transfer(op, curve, variables, cluster)
 
     def _sparse_core(self, op: Op, cluster: Cluster) -> Timing | None:
         """A decoding core over selected tokens, which no table has alone: the dense BF16 core over as many, each query
