@@ -8,7 +8,9 @@ ORACLE := .venv-oracle
 MINUTES ?= 5
 SEED ?= 0
 SHIPPED := h100-sxm h200-sxm b200-sxm gb200-nvl72 h800-sxm b300-sxm gb300-nvl72 a100-sxm l40s rtx-pro-6000
-DERIVED := h20-sxm h20-141g-sxm a800-sxm
+DERIVED := h20-sxm h20-141g-sxm a800-sxm mi325x
+AMD := mi300x mi355x
+AITER ?= build/aiter/aiter/configs
 TABLES := aiconfigurator-core==0.12.0 aisimulate==0.13.0.dev202610270000000085
 BIN := $(VENV)/bin
 KEY = $(shell cat pyproject.toml Makefile $(CONSTRAINTS) | sha256sum | cut -c1-16)
@@ -20,7 +22,7 @@ FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-memory bench-peers hostile calibrate import-tables calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-memory bench-peers hostile calibrate import-tables import-amd calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -70,6 +72,11 @@ import-tables: $(VENV)/.dev-$(KEY) ## remake the shipped GPU calibrations from p
 	$(BIN)/calibrate import-tables $(foreach wheel,aiconfigurator_core aisimulate,--tables $$(ls build/tables/$(wheel)-*.whl)) \
 		--out perfmodel/data/calibrations $(foreach gpu,$(SHIPPED),--system $(gpu))
 	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations $(foreach gpu,$(DERIVED),--system $(gpu))
+
+import-amd: $(VENV)/.dev-$(KEY) ## remake AMD's calibrations from aiter's tuning files (AITER=folder aiter/configs of a copy)
+	$(BIN)/python -m calibrate.public.amd $(AITER)
+	$(BIN)/calibrate import-tables --tables $(AITER) --out perfmodel/data/calibrations $(foreach gpu,$(AMD),--system $(gpu))
+	$(BIN)/calibrate import-tables --out perfmodel/data/calibrations --system mi325x
 
 calibration-report: $(VENV)/.dev-$(KEY) ## time this machine's kernels, fit, and measure how far predictions are off (10 minutes)
 	$(BIN)/calibrate profile --out build/calibration --model small --model medium --max-tokens 512 --max-context 2048 \

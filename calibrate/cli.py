@@ -141,7 +141,7 @@ def import_tables(
         typer.Option(
             help="Wheel of aiconfigurator-core or of a pre-release of aisimulate, or the folder that it was unpacked "
             "to. Given twice: parts from the second (sparse and linear attention, experts in MXFP4). Left "
-            "out: the installed package."
+            "out: the installed package. Of AMD's GPUs: the folder aiter/configs of a copy of ROCm/aiter."
         ),
     ] = None,
     system: Annotated[
@@ -150,7 +150,9 @@ def import_tables(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="Only this part of each calibration: mixers, modules or formats. Repeatable."),
+        typer.Option(
+            help="Only this part of each calibration: mixers, modules, formats or racks. Repeatable."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the calibrations; each goes to a folder of its GPU's name.")
@@ -158,14 +160,25 @@ def import_tables(
 ) -> None:
     """Make a calibration of each GPU from public measured tables of kernels.
 
-    GPUs that nobody timed (h20-sxm, h20-141g-sxm, a800-sxm) are derived from the shipped calibration of another.
+    GPUs that nobody timed (h20-sxm, h20-141g-sxm, a800-sxm, mi325x) are derived from the shipped calibration of
+    another. AMD's (mi300x, mi355x) are made of aiter's tuning files.
     """
-    from calibrate.public import derived
+    from calibrate.public import amd, derived
     from calibrate.public.build import PART_READERS, available, build, build_part, part_named, system_of
     from calibrate.public.report import missed, print_errors
     from calibrate.public.source import Source
+    from perfmodel.errors import DataError
 
-    names = [system_of(name) for name in system or []]
+    asked = list(system or [])
+    for name in [name for name in asked if name in amd.TIMED]:
+        if not tables:
+            raise DataError(f"--system {name}: needs --tables FOLDER, aiter/configs of a copy of ROCm/aiter")
+        own = amd.build(tables[0], name, out / name)
+        print_errors(own)
+        tell(f"wrote {own.folder} ({own.num_curves} curves)")
+    names = [system_of(name) for name in asked if name not in amd.TIMED]
+    if asked and not names:
+        return
     only = [part_named(name) for name in part or []]
     alone = bool(names) and all(name in derived.RULES for name in names)
     sources = [] if alone else [Source.find(place) for place in tables] if tables else [Source.find()]

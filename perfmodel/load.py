@@ -403,6 +403,25 @@ def _beside(config: Path) -> dict[str, Any] | None:
     return read_document(path) if path != config and is_file(path) else None
 
 
+def _cluster_named(name: str, field: str) -> str:
+    """The cluster that is meant by its own name or its GPU's.
+
+    Raises:
+        SpecError: none; the message says how to state one's own.
+    """
+    found = catalogue.cluster_named(name)
+    if found is not None:
+        return found
+    try:
+        catalogue.entry("clusters", name)
+    except SpecError as error:
+        raise SpecError(
+            f"{error}; one of your own: {field}: {{gpu: NAME or mapping, node: {{num_gpus: 8, link_gb_per_s: 448, "
+            "link_domain_gpus: 8}, network: {gb_per_s_per_gpu: 50}} (perfmodel show keys cluster)"
+        ) from error
+    return name
+
+
 def _section(kind: str, value: Any, field: str) -> dict[str, Any]:
     """A section as a mapping of its own fields, with its base (and its GPU's) expanded."""
     if isinstance(value, str):
@@ -414,6 +433,7 @@ def _section(kind: str, value: Any, field: str) -> dict[str, Any]:
     if base is not None:
         if not isinstance(base, str):
             raise SpecError(f"{field}.base = {shown(base)}: must be a catalogue name")
+        base = _cluster_named(base, field) if kind == "clusters" else base
         parent: dict[str, Any] = {**catalogue.entry(kind, base), "name": base}
         if kind == "clusters":
             parent["gpu"] = _section("gpus", parent["gpu"], "cluster.gpu")

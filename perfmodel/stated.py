@@ -356,11 +356,8 @@ def _gpu_of(document: Mapping[str, Any]) -> str | None:
         return str(named) if named else _gpu_of({"cluster": cluster["base"]}) if cluster.get("base") else None
     if not isinstance(cluster, str):
         return None
-    return (
-        str(catalogue.entry("clusters", cluster)["gpu"])
-        if cluster in catalogue.names("clusters")
-        else cluster
-    )
+    named = catalogue.cluster_named(cluster)
+    return cluster if named is None else str(catalogue.entry("clusters", named)["gpu"])
 
 
 def _without_place(document: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

@@ -282,7 +282,9 @@ def test_flags_name_what_was_not_measured():
     assert "320 ranks, measured up to 256" in collective_seconds(traffic, low, H800, ranks=320).flag
     nccl = lookup_collective("nccl", "all_gather", "hopper")
     assert collective_seconds(Traffic(1e6, 0.0), nccl, H800, ranks=8).flag == ""
-    assert "between link domains not measured" in collective_seconds(traffic, nccl, H800).flag
+    assert "of 6 clusters took 62 to 261 us, not 45" in collective_seconds(traffic, nccl, H800).flag
+    sent = lookup_collective("nccl", "send_recv", "hopper")
+    assert "between link domains not measured" in collective_seconds(traffic, sent, H800).flag
     assert "NVLS" in lookup_collective("nvls", "all_gather", "hopper").flag
     assert lookup_collective("nvls", "all_gather", "hopper").sms_held == 4
     assert "no timings" in lookup_collective("trtllm-one-sided", "dispatch", "ampere").flag
@@ -296,7 +298,7 @@ def test_an_unknown_backend_is_refused_by_name():
 
 def test_rows_are_physical_and_sourced():
     rows = collectives().values()
-    assert {row.architecture for row in rows} == {"ampere", "hopper", "blackwell"}
+    assert {row.architecture for row in rows} == {"ampere", "hopper", "blackwell", "cdna3", "cdna4"}
     for row in rows:
         assert 0 < row.link_fraction <= 1
         assert 0 < row.network_fraction <= 1
@@ -320,7 +322,9 @@ def test_more_bytes_are_never_faster(link, network, more, index):
 
 @pytest.mark.parametrize("cluster", ["h100-ib", "h200-ib"])
 def test_an_all_reduce_over_more_ranks_than_were_timed_costs_more_and_knows_how_little(cluster):
-    """NCCL on GB200: 28.7 us on 8 GPUs, 50.4 on 16; nothing public over two nodes."""
+    """Over two nodes a sum of parts that were timed, which tests of whole all-reduces are far off; then by NCCL's
+    growth on GB200 (28.7 us on 8 GPUs, 50.4 on 16).
+    """
     base = [
         "calibration=''",
         f"cluster={cluster}",
@@ -341,8 +345,8 @@ def test_an_all_reduce_over_more_ranks_than_were_timed_costs_more_and_knows_how_
         ]
         times[tp] = tasks[0]
     alpha = {tp: float(timing.latency_s) for tp, timing in times.items()}
-    assert alpha[16] / alpha[8] == pytest.approx(50.4 / 28.7, rel=0.02)
-    assert alpha[32] / alpha[16] == pytest.approx(2**0.81, rel=1e-6)
+    assert alpha[16] == pytest.approx((11.88 + 11.05 + 22.57) * 1e-6, rel=1e-3)
+    assert alpha[32] / alpha[8] == pytest.approx((50.4 / 28.7) ** 2, rel=0.02)
     assert times[8].log_std < 0.2
-    assert times[16].log_std == times[32].log_std == pytest.approx(np.log(50.4 / 22.6), rel=0.01)
-    assert "16 ranks, measured up to 8" in times[16].flag
+    assert times[16].log_std == times[32].log_std == pytest.approx(1.0, rel=0.01)
+    assert "6 clusters took 62 to 261 us" in times[16].flag

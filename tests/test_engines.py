@@ -99,7 +99,7 @@ def test_a_version_that_yaml_reads_as_a_number_is_never_another_one():
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ("tgi", "must be one of deepseek, sglang, trtllm, vllm"),
+        ("tgi", "must be one of atom, deepseek, sglang, trtllm, vllm"),
         (
             {"name": "vllm", "version": "latest"},
             "version of vllm = 'latest': no version; must be like 0.17.0",

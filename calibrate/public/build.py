@@ -51,6 +51,7 @@ PART_READERS: dict[str, tuple[Reader, ...]] = {
     parts.MIXERS: (states.samples, sparse.samples),
     parts.MODULES: (modules.samples,),
     parts.FORMATS: (expert_formats.samples,),
+    parts.RACKS: (transfers.rack_samples,),
 }
 """Part of a calibration -> the readers of its classes."""
 DERIVED = {"h800-sxm": "h100_sxm"}
@@ -62,7 +63,7 @@ MAX_HELD_OUT = 60
 """Held-out rows that are kept of a curve."""
 MAX_HELD_OUT_TOTAL = 2500
 """Of all curves together, so that the file stays below 300 kB."""
-MAX_HELD_OUT_PART = {parts.MIXERS: 1000, parts.MODULES: 120, parts.FORMATS: 1000}
+MAX_HELD_OUT_PART = {parts.MIXERS: 1000, parts.MODULES: 120, parts.FORMATS: 1000, parts.RACKS: 100}
 """Of all curves of a part, so that a GPU's folder stays below 2 MB."""
 REPEATED = (("mla", "generation_mla"), ("mla", "context_mla"), ("mla_bmm", "mla_bmm"), ("moe", "moe"))
 """Tables that hold shapes that were timed twice."""
@@ -86,6 +87,24 @@ class Built:
     left_out: tuple[str, ...]
     """Tables that made no curve, and why."""
     num_curves: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a calibration's timings come from."""
+
+    label: str
+    """Package or repository, with its version."""
+    tables: str
+    """Which of its tables."""
+    device_name: str
+    """What the timed device is called there."""
+    repeat_log_std: float
+    """Noise of one timing: standard deviation of its log."""
+    repeats: str
+    """How that is known."""
+    notice: str
+    """The licence's text for the folder."""
 
 
 def system_of(name: str) -> str:
@@ -129,7 +148,9 @@ def build(source: Source, gpu: str, out: Path, created: str | None = None) -> Bu
     """
     system = _system(source, gpu)
     held, curves = fitted(source, system, gpu)
-    return _written(source, system, gpu, out, held, curves, gemm.left_out(source, system), created)
+    return written(
+        _origin(source, system, gpu), gpu, out, held, curves, gemm.left_out(source, system), created
+    )
 
 
 def build_part(source: Source, gpu: str, name: str, out: Path, created: str | None = None) -> Built | None:
@@ -142,7 +163,7 @@ def build_part(source: Source, gpu: str, name: str, out: Path, created: str | No
     note = SAME_CHIP if gpu in DERIVED else ""
     held = [_noted(one, note) for one in _fits(source, system, PART_READERS[name])]
     kept = MAX_HELD_OUT_PART[name]
-    return _written(source, system, gpu, out, held, [], [], created, kept) if held else None
+    return written(_origin(source, system, gpu), gpu, out, held, [], [], created, kept) if held else None
 
 
 def _system(source: Source, gpu: str) -> str:
@@ -152,9 +173,19 @@ def _system(source: Source, gpu: str) -> str:
     return system
 
 
-def _written(
-    source: Source,
-    system: str,
+def _origin(source: Source, system: str, gpu: str) -> Origin:
+    return Origin(
+        label=source.label,
+        tables=f"measured tables of {system}",
+        device_name=device_name(source, system, gpu),
+        repeat_log_std=repeat_log_std(source),
+        repeats=f"shapes above {LONG_S:g} s that the tables of any GPU hold twice: ratio of the two times, robust",
+        notice=ATTRIBUTION.format(source=source.label),
+    )
+
+
+def written(
+    origin: Origin,
     gpu: str,
     out: Path,
     held: Sequence[Held],
@@ -176,12 +207,12 @@ def _written(
         "format": FORMAT,
         "created": created,
         "perfmodel": perfmodel.__version__,
-        "source": f"{source.label}, measured tables of {system}",
-        "environment": {"device": "cuda", "device_name": device_name(source, system, gpu), "threads": 1},
+        "source": f"{origin.label}, {origin.tables}",
+        "environment": {"device": "cuda", "device_name": origin.device_name, "threads": 1},
         "cluster": cluster_section(gpu),
         "clock": {
-            "repeat_log_std": repeat_log_std(source),
-            "how": f"shapes above {LONG_S:g} s that the tables of any GPU hold twice: ratio of the two times, robust",
+            "repeat_log_std": origin.repeat_log_std,
+            "how": origin.repeats,
         },
         "contention": {"compute_held": 0.0, "measured": 0},
         "wire": "link",
@@ -198,9 +229,9 @@ def _written(
     except OSError as error:
         raise DataError(f"{out}: can't be made: {error.strerror}") from error
     atomic_write(out / TABLES_NAME, tables)
-    atomic_write(out / HELD_OUT, _held_out_csv(held, source, most_held_out))
+    atomic_write(out / HELD_OUT, _held_out_csv(held, origin.label, most_held_out))
     atomic_write(out / ERRORS, _csv([_rounded(error) for error in errors]))
-    atomic_write(out / NOTICE, ATTRIBUTION.format(source=source.label))
+    atomic_write(out / NOTICE, origin.notice)
     atomic_write(out / FILE_NAME, _json(document))
     write_sums(out)
     return Built(gpu, out, tuple(errors), tuple(left_out), len(documents))
@@ -314,7 +345,7 @@ def _rounded(error: Errors) -> dict[str, Any]:
     }
 
 
-def _held_out_csv(held: Sequence[Held], source: Source, total: int) -> str:
+def _held_out_csv(held: Sequence[Held], source: str, total: int) -> str:
     most = max(min(MAX_HELD_OUT, total // max(len(held), 1)), 1)
     rows = []
     for one in held:
@@ -329,7 +360,7 @@ def _held_out_csv(held: Sequence[Held], source: Source, total: int) -> str:
                     "engine": one.curve.engine,
                     "shape": " ".join(f"{name}={value:.10g}" for name, value in shape.items()),
                     "seconds": f"{row['seconds']:.6g}",
-                    "source": source.label,
+                    "source": source,
                 }
             )
     return _csv(rows)

@@ -49,6 +49,10 @@ CAPPED = (
     "(https://github.com/tile-ai/TileOPs/pull/1658): compute-bound kernels may be that much faster than derived. "
     "Scaling by bandwidth alone was off by 0.17 from H100 to H200 (`tested`)"
 )
+MEMORIES = (
+    "0.17: what scaling by bandwidth alone was off by from H100 to H200 (`tested`), one chip with two memories, as "
+    "MI300X and MI325X are; aiter's files don't say which of the two a row was timed on"
+)
 RULES = {
     "h20-sxm": Rule("h100-sxm", 0.24, CAPPED),
     "h20-141g-sxm": Rule("h200-sxm", 0.24, CAPPED),
@@ -58,6 +62,7 @@ RULES = {
         "same chip and memory; 0.06 is what H100's and H200's kernels differ by where neither memory nor arithmetic "
         "bounds them",
     ),
+    "mi325x": Rule("mi300x", 0.17, MEMORIES),
 }
 """Catalogue GPU -> what it is derived from."""
 

@@ -126,6 +126,57 @@ def engine_samples(source: Source, system: str) -> list[Samples]:
     return found
 
 
+RACKS = {"gb200": {"sglang": "0.5.14"}, "gb300": {"vllm": "0.27.0"}}
+"""System -> engine -> version whose all-reduces were timed over 8 and 16 GPUs of a rack (two and four trays) in a later
+package than the calibrations' own, which hold GB300's by SGLang and TensorRT-LLM."""
+RACK_NCCL = {"gb200": "2.23"}
+"""System -> folder of NCCL's collectives over as many; its rows are of 2.27.7."""
+RACK_TWINS = {
+    "gb200": (
+        "gb300",
+        "trtllm",
+        "1.3.0rc20",
+        "GB300's, which takes as long over 2 and 4 GPUs (within 1 % to 4 MB)",
+    )
+}
+"""System -> another of the same links, an engine and a version whose all-reduces answer for it, and why they may."""
+RACK_NOTE = "over trays of one rack"
+
+
+def rack_samples(source: Source, system: str) -> list[Samples]:
+    """All-reduces of engines, and NCCL's collectives, over more GPUs than a tray of the rack has."""
+    found = []
+    for engine, version in RACKS.get(system, {}).items():
+        table = source.read(system, "comm", engine, "custom_allreduce", version)
+        if table is not None:
+            rows = table[table["kernel_source"].str.endswith(GRAPH) & (table["num_gpus"] > TRAY)]
+            origin = f"{source.label}, {system}, {engine} {version}, custom_allreduce"
+            note = f"{ENGINE_NOTES[engine]}; {RACK_NOTE}"
+            found.append(_samples("all_reduce", "custom", engine, rows, origin, note))
+    if system in RACK_TWINS:
+        twin, engine, version, why = RACK_TWINS[system]
+        table = source.read(twin, "comm", engine, "custom_allreduce", version)
+        if table is not None:
+            origin = f"{source.label}, {twin}, {engine} {version}, custom_allreduce"
+            note = f"{ENGINE_NOTES[engine]}; {RACK_NOTE}"
+            made = _samples("all_reduce", "custom", engine, table[table["num_gpus"] > TRAY], origin, note)
+            found.append(replace(made, flag=f"derived: {why}"))
+    version = RACK_NCCL.get(system, "")
+    table = source.read(system, "comm", "nccl", "nccl", version) if version else None
+    if table is not None:
+        table = table[(table["nccl_dtype"] == NCCL_DTYPE) & (table["num_gpus"] > TRAY)]
+        origin = f"{source.label}, {system}, nccl 2.27.7 (folder {version})"
+        found += [
+            _samples(kernel, "nccl", "", table[table["op_name"] == name], origin, f"NCCL {RACK_NOTE}")
+            for name, kernel in NCCL_OPS.items()
+        ]
+    return found
+
+
+TRAY = 4
+"""GPUs of one tray of an NVL72."""
+
+
 def wire_bytes(kernel: str, elements: Array, ranks: Array) -> Array:
     """Bytes on one rank's busier direction of a collective of ``elements`` inside one link domain."""
     traffic = TRAFFIC[kernel](elements * ELEMENT_BYTES, ranks, ranks)

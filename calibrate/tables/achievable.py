@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate.tables import measured
+from calibrate.tables import amd, measured
 from calibrate.tables.log_fit import Array, fit_log, root_mean_square, significant
 from calibrate.tables.measured import AICONFIGURATOR, KernelSample
 from calibrate.tables.mixers import mixer_rows
@@ -98,7 +98,16 @@ def fitted_rows() -> list[Achievable]:
         if architecture == "hopper" and dtype in ("bf16", "any")
     ]
     mixers = mixer_rows({(row.kernel, row.dtype, row.architecture): row for row in rows})
-    return rows + ampere + mixers
+    hopper = [row for row in rows + mixers if row.architecture == "hopper"]
+    ada = [amd.across(row, "ada", _derived) for row in hopper]
+
+    def fitted(
+        kernel: str, dtype: str, place: str, timed: Sequence[KernelSample], source: str, note: str
+    ) -> Achievable:
+        return _fitted(kernel, dtype, place, timed, ceiling, source, note)
+
+    own = amd.rows(hopper, fitted, _derived)
+    return rows + ampere + mixers + ada + own
 
 
 def _hopper_rows(ceiling: float) -> list[Achievable]:

@@ -5,16 +5,18 @@ groups that leave a link domain. Bytes are those on the wire (perfmodel.ops.comm
 library quotes is first turned back into a time with that library's own byte count.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
+from calibrate.tables.amd import ACROSS_LOG_STD
 from calibrate.tables.log_fit import Array, fit_log, root_mean_square
 from calibrate.tables.measured import AICONFIGURATOR, GPU_NAMES
 from perfmodel.kernels.achievable import read_rows
-from perfmodel.kernels.communication import Collective
+from perfmodel.kernels.communication import OF_ALL_REDUCE, Collective
 from perfmodel.ops import communication as wire
 from perfmodel.ops.communication import Traffic
 from perfmodel.routing.destinations import Destinations, expected_distinct
@@ -71,6 +73,22 @@ class CollectiveSample:
     label: str
 
 
+OF_TESTS: dict[str, Callable[[], Cluster]] = {
+    "MI300X": lambda: catalogue_cluster("mi300x"),
+    "MI355X": lambda: catalogue_cluster("mi355x"),
+    "H100-SXM": lambda: catalogue_cluster("h100-ib"),
+    "H20-SXM": lambda: catalogue_cluster("h20-roce"),
+    "H100-A3MEGA": lambda: catalogue_cluster("h100-ib").model_copy(
+        update={"network": Network(gb_per_s_per_gpu=A3MEGA_GB_PER_S)}
+    ),
+}
+"""GPU in ``measured_all_reduce.csv`` -> the cluster on which it was timed."""
+A3MEGA_GB_PER_S = 25.0
+"""Eight 200 Gbit/s NICs for eight GPUs (https://cloud.google.com/compute/docs/gpus/gpu-network-bandwidth)."""
+WIRE_SHARE = 0.907
+"""Of a network's bandwidth: DeepEP low-latency's dispatch over 2 to 32 nodes of H800 and H100."""
+TESTED_GPUS = ("h100-sxm", "h20-sxm", "mi300x", "mi355x")
+RCCL = "https://github.com/hisohara/ai-scripts/blob/3ae89cf/training/01_rccl-smoketest/README.md"
 RANK_POWER = 0.81
 """NCCL's all-reduce of 8 KB takes 16.3, 28.7 and 50.4 us on 4, 8 and 16 GPUs of a GB200 rack (PyPI packages
 aiconfigurator-core 0.12.0 and aisimulate 0.13.0.dev202610270000000085, NCCL 2.27.7, gb200): log2 of each doubling is
@@ -145,6 +163,26 @@ def nccl_samples() -> list[CollectiveSample]:
     return samples
 
 
+def all_reduce_samples(gpu: str) -> list[CollectiveSample]:
+    """All-reduces of NCCL and RCCL over one node and several, by their owners' tests (``measured_all_reduce.csv``),
+    on one GPU.
+    """
+    samples = []
+    for row in read_rows("measured_all_reduce.csv"):
+        cluster = OF_TESTS[row["gpu"]]()
+        if cluster.gpu.name != gpu:
+            continue
+        size, ranks = float(row["op"].split()[1]), int(row["ep_or_ranks"])
+        traffic = wire.all_reduce(size, ranks, cluster.node.link_domain_gpus)
+        label = f"{row['gpu']} {ranks} ranks {size:g} B"
+        samples.append(
+            CollectiveSample(
+                "nccl", "all_reduce", cluster, traffic, ranks, float(row["latency_us"]) * US, label
+            )
+        )
+    return samples
+
+
 def one_sided_samples() -> list[CollectiveSample]:
     """TensorRT-LLM's one-sided all-to-all over NVL72, EP8 to EP64; one of the rows is listed twice."""
     samples, seen = [], set()
@@ -180,6 +218,73 @@ def fit(samples: Sequence[CollectiveSample]) -> tuple[Array, Array]:
     return best, residuals
 
 
+@cache
+def fixed_costs_us() -> Mapping[str, float]:
+    """Fixed cost of an all-reduce over two or three nodes, us, of each cluster that was tested
+    (``measured_all_reduce.csv``).
+
+    Fitted with one share of the links for all, and of the networks that of DeepEP's tests, which the largest
+    message of all agrees with (8.6 GB over 2 nodes of A3 Mega: 0.90; smaller ones can't tell).
+    """
+    samples = [
+        one
+        for gpu in TESTED_GPUS
+        for one in all_reduce_samples(gpu)
+        if one.ranks > one.cluster.node.link_domain_gpus
+    ]
+    names = [" ".join(one.label.split()[:2]) for one in samples]
+    clusters = list(dict.fromkeys(names))
+    place = np.array([clusters.index(name) for name in names])
+    link_s = np.array([one.traffic.link_bytes / one.cluster.link_bytes_per_s for one in samples])
+    network_s = np.array([one.traffic.network_bytes / one.cluster.network_bytes_per_s() for one in samples])
+
+    def predict(parameters: Array) -> Array:
+        longest = np.maximum(link_s / parameters[-1], network_s / WIRE_SHARE)
+        return np.asarray(parameters[place] * US + longest, dtype=np.float64)
+
+    starts = [(start,) * len(clusters) + (0.7,) for start in (50.0, 150.0)]
+    bounds = [*[ALPHA_BOUNDS_US] * len(clusters), (0.02, 1.0)]
+    best, _ = fit_log(predict, np.array([one.seconds for one in samples]), starts, bounds)
+    return dict(zip(clusters, (float(value) for value in best), strict=False))
+
+
+def _over_nodes(rows: list[Collective], exchange: Collective) -> list[Collective]:
+    """NCCL's collectives with what they cost over several nodes: a reduce-scatter within each, one exchange between
+    equal GPUs (DeepEP low-latency's, the only one that was timed by itself), an all-gather within each.
+
+    Tests of whole all-reduces on six clusters take 1.4 to 6.5 times that: how good a network, its transport and its
+    settings are is what they differ by, and a scenario doesn't say. So the sum stays, and the spread is how far
+    they are off it.
+    """
+    inside = {row.kernel: row.alpha_us for row in rows}
+    parts = {"all_gather": inside["all_gather"], "reduce_scatter": inside["reduce_scatter"]}
+    parts["all_reduce"] = parts["all_gather"] + parts["reduce_scatter"]
+    tests = fixed_costs_us().values()
+    found = []
+    for row in rows:
+        if row.kernel not in parts:
+            found.append(row)
+            continue
+        alpha = max(row.alpha_us, parts[row.kernel] + exchange.network_alpha_us)
+        whole = parts["all_reduce"] + exchange.network_alpha_us
+        flag = (
+            f"{row.backend} {row.kernel} on {row.architecture}: between link domains a sum: "
+            f"{parts[row.kernel]:.0f} us within, {exchange.network_alpha_us:.0f} us across; all-reduces over 2 and "
+            f"3 nodes of {len(tests)} clusters took {min(tests):.0f} to {max(tests):.0f} us, not {whole:.0f}"
+        )
+        off = math.sqrt(sum(math.log(taken / whole) ** 2 for taken in tests) / len(tests))
+        found.append(
+            replace(
+                row,
+                network_alpha_us=alpha,
+                network_fraction=exchange.network_fraction,
+                network_log_std=off,
+                network_flag=flag,
+            )
+        )
+    return found
+
+
 def fitted_rows() -> list[Collective]:
     """Every row of communication.csv, in order."""
     hopper = _hopper_rows()
@@ -189,7 +294,47 @@ def fitted_rows() -> list[Collective]:
         _derived(row, "ampere", row.backend, row.kernel, "no timings on Ampere: Hopper's figures")
         for row in hopper
     ]
-    return [*hopper, *blackwell, *ampere]
+    return [*hopper, *blackwell, *ampere, *_amd_rows("cdna3", hopper), *_amd_rows("cdna4", hopper)]
+
+
+def _amd_rows(architecture: str, hopper: list[Collective]) -> list[Collective]:
+    """RCCL's all-reduce on MI300X (xGMI, every pair of eight joined), its other collectives by its bytes; all else
+    as Hopper.
+
+    MI355X's tests are of two nodes alone, so within a node MI300X's shares answer there, too.
+    """
+    timed = [one for one in all_reduce_samples("mi300x") if one.ranks <= one.cluster.node.link_domain_gpus]
+    reduced = _fitted(timed, RCCL, "RCCL on 8 MI300X (448 GB/s in all to the seven others)", NCCL_SMS)
+    if architecture == "cdna4":
+        reduced = _derived(
+            reduced, architecture, "nccl", "all_reduce", "no timings within a node: MI300X's figures"
+        )
+        two_nodes, _ = fit(all_reduce_samples("mi355x"))
+        apart = math.log(
+            reduced.link_fraction / float(two_nodes[2])
+        )  # what its own tests over two nodes reach
+        reduced = replace(reduced, log_std=math.hypot(reduced.log_std, apart))
+    exchange = next(row for row in hopper if (row.backend, row.kernel) == ("deepep-low-latency", "dispatch"))
+    rows = [_borrow_network(reduced, exchange, reduced.flag)]
+    for kernel in ("all_gather", "reduce_scatter", "all_to_all"):
+        share = OF_ALL_REDUCE.get(kernel, 1.0)
+        why = f"no timings: the all-reduce's share of the links, {share:g} of its fixed cost"
+        row = replace(
+            _derived(reduced, architecture, "nccl", kernel, why),
+            alpha_us=share * reduced.alpha_us,
+            log_std=math.hypot(reduced.log_std, ACROSS_LOG_STD),
+            rank_power=0.0,
+            beyond_log_std=0.0,
+        )
+        rows.append(_borrow_network(row, exchange, row.flag))
+    rows = _over_nodes(rows, exchange)
+    rows += _after_nccl(rows, architecture)
+    for row in hopper:
+        if row.backend not in ("nccl", "nvls"):
+            why = f"no timings on {architecture}: Hopper's shares of the links"
+            found = _derived(row, architecture, row.backend, row.kernel, why)
+            rows.append(replace(found, log_std=math.hypot(row.log_std, ACROSS_LOG_STD)))
+    return rows
 
 
 def _hopper_rows() -> list[Collective]:
@@ -227,6 +372,7 @@ def _hopper_rows() -> list[Collective]:
         )
         for kernel in NCCL_OPS.values()
     ]
+    nccl = _over_nodes(nccl, network)
     return rows + nccl + _after_nccl(nccl, "hopper")
 
 
@@ -253,6 +399,7 @@ def _blackwell_rows(hopper: dict[tuple[str, str], Collective]) -> list[Collectiv
         )
         for kernel in NCCL_OPS.values()
     ]
+    nccl = _over_nodes(nccl, hopper["deepep-low-latency", "dispatch"])
     one_sided = [
         _borrow_network(
             _fitted(
@@ -326,6 +473,7 @@ def _fitted(samples: Sequence[CollectiveSample], source: str, note: str, sms: in
         note=note,
         flag="",
         network_flag="",
+        network_log_std=0.0,
     )
 
 
@@ -357,7 +505,11 @@ def _derived(row: Collective, architecture: str, backend: str, kernel: str, why:
 
 def cluster_of(gpu: str) -> Cluster:
     """The catalogue cluster on which a measured table's GPU sits."""
-    name = CLUSTER_OF[GPU_NAMES[gpu]]
+    return catalogue_cluster(CLUSTER_OF[GPU_NAMES[gpu]])
+
+
+def catalogue_cluster(name: str) -> Cluster:
+    """A cluster of the catalogue."""
     entry = catalogue.entry("clusters", name)
     return Cluster(
         name=name,
@@ -453,6 +605,7 @@ FIELDS = (
     "note",
     "flag",
     "network_flag",
+    "network_log_std",
 )
 
 

@@ -15,7 +15,7 @@ import perfmodel
 from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
 from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
 from perfmodel.economics.rates import streamed_s
-from perfmodel.engines.profile import profile
+from perfmodel.engines.profile import WITHOUT_ROWS, profile
 from perfmodel.kernels.calibration import INSIDE, mismatches
 from perfmodel.ops.memory import step_memory
 from perfmodel.overlap.schedules import overlaps
@@ -137,6 +137,7 @@ def step_caveats(rest: Rest) -> list[Caveat]:
                 )
             )
         found += _version(step.scenario.deployment)
+        found += _rows(step.scenario)
     return [*found, *routing_caveats(rest.step.scenario)]
 
 
@@ -152,6 +153,17 @@ def _streaming(step: Step) -> Iterator[Caveat]:
         f"the front end sets the pace: it needs {sent / MS:,.1f} ms to stream what a step of {made / MS:,.1f} ms makes "
         "(serving.front_end.chunk_s; servers and stream_interval raise what it can send)"
     )
+
+
+def _rows(scenario: Scenario) -> Iterator[Caveat]:
+    """An engine on GPUs of which no engine's steps are at hand."""
+    gpu = scenario.cluster.gpu
+    if scenario.deployment.engine and gpu.architecture in WITHOUT_ROWS:
+        yield note(
+            f"{gpu.name}: no published serving row of {gpu.architecture} is at hand: the engine's constants are from "
+            "NVIDIA's GPUs and the interval is that of an engine without rows; perfmodel validate --data FILE.csv "
+            "takes yours"
+        )
 
 
 def _version(deployment: Deployment) -> Iterator[Caveat]:

@@ -21,6 +21,9 @@ FOLDER = DATA / "engines"
 FITTED = FOLDER / "fitted.yaml"
 OTHERS = "others"
 """Entry of ``fitted.yaml`` for engines that have no rows of their own."""
+WITHOUT_ROWS = ("cdna3", "cdna4")
+"""Architectures of which no published serving row is at hand: AMD's."""
+NO_ROWS = "no serving row of this architecture is at hand"
 KEYS = frozenset({"title", "url", "default_version", "read", "kernels", "experts", "rules"})
 CONDITIONS = frozenset(
     {"since", "before", "architecture", "system", "gpus", "ep", "attention_dp", "model", "odd_experts"}
@@ -153,9 +156,18 @@ def kernels_of(name: str) -> str:
 
 
 def _fitted(name: str) -> tuple[Mapping[str, Any], ...]:
-    """The fitted constants as last rules; of an engine without rows, only how little is known of it."""
+    """The fitted constants as last rules; of an engine without rows, or on GPUs of which no engine has any, only
+    how little is known of it.
+    """
     document = _fitted_document(FITTED, FITTED.stat().st_mtime_ns if FITTED.is_file() else None)
-    return tuple((document.get(name) or document.get(OTHERS) or {}).get("rules", ()))
+    others = (document.get(OTHERS) or {}).get("rules", ())
+    if not document.get(name):
+        return tuple(others)
+    elsewhere = [
+        {**rule, "when": {"architecture": list(WITHOUT_ROWS)}, "source": f"{rule['source']}; {NO_ROWS}"}
+        for rule in others
+    ]
+    return (*document[name].get("rules", ()), *elsewhere)
 
 
 @cache

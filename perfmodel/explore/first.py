@@ -171,11 +171,12 @@ def parse_gpus(text: str) -> tuple[int, str]:
     if not found:
         raise SpecError(f"--gpus {text!r}: must be NUMBERxGPU, e.g. 16xh100 (perfmodel show clusters)")
     name = found[2].lower()
-    gpus = {
-        cluster: str(catalogue.entry("clusters", cluster)["gpu"]) for cluster in catalogue.names("clusters")
-    }
-    fits = [one for one, gpu in gpus.items() if name in (one, gpu, gpu.partition("-")[0])]
-    if not fits:
+    fit = catalogue.cluster_named(name)
+    if fit is None:
+        gpus = {
+            cluster: str(catalogue.entry("clusters", cluster)["gpu"])
+            for cluster in catalogue.names("clusters")
+        }
         short = sorted({*gpus, *gpus.values(), *(gpu.partition("-")[0] for gpu in gpus.values())})
         near = difflib.get_close_matches(name, short, n=2) or sorted(
             {gpu.partition("-")[0] for gpu in gpus.values()}
@@ -183,15 +184,15 @@ def parse_gpus(text: str) -> tuple[int, str]:
         raise SpecError(
             f"--gpus {text}: no GPU {name}; did you mean {' or '.join(near)}? (perfmodel show clusters)"
         )
-    node = catalogue.entry("clusters", fits[0])["node"]
+    node = catalogue.entry("clusters", fit)["node"]
     count = int(found[1]) if found[1] else int(node["num_gpus"])
     if not 1 <= count <= MOST_GPUS:
         raise SpecError(f"--gpus {text}: must be 1 to {MOST_GPUS:,} GPUs")
     if count > node["num_gpus"] and count % node["num_gpus"]:
         raise SpecError(
-            f"--gpus {text}: nodes of {fits[0]} have {node['num_gpus']} GPUs: give a multiple, or at most one node"
+            f"--gpus {text}: nodes of {fit} have {node['num_gpus']} GPUs: give a multiple, or at most one node"
         )
-    return count, fits[0]
+    return count, fit
 
 
 def _check(ask: Ask) -> None:

@@ -23,7 +23,7 @@ from perfmodel.kernels.communication import SAME_RAIL, held_sms
 from perfmodel.kernels.curves import Curve, curve_from, variables_of
 from perfmodel.kernels.derivation import Derivation, derivation_from
 from perfmodel.kernels.parts import NAMES as PARTS
-from perfmodel.kernels.parts import found_in, part_of
+from perfmodel.kernels.parts import RACKS, found_in, part_of
 from perfmodel.kernels.tables import FILE as TABLES_NAME
 from perfmodel.kernels.tables import TableCurve, table_curve_from
 from perfmodel.kernels.timing import Timing, spread_key
@@ -156,7 +156,7 @@ class Calibration:
         if op.is_communication:
             variables["bytes"] = op.shape["bytes"]  # on the wire, not in memory
         if not curve.covers(variables):
-            return None
+            return self._in_rack(op, variables, cluster)
         timing = self._transfer if op.is_communication else self._kernel
         found = timing(op, curve, variables, cluster)
         if curve.dtype in STAND_INS.get(op.curve_dtype, ()):
@@ -164,6 +164,21 @@ class Calibration:
             flag = "; ".join(filter(None, (said, found.flag)))
             found = replace(found, flag=flag, log_std=math.hypot(found.log_std, STAND_IN_SPREAD))
         return self.derivation.of(found, self.name) if self.derivation else found
+
+    def _in_rack(self, op: Op, variables: dict[str, Num], cluster: Cluster) -> Timing | None:
+        """A collective over more GPUs of a link domain than a node has; None where it was not timed: another engine's
+        may know nothing of the rack.
+        """
+        part = self.part(RACKS) if op.kernel in COLLECTIVES and not np.any(op.network_bytes) else None
+        curve = part.curves.get((op.kernel, "any", op.backend)) if part else None
+        if (
+            part is None
+            or curve is None
+            or curve.engine not in ("", self.engine)
+            or not curve.covers(variables)
+        ):
+            return None
+        return part._transfer(op, curve, variables, cluster)
 
     def _sparse_core(self, op: Op, cluster: Cluster) -> Timing | None:
         """A decoding core over selected tokens, which no table has alone: the dense BF16 core over as many, each query

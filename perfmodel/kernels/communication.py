@@ -34,7 +34,7 @@ class Collective:
     kernel: str
     """dispatch, combine, all_gather, reduce_scatter, all_reduce, all_to_all or send_recv."""
     architecture: str
-    """ampere, hopper or blackwell."""
+    """ampere, hopper, blackwell, cdna3 or cdna4."""
     alpha_us: float
     """Fixed cost inside one link domain, us."""
     network_alpha_us: float
@@ -63,6 +63,8 @@ class Collective:
     """Why to trust it less; empty: measured."""
     network_flag: str
     """Why to trust the network part less; empty: measured."""
+    network_log_std: float = 0.0
+    """Spread of a group that spans domains: how far clusters are apart; 0: as within one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def collective_seconds(
     ``same_rail``: whether network bytes go between equal-numbered GPUs only (DeepEP normal, hierarchical
     NCCL). ``ranks`` adds a flag where the group is larger than any that was measured.
     """
+    row = with_stated(row, cluster)
     network_bw = cluster.network_bytes_per_s(same_rail=same_rail)
     crosses = traffic.network_bytes > 0
     grown = row.alpha_us * _beyond(row, ranks) ** row.rank_power
@@ -108,13 +111,32 @@ def collective_seconds(
     )
 
 
+OF_ALL_REDUCE = {"all_reduce": 1.0, "all_gather": 0.58, "reduce_scatter": 0.58}
+"""Fixed cost over an all-reduce's, which is one after the other: 29.8 and 30.1 of 51.2 us for 16 KB over 16 GPUs of
+four GB200 trays (PyPI package aisimulate 0.13.0.dev202610270000000085, gb200, NCCL 2.27.7)."""
+
+
+def with_stated(row: Collective, cluster: Cluster) -> Collective:
+    """The row with what the cluster says of its network's fixed cost (``cluster.network.all_reduce_us``), if it
+    does.
+    """
+    stated, share = cluster.network.all_reduce_us, OF_ALL_REDUCE.get(row.kernel)
+    if stated is None or share is None or not row.network_log_std:
+        return row
+    return replace(row, network_alpha_us=share * stated, network_log_std=row.log_std, network_flag="")
+
+
 def _beyond(row: Collective, ranks: Num | None) -> Num:
     """How many times as large as the largest measured group this one is, at least 1."""
     return 1.0 if ranks is None else maximum(ranks / row.max_ranks_measured, 1.0)
 
 
-def spread(row: Collective, ranks: Num) -> float:
-    """Spread of a row for a group: what its fit leaves, or what little is known of larger groups."""
+def spread(row: Collective, ranks: Num, *, crosses: bool = False) -> float:
+    """Spread of a row for a group: what its fit leaves, what clusters differ by where it spans domains
+    (``crosses``), or what little is known of larger groups.
+    """
+    if crosses and row.network_log_std:
+        return max(row.log_std, row.network_log_std)
     larger = bool(np.any(np.asarray(_beyond(row, ranks)) > 1.0))
     return max(row.log_std, row.beyond_log_std) if larger else row.log_std
 
@@ -142,7 +164,8 @@ def _flags(row: Collective, crosses: bool, ranks: Num | None) -> str:
     """Everything that makes this use of the row less trustworthy."""
     name = f"{row.backend} {row.kernel}"
     flags = [row.flag, row.network_flag if crosses else ""]
-    if row.num_rows and ranks is not None and np.any(np.asarray(ranks) > row.max_ranks_measured):
+    told = crosses and row.network_log_std  # what tests over several nodes say stands in network_flag
+    if row.num_rows and ranks is not None and not told and np.any(np.asarray(ranks) > row.max_ranks_measured):
         limit = f"measured up to {row.max_ranks_measured} on {row.architecture}"
         flags.append(f"{name}: {int(np.max(ranks))} ranks, {limit}")
     return "; ".join(flag for flag in flags if flag)
@@ -252,6 +275,7 @@ def collectives() -> dict[tuple[str, str, str], Collective]:
             note=record["note"],
             flag=record["flag"],
             network_flag=record["network_flag"],
+            network_log_std=float(record["network_log_std"]),
         )
         rows[row.backend, row.kernel, row.architecture] = row
     return rows

@@ -1,8 +1,16 @@
 """How long one op takes alone, and what it uses meanwhile."""
 
+import numpy as np
+
 from perfmodel.kernels import achievable
 from perfmodel.kernels.calibration import INSIDE, Calibration
-from perfmodel.kernels.communication import SAME_RAIL, collective_seconds, lookup_collective, spread
+from perfmodel.kernels.communication import (
+    SAME_RAIL,
+    collective_seconds,
+    lookup_collective,
+    spread,
+    with_stated,
+)
 from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.ops.build import FUSED_REDUCE, MEMORY_BOUND
 from perfmodel.ops.communication import Traffic
@@ -45,7 +53,7 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
 
 def _communication_cost(op: Op, cluster: Cluster) -> Timing:
     """Time of a collective alone; it also reads and writes device memory, which counts when others want it too."""
-    row = lookup_collective(op.backend, op.kernel, cluster.gpu.architecture)
+    row = with_stated(lookup_collective(op.backend, op.kernel, cluster.gpu.architecture), cluster)
     time = collective_seconds(
         Traffic(op.link_bytes, op.network_bytes),
         row,
@@ -59,7 +67,7 @@ def _communication_cost(op: Op, cluster: Cluster) -> Timing:
         link_s=time.link_s,
         network_s=time.network_s,
         held_sms=row.sms_held / cluster.gpu.num_sms,
-        log_std=spread(row, op.shape["ranks"]),
+        log_std=spread(row, op.shape["ranks"], crosses=bool(np.any(np.asarray(op.network_bytes) > 0.0))),
         source=row.source,
         flag=time.flag,
         spread_key=_spread_key(op, row.architecture, cluster),

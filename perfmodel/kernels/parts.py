@@ -9,7 +9,9 @@ from pathlib import Path
 MIXERS = "mixers"
 MODULES = "modules"
 FORMATS = "formats"
-NAMES = (MIXERS, MODULES, FORMATS)
+RACKS = "racks"
+"""Collectives over more GPUs than a node has, inside one link domain (an NVL72)."""
+NAMES = (MIXERS, MODULES, FORMATS, RACKS)
 
 OF_MIXERS = ("dsa_", "index_", "mla_sparse_", "hca_", "gdn_", "kda_", "conv_", "mhc_")
 """How the kernel classes of mixers begin (:mod:`perfmodel.ops.mixers`) that a part may hold."""

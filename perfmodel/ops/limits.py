@@ -20,6 +20,7 @@ from perfmodel.units import GB
 
 LOW_LATENCY = "deepep-low-latency"
 SETTING = {
+    "atom": "gpu_memory_utilization",
     "sglang": "mem_fraction_static",
     "trtllm": "free_gpu_memory_fraction",
     "vllm": "gpu_memory_utilization",
@@ -182,7 +183,23 @@ def _memory_problem(s: Scenario) -> str | None:
     lower = "Lower the batch or context" if _memory_limit(s) else "Lower the context"
     return (
         f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
-        f"{device / GB:.1f}; {_largest(s)}. {lower}, spread weights over more GPUs{kept}"
+        f"{device / GB:.1f}; {_largest(s)}. {lower}, spread weights over more GPUs{kept}{_narrower(s)}"
+    )
+
+
+def _narrower(s: Scenario) -> str:
+    """What weights in FP8 would take, where BF16 ones are what does not fit and FP8 ones would; else empty."""
+    precision = s.deployment.precision
+    if _memory_limit(s) or {precision.linear, precision.experts} != {"bf16"}:
+        return ""
+    in_fp8 = precision.model_copy(update={"linear": "fp8", "experts": "fp8"})
+    other = s.model_copy(update={"deployment": s.deployment.model_copy(update={"precision": in_fp8})})
+    if refusal(other) or step_memory(other).total > usable_bytes(other):
+        return ""
+    now, then = step_memory(s).weights / GB, step_memory(other).weights / GB
+    return (
+        f", or serve FP8 weights: {then:.1f} GB instead of {now:.1f} "
+        "(deployment.precision.linear=fp8, deployment.precision.experts=fp8)"
     )
 
 

@@ -64,6 +64,21 @@ def _known(kind: str, name: str) -> None:
         raise SpecError(f"{kind}: {name!r} is not in the catalogue; {hint} (perfmodel show {kind})")
 
 
+def cluster_named(name: str) -> str | None:
+    """The cluster that a short name means: its own name, its GPU's, or that up to the first hyphen (h200); None: no
+    cluster.
+
+    Of several the first in the catalogue's order.
+    """
+    if name in _table("clusters"):
+        return name
+    gpus = {cluster: str(of["gpu"]) for cluster, of in _table("clusters").items()}
+    whole = [cluster for cluster, gpu in gpus.items() if name == gpu]
+    return next(
+        iter([*whole, *(cluster for cluster, gpu in gpus.items() if name == gpu.partition("-")[0])]), None
+    )
+
+
 def calibration_path(name: str) -> Path:
     """The ``calibration.json`` of a catalogue name, of a folder, or of its own path.
 

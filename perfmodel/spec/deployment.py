@@ -152,7 +152,7 @@ class Deployment(Spec):
     """Where shared experts run under the sequential schedule: before the routed ones, or beside them."""
     expert_kernel: Literal["auto", "cutlass", "deepgemm"] = "auto"
     """Kernel of fused experts where an engine has several; auto: its default."""
-    engine: Literal["", "deepseek", "sglang", "trtllm", "vllm"] = ""
+    engine: Literal["", "atom", "deepseek", "sglang", "trtllm", "vllm"] = ""
     """Serving engine: its defaults fill in what a scenario leaves open (``perfmodel show engines``), and a calibration
     answers with its kernels, where it has several. Empty: none in particular."""
     engine_version: str = Field(default="", max_length=40)

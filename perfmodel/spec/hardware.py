@@ -13,7 +13,7 @@ class Gpu(Spec):
     name: str
     """Catalogue name."""
     architecture: str
-    """ampere, hopper, blackwell or cpu: selects the kernels' achievable fractions."""
+    """ampere, ada, hopper, blackwell, cdna3, cdna4 or cpu: selects the kernels' achievable fractions."""
     memory_bytes: Bytes
     """Device memory in bytes, as the device reports it."""
     hbm_gb_per_s: Speed
@@ -29,7 +29,7 @@ class Gpu(Spec):
     host_gb_per_s: Speed | None = None
     """Bandwidth to the host's memory in one direction, GB/s; None: not stated."""
     num_sms: Count
-    """Streaming multiprocessors."""
+    """Streaming multiprocessors; of AMD's compute units."""
     tdp_w: Positive | None = None
     """Board power limit, W."""
     idle_w: Positive | None = None
@@ -93,7 +93,7 @@ class Node(Spec):
     num_gpus: Count = 8
     """GPUs per node."""
     link_gb_per_s: Speed
-    """Intra-node link (NVLink) bandwidth per GPU in one direction, GB/s."""
+    """Intra-node link (NVLink, xGMI to all others together) bandwidth per GPU in one direction, GB/s."""
     link_domain_gpus: Count = 8
     """GPUs that reach each other over the link: the node, or a rack (72 in an NVL72)."""
 
@@ -117,6 +117,9 @@ class Network(Spec):
     """Whether equal-numbered GPUs of all nodes share a leaf switch, so that same-rail traffic skips the spine."""
     spine_oversubscription: Positive = Field(default=1.0, ge=1.0)
     """Leaf downlink over uplink bandwidth; 1: non-blocking."""
+    all_reduce_us: Positive | None = Field(default=None, le=1e6, exclude_if=lambda value: value is None)
+    """What a small all-reduce over two nodes takes, us, as ``all_reduce_perf`` (nccl-tests, rccl-tests) shows it
+    for 8 KB; None: a sum of parts, of which tests on six clusters were 1.4 to 6.5 times."""
 
 
 class Cluster(Spec):

@@ -46,16 +46,16 @@ SYSTEMS = {
     "gb200": "gb200-nvl72",
     "GB300-NVL72": "gb300-nvl72",
     "gb300": "gb300-nvl72",
+    "MI300X": "mi300x",
+    "MI325X": "mi325x",
+    "MI355X": "mi355x",
 }
 """System as printed -> catalogue cluster."""
 
 
 def cluster_named(system: str) -> str:
     """Catalogue cluster of a system: as printed, its own name, or the usual one of a GPU; empty: none is known."""
-    stated = SYSTEMS.get(system, system)
-    if stated in catalogue.names("clusters"):
-        return stated
-    return next((one for one in catalogue.names("clusters") if gpu_in(one) == stated), "")
+    return catalogue.cluster_named(SYSTEMS.get(system, system)) or ""
 
 
 def gpu_named(system: str) -> str:

@@ -200,15 +200,12 @@ def kinds_of(gpus: str, engines: Iterable[str]) -> tuple[Kind, ...]:
 
 
 def _cluster(name: str) -> str:
-    clusters = catalogue.names("clusters")
-    if name in clusters:
-        return name
-    gpus = {one: str(catalogue.entry("clusters", one)["gpu"]) for one in clusters}
-    own = [one for one, gpu in gpus.items() if name in (gpu, gpu.split("-")[0])]
-    if len(own) != 1:
-        known = ", ".join(sorted({gpu.split("-")[0] for gpu in gpus.values()}))
+    found = catalogue.cluster_named(name)
+    if found is None:
+        gpus = {str(catalogue.entry("clusters", one)["gpu"]) for one in catalogue.names("clusters")}
+        known = ", ".join(sorted({gpu.split("-")[0] for gpu in gpus}))
         raise SpecError(f"--gpus {name}: must be one of {known}, or a cluster of perfmodel show clusters")
-    return own[0]
+    return found
 
 
 def traffic_of(
