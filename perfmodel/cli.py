@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from perfmodel.commands.plan import plan
+from perfmodel.commands.plan_train import plan_train
 from perfmodel.commands.several import lists_values
 from perfmodel.commands.sweep import sweep
 from perfmodel.errors import PerfModelError
@@ -566,6 +567,7 @@ def report(
 
 
 app.command()(plan)
+app.command("plan-train")(plan_train)
 app.command()(sweep)
 
 

@@ -195,11 +195,16 @@ def kinds_of(gpus: str, engines: Iterable[str]) -> tuple[Kind, ...]:
         number, name = int(match[1]), match[2].lower()
         if not 1 <= number <= MOST_GPUS:
             raise SpecError(f"--gpus {text.strip()}: must be from 1 to {MOST_GPUS:,} GPUs")
-        found += [Kind(_cluster(name), number, engine) for engine in engines]
+        found += [Kind(cluster_named(name), number, engine) for engine in engines]
     return tuple(dict.fromkeys(found))
 
 
-def _cluster(name: str) -> str:
+def cluster_named(name: str) -> str:
+    """The cluster of the catalogue of that name, or the one of that GPU.
+
+    Raises:
+        SpecError: none, or several.
+    """
     clusters = catalogue.names("clusters")
     if name in clusters:
         return name
