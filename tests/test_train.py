@@ -563,3 +563,17 @@ def test_divided_weights_travel_beside_a_forward_and_a_backward_too():
     )
     assert slow.pairs[0, 0].seconds == pytest.approx(2 * gather + reduce, rel=1e-9)
     assert slow.pairs[0, 0].exposed_s[OpClass.DATA_PARALLEL] > 0.0
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3-train-h800", "longcat-flash-train-h800", ""])
+def test_no_transfer_of_a_step_is_faster_than_its_wire(name):
+    """Calibrations timed collectives inside a link domain; gigabytes between domains take the network's time."""
+    scenario = load_scenario(name) if name else small(ep=1, dp=32, pp=1, global_batch_sequences=128)
+    step = simulate_training(scenario)
+    cluster = step.scenario.cluster
+    transfers = [(kernel.op, timing) for kernel, timing in step.timings if kernel.op.is_communication]
+    assert transfers
+    for op, timing in transfers:
+        assert float(timing.seconds) >= 0.999 * op.link_bytes / cluster.link_bytes_per_s, op.name
+        wire = cluster.network_bytes_per_s(same_rail=True)
+        assert float(timing.seconds) >= 0.999 * op.network_bytes / wire, op.name

@@ -34,14 +34,17 @@ def kernel_cost(
     """Time alone of one op of a training step: as timed by stage, else as the product or forward that it is like.
 
     Grouped products are never those of an inference engine's fused experts, which calibrations hold: training runs
-    permutation, products and activation as kernels of their own.
+    permutation, products and activation as kernels of their own. Nor is a collective between link domains what a
+    calibration timed inside one: data parallelism moves gigabytes, and came out faster than the wire.
     """
     own = timed(kernel, cluster.gpu)
     if own is not None:
         return own
-    fused = kernel.base.kernel == "grouped_gemm"
     base = replace(kernel.base, inside=())
-    timing = cost(base, cluster, costs, None if fused else calibration)
+    other = base.kernel == "grouped_gemm" or (
+        base.is_communication and calibration is not None and not calibration.times_wire_of(base)
+    )
+    timing = cost(base, cluster, costs, None if other else calibration)
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture)
     if row is None:
         return timing
