@@ -31,7 +31,8 @@ class GradientRow:
 def kernel_cost(
     kernel: Kernel, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
 ) -> Timing:
-    """Time alone of one op of a training step: as timed by stage, else as the product or forward that it is like.
+    """Time alone of one op of a training step: as timed by stage, on the user's own device or by others, else as the
+    product or forward that it is like.
 
     Grouped products are never those of an inference engine's fused experts, which calibrations hold: training runs
     permutation, products and activation as kernels of their own. Nor is a collective between link domains what a
@@ -41,7 +42,15 @@ def kernel_cost(
     if own is not None:
         return own
     base = replace(kernel.base, inside=())
-    other = base.kernel == "grouped_gemm" or (
+    trains = calibration is not None and calibration.times_training
+    if calibration is not None and trains and calibration.find(kernel.timed_as, base.dtype):
+        found = calibration.cost(replace(base, kernel=kernel.timed_as, backend=""), cluster)
+        if (
+            found is not None
+        ):  # autograd's engine goes from kernel to kernel by itself: nothing lies between two
+            between = 0.0 if kernel.way == "forward" else calibration.launch_s
+            return replace(found, latency_s=found.latency_s - between)
+    other = (base.kernel == "grouped_gemm" and not trains) or (
         base.is_communication and calibration is not None and not calibration.times_wire_of(base)
     )
     timing = cost(base, cluster, costs, None if other else calibration)
