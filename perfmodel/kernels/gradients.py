@@ -54,7 +54,7 @@ def kernel_cost(
         base.is_communication and calibration is not None and not calibration.times_wire_of(base)
     )
     timing = cost(base, cluster, costs, None if other else calibration)
-    row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture)
+    row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
     if row is None:
         return timing
     return replace(
@@ -66,11 +66,13 @@ def kernel_cost(
 
 
 @cache
-def lookup(kernel: str, way: str, architecture: str) -> GradientRow | None:
-    """The row of a gradient; Hopper's, flagged, where an architecture has none. None: what its own op takes."""
+def lookup(kernel: str, way: str, architecture: str, dtype: str = "") -> GradientRow | None:
+    """The row of a gradient, of the number format where it has its own; Hopper's, flagged, where an architecture has
+    none. None: what its own op takes.
+    """
     rows = table()
     for place in (architecture, REFERENCE_ARCHITECTURE):
-        row = rows.get((kernel, way, place))
+        row = rows.get((kernel, way, place, dtype.partition("-")[0])) or rows.get((kernel, way, place, ""))
         if row is None:
             continue
         if place == architecture:
@@ -81,10 +83,10 @@ def lookup(kernel: str, way: str, architecture: str) -> GradientRow | None:
 
 
 @cache
-def table() -> dict[tuple[str, str, str], GradientRow]:
-    """All rows, by (kernel, way, architecture)."""
+def table() -> dict[tuple[str, str, str, str], GradientRow]:
+    """All rows, by (kernel, way, architecture, number format: empty for those that have none of their own)."""
     return {
-        (record["kernel"], record["way"], record["architecture"]): GradientRow(
+        (record["kernel"], record["way"], record["architecture"], record["dtype"]): GradientRow(
             float(record["factor"]), float(record["log_std"]), record["source"], record["flag"]
         )
         for record in read_rows("gradients.csv")
