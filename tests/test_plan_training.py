@@ -22,6 +22,7 @@ from perfmodel.explore.plan_training.question import (
 )
 from perfmodel.explore.plan_training.screen import figures, screen
 from perfmodel.explore.train_difference import train_difference
+from perfmodel.explore.train_sensitivity import train_sensitivity
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.training.layout import training_of
 from perfmodel.training.pipeline.flight import in_flight
@@ -267,3 +268,47 @@ def test_bad_input_is_one_line(words, says):
     )
     assert says in text
     assert "\n" not in text.strip()
+
+
+# --- what moves a token's cost ----------------------------------------------------------------------------
+
+
+def test_levers_move_what_they_should(small):
+    """A price moves cost in proportion; more bandwidth never costs more; failures only cost where there are any."""
+    small = _with(small, {"tokens": 2e12, "failures": {"restart_s": 3600.0}, "checkpoints": {"stall_s": 30.0}})
+    found = train_sensitivity(answer_train(small))
+    swings = {one.lever: one for one in found.swings}
+    widths = [one.width_usd for one in found.swings]
+    assert widths == sorted(widths, reverse=True)
+    price = swings["GPU price"]
+    for end in (price.low, price.high):
+        own = small.prices.usd_per_gpu_hour
+        assert end.usd_per_million_tokens == pytest.approx(found.usd_per_million_tokens * end.value / own)
+    for name in ("HBM bandwidth", "network bandwidth", "link bandwidth"):
+        assert swings[name].low.usd_per_million_tokens >= swings[name].high.usd_per_million_tokens
+    assert swings["batch"].low.usd_per_million_tokens > swings["batch"].high.usd_per_million_tokens
+    assert swings["failures"].low.usd_per_million_tokens < swings["failures"].high.usd_per_million_tokens
+    assert swings["slowest pipeline rank"].high.usd_per_million_tokens > found.usd_per_million_tokens
+    alone = answer_train(_with(small, {"pp": 1, "dp": 8, "virtual_stages": 1, "schedule": "1f1b"}))
+    left = train_sensitivity(alone).left_out
+    assert {"slowest pipeline rank", "network bandwidth"} <= set(left)
+
+
+def _with(scenario, keys):
+    own = training_of(scenario)
+    training = training_with(own, {"pp": own.pp, "virtual_stages": own.virtual_stages, **keys})
+    return scenario.model_copy(update={"training": training})
+
+
+def test_train_tells_difference_and_levers(file):
+    words = ["train", str(file), "--against", str(file), "--sensitivity"]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert all(row["delta_usd"] == 0.0 for row in values["difference"]["rows"])
+    assert len(values["sensitivity"]["levers"]) >= 6
+    shown = CliRunner().invoke(app, words).stdout
+    assert "What moves" in shown
+    assert "against small" in shown
+    plain = CliRunner().invoke(app, ["train", str(file), "--json"])
+    assert not {"difference", "sensitivity"} & set(json.loads(plain.stdout))

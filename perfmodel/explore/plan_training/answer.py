@@ -12,9 +12,10 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.explore.plan_training.question import LAYOUT, Kind, Objective, Question, training_with
 from perfmodel.explore.plan_training.screen import Screened, screen
 from perfmodel.explore.train_difference import Difference, train_difference
+from perfmodel.explore.train_sensitivity import usd_per_million_tokens
 from perfmodel.spec.training import Training
 from perfmodel.training.layout import training_of
-from perfmodel.units import GB, HOUR, MEGA
+from perfmodel.units import GB, MEGA
 
 SIMULATE = 24
 SHOWN = 100
@@ -34,12 +35,8 @@ class Candidate:
 
     @property
     def usd_per_million_tokens(self) -> float:
-        """USD of a million tokens: of the whole run, failures and spares included, where its tokens are stated."""
-        values, training = self.answer.values, self.answer.step.training
-        if values["usd"] is not None and training.tokens:
-            return float(values["usd"] / training.tokens * MEGA)
-        price = self.answer.step.scenario.prices.usd_per_gpu_hour
-        return float(price / HOUR / values["tokens_per_s_per_gpu"] * MEGA)
+        """USD of a million tokens, as :func:`perfmodel.explore.train_sensitivity.usd_per_million_tokens`."""
+        return usd_per_million_tokens(self.answer)
 
     def figure(self, objective: Objective) -> float:
         """What is made small."""

@@ -10,12 +10,11 @@ from perfmodel.explore.plan_training.answer import CLOSE, TrainPlan
 from perfmodel.output.console import console
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.output.step.table import table_of
+from perfmodel.output.train.table import difference_table
 from perfmodel.units import GB
 
 ROWS = 8
 """Layouts that are listed."""
-PARTS = 8
-"""Parts of a difference that are listed."""
 
 
 def print_plan(answer: TrainPlan) -> None:
@@ -81,21 +80,3 @@ def _ranking(values: Mapping[str, Any]) -> Table:
             "" if one["days"] is None else significant(one["days"]),
         )
     return table
-
-
-def difference_table(why: Mapping[str, Any], title: str) -> Table:
-    """A difference between two training tokens, USD per million tokens."""
-    table = table_of(title, "$ per million tokens", "a", "b", "difference")
-    rows = why["rows"]
-    for row in rows[:PARTS]:
-        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), _signed(row["delta_usd"]))
-    rest = rows[PARTS:]
-    if rest:
-        sums = [sum(row[key] for row in rest) for key in ("usd_a", "usd_b", "delta_usd")]
-        table.add_row(f"{len(rest)} others", usd(sums[0]), usd(sums[1]), _signed(sums[2]))
-    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), _signed(why["usd_b"] - why["usd_a"]))
-    return table
-
-
-def _signed(value: float) -> str:
-    return f"{'-' if value < 0 else '+'}{usd(abs(value))}"
