@@ -275,7 +275,9 @@ def test_bad_input_is_one_line(words, says):
 
 def test_levers_move_what_they_should(small):
     """A price moves cost in proportion; more bandwidth never costs more; failures only cost where there are any."""
-    small = _with(small, {"tokens": 2e12, "failures": {"restart_s": 3600.0}, "checkpoints": {"stall_s": 30.0}})
+    small = _with(
+        small, {"tokens": 2e12, "failures": {"restart_s": 3600.0}, "checkpoints": {"stall_s": 30.0}}
+    )
     found = train_sensitivity(answer_train(small))
     swings = {one.lever: one for one in found.swings}
     widths = [one.width_usd for one in found.swings]

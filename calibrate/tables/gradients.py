@@ -4,9 +4,10 @@
 
 Sources: SimuMax's measured shapes (``training_kernels.csv``: GEMMs in TN, NN and NT with accumulation in FP32,
 grouped GEMMs by stage, attention forward and backward, on B200 and A100-PCIe), FlashAttention-3's figures on H100
-(``training_attention.csv``) and DeepGEMM's of FP8 products on Hopper (``training_fp8.csv``). A gradient's factor is the median over shapes of its time over the forward's, the spread
-the standard deviation of its logarithm. Hopper has no GEMM rows by stage: the geometric mean of the two others,
-flagged, with the wider spread; in FP8 it has weight gradients, beside forwards of the same three sizes.
+(``training_attention.csv``) and DeepGEMM's of FP8 products on Hopper (``training_fp8.csv``). A gradient's factor is
+the median over shapes of its time over the forward's, the spread the standard deviation of its logarithm. Hopper has
+no BF16 GEMM rows by stage: the geometric mean of the two others, flagged, with the wider spread; in FP8 it has weight
+gradients, beside forwards of the same three sizes.
 """
 
 import csv
