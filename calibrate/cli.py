@@ -8,7 +8,7 @@ commands, so that ``--help`` is quick.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,6 +54,13 @@ def profile(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads within an op, on a CPU.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes; from 2 on communication is timed too.")] = 1,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training",
+            help="Kernels of a training step instead: forwards, and gradients one way at a time.",
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Of the choice of shapes and the operands' values.")
     ] = 0,
@@ -65,7 +72,13 @@ def profile(
     from calibrate.device.timing import Bench
 
     models, dtypes = model or ["small"], parse_dtypes(dtype)
-    asked = {"max_tokens": max_tokens, "max_context": max_context, "ranks": ranks, "seed": seed}
+    asked: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "max_context": max_context,
+        "ranks": ranks,
+        "seed": seed,
+        **({"training": True} if training else {}),
+    }
     cases = design_cases(models, dtypes=dtypes, **asked)
     requested = {"models": models, "dtypes": dtypes, **asked}
     bench = Bench(device, threads, seed)

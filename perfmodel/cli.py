@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from perfmodel.commands.plan import plan
+from perfmodel.commands.plan_train import plan_train
 from perfmodel.commands.several import lists_values
 from perfmodel.commands.sweep import sweep
 from perfmodel.errors import PerfModelError
@@ -408,6 +409,16 @@ def train(
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with the pipeline drawn; opens offline.")
     ] = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="SCENARIO", help="Another run, and why a token costs more or less in it, part by part."
+        ),
+    ] = "",
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="What moves a token's cost: one lever at a time, and why so far."),
+    ] = False,
     why: Annotated[bool, typer.Option("--why", help="The standing caveats, folded away otherwise.")] = False,
 ) -> None:
     """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
@@ -423,8 +434,17 @@ def train(
 
         check_trace_file(trace)
     asked = load_scenario(scenario, set_ or ())
-    check_outputs({"--trace": trace, "--html": html}, [scenario], set_ or ())
+    other = load_scenario(against) if against else None
+    check_outputs({"--trace": trace, "--html": html}, [scenario, *([against] if against else [])], set_ or ())
     answer = answer_train(asked)
+    if other is not None:
+        from perfmodel.explore.train_difference import train_difference
+
+        answer.values["difference"] = train_difference(answer, answer_train(other)).as_dict()
+    if sensitivity:
+        from perfmodel.explore.train_sensitivity import train_sensitivity
+
+        answer.values["sensitivity"] = train_sensitivity(answer).as_dict()
     if trace is not None:
         from perfmodel.output.train.trace import write_train_trace
 
@@ -566,6 +586,7 @@ def report(
 
 
 app.command()(plan)
+app.command("plan-train")(plan_train)
 app.command()(sweep)
 
 

@@ -10,7 +10,7 @@ caller computes. The numbers are the same either way.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -73,7 +73,8 @@ class Alone:
 
 
 class Exchange:
-    """All-to-all of rows over the ranks of a process group of its own. For inference: no gradient flows through it.
+    """All-to-all of rows over the ranks of a process group of its own. Gradients take the same way back, where the
+    caller waits for it; overlapped it is for inference.
 
     On gloo each pair of ranks posts its receive before it sends: its all-to-all takes one or two times the wire's time
     at random. On NCCL it is ``all_to_all_single``.
@@ -108,7 +109,9 @@ class Exchange:
     def combine(self, y_PH: Tensor, received: Received, *, overlapped: bool) -> Pending[Tensor]:
         """Sends outputs, in the order of ``received.rows_PH``, back to where the rows came from."""
         return self._start(
-            lambda: self.swap(y_PH, received.received_rows, received.sent_rows), y_PH, overlapped=overlapped
+            lambda: self._swapped(y_PH, received.received_rows, received.sent_rows),
+            y_PH,
+            overlapped=overlapped,
         )
 
     def swap(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
@@ -127,6 +130,13 @@ class Exchange:
             one.wait()
         return out
 
+    def _swapped(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """:meth:`swap`, with a gradient that goes back where the rows came from."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self.swap(x, send, receive)
+        swapped: Tensor = _Swap.apply(x, self, send, receive)  # type: ignore[no-untyped-call]
+        return swapped
+
     def _dispatch(self, rows_PH: Tensor, counts: list[int]) -> Received:
         """Counts first, then rows."""
         once = [1] * self.num_ranks
@@ -134,14 +144,16 @@ class Exchange:
         to_device = sent_RE.to(self.device if self._collective else "cpu")
         received_RE = self.swap(to_device, once, once).cpu()
         sent, received = sent_RE.sum(dim=1).tolist(), received_RE.sum(dim=1).tolist()
-        rows = self.swap(rows_PH, sent, received)
+        rows = self._swapped(rows_PH, sent, received)
         order, back = (index.to(rows.device) for index in expert_order(received_RE))
         return Received(rows, received_RE.sum(dim=0).tolist(), order, back, received, sent)
 
     def _start(self, exchange: Callable[[], T], rows: Tensor, *, overlapped: bool) -> Pending[T]:
         """Runs an exchange here and now, or on the other thread."""
-        if torch.is_grad_enabled() and rows.requires_grad:
-            raise RuntimeError("an Exchange has no backward pass: run the model under torch.no_grad()")
+        if overlapped and torch.is_grad_enabled() and rows.requires_grad:
+            raise RuntimeError(
+                "an overlapped Exchange has no backward pass: run the model under torch.no_grad()"
+            )
         if not overlapped:
             return Pending(exchange())
         if self._stream is None:
@@ -173,6 +185,24 @@ class Exchange:
                 tensor.record_stream(current)
 
         return Pending(self._thread.submit(run), then)
+
+
+class _Swap(torch.autograd.Function):
+    """An exchange of rows; the gradient's is the reverse. Every rank's graph has them in the same order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, exchange: Exchange, send: Sequence[int], receive: Sequence[int]
+    ) -> Tensor:
+        """Rows go out."""
+        ctx.exchange, ctx.ways = exchange, (list(send), list(receive))
+        return exchange.swap(x, send, receive)
+
+    @staticmethod
+    def backward(ctx: Any, *came: Tensor) -> tuple[Tensor, None, None, None]:
+        """Their gradients come back."""
+        send, receive = ctx.ways
+        return ctx.exchange.swap(came[0], receive, send), None, None, None
 
 
 def expert_order(received_RE: Tensor) -> tuple[Tensor, Tensor]:

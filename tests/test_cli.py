@@ -298,7 +298,7 @@ def test_help_lists_what_is_built_and_no_more():
         command in text
         for command in ("step", "serve", "report", "experts", "show", "validate", "dashboard", "train")
     )
-    assert all(command in text for command in ("plan", "sweep", "init"))
+    assert all(command in text for command in ("plan", "plan-train", "sweep", "init"))
 
 
 def test_validate_checks():

@@ -3,7 +3,7 @@
 import pytest
 
 from perfmodel.economics.utilisation import break_even, usd_at_utilisation
-from perfmodel.explore.levers import LEVERS, _with
+from perfmodel.explore.levers import LEVERS, with_value
 from perfmodel.explore.sensitivity import sensitivity
 from perfmodel.load import load_scenario
 from perfmodel.ops.work import tokens_per_step
@@ -77,7 +77,7 @@ def test_more_bandwidth_is_never_dearer(main_job, lever):
 def test_network_bandwidth_over_a_wide_range():
     scenario = load_scenario("longcat-flash-h800")
     times = [
-        simulate_step(_with(scenario, "cluster.network.gb_per_s_per_gpu", gb)).step_time_s
+        simulate_step(with_value(scenario, "cluster.network.gb_per_s_per_gpu", gb)).step_time_s
         for gb in (10.0, 25.0, 50.0, 200.0)
     ]
     assert times == sorted(times, reverse=True)

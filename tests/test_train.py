@@ -16,6 +16,7 @@ from perfmodel.cli import app
 from perfmodel.errors import InfeasibleError, PerfModelError, SpecError
 from perfmodel.kernels.gradients import lookup
 from perfmodel.load import build_scenario, load_scenario
+from perfmodel.ops.backward import Kernel
 from perfmodel.ops.op import OpClass
 from perfmodel.output.train.html import train_html
 from perfmodel.output.train.trace import trace_text
@@ -26,7 +27,7 @@ from perfmodel.training.parameters import Parameters
 from perfmodel.training.parts import layer_parts
 from perfmodel.training.pipeline.closed_forms import bubble
 from perfmodel.training.run import DAY, best_interval_s, expected_waste, simulate_run
-from perfmodel.training.step import simulate_training
+from perfmodel.training.step import StepBuilder, simulate_training
 from perfmodel.training.summary import breakdown_s, step_interval_s
 from perfmodel.training.traffic import gradient_ops, state_bytes_per_parameter, updated, weight_ops
 from perfmodel.units import HOUR
@@ -544,3 +545,35 @@ def test_models_without_a_modelled_backward_are_refused():
                 {"model": "longcat-2.0", "cluster": "h800-ib", "training": {"global_batch_sequences": 8}}
             )
         )
+
+
+def test_divided_weights_travel_beside_a_forward_and_a_backward_too():
+    """A pair gathers twice and reduces once: on a slow wire it takes as long as they do."""
+    scenario = small(pp=1, dp=16, zero=3, moe_overlap="forward-backward")
+    network = scenario.cluster.network.model_copy(update={"gb_per_s_per_gpu": 1.0})
+    cluster = scenario.cluster.model_copy(update={"network": network})
+    slow = simulate_training(scenario.model_copy(update={"cluster": cluster}))
+    builder = StepBuilder(slow.scenario, slow.training)
+    gather, reduce = (
+        sum(
+            float(builder.costing.alone(Kernel.plain(op)).seconds)
+            for op in ops(slow.parameters[0], slow.training, cluster)
+        )
+        for ops in (weight_ops, gradient_ops)
+    )
+    assert slow.pairs[0, 0].seconds == pytest.approx(2 * gather + reduce, rel=1e-9)
+    assert slow.pairs[0, 0].exposed_s[OpClass.DATA_PARALLEL] > 0.0
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3-train-h800", "longcat-flash-train-h800", ""])
+def test_no_transfer_of_a_step_is_faster_than_its_wire(name):
+    """Calibrations timed collectives inside a link domain; gigabytes between domains take the network's time."""
+    scenario = load_scenario(name) if name else small(ep=1, dp=32, pp=1, global_batch_sequences=128)
+    step = simulate_training(scenario)
+    cluster = step.scenario.cluster
+    transfers = [(kernel.op, timing) for kernel, timing in step.timings if kernel.op.is_communication]
+    assert transfers
+    for op, timing in transfers:
+        assert float(timing.seconds) >= 0.999 * op.link_bytes / cluster.link_bytes_per_s, op.name
+        wire = cluster.network_bytes_per_s(same_rail=True)
+        assert float(timing.seconds) >= 0.999 * op.network_bytes / wire, op.name

@@ -12,7 +12,7 @@ import numpy as np
 
 import perfmodel
 from calibrate.device.cases import COMMUNICATION, SHAPES
-from calibrate.device.curves import FORMS, MIN_ROWS, NORMAL_90, Array, fit_curve
+from calibrate.device.curves import MIN_ROWS, NORMAL_90, Array, fit_curve, form_of
 from calibrate.device.design import with_work, work_of
 from calibrate.device.environment import gpu_spec
 from calibrate.device.journal import JOURNAL, PARQUET, read_metadata, read_timings, to_parquet
@@ -178,7 +178,7 @@ def _curves(timings: "pd.DataFrame") -> tuple[list[Curve], list[str]]:
 def _classes(timings: "pd.DataFrame") -> Iterator[tuple[str, str, "pd.DataFrame"]]:
     """Timings by kernel class and number format; those of transfers go by bytes, whatever their format."""
     for (kernel, dtype), rows in timings.groupby(["kernel", "dtype"], sort=True):
-        if kernel in FORMS and kernel not in COMMUNICATION:
+        if form_of(kernel) and kernel not in COMMUNICATION:
             yield str(kernel), str(dtype), rows
     for kernel, rows in timings.groupby("kernel", sort=True):
         if kernel in COMMUNICATION:

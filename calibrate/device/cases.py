@@ -58,7 +58,33 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "reorder": ("rows", "width"),
     "sample": ("rows", "width"),
     "launch": (),
+    "gather_weight": ("rows", "width", "vocabulary"),
 } | dict.fromkeys(COMMUNICATION, ("ranks", "bytes"))
+BACKWARD: Mapping[str, str] = {
+    f"{kernel}_{way}": kernel
+    for way, kernels in {
+        "input": (
+            "gemm",
+            "grouped_gemm",
+            "mla_prefill",
+            "gqa_prefill",
+            "norm",
+            "latent_norm",
+            "rope",
+            "activation",
+            "select",
+            "permute",
+            "unpermute",
+            "sample",
+        ),
+        "weight": ("gemm", "grouped_gemm", "gather"),
+        "forward": ("sample",),
+    }.items()
+    for kernel in kernels
+}
+"""Kernel class of a training step -> the forward's: input gradients, weight gradients, and the loss, which stands where
+a serving step takes the likeliest token. Products have the shape of their own product, others the forward's."""
+SHAPES = {**{name: SHAPES[of] for name, of in BACKWARD.items()}, **SHAPES}
 """The shape variables of each kernel class: counts, and bytes for communication."""
 
 
@@ -118,7 +144,16 @@ def build(case: Case, bench: "Bench") -> Run:
     """
     if case.kernel in COMMUNICATION:
         raise DataError(f"{case.label}: needs several ranks; give calibrate profile --ranks 2")
-    return bench.between_others(lambda: BUILDERS[case.kernel](case, bench))
+    return bench.between_others(lambda: builder_of(case.kernel)(case, bench))
+
+
+def builder_of(kernel: str) -> Build:
+    """How a kernel class of one rank is set up."""
+    if kernel not in BACKWARD:
+        return BUILDERS[kernel]
+    from calibrate.device.backward import BUILDERS as BACKWARDS
+
+    return BACKWARDS[kernel]
 
 
 def parse_dtypes(text: str) -> list[str]:
@@ -143,7 +178,8 @@ def _sizes(case: Case) -> tuple[int, ...]:
     return tuple(int(case.shape[name]) for name in SHAPES[case.kernel])
 
 
-def _random(case: Case) -> np.random.Generator:
+def random_of(case: Case) -> np.random.Generator:
+    """A generator of the case's own."""
     return np.random.default_rng(int(case.key, 16))
 
 
@@ -168,7 +204,7 @@ def _grouped_gemm(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import grouped_linear
 
     groups, rows, n, k = _sizes(case)
-    counts: list[int] = _random(case).multinomial(rows, np.full(groups, 1.0 / groups)).tolist()
+    counts: list[int] = random_of(case).multinomial(rows, np.full(groups, 1.0 / groups)).tolist()
     x, weight = bench.warm(rows, k, dtype=case.dtype), bench.cold(groups, n, k, dtype=case.dtype)
     return lambda: grouped_linear(x, weight(), counts)
 
@@ -176,7 +212,7 @@ def _grouped_gemm(case: Case, bench: "Bench") -> Run:
 def _mla_decode(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import mla_decode
 
-    requests, new, context, heads, latent, rope = _attention_sizes(case)
+    requests, new, context, heads, latent, rope = attention_sizes(case)
     latent_query = bench.warm(requests, new, heads, latent, dtype=case.dtype)
     query = bench.warm(requests, new, heads, rope, dtype=case.dtype)
     cache = bench.cold(requests, context, latent + rope, dtype=case.dtype)
@@ -188,7 +224,7 @@ def _mla_prefill(case: Case, bench: "Bench") -> Run:
     """The expanded keys and values are warm: a GEMM has just made them from the cache."""
     from reference_model.kernels import mla_prefill
 
-    requests, new, context, heads, nope, rope, value = _attention_sizes(case)
+    requests, new, context, heads, nope, rope, value = attention_sizes(case)
     query = bench.warm(requests, new, heads, nope + rope, dtype=case.dtype)
     rotated = bench.warm(requests, new, heads, rope, dtype=case.dtype)
     expanded = bench.warm(requests, context, heads, nope + value, dtype=case.dtype)
@@ -201,7 +237,7 @@ def _mla_sparse(case: Case, bench: "Bench") -> Run:
     """Half of what a query attends to is its latest tokens, as in LongCat, the rest lies anywhere before."""
     from reference_model.kernels import mla_sparse
 
-    requests, new, context, _, heads, latent, rope = _attention_sizes(case)
+    requests, new, context, _, heads, latent, rope = attention_sizes(case)
     latent_query = bench.warm(requests, new, heads, latent, dtype=case.dtype)
     query = bench.warm(requests, new, heads, rope, dtype=case.dtype)
     cache = bench.cold(requests, context, latent + rope, dtype=case.dtype)
@@ -219,7 +255,7 @@ def _selected_ids(case: Case) -> "NDArray[np.int64]":
     if found is None:
         raise DataError(f"{case.label}: selected must be at most what a query sees in the mean")
     rank, last = np.arange(found), places[:, None]
-    earlier = _random(case).random((requests, new, found)) * np.maximum(last - found // 2 + 1, 1)
+    earlier = random_of(case).random((requests, new, found)) * np.maximum(last - found // 2 + 1, 1)
     ids = np.where(rank < found // 2, last - rank, earlier.astype(np.int64))
     return np.where(last + 1 < found, np.where(rank <= last, last - rank, rank), ids)
 
@@ -227,7 +263,7 @@ def _selected_ids(case: Case) -> "NDArray[np.int64]":
 def _index_logits(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import index_logits
 
-    requests, new, context, heads, head_dim = _attention_sizes(case)
+    requests, new, context, heads, head_dim = attention_sizes(case)
     query = bench.warm(requests, new, heads, head_dim, dtype=case.dtype)
     rotated = bench.warm(requests, new, heads, max(head_dim // 2, 1), dtype=case.dtype)
     weights = bench.warm(requests, new, heads, dtype=case.dtype)
@@ -239,7 +275,7 @@ def _index_topk(case: Case, bench: "Bench") -> Run:
     """Of what is selected half are the latest tokens and a 128th the first ones, as in LongCat."""
     from reference_model.kernels import index_topk
 
-    requests, new, context, top_k = _attention_sizes(case)
+    requests, new, context, top_k = attention_sizes(case)
     scores = bench.warm(requests, new, context, dtype="fp32")
     return lambda: index_topk(scores, top_k, top_k // 128, top_k // 2)
 
@@ -247,7 +283,7 @@ def _index_topk(case: Case, bench: "Bench") -> Run:
 def _gqa(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import gqa
 
-    requests, new, context, heads, kv_heads, head_dim = _attention_sizes(case)
+    requests, new, context, heads, kv_heads, head_dim = attention_sizes(case)
     if heads % kv_heads:
         raise DataError(f"{case.label}: heads must be a multiple of kv_heads")
     query = bench.warm(requests, new, heads, head_dim, dtype=case.dtype)
@@ -256,7 +292,12 @@ def _gqa(case: Case, bench: "Bench") -> Run:
     return lambda: gqa(query, key(), value(), head_dim**-0.5)
 
 
-def _attention_sizes(case: Case) -> tuple[int, ...]:
+def attention_sizes(case: Case) -> tuple[int, ...]:
+    """The sizes of an attention core.
+
+    Raises:
+        DataError: fewer keys than new tokens.
+    """
     if case.shape["context"] < case.shape["new_tokens"]:
         raise DataError(
             f"{case.label}: context counts the new tokens too, so it can't be smaller than new_tokens"
@@ -320,7 +361,7 @@ def _gather(case: Case, bench: "Bench") -> Run:
 
     rows, width = _sizes(case)
     table = bench.table(width, dtype=case.dtype)
-    order = _random(case).permutation(table.shape[0])
+    order = random_of(case).permutation(table.shape[0])
     draws = max(1, min(len(order) // rows, 4096))
     ids = np.resize(order, (draws, rows))
     next_ids = itertools.cycle([bench.ids(row) for row in ids]).__next__
@@ -347,7 +388,7 @@ def _permute(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import permute
 
     _, tokens, width = _sizes(case)
-    x, ids = bench.warm(tokens, width, dtype=case.dtype), bench.ids(_routed(case))
+    x, ids = bench.warm(tokens, width, dtype=case.dtype), bench.ids(routed_ids(case))
     return lambda: permute(x, ids, REAL_EXPERTS)
 
 
@@ -355,17 +396,17 @@ def _unpermute(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import unpermute
 
     rows, tokens, width = _sizes(case)
-    ids = _routed(case)
+    ids = routed_ids(case)
     pairs = bench.ids(np.argsort(ids.ravel(), kind="stable")[:rows])
     y, x = bench.warm(rows, width, dtype=case.dtype), bench.warm(tokens, width, dtype=case.dtype)
     weights, zero_weight = bench.warm(*ids.shape, dtype="fp32"), bench.warm(tokens, 1, dtype="fp32")
     return lambda: unpermute(y, pairs, weights, x, zero_weight)
 
 
-def _routed(case: Case) -> "NDArray[np.int64]":
+def routed_ids(case: Case) -> "NDArray[np.int64]":
     """Ids [tokens, K] of which exactly ``rows`` are real experts, the others one zero-computation expert."""
     rows, tokens, _ = _sizes(case)
-    random, top_k = _random(case), math.ceil(rows / tokens)
+    random, top_k = random_of(case), math.ceil(rows / tokens)
     ids = np.full(tokens * top_k, REAL_EXPERTS)
     ids[random.permutation(ids.size)[:rows]] = random.integers(0, REAL_EXPERTS, rows)
     return ids.reshape(tokens, top_k)
@@ -375,7 +416,7 @@ def _reorder(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import reorder
 
     rows, width = _sizes(case)
-    x, order = bench.warm(rows, width, dtype=case.dtype), bench.ids(_random(case).permutation(rows))
+    x, order = bench.warm(rows, width, dtype=case.dtype), bench.ids(random_of(case).permutation(rows))
     return lambda: reorder(x, order)
 
 

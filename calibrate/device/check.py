@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,13 @@ from calibrate.device.curves import NORMAL_90, inside
 from calibrate.device.design import design_cases, sample_points, with_work
 from calibrate.device.environment import ForeignLoad, describe
 from calibrate.device.journal import MUST_AGREE
-from calibrate.device.needs import load_model, needed_ranges
+from calibrate.device.needs import load_model, needed_ranges, training_ranges
 from calibrate.device.steps import Models, StepCase, build_step, draw_steps, predict
 from calibrate.device.timing import Bench
+from calibrate.device.training_ranks import KINDS, RANKS, measure
+from calibrate.device.training_ranks import predict as predict_over_ranks
+from calibrate.device.training_steps import build_training_step, draw_training_steps
+from calibrate.device.training_steps import predict as predict_training
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
 from perfmodel.kernels.calibration import Calibration, load_calibration
@@ -39,6 +44,10 @@ if TYPE_CHECKING:
 
 SHAPES_PER_CLASS = 12
 STEPS = 48
+CASES_OF_RANKS, MICRO_BATCHES = 2, 4
+"""Training steps over two ranks, and micro-batches of those that pass a pipeline."""
+STEPS_OF = ("block", "step", "training step")
+"""Kinds of rows that are no kernels."""
 CHANCE = 0.01
 """A calibration that keeps its claims fails the check this often."""
 RESULT, ROWS = "check.json", "check.parquet"
@@ -51,10 +60,10 @@ class Row:
     """One thing that was predicted and measured."""
 
     kind: str
-    """Kernel class and number format, or ``block`` or ``step``."""
+    """Kernel class and number format, or one of :data:`STEPS_OF`."""
     label: str
     group: str
-    """``kernels`` or ``steps``."""
+    """``kernels``, ``steps``, or ``ranks``: steps over several."""
     measured_s: float
     """Geometric mean of two passes, on the calibration's clock."""
     first_s: float
@@ -135,6 +144,8 @@ def check(
         *_step_jobs(calibration, folder, bench, steps, seed),
     ]
     rows = _measure(jobs, bench, seed, progress)
+    if steps:
+        rows += _rank_rows(calibration, folder, seed)
     result = judge(rows)
     write(folder, calibration, result)
     return result
@@ -142,9 +153,9 @@ def check(
 
 def judge(rows: Sequence[Row]) -> Checked:
     """Summary lines and the claims that were not kept."""
-    kinds = sorted({row.kind for row in rows}, key=lambda kind: (kind in ("block", "step"), kind))
+    kinds = sorted({row.kind for row in rows}, key=lambda kind: (kind in STEPS_OF, kind))
     summary = [_summary(kind, [row for row in rows if row.kind == kind]) for kind in kinds]
-    for group in ("kernels", "steps"):
+    for group in ("kernels", "steps", "ranks"):
         own = [row for row in rows if row.group == group]
         if own:
             summary.append(_summary(f"all {group}", own))
@@ -189,13 +200,49 @@ def _check_environment(calibration: Calibration, bench: Bench) -> None:
             )
 
 
+def _rank_rows(calibration: Calibration, folder: Path, seed: int) -> list[Row]:
+    """Training steps over two ranks, where transfers between ranks were timed; they are told and not judged, as they
+    have no interval.
+    """
+    asked = calibration.document["requested"]
+    sizes = [name for name in asked["models"] if name in SIZES and SIZES[name].num_layers % RANKS == 0]
+    if not asked.get("training") or asked["ranks"] < RANKS or not sizes:
+        return []
+    rows = []
+    limits = {"max_tokens": asked["max_tokens"], "max_context": asked["max_context"]}
+    for case in draw_training_steps(sizes, asked["dtypes"][0], CASES_OF_RANKS, **limits, seed=seed):
+        for kind in KINDS:
+            with ForeignLoad() as load:
+                first, second = (min(measure(kind, case, MICRO_BATCHES)) for _ in range(2))
+            found = predict_over_ranks(kind, case, calibration, str(folder.absolute()), MICRO_BATCHES)
+            unknown = float("nan")
+            rows.append(
+                Row(
+                    f"training step, {kind} over {RANKS} ranks",
+                    case.label,
+                    "ranks",
+                    float(np.sqrt(first * second)),
+                    first,
+                    second,
+                    found,
+                    unknown,
+                    unknown,
+                    unknown,
+                    load.share,
+                    False,
+                )
+            )
+    return rows
+
+
 def _shape_jobs(calibration: Calibration, bench: Bench, count: int, seed: int) -> Iterator[_Job]:
     """``count`` shapes of each class that no design holds, from the same box, inside the curve's domain."""
     asked = calibration.document["requested"]
     models = [load_model(name) for name in asked["models"]]
     fitted = {case.key for case in design_cases(**asked)}
     for dtype in asked["dtypes"]:
-        ranges = needed_ranges(models, dtype, asked["max_tokens"], asked["max_context"], asked["ranks"])
+        needed = training_ranges if asked.get("training") else needed_ranges
+        ranges = needed(models, dtype, asked["max_tokens"], asked["max_context"], asked["ranks"])
         for (kernel, own_dtype), own in ranges.items():
             drawn = sample_points(kernel, own, own_dtype, 4 * count, seed)
             curve = calibration.find(kernel, own_dtype)
@@ -228,6 +275,9 @@ def _step_jobs(calibration: Calibration, folder: Path, bench: Bench, count: int,
     if not sizes or not count:
         return
     models = Models(bench.device)
+    if asked.get("training"):
+        yield from _training_jobs(calibration, folder, models, sizes, count, seed)
+        return
     for dtype in asked["dtypes"]:
         cases = draw_steps(
             sizes,
@@ -239,6 +289,35 @@ def _step_jobs(calibration: Calibration, folder: Path, bench: Bench, count: int,
         )
         for case in cases:
             yield _step_job(case, calibration, folder, models)
+
+
+def _training_jobs(
+    calibration: Calibration, folder: Path, models: Models, sizes: Sequence[str], count: int, seed: int
+) -> Iterator[_Job]:
+    """Whole training steps: forwards, the loss and backwards."""
+    asked = calibration.document["requested"]
+    for dtype in asked["dtypes"]:
+        cases = draw_training_steps(
+            sizes,
+            dtype,
+            count,
+            max_tokens=asked["max_tokens"],
+            max_context=asked["max_context"],
+            seed=seed,
+        )
+        for case in cases:
+            found = predict_training(case, calibration, str(folder.absolute()))
+            yield _Job(
+                "training step",
+                case.label,
+                "steps",
+                partial(build_training_step, case, models),
+                found.seconds,
+                found.low_s,
+                found.high_s,
+                float("nan"),
+                found.outside,
+            )
 
 
 def _step_job(case: StepCase, calibration: Calibration, folder: Path, models: Models) -> _Job:

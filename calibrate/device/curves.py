@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrate.device.cases import BACKWARD
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import DOMAIN_SLACK, Curve, evaluate
 from perfmodel.units import PERCENT
@@ -215,6 +216,21 @@ for _name in ("gqa_decode", "gqa_prefill"):
     }
 
 
+def form_of(kernel: str) -> Form | None:
+    """What a kernel class's time may be made of; None: it is not fitted. Of a gradient: as its forward, by shape alone,
+    as what perfmodel counts that a gradient moves is not what its forward does.
+    """
+    if kernel == "gather_weight":
+        return Form(
+            ("1", "rows", "rows*width", "vocabulary*width"), {"rows": ("1", "width")}, ("rows", "width")
+        )
+    if kernel not in BACKWARD:
+        return FORMS.get(kernel)
+    forward = FORMS[BACKWARD[kernel]]
+    cut = {name: products for name, products in forward.cut.items() if name not in ("bytes", "flops")}
+    return Form(forward.terms, cut, forward.domain)
+
+
 def fit_curve(
     kernel: str, dtype: str, variables: Variables, seconds: Array, min_rows: int = MIN_ROWS
 ) -> Curve:
@@ -225,13 +241,13 @@ def fit_curve(
     Raises:
         DataError: a class without a form, too few rows, or times that are not positive.
     """
-    if kernel not in FORMS:
+    form = form_of(kernel)
+    if form is None:
         raise DataError(f"kernel {kernel!r}: no form to fit; known: {', '.join(FORMS)}")
     if len(seconds) < min_rows:
         raise DataError(f"{kernel} {dtype}: {len(seconds)} timed shapes, {min_rows} are needed")
     if not (np.isfinite(seconds).all() and (seconds > 0).all()):
         raise DataError(f"{kernel} {dtype}: times must be positive numbers")
-    form = FORMS[kernel]
     candidates = candidate_terms(form, variables)
     residuals = leave_out_residuals(candidates, variables, seconds)
     errors = PERCENT * np.abs(np.expm1(residuals))

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.device.cases import COMMUNICATION, SHAPES, Case
-from calibrate.device.needs import ROWS, Ranges, load_model, needed_ranges
+from calibrate.device.cases import BACKWARD, COMMUNICATION, SHAPES, Case
+from calibrate.device.needs import ROWS, Ranges, load_model, needed_ranges, training_ranges
 from perfmodel.errors import DataError
 from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
@@ -28,6 +28,13 @@ SPARSE = ("mla_sparse_decode", "mla_sparse_prefill", "index_logits", "index_topk
 """Kernels of a sparse attention."""
 DENSITY = {"gemm": 6, "grouped_gemm": 4, "mla_decode": 3, "mla_prefill": 3, "bmm": 2, "norm": 2, "permute": 2}
 DENSITY |= dict.fromkeys(SPARSE, 2)
+DENSITY |= {
+    "gemm_input": 3,
+    "gemm_weight": 3,
+    "grouped_gemm_input": 2,
+    "grouped_gemm_weight": 2,
+    "mla_prefill_input": 2,
+}
 """Points of a class in a round; 1 for the others."""
 ROUNDS = 220
 """Rounds in a full design; a time limit ends it earlier."""
@@ -39,7 +46,7 @@ EXCHANGE_BYTES = tuple(round(2 ** (10 + half / 2)) for half in range(27))
 """Bytes that a rank sends, from 1 KiB to 8 MiB."""
 
 
-FREE_WIDTHS = ("gemm", "grouped_gemm", *ROWS)
+FREE_WIDTHS = ("gemm", "grouped_gemm", "gemm_input", "gemm_weight", *ROWS)
 """Classes whose fixed variables are also varied freely: half of their points."""
 MARGIN = 1.1
 """The box reaches a tenth beyond what the models need, or points would hardly come near its edges."""
@@ -53,11 +60,13 @@ def design_cases(
     max_context: int,
     ranks: int,
     seed: int,
+    training: bool = False,
 ) -> list[Case]:
     """The cases to time, in an order of which any prefix is a design.
 
     ``models`` are catalogue names, paths of a ``config.json`` or sizes of the reference model. ``max_tokens`` bounds
-    the new tokens of a step, ``max_context`` a request's keys.
+    the new tokens of a step, ``max_context`` a request's keys; with ``training`` what a training step of at most as
+    many tokens asks for, gradients too, and nothing else.
 
     Raises:
         SpecError: an unknown model.
@@ -68,7 +77,11 @@ def design_cases(
     rounds = []
     for dtype in dtypes:
         needed = [load_model(name) for name in models]
-        ranges = needed_ranges(needed, dtype, max_tokens, max_context, ranks)
+        ranges = (
+            training_ranges(needed, dtype, max_tokens, max_context, ranks)
+            if training
+            else needed_ranges(needed, dtype, max_tokens, max_context, ranks)
+        )
         for (kernel, own_dtype), own in ranges.items():
             points = sample_points(kernel, own, own_dtype, ROUNDS * DENSITY.get(kernel, 1), seed)
             rounds.append((DENSITY.get(kernel, 1), points))
@@ -139,9 +152,12 @@ def _make_consistent(kernel: str, shape: dict[str, float]) -> None:
     """Variables that bound each other."""
     if "context" in shape:
         shape["context"] = max(shape["context"], shape["new_tokens"])
+    if kernel in ("mla_prefill_input", "gqa_prefill_input"):  # in training nothing is cached
+        shape["context"] = shape["new_tokens"]
     if "selected" in shape:  # in the mean over queries, of which the first sees fewer than the last
         seen = shape["context"] - (shape["new_tokens"] - 1) / 2.0
         shape["selected"] = max(min(shape["selected"], math.floor(seen)), 1)
+    kernel = BACKWARD.get(kernel, kernel)
     if kernel == "grouped_gemm":
         shape["rows"] = max(shape["rows"], shape["groups"])
     if kernel in ("permute", "unpermute"):
@@ -153,6 +169,7 @@ def _make_consistent(kernel: str, shape: dict[str, float]) -> None:
 def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0) -> tuple[float, float]:
     """FLOPs and bytes of a case, counted as perfmodel counts the op of that shape."""
     s = shape
+    kernel = BACKWARD.get(kernel, kernel)
     count: Callable[[], tuple[float, float]] = {
         "gemm": lambda: _product(1, s["m"], s["n"], s["k"]),
         "bmm": lambda: _product(s["groups"], s["m"], s["n"], s["k"]),
@@ -186,7 +203,9 @@ def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0)
 
 def element_bytes(kernel: str, dtype: str) -> float:
     """Bytes of an element of what a kernel moves; logits are counted as FP32, as perfmodel does."""
-    return BYTES_PER_ELEMENT["fp32" if kernel in ("sample", "select", "index_topk") else dtype]
+    return BYTES_PER_ELEMENT[
+        "fp32" if BACKWARD.get(kernel, kernel) in ("sample", "select", "index_topk") else dtype
+    ]
 
 
 def with_work(kernel: str, dtype: str, shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """What a set of models asks of each kernel class: perfmodel's own ops, built for the corners of the work."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from calibrate.device.cases import SHAPES
+from calibrate.device.cases import BACKWARD, SHAPES
 from perfmodel.errors import SpecError
+from perfmodel.ops.backward import Kernel
 from perfmodel.ops.op import Op
 from perfmodel.spec import catalogue
 from perfmodel.spec.deployment import Precision
@@ -17,6 +18,9 @@ from perfmodel.spec.messages import describe
 from perfmodel.spec.model import Model
 from perfmodel.spec.models.reader import model_from_config
 from perfmodel.spec.scenario import Scenario
+
+if TYPE_CHECKING:
+    from perfmodel.training.step import StepBuilder
 
 ROWS = ("norm", "activation", "add", "gather", "reorder", "sample", "permute", "unpermute")
 FIXED: Mapping[str, tuple[str, ...]] = {
@@ -35,6 +39,12 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     "rope": ("heads", "rope", "latent"),
     "select": ("width", "top_k"),
     **dict.fromkeys(ROWS, ("width",)),
+}
+FIXED = {
+    **{name: FIXED[of] for name, of in BACKWARD.items() if of in FIXED},
+    **FIXED,
+    "gemm_weight": ("m", "n"),
+    "gather_weight": ("width", "vocabulary"),
 }
 """Variables that a model fixes; the others depend on the step's work."""
 
@@ -78,6 +88,74 @@ def needed_ranges(
                     own = ranges.setdefault((op.kernel, op.dtype), Ranges())
                     own.add(op, FIXED.get(op.kernel, ()))
     return ranges
+
+
+def training_ranges(
+    models: Sequence[Model], dtype: str, max_tokens: int, max_context: int, ranks: int = 1
+) -> dict[tuple[str, str], Ranges]:
+    """What training steps of these models ask of each kernel class and number format: forwards, and gradients under
+    their own names; for few and many tokens, short and long sequences, few and all experts; with several ranks for
+    their share of a step, too.
+    """
+    ranges: dict[tuple[str, str], Ranges] = {}
+    for model in models:
+        longest = min(max_tokens, max_context, model.max_context_tokens)
+        top = model.moe.top_k if model.moe else 0
+        for sequences, tokens in (
+            (1, min(16, longest)),
+            (1, longest),
+            (max(max_tokens // 64, 1), min(64, longest)),
+        ):
+            for experts in sorted({min(1, top), top}):
+                for kernel in training_kernels(model, dtype, sequences, tokens, experts):
+                    name = kernel.timed_as if kernel.timed_as in SHAPES else kernel.base.kernel
+                    shape = kernel.base.shape
+                    if name in SHAPES and not kernel.op.is_communication and set(SHAPES[name]) <= set(shape):
+                        own = ranges.setdefault((name, kernel.base.dtype), Ranges())
+                        own.add(replace(kernel.base, kernel=name), FIXED.get(name, ()))
+    if ranks > 1:
+        for key, own in needed_ranges(models, dtype, max_tokens, max_context, ranks).items():
+            if key[0] == "reorder":
+                ranges.setdefault(key, own)
+    return ranges
+
+
+def training_kernels(model: Model, dtype: str, sequences: int, tokens: int, experts: float) -> list[Kernel]:
+    """Every kernel of a training step of a model on one device."""
+    from perfmodel.training.overlap import parts_of
+
+    builder = training_builder(model, dtype, sequences, tokens, experts)
+    chains = [builder.first_chain(), *map(builder.layer_chain, model.layers), builder.last_chain()]
+    return [
+        kernel
+        for chain in chains
+        for part in parts_of(chain)
+        for way in (part.forward, part.input, part.weight)
+        for kernel in way
+    ]
+
+
+def training_builder(
+    model: Model, dtype: str, sequences: int, tokens: int, experts: float, **sections: Any
+) -> "StepBuilder":
+    """A training step as the reference model runs it: PyTorch's kernels one by one, ``dtype`` throughout, one
+    micro-batch unless ``sections`` say otherwise of ``training``.
+    """
+    from perfmodel.training.layout import training_of
+    from perfmodel.training.step import StepBuilder
+
+    batch = {
+        "sequence_tokens": tokens,
+        "micro_batch_sequences": sequences,
+        "global_batch_sequences": sequences,
+    }
+    training = {"kernels": "eager", "all_to_all": "all-to-all", **batch, **sections.pop("training", {})}
+    routing = {"mean_real_experts": experts} if model.moe else {}
+    scenario = reference_scenario(model, dtype, {}, training=training, routing=routing, **sections)
+    builder = StepBuilder(scenario, training_of(scenario))
+    deployment = builder.inner.deployment.model_copy(update={"precision": scenario.deployment.precision})
+    builder.inner = builder.inner.model_copy(update={"deployment": deployment})
+    return builder
 
 
 def _spread(model: Model, max_tokens: int, ranks: int) -> Iterator[dict[str, Any]]:

@@ -127,6 +127,17 @@ class Bench:
         self._made.append(made)
         return made
 
+    def saved(self, *shape: int, dtype: str) -> Tensor:
+        """An activation that a forward left for its backward: it stays where it is, nobody writes it again before it is
+        read, and its gradient may be asked for.
+
+        Raises:
+            DataError: more than half of the free memory.
+        """
+        made = self.warm(*shape, dtype=dtype)
+        self._made.pop()
+        return made.requires_grad_()
+
     def cold(self, *shape: int, dtype: str) -> Callable[[], Tensor]:
         """A function whose every call returns another part of the pool as a tensor: a weight or a cache.
 

@@ -3,10 +3,11 @@
     python -m calibrate.tables.gradients
 
 Sources: SimuMax's measured shapes (``training_kernels.csv``: GEMMs in TN, NN and NT with accumulation in FP32,
-grouped GEMMs by stage, attention forward and backward, on B200 and A100-PCIe) and FlashAttention-3's figures on H100
-(``training_attention.csv``). A gradient's factor is the median over shapes of its time over the forward's, the spread
-the standard deviation of its logarithm. Hopper has no GEMM rows by stage: the geometric mean of the two others,
-flagged, with the wider spread.
+grouped GEMMs by stage, attention forward and backward, on B200 and A100-PCIe), FlashAttention-3's figures on H100
+(``training_attention.csv``) and DeepGEMM's of FP8 products on Hopper (``training_fp8.csv``). A gradient's factor is
+the median over shapes of its time over the forward's, the spread the standard deviation of its logarithm. Hopper has
+no BF16 GEMM rows by stage: the geometric mean of the two others, flagged, with the wider spread; in FP8 it has weight
+gradients, beside forwards of the same three sizes.
 """
 
 import csv
@@ -17,10 +18,14 @@ from collections.abc import Iterable, Mapping
 
 from perfmodel.kernels.achievable import FOLDER, read_rows
 
-KERNELS, ATTENTION, RESULT = "training_kernels.csv", "training_attention.csv", "gradients.csv"
-FIELDS = ("kernel", "way", "architecture", "factor", "log_std", "num_rows", "source", "flag")
+KERNELS, ATTENTION, FP8 = "training_kernels.csv", "training_attention.csv", "training_fp8.csv"
+RESULT = "gradients.csv"
+FIELDS = ("kernel", "way", "architecture", "dtype", "factor", "log_std", "num_rows", "source", "flag")
 DEVICES = {"B200-SXM": "blackwell", "A100-PCIe": "ampere"}
 SOURCE = "https://github.com/MooreThreads/SimuMax (v1.2, Apache-2.0), measured shapes of configs/system"
+FP8_SOURCE = (
+    "https://github.com/deepseek-ai/DeepGEMM pull requests 74 (forwards) and 95 (weight gradients), issue 107"
+)
 BACKWARD_FLOPS = 2.5
 """FLOPs of attention's backward over its forward's, by which the tables' backward rates are stated: five products of
 the same size instead of two, the first computed again."""
@@ -44,8 +49,8 @@ def gradient_rows() -> list[Row]:
             factor = math.exp(statistics.mean(math.log(float(row["factor"])) for row in others))
             spread = max(float(row["log_std"]) for row in others)
             rows.append(_derived(kernel, way, factor, spread, "mean of Ampere's and Blackwell's"))
-    rows += _hopper_attention()
-    return sorted(rows, key=lambda row: (row["kernel"], row["way"], row["architecture"]))
+    rows += [*_hopper_attention(), *_hopper_fp8()]
+    return sorted(rows, key=lambda row: (row["kernel"], row["way"], row["architecture"], row["dtype"]))
 
 
 def _shape(row: Mapping[str, str]) -> dict[str, str]:
@@ -128,11 +133,43 @@ def _hopper_attention() -> list[Row]:
     return [{**own, "log_std": "0.1"}, {**own, **wider}]
 
 
+FEW_LOG_STD = 0.2
+"""Spread of a factor of a handful of pairs, at least: dense ones reach from 0.85 to 1.48."""
+
+
+def _hopper_fp8() -> list[Row]:
+    """DeepGEMM's weight gradients over its forwards of the same three sizes: weight gradients scale both operands by
+    128 elements of a row, and are summed into FP32.
+    """
+    forwards: dict[tuple[str, ...], float] = {}
+    weights: dict[tuple[str, ...], float] = {}
+    for row in read_rows(FP8):
+        into, order = (forwards, ("m", "n", "k")) if row["way"] == "forward" else (weights, ("k", "n", "m"))
+        into[row["kernel"], row["groups"], *_ends(row, order)] = float(row["tflops"])
+    found = []
+    for kernel in ("gemm", "grouped_gemm"):
+        ratios = [
+            forwards[key] / rate for key, rate in weights.items() if key[0] == kernel and key in forwards
+        ]
+        own = _row(kernel, "weight", "hopper", ratios, f"measured: {FP8_SOURCE}")
+        spread = max(float(own["log_std"]), FEW_LOG_STD)
+        flag = f"{kernel} weight gradient in FP8 on hopper: {len(ratios)} pairs of DeepGEMM's figures"
+        found.append({**own, "dtype": "fp8", "log_std": f"{spread:.4g}", "flag": flag})
+    return found
+
+
+def _ends(row: Row, order: tuple[str, ...]) -> tuple[str, ...]:
+    """(tokens, and the two widths, whichever comes first)."""
+    tokens, *widths = (row[name] for name in order)
+    return (tokens, *sorted(widths))
+
+
 def _row(kernel: str, way: str, architecture: str, ratios: list[float], source: str) -> Row:
     return {
         "kernel": kernel,
         "way": way,
         "architecture": architecture,
+        "dtype": "",
         "factor": f"{statistics.median(ratios):.4g}",
         "log_std": f"{statistics.pstdev(math.log(ratio) for ratio in ratios):.4g}",
         "num_rows": str(len(ratios)),
@@ -146,6 +183,7 @@ def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> 
         "kernel": kernel,
         "way": way,
         "architecture": "hopper",
+        "dtype": "",
         "factor": f"{factor:.4g}",
         "log_std": f"{spread:.4g}",
         "num_rows": "0",

@@ -61,7 +61,8 @@ class Lever(NamedTuple):
 # --- money ----------------------------------------------------------------------------------------------------------
 
 
-def _price(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+def price_lever(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    """The cheapest and the dearest price of the catalogue for the GPU, else a what-if."""
     prices = scenario.prices
     if not prices.usd_per_gpu_hour:
         return LeftOut("the scenario's GPUs have no price")
@@ -72,12 +73,12 @@ def _price(scenario: Scenario, _: float | None) -> Ends | LeftOut:
         if row.get("gpu", "").upper() == family
     )
     if len({usd for usd, _, _ in quoted}) < 2:
-        return _scaled(scenario, "prices.usd_per_gpu_hour", _usd, f"{WHAT_IF} for {family}")
+        return scaled(scenario, "prices.usd_per_gpu_hour", usd_text, f"{WHAT_IF} for {family}")
     return tuple(  # type: ignore[return-value]
         Setting(
             usd,
-            _usd(usd),
-            _with(scenario, "prices.usd_per_gpu_hour", usd),
+            usd_text(usd),
+            with_value(scenario, "prices.usd_per_gpu_hour", usd),
             reason=f"{which} {family} price of the catalogue: {name}",
             source=f"{row.get('term', '')}, {row.get('date', '')}: {row.get('source', '')}",
         )
@@ -109,7 +110,7 @@ OWN_BANDWIDTHS = LeftOut("costs = report counts with bandwidths of its own, what
 def _hbm(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     if scenario.costs == "report":
         return OWN_BANDWIDTHS
-    return _scaled(scenario, "cluster.gpu.hbm_gb_per_s", _gb_per_s)
+    return scaled(scenario, "cluster.gpu.hbm_gb_per_s", gb_per_s_text)
 
 
 def _network(scenario: Scenario, _: float | None) -> Ends | LeftOut:
@@ -117,7 +118,7 @@ def _network(scenario: Scenario, _: float | None) -> Ends | LeftOut:
         return OWN_BANDWIDTHS
     if scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus:
         return LeftOut("all GPUs of a replica are in one link domain: nothing crosses the network")
-    return _scaled(scenario, "cluster.network.gb_per_s_per_gpu", _gb_per_s)
+    return scaled(scenario, "cluster.network.gb_per_s_per_gpu", gb_per_s_text)
 
 
 def _link(scenario: Scenario, _: float | None) -> Ends | LeftOut:
@@ -125,7 +126,7 @@ def _link(scenario: Scenario, _: float | None) -> Ends | LeftOut:
         return OWN_BANDWIDTHS
     if scenario.deployment.num_gpus == 1:
         return LeftOut("one GPU: nothing crosses a link")
-    return _scaled(scenario, "cluster.node.link_gb_per_s", _gb_per_s)
+    return scaled(scenario, "cluster.node.link_gb_per_s", gb_per_s_text)
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def _acceptance(scenario: Scenario, _: float | None) -> Ends | LeftOut:
         Setting(
             value,
             f"{value:g}",
-            _with(scenario, "deployment.mtp.acceptance", value),
+            with_value(scenario, "deployment.mtp.acceptance", value),
             reason=reason,
             source=source,
         )
@@ -222,13 +223,13 @@ def _real_experts(scenario: Scenario, _: float | None) -> Ends | LeftOut:
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _scaled(scenario: Scenario, path: str, text: Callable[[float], str], reason: str = WHAT_IF) -> Ends:
+def scaled(scenario: Scenario, path: str, text: Callable[[float], str], reason: str = WHAT_IF) -> Ends:
     """The field at ``path`` lower and higher by WHAT_IF_PCT."""
     own = float(_at(scenario, path))
     low, high = (own * (1.0 + sign * WHAT_IF_PCT / PERCENT) for sign in (-1.0, 1.0))
     return (
-        Setting(low, text(low), _with(scenario, path, low), reason=reason),
-        Setting(high, text(high), _with(scenario, path, high)),
+        Setting(low, text(low), with_value(scenario, path, low), reason=reason),
+        Setting(high, text(high), with_value(scenario, path, high)),
     )
 
 
@@ -238,9 +239,10 @@ def _at(spec: Any, path: str) -> Any:
     return spec
 
 
-def _with(spec: Any, path: str, value: Any) -> Any:
+def with_value(spec: Any, path: str, value: Any) -> Any:
+    """A spec with the field at ``path`` replaced, unvalidated."""
     head, _, rest = path.partition(".")
-    child = _with(getattr(spec, head), rest, value) if rest else value
+    child = with_value(getattr(spec, head), rest, value) if rest else value
     return spec.model_copy(update={head: child})
 
 
@@ -249,11 +251,13 @@ def _family(scenario: Scenario) -> str:
     return scenario.cluster.gpu.name.partition("-")[0].upper()
 
 
-def _usd(value: float) -> str:
+def usd_text(value: float) -> str:
+    """A price for people."""
     return f"${value:.3g}"
 
 
-def _gb_per_s(value: float) -> str:
+def gb_per_s_text(value: float) -> str:
+    """A bandwidth for people."""
     return f"{value:,.4g} GB/s"
 
 
@@ -279,15 +283,18 @@ def _skew_text(scenario: Scenario) -> str:
 
 
 LEVERS = (
-    Lever("GPU price", "USD per GPU hour", lambda s: _usd(s.prices.usd_per_gpu_hour), _price),
+    Lever("GPU price", "USD per GPU hour", lambda s: usd_text(s.prices.usd_per_gpu_hour), price_lever),
     Lever("utilisation", "% of the time in full steps", lambda _: "100 %", _utilisation),
     Lever("expert load", "exponent", _skew_text, _skew),
     Lever("real experts per token", "experts", _mean_text, _real_experts),
     Lever("draft acceptance", "probability", lambda s: f"{s.deployment.mtp.acceptance:g}", _acceptance),
-    Lever("HBM bandwidth", "GB/s", lambda s: _gb_per_s(s.cluster.gpu.hbm_gb_per_s), _hbm),
+    Lever("HBM bandwidth", "GB/s", lambda s: gb_per_s_text(s.cluster.gpu.hbm_gb_per_s), _hbm),
     Lever(
-        "network bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.network.gb_per_s_per_gpu), _network
+        "network bandwidth",
+        "GB/s per GPU",
+        lambda s: gb_per_s_text(s.cluster.network.gb_per_s_per_gpu),
+        _network,
     ),
-    Lever("link bandwidth", "GB/s per GPU", lambda s: _gb_per_s(s.cluster.node.link_gb_per_s), _link),
+    Lever("link bandwidth", "GB/s per GPU", lambda s: gb_per_s_text(s.cluster.node.link_gb_per_s), _link),
 )
 """In the order in which they are asked."""

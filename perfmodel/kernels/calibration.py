@@ -306,6 +306,16 @@ class Calibration:
         own = f"fitted: calibration {held.name if held else self.name} ({held.id if held else self.id})"
         return f"{own}: {curve.source}" if curve.source else own
 
+    @property
+    def times_training(self) -> bool:
+        """Whether it timed kernels of training, each way by itself."""
+        return bool(self.document.get("requested", {}).get("training"))
+
+    def times_wire_of(self, op: Op) -> bool:
+        """Whether the wire that a collective uses is the one that its curve was timed on."""
+        curve = self.curve(op)
+        return curve is None or not self._other_wire(op, curve)
+
     def _other_wire(self, op: Op, curve: AnyCurve) -> str:
         """Says so where a transfer uses another wire than the one that was timed."""
         timed = str(self.document.get("wire", "link"))

@@ -31,18 +31,30 @@ class GradientRow:
 def kernel_cost(
     kernel: Kernel, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
 ) -> Timing:
-    """Time alone of one op of a training step: as timed by stage, else as the product or forward that it is like.
+    """Time alone of one op of a training step: as timed by stage, on the user's own device or by others, else as the
+    product or forward that it is like.
 
     Grouped products are never those of an inference engine's fused experts, which calibrations hold: training runs
-    permutation, products and activation as kernels of their own.
+    permutation, products and activation as kernels of their own. Nor is a collective between link domains what a
+    calibration timed inside one: data parallelism moves gigabytes, and came out faster than the wire.
     """
     own = timed(kernel, cluster.gpu)
     if own is not None:
         return own
-    fused = kernel.base.kernel == "grouped_gemm"
     base = replace(kernel.base, inside=())
-    timing = cost(base, cluster, costs, None if fused else calibration)
-    row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture)
+    trains = calibration is not None and calibration.times_training
+    if calibration is not None and trains and calibration.find(kernel.timed_as, base.dtype):
+        found = calibration.cost(replace(base, kernel=kernel.timed_as, backend=""), cluster)
+        if (
+            found is not None
+        ):  # autograd's engine goes from kernel to kernel by itself: nothing lies between two
+            between = 0.0 if kernel.way == "forward" else calibration.launch_s
+            return replace(found, latency_s=found.latency_s - between)
+    other = (base.kernel == "grouped_gemm" and not trains) or (
+        base.is_communication and calibration is not None and not calibration.times_wire_of(base)
+    )
+    timing = cost(base, cluster, costs, None if other else calibration)
+    row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
     if row is None:
         return timing
     return replace(
@@ -54,11 +66,13 @@ def kernel_cost(
 
 
 @cache
-def lookup(kernel: str, way: str, architecture: str) -> GradientRow | None:
-    """The row of a gradient; Hopper's, flagged, where an architecture has none. None: what its own op takes."""
+def lookup(kernel: str, way: str, architecture: str, dtype: str = "") -> GradientRow | None:
+    """The row of a gradient, of the number format where it has its own; Hopper's, flagged, where an architecture has
+    none. None: what its own op takes.
+    """
     rows = table()
     for place in (architecture, REFERENCE_ARCHITECTURE):
-        row = rows.get((kernel, way, place))
+        row = rows.get((kernel, way, place, dtype.partition("-")[0])) or rows.get((kernel, way, place, ""))
         if row is None:
             continue
         if place == architecture:
@@ -69,10 +83,10 @@ def lookup(kernel: str, way: str, architecture: str) -> GradientRow | None:
 
 
 @cache
-def table() -> dict[tuple[str, str, str], GradientRow]:
-    """All rows, by (kernel, way, architecture)."""
+def table() -> dict[tuple[str, str, str, str], GradientRow]:
+    """All rows, by (kernel, way, architecture, number format: empty for those that have none of their own)."""
     return {
-        (record["kernel"], record["way"], record["architecture"]): GradientRow(
+        (record["kernel"], record["way"], record["architecture"], record["dtype"]): GradientRow(
             float(record["factor"]), float(record["log_std"]), record["source"], record["flag"]
         )
         for record in read_rows("gradients.csv")

@@ -32,6 +32,13 @@ class Kernel:
     base: Op
     """The op whose time is looked up: itself, or for gradients that no table holds the forward's."""
     way: Way = "forward"
+    of: str = ""
+    """Kernel class of the forward op, where ``base`` stands in with another's."""
+
+    @property
+    def timed_as(self) -> str:
+        """Kernel class of a calibration that timed training's kernels: the forward op's and the way."""
+        return f"{self.of or self.base.kernel}_{self.way}"
 
     @staticmethod
     def plain(op: Op) -> "Kernel":
@@ -113,8 +120,8 @@ def _grouped(op: Op, summed: float) -> Gradients:
 
 def _bmm(op: Op, summed: float) -> Gradients:
     return Gradients(
-        (Kernel.plain(replace(op, name=f"{op.name}.dgrad")),),
-        (Kernel.plain(replace(op, name=f"{op.name}.wgrad")),),
+        (Kernel(*_twice(replace(op, name=f"{op.name}.dgrad")), "input"),),
+        (Kernel(*_twice(replace(op, name=f"{op.name}.wgrad")), "weight"),),
     )
 
 
@@ -132,7 +139,7 @@ def _moved(factor: float) -> Callable[[Op, float], Gradients]:
     """A memory-bound op whose input gradient moves ``factor`` times the forward's bytes."""
 
     def rule(op: Op, summed: float) -> Gradients:
-        return Gradients((Kernel.plain(_back(op, op.kernel, factor)),))
+        return Gradients((Kernel(*_twice(_back(op, op.kernel, factor)), "input", op.kernel),))
 
     return rule
 
@@ -141,7 +148,7 @@ def _swapped(kernel: str, factor: float = 1.0) -> Callable[[Op, float], Gradient
     """An op whose backward is another kernel on the same bytes."""
 
     def rule(op: Op, summed: float) -> Gradients:
-        return Gradients((Kernel.plain(_back(op, kernel, factor)),))
+        return Gradients((Kernel(*_twice(_back(op, kernel, factor)), "input", op.kernel),))
 
     return rule
 
@@ -150,11 +157,18 @@ def _back(op: Op, kernel: str, factor: float) -> Op:
     return replace(op, name=f"{op.name}.backward", kernel=kernel, hbm_bytes=factor * op.hbm_bytes, inside=())
 
 
+def _twice(op: Op) -> tuple[Op, Op]:
+    """An op that is costed as itself."""
+    return op, op
+
+
 def _scattered(op: Op, summed: float) -> Gradients:
     """An embedding's rows: gradients are added into the table, which is read and written."""
     rows, width = op.shape["rows"], op.shape["width"]
     moved = (BYTES_PER_ELEMENT[op.dtype] + 2.0 * summed) * rows * width
-    return Gradients(weight=(Kernel.plain(replace(op, name=f"{op.name}.wgrad", hbm_bytes=moved)),))
+    return Gradients(
+        weight=(Kernel(*_twice(replace(op, name=f"{op.name}.wgrad", hbm_bytes=moved)), "weight"),)
+    )
 
 
 _RULES: dict[str, Callable[[Op, float], Gradients]] = {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from perfmodel.engines.memory import runtime_bytes
+from perfmodel.numeric import Num, maximum
 from perfmodel.ops.memory import buffer_bytes
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Layer
@@ -69,7 +70,7 @@ def training_memory(
     last = len(stages) - 1
     saved = [
         sum(sum(layer_saved(layer, scenario, training).values()) for layer in own)
-        + (_end(scenario, training) if stage == last else 0.0)
+        + (end_saved(scenario, training) if stage == last else 0.0)
         for stage, own in enumerate(stages)
     ]
     buffers = float(buffer_bytes(scenario, micro_batch_work(training)))
@@ -83,7 +84,7 @@ def training_memory(
             (replayed_bytes(layer, scenario, training) for stage in own for layer in stages[stage]),
             default=0.0,
         )
-        weights, gradients = _divided(total, training)
+        weights, gradients = divided_bytes(total, training)
         held.append(one)
         ranks.append(
             RankMemory(
@@ -92,10 +93,11 @@ def training_memory(
                 optimizer=state_bytes_per_parameter(training.optimizer) * updated(total, training),
                 activations=one.peak_bytes,
                 workspace=max(
-                    replayed + max(_backward(layer, scenario, training) for layer in _layers(stages, own)),
+                    replayed
+                    + max(backward_bytes(layer, scenario, training) for layer in _layers(stages, own)),
                     loss_bytes(scenario, training) if last in own else 0.0,
                 )
-                + _gathered(total, training, sum(len(stages[stage]) for stage in own)),
+                + gathered_bytes(total, training, sum(len(stages[stage]) for stage in own)),
                 communication_buffers=buffers,
                 runtime=runtime,
             )
@@ -107,7 +109,7 @@ def _layers(stages: Sequence[tuple[Layer, ...]], own: Sequence[int]) -> list[Lay
     return [layer for stage in own for layer in stages[stage]] or [stages[0][0]]
 
 
-def _backward(layer: Layer, scenario: Scenario, training: Training) -> float:
+def backward_bytes(layer: Layer, scenario: Scenario, training: Training) -> float:
     """Gradients that a layer's backward holds at once: of the widest FFN's gate, up and activation, and its output."""
     rows = training.tokens_per_gpu * training.tp
     widths = [rows * 3.0 * layer.dense_ffn_size / training.tp]
@@ -117,15 +119,15 @@ def _backward(layer: Layer, scenario: Scenario, training: Training) -> float:
     return WEIGHT_BYTES * (max(widths) + rows * scenario.model.hidden_size)
 
 
-def _gathered(parameters: Parameters, training: Training, layers: int) -> float:
+def gathered_bytes(parameters: Parameters, training: Training, layers: Num) -> Num:
     """With weights divided (ZeRO 3): two layers' weights whole, and one's gradients."""
     if training.zero < 3:
         return 0.0
-    layer = parameters.total / max(1, layers)
+    layer = parameters.total / maximum(1, layers)
     return (2.0 * WEIGHT_BYTES + BYTES_PER_ELEMENT[training.optimizer.gradients]) * layer
 
 
-def _end(scenario: Scenario, training: Training) -> float:
+def end_saved(scenario: Scenario, training: Training) -> float:
     """What head and multi-token prediction leave behind on the last stage."""
     mtp = scenario.model.mtp
     if not (training.mtp and mtp):
@@ -133,8 +135,8 @@ def _end(scenario: Scenario, training: Training) -> float:
     return 2.0 * head_saved(scenario, training) + sum(layer_saved(mtp.layer, scenario, training).values())
 
 
-def _divided(parameters: Parameters, training: Training) -> tuple[float, float]:
-    """Bytes of weights and of gradients: whole, or a share (the units gathered for use are :func:`_gathered`)."""
+def divided_bytes(parameters: Parameters, training: Training) -> tuple[Num, Num]:
+    """Bytes of weights and of gradients: whole, or a share (the units gathered for use are :func:`gathered_bytes`)."""
     share = updated(parameters, training) if training.zero else parameters.total
     gradient = BYTES_PER_ELEMENT[training.optimizer.gradients]
     weights = WEIGHT_BYTES * (share if training.zero == 3 else parameters.total)

@@ -146,7 +146,7 @@ def weight_phase(chain: Chain, costing: Costing) -> Phase:
     """A stage's weight gradients alone."""
     sketch = Sketch(costing.alone)
     last: Deps = ()
-    for part in _parts(chain)[::-1]:
+    for part in parts_of(chain)[::-1]:
         last = sketch.part(part, "weight", last)
     return sketch.run(contention=costing.contention)
 
@@ -175,12 +175,12 @@ Block = tuple[Part, str, bool]
 
 
 def _forward_turns(chain: Chain) -> list[list[Block]]:
-    return _turns([(part, "forward", True) for part in _parts(chain)])
+    return _turns([(part, "forward", True) for part in parts_of(chain)])
 
 
 def _backward_turns(chain: Chain, replay: bool) -> list[list[Block]]:
     blocks: list[Block] = []
-    for part in _parts(chain)[::-1]:
+    for part in parts_of(chain)[::-1]:
         if replay:
             blocks.append((part, "forward", True))
         blocks += [(part, "input", True), (part, "weight", False)]
@@ -206,7 +206,8 @@ def _turns(blocks: Sequence[Block]) -> list[list[Block]]:
 EXCHANGES = (OpClass.DISPATCH, OpClass.COMBINE)
 
 
-def _parts(chain: Chain) -> tuple[Part, ...]:
+def parts_of(chain: Chain) -> tuple[Part, ...]:
+    """All parts of a chain in program order."""
     middle = [part for layer in chain.layers for part in layer.in_sequence()]
     return (*chain.before, *middle, *chain.after)
 

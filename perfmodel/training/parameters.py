@@ -43,14 +43,14 @@ def stage_parameters(
     hidden, tp = model.hidden_size, training.tp
     found = Parameters()
     for layer in layers:
-        found += _layer(layer, model, training)
+        found += layer_parameters(layer, model, training)
     table = model.vocab_size * hidden / tp
     if first:
         found += Parameters(table + sum(ngram_parameters(model)) / tp)
     if last:
         found += Parameters(hidden + (0.0 if model.tied_embeddings and first else table))
         if training.mtp and model.mtp:
-            found += _layer(model.mtp.layer, model, training)
+            found += layer_parameters(model.mtp.layer, model, training)
             found += Parameters(2.0 * hidden * hidden + 3.0 * hidden)
             if not first and training.schedule not in ("dualpipe", "dualpipe-v", "zb-v"):
                 found += Parameters(
@@ -59,7 +59,8 @@ def stage_parameters(
     return found
 
 
-def _layer(layer: Layer, model: Model, training: Training) -> Parameters:
+def layer_parameters(layer: Layer, model: Model, training: Training) -> Parameters:
+    """One layer's."""
     hidden, tp = model.hidden_size, training.tp
     own = layer_weights(layer, hidden)
     divided = own.divided + own.output + own.unquantised + own.vectors

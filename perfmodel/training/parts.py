@@ -109,8 +109,12 @@ def layer_parts(layer: Layer, scenario: Scenario, training: Training) -> LayerPa
 
 def embedding_part(scenario: Scenario, training: Training) -> Part:
     """The embedding, in front of the first layer; its tokens need no gradient."""
-    own = _part("embedding", embedding_ops(micro_batch_work(training), scenario), training)
-    return replace(own, input=())
+    rows = {"vocabulary": scenario.model.vocab_size}  # the gradient is as large as the table
+    ops = [
+        replace(op, shape={**op.shape, **rows}) if op.name == "embedding.gather" else op
+        for op in embedding_ops(micro_batch_work(training), scenario)
+    ]
+    return replace(_part("embedding", ops, training), input=())
 
 
 def head_part(scenario: Scenario, training: Training, prefix: str = "head") -> Part:
@@ -124,7 +128,7 @@ def head_part(scenario: Scenario, training: Training, prefix: str = "head") -> P
             OpClass.HEAD,
             "sample",
             hbm_bytes=LOSS_BYTES * rows * shard,
-            dtype="bf16",
+            dtype=scenario.deployment.precision.activations,
             shape={"rows": rows, "width": shard},
         )
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -136,14 +137,19 @@ def simulate_training(scenario: Scenario) -> TrainingStep:
     """
     check_model(scenario.model)
     training = training_of(scenario)
-    return _Builder(scenario, training).step()
+    return StepBuilder(scenario, training).step()
 
 
-class _Builder:
+Memo = dict[tuple[Any, ...], Timing]
+"""Kernels that were costed, by what they are: layouts of one scenario share most of them."""
+
+
+class StepBuilder:
     """Times every distinct part once, then composes."""
 
-    def __init__(self, scenario: Scenario, training: Training) -> None:
+    def __init__(self, scenario: Scenario, training: Training, memo: Memo | None = None) -> None:
         self.scenario, self.training = scenario, training
+        self.memo: Memo = {} if memo is None else memo
         self.inner = inner(scenario, training)
         self.calibration = load_calibration(scenario.calibration) if scenario.calibration else None
         """Of no serving engine, whatever ``deployment`` names: none of them trains."""
@@ -181,7 +187,9 @@ class _Builder:
             paired=training.moe_overlap == "forward-backward",
         )
         pairs = (
-            self._pairs(order.orders, chains, phases) if training.moe_overlap == "forward-backward" else {}
+            self._pairs(order.orders, chains, phases, parameters)
+            if training.moe_overlap == "forward-backward"
+            else {}
         )
         times = StageTimes(
             np.array([one.forward.seconds for one in phases]),
@@ -189,7 +197,7 @@ class _Builder:
             np.array([one.weight.seconds for one in phases]),
             np.array([one.backward.seconds for one in phases]),
             pair_s={key: one.seconds for key, one in pairs.items()},
-            transfer_s=self._transfer(),
+            transfer_s=self.transfer_s(),
             rank_factor=self._rank_factor(),
         )
         run = simulate(order, times)
@@ -218,13 +226,37 @@ class _Builder:
     def _timed(self, kernel: Kernel, *, beside: bool) -> Timing:
         key = (id(kernel), beside)
         if key not in self.known:
-            timing = kernel_cost(kernel, self.scenario.cluster, self.scenario.costs, self.calibration)
+            timing = self._cost(kernel)
             if self.training.deterministic and kernel.way == "input" and kernel.base.kernel in CORES:
                 timing = timing.scaled(DETERMINISTIC)
             if beside:
                 timing = beside_compute_cost(kernel.op, timing, self.scenario)
             self.known[key] = (kernel, timing)
         return self.known[key][1]
+
+    def _cost(self, kernel: Kernel) -> Timing:
+        key = (kernel.way, _content(kernel.op), _content(kernel.base))
+        if key not in self.memo:
+            self.memo[key] = kernel_cost(kernel, self.scenario.cluster, self.scenario.costs, self.calibration)
+        return self.memo[key]
+
+    def layer_chain(self, layer: Layer, count: int = 1) -> Chain:
+        """So many of one layer."""
+        return Chain((), (self._parts(layer),) * count, ())
+
+    def first_chain(self) -> Chain:
+        """What the first stage has in front of its layers."""
+        return Chain((embedding_part(self.inner, self.training),), (), ())
+
+    def last_chain(self) -> Chain:
+        """What the last stage has behind its layers."""
+        after: tuple[Part, ...] = (head_part(self.inner, self.training),)
+        mtp = self.scenario.model.mtp
+        if self.training.mtp and mtp is not None:
+            join = mtp_join_part(self.inner, self.training)
+            own = self._parts(mtp.layer).in_sequence()
+            after = (*after, join, *own, head_part(self.inner, self.training, "MTP head"))
+        return Chain((), (), after)
 
     def _parts(self, layer: Layer) -> LayerParts:
         key = layer.model_dump_json()
@@ -236,19 +268,11 @@ class _Builder:
         """What a stage runs: the embedding in front of the first layers, the head and multi-token prediction at the
         end.
         """
-        before: tuple[Part, ...] = ()
-        after: tuple[Part, ...] = ()
+        first, last = stage == 0, stage == len(self.stages) - 1
         layers = tuple(self._parts(layer) for layer in self.stages[stage])
-        if stage == 0:
-            before = (embedding_part(self.inner, self.training),)
-        if stage == len(self.stages) - 1:
-            after = (head_part(self.inner, self.training),)
-            mtp = self.scenario.model.mtp
-            if self.training.mtp and mtp is not None:
-                join = mtp_join_part(self.inner, self.training)
-                own = self._parts(mtp.layer).in_sequence()
-                after = (*after, join, *own, head_part(self.inner, self.training, "MTP head"))
-        return Chain(before, layers, after)
+        return Chain(
+            self.first_chain().before if first else (), layers, self.last_chain().after if last else ()
+        )
 
     def _phases(self, chain: Chain) -> StagePhases:
         """Phases of a stage: layers join at their ends, so each kind is run once and the rest is a sum."""
@@ -257,13 +281,14 @@ class _Builder:
             pieces.append(Chain(chain.before, (), chain.after))
         forward = weight = input_ = backward = Phase()
         for piece in pieces:
-            forward += self._phase(piece, "forward")
-            input_ += self._phase(piece, "input")
-            weight += self._phase(piece, "weight")
-            backward += self._phase(piece, "backward")
+            forward += self.phase(piece, "forward")
+            input_ += self.phase(piece, "input")
+            weight += self.phase(piece, "weight")
+            backward += self.phase(piece, "backward")
         return StagePhases(forward, input_, weight, backward)
 
-    def _phase(self, piece: Chain, way: str) -> Phase:
+    def phase(self, piece: Chain, way: str) -> Phase:
+        """One phase of a piece of a stage: forward, input, weight or backward (both gradients as one)."""
         key = (_identity(piece), way)
         if key not in self.pieces:
             if way == "forward":
@@ -275,7 +300,11 @@ class _Builder:
         return self.pieces[key]
 
     def _pairs(
-        self, orders: Sequence[Sequence[Action]], chains: Sequence[Chain], phases: Sequence[StagePhases]
+        self,
+        orders: Sequence[Sequence[Action]],
+        chains: Sequence[Chain],
+        phases: Sequence[StagePhases],
+        parameters: Sequence[Parameters],
     ) -> dict[tuple[int, int], Phase]:
         """A forward beside a backward, for all stages that meet; never longer than one after the other."""
         found: dict[tuple[int, int], Phase] = {}
@@ -290,7 +319,11 @@ class _Builder:
                 if same not in known:
                     known[same] = pair_phase(*both, self.costing)
                 after = phases[action.stage].forward + phases[action.other_stage].backward
-                found[key] = min(known[same], after, key=lambda phase: phase.seconds)
+                together = known[same]
+                if self.training.zero == 3:
+                    moved = (self._gather_s(parameters[action.stage]), *self._travel_s(parameters[key[1]]))
+                    together = _exposing(together, sum(moved))
+                found[key] = min(together, after, key=lambda phase: phase.seconds)
         return found
 
     def _gathered(self, phases: StagePhases, parameters: Parameters) -> StagePhases:
@@ -299,8 +332,7 @@ class _Builder:
         """
         if self.training.zero < 3:
             return phases
-        gather = self._collective_s(weight_ops(parameters, self.training, self.scenario.cluster))
-        reduce = self._collective_s(gradient_ops(parameters, self.training, self.scenario.cluster))
+        gather, reduce = self._travel_s(parameters)
         return StagePhases(
             _exposing(phases.forward, gather),
             _exposing(phases.input, gather),
@@ -308,10 +340,18 @@ class _Builder:
             _exposing(phases.backward, gather + reduce),
         )
 
+    def _gather_s(self, parameters: Parameters) -> float:
+        return self._collective_s(weight_ops(parameters, self.training, self.scenario.cluster))
+
+    def _travel_s(self, parameters: Parameters) -> tuple[float, float]:
+        """Gathering a stage's weights, and reducing its gradients, alone."""
+        reduced = gradient_ops(parameters, self.training, self.scenario.cluster)
+        return self._gather_s(parameters), self._collective_s(reduced)
+
     def _collective_s(self, ops: Sequence[Op]) -> float:
         return sum(float(self._alone(Kernel.plain(op)).seconds) for op in ops)
 
-    def _transfer(self) -> float:
+    def transfer_s(self) -> float:
         """Activations from one pipeline rank to the next."""
         if self.training.pp == 1:
             return 0.0
@@ -368,6 +408,25 @@ def _exposing(phase: Phase, transfer_s: float) -> Phase:
     exposed = max(0.0, transfer_s - phase.seconds)
     own = Phase(exposed, {OpClass.DATA_PARALLEL: exposed}, {}, {OpClass.DATA_PARALLEL: transfer_s})
     return phase + own
+
+
+def _content(op: Op) -> tuple[Any, ...]:
+    """What an op's cost depends on: all but its name."""
+    return (
+        op.op_class,
+        op.kernel,
+        op.stream,
+        op.flops,
+        op.hbm_bytes,
+        op.link_bytes,
+        op.network_bytes,
+        op.dtype,
+        op.backend,
+        tuple(sorted(op.shape.items())),
+        op.barrier,
+        op.cache_dtype,
+        op.inside,
+    )
 
 
 def _identity(chain: Chain) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from perfmodel.ops import communication
 from perfmodel.ops.build import memory_bound
 from perfmodel.ops.op import Op, OpClass, Stream
@@ -35,7 +37,7 @@ def groups(parameters: Parameters, training: Training, cluster: Cluster) -> tupl
     domain = cluster.node.link_domain_gpus
     dense = training.dp * training.cp
     found = [Group("dense", parameters.dense, dense, max(1, domain // training.tp))]
-    if parameters.experts:
+    if np.any(parameters.experts):
         apart = training.ep * training.etp
         found.append(Group("experts", parameters.experts, training.expert_dp, max(1, domain // apart)))
     return tuple(found)
@@ -74,7 +76,7 @@ def _collectives(
                 f"{group.name}.{kernel}",
                 OpClass.DATA_PARALLEL,
                 kernel,
-                Stream.NETWORK if traffic.network_bytes else Stream.LINK,
+                Stream.NETWORK if np.any(traffic.network_bytes) else Stream.LINK,
                 hbm_bytes=2.0 * moved,
                 link_bytes=traffic.link_bytes,
                 network_bytes=traffic.network_bytes,

@@ -195,11 +195,16 @@ def kinds_of(gpus: str, engines: Iterable[str]) -> tuple[Kind, ...]:
         number, name = int(match[1]), match[2].lower()
         if not 1 <= number <= MOST_GPUS:
             raise SpecError(f"--gpus {text.strip()}: must be from 1 to {MOST_GPUS:,} GPUs")
-        found += [Kind(_cluster(name), number, engine) for engine in engines]
+        found += [Kind(cluster_named(name), number, engine) for engine in engines]
     return tuple(dict.fromkeys(found))
 
 
-def _cluster(name: str) -> str:
+def cluster_named(name: str) -> str:
+    """The cluster of the catalogue that ``--gpus`` means.
+
+    Raises:
+        SpecError: none.
+    """
     found = catalogue.cluster_named(name)
     if found is None:
         gpus = {str(catalogue.entry("clusters", one)["gpu"]) for one in catalogue.names("clusters")}

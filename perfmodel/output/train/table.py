@@ -1,7 +1,9 @@
 """A training run for a terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answers.train import TrainAnswer
@@ -17,6 +19,8 @@ from perfmodel.units import GB, MEGA, MS, TERA
 MOST_RANKS = 8
 """Pipeline ranks whose memory is listed; of more, the first, the last and the fullest between."""
 FEW_DAYS = 3.0
+PARTS = 8
+"""Parts of a difference that are listed."""
 
 
 def print_train(answer: TrainAnswer) -> None:
@@ -27,7 +31,57 @@ def print_train(answer: TrainAnswer) -> None:
     out.print(_results(answer))
     out.print(_breakdown(values))
     out.print(_memory(answer))
+    if "difference" in values:
+        found = values["difference"]
+        out.print(difference_table(found, f"{found['name_b']} (b) against {found['name_a']} (a)"))
+    if "sensitivity" in values:
+        out.print(_levers(values["sensitivity"]))
     out.print("[dim]--html FILE draws the pipeline; --trace FILE opens in Perfetto; --json: SI units[/]")
+
+
+def difference_table(why: Mapping[str, Any], title: str) -> Table:
+    """A difference between two training tokens, USD per million tokens."""
+    table = table_of(title, "$ per million tokens", "a", "b", "difference")
+    rows = why["rows"]
+    for row in rows[:PARTS]:
+        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), _signed(row["delta_usd"]))
+    rest = rows[PARTS:]
+    if rest:
+        sums = [sum(row[key] for row in rest) for key in ("usd_a", "usd_b", "delta_usd")]
+        table.add_row(f"{len(rest)} others", usd(sums[0]), usd(sums[1]), _signed(sums[2]))
+    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), _signed(why["usd_b"] - why["usd_a"]))
+    return table
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{usd(abs(value))}"
+
+
+def _levers(found: Mapping[str, Any]) -> Table:
+    """What moves a token's cost, the widest first; left out what the run does not have."""
+    base = usd(found["usd_per_million_tokens"])
+    table = table_of(
+        f"What moves {base} per million tokens",
+        "lever",
+        "own",
+        "low",
+        "$/M",
+        "high",
+        "$/M",
+        "why so far",
+    )
+    for one in found["levers"]:
+        low, high = one["low"], one["high"]
+        table.add_row(
+            one["lever"],
+            one["base_label"],
+            low["label"],
+            usd(low["usd_per_million_tokens"]),
+            high["label"],
+            usd(high["usd_per_million_tokens"]),
+            Text(one["reason"], justify="left"),
+        )
+    return table
 
 
 def print_caveats(values: dict[str, Any], *, why: bool) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.training.pipeline.actions import Action, Schedule
-from perfmodel.training.pipeline.simulate import DeadlockError, inputs_of, results_of
+from perfmodel.training.pipeline.actions import Action, Kind, Schedule
+from perfmodel.training.pipeline.simulate import DeadlockError
 from perfmodel.training.pipeline.times import StageTimes
 
 
@@ -38,25 +38,49 @@ def compiled(schedule: Schedule) -> Program:
         DeadlockError: there is none.
     """
     at = [0] * schedule.ranks
-    where: dict[Action, tuple[int, int]] = {}
+    stages = schedule.num_stages
+    # per stage: micro-batch -> index of the action that made its activations, or its input gradient
+    forwards: list[dict[int, int]] = [{} for _ in range(stages)]
+    inputs: list[dict[int, int]] = [{} for _ in range(stages)]
     last: list[int] = [-1] * schedule.ranks
     actions: list[tuple[int, Action]] = []
     waits: list[tuple[tuple[int, bool], ...]] = []
+
+    def needed(action: Action) -> list[int | None]:
+        """As :func:`perfmodel.training.pipeline.simulate.inputs_of`, by index; None: not there yet."""
+        kind, stage, k, back, back_k = action
+        found: list[int | None] = []
+        if kind is Kind.FORWARD or kind is Kind.PAIR:
+            if stage > 0:
+                found.append(forwards[stage - 1].get(k))
+            if kind is Kind.FORWARD:
+                return found
+            stage, k = back, back_k
+        if kind is Kind.WEIGHT:
+            return [inputs[stage].get(k)]
+        found.append(inputs[stage + 1].get(k) if stage + 1 < stages else forwards[stage].get(k))
+        return found
+
     moved = True
     while moved:
         moved = False
         for rank, order in enumerate(schedule.orders):
             while at[rank] < len(order):
                 action = order[at[rank]]
-                found = [where.get(needed) for needed in inputs_of(action, schedule.num_stages)]
-                if any(one is None for one in found):
+                before = needed(action)
+                if None in before:
                     break
                 own = [(last[rank], False)] if last[rank] >= 0 else []
-                waits.append((*own, *((one[0], one[1] != rank) for one in found if one)))
+                waits.append((*own, *((one, actions[one][0] != rank) for one in before if one is not None)))
                 index = last[rank] = len(actions)
                 actions.append((rank, action))
-                for result in results_of(action):
-                    where[result] = (index, rank)
+                kind, stage, k, back, back_k = action
+                if kind is Kind.FORWARD or kind is Kind.PAIR:
+                    forwards[stage][k] = index
+                if kind is Kind.PAIR:
+                    inputs[back][back_k] = index
+                elif kind is not Kind.FORWARD and kind is not Kind.WEIGHT:
+                    inputs[stage][k] = index
                 at[rank] += 1
                 moved = True
     if any(at[rank] < len(order) for rank, order in enumerate(schedule.orders)):

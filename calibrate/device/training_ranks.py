@@ -1,0 +1,170 @@
+"""Training steps of the reference model over two ranks of this machine: a pipeline, and experts divided between them.
+
+Ranks run what a schedule's order says, send over gloo, and note when they begin and end; a step is from the first
+beginning to the last end.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from calibrate.device.steps import DTYPES, forced_ids
+from calibrate.device.training_steps import TrainingCase, as_segment, builder_for
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.overlap.timeline import simulate
+from perfmodel.training.pipeline.actions import Action, Kind
+from perfmodel.training.pipeline.schedules import schedule
+from reference_model import kernels
+from reference_model.config import SIZES
+from reference_model.model import LongcatFlash
+from reference_model.parallel import Exchange
+from reference_model.ranks import run_ranks
+from reference_model.weights import init_weights
+from reference_model.work import Cache, Group
+
+RANKS = 2
+STEPS = 5
+"""Steps of a run; the first one warms up."""
+KINDS = ("pipeline", "experts")
+
+
+def predict(kind: str, case: TrainingCase, calibration: Calibration, path: str, micro_batches: int) -> float:
+    """Seconds of a step over two ranks: 1F1B over two halves of the model, or every rank its own tokens and half of the
+    experts.
+    """
+    if kind == "pipeline":
+        batch = case.sequences * micro_batches
+        split = {"pp": RANKS, "global_batch_sequences": batch}
+        return builder_for(case, calibration, path, **split).step().pipeline_s
+    split = {"ep": RANKS, "dp": RANKS, "global_batch_sequences": RANKS * case.sequences}
+    builder = builder_for(case, calibration, path, **split)
+    layers = [builder.layer_chain(layer, layer.count) for layer in builder.scenario.model.layers]
+    chains = [builder.first_chain(), *layers, builder.last_chain()]
+    ways = as_segment(builder, chains, ("forward",)), as_segment(builder, chains[::-1], ("input", "weight"))
+    return simulate(ways, contention=False).step_time_s
+
+
+def measure(kind: str, case: TrainingCase, micro_batches: int) -> list[float]:
+    """Seconds of every step but the first, each from the first rank's beginning to the last one's end."""
+    spans = run_ranks(_steps, RANKS, kind, case, micro_batches)
+    return [
+        max(end for _, end in step) - min(start for start, _ in step) for step in zip(*spans, strict=True)
+    ][1:]
+
+
+def _steps(kind: str, case: TrainingCase, micro_batches: int) -> list[tuple[float, float]]:
+    """What one rank does: (beginning, end) of each step, on the machine's clock."""
+    config, dtype = SIZES[case.size], DTYPES[case.dtype]
+    exchange = Exchange(config.n_routed_experts) if kind == "experts" else None
+    model = LongcatFlash(config, exchange=exchange, dtype=dtype)
+    init_weights(model, seed=0)
+    step = _pipeline_step(model, case, micro_batches) if kind == "pipeline" else _own_step(model, case)
+    found = []
+    for _ in range(STEPS):
+        dist.barrier()
+        start = time.perf_counter()
+        step()
+        found.append((start, time.perf_counter()))
+    if exchange is not None:
+        exchange.close()
+    return found
+
+
+def _text(model: LongcatFlash, case: TrainingCase, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, what follows them, and the experts that they go to."""
+    random = np.random.default_rng([case.seed, case.tokens, seed])
+    size = (case.sequences, case.tokens + 1)
+    text = torch.from_numpy(random.integers(0, model.config.vocab_size, size))
+    routed = forced_ids(model, case.sequences * case.tokens, case.real_experts, random)
+    return text[:, :-1].contiguous(), text[:, 1:].flatten(), routed
+
+
+def _own_step(model: LongcatFlash, case: TrainingCase) -> Callable[[], None]:
+    """Every rank has its own tokens; experts are where they are."""
+    inputs, targets, routed = _text(model, case, dist.get_rank())
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        group = Group("prefill", inputs, Cache(model.config, *inputs.shape, dtype=model.embedding.dtype))
+        logits = model.step([group], routed_ids_NK=routed, all_logits=True)
+        functional.cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def _pipeline_step(model: LongcatFlash, case: TrainingCase, micro_batches: int) -> Callable[[], None]:
+    """One rank's order of 1F1B over the model's two halves."""
+    rank = dist.get_rank()
+    order = schedule("1f1b", RANKS, micro_batches).orders[rank]
+    half = Half(model, case, rank)
+
+    def step() -> None:
+        sent = [work for action in order for work in half.run(action)]
+        for work in sent:
+            work.wait()
+
+    return step
+
+
+class Half:
+    """One of two pipeline stages: the embedding and the first blocks, or the last blocks, the head and the loss."""
+
+    def __init__(self, model: LongcatFlash, case: TrainingCase, rank: int) -> None:
+        self.model, self.case, self.first = model, case, rank == 0
+        half = len(model.blocks) // 2
+        self.blocks = list(model.blocks)[:half] if self.first else list(model.blocks)[half:]
+        self.other = 1 - rank
+        self.text = _text(model, case, 0)
+        self.kept: dict[int, tuple[Tensor | None, Tensor]] = {}
+        """Micro-batch -> what came in and what went out."""
+
+    def run(self, action: Action) -> Iterator[dist.Work]:
+        """One action; what it sends is under way when it is done."""
+        work = (
+            self._forward(action.micro_batch)
+            if action.kind is Kind.FORWARD
+            else self._backward(action.micro_batch)
+        )
+        if work is not None:
+            yield work
+
+    def _forward(self, k: int) -> dist.Work | None:
+        model, (inputs, targets, routed) = self.model, self.text
+        group = Group("prefill", inputs, Cache(model.config, *inputs.shape, dtype=model.embedding.dtype))
+        places = model.rotary.places([group], model.embedding.dtype)
+        came = None
+        if self.first:
+            stream = kernels.embed(inputs.flatten(), model.embedding)
+        else:
+            came = torch.empty(inputs.numel(), model.config.hidden_size, dtype=model.embedding.dtype)
+            dist.recv(came, self.other, tag=k)
+            stream = came.requires_grad_()
+        delta: Tensor | None = None
+        for block in self.blocks:
+            stream, delta = block(stream, delta, places, routed_ids_NK=routed)
+        if self.first:
+            assert delta is not None
+            out = kernels.join(stream, delta)
+            self.kept[k] = None, out
+            return dist.isend(out.detach(), self.other, tag=k)
+        rows = kernels.add_norm(stream, delta, model.norm, model.config.rms_norm_eps)[0]
+        self.kept[k] = came, functional.cross_entropy(model.logits(rows), targets)
+        return None
+
+    def _backward(self, k: int) -> dist.Work | None:
+        self.model.zero_grad(set_to_none=True)  # nothing is added up, as the calibration timed it
+        came, out = self.kept.pop(k)
+        if self.first:
+            gradient = torch.empty_like(out)
+            dist.recv(gradient, self.other, tag=1000 + k)
+            out.backward(gradient)  # type: ignore[no-untyped-call]
+            return None
+        out.backward()  # type: ignore[no-untyped-call]
+        assert came is not None
+        assert came.grad is not None
+        return dist.isend(came.grad, self.other, tag=1000 + k)

@@ -1,0 +1,1 @@
+"""The best layouts for a training run: all of them screened together, the best simulated."""

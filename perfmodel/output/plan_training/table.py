@@ -1,0 +1,82 @@
+"""``perfmodel plan-train`` as tables for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from perfmodel.explore.plan_training.answer import CLOSE, TrainPlan
+from perfmodel.output.console import console
+from perfmodel.output.formats import duration, percent, significant, usd
+from perfmodel.output.step.table import table_of
+from perfmodel.output.train.table import difference_table
+from perfmodel.units import GB
+
+ROWS = 8
+"""Layouts that are listed."""
+
+
+def print_plan(answer: TrainPlan) -> None:
+    """Print the ranking, why the first is first, and what the scenario's own layout would do."""
+    out, values = console(), answer.values
+    counts = values["considered"]
+    out.print(Text(f"{values['model']} on {'; '.join(values['gpus'])}", style="bold"))
+    out.print(
+        Text(
+            f"{counts['legal']:,} layouts that multiply, {counts['fit']:,} fit in memory, {counts['simulated']:,} "
+            f"simulated; objective {values['objective']}",
+            style="dim",
+        )
+    )
+    out.print(_ranking(values))
+    if values["alike"] > 1:
+        out.print(Text(f"{values['alike']} of them are within {percent(CLOSE)}: take the simplest"))
+    own = values["own"]
+    if own is not None:
+        out.print(
+            Text(
+                f"the scenario's own layout on {own['num_gpus']:,} GPUs: {duration(own['step_time_s'])} per step, "
+                f"{significant(own['tokens_per_s_per_gpu'])} tokens/s per GPU; the best has "
+                f"{own['best_over_own']:.2f} times that"
+            )
+        )
+    if values["why"] is not None:
+        out.print(difference_table(values["why"], f"Why: the best against {values['why']['name_b']}"))
+    out.print(
+        Text(
+            "--out FILE writes the best as a scenario; --json: SI units, all that were simulated", style="dim"
+        )
+    )
+
+
+def _ranking(values: Mapping[str, Any]) -> Table:
+    table = table_of(
+        "Best layouts, simulated",
+        "#",
+        "layout",
+        "step",
+        "tok/s/GPU",
+        "MFU",
+        "bubble",
+        "exposed",
+        "GB",
+        "$/M tokens",
+        "days",
+    )
+    several = len(values["gpus"]) > 1
+    for number, one in enumerate([row for row in values["candidates"] if row["simulated"]][:ROWS], 1):
+        words = one["layout"] + (f"\n{one['kind']}" if several else "")
+        table.add_row(
+            str(number),
+            Text(words, justify="left"),
+            duration(one["step_time_s"]),
+            significant(one["tokens_per_s_per_gpu"]),
+            percent(one["mfu"]),
+            percent(one["bubble_fraction"]),
+            percent(one["exposed_communication_fraction"]),
+            significant(one["memory_bytes"] / GB),
+            usd(one["usd_per_million_tokens"]),
+            "" if one["days"] is None else significant(one["days"]),
+        )
+    return table

@@ -1,0 +1,316 @@
+"""`perfmodel plan-train`: layouts screened together equal those simulated one by one, and the best is the best."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from perfmodel.answers.train import answer_train
+from perfmodel.cli import app
+from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.explore.plan_training.answer import plan_training
+from perfmodel.explore.plan_training.question import (
+    Kind,
+    Question,
+    kinds_of,
+    layouts,
+    space_of,
+    training_with,
+)
+from perfmodel.explore.plan_training.screen import figures, screen
+from perfmodel.explore.train_difference import train_difference
+from perfmodel.explore.train_sensitivity import train_sensitivity
+from perfmodel.load import build_scenario, load_scenario
+from perfmodel.training.layout import training_of
+from perfmodel.training.pipeline.flight import in_flight
+from perfmodel.training.pipeline.occupancy import occupancy
+from perfmodel.training.pipeline.schedules import schedule, schedule_problem
+from perfmodel.training.pipeline.simulate import simulate
+from perfmodel.training.pipeline.times import StageTimes
+from perfmodel.training.step import simulate_training
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SMALL = """
+model: {base: qwen3-30b-a3b, num_hidden_layers: 8}
+cluster: h100-ib
+training: {sequence_tokens: 4096, global_batch_sequences: 128, dp: 8, pp: 2, ep: 8, tokens: 1.0e+10}
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(file):
+    return load_scenario(file)
+
+
+def step_of(scenario, keys):
+    training = training_with(training_of(scenario), keys)
+    return simulate_training(scenario.model_copy(update={"training": training}))
+
+
+def sample(scenario, gpus, stated, number, seed=0):
+    found = list(layouts(scenario, gpus, space_of(scenario, gpus, stated), stated))
+    chosen = np.random.default_rng(seed).choice(len(found), min(number, len(found)), replace=False)
+    return [found[i] for i in chosen]
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "stated"),
+    [
+        ("", 16, {}),
+        ("", 8, {"zero": [0, 2, 3], "deterministic": [False, True]}),
+        ("longcat-flash-train-h800", 7168, {}),
+        (
+            "deepseek-v3-train-h800",
+            2048,
+            {"schedule": ["gpipe", "1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipe"]},
+        ),
+    ],
+)
+def test_screened_steps_and_bytes_are_those_of_single_steps(small, name, gpus, stated):
+    """To rounding where no stage's forward runs beside another's backward; there within a tenth."""
+    scenario = load_scenario(name) if name else small
+    if "deterministic" in stated:
+        odd = {
+            "slowest_rank": 1.2,
+            "optimizer": {"kind": "muon", "gradients": "bf16"},
+            "overlap_gradients": False,
+        }
+        scenario = build_scenario({**_document(), "training": training_of(small).model_dump() | odd})
+    found = sample(scenario, gpus, stated, 12)
+    step_s, memory = figures(scenario, found)
+    for keys, seconds, held in zip(found, step_s, memory, strict=True):
+        one = step_of(scenario, keys)
+        exact = keys["moe_overlap"] != "forward-backward"
+        assert seconds == pytest.approx(one.step_time_s, rel=1e-3 if exact else 0.1), keys
+        assert held == pytest.approx(max(rank.total for rank in one.memory.ranks), rel=1e-9), keys
+
+
+@given(
+    name=st.sampled_from(
+        ["1f1b", "zb-h1", "zb-h2", "zb-v", "interleaved-1f1b", "dualpipe", "dualpipe-v", "gpipe"]
+    ),
+    p=st.integers(1, 6),
+    m=st.integers(1, 20),
+    v=st.integers(1, 3),
+    data=st.data(),
+)
+@QUICK
+def test_what_is_in_flight_needs_no_times(name, p, m, v, data):
+    if schedule_problem(name, p, m, v):
+        return
+    own = schedule(name, p, m, v)
+    times = data.draw(st.lists(st.floats(0.1, 3.0), min_size=3 * own.num_stages, max_size=3 * own.num_stages))
+    run = simulate(own, StageTimes(*np.reshape(times, (3, -1))))
+    held = data.draw(st.lists(st.floats(0.0, 10.0), min_size=own.num_stages, max_size=own.num_stages))
+    for rank in range(p):
+        stages = list(own.stages_of(rank))
+        peak = (in_flight(own, rank) @ np.array(held)[stages]).max()
+        assert peak == pytest.approx(occupancy(run, rank, held).peak_bytes, abs=1e-9)
+
+
+def test_the_best_of_a_small_space_is_the_best_of_all(file, small):
+    """Every layout is simulated by itself: none that fits is cheaper."""
+    stated = {"recompute": ["none"], "micro_batch_sequences": [1], "tp": [1, 2]}
+    found = plan_training(Question(str(file), (Kind(16),), "gpu", stated), simulate=8)
+    legal = list(layouts(small, 16, space_of(small, 16, stated), stated))
+    device = small.cluster.gpu.memory_bytes
+    best = np.inf
+    for keys in legal:
+        one = step_of(small, keys)
+        if max(rank.total for rank in one.memory.ranks) <= device:
+            best = min(best, one.step_time_s)
+    assert found.values["considered"]["legal"] == len(legal) > 100
+    assert found.candidates[0].answer.values["step_time_s"] == pytest.approx(best, rel=1e-9)
+    shown = [row["tokens_per_s_per_gpu"] for row in found.values["candidates"] if row["simulated"]]
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_no_layout_is_proposed_that_train_would_refuse(small):
+    for keys in sample(small, 16, {}, 200):
+        training = training_with(training_of(small), keys)
+        assert training.num_gpus == 16
+        training_of(build_scenario({**_document(), "training": training.model_dump()}))
+
+
+def _document():
+    return {"model": {"base": "qwen3-30b-a3b", "num_hidden_layers": 8}, "cluster": "h100-ib"}
+
+
+def test_what_memory_leaves(file):
+    """Less memory leaves fewer layouts, and those that are left hold less."""
+    wide = screen(Question(str(file)), Kind(16))
+    narrow = screen(Question(str(file), overrides=("cluster.gpu.memory_bytes=24e9",)), Kind(16))
+    assert 0 < narrow.fits.sum() < wide.fits.sum()
+    assert narrow.memory[narrow.fits].max() <= 24e9
+    with pytest.raises(InfeasibleError, match=r"none fits; the nearest, .* needs .* GB of 2\.1"):
+        plan_training(Question(str(file), (Kind(16),), overrides=("cluster.gpu.memory_bytes=2.1e9",)))
+
+
+def test_objectives_and_kinds(file):
+    """With more GPUs a run is quicker and dearer; of two kinds the cheaper token wins."""
+    space = {"tp": [1], "recompute": ["none"], "moe_overlap": ["none"], "schedule": ["1f1b"]}
+    kinds = (Kind(8), Kind(64))
+    quick = plan_training(Question(str(file), kinds, "time", space), simulate=4).candidates[0]
+    cheap = plan_training(Question(str(file), kinds, "usd", space), simulate=4).candidates[0]
+    assert (quick.kind.gpus, cheap.kind.gpus) == (64, 8)
+    assert cheap.usd_per_million_tokens < quick.usd_per_million_tokens
+    two = plan_training(Question(str(file), kinds_of("16xh100,16xb200"), "usd", space), simulate=24)
+    by_kind = {}
+    for one in two.candidates:
+        by_kind.setdefault(one.kind.cluster, []).append(one.usd_per_million_tokens)
+    assert two.candidates[0].usd_per_million_tokens == min(min(values) for values in by_kind.values())
+    values = two.candidates[0].answer.values
+    assert two.candidates[0].usd_per_million_tokens == pytest.approx(values["usd"] / 1e10 * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"dp": [8]}, "dp follows from the number of GPUs"),
+        ({"training.nothing": [8]}, "nothing"),
+        ({"tp": [0]}, "whole number of at least 1"),
+        ({"tp": {"range": [8]}}, "two whole numbers"),
+        ({"tp": {"of": [8]}}, "must be a list"),
+        ({"pp": []}, "no choices left"),
+        ({"optimizer.moments": ["bf16"]}, "state it with --set"),
+        ({"tokens": [1e9]}, "state it with --set"),
+        ({"schedule": [{}]}, "list of values"),
+    ],
+)
+def test_a_bad_space_is_one_line(small, stated, words):
+    with pytest.raises(SpecError, match=words) as error:
+        space_of(small, 16, stated)
+    assert "\n" not in str(error.value)
+
+
+def test_a_space_narrows_and_widens(small):
+    found = space_of(small, 64, {"tp": {"range": [2, 4]}, "training.cp": {"choices": [2]}, "mtp": [False]})
+    assert found["tp"] == (2, 4)
+    assert found["cp"] == (2,)
+    assert found["mtp"] == (False,)
+    assert "gpipe" not in found["schedule"]
+
+
+@pytest.mark.parametrize("text", ["x", "0", "8xv100", "8x", "-1", "8,,x"])
+def test_bad_gpus_are_one_line(text):
+    with pytest.raises(SpecError):
+        kinds_of(text)
+
+
+def test_a_difference_adds_up(small):
+    a, b = answer_train(small), answer_train(small.model_copy(update={"training": training_with(
+        training_of(small), {"pp": 1, "dp": 16, "virtual_stages": 1, "schedule": "1f1b"})}))  # fmt: skip
+    there, back = train_difference(a, b), train_difference(b, a)
+    for one in (there, back):
+        for total, key in ((one.usd_a, "usd_a"), (one.usd_b, "usd_b"), (one.usd_b - one.usd_a, "delta_usd")):
+            assert sum(row[key] for row in one.rows) == pytest.approx(total, rel=1e-9)
+    assert there.usd_a == pytest.approx(a.values["usd"] / 1e10 * 1e6)
+    parts = {row["component"]: row["delta_usd"] for row in back.rows}
+    for row in there.rows:
+        assert row["delta_usd"] == pytest.approx(-parts[row["component"]], abs=1e-15)
+    prices = small.prices.model_copy(update={"usd_per_gpu_hour": 2 * small.prices.usd_per_gpu_hour})
+    dear = answer_train(small.model_copy(update={"prices": prices}))
+    twice = train_difference(a, dear)
+    assert twice.usd_b == pytest.approx(2 * twice.usd_a)
+    assert [row["component"] for row in twice.rows if abs(row["delta_usd"]) > 1e-12] == ["price"]
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["plan-train", *map(str, words)])
+
+
+def test_the_command(file, tmp_path):
+    out, space = tmp_path / "best.yaml", tmp_path / "space.yaml"
+    space.write_text("space:\n  tp: [1]\n  recompute: [none]\n  schedule: [1f1b, zb-h1]\n")
+    words = (file, "--space", space, "--simulate", 3, "--out", out)
+    done = run(*words, "--json")
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
+    best = values["candidates"][0]
+    again = answer_train(load_scenario(out)).values
+    assert again["step_time_s"] == best["step_time_s"]
+    assert again["usd"] == best["usd"]
+    assert best["keys"]["training.tp"] == 1
+    assert values["considered"]["simulated"] == 3
+    assert values["own"]["num_gpus"] == 16
+    assert values["why"]["usd_a"] == pytest.approx(best["usd_per_million_tokens"])
+    shown = run(*words)
+    assert "Best layouts, simulated" in shown.stdout
+    assert "the scenario's own layout" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("longcat-flash-h800",), "training: missing"),
+        (("deepseek-v3-train-h800", "--objective", "mfu"), "--objective mfu"),
+        (("deepseek-v3-train-h800", "--gpus", "7x"), "--gpus"),
+        (("deepseek-v3-train-h800", "--simulate", "0"), "--simulate 0"),
+        (("deepseek-v3-train-h800", "--gpus", "7"), "no layout of 7"),
+        (("no-such-scenario",), "no-such-scenario"),
+    ],
+)
+def test_bad_input_is_one_line(words, says):
+    done = CliRunner().invoke(app, ["plan-train", *words])
+    assert done.exit_code != 0
+    text = (
+        str(done.exception) if done.exception and not isinstance(done.exception, SystemExit) else done.output
+    )
+    assert says in text
+    assert "\n" not in text.strip()
+
+
+# --- what moves a token's cost ----------------------------------------------------------------------------
+
+
+def test_levers_move_what_they_should(small):
+    """A price moves cost in proportion; more bandwidth never costs more; failures only cost where there are any."""
+    small = _with(
+        small, {"tokens": 2e12, "failures": {"restart_s": 3600.0}, "checkpoints": {"stall_s": 30.0}}
+    )
+    found = train_sensitivity(answer_train(small))
+    swings = {one.lever: one for one in found.swings}
+    widths = [one.width_usd for one in found.swings]
+    assert widths == sorted(widths, reverse=True)
+    price = swings["GPU price"]
+    for end in (price.low, price.high):
+        own = small.prices.usd_per_gpu_hour
+        assert end.usd_per_million_tokens == pytest.approx(found.usd_per_million_tokens * end.value / own)
+    for name in ("HBM bandwidth", "network bandwidth", "link bandwidth"):
+        assert swings[name].low.usd_per_million_tokens >= swings[name].high.usd_per_million_tokens
+    assert swings["batch"].low.usd_per_million_tokens > swings["batch"].high.usd_per_million_tokens
+    assert swings["failures"].low.usd_per_million_tokens < swings["failures"].high.usd_per_million_tokens
+    assert swings["slowest pipeline rank"].high.usd_per_million_tokens > found.usd_per_million_tokens
+    alone = answer_train(_with(small, {"pp": 1, "dp": 8, "virtual_stages": 1, "schedule": "1f1b"}))
+    left = train_sensitivity(alone).left_out
+    assert {"slowest pipeline rank", "network bandwidth"} <= set(left)
+
+
+def _with(scenario, keys):
+    own = training_of(scenario)
+    training = training_with(own, {"pp": own.pp, "virtual_stages": own.virtual_stages, **keys})
+    return scenario.model_copy(update={"training": training})
+
+
+def test_train_tells_difference_and_levers(file):
+    words = ["train", str(file), "--against", str(file), "--sensitivity"]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert all(row["delta_usd"] == 0.0 for row in values["difference"]["rows"])
+    assert len(values["sensitivity"]["levers"]) >= 6
+    shown = CliRunner().invoke(app, words).stdout
+    assert "What moves" in shown
+    assert "against small" in shown
+    plain = CliRunner().invoke(app, ["train", str(file), "--json"])
+    assert not {"difference", "sensitivity"} & set(json.loads(plain.stdout))
