@@ -1,7 +1,7 @@
 """How a model is laid out over GPUs and what one step processes."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -103,6 +103,10 @@ class Deployment(Spec):
     Attention runs on ``attention_dp`` groups of ``attention_tp`` GPUs, experts on ``ep`` groups of ``moe_tp`` GPUs:
     the same GPUs, so moe_tp x ep = attention_tp x attention_dp. The whole is repeated for each pipeline stage.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"uneven_experts", "context_parallel", "decode_context_parallel"}
+    )
 
     phase: Literal["decode", "prefill", "mixed"] = "decode"
     """What a step does: decode, prefill, or both in one batch (chunked prefill beside decode)."""

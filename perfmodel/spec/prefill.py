@@ -1,6 +1,6 @@
 """Replicas that compute prompts only, so that the scenario's deployment only decodes."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from perfmodel.spec.base import Spec
 from perfmodel.spec.deployment import Deployment
@@ -13,6 +13,8 @@ from perfmodel.spec.serving import Serving
 
 class Prefill(Spec):
     """Prefill apart from decode (disaggregation): prompts are computed here, their caches are sent over the network."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"cluster", "prices", "power"})
 
     deployment: Deployment
     """Layout of one prefill replica; what it says of a step's work is left out of account."""

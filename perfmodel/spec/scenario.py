@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import CountOrZero, Positive, Spec
+from perfmodel.spec.base import CountOrZero, Positive, Spec, unused
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
@@ -22,12 +22,6 @@ from perfmodel.spec.workload import Workload
 
 PLACES = ("cluster", "calibration", "prices", "power")
 """Sections that prefill replicas may have of their own, since they may stand elsewhere."""
-_LATER_DEPLOYMENT = ("uneven_experts", "context_parallel", "decode_context_parallel")
-LATER = (
-    *("prefill.cluster", "prefill.prices", "prefill.power"),
-    *(f"{side}.{key}" for side in ("deployment", "prefill.deployment") for key in _LATER_DEPLOYMENT),
-)
-"""Keys that came after hashes were published: at their default a hash does not know them."""
 
 
 class Given(Spec):
@@ -124,19 +118,19 @@ class Scenario(Spec):
         Name and title are left out, and the places of calibration and trace: their ids stand beside this hash in a
         result.
         """
+        prefill = unused(self.prefill) if self.prefill else {}
         left_out: dict[str, Any] = {
+            **unused(self),
             "name": True,
             "title": True,
             "source": True,
             "notes": True,
             "calibration": True,
-            "workload": {"trace", "percentiles"},
-            "prefill": {"calibration"},
+            "workload": {"trace": True, "percentiles": True, **unused(self.workload)},
+            "prefill": {"calibration": True, **prefill},
         }
         if self.training is None:  # inference has the hash that it had before there was training
             left_out["training"] = True
-        for path in LATER:
-            _leave_out(left_out, self, path.split("."))
         text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -154,22 +148,6 @@ class Scenario(Spec):
         if moe is None:
             return 0.0
         return moe.real_experts_by_workload.get(routing.workload, moe.mean_real_experts)
-
-
-def _leave_out(left_out: dict[str, Any], spec: Any, keys: list[str]) -> None:
-    """Adds a key to what a dump leaves out, where its value is its default."""
-    head, *rest = keys
-    if spec is None or left_out.get(head) is True:
-        return
-    if not rest:
-        if getattr(spec, head) == type(spec).model_fields[head].default:
-            left_out[head] = True
-        return
-    inside = left_out.get(head, {})
-    inside = dict.fromkeys(inside, True) if isinstance(inside, set) else inside
-    _leave_out(inside, getattr(spec, head), rest)
-    if inside:
-        left_out[head] = inside
 
 
 def _layout_problem(s: Scenario) -> str | None:
