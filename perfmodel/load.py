@@ -24,6 +24,7 @@ from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
 from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_file, is_folder, printable, resolved
+from perfmodel.spec.published_drafts import with_drafts
 from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
@@ -108,6 +109,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     if before:
         notes += _what_moved(fields, before, [key for key in PLACE if key not in document])
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
+    _write_out_drafts(fields)
     sections, differing = _with_engines(fields, gpu)
     fields |= sections
     fields |= _with_routing(fields)
@@ -221,6 +223,42 @@ def _with_engines(fields: Mapping[str, Any], gpu: Any) -> tuple[dict[str, Any], 
                 "serving": side.serving,
             }
     return found, notes
+
+
+def _write_out_drafts(fields: dict[str, Any]) -> None:
+    """Deployments with what their ``mtp`` names: a curve, or a draft model."""
+
+    def read(value: Any) -> Mapping[str, Any] | Model:
+        value = {"base": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping):
+            raise SpecError(
+                f"deployment.mtp.drafter.model = {shown(value)}: must be a name, a config.json or a mapping"
+            )
+        base = value.get("base")
+        if isinstance(base, str) and not (base.endswith(".json") or "/" in base):
+            return _model(value, Path())
+        own = {key: one for key, one in value.items() if key != "base"}
+        if base is None:
+            return own
+        if not isinstance(base, str):
+            raise SpecError(f"deployment.mtp.drafter.model.base = {shown(base)}: must be a name or a path")
+        path = Path(base)
+        return {**read_document(path / "config.json" if is_folder(path) else path, infinite=True), **own}
+
+    def written(deployment: Any) -> Any:
+        found = with_drafts(deployment, read)
+        drafter = found.get("mtp", {}).get("drafter") if isinstance(found, Mapping) else None
+        if isinstance(drafter, Mapping) and isinstance(drafter.get("model"), Mapping):
+            name = str(drafter.get("name") or "draft")
+            own = model_from_config(drafter["model"], name=name)
+            found = {**found, "mtp": {**found["mtp"], "drafter": {**drafter, "model": own}}}
+        return found
+
+    if "deployment" in fields:
+        fields["deployment"] = written(fields["deployment"])
+    prefill = fields.get("prefill")
+    if isinstance(prefill, Mapping) and "deployment" in prefill:
+        fields["prefill"] = {**prefill, "deployment": written(prefill["deployment"])}
 
 
 def _with_routing(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from perfmodel.spec.scenario import Scenario
 
 SECTIONS = (*Scenario.model_fields, "engine")
 MAX_BASES = 10
-NAMED = ("model", "cluster", "prices", "power", "gpu")
+NAMED = ("model", "cluster", "prices", "power", "gpu", "drafter")
 """Sections that a catalogue name may stand for."""
 BEFORE = "(before)"
 """Key under which a document keeps what was stated for a cluster that a later layer replaced; no file can hold it."""
@@ -125,6 +125,11 @@ def refuse_files(document: Mapping[str, Any]) -> None:
         "model.base": inner.get("model", {}).get("base"),
         "workload.trace": inner.get("workload", {}).get("trace"),
     }
+    for place in VERSIONS:
+        drafter = _inside(document, (*place, "mtp", "drafter", "model"))
+        path = ".".join((*place, "mtp.drafter.model"))
+        named[path] = drafter if isinstance(drafter, str) else None
+        named[f"{path}.base"] = drafter.get("base") if isinstance(drafter, Mapping) else None
     for key, value in named.items():
         if isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(FILE_ENDINGS)):
             raise SpecError(
@@ -269,7 +274,20 @@ def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     calibration = document.get("calibration")
     if isinstance(calibration, str):
         document = {**document, "calibration": calibration_place(calibration, folder)}
+    for place in VERSIONS:
+        path: tuple[str, ...] = (*place, "mtp", "drafter", "model")
+        if isinstance(_inside(document, path), Mapping):
+            path = (*path, "base")
+        named = _inside(document, path)
+        if isinstance(named, str) and ("/" in named or named.endswith(".json")):
+            document = _put(document, path, str(folder / named))
     return document
+
+
+def _put(document: Mapping[str, Any], keys: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """The document with another value at a key path that it has."""
+    head, *rest = keys
+    return {**document, head: _put(document[head], tuple(rest), value) if rest else value}
 
 
 def calibration_place(value: Any, folder: Path) -> str:

@@ -15,8 +15,10 @@ from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
 from perfmodel.ops.collective import send_receive
+from perfmodel.ops.drafter import Pass, draft_passes
 from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops
 from perfmodel.ops.layer import layer_ops
+from perfmodel.ops.lora import slots_of, with_adapters
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
 from perfmodel.ops.report import report_layer
 from perfmodel.ops.work import Work, draft_work, step_work
@@ -177,7 +179,11 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
     """Equal layers under the deployment's schedule."""
     overlap = scenario.deployment.overlap
     parts = num_micro_batches(overlap)
-    batch = [layer_ops(layer, work.scaled(1 / parts), scenario) for _ in range(parts)]
+    own = work.scaled(1 / parts)
+    batch = [layer_ops(layer, own, scenario) for _ in range(parts)]
+    if scenario.deployment.lora_adapters and scenario.costs != "report":
+        slots = slots_of(layer.moe, scenario.deployment) if layer.moe else 0.0
+        batch = [with_adapters(one, own, scenario.deployment, slots) for one in batch]
     if scenario.costs == "report":
         batch = [report_layer(one) for one in batch]
     tasks = schedule_layer(overlap, batch)
@@ -268,14 +274,33 @@ def _pipeline(work: Work, scenario: Scenario) -> tuple[Segment, ...]:
 
 
 def _drafts(scenario: Scenario) -> tuple[Segment, ...]:
-    """The draft layer, run once per draft token; its ops are classed as draft."""
+    """The draft layer, run once per draft token, or what a draft model does; its ops are classed as draft."""
     deployment, mtp = scenario.deployment, scenario.model.mtp
+    if deployment.mtp.drafter is not None:
+        return tuple(segment for one in draft_passes(scenario) for segment in _pass_segments(one, scenario))
     if not deployment.mtp.draft_tokens or mtp is None or deployment.phase == "prefill":
         return ()
     return tuple(
         _draft_segment(mtp.layer, draft_work(deployment, number), scenario, number)
         for number in range(deployment.mtp.draft_tokens)
     )
+
+
+def _pass_segments(one: Pass, scenario: Scenario) -> Iterator[Segment]:
+    """A pass of a draft model: what stands before its layers, runs of those, head, and what follows token by token."""
+    own = scenario.drafting
+
+    def chain(name: str, ops: Sequence[Op], repeat: int = 1) -> Segment:
+        drafted = [replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in ops]
+        return _chain(name, drafted, own, repeat=repeat)
+
+    yield chain(f"{one.name}, before", one.before)
+    for layer, count in one.layers:
+        yield chain(one.name, [task.op for task in schedule_layer("sequential", [layer])], repeat=count)
+    if one.after:
+        yield chain(f"{one.name}, head", one.after)
+    if one.tokens:
+        yield chain(f"{one.name}, corrected", one.corrected, repeat=one.tokens)
 
 
 def _draft_segment(layer: Layer, work: Work, scenario: Scenario, number: int) -> Segment:

@@ -11,6 +11,7 @@ import numpy as np
 
 from perfmodel.engines.legality import refusal
 from perfmodel.errors import InfeasibleError
+from perfmodel.ops.lora import adapter_bytes
 from perfmodel.ops.memory import step_memory, usable_bytes
 from perfmodel.ops.work import step_work
 from perfmodel.spec.arrays import with_arrays
@@ -174,6 +175,9 @@ def _memory_problem(s: Scenario) -> str | None:
     if memory.total <= usable:
         return None
     parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in memory.as_dict().items())
+    if s.deployment.lora_adapters:
+        own = adapter_bytes(s.model, s.deployment) / GB
+        parts += f"; {own:.1f} of the weights are adapters, fewer with deployment.lora_targets or lora_rank"
     kept = ""
     if s.deployment.engine and memory.total <= device:
         setting = SETTING.get(s.deployment.engine, "its setting")

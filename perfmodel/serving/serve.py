@@ -20,14 +20,14 @@ from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
 from perfmodel.serving.cores import Core, chosen, simulate, stream_compiled
-from perfmodel.serving.drafts import decode_steps, decode_steps_of
+from perfmodel.serving.drafts import acceptance_for, decode_steps, decode_steps_of
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.in_order import InOrder, Sums
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Records
-from perfmodel.serving.requests import Requests, requests_of
+from perfmodel.serving.requests import Requests, for_adapters, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
 from perfmodel.spec.deployment import Deployment
@@ -101,6 +101,7 @@ def serve(
     asked = requests_of(scenario.workload, scenario.seed) if requests is None else requests
     if not asked.num_requests:
         raise SpecError("workload: has no requests")
+    asked = for_adapters(asked, scenario.deployment.lora_adapters, scenario.seed)
     side, deployment = scenario.prefill_side, scenario.deployment
     lengths = Lengths.of(asked)
     pool = _pool_of(scenario, lengths, asked.max_concurrency)
@@ -114,7 +115,7 @@ def serve(
         pool.layout,
         replace(pool.batching, together=together),
         decode_steps(
-            asked.output_tokens, deployment.mtp.draft_tokens, deployment.mtp.acceptance, scenario.seed
+            asked.output_tokens, deployment.mtp.draft_tokens, acceptance_for(deployment.mtp), scenario.seed
         ),
         prefill=(
             PrefillSide(
@@ -158,6 +159,8 @@ def stream(
     Raises:
         InfeasibleError, UnsupportedError: as said there.
     """
+    if isinstance(asked, Requests):
+        asked = for_adapters(asked, scenario.deployment.lora_adapters, scenario.seed)
     pool, mtp = _pool_of(scenario, lengths_of(asked), asked.max_concurrency), scenario.deployment.mtp
     steps = fleet or Fleet(pool.times, None)
     outputs = (one.output_tokens for one in portions_of(asked))
@@ -170,7 +173,7 @@ def stream(
         lambda _: steps.decode(HEALTHY),
         pool.layout,
         pool.batching,
-        decode_steps_of(outputs, mtp.draft_tokens, mtp.acceptance, scenario.seed),
+        decode_steps_of(outputs, mtp.draft_tokens, acceptance_for(mtp), scenario.seed),
         notes,
         changes=changes_of(scenario, steps, None),
         progress=progress,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -17,6 +17,10 @@ class Spec(BaseModel):
     with :func:`perfmodel.spec.arrays.with_arrays`: one description then stands for many scenarios, and every
     formula downstream works element by element.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after scenarios had hashes: a hash leaves them out where they have their default, so that a
+    scenario without them keeps its own."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -40,6 +44,24 @@ class Spec(BaseModel):
             if problems:
                 raise ValidationError.from_exception_data(cls.__name__, problems)
         return data
+
+
+def unused(spec: BaseModel) -> dict[str, Any]:
+    """The ``later`` fields of a description, and of those in it, that have their default: what a hash leaves out, in
+    pydantic's form.
+    """
+    found: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(spec, Spec) and name in spec.later and _same(value, field.default):
+            found[name] = True
+        elif isinstance(value, BaseModel) and (inner := unused(value)):
+            found[name] = inner
+    return found
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)
 
 
 @cache

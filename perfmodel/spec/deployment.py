@@ -1,10 +1,11 @@
 """How a model is laid out over GPUs and what one step processes."""
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.base import Count, CountOrZero, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.drafts import MtpDeployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype, ExpertDtype
 from perfmodel.spec.host import Host
 
@@ -69,22 +70,6 @@ class Precision(Spec):
         return BYTES_PER_ELEMENT[self.activations]
 
 
-class MtpDeployment(Spec):
-    """Speculative decoding with the model's own multi-token prediction layer."""
-
-    draft_tokens: CountOrZero = 0
-    """Draft tokens per step and request; 0: off."""
-    acceptance: Fraction = 0.0
-    """Probability that a draft token is accepted, given that those before it were."""
-
-    @model_validator(mode="after")
-    def _draft_is_bounded(self) -> "MtpDeployment":
-        if self.draft_tokens > 64:
-            msg = f"draft_tokens = {self.draft_tokens} must be at most 64"
-            raise ValueError(msg)
-        return self
-
-
 class Slowdown(Spec):
     """How much slower the slowest GPU is than a healthy one. All others wait for it, in every layer."""
 
@@ -102,6 +87,8 @@ class Deployment(Spec):
     Attention runs on ``attention_dp`` groups of ``attention_tp`` GPUs, experts on ``ep`` groups of ``moe_tp`` GPUs:
     the same GPUs, so moe_tp x ep = attention_tp x attention_dp. The whole is repeated for each pipeline stage.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"lora_adapters", "lora_rank", "lora_targets"})
 
     phase: Literal["decode", "prefill", "mixed"] = "decode"
     """What a step does: decode, prefill, or both in one batch (chunked prefill beside decode)."""
@@ -151,6 +138,13 @@ class Deployment(Spec):
     """Simulate one rank with the largest load, or every rank of the expert-parallel group with its own."""
     mtp: MtpDeployment = MtpDeployment()
     """Speculative decoding."""
+    lora_adapters: Annotated[CountOrZero, Field(le=10_000)] = 0
+    """LoRA adapters that are loaded, among which requests are spread evenly (vLLM's --max-loras); 0: none. A prompt's
+    beginning is cached for its own adapter alone."""
+    lora_rank: Annotated[Count, Field(le=1024)] = 16
+    """Rank of every adapter (vLLM's --max-lora-rank)."""
+    lora_targets: tuple[Literal["attention", "dense", "experts"], ...] = ("attention", "dense", "experts")
+    """Products that have adapters: attention's projections, dense FFNs and shared experts, routed experts."""
     batch_per_gpu: NonNegative = 1
     """Decoding requests per GPU (both micro-batches together)."""
     context_tokens: NonNegative = 4096
@@ -195,6 +189,8 @@ class Deployment(Spec):
             return f"all_to_all = {self.all_to_all} needs moe_tp = 1, not {self.moe_tp}: use all-gather"
         if self.phase != "prefill" and self.batch_per_gpu == 0:
             return f"batch_per_gpu = 0 must be greater than 0 in phase {self.phase}"
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            return "lora_targets must name attention, dense or experts, each once and at least one of them"
         if self.phase != "decode" and self.prefill_requests_per_gpu == 0:
             return f"prefill_requests_per_gpu = 0 must be greater than 0 in phase {self.phase}"
         return None
@@ -208,6 +204,21 @@ class Deployment(Spec):
     def num_gpus(self) -> int:
         """GPUs of one replica."""
         return self.stage_gpus * self.pp
+
+    @property
+    def drafting(self) -> "Deployment":
+        """As a draft model of its own is laid out: on the same GPUs, divided as the model is, in its own format."""
+        assert self.mtp.drafter is not None, "asked of deployments with one"
+        own = self.mtp.drafter.precision
+        formats = {"linear": own, "experts": own, "attention_output": None, "dense": None, "shared": None}
+        changed = {
+            "precision": self.precision.model_copy(update=formats),
+            "mtp": MtpDeployment(),
+            "redundant_experts": 0,
+            "lora_adapters": 0,
+            "pp": 1,
+        }
+        return self.model_copy(update=changed)
 
     @property
     def backend(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import CountOrZero, Positive, Spec
+from perfmodel.spec.base import CountOrZero, Positive, Spec, unused
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
 from perfmodel.spec.hardware import Cluster
@@ -92,6 +92,19 @@ class Scenario(Spec):
         return self.model_copy(update=sections)
 
     @property
+    def drafting(self) -> "Scenario":
+        """The scenario as a draft model of its own sees it."""
+        drafter = self.deployment.mtp.drafter
+        assert drafter is not None, "asked of scenarios with one"
+        sections = {
+            "model": drafter.model,
+            "deployment": self.deployment.drafting,
+            "routing": Routing(),
+            "prefill": None,
+        }
+        return self.model_copy(update=sections)
+
+    @property
     def fleet_gpus(self) -> int:
         """GPUs of all replicas, of those that compute prompts too."""
         gpus = self.deployment.num_gpus * self.serving.replicas
@@ -106,12 +119,13 @@ class Scenario(Spec):
         result.
         """
         left_out: dict[str, Any] = {
+            **unused(self),
             "name": True,
             "title": True,
             "source": True,
             "notes": True,
             "calibration": True,
-            "workload": {"trace", "percentiles"},
+            "workload": {"trace": True, "percentiles": True, **unused(self.workload)},
         }
         if self.training is None:  # inference has the hash that it had before there was training
             left_out["training"] = True
@@ -240,8 +254,15 @@ def _capability_problem(s: Scenario) -> str | None:
         return (
             "deployment.overlap = tbo-report exists for costs: report alone (the report's Table 7): use tbo"
         )
-    if d.mtp.draft_tokens and s.model.mtp is None and s.costs != "report":
-        return f"deployment.mtp.draft_tokens = {d.mtp.draft_tokens}: model {s.model.name} has no MTP layer, use 0"
+    if d.mtp.draft_tokens and s.model.mtp is None and d.mtp.drafter is None and s.costs != "report":
+        return (
+            f"deployment.mtp.draft_tokens = {d.mtp.draft_tokens}: model {s.model.name} has no MTP layer, use 0, or "
+            "state what drafts in deployment.mtp.drafter (perfmodel show drafters)"
+        )
+    if d.mtp.draft_tokens and d.mtp.drafter is not None:
+        problem = _layout_problem(s.drafting)
+        if problem:
+            return f"deployment.mtp.drafter: {problem}"
     top_k = s.model.moe.top_k if s.model.moe else 0
     if s.routing.mean_real_experts is not None and s.routing.mean_real_experts > top_k:
         return (
