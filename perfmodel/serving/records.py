@@ -35,6 +35,10 @@ class Records:
     """How often the replica that had it was lost, so that it started again elsewhere."""
     cached_tokens: Ints
     """Prompt tokens that were found in a prefix cache."""
+    host_tokens: Ints
+    """Of them, those that came from a host's memory."""
+    storage_tokens: Ints
+    """Of them, those that came from a storage."""
     replica: Ints
     """Which replica decoded it."""
     prefill_replica: Ints

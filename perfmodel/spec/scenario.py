@@ -193,6 +193,14 @@ def _serving_problem(s: Scenario) -> str | None:
             return f"prefill.{problem}" if named else f"prefill: {problem}"
         if side.serving.expert_drift is not None:
             return "prefill.serving.expert_drift: state it in serving.expert_drift, it is the same for all replicas"
+    if s.prefill is not None and s.serving.has_tiers:
+        return "serving.host_cache, serving.storage_cache: prompts are computed apart: state them in prefill.serving"
+    for place, serving in (
+        ("serving", s.serving),
+        *([("prefill.serving", s.prefill.serving)] if s.prefill else []),
+    ):
+        if (serving.host_cache_tokens or serving.host_cache_gb) and s.cluster.gpu.host_gb_per_s is None:
+            return f"{place}.host_cache needs cluster.gpu.host_gb_per_s, which {s.cluster.gpu.name} does not state"
     if s.serving.expert_drift is not None and not s.routing.popularity:
         return "serving.expert_drift does nothing without routing.popularity: state which experts tokens like"
     for number, fault in enumerate(s.faults):
