@@ -14,6 +14,7 @@ from perfmodel.kernels.communication import beside_compute
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
+from perfmodel.ops.apart import apart_ops
 from perfmodel.ops.collective import send_receive
 from perfmodel.ops.drafter import Pass, draft_passes
 from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops
@@ -24,7 +25,13 @@ from perfmodel.ops.report import report_layer
 from perfmodel.ops.work import Work, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
 from perfmodel.overlap.launch import with_host
-from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlaps, schedule_layer
+from perfmodel.overlap.schedules import (
+    attention_ffn,
+    carries_over,
+    num_micro_batches,
+    overlaps,
+    schedule_layer,
+)
 from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
 from perfmodel.routing.activation import layer_activations
@@ -72,8 +79,11 @@ def predict_steps(scenario: Scenario) -> StepTimes:
 
 
 def has_contention(scenario: Scenario) -> bool:
-    """Whether ops that run together slow each other; never under ``costs: report``."""
-    return scenario.deployment.contention and scenario.costs != "report"
+    """Whether ops that run together slow each other; never under ``costs: report``, nor where attention and FFNs have
+    GPUs of their own.
+    """
+    apart = bool(scenario.deployment.ffn_gpus)  # streams are GPUs of their own
+    return scenario.deployment.contention and scenario.costs != "report" and not apart
 
 
 def common_log_std(scenario: Scenario) -> float:
@@ -178,6 +188,8 @@ def _with_activation(scenario: Scenario, row: tuple[Num, ...]) -> Scenario:
 def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:
     """Equal layers under the deployment's schedule."""
     overlap = scenario.deployment.overlap
+    if scenario.deployment.ffn_gpus:
+        return _apart_segment(name, layer, work, scenario, count)
     parts = num_micro_batches(overlap)
     own = work.scaled(1 / parts)
     batch = [layer_ops(layer, own, scenario) for _ in range(parts)]
@@ -193,6 +205,18 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
             beside_compute_cost(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
         )
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
+
+
+def _apart_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:
+    """Equal layers whose attention and FFN have GPUs of their own, between which micro-batches take turns."""
+    parts = scenario.deployment.ffn_micro_batches
+    own = apart_ops(layer, work.scaled(1 / parts), scenario)
+    tasks, streams = attention_ffn([own] * parts)
+    timings = _timings(tasks, scenario, share=1 / parts)
+    queued = tuple(
+        replace(task, op=replace(task.op, stream=stream)) for task, stream in zip(tasks, streams, strict=True)
+    )
+    return Segment(name, queued, timings, repeat=count, carries=True, layers=True)
 
 
 def beside_compute_cost(op: Op, timing: Timing, scenario: Scenario) -> Timing:

@@ -77,8 +77,8 @@ class Tally:
         self._inputs += int(records.input_tokens.sum())
         self._outputs += int(records.output_tokens.sum())
         self._cached += int(records.cached_tokens.sum())
-        self._host += int(records.host_tokens.sum())
-        self._storage += int(records.storage_tokens.sum())
+        self._host += 0 if records.host_tokens is None else int(records.host_tokens.sum())
+        self._storage += 0 if records.storage_tokens is None else int(records.storage_tokens.sum())
         self._preemptions += int(records.preemptions.sum())
         self._retries += int(records.retries.sum())
 

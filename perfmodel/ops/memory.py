@@ -334,13 +334,27 @@ def buffer_bytes(scenario: Scenario, work: Work) -> Num:
 
 
 def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
-    """Bytes of one layer's weights on one GPU."""
+    """Bytes of one layer's weights on one GPU; where FFNs have GPUs of their own, on one of attention's."""
     hidden, precision = model.hidden_size, deployment.precision
     tp = deployment.attention_tp
     total = layer_weights(layer, hidden).stored_bytes(precision, tp)
     total += layer_index_weights(layer, hidden).stored_bytes(precision, tp)
     total += output_conv_parameters(layer, hidden) * precision.activation_bytes
-    total += (
+    if deployment.ffn_gpus:
+        return total + _router_bytes(layer, hidden, deployment)
+    return total + _ffn_bytes(layer, hidden, deployment)
+
+
+def _router_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
+    if layer.moe is None:
+        return 0.0
+    return router_parameters(layer.moe, hidden) * BYTES_PER_ELEMENT[deployment.precision.router]
+
+
+def _ffn_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
+    """Of its dense FFNs, router and experts."""
+    precision = deployment.precision
+    total = (
         layer.num_dense_ffns
         * ffn_parameters(hidden, layer.dense_ffn_size, layer.dense_activation)
         * BYTES_PER_ELEMENT[precision.dense_dtype]
@@ -355,4 +369,16 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     dispatched = deployment.dispatches
     shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
     total += shared / (1 if dispatched else deployment.stage_gpus)
-    return total + router_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.router]
+    return total + _router_bytes(layer, hidden, deployment)
+
+
+def ffn_side_bytes(scenario: Scenario) -> Num:
+    """Bytes that a step needs on a GPU that computes FFNs and experts alone: weights, activations, what comes and goes,
+    and the runtime.
+    """
+    side = scenario.ffn_side
+    work, hidden = step_work(side.deployment), scenario.model.hidden_size
+    weights = sum(run.count * _ffn_bytes(run, hidden, side.deployment) for run in scenario.model.layers)
+    exchanged = 2.0 * side.deployment.precision.activation_bytes * work.tokens * hidden
+    pairs = exchanged * (scenario.mean_real_experts or 1.0)
+    return weights + activation_bytes(side, work) + pairs + sum(runtime_bytes(side))

@@ -271,6 +271,11 @@ def _check_servable(scenario: Scenario) -> None:
         raise SpecError(
             "given.attention_us is the time of one batch and context: leave it out, requests come in many"
         )
+    if scenario.deployment.ffn_gpus:
+        raise SpecError(
+            f"deployment.ffn_gpus = {scenario.deployment.ffn_gpus}: attention and FFNs on GPUs of their own are "
+            "answered by `step`, not under traffic; use 0 (and attention_gpus=0)"
+        )
     if scenario.deployment.pp > 1:
         raise SpecError(
             f"deployment.pp = {scenario.deployment.pp}: pipeline stages are not simulated under traffic yet; use 1"

@@ -88,7 +88,9 @@ class Deployment(Spec):
     the same GPUs, so moe_tp x ep = attention_tp x attention_dp. The whole is repeated for each pipeline stage.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"lora_adapters", "lora_rank", "lora_targets"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"lora_adapters", "lora_rank", "lora_targets", "attention_gpus", "ffn_gpus", "ffn_micro_batches"}
+    )
 
     phase: Literal["decode", "prefill", "mixed"] = "decode"
     """What a step does: decode, prefill, or both in one batch (chunked prefill beside decode)."""
@@ -104,6 +106,13 @@ class Deployment(Spec):
     out, which follows from the other, or both: the engine's default."""
     moe_tp: Count = 1
     """Tensor parallelism inside each expert."""
+    attention_gpus: CountOrZero = 0
+    """GPUs that compute attention, where FFNs and experts have GPUs of their own (AFD): attention_tp x attention_dp. A
+    file may leave attention_dp out. 0: all GPUs do both."""
+    ffn_gpus: CountOrZero = 0
+    """GPUs that compute FFNs and experts then: moe_tp x ep, and dense FFNs over ``dense_tp`` of them; decode alone."""
+    ffn_micro_batches: Annotated[Count, Field(le=16)] = 3
+    """Parts of a batch that take turns on the two (Step-3 and MegaScale-Infer: three hide transfers and both sides)."""
     redundant_experts: CountOrZero = 0
     """Copies of hot experts, in addition to the routed ones."""
     pp: Count = 1
@@ -178,6 +187,8 @@ class Deployment(Spec):
 
     def _problem(self) -> str | None:
         group = self.attention_dp * self.attention_tp
+        if self.ffn_gpus or self.attention_gpus:
+            return self._apart_problem(group)
         if self.moe_tp * self.ep != group:
             return (
                 f"moe_tp x ep = {self.moe_tp} x {self.ep} = {self.moe_tp * self.ep} must equal attention_tp x "
@@ -185,6 +196,39 @@ class Deployment(Spec):
             )
         if group % self.dense_tp:
             return f"dense_tp = {self.dense_tp} must divide attention_tp x attention_dp = {group}"
+        return self._work_problem()
+
+    def _apart_problem(self, group: int) -> str | None:
+        """What does not fit where FFNs have GPUs of their own, or None."""
+        if not (self.ffn_gpus and self.attention_gpus):
+            return (
+                f"attention_gpus = {self.attention_gpus} and ffn_gpus = {self.ffn_gpus}: state both, or neither (each "
+                "GPU then does both)"
+            )
+        if group != self.attention_gpus:
+            return (
+                f"attention_gpus = {self.attention_gpus} must equal attention_tp x attention_dp = "
+                f"{self.attention_tp} x {self.attention_dp} = {group}"
+            )
+        if self.moe_tp * self.ep != self.ffn_gpus or self.ffn_gpus % self.dense_tp:
+            return (
+                f"ffn_gpus = {self.ffn_gpus} must equal moe_tp x ep = {self.moe_tp} x {self.ep}, and dense_tp = "
+                f"{self.dense_tp} must divide it"
+            )
+        for name, one, only in (
+            ("phase", self.phase, "decode"),
+            ("overlap", self.overlap, "sequential"),
+            ("all_to_all", self.all_to_all, "auto"),
+            ("pp", self.pp, 1),
+            ("ranks", self.ranks, "representative"),
+            ("mtp.draft_tokens", self.mtp.draft_tokens, 0),
+            ("lora_adapters", self.lora_adapters, 0),
+        ):
+            if one != only:
+                return f"{name} = {one}: where FFNs have GPUs of their own (ffn_gpus) only {only} is modelled"
+        return self._work_problem()
+
+    def _work_problem(self) -> str | None:
         if self.moe_tp > 1 and self.all_to_all not in ("auto", "all-gather"):
             return f"all_to_all = {self.all_to_all} needs moe_tp = 1, not {self.moe_tp}: use all-gather"
         if self.phase != "prefill" and self.batch_per_gpu == 0:
@@ -197,13 +241,32 @@ class Deployment(Spec):
 
     @property
     def stage_gpus(self) -> int:
-        """GPUs of one pipeline stage."""
+        """GPUs of one pipeline stage; those of attention where FFNs have their own."""
         return self.attention_dp * self.attention_tp
 
     @property
     def num_gpus(self) -> int:
         """GPUs of one replica."""
-        return self.stage_gpus * self.pp
+        return self.stage_gpus * self.pp + self.ffn_gpus
+
+    def gpu_share(self, *, ffn: bool) -> float:
+        """Share of a replica's GPUs that compute FFNs, or attention; where all do both, 1."""
+        if not self.ffn_gpus:
+            return 1.0
+        return (self.ffn_gpus if ffn else self.attention_gpus) / self.num_gpus
+
+    @property
+    def ffn_side(self) -> "Deployment":
+        """FFNs and experts as their own GPUs have them: every token once, spread evenly."""
+        changed = {
+            "attention_gpus": 0,
+            "ffn_gpus": 0,
+            "attention_tp": 1,
+            "attention_dp": self.ffn_gpus,
+            "batch_per_gpu": self.batch_per_gpu * self.attention_gpus / self.ffn_gpus,
+            "all_to_all": "auto" if self.moe_tp == 1 else "all-gather",
+        }
+        return self.model_copy(update=changed)
 
     @property
     def drafting(self) -> "Deployment":
@@ -222,7 +285,11 @@ class Deployment(Spec):
 
     @property
     def backend(self) -> str:
-        """How tokens reach experts: ``all_to_all`` with auto resolved, or ``none`` on a replicated layout."""
+        """How tokens reach experts: ``all_to_all`` with auto resolved, ``none`` on a replicated layout, or ``m-to-n``
+        from attention's GPUs to those of experts.
+        """
+        if self.ffn_gpus:
+            return "m-to-n"
         if self.replicated:
             return "none"
         if self.all_to_all != "auto":

@@ -92,6 +92,11 @@ class Scenario(Spec):
         return self.model_copy(update=sections)
 
     @property
+    def ffn_side(self) -> "Scenario":
+        """The scenario as GPUs see it that compute FFNs and experts alone."""
+        return self.model_copy(update={"deployment": self.deployment.ffn_side})
+
+    @property
     def drafting(self) -> "Scenario":
         """The scenario as a draft model of its own sees it."""
         drafter = self.deployment.mtp.drafter
@@ -258,6 +263,13 @@ def _capability_problem(s: Scenario) -> str | None:
             f"none: "
             'use tbo or sequential (SGLang\'s "SBO" for DeepSeek is another overlap, see docs/glossary.md)'
         )
+    if d.ffn_gpus:
+        odd = any(layer.sandwich_norms or layer.output_convs for layer in s.model.layers)
+        if s.model.has_shortcut or s.model.hyper_connections or odd or s.costs == "report":
+            what = "costs = report" if s.costs == "report" else f"layers as those of model {s.model.name}"
+            return (
+                f"deployment.ffn_gpus = {d.ffn_gpus}: not modelled for {what}, use 0 (and attention_gpus = 0)"
+            )
     if d.overlap == "tbo-report" and s.costs != "report":
         return (
             "deployment.overlap = tbo-report exists for costs: report alone (the report's Table 7): use tbo"
