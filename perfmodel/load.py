@@ -247,7 +247,8 @@ def _write_out_drafts(fields: dict[str, Any]) -> None:
 
     def written(deployment: Any) -> Any:
         found = with_drafts(deployment, read)
-        drafter = found.get("mtp", {}).get("drafter") if isinstance(found, Mapping) else None
+        mtp = found.get("mtp") if isinstance(found, Mapping) else None
+        drafter = mtp.get("drafter") if isinstance(mtp, Mapping) else None
         if isinstance(drafter, Mapping) and isinstance(drafter.get("model"), Mapping):
             name = str(drafter.get("name") or "draft")
             own = model_from_config(drafter["model"], name=name)

@@ -235,6 +235,8 @@ BAD = [
     ({"drafter": {"base": "kimi-k2-eagle3", "fused_states": 0}}, "fused_states = 0"),
     ({"draft_tokens": 1, "drafter": {"base": "deepseek-v3-eagle3", "model": {"model_type": "llama"}}}, "missing"),
     ({"draft_tokens": 65, "acceptance": 0.5}, "draft_tokens = 65 must be at most 64"),
+    (None, "deployment.mtp"),
+    (3, "deployment.mtp"),
 ]  # fmt: skip
 
 
