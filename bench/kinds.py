@@ -51,6 +51,14 @@ KINDS = {
     "sessions, full cache": (
         node(*SESSIONS, "workload.request_rate=3", "workload.num_requests=4000", "serving.kv_tokens=200000"), 5_000,
     ),
+    **{
+        f"sessions, {kind}": (
+            node(*SESSIONS, "workload.request_rate=3", "workload.num_requests=4000", "serving.kv_tokens=200000",
+                 "serving.host_cache_tokens=300000", "serving.storage_cache_tokens=3000000",
+                 f"serving.offload={{storage_gb_per_s: 20, write: {kind}}}"), 5_000,
+        )
+        for kind in ("write-through", "write-back")
+    },
     "chunks of 64": (drawn(0.5, 500, (4000, 16000), (20, 100), "serving.max_batched_tokens=64"), 5_000),
     "prefix-aware, 128 ranks": (
         ("longcat-flash-h800", (*SESSIONS, "workload.request_rate=50", "workload.num_requests=4000",

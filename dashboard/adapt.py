@@ -34,7 +34,7 @@ def model_changes(asked: Asked, name: str) -> tuple[Changes, str]:
             said.append(
                 f"no shortcut in {name}, so nothing for sbo to hide behind: overlap is {overlap}{where}"
             )
-        if d.mtp.draft_tokens and model.mtp is None:
+        if d.mtp.draft_tokens and model.mtp is None and d.mtp.drafter is None:
             changes[f"{path}.mtp.draft_tokens"] = "0"
             said.append(f"{name} has no draft layer (MTP): draft tokens are 0{where}")
         redundant = redundant_experts(model.moe.num_experts if model.moe else 0, d.ep)

@@ -638,7 +638,8 @@ def show(
     kind: Annotated[
         str,
         typer.Argument(
-            help="models, families, gpus, clusters, prices, scenarios, calibrations, traces, engines or keys"
+            help="models, families, gpus, clusters, prices, scenarios, calibrations, traces, engines, drafters, "
+            "acceptance or keys"
         ),
     ],
     name: Annotated[

@@ -24,6 +24,7 @@ from perfmodel.spec.model_overrides import refuse_unread
 from perfmodel.spec.models.reader import Reading, model_from_config, read_config
 from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_file, is_folder, printable, resolved
+from perfmodel.spec.published_drafts import with_drafts
 from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import (
@@ -110,6 +111,7 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     if isinstance(fields.get("prefill"), Mapping):
         fields["prefill"] = _placed(fields["prefill"], fields)
+    _write_out_drafts(fields)
     sections, differing = _with_engines(fields, gpu)
     fields |= sections
     fields |= _with_routing(fields)
@@ -287,6 +289,43 @@ def _about_experts(filled: Mapping[str, Any], stated: Mapping[str, Any], model: 
             f"{experts // ep + 1} and the others {experts // ep}"
         ]
     return []
+
+
+def _write_out_drafts(fields: dict[str, Any]) -> None:
+    """Deployments with what their ``mtp`` names: a curve, or a draft model."""
+
+    def read(value: Any) -> Mapping[str, Any] | Model:
+        value = {"base": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping):
+            raise SpecError(
+                f"deployment.mtp.drafter.model = {shown(value)}: must be a name, a config.json or a mapping"
+            )
+        base = value.get("base")
+        if isinstance(base, str) and not (base.endswith(".json") or "/" in base):
+            return _model(value, Path())
+        own = {key: one for key, one in value.items() if key != "base"}
+        if base is None:
+            return own
+        if not isinstance(base, str):
+            raise SpecError(f"deployment.mtp.drafter.model.base = {shown(base)}: must be a name or a path")
+        path = Path(base)
+        return {**read_document(path / "config.json" if is_folder(path) else path, infinite=True), **own}
+
+    def written(deployment: Any) -> Any:
+        found = with_drafts(deployment, read)
+        mtp = found.get("mtp") if isinstance(found, Mapping) else None
+        drafter = mtp.get("drafter") if isinstance(mtp, Mapping) else None
+        if isinstance(drafter, Mapping) and isinstance(drafter.get("model"), Mapping):
+            name = str(drafter.get("name") or "draft")
+            own = model_from_config(drafter["model"], name=name)
+            found = {**found, "mtp": {**found["mtp"], "drafter": {**drafter, "model": own}}}
+        return found
+
+    if "deployment" in fields:
+        fields["deployment"] = written(fields["deployment"])
+    prefill = fields.get("prefill")
+    if isinstance(prefill, Mapping) and "deployment" in prefill:
+        fields["prefill"] = {**prefill, "deployment": written(prefill["deployment"])}
 
 
 def _with_routing(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from perfmodel.spec.scenario import Scenario
 
 SECTIONS = (*Scenario.model_fields, "engine")
 MAX_BASES = 10
-NAMED = ("model", "cluster", "prices", "power", "gpu")
+NAMED = ("model", "cluster", "prices", "power", "gpu", "drafter")
 """Sections that a catalogue name may stand for."""
 BEFORE = "(before)"
 """Key under which a document keeps what was stated for a cluster that a later layer replaced; no file can hold it."""
@@ -128,6 +128,11 @@ def refuse_files(document: Mapping[str, Any]) -> None:
         "model.base": inner.get("model", {}).get("base"),
         "workload.trace": inner.get("workload", {}).get("trace"),
     }
+    for place in VERSIONS:
+        drafter = _inside(document, (*place, "mtp", "drafter", "model"))
+        path = ".".join((*place, "mtp.drafter.model"))
+        named[path] = drafter if isinstance(drafter, str) else None
+        named[f"{path}.base"] = drafter.get("base") if isinstance(drafter, Mapping) else None
     for key, value in named.items():
         if isinstance(value, str) and ("/" in value or "\\" in value or value.endswith(FILE_ENDINGS)):
             raise SpecError(
@@ -273,6 +278,13 @@ def _anchored(document: dict[str, Any], folder: Path) -> dict[str, Any]:
         calibration = _inside(document, path)
         if isinstance(calibration, str):
             document = _replaced(document, list(path), calibration_place(calibration, folder), ".".join(path))
+    for place in VERSIONS:
+        drafter: tuple[str, ...] = (*place, "mtp", "drafter", "model")
+        if isinstance(_inside(document, drafter), Mapping):
+            drafter = (*drafter, "base")
+        named = _inside(document, drafter)
+        if isinstance(named, str) and ("/" in named or named.endswith(".json")):
+            document = _replaced(document, list(drafter), str(folder / named), ".".join(drafter))
     return document
 
 

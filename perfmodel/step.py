@@ -14,15 +14,24 @@ from perfmodel.kernels.communication import beside_compute
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
+from perfmodel.ops.apart import apart_ops
 from perfmodel.ops.collective import send_receive
+from perfmodel.ops.drafter import Pass, draft_passes
 from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops
 from perfmodel.ops.layer import layer_ops
+from perfmodel.ops.lora import slots_of, with_adapters
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
 from perfmodel.ops.report import report_layer
 from perfmodel.ops.work import Work, divided, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
 from perfmodel.overlap.launch import with_host
-from perfmodel.overlap.schedules import carries_over, num_micro_batches, overlaps, schedule_layer
+from perfmodel.overlap.schedules import (
+    attention_ffn,
+    carries_over,
+    num_micro_batches,
+    overlaps,
+    schedule_layer,
+)
 from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
 from perfmodel.routing.activation import layer_activations
@@ -70,8 +79,11 @@ def predict_steps(scenario: Scenario) -> StepTimes:
 
 
 def has_contention(scenario: Scenario) -> bool:
-    """Whether ops that run together slow each other; never under ``costs: report``."""
-    return scenario.deployment.contention and scenario.costs != "report"
+    """Whether ops that run together slow each other; never under ``costs: report``, nor where attention and FFNs have
+    GPUs of their own.
+    """
+    apart = bool(scenario.deployment.ffn_gpus)  # streams are GPUs of their own
+    return scenario.deployment.contention and scenario.costs != "report" and not apart
 
 
 def common_log_std(scenario: Scenario) -> float:
@@ -179,8 +191,14 @@ def _with_activation(scenario: Scenario, row: tuple[Num, ...]) -> Scenario:
 def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:
     """Equal layers under the deployment's schedule."""
     overlap = scenario.deployment.overlap
+    if scenario.deployment.ffn_gpus:
+        return _apart_segment(name, layer, work, scenario, count)
     parts = num_micro_batches(overlap)
-    batch = [layer_ops(layer, work.scaled(1 / parts), scenario) for _ in range(parts)]
+    own = work.scaled(1 / parts)
+    batch = [layer_ops(layer, own, scenario) for _ in range(parts)]
+    if scenario.deployment.lora_adapters and scenario.costs != "report":
+        slots = slots_of(layer.moe, scenario.deployment) if layer.moe else 0.0
+        batch = [with_adapters(one, own, scenario.deployment, slots) for one in batch]
     if scenario.costs == "report":
         batch = [report_layer(one) for one in batch]
     tasks = schedule_layer(overlap, batch)
@@ -190,6 +208,18 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
             beside_compute_cost(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
         )
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
+
+
+def _apart_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:
+    """Equal layers whose attention and FFN have GPUs of their own, between which micro-batches take turns."""
+    parts = scenario.deployment.ffn_micro_batches
+    own = apart_ops(layer, work.scaled(1 / parts), scenario)
+    tasks, streams = attention_ffn([own] * parts)
+    timings = _timings(tasks, scenario, share=1 / parts)
+    queued = tuple(
+        replace(task, op=replace(task.op, stream=stream)) for task, stream in zip(tasks, streams, strict=True)
+    )
+    return Segment(name, queued, timings, repeat=count, carries=True, layers=True)
 
 
 def beside_compute_cost(op: Op, timing: Timing, scenario: Scenario) -> Timing:
@@ -271,14 +301,33 @@ def _pipeline(work: Work, scenario: Scenario) -> tuple[Segment, ...]:
 
 
 def _drafts(scenario: Scenario) -> tuple[Segment, ...]:
-    """The draft layer, run once per draft token; its ops are classed as draft."""
+    """The draft layer, run once per draft token, or what a draft model does; its ops are classed as draft."""
     deployment, mtp = scenario.deployment, scenario.model.mtp
+    if deployment.mtp.drafter is not None:
+        return tuple(segment for one in draft_passes(scenario) for segment in _pass_segments(one, scenario))
     if not deployment.mtp.draft_tokens or mtp is None or deployment.phase == "prefill":
         return ()
     return tuple(
         _draft_segment(mtp.layer, draft_work(deployment, number), scenario, number)
         for number in range(deployment.mtp.draft_tokens)
     )
+
+
+def _pass_segments(one: Pass, scenario: Scenario) -> Iterator[Segment]:
+    """A pass of a draft model: what stands before its layers, runs of those, head, and what follows token by token."""
+    own = scenario.drafting
+
+    def chain(name: str, ops: Sequence[Op], repeat: int = 1) -> Segment:
+        drafted = [replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in ops]
+        return _chain(name, drafted, own, repeat=repeat)
+
+    yield chain(f"{one.name}, before", one.before)
+    for layer, count in one.layers:
+        yield chain(one.name, [task.op for task in schedule_layer("sequential", [layer])], repeat=count)
+    if one.after:
+        yield chain(f"{one.name}, head", one.after)
+    if one.tokens:
+        yield chain(f"{one.name}, corrected", one.corrected, repeat=one.tokens)
 
 
 def _draft_segment(layer: Layer, work: Work, scenario: Scenario, number: int) -> Segment:

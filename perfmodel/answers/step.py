@@ -18,6 +18,7 @@ from perfmodel.kernels.calibration import INSIDE
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.limits import check_runs, limits
 from perfmodel.ops.memory import step_memory
+from perfmodel.ops.op import Stream
 from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
@@ -172,9 +173,14 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
 
 
 def utilisation(step: Step, ideal: Any) -> float:
-    """Ideal seconds of all ops (``ideal`` gives one op's) over the step time, averaged over ranks."""
+    """Ideal seconds of all ops (``ideal`` gives one op's) over the step time, averaged over ranks; where FFNs have GPUs
+    of their own, over both kinds.
+    """
+    share = step.scenario.deployment.gpu_share
     total = sum(
-        segment.repeat * _mean(ideal(task.op, step.scenario.cluster.gpu))
+        segment.repeat
+        * share(ffn=task.op.stream == Stream.EXPERTS)
+        * _mean(ideal(task.op, step.scenario.cluster.gpu))
         for segment in step.segments
         for task in segment.tasks
     )

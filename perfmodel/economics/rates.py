@@ -54,6 +54,8 @@ def step_rates(scenario: Scenario, step_time_s: Num, *, streaming: float = 1.0) 
         pace = maximum(step_time_s, streamed_s(scenario) * streaming)
     tpot = pace / per_step if per_step is not None else None
     output = deployment.batch_per_gpu / tpot if tpot is not None else None
+    if output is not None and deployment.ffn_gpus:
+        output = output * deployment.gpu_share(ffn=False)
     prompt = _prefilled_tokens(scenario) / pace if prefills else None
     price = scenario.prices.usd_per_gpu_hour
     return StepRates(
@@ -85,7 +87,7 @@ def rate_range(scenario: Scenario, fast_s: Num, slow_s: Num) -> tuple[StepRates,
 def streamed_s(scenario: Scenario) -> Num:
     """Seconds that a replica's front end needs to stream what one step brings to all of its requests."""
     deployment = scenario.deployment
-    requests = deployment.batch_per_gpu * deployment.num_gpus
+    requests = deployment.batch_per_gpu * (deployment.num_gpus - deployment.ffn_gpus)
     return scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))
 
 

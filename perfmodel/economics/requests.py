@@ -51,6 +51,7 @@ class Tally:
         self._requests = self._completed = self._good = 0
         self._first_s, self._last_s = np.inf, -np.inf
         self._inputs = self._outputs = self._cached = self._preemptions = self._retries = 0
+        self._host = self._storage = 0
         self._busy_s = self._prompt_s = self._prefill_s = self._steps = 0.0
 
     def requests(self, records: Records) -> None:
@@ -76,6 +77,8 @@ class Tally:
         self._inputs += int(records.input_tokens.sum())
         self._outputs += int(records.output_tokens.sum())
         self._cached += int(records.cached_tokens.sum())
+        self._host += 0 if records.host_tokens is None else int(records.host_tokens.sum())
+        self._storage += 0 if records.storage_tokens is None else int(records.storage_tokens.sum())
         self._preemptions += int(records.preemptions.sum())
         self._retries += int(records.retries.sum())
 
@@ -90,6 +93,17 @@ class Tally:
         self._prompt_s += float(runs.seconds[own & (runs.prompt > 0.0)].sum())
         self._prefill_s += float(runs.seconds[~own].sum())
         self._steps += float(runs.steps.sum())
+
+    def _by_tier(self, inputs: int) -> dict[str, Any]:
+        """Where prompt tokens were found, %; nothing where only the GPU keeps any."""
+        side = self._scenario.prefill_side or self._scenario
+        if not side.serving.has_tiers:
+            return {}
+        gpu = self._cached - self._host - self._storage
+        found = {"gpu": gpu, "host": self._host, "storage": self._storage}
+        return {
+            "cache_hits_by_tier_pct": {name: PERCENT * float(one) / inputs for name, one in found.items()}
+        }
 
     @property
     def output_tokens(self) -> int:
@@ -115,6 +129,7 @@ class Tally:
             "preemptions": self._preemptions,
             "retries": self._retries,
             "cache_hit_pct": PERCENT * float(self._cached) / inputs,
+            **self._by_tier(inputs),
             "requests_per_s": self._requests / span,
             "goodput_requests_per_s": self._good / span,
             "input_tokens_per_s_per_gpu": inputs / span / gpus,

@@ -100,6 +100,9 @@ def _shape(stated: Mapping[str, Any], model: Model, engine: Profile | None) -> d
         return {}
     tp = sizes.get("attention_tp", 1)
     experts = {name: sizes[name] for name in ("moe_tp", "ep") if name in sizes}
+    apart = {name: stated.get(name) for name in ("attention_gpus", "ffn_gpus")}
+    if all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in apart.values()):
+        return _apart_shape(sizes, experts, apart)  # type: ignore[arg-type]
     if "attention_dp" not in sizes and len(experts) == 2 and not experts["moe_tp"] * experts["ep"] % tp:
         dp = experts["moe_tp"] * experts["ep"] // tp
     else:
@@ -113,6 +116,22 @@ def _shape(stated: Mapping[str, Any], model: Model, engine: Profile | None) -> d
         parallel = dp > 1 if engine is None else engine.experts == "parallel"
         sliced = model.moe is None or not parallel
         found |= {"moe_tp": group, "ep": 1} if sliced else {"moe_tp": 1, "ep": group}
+    return {name: size for name, size in found.items() if name not in sizes}
+
+
+def _apart_shape(
+    sizes: Mapping[str, int], experts: Mapping[str, int], apart: Mapping[str, int]
+) -> dict[str, int]:
+    """The sizes that follow where attention and FFNs have GPUs of their own: experts are divided over all of theirs,
+    each dense FFN is whole.
+    """
+    tp, gpus = sizes.get("attention_tp", 1), apart["ffn_gpus"]
+    found = {"attention_tp": tp, "attention_dp": max(1, apart["attention_gpus"] // tp), "dense_tp": 1}
+    if len(experts) == 1:
+        (name, size), other = next(iter(experts.items())), {"moe_tp": "ep", "ep": "moe_tp"}
+        found[other[name]] = max(1, gpus // size)
+    elif not experts:
+        found |= {"moe_tp": 1, "ep": gpus}
     return {name: size for name, size in found.items() if name not in sizes}
 
 

@@ -41,8 +41,12 @@ _SAME = {
         "block-size": "serving.block_tokens",
         "api-server-count": "serving.front_end.servers",
         "stream-interval": "serving.front_end.stream_interval",
+        "max-loras": "deployment.lora_adapters",
+        "max-lora-rank": "deployment.lora_rank",
     },
     "sglang": {
+        "max-loras-per-batch": "deployment.lora_adapters",
+        "max-lora-rank": "deployment.lora_rank",
         "pipeline-parallel-size": "deployment.pp",
         "decode-context-parallel-size": "deployment.decode_context_parallel",
         "attn-cp-size": "deployment.context_parallel",

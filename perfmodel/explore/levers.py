@@ -132,10 +132,17 @@ def _link(scenario: Scenario, _: float | None) -> Ends | LeftOut:
 # --- model ----------------------------------------------------------------------------------------------------------
 
 
+def _acceptance_words(scenario: Scenario) -> str:
+    mtp = scenario.deployment.mtp
+    return mtp.words if mtp.listed else f"{mtp.acceptance:g}"
+
+
 def _acceptance(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     mtp = scenario.deployment.mtp
     if not mtp.draft_tokens or scenario.deployment.phase == "prefill":
         return LeftOut("no draft tokens (deployment.mtp)")
+    if mtp.listed:
+        return LeftOut("drafts have acceptances of their own, as measured")
     if scenario.model.name.startswith("longcat-flash") and scenario.model.name != "longcat-flash-lite":
         setup = read_document(DATA / "published" / TABLE6)
         low, high = setup["acceptance_interval"]
@@ -287,7 +294,7 @@ LEVERS = (
     Lever("utilisation", "% of the time in full steps", lambda _: "100 %", _utilisation),
     Lever("expert load", "exponent", _skew_text, _skew),
     Lever("real experts per token", "experts", _mean_text, _real_experts),
-    Lever("draft acceptance", "probability", lambda s: f"{s.deployment.mtp.acceptance:g}", _acceptance),
+    Lever("draft acceptance", "probability", _acceptance_words, _acceptance),
     Lever("HBM bandwidth", "GB/s", lambda s: gb_per_s_text(s.cluster.gpu.hbm_gb_per_s), _hbm),
     Lever(
         "network bandwidth",

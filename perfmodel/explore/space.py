@@ -21,6 +21,7 @@ from perfmodel.engines.launch import overlaps_of
 from perfmodel.engines.legality import rules
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.drafts import MtpDeployment
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
@@ -37,7 +38,7 @@ SHAPE = (TP, DP, EP, DENSE)
 SETTINGS = (CHUNK, RUNNING, REPLICAS)
 """What changes no step's time, only which steps are run: candidates that differ in these share a step grid."""
 MOST_DRAFTS = 3
-"""Draft tokens that are looked at: a released draft layer is run again for every further one."""
+"""Draft tokens that are looked at with one acceptance for all: it was measured for the first."""
 CHUNKS = (2048, 4096, 8192, 16384)
 RUNNINGS = (8, 16, 32, 64, 128, 256, 512)
 """Beside the engine's own default."""
@@ -99,7 +100,7 @@ class Space:
 
 
 def default_space(
-    model: Model, cluster: Cluster, engine: str, gpus: int, *, acceptance: float, quantised: bool
+    model: Model, cluster: Cluster, engine: str, gpus: int, *, mtp: MtpDeployment, quantised: bool
 ) -> Space:
     """What is looked at unless a ``space:`` file says otherwise.
 
@@ -108,7 +109,7 @@ def default_space(
         cluster: whose GPU and node it is.
         engine: its overlap schedules; empty: all that are modelled.
         gpus: most GPUs of the whole deployment.
-        acceptance: of a draft token; without one drafts gain nothing and are left out.
+        mtp: how often drafts are accepted, without which they gain nothing and are left out, and what drafts.
         quantised: whether the checkpoint's weights are in fewer bits than bf16, to which no engine takes them back.
     """
     gpu, node = cluster.gpu, cluster.node.num_gpus
@@ -117,7 +118,7 @@ def default_space(
     tensor = [n for n in powers if n <= max(1, min(gpus, min(link, 16)))]
     sizes = [n for n in powers if n < node] + list(range(node, gpus + 1, node))
     data = sorted({size // tp for size in sizes for tp in tensor if size % tp == 0})
-    drafts = range(MOST_DRAFTS + 1) if model.mtp and acceptance > 0.0 else (0,)
+    drafts = range(_most_drafts(mtp) + 1) if (model.mtp or mtp.drafter) and mtp.accepts else (0,)
     formats = [name for name in FORMATS if _has_kernels(FORMATS[name], gpu, engine)]
     if quantised and len(formats) > 1:
         formats.remove("bf16")
@@ -139,6 +140,11 @@ def default_space(
             REPLICAS: tuple(range(1, gpus + 1)),
         }
     )
+
+
+def _most_drafts(mtp: MtpDeployment) -> int:
+    """Draft tokens that are looked at: all whose acceptance was measured."""
+    return mtp.drafts_known if mtp.listed else MOST_DRAFTS
 
 
 def _has_kernels(formats: Mapping[str, str], gpu: Any, engine: str) -> bool:

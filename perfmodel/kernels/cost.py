@@ -1,5 +1,7 @@
 """How long one op takes alone, and what it uses meanwhile."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from perfmodel.kernels import achievable
@@ -22,6 +24,10 @@ REPORT_NETWORK_BYTES_PER_S = 40 * GB
 """What the report's Table 7 assumes of DeepEP on H800: dispatch and combine at 40 GB/s (facts: derived exactly)."""
 
 
+ALIKE = {"lora_shrink": "grouped_gemm", "lora_expand": "grouped_gemm"}
+"""Kernels that nobody timed -> the class whose fractions of peak and bandwidth stand in for theirs."""
+
+
 def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None) -> Timing:
     """The time of ``op`` alone on one GPU of ``cluster``.
 
@@ -39,7 +45,10 @@ def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibra
     if op.is_communication:
         return _communication_cost(op, cluster)
     kernel = "elementwise" if op.kernel in MEMORY_BOUND - achievable.TIMED else op.kernel
-    row = achievable.lookup(kernel, op.dtype, cluster.gpu.architecture)
+    row = achievable.lookup(ALIKE.get(kernel, kernel), op.dtype, cluster.gpu.architecture)
+    if kernel in ALIKE:
+        flag = f"{kernel}: no timings; uses the fractions of {row.kernel}"
+        row = replace(row, flag="; ".join(filter(None, (flag, row.flag))))
     return Timing(
         latency_s=row.latency_s,
         compute_s=op.flops / (row.compute_fraction * cluster.gpu.peak_flops(op.dtype)),

@@ -54,6 +54,15 @@ def send_receive(name: str, tokens: Num, hidden: int, scenario: Scenario) -> Op:
     return _op(name, OpClass.PIPELINE, "send_recv", "nccl", Stream.NETWORK, traffic, ranks=2)
 
 
+def exchange(name: str, op_class: OpClass, nbytes: Num, stream: Stream, scenario: Scenario) -> Op:
+    """Bytes between two pools of GPUs, point to point, of the GPU whose adapter has most: over the link where all of
+    them are in one domain, else over the network. Costed as NCCL's send and receive are, whatever library does it.
+    """
+    inside = scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus
+    traffic = communication.send_recv(nbytes, same_domain=inside)
+    return _op(name, op_class, "send_recv", "nccl", stream, traffic, ranks=2)
+
+
 def dispatch_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op, ...]:
     """Tokens go to the ranks of their real experts; nothing where one GPU, or every GPU, has all tokens."""
     return _exchange("dispatch", moe, tokens, load, scenario)

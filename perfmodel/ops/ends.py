@@ -87,6 +87,11 @@ def _sampling(name: str, moved: float, rows: Num, width: Num, dtype: str) -> Op:
     )
 
 
+def sampling_op(name: str, rows: Num, width: Num, dtype: str) -> Op:
+    """Logits that are added to, and the likeliest of them: two passes read, one written."""
+    return _sampling(name, 3.0 * LOGIT_BYTES, rows, width, dtype)
+
+
 SAMPLING = {"to_fp32": 6.0, "temperature": 8.0, "softmax": 12.0, "sample": 4.0}
 """Kernels of an engine's sampler -> bytes that each moves per logit: BF16 to FP32; division in place; softmax in two
 passes over its input, written once; one reading of the probabilities, to draw or to compare a draft with. As

@@ -11,7 +11,8 @@ import numpy as np
 
 from perfmodel.engines.legality import refusal
 from perfmodel.errors import InfeasibleError
-from perfmodel.ops.memory import step_memory, usable_bytes
+from perfmodel.ops.lora import adapter_bytes
+from perfmodel.ops.memory import ffn_side_bytes, step_memory, usable_bytes
 from perfmodel.ops.work import step_work
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.messages import number_of
@@ -149,7 +150,8 @@ def check_runs(scenario: Scenario) -> None:
     check_layout(scenario)
     if scenario.costs == "report":
         return
-    for text in (_memory_problem(scenario), _dispatch_problem(scenario), _scheduler_problem(scenario)):
+    problems = (_memory_problem(scenario), _ffn_side_problem(scenario))
+    for text in (*problems, _dispatch_problem(scenario), _scheduler_problem(scenario)):
         if text:
             raise InfeasibleError(text)
 
@@ -171,11 +173,28 @@ def _largest(scenario: Scenario) -> str:
     return f"largest batch that fits: {found.text}"
 
 
+def _ffn_side_problem(s: Scenario) -> str | None:
+    """Whether GPUs that compute FFNs alone hold them, or None where there are no such, too."""
+    d, device = s.deployment, float(s.cluster.gpu.memory_bytes)
+    if not d.ffn_gpus:
+        return None
+    needed = float(np.max(np.asarray(ffn_side_bytes(s))))
+    if needed <= device:
+        return None
+    return (
+        f"does not fit: FFNs and experts need {needed / GB:.1f} GB on each of deployment.ffn_gpus = {d.ffn_gpus} "
+        f"GPUs of {device / GB:.1f}: spread them over more, or lower the batch"
+    )
+
+
 def _memory_problem(s: Scenario) -> str | None:
     memory, usable, device = step_memory(s), usable_bytes(s), s.cluster.gpu.memory_bytes
     if memory.total <= usable:
         return None
     parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in memory.as_dict().items())
+    if s.deployment.lora_adapters:
+        own = adapter_bytes(s.model, s.deployment) / GB
+        parts += f"; {own:.1f} of the weights are adapters, fewer with deployment.lora_targets or lora_rank"
     kept = ""
     if s.deployment.engine and memory.total <= device:
         setting = SETTING.get(s.deployment.engine, "its setting")

@@ -14,6 +14,7 @@ from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.ops.build import LOGIT_BYTES
 from perfmodel.ops.communication import low_latency_buffer_bytes
 from perfmodel.ops.hyper import WEIGHT_BYTES
+from perfmodel.ops.lora import adapter_bytes
 from perfmodel.ops.mixers.base import Kept
 from perfmodel.ops.parameters import (
     expert_parameters,
@@ -29,6 +30,7 @@ from perfmodel.ops.parameters import (
 )
 from perfmodel.ops.work import Group, Work, divided, step_work
 from perfmodel.spec.deployment import Deployment
+from perfmodel.spec.drafts import Drafter
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.mixers import Gqa, Mla
 from perfmodel.spec.model import Layer, Model
@@ -40,7 +42,7 @@ class Memory:
     """Bytes on one GPU; values may be arrays."""
 
     weights: Num
-    """Weights of the layers, embedding and head, and of the draft layer where drafts are used."""
+    """Weights of the layers, embedding and head, of the draft layer where drafts are used, and of LoRA adapters."""
     kv_cache: Num
     """KV cache at the step's end: what grows with tokens, and what windows keep of them."""
     activations: Num
@@ -206,7 +208,8 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
     """
     hidden, precision = model.hidden_size, deployment.precision
     layers = sum(run.count * _layer_bytes(run, model, deployment) for run in model.layers)
-    if model.mtp and deployment.mtp.draft_tokens:
+    drafter = deployment.mtp.drafter
+    if model.mtp and deployment.mtp.draft_tokens and drafter is None:
         join = 2 * hidden * hidden * BYTES_PER_ELEMENT[precision.linear]
         layers += _layer_bytes(model.mtp.layer, model, deployment) + join
     tp = deployment.attention_tp
@@ -216,7 +219,28 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
     ends = table + ngram
     if not model.tied_embeddings:
         ends = ends + table if deployment.pp == 1 else maximum(ends, table)
-    return layers / deployment.pp + ends
+    drafts = drafter_bytes(drafter, model, deployment) if drafter and deployment.mtp.draft_tokens else 0.0
+    adapters = adapter_bytes(model, deployment) if deployment.lora_adapters else 0.0
+    return layers / deployment.pp + ends + drafts + adapters
+
+
+def drafter_bytes(drafter: Drafter, model: Model, deployment: Deployment) -> float:
+    """Bytes of a draft model's weights on one GPU: all of a small model; of eagle3 its layer, the projections of
+    states (whole on every GPU) and its head; of dspark its layers, that projection and its sequential head. Those two
+    share the model's embedding, dspark its head too.
+    """
+    own, tp = deployment.drafting, deployment.attention_tp
+    if drafter.kind == "model":
+        return weight_bytes(drafter.model, own)
+    each, hidden = BYTES_PER_ELEMENT[drafter.precision], drafter.model.hidden_size
+    layers = sum(run.count * _layer_bytes(run, drafter.model, own) for run in drafter.model.layers)
+    join = each * drafter.fused_states * model.hidden_size * hidden
+    if drafter.kind == "dspark":
+        return layers + join + each * 2 * drafter.markov_rank * drafter.model.vocab_size / tp
+    first = drafter.model.layers[0]
+    again = layer_weights(first.model_copy(update={"count": 1}), hidden)
+    widened = replace(again, output=0, vectors=0).stored_bytes(own.precision, tp)
+    return layers + join + widened + each * drafter.model.vocab_size * hidden / tp
 
 
 def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
@@ -224,12 +248,18 @@ def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
     what).
     """
     model, deployment = scenario.model, scenario.deployment
+    drafter = deployment.mtp.drafter if deployment.mtp.draft_tokens else None
     runs = list(model.layers)
-    if model.mtp and deployment.mtp.draft_tokens and deployment.phase != "prefill":
+    if model.mtp and drafter is None and deployment.mtp.draft_tokens and deployment.phase != "prefill":
         runs.append(model.mtp.layer)
     for run in runs:
         for kept, times in kept_of(run, model.hidden_size, deployment.precision, deployment.head_tp):
             yield run.count * times, kept
+    if drafter:
+        own = deployment.drafting
+        for run in drafter.model.layers:
+            for kept, times in kept_of(run, drafter.model.hidden_size, own.precision, own.attention_tp):
+                yield run.count * times, kept
 
 
 def cache_bytes(scenario: Scenario, work: Work) -> Num:
@@ -317,13 +347,27 @@ def buffer_bytes(scenario: Scenario, work: Work) -> Num:
 
 
 def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
-    """Bytes of one layer's weights on one GPU."""
+    """Bytes of one layer's weights on one GPU; where FFNs have GPUs of their own, on one of attention's."""
     hidden, precision = model.hidden_size, deployment.precision
     tp = deployment.attention_tp
     total = layer_weights(layer, hidden).stored_bytes(precision, tp)
     total += layer_index_weights(layer, hidden).stored_bytes(precision, tp)
     total += output_conv_parameters(layer, hidden) * precision.activation_bytes
-    total += (
+    if deployment.ffn_gpus:
+        return total + _router_bytes(layer, hidden, deployment)
+    return total + _ffn_bytes(layer, hidden, deployment)
+
+
+def _router_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
+    if layer.moe is None:
+        return 0.0
+    return router_parameters(layer.moe, hidden) * BYTES_PER_ELEMENT[deployment.precision.router]
+
+
+def _ffn_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
+    """Of its dense FFNs, router and experts."""
+    precision = deployment.precision
+    total = (
         layer.num_dense_ffns
         * ffn_parameters(hidden, layer.dense_ffn_size, layer.dense_activation)
         * BYTES_PER_ELEMENT[precision.dense_dtype]
@@ -339,4 +383,16 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     dispatched = deployment.dispatches
     shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
     total += shared / (1 if dispatched else deployment.stage_gpus)
-    return total + router_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.router]
+    return total + _router_bytes(layer, hidden, deployment)
+
+
+def ffn_side_bytes(scenario: Scenario) -> Num:
+    """Bytes that a step needs on a GPU that computes FFNs and experts alone: weights, activations, what comes and goes,
+    and the runtime.
+    """
+    side = scenario.ffn_side
+    work, hidden = step_work(side.deployment), scenario.model.hidden_size
+    weights = sum(run.count * _ffn_bytes(run, hidden, side.deployment) for run in scenario.model.layers)
+    exchanged = 2.0 * side.deployment.precision.activation_bytes * work.tokens * hidden
+    pairs = exchanged * (scenario.mean_real_experts or 1.0)
+    return weights + activation_bytes(side, work) + pairs + sum(runtime_bytes(side))

@@ -71,7 +71,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
     narrow, widen = _latent_ops(moe, own_tokens, scenario)
     early = widen if replicated else ()  # a sum over GPUs of products is the product of the sum
     return MoeOps(
-        router=(*_router_ops(moe, own_tokens, hidden, deployment.precision.router), *narrow, *pack),
+        router=(*router_ops(moe, own_tokens, hidden, deployment.precision.router), *narrow, *pack),
         dispatch=dispatch_ops(moe, tokens, load, scenario),
         shared=(
             ffn_ops(
@@ -253,7 +253,7 @@ def _grouped(
     )
 
 
-def _router_ops(moe: Moe, tokens: Num, hidden: int, dtype: str) -> tuple[Op, ...]:
+def router_ops(moe: Moe, tokens: Num, hidden: int, dtype: str) -> tuple[Op, ...]:
     """Logits over real and zero-computation experts, then selection."""
     experts = moe.num_experts + moe.num_zero_experts + moe.scores_shared
     return (

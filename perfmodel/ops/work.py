@@ -155,14 +155,13 @@ def draft_work(deployment: Deployment, draft_pass: int) -> Work:
 
 
 def tokens_per_step(deployment: Deployment) -> Num:
-    """Expected output tokens per request and step: sum of acceptance^i for i = 0 .. draft_tokens.
+    """Expected output tokens per request and step: 1, and for each draft the probability that it and those before it
+    are accepted.
 
-    Equals (1 - a^(k+1)) / (1 - a): each draft token counts only if those before it were accepted.
+    With one acceptance a for all, (1 - a^(k+1)) / (1 - a).
     """
-    acceptance = deployment.mtp.acceptance
-    total: Num = 1.0 + 0.0 * acceptance
-    power: Num = 1.0
-    for _ in range(deployment.mtp.draft_tokens):
-        power = power * acceptance
-        total = total + power
+    mtp = deployment.mtp
+    total: Num = 1.0 + 0.0 * mtp.acceptance
+    for share in mtp.survival(mtp.draft_tokens):
+        total = total + share
     return total

@@ -4,7 +4,7 @@ Each stream runs its tasks in the order they are added, so a schedule is an orde
 more. :func:`schedule_layer` returns the tasks of one layer; adding a schedule means adding a function here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from perfmodel.ops.layer import LayerOps
@@ -162,6 +162,42 @@ def two_batch_overlap(micro_batches: Sequence[LayerOps]) -> tuple[Task, ...]:
     for own in indices:
         graph.tasks[own[0]] = replace(graph.tasks[own[0]], after_previous=(own[-1],))
     return tuple(graph.tasks)
+
+
+def attention_ffn(
+    micro_batches: Sequence[Mapping[str, Sequence[Op]]],
+) -> tuple[tuple[Task, ...], tuple[Stream, ...]]:
+    """Attention and FFN on GPUs of their own (Step-3, arXiv 2507.19427; MegaScale-Infer, arXiv 2504.02263).
+
+    Micro-batches take turns on both, and are on their way meanwhile. The ops keep the streams that they are
+    costed by; where each task queues is returned beside them. Iterations carry over: a micro-batch waits for itself
+    alone.
+    """
+    graph, streams = Graph(), list[Stream]()
+    last: list[tuple[int, ...]] = [() for _ in micro_batches]
+    first: list[int] = []
+    for part, stream in AFD_PARTS.items():
+        for number, ops in enumerate(micro_batches):
+            begin = len(graph.tasks)
+            last[number] = graph.chain(ops[part], after=last[number], stage=part)
+            streams += [stream] * (len(graph.tasks) - begin)
+            for index in range(begin, len(graph.tasks)):
+                graph.tasks[index] = replace(graph.tasks[index], micro_batch=number)
+            if part == "attention":
+                first.append(begin)
+    for begin, own in zip(first, last, strict=True):
+        graph.tasks[begin] = replace(graph.tasks[begin], after_previous=own)
+    return tuple(graph.tasks), tuple(streams)
+
+
+AFD_PARTS = {
+    "attention": Stream.COMPUTE,
+    "to the FFNs": Stream.NETWORK,
+    "FFN": Stream.EXPERTS,
+    "back": Stream.LINK,
+}
+"""Parts of a layer whose FFN has GPUs of its own -> where they queue: compute streams of either GPU, and each direction
+of what lies between them."""
 
 
 def tbo_report(layer: LayerOps) -> tuple[Task, ...]:

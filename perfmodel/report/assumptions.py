@@ -9,6 +9,7 @@ from perfmodel.answers.step import StepAnswer
 from perfmodel.engines.profile import profile
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue
+from perfmodel.spec.drafts import Drafter
 from perfmodel.spec.hardware import Cluster, Gpu, Network, Node
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.prices import Prices
@@ -117,13 +118,23 @@ def _layout(scenario: Scenario) -> Iterator[Told]:
     yield "work of a step", f"{d.phase}: {'; '.join(work)}", source
     formats = f"linear {p.linear}, experts {p.experts}, attention {p.attention}, KV cache {p.kv_cache}"
     yield "number formats", f"{formats}; dispatch {p.dispatch}, combine {p.combine}", source
+    if d.lora_adapters:
+        where = ", ".join(d.lora_targets)
+        yield (
+            "LoRA",
+            f"{number_of(d.lora_adapters, 'adapter')} of rank {d.lora_rank} on {where}, evenly used",
+            source,
+        )
     if d.mtp.draft_tokens and d.phase != "prefill":
         yield (
             "drafts",
-            f"{number_of(d.mtp.draft_tokens, 'token')} per step, accepted with probability "
-            f"{d.mtp.acceptance:g}",
-            source,
+            f"{number_of(d.mtp.draft_tokens, 'token')} per step, {d.mtp.words}{_drafter(d.mtp.drafter)}",
+            d.mtp.acceptance_source or source,
         )
+
+
+def _drafter(drafter: Drafter | None) -> str:
+    return "" if drafter is None else f"; by a model of their own: {drafter.name or drafter.model.name}"
 
 
 def _timing(step: StepAnswer) -> Iterator[Told]:

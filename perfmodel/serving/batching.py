@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perfmodel.errors import SpecError
+from perfmodel.serving.tiers import Tiers
 
 Policy = Literal["mixed", "prefill-first"]
 
@@ -25,6 +26,8 @@ class Batching:
     swap_s_per_token: float | None = None
     """Seconds in which a token's cache is copied to the host, or back. None: a request that loses its blocks is
     computed again."""
+    tiers: Tiers | None = None
+    """Memories below the GPU's that keep prompts; None: there are none."""
     together: bool = True
     """Whether steps are advanced together; False: one by one, which gives the same and takes longer."""
 

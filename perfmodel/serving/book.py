@@ -32,12 +32,18 @@ class Book:
     """How often the replica that had it was lost."""
     cached: list[int]
     """Prompt tokens that were found in a prefix cache when the request was first taken in."""
+    host: list[int]
+    """Of them, those that a host's memory had."""
+    storage: list[int]
+    """Of them, those that a storage had."""
     replica: list[int]
     """Which replica decodes it (or has its only token); -1: none yet."""
     prefill_replica: list[int]
     """Which one computes its prompt, where that is another one."""
     paths: list[Path] | None = None
     """What prompts share; None: nothing."""
+    queued_s: dict[int, float] = field(default_factory=dict)
+    """When requests came to the rank that they wait on, where storage is read from then on."""
     last_output_s: dict[int, float] = field(default_factory=dict)
     """Requests that lost their blocks -> when their last output came."""
     gap_s: list[float] = field(default_factory=list)
@@ -64,6 +70,8 @@ def book_of(requests: Requests, decode_steps: np.ndarray, *, prefix_cache: bool)
         preemptions=[0] * n,
         retries=[0] * n,
         cached=[0] * n,
+        host=[0] * n,
+        storage=[0] * n,
         replica=[-1] * n,
         prefill_replica=[-1] * n,
         paths=paths_of(requests) if prefix_cache else None,

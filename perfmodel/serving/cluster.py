@@ -289,6 +289,8 @@ class _Cluster:
             preemptions=np.array(book.preemptions),
             retries=np.array(book.retries),
             cached_tokens=np.array(book.cached),
+            host_tokens=np.array(book.host),
+            storage_tokens=np.array(book.storage),
             replica=np.where(replica < 0, prefill, replica),
             prefill_replica=np.where(prefill < 0, replica, prefill),
             gap_s=np.array(book.gap_s),

@@ -18,6 +18,7 @@ TURNS = 35
 TURN_TOKENS = 36
 TOOL_PAUSES = 37
 THINK_TIMES = 38
+ADAPTERS = 39
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -12,7 +12,15 @@ from perfmodel.serving.requests import Requests
 Ints = NDArray[np.int64]
 
 TIMES = ("arrival_s", "scheduled_s", "prefilled_s", "first_token_s", "end_s")
-COUNTS = ("preemptions", "retries", "cached_tokens", "replica", "prefill_replica")
+COUNTS = (
+    "preemptions",
+    "retries",
+    "cached_tokens",
+    "host_tokens",
+    "storage_tokens",
+    "replica",
+    "prefill_replica",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache
 from perfmodel.serving.rank import Rank
 from perfmodel.serving.replica import Receiver, Replica, Sender
 from perfmodel.serving.step_times import StepTimes
+from perfmodel.serving.tiers import Below, Store
 
 Router = Literal["central", "round-robin", "least-tokens", "prefix-aware"]
 OUTSTANDING = attrgetter("outstanding")
@@ -69,6 +70,18 @@ class Pool:
         self.layout, self.book = layout, book
         self._tokens, self._where, self._ended = tokens, where, ended
         caches = layout.prefix_cache and book.paths is not None and receives is None
+        tiers, stores = batching.tiers, dict[int, Store]()
+
+        def cache_of(rank: int) -> PrefixCache:
+            """Of one of all replicas' ranks."""
+            below = None
+            if tiers is not None:
+                storage = None
+                if tiers.storage_blocks:
+                    storage = stores.setdefault(tiers.storage_of(rank), Store(tiers.storage_blocks))
+                below = Below(tiers, storage)
+            return PrefixCache(layout.block_tokens, layout.checkpoints, below)
+
         self.replicas = [
             Replica(
                 env,
@@ -81,10 +94,10 @@ class Pool:
                         layout.block_tokens,
                         layout.max_running,
                         layout.watermark,
-                        PrefixCache(layout.block_tokens, layout.checkpoints) if caches else None,
+                        cache_of(number * layout.ranks + rank) if caches else None,
                         beside=layout.beside,
                     )
-                    for _ in range(layout.ranks)
+                    for rank in range(layout.ranks)
                 ],
                 book,
                 self._done,
@@ -161,9 +174,9 @@ class Pool:
         return min(replicas, key=OUTSTANDING)
 
     def _found(self, rank: Rank, request: int) -> int:
-        """Prompt tokens of a request that a rank's cache has."""
+        """Prompt tokens of a request that a rank's cache has, or its host's memory."""
         paths = self.book.paths
-        return 0 if rank.cache is None or paths is None else rank.cache.found(paths[request])[0]
+        return 0 if rank.cache is None or paths is None else rank.cache.known(paths[request])
 
     def _choose_rank(self, replica: Replica, request: int) -> Rank:
         ranks = replica.ranks

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.serving.requests import Requests
+from perfmodel.serving.tiers import Below, Stretch
 
 Path = tuple[tuple[int, int], ...]
 """Nodes from the prompt's first token on: (key, tokens)."""
@@ -46,9 +47,11 @@ class _Node:
 class PrefixCache:
     """The tree of one rank."""
 
-    def __init__(self, block_tokens: int, checkpoints: Checkpoints | None = None) -> None:
-        """An empty tree whose nodes are counted in blocks of ``block_tokens``."""
-        self.block_tokens, self.checkpoints = block_tokens, checkpoints
+    def __init__(
+        self, block_tokens: int, checkpoints: Checkpoints | None = None, below: Below | None = None
+    ) -> None:
+        """An empty tree whose nodes are counted in blocks of ``block_tokens``; ``below`` keeps what it lets go."""
+        self.block_tokens, self.checkpoints, self.below = block_tokens, checkpoints, below
         self.blocks = self.locked_blocks = 0
         self._nodes: OrderedDict[int, _Node] = OrderedDict()
 
@@ -73,13 +76,40 @@ class PrefixCache:
                 usable = len(nodes)
         return nodes[:usable]
 
+    def _stretches(self, path: Path) -> list[Stretch]:
+        """A path's nodes as memories below count them."""
+        found, upto, size = [], 0, self.block_tokens
+        for key, tokens in path:
+            begin, upto = upto, upto + tokens
+            blocks = upto // size - begin // size
+            found.append((key, blocks * size, blocks))
+        return found
+
+    def known(self, path: Path) -> int:
+        """Leading tokens of a path that are here or in the memory of this rank's host."""
+        tokens = self.found(path)[0]
+        if self.below is None:
+            return tokens
+        return tokens + self.below.found(self._stretches(path)[len(self._leading(path)) :])[0]
+
+    def load(self, path: Path, nodes: int) -> tuple[int, int]:
+        """Tokens behind the leading ``nodes`` of a path that come from the host's memory and from storage."""
+        if self.below is None or not path:
+            return 0, 0
+        stretches = self._stretches(path)
+        host, storage, loaded = self.below.found(stretches[nodes:])
+        self.below.used(stretches, nodes, loaded)
+        return host, storage
+
     def tokens_of(self, path: Path, nodes: int) -> int:
         """Tokens of the leading ``nodes`` of a path."""
         return sum(self._nodes[key].tokens for key, _ in path[:nodes])
 
     def emptied(self) -> "PrefixCache":
-        """A tree like this with nothing in it."""
-        return PrefixCache(self.block_tokens, self.checkpoints)
+        """A tree like this with nothing in it, nor in the host's memory below."""
+        if self.below is not None and self.below.host is not None:
+            self.below.host.clear()
+        return PrefixCache(self.block_tokens, self.checkpoints, self.below)
 
     def lock(self, path: Path) -> tuple[int, int]:
         """Lock the leading nodes that are here: their tokens, and how many they are."""
@@ -121,6 +151,8 @@ class PrefixCache:
         if parent is not None:
             self._keep_state(self._nodes[parent])
         self._touch(path)
+        if self.below is not None:
+            self.below.written(self._stretches(path))
 
     def _keep_state(self, node: _Node) -> None:
         """Keep a checkpoint at a node's end, if it has none."""
@@ -152,6 +184,8 @@ class PrefixCache:
             self._forget(node)
             if node.parent is not None:
                 self._nodes[node.parent].children -= 1
+            if self.below is not None:
+                self.below.evicted(key, node.blocks)
             if self.blocks <= room:
                 return
         if self.checkpoints is None:

@@ -29,6 +29,10 @@ class Prompt:
     """Tokens in the step that runs."""
     begun: bool = False
     """Whether some of it has been computed here, or is being."""
+    host: int = 0
+    """Tokens that the host's memory had of it."""
+    storage: int = 0
+    """Tokens that a storage had of it."""
 
 
 @dataclass(slots=True)
@@ -194,8 +198,12 @@ class Rank:
         """
         request = self._first(tokens)
         shared, nodes = self.cache.lock(path) if self.cache is not None else (0, 0)
+        host, storage = self.cache.load(path, nodes) if self.cache is not None else (0, 0)
         blocks = self.blocks_of(max(tokens - shared, 0))
-        prompt = Prompt(request, tokens, blocks, nodes, done=min(shared, tokens - 1))
+        done = min(shared + host + storage, tokens - 1)
+        host = min(host, max(done - shared, 0))
+        storage = min(storage, max(done - shared - host, 0))
+        prompt = Prompt(request, tokens, blocks, nodes, done=done, host=host, storage=storage)
         self.promised_tokens -= prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks

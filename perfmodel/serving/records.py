@@ -45,10 +45,15 @@ class Records:
     """(runs,): how many there were of each; ``gap_s`` is their mean where steps were advanced together."""
     load: "Load"
     """What the replicas did meanwhile."""
+    host_tokens: Ints | None = None
+    """Of ``cached_tokens``, those that came from a host's memory; None: nobody asked."""
+    storage_tokens: Ints | None = None
+    """Of them, those that came from a storage."""
 
     def where(self, rows: Any) -> "Records":
         """Some of the requests, by numbers, a slice or a mask; gaps and load, which are pooled, stay those of all."""
-        own = {one.name: getattr(self, one.name)[rows] for one in fields(self) if one.name not in POOLED}
+        columns = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in POOLED}
+        own = {name: column[rows] for name, column in columns.items() if column is not None}
         return replace(self, **own)
 
 

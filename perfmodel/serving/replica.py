@@ -22,6 +22,7 @@ from perfmodel.serving.lockstep import Lockstep
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.step_times import StepTimes
+from perfmodel.serving.tiers import Tiers
 
 
 class Sender(Protocol):
@@ -107,6 +108,11 @@ class Replica:
         """Requests that wait and whose caches are with the host."""
         self._copied = [0] * len(ranks)
         """Tokens of caches that each rank copies before the next step."""
+        self._tiers = batching.tiers if self._caches else None
+        self._from_host = [0] * len(ranks)
+        """Tokens that each rank reads from the host's memory before or during the next step."""
+        self._from_storage = [0.0] * len(ranks)
+        """Seconds in which it reads from storage what is not here yet."""
         self._arrived: list[Rank] = []
         """Ranks to which caches have come since the last step."""
 
@@ -131,6 +137,8 @@ class Replica:
     def enqueue(self, request: int, rank: Rank, tokens: int) -> None:
         """A request waits on ``rank``; nothing is begun."""
         rank.wait(request, self.book.prompt[request], promised=self._promised(request))
+        if self._tiers is not None:
+            self.book.queued_s[request] = self.env.now
         self._together.file(rank)
         self._present += 1
         rank.outstanding += tokens
@@ -200,6 +208,7 @@ class Replica:
             self.book.steps[request] -= 1
         self._swapped.clear()
         self._copied = [0] * len(self.ranks)
+        self._from_host, self._from_storage = [0] * len(self.ranks), [0.0] * len(self.ranks)
         self._present = self._taken = self.outstanding = 0
         self._held_at = -1
         lost = []
@@ -328,6 +337,8 @@ class Replica:
             self._copied[self._together.number(rank)] += self._swapped_tokens(rank, request)
         self._taken -= 1
         rank.wait(request, self.book.prompt[request], promised=self._promised(request), first=True)
+        if self._tiers is not None:
+            self.book.queued_s[request] = self.env.now
         self._together.file(rank)
 
     def _stop(self, request: int, cached: float, steps: int, *, kept: bool) -> None:
@@ -368,6 +379,9 @@ class Replica:
             if book.scheduled_s[request] < 0.0:
                 book.scheduled_s[request] = self.env.now
                 book.cached[request] = prompt.done
+                book.host[request], book.storage[request] = prompt.host, prompt.storage
+            if self._tiers is not None:
+                self._reads(self._tiers, rank, prompt)
             prompt.now = min(budget, prompt.tokens - prompt.done)
             budget -= prompt.now
             taken.append(prompt)
@@ -409,6 +423,33 @@ class Replica:
         tokens = self.book.prompt[request]
         return tokens + rank.beside_blocks(tokens) * rank.block_tokens
 
+    def _reads(self, tiers: Tiers, rank: Rank, prompt: Prompt) -> None:
+        """A prompt that is taken in reads what lower memories have of it."""
+        number = self._together.number(rank)
+        self._from_host[number] += prompt.host
+        if prompt.storage:
+            seconds = tiers.latency_s + prompt.storage * tiers.storage_s
+            if tiers.prefetch:
+                seconds -= min(seconds, self.env.now - self.book.queued_s[prompt.request])
+            self._from_storage[number] += seconds
+
+    def _reading_s(self, tiers: Tiers) -> float:
+        """Seconds in which lower memories are read for a step: the host's over each rank's own links and over what a
+        node's ranks share, and storage, of the node that reads longest; asked once per step.
+        """
+        own = shared = storage = 0.0
+        size = tiers.ranks_per_host
+        for first in range(0, len(self.ranks), size):
+            host = self._from_host[first : first + size]
+            own = max(own, max(host) * tiers.host_s)
+            shared = max(shared, sum(host) * tiers.node_s)
+            seconds = 0.0
+            for one in self._from_storage[first : first + size]:
+                seconds += one
+            storage = max(storage, seconds)
+        self._from_host, self._from_storage = [0] * len(self.ranks), [0.0] * len(self.ranks)
+        return max(own, shared) + storage
+
     def _copying_s(self) -> float:
         """Seconds in which caches are copied before a step, of the rank that copies most; asked once per step."""
         most = max(self._copied)
@@ -434,7 +475,11 @@ class Replica:
                 own += count * self.batching.tokens_per_decode
             total, fullest = total + own, max(fullest, own)
         even = total / (fullest * len(self.ranks))
-        seconds = self.times.prompt_s(prompt, attended, requests, tokens, even) + self._copying_s()
+        seconds = self.times.prompt_s(prompt, attended, requests, tokens, even)
+        if self._tiers is not None:
+            reading = self._reading_s(self._tiers)
+            seconds = max(seconds, reading) if self._tiers.overlapped else seconds + reading
+        seconds += self._copying_s()
         if self._sends is not None:
             for one in taken:
                 found = 0 if one.begun else one.done

@@ -1,6 +1,6 @@
 """A workload as columns: what arrives when, and how long it is. Plain data, in the hand of a simulator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -65,6 +65,8 @@ class Requests:
     """Tokens that an id stands for."""
     notes: tuple[str, ...] = ()
     """What a trace lacks and what of it is not read, in words."""
+    adapter: Ints | None = None
+    """LoRA adapter (n,) of each request, which ``prefix`` and ``hash_ids`` then hold as well; None: there are none."""
 
     @property
     def num_requests(self) -> int:
@@ -131,6 +133,23 @@ def requests_of(workload: Workload, seed: int, *, trace: Trace | None = None) ->
             max_concurrency=workload.max_concurrency,
         )
     )
+
+
+def for_adapters(requests: Requests, adapters: int, seed: int) -> Requests:
+    """The requests with an adapter each, all of a session the same one, equally likely: beginnings of prompts are alike
+    only where the adapter is, since it changes what is computed of them (vLLM and SGLang hash it along). Requests that
+    have their adapters stay as they are.
+    """
+    if not adapters or requests.adapter is not None:
+        return requests
+    is_root = requests.parent == NONE
+    own = stream(seed, draws.ADAPTERS).integers(0, adapters, size=int(is_root.sum()))
+    adapter = own[np.cumsum(is_root) - 1]
+    hashed = requests.hash_ids
+    if hashed is not None and requests.hash_offsets is not None:
+        hashed = hashed * adapters + np.repeat(adapter, np.diff(requests.hash_offsets))
+    prefix = np.where(requests.prefix == NONE, NONE, requests.prefix * adapters + adapter)
+    return _frozen(replace(requests, prefix=prefix, hash_ids=hashed, adapter=adapter))
 
 
 def _from_trace(w: Workload, seed: int, trace: Trace) -> Requests:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.engines.offload import policy_of
+from perfmodel.errors import InfeasibleError, SpecError, UnsupportedError
 from perfmodel.kernels.communication import point_to_point
 from perfmodel.ops.limits import check_layout, requests_per_rank
 from perfmodel.ops.memory import (
@@ -22,19 +23,20 @@ from perfmodel.serving.batching import Batching, Policy
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide, Progress
 from perfmodel.serving.conditions import HEALTHY, Condition, Fleet, changes_of
 from perfmodel.serving.cores import Core, chosen, simulate, stream_compiled
-from perfmodel.serving.drafts import decode_steps, decode_steps_of
+from perfmodel.serving.drafts import acceptance_for, decode_steps, decode_steps_of
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.in_order import InOrder, Sums
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Records
-from perfmodel.serving.requests import Requests, requests_of
+from perfmodel.serving.requests import Requests, for_adapters, requests_of
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
+from perfmodel.serving.tiers import Tiers
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.traces.stated import MAX_REQUESTS
-from perfmodel.units import GB
+from perfmodel.units import GB, MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def serve(
     asked = requests_of(scenario.workload, scenario.seed) if requests is None else requests
     if not asked.num_requests:
         raise SpecError("workload: has no requests")
+    asked = for_adapters(asked, scenario.deployment.lora_adapters, scenario.seed)
     side, deployment = scenario.prefill_side, scenario.deployment
     lengths = Lengths.of(asked)
     pool = _pool_of(scenario, lengths, asked.max_concurrency)
@@ -115,7 +118,7 @@ def serve(
         pool.layout,
         replace(pool.batching, together=together),
         decode_steps(
-            asked.output_tokens, deployment.mtp.draft_tokens, deployment.mtp.acceptance, scenario.seed
+            asked.output_tokens, deployment.mtp.draft_tokens, acceptance_for(deployment.mtp), scenario.seed
         ),
         prefill=(
             PrefillSide(
@@ -159,6 +162,8 @@ def stream(
     Raises:
         InfeasibleError, UnsupportedError: as said there.
     """
+    if isinstance(asked, Requests):
+        asked = for_adapters(asked, scenario.deployment.lora_adapters, scenario.seed)
     pool, mtp = _pool_of(scenario, lengths_of(asked), asked.max_concurrency), scenario.deployment.mtp
     steps = fleet or Fleet(pool.times, None)
     outputs = (one.output_tokens for one in portions_of(asked))
@@ -171,7 +176,7 @@ def stream(
         lambda _: steps.decode(HEALTHY),
         pool.layout,
         pool.batching,
-        decode_steps_of(outputs, mtp.draft_tokens, mtp.acceptance, scenario.seed),
+        decode_steps_of(outputs, mtp.draft_tokens, acceptance_for(mtp), scenario.seed),
         notes,
         changes=changes_of(scenario, steps, None),
         progress=progress,
@@ -285,6 +290,11 @@ def _check_servable(scenario: Scenario, *, prompts_alone: bool = False) -> None:
         raise SpecError(
             "given.attention_us is the time of one batch and context: leave it out, requests come in many"
         )
+    if scenario.deployment.ffn_gpus:
+        raise SpecError(
+            f"deployment.ffn_gpus = {scenario.deployment.ffn_gpus}: attention and FFNs on GPUs of their own are "
+            "answered by `step`, not under traffic; use 0 (and attention_gpus=0)"
+        )
 
 
 def layout_of(scenario: Scenario) -> Layout:
@@ -350,7 +360,47 @@ def batching_of(scenario: Scenario, *, longest_prompt: int = 0) -> Batching:
         poll_steps=serving.scheduler_steps,
         hold_steps=serving.hold_steps if deployment.attention_dp > 1 else 0,
         swap_s_per_token=swap_s,
+        tiers=tiers_of(scenario),
     )
+
+
+def tiers_of(scenario: Scenario) -> Tiers | None:
+    """Memories below the GPU's, in blocks of one rank; None where nothing is kept there.
+
+    A rank reads over its GPUs' own links, each its share; what a node reads from storage, or from its host's memory,
+    is shared by the node's ranks, and a rank that spans nodes has as many nodes' worth.
+    """
+    serving, tp, node = scenario.serving, scenario.deployment.attention_tp, scenario.cluster.node.num_gpus
+    if not serving.has_tiers:
+        return None
+    if checkpoint_bytes(scenario):
+        raise UnsupportedError(
+            f"serving.host_cache, serving.storage_cache: model {scenario.model.name} keeps a state per request, whose "
+            "checkpoints in other memories are not modelled: leave them out"
+        )
+    each, offload, policy = cached_token_bytes(scenario), serving.offload, policy_of(scenario)
+    host = serving.host_cache_tokens or int(serving.host_cache_gb * GB / node / each)
+    storage = serving.storage_cache_tokens or int(serving.storage_cache_gb * GB / (each * tp))
+    nodes = max(1, math.ceil(tp / node))
+
+    def shared_s(bandwidth: float | None) -> float:
+        return 0.0 if bandwidth is None else each * tp / (bandwidth * GB * nodes)
+
+    link = scenario.cluster.gpu.host_gb_per_s
+    found = Tiers(
+        host_blocks=host // serving.block_tokens,
+        storage_blocks=storage // serving.block_tokens,
+        ranks_per_host=max(1, node // tp),
+        local=offload.storage == "local",
+        write_back=policy.write == "write-back",
+        host_s=0.0 if link is None else each / (link * GB),
+        node_s=shared_s(offload.host_node_gb_per_s),
+        storage_s=shared_s(offload.storage_gb_per_s),
+        latency_s=offload.storage_latency_ms * MS,
+        overlapped=policy.load == "layer-wise",
+        prefetch=policy.prefetch,
+    )
+    return found if found.host_blocks or found.storage_blocks else None
 
 
 def kv_tokens_of(scenario: Scenario) -> int:

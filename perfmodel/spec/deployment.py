@@ -1,11 +1,12 @@
 """How a model is laid out over GPUs and what one step processes."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.base import Count, CountOrZero, NonNegative, Positive, PositiveFraction, Spec
+from perfmodel.spec.drafts import MtpDeployment
 from perfmodel.spec.formats import BYTES_PER_ELEMENT, Dtype, ExpertDtype
 from perfmodel.spec.host import Host
 
@@ -70,22 +71,6 @@ class Precision(Spec):
         return BYTES_PER_ELEMENT[self.activations]
 
 
-class MtpDeployment(Spec):
-    """Speculative decoding with the model's own multi-token prediction layer."""
-
-    draft_tokens: CountOrZero = 0
-    """Draft tokens per step and request; 0: off."""
-    acceptance: Fraction = 0.0
-    """Probability that a draft token is accepted, given that those before it were."""
-
-    @model_validator(mode="after")
-    def _draft_is_bounded(self) -> "MtpDeployment":
-        if self.draft_tokens > 64:
-            msg = f"draft_tokens = {self.draft_tokens} must be at most 64"
-            raise ValueError(msg)
-        return self
-
-
 class Slowdown(Spec):
     """How much slower the slowest GPU is than a healthy one. All others wait for it, in every layer."""
 
@@ -105,7 +90,17 @@ class Deployment(Spec):
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"uneven_experts", "context_parallel", "decode_context_parallel"}
+        {
+            "uneven_experts",
+            "context_parallel",
+            "decode_context_parallel",
+            "lora_adapters",
+            "lora_rank",
+            "lora_targets",
+            "attention_gpus",
+            "ffn_gpus",
+            "ffn_micro_batches",
+        }
     )
 
     phase: Literal["decode", "prefill", "mixed"] = "decode"
@@ -122,6 +117,13 @@ class Deployment(Spec):
     out, which follows from the other, or both: the engine's default."""
     moe_tp: Count = 1
     """Tensor parallelism inside each expert."""
+    attention_gpus: CountOrZero = 0
+    """GPUs that compute attention, where FFNs and experts have GPUs of their own (AFD): attention_tp x attention_dp. A
+    file may leave attention_dp out. 0: all GPUs do both."""
+    ffn_gpus: CountOrZero = 0
+    """GPUs that compute FFNs and experts then: moe_tp x ep, and dense FFNs over ``dense_tp`` of them; decode alone."""
+    ffn_micro_batches: Annotated[Count, Field(le=16)] = 3
+    """Parts of a batch that take turns on the two (Step-3 and MegaScale-Infer: three hide transfers and both sides)."""
     redundant_experts: CountOrZero = 0
     """Copies of hot experts, in addition to the routed ones."""
     uneven_experts: bool = False
@@ -167,6 +169,13 @@ class Deployment(Spec):
     """Simulate one rank with the largest load, or every rank of the expert-parallel group with its own."""
     mtp: MtpDeployment = MtpDeployment()
     """Speculative decoding."""
+    lora_adapters: Annotated[CountOrZero, Field(le=10_000)] = 0
+    """LoRA adapters that are loaded, among which requests are spread evenly (vLLM's --max-loras); 0: none. A prompt's
+    beginning is cached for its own adapter alone."""
+    lora_rank: Annotated[Count, Field(le=1024)] = 16
+    """Rank of every adapter (vLLM's --max-lora-rank)."""
+    lora_targets: tuple[Literal["attention", "dense", "experts"], ...] = ("attention", "dense", "experts")
+    """Products that have adapters: attention's projections, dense FFNs and shared experts, routed experts."""
     batch_per_gpu: NonNegative = 1
     """Decoding requests per GPU (both micro-batches together)."""
     context_tokens: NonNegative = 4096
@@ -200,6 +209,8 @@ class Deployment(Spec):
 
     def _problem(self) -> str | None:
         group = self.attention_dp * self.attention_tp
+        if self.ffn_gpus or self.attention_gpus:
+            return self._apart_problem(group)
         if self.moe_tp * self.ep != group:
             return (
                 f"moe_tp x ep = {self.moe_tp} x {self.ep} = {self.moe_tp * self.ep} must equal attention_tp x "
@@ -216,17 +227,52 @@ class Deployment(Spec):
             )
         if group % self.dense_tp:
             return f"dense_tp = {self.dense_tp} must divide attention_tp x attention_dp = {group}"
+        return self._work_problem()
+
+    def _apart_problem(self, group: int) -> str | None:
+        """What does not fit where FFNs have GPUs of their own, or None."""
+        if not (self.ffn_gpus and self.attention_gpus):
+            return (
+                f"attention_gpus = {self.attention_gpus} and ffn_gpus = {self.ffn_gpus}: state both, or neither (each "
+                "GPU then does both)"
+            )
+        if group != self.attention_gpus:
+            return (
+                f"attention_gpus = {self.attention_gpus} must equal attention_tp x attention_dp = "
+                f"{self.attention_tp} x {self.attention_dp} = {group}"
+            )
+        if self.moe_tp * self.ep != self.ffn_gpus or self.ffn_gpus % self.dense_tp:
+            return (
+                f"ffn_gpus = {self.ffn_gpus} must equal moe_tp x ep = {self.moe_tp} x {self.ep}, and dense_tp = "
+                f"{self.dense_tp} must divide it"
+            )
+        for name, one, only in (
+            ("phase", self.phase, "decode"),
+            ("overlap", self.overlap, "sequential"),
+            ("all_to_all", self.all_to_all, "auto"),
+            ("pp", self.pp, 1),
+            ("ranks", self.ranks, "representative"),
+            ("mtp.draft_tokens", self.mtp.draft_tokens, 0),
+            ("lora_adapters", self.lora_adapters, 0),
+        ):
+            if one != only:
+                return f"{name} = {one}: where FFNs have GPUs of their own (ffn_gpus) only {only} is modelled"
+        return self._work_problem()
+
+    def _work_problem(self) -> str | None:
         if self.moe_tp > 1 and self.all_to_all not in ("auto", "all-gather"):
             return f"all_to_all = {self.all_to_all} needs moe_tp = 1, not {self.moe_tp}: use all-gather"
         if self.phase != "prefill" and self.batch_per_gpu == 0:
             return f"batch_per_gpu = 0 must be greater than 0 in phase {self.phase}"
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            return "lora_targets must name attention, dense or experts, each once and at least one of them"
         if self.phase != "decode" and self.prefill_requests_per_gpu == 0:
             return f"prefill_requests_per_gpu = 0 must be greater than 0 in phase {self.phase}"
         return None
 
     @property
     def stage_gpus(self) -> int:
-        """GPUs of one pipeline stage."""
+        """GPUs of one pipeline stage; those of attention where FFNs have their own."""
         return self.attention_dp * self.attention_tp
 
     def most_slots(self, num_experts: int) -> float:
@@ -247,11 +293,49 @@ class Deployment(Spec):
     @property
     def num_gpus(self) -> int:
         """GPUs of one replica."""
-        return self.stage_gpus * self.pp
+        return self.stage_gpus * self.pp + self.ffn_gpus
+
+    def gpu_share(self, *, ffn: bool) -> float:
+        """Share of a replica's GPUs that compute FFNs, or attention; where all do both, 1."""
+        if not self.ffn_gpus:
+            return 1.0
+        return (self.ffn_gpus if ffn else self.attention_gpus) / self.num_gpus
+
+    @property
+    def ffn_side(self) -> "Deployment":
+        """FFNs and experts as their own GPUs have them: every token once, spread evenly."""
+        changed = {
+            "attention_gpus": 0,
+            "ffn_gpus": 0,
+            "attention_tp": 1,
+            "attention_dp": self.ffn_gpus,
+            "batch_per_gpu": self.batch_per_gpu * self.attention_gpus / self.ffn_gpus,
+            "all_to_all": "auto" if self.moe_tp == 1 else "all-gather",
+        }
+        return self.model_copy(update=changed)
+
+    @property
+    def drafting(self) -> "Deployment":
+        """As a draft model of its own is laid out: on the same GPUs, divided as the model is, in its own format."""
+        assert self.mtp.drafter is not None, "asked of deployments with one"
+        own = self.mtp.drafter.precision
+        formats = {"linear": own, "experts": own, "attention_output": None, "dense": None, "shared": None}
+        changed = {
+            "precision": self.precision.model_copy(update=formats),
+            "mtp": MtpDeployment(),
+            "redundant_experts": 0,
+            "lora_adapters": 0,
+            "pp": 1,
+        }
+        return self.model_copy(update=changed)
 
     @property
     def backend(self) -> str:
-        """How tokens reach experts: ``all_to_all`` with auto resolved, or ``none`` on a replicated layout."""
+        """How tokens reach experts: ``all_to_all`` with auto resolved, ``none`` on a replicated layout, or ``m-to-n``
+        from attention's GPUs to those of experts.
+        """
+        if self.ffn_gpus:
+            return "m-to-n"
         if self.replicated:
             return "none"
         if self.all_to_all != "auto":

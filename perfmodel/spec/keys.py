@@ -11,7 +11,7 @@ from perfmodel.spec.scenario import Scenario
 
 OF_A_FILE = ("engine", "base")
 """Keys that a scenario's file may have beside a scenario's own (:mod:`perfmodel.load`)."""
-OWN_KEYS = ("model",)
+OWN_KEYS = ("model", "deployment.mtp.drafter.model", "prefill.deployment.mtp.drafter.model")
 """Sections whose keys are not a scenario's: a model's are those of its config.json."""
 
 
@@ -88,7 +88,7 @@ def unknown_key(path: str) -> str:
 def _paths(spec: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in spec.model_fields.items():
         yield prefix + name
-        if prefix or name not in OWN_KEYS:
+        if prefix + name not in OWN_KEYS:
             for inner in _specs(field.annotation):
                 yield from _paths(inner, f"{prefix}{name}.")
 

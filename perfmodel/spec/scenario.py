@@ -96,6 +96,24 @@ class Scenario(Spec):
         return self.model_copy(update=sections | places)
 
     @property
+    def ffn_side(self) -> "Scenario":
+        """The scenario as GPUs see it that compute FFNs and experts alone."""
+        return self.model_copy(update={"deployment": self.deployment.ffn_side})
+
+    @property
+    def drafting(self) -> "Scenario":
+        """The scenario as a draft model of its own sees it."""
+        drafter = self.deployment.mtp.drafter
+        assert drafter is not None, "asked of scenarios with one"
+        sections = {
+            "model": drafter.model,
+            "deployment": self.deployment.drafting,
+            "routing": Routing(),
+            "prefill": None,
+        }
+        return self.model_copy(update=sections)
+
+    @property
     def fleet_gpus(self) -> int:
         """GPUs of all replicas, of those that compute prompts too."""
         gpus = self.deployment.num_gpus * self.serving.replicas
@@ -256,6 +274,14 @@ def _serving_problem(s: Scenario) -> str | None:
             return f"prefill.{problem}" if named else f"prefill: {problem}"
         if side.serving.expert_drift is not None:
             return "prefill.serving.expert_drift: state it in serving.expert_drift, it is the same for all replicas"
+    if s.prefill is not None and s.serving.has_tiers:
+        return "serving.host_cache, serving.storage_cache: prompts are computed apart: state them in prefill.serving"
+    for place, serving in (
+        ("serving", s.serving),
+        *([("prefill.serving", s.prefill.serving)] if s.prefill else []),
+    ):
+        if (serving.host_cache_tokens or serving.host_cache_gb) and s.cluster.gpu.host_gb_per_s is None:
+            return f"{place}.host_cache needs cluster.gpu.host_gb_per_s, which {s.cluster.gpu.name} does not state"
     if s.serving.expert_drift is not None and not s.routing.popularity:
         return "serving.expert_drift does nothing without routing.popularity: state which experts tokens like"
     for number, fault in enumerate(s.faults):
@@ -313,12 +339,26 @@ def _capability_problem(s: Scenario) -> str | None:
             f"none: "
             'use tbo or sequential (SGLang\'s "SBO" for DeepSeek is another overlap, see docs/glossary.md)'
         )
+    if d.ffn_gpus:
+        odd = any(layer.sandwich_norms or layer.output_convs for layer in s.model.layers)
+        if s.model.has_shortcut or s.model.hyper_connections or odd or s.costs == "report":
+            what = "costs = report" if s.costs == "report" else f"layers as those of model {s.model.name}"
+            return (
+                f"deployment.ffn_gpus = {d.ffn_gpus}: not modelled for {what}, use 0 (and attention_gpus = 0)"
+            )
     if d.overlap == "tbo-report" and s.costs != "report":
         return (
             "deployment.overlap = tbo-report exists for costs: report alone (the report's Table 7): use tbo"
         )
-    if d.mtp.draft_tokens and s.model.mtp is None and s.costs != "report":
-        return f"deployment.mtp.draft_tokens = {d.mtp.draft_tokens}: model {s.model.name} has no MTP layer, use 0"
+    if d.mtp.draft_tokens and s.model.mtp is None and d.mtp.drafter is None and s.costs != "report":
+        return (
+            f"deployment.mtp.draft_tokens = {d.mtp.draft_tokens}: model {s.model.name} has no MTP layer, use 0, or "
+            "state what drafts in deployment.mtp.drafter (perfmodel show drafters)"
+        )
+    if d.mtp.draft_tokens and d.mtp.drafter is not None:
+        problem = _layout_problem(s.drafting)
+        if problem:
+            return f"deployment.mtp.drafter: {problem}"
     top_k = s.model.moe.top_k if s.model.moe else 0
     if s.routing.mean_real_experts is not None and s.routing.mean_real_experts > top_k:
         return (

@@ -1,10 +1,10 @@
 """How an engine forms batches, and how requests find a replica."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec
+from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec, Speed
 
 if TYPE_CHECKING:  # numpy, which an error is told without
     from perfmodel.numeric import Num
@@ -49,17 +49,44 @@ class FrontEnd(Spec):
         return requests * chunks * (self.chunk_s / self.servers)
 
 
+class Offload(Spec):
+    """How memories below the GPU's are filled and read."""
+
+    write: Literal["auto", "write-through", "write-back"] = "auto"
+    """write-through: what is computed is copied down at once. write-back: what a memory lets go moves to the one below
+    it, and what is read from the host moves up again. auto: as the engine does."""
+    load: Literal["auto", "layer-wise", "before"] = "auto"
+    """layer-wise: a layer's cache is read while the layers before it compute, so that a step takes as long as the
+    longer of both. before: a step begins when all is there. auto: as the engine does."""
+    prefetch: bool | None = None
+    """Whether storage is read from as soon as a request waits at its rank. None: as the engine does."""
+    host_node_gb_per_s: Speed | None = None
+    """What all GPUs of a node together read from its host memory. None: each as its own link allows
+    (``cluster.gpu.host_gb_per_s``)."""
+    storage: Literal["remote", "local"] = "remote"
+    """remote: one storage for all ranks. local: each node has its own."""
+    storage_gb_per_s: Speed | None = None
+    """What a node reads from storage (its network, or its disks); needed where there is one."""
+    storage_latency_ms: NonNegative = 0.0
+    """Of one request's reading from storage."""
+
+
 class Serving(Spec):
     """Batching policy of every replica, its KV blocks, and the router before them.
 
     Where attention is data-parallel each rank has a queue, a cache and budgets of its own, and all step together.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"host_cache_tokens", "host_cache_gb", "storage_cache_tokens", "storage_cache_gb", "offload"}
+    )
+
     replicas: Annotated[Count, Field(le=10_000)] = 1
     """Copies of the deployment, each on GPUs of its own."""
     router: Literal["central", "round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     """Which replica takes a request: the first that can (they wait in one queue), the next in turn, the one with the
-    fewest tokens of unfinished requests, or the one that has more than half of its prompt cached."""
+    fewest tokens of unfinished requests, or the one that has more than half of its prompt cached (in GPU or host
+    memory)."""
     rank_router: Literal["round-robin", "least-tokens", "prefix-aware"] = "least-tokens"
     """Which data-parallel rank of a replica takes it."""
     prefix_cache: bool = True
@@ -84,6 +111,16 @@ class Serving(Spec):
     """Tokens of one KV block."""
     kv_tokens: Count | None = None
     """Tokens that one rank's cache holds. None: what memory leaves beside weights, activations and buffers."""
+    host_cache_tokens: CountOrZero = 0
+    """Tokens that one rank's share of the host's memory keeps of what its prefix cache lets go; 0: none."""
+    host_cache_gb: NonNegative = 0.0
+    """The same as GB of one node's host memory, shared evenly by its GPUs; 0: none."""
+    storage_cache_tokens: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Tokens that a storage below keeps, all ranks' together (of each node's own where it is local); 0: none."""
+    storage_cache_gb: NonNegative = 0.0
+    """The same in GB; 0: none."""
+    offload: Offload = Offload()
+    """How these memories are filled and read."""
     preemption: Literal["recompute", "swap"] = "recompute"
     """What becomes of a request that loses its KV blocks: it is computed again, or its cache is copied to the host's
     memory and back (``cluster.gpu.host_gb_per_s``)."""
@@ -106,4 +143,21 @@ class Serving(Spec):
         if sizes is not None and (not sizes or list(sizes) != sorted(set(sizes))):
             msg = f"graph_batches = {list(sizes)} must be sizes in ascending order, at least one"
             raise ValueError(msg)
+        for tier in ("host", "storage"):
+            tokens, size = getattr(self, f"{tier}_cache_tokens"), getattr(self, f"{tier}_cache_gb")
+            if tokens and size:
+                msg = f"{tier}_cache_tokens and {tier}_cache_gb: state one of them, both say how much is kept"
+                raise ValueError(msg)
+        if self.has_tiers and not self.prefix_cache:
+            msg = "host_cache and storage_cache keep what the prefix cache lets go: prefix_cache must be true"
+            raise ValueError(msg)
+        if (self.storage_cache_tokens or self.storage_cache_gb) and self.offload.storage_gb_per_s is None:
+            msg = "storage_cache needs offload.storage_gb_per_s, what a node reads from it"
+            raise ValueError(msg)
         return self
+
+    @property
+    def has_tiers(self) -> bool:
+        """Whether memories below the GPU's keep anything."""
+        host = self.host_cache_tokens or self.host_cache_gb
+        return bool(host or self.storage_cache_tokens or self.storage_cache_gb)

@@ -7,7 +7,7 @@ import numpy as np
 from perfmodel.ops.work import tokens_per_step
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.cluster import PrefillSide, simulate
-from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.drafts import acceptance_for, decode_steps
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.records import StepRuns
@@ -77,7 +77,7 @@ def full_batches(scenario: Scenario, lengths: Lengths, batch: int) -> FullBatche
         lambda _: times,
         Layout(ranks=ranks, block_tokens=BLOCK_TOKENS, max_running=per_rank),
         Batching("prefill-first", longest, tokens_per_decode=1 + mtp.draft_tokens),
-        decode_steps(requests.output_tokens, mtp.draft_tokens, mtp.acceptance, scenario.seed),
+        decode_steps(requests.output_tokens, mtp.draft_tokens, acceptance_for(mtp), scenario.seed),
         prefill=PrefillSide(
             Layout(), Batching("prefill-first", 1 << 40, tokens_per_decode=1), lambda _: _Instant(), AT_ONCE
         ),

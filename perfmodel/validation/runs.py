@@ -15,8 +15,8 @@ from perfmodel.engines import profile as engines
 from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
 from perfmodel.load import CALIBRATED, build_scenario
-from perfmodel.serving.drafts import acceptance_of
 from perfmodel.spec import catalogue
+from perfmodel.spec.published_drafts import acceptance_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import DEFAULT_REQUESTS
 from perfmodel.stated import with_overrides

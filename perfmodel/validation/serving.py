@@ -14,7 +14,7 @@ from perfmodel.engines.versions import is_version
 from perfmodel.errors import PerfModelError
 from perfmodel.load import build_scenario
 from perfmodel.ops.work import tokens_per_step
-from perfmodel.serving.drafts import acceptance_of
+from perfmodel.spec.published_drafts import acceptance_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.stated import with_overrides
 from perfmodel.step import common_log_std, drawable, has_contention, predict_steps

@@ -421,8 +421,8 @@ def _warnings(question: Question, best: Run, apart: bool, unknown: bool) -> list
         found.append(
             "number formats change what a model answers, which is not modelled: narrow them with --space"
         )
-    drafts = best.scenario.model.mtp is not None and best.scenario.deployment.mtp.acceptance == 0.0
-    if drafts:
+    mtp = best.scenario.deployment.mtp
+    if (best.scenario.model.mtp is not None or mtp.drafter) and not mtp.accepts:
         found.append(
             "drafts were left out: state how often they are accepted, e.g. --set deployment.mtp.acceptance=0.8"
         )

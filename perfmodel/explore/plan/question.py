@@ -141,7 +141,7 @@ class Question:
             one.cluster,
             kind.engine,
             kind.gpus,
-            acceptance=float(one.deployment.mtp.acceptance),
+            mtp=one.deployment.mtp,
             quantised="quantization_config" in _config(self.model),
         )
         return narrowed(found, self.space)

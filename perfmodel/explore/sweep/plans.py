@@ -91,8 +91,9 @@ def _held(document: Mapping[str, Any], model: Mapping[str, Any], cluster: Mappin
         if section in document:
             yield f"{section}={json.dumps(document[section])}"
     stated = document.get("deployment", {})
-    if "acceptance" in stated.get("mtp", {}):
-        yield f"deployment.mtp.acceptance={json.dumps(stated['mtp']['acceptance'])}"
+    for key, value in stated.get("mtp", {}).items():
+        if key != "draft_tokens":
+            yield f"deployment.mtp.{key}={json.dumps(value)}"
     if "engine_version" in stated:
         yield f"deployment.engine_version={json.dumps(stated['engine_version'])}"
 

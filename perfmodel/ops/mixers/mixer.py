@@ -20,9 +20,9 @@ from perfmodel.ops.mixers import (
     short_conv,
     sparse,
 )
-from perfmodel.ops.mixers.base import Built, Kept, MixerOps, MixerWeights, Place
+from perfmodel.ops.mixers.base import ATTENTION, Built, Kept, MixerOps, MixerWeights, Place
 from perfmodel.ops.op import Op
-from perfmodel.ops.work import Work, context_ranks
+from perfmodel.ops.work import Group, Work, context_ranks
 from perfmodel.spec.deployment import Deployment, Precision
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.mixers import (
@@ -118,6 +118,13 @@ def mixer_ops(
         core.append(collective(f"{prefix}.reduce", work.tokens * tp, hidden, deployment, cluster, tp))
     ops = MixerOps(tuple(pre) + tuple(project), tuple(core))
     return _without_module(ops) if split else ops
+
+
+def projections(mixer: Mixer, precision: Precision, tp: int, hidden: int) -> list[Op]:
+    """A mixer's products of weights and tokens on one GPU of ``tp``, index branch left out, for one token."""
+    place = Place(Work((Group("decode", 1.0, 1.0, 1.0),)), tp, precision, hidden, "mixer")
+    parts = _BUILD[type(mixer)](mixer, place)
+    return [op for part in parts for op in part if op.kernel == "gemm" and op.op_class is ATTENTION]
 
 
 def _summed(deployment: Deployment, cluster: Cluster, name: str, rows: Num, width: int) -> Op:

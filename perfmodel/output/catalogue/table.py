@@ -29,6 +29,8 @@ KINDS = (
     "calibrations",
     "traces",
     "engines",
+    "drafters",
+    "acceptance",
     "keys",
 )
 
@@ -362,6 +364,26 @@ def _engine_row(name: str) -> dict[str, Any]:
     }
 
 
+def _drafter_row(name: str) -> dict[str, Any]:
+    entry = catalogue.entry("drafters", name)
+    return {"name": name, "title": entry["title"], "for": entry["for"], "date": str(entry["date"])}
+
+
+def _acceptance_row(name: str) -> dict[str, Any]:
+    entry = catalogue.entry("acceptance", name)
+    lengths = entry.get("accepted_lengths")
+    with_one = entry.get("drafts")
+    tokens = ", ".join(f"{one:g}" for one in lengths) if lengths else f"{entry['accepted_length']:.4g}"
+    return {
+        "name": name,
+        "model and drafter": entry["model"],
+        "workload": entry["workload"],
+        "drafts": f"1 to {len(lengths)}" if lengths else str(with_one),
+        "tokens per step": tokens,
+        "date": str(entry["date"]),
+    }
+
+
 _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "gpus": _gpu_row,
     "clusters": _cluster_row,
@@ -370,4 +392,6 @@ _SUMMARIES: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "calibrations": _calibration_row,
     "traces": _trace_row,
     "engines": _engine_row,
+    "drafters": _drafter_row,
+    "acceptance": _acceptance_row,
 }

@@ -195,7 +195,7 @@ def _serve_rates(values: Mapping[str, Any], scenario: Scenario) -> list[tuple[st
             if values["prefill_busy_pct"] is not None
             else []
         ),
-        ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", "found in a prefix cache"),
+        ("prompt tokens cached", f"{values['cache_hit_pct']:.1f} %", _where_cached(values)),
         ("preemptions", f"{values['preemptions']:,}", "requests that lost their KV blocks for a while"),
         *([("retries", f"{values['retries']:,}", "after a replica was lost")] if values["retries"] else []),
         (
@@ -205,6 +205,13 @@ def _serve_rates(values: Mapping[str, Any], scenario: Scenario) -> list[tuple[st
         ),
         *_serve_energy(values),
     ]
+
+
+def _where_cached(values: Mapping[str, Any]) -> str:
+    tiers = values.get("cache_hits_by_tier_pct")
+    if tiers is None:
+        return "found in a prefix cache"
+    return "found in memories: " + ", ".join(f"{name} {share:.1f} %" for name, share in tiers.items())
 
 
 _CAPACITY = (

@@ -120,7 +120,7 @@ def question(scenario: Scenario) -> str:
         )
     drafts = d.mtp.draft_tokens if d.phase != "prefill" else 0
     if drafts:
-        work.append(f"{number_of(drafts, 'draft token')} accepted with probability {d.mtp.acceptance:g}")
+        work.append(f"{number_of(drafts, 'draft token')} {d.mtp.words}")
     return (
         f"How fast does {scenario.model.name} {verb} on {gpus} with {', '.join(work)}, under {SCHEDULES[d.overlap]}, "
         f"and what does it cost at {usd(scenario.prices.usd_per_gpu_hour)} per GPU hour?"

@@ -163,9 +163,13 @@ def _subtitle(answer: StepAnswer) -> str:
     )
     if d.phase != "decode":
         work.append(f"{d.prefill_requests_per_gpu:g} x {number_of(d.prefill_tokens, 'prompt token')} per GPU")
+    if d.lora_adapters:
+        work.append(f"{number_of(d.lora_adapters, 'LoRA adapter')} of rank {d.lora_rank}")
     drafts = d.mtp.draft_tokens
     if drafts and d.phase != "prefill":
-        work.append(f"{number_of(drafts, 'draft token')} accepted with {d.mtp.acceptance:.0%}")
+        often = d.mtp.words if d.mtp.listed else f"accepted with {d.mtp.acceptance:.0%}"
+        by = f" by {d.mtp.drafter.name or d.mtp.drafter.model.name}" if d.mtp.drafter else ""
+        work.append(f"{number_of(drafts, 'draft token')}{by} {often}")
     return (
         f"{scenario.model.name} | {d.phase} on {d.num_gpus} x {scenario.cluster.gpu.name} | {layout} | "
         f"{d.overlap} | {'; '.join(work)} | ${scenario.prices.usd_per_gpu_hour:g} per GPU hour"

@@ -3,7 +3,7 @@
 import math
 
 from perfmodel.serving.compiled import memory as m
-from perfmodel.serving.compiled import tree
+from perfmodel.serving.compiled import tiers, tree
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.lists import (
     COUNT,
@@ -198,20 +198,25 @@ def first_out(s: State, g: int, i: int) -> None:
 
 
 @compiled
-def admit(s: State, g: int, i: int) -> None:
-    """The first of the queue gets its blocks: a prompt."""
+def admit(s: State, g: int, i: int) -> tuple[int, int]:
+    """The first of the queue gets its blocks: a prompt; tokens of it that come from the host and from storage."""
     one, k = m.rows(s)[i], m.ranks(s)[g]
     first_out(s, g, i)
-    shared, nodes = 0, 0
+    shared, nodes, host, storage = 0, 0, 0, 0
     if m.pool_of(s, g).caches:
         shared, nodes = tree.lock(s, g, i, one.path_length)
+        if m.pool_of(s, g).tiers:
+            host, storage = tiers.load(s, g, i, nodes)
     one.blocks = blocks_of(s, g, max(one.prompt - shared, 0))
     one.prompt_nodes = nodes
-    one.done = min(shared, one.prompt - 1)
+    one.done = min(shared + host + storage, one.prompt - 1)
+    host = min(host, max(one.done - shared, 0))
+    storage = min(storage, max(one.done - shared - host, 0))
     one.now, one.begun = 0, 0
     k.promised -= one.done
     k.prompt_blocks += one.blocks
     push_back(m.lists(s), PROMPTS * s.num_ranks + g, m.holds(s), i)
+    return host, storage
 
 
 @compiled

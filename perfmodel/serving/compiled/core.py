@@ -10,6 +10,7 @@ from typing import Any
 from perfmodel.serving.compiled import handoff, links, routing, runs, steps, tree
 from perfmodel.serving.compiled import memory as m
 from perfmodel.serving.compiled.blocks import keep, trim
+from perfmodel.serving.compiled.hashed import index_node
 from perfmodel.serving.compiled.jit import compiled, entry
 from perfmodel.serving.compiled.lists import (
     COUNT,
@@ -350,7 +351,7 @@ def _lose(s: State, r: int) -> None:
                 s.num_lost += 1
         k = m.ranks(s)[g]
         k.prompt_blocks, k.waiting_blocks, k.promised, k.shared, k.beside, k.copied = 0, 0, 0, 0, 0, 0
-        k.constant, k.growth = 0.0, 0.0
+        k.constant, k.growth, k.from_host, k.from_storage = 0.0, 0.0, 0, 0.0
         if m.pool_with(s, r).caches:
             tree.clear(s, g)
         m.rank_outstanding(s)[g] = 0
@@ -438,7 +439,12 @@ def index_nodes(world: Array) -> None:
     for g in range(s.num_ranks):
         node = m.ranks(s)[g].oldest
         while node != NONE:
-            tree.index_node(s, node)
+            index_node(s, node)
+            node = m.nodes(s)[node].newer
+    for t in range(s.num_tiers):
+        node = m.tiers(s)[t].oldest
+        while node != NONE:
+            index_node(s, node)
             node = m.nodes(s)[node].newer
 
 

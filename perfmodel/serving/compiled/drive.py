@@ -48,6 +48,8 @@ COUNTS = {
     "preemptions": "preemptions",
     "retries": "retries",
     "cached_tokens": "cached",
+    "host_tokens": "host",
+    "storage_tokens": "storage",
 }
 """Columns of records -> fields of a row."""
 STATES = {"lost": LOST, "draining": DRAINING, "up": UP}

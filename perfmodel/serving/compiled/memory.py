@@ -23,6 +23,7 @@ from perfmodel.serving.compiled.state import (
     REPLICA,
     ROW,
     RUN_COLUMNS,
+    TIER,
     TIMED,
     Array,
     State,
@@ -286,3 +287,9 @@ def flow_links(s: State) -> Array:
 def flow_plans(s: State) -> Array:
     """(n,) flows by what they end next: a heap."""
     return numba.carray(_pointer(s.at_flow_plans), s.num_flows, np.int32)
+
+
+@compiled
+def tiers(s: State) -> Array:
+    """(tiers,) TIER: memories below the GPU's."""
+    return numba.carray(_pointer(s.at_tiers), s.num_tiers, TIER)

@@ -25,7 +25,7 @@ def _least(outstanding: Array, begin: int, end: int) -> int:
 
 @compiled
 def _found(s: State, g: int, i: int) -> int:
-    return tree.found(s, g, i)[0] if m.pool_of(s, g).caches else 0
+    return tree.known(s, g, i) if m.pool_of(s, g).caches else 0
 
 
 @compiled
@@ -128,7 +128,7 @@ def _offer(s: State, p: int, but: int) -> None:
 def _enqueue(s: State, i: int, r: int, g: int) -> None:
     """A request waits on a rank; nothing is begun."""
     one, q = m.rows(s)[i], m.replicas(s)[r]
-    one.replica, one.rank = r, g
+    one.replica, one.rank, one.queued = r, g, s.now
     wait(s, g, i, False)
     file(s, r, g)
     q.present += 1

@@ -46,7 +46,7 @@ def _record(**fields: str) -> np.dtype[np.void]:
 TABLES = (
     "pools replicas ranks rows outstanding rank_outstanding lists waits holds fresh rank_lists rank_links ends plans "
     "wakes timed scratch nodes slots path_keys path_tokens grids numbers factors sizes windows gap_s gap_count runs "
-    "candidates flows flow_links flow_plans"
+    "candidates flows flow_links flow_plans tiers"
 )
 """What a run consists of beside its WORLD: see :mod:`perfmodel.serving.compiled.memory`."""
 WORLD = _record(
@@ -54,13 +54,14 @@ WORLD = _record(
     i8="events n num_rows total more starved root_at roots_left root_event outside_event ended told progress capped "
     "first_root num_pools num_replicas num_ranks most_present caches delays apart layer_wise layers planning "
     "num_plans num_timed num_wakes first_wake num_gaps num_runs free_node num_nodes max_path num_lost num_flow_plans "
-    "most_gaps most_runs most_nodes num_slots num_path num_times num_numbers num_sizes num_windows num_flows "
+    "most_gaps most_runs most_nodes num_slots num_path num_times num_numbers num_sizes num_windows num_flows num_tiers "
     "path_windows " + " ".join(f"at_{name}" for name in TABLES.split()),
 )
 POOL = _record(
-    f8="watermark swap_s beside",
+    f8="watermark swap_s beside host_s node_s storage_s storage_latency",
     i8="first replicas first_rank per_replica blocks block_tokens max_running router rank_router turn up "
-    "mixed budget per_decode poll hold caches states interval checkpoint_blocks sizes last_size windows last_window",
+    "mixed budget per_decode poll hold caches states interval checkpoint_blocks sizes last_size windows last_window "
+    "tiers write_back overlapped prefetch per_host",
 )
 """Layout and policy of some replicas, from ``first`` on; ``sizes`` and ``windows`` are where theirs begin."""
 REPLICA = _record(
@@ -69,16 +70,18 @@ REPLICA = _record(
     i4="pool up busy waking running cut_short times run_times plan place root rank_turn",
 )
 RANK = _record(
-    f8="growth constant link_bytes_per_s",
-    i8="prompt_blocks waiting_blocks promised shared beside cache_blocks locked_blocks copied",
-    i4="pool newest oldest",
+    f8="growth constant link_bytes_per_s from_storage",
+    i8="prompt_blocks waiting_blocks promised shared beside cache_blocks locked_blocks copied from_host",
+    i4="pool newest oldest host storage",
 )
 ROW = _record(
-    f8="growth base arrived scheduled prefilled first end last_output pause think",
+    f8="growth base arrived scheduled prefilled first end last_output pause think queued",
     i8="prompt steps tokens finish start shared beside blocks done now path",
-    i4="replica rank child root path_length nodes prompt_nodes preemptions retries cached swapped begun",
+    i4="replica rank child root path_length nodes prompt_nodes preemptions retries cached swapped begun host storage",
 )
 NODE = _record(i8="key tokens blocks", i4="rank locks children parent restarts older newer")
+TIER = _record(i8="room blocks", i4="newest oldest")
+"""A memory below the GPU's."""
 TIMED = _record(f8="time", i8="event", i4="row kind")
 FLOW = _record(
     f8="cap left rate since owed plan_time",

@@ -2,7 +2,7 @@
 
 import math
 
-from perfmodel.serving.compiled import handoff, times
+from perfmodel.serving.compiled import handoff, tiers, times
 from perfmodel.serving.compiled import memory as m
 from perfmodel.serving.compiled.blocks import (
     admit,
@@ -187,6 +187,7 @@ def _preempt(s: State, r: int, g: int) -> None:
         one.swapped = 1
         m.ranks(s)[g].copied += copied_tokens(s, g, i)
     q.taken -= 1
+    one.queued = s.now
     wait(s, g, i, True)
     file(s, r, g)
 
@@ -221,12 +222,14 @@ def _take(s: State, r: int, g: int, looks: bool) -> int:
             continue
         if budget <= 0 or not has_room(s, g, one.prompt, q.step + 1, i):
             break
-        admit(s, g, i)
+        host, storage = admit(s, g, i)
         q.taken += 1
         known = m.rows(s)[m.request_of(s, i)]
         if known.scheduled < 0.0:
             known.scheduled = s.now
-            known.cached = one.done
+            known.cached, known.host, known.storage = one.done, host, storage
+        if pool.tiers:
+            tiers.reads(s, g, i, host, storage)
         one.now = min(budget, one.prompt - one.done)
         budget -= one.now
         taken += 1
@@ -282,7 +285,11 @@ def _prompt_step(s: State, r: int) -> None:
                 total, fullest = total + own, max(fullest, float(own))
             g = m.rank_links(s)[PROMPTING if which == 0 else DECODING, g, NEXT]
     q.even = total / (fullest * pool.per_replica)
-    seconds = times.prompt_s(s, q.times, prompt, attended, requests, tokens, q.even) + copying_s(s, r)
+    seconds = times.prompt_s(s, q.times, prompt, attended, requests, tokens, q.even)
+    if pool.tiers:
+        reading = tiers.reading_s(s, r)
+        seconds = max(seconds, reading) if pool.overlapped else seconds + reading
+    seconds += copying_s(s, r)
     if s.apart and q.pool == PREFILL:
         _caches_leave(s, r, seconds)
     q.prefilled += computed

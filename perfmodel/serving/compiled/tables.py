@@ -25,6 +25,7 @@ from perfmodel.serving.compiled.state import (
     ROW,
     RUN_COLUMNS,
     TABLES,
+    TIER,
     TIMED,
     WORLD,
     Array,
@@ -38,6 +39,7 @@ from perfmodel.serving.requests import Requests
 from perfmodel.serving.step_times import Grid, GridStepTimes
 from perfmodel.serving.stream import RequestStream
 from perfmodel.serving.stretch import Stretched
+from perfmodel.serving.tiers import Tiers
 
 ROUTERS = {
     "central": CENTRAL,
@@ -63,6 +65,7 @@ SIZES = {
     "sizes": "num_sizes",
     "windows": "num_windows",
     "flows": "num_flows",
+    "tiers": "num_tiers",
 }
 """Where the length of a table that may grow is kept."""
 
@@ -131,10 +134,15 @@ def state_of(
         ranks["link_bytes_per_s"] = np.where(
             ranks["pool"] == 0, prefill.path.receive_bytes_per_s, prefill.path.send_bytes_per_s
         )
+    below = sides[-1][1].tiers if caches else None
+    tiers = _memories(ranks, below)
     candidates = np.zeros(len(replicas) // 64 + 1, np.uint64)
     for r in range(len(replicas)):  # nobody is busy
         candidates[r >> 6] |= np.uint64(1) << np.uint64(r & 63)
     world = _world(arrivals, front_end, pools, prefill)
+    if below is not None:  # a path may leave its nodes in each memory
+        world["max_path"] *= 1 + bool(below.host_blocks) + bool(below.storage_blocks)
+        pools["tiers"][-1] = 1
     world["path_windows"] = len(windows)
     nodes, slots = _nodes(1024 + 8 * arrivals.longest_path if caches else 0)
     nothing = np.zeros(1, np.int64)
@@ -170,6 +178,7 @@ def state_of(
         flows=flows_of(0),
         flow_links=np.full((3, 0, 2), OUT, np.int32),
         flow_plans=np.zeros(0, np.int32),
+        tiers=tiers,
         **room_for_notes(0),
     )
 
@@ -255,6 +264,18 @@ def _pools(sides: Sequence[tuple[Layout, Batching]]) -> Array:
             "interval": kept.interval_tokens if kept else 0,
             "checkpoint_blocks": kept.blocks if kept else 0,
         }
+        below = batching.tiers
+        if below is not None:
+            values |= {
+                "host_s": below.host_s,
+                "node_s": below.node_s,
+                "storage_s": below.storage_s,
+                "storage_latency": below.latency_s,
+                "write_back": below.write_back,
+                "overlapped": below.overlapped,
+                "prefetch": below.prefetch,
+                "per_host": below.ranks_per_host,
+            }
         for name, value in values.items():
             pool[name] = value
         first, first_rank = first + layout.replicas, first_rank + layout.replicas * layout.ranks
@@ -287,6 +308,25 @@ def _empty(pools: Array) -> tuple[Array, Array]:
     ranks["newest"] = ranks["oldest"] = NONE
     ranks["pool"] = np.repeat(numbers, pools["replicas"] * pools["per_replica"])
     return replicas, ranks
+
+
+def _memories(ranks: Array, tiers: Tiers | None) -> Array:
+    """TIER records: the host's memory of each of the last pool's ranks, then storages; written into ``ranks``."""
+    ranks["host"] = ranks["storage"] = NONE
+    if tiers is None:
+        return np.zeros(0, TIER)
+    own = np.flatnonzero(ranks["pool"] == ranks["pool"].max())
+    rooms: list[int] = []
+    if tiers.host_blocks:
+        ranks["host"][own] = np.arange(len(own))
+        rooms += [tiers.host_blocks] * len(own)
+    if tiers.storage_blocks:
+        which = [tiers.storage_of(number) for number in range(len(own))]
+        ranks["storage"][own] = len(rooms) + np.array(which)
+        rooms += [tiers.storage_blocks] * (max(which) + 1)
+    found = np.zeros(len(rooms), TIER)
+    found["room"], found["newest"], found["oldest"] = rooms, NONE, NONE
+    return found
 
 
 def arrivals_of(requests: Requests, decode_steps: np.ndarray, size: int, *, caches: bool) -> Arrivals:

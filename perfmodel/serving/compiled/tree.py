@@ -1,63 +1,12 @@
-"""What ranks keep of prompts: :class:`perfmodel.serving.prefix_cache.PrefixCache`, all trees in one table.
-
-A node is found by (rank, key) in a hash table with open addressing; the order of use is a list per rank.
+"""What ranks keep of prompts: :class:`perfmodel.serving.prefix_cache.PrefixCache`, all trees in one table
+(:mod:`perfmodel.serving.compiled.hashed`); the order of use is a list per rank.
 """
 
 from perfmodel.serving.compiled import memory as m
+from perfmodel.serving.compiled import tiers
+from perfmodel.serving.compiled.hashed import free_node, new_node, node_of
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.state import NONE, State
-
-
-@compiled
-def _hash(rank: int, key: int, mask: int) -> int:
-    mixed = (key * 0x9E3779B1 + rank * 0x85EBCA77) & 0x7FFFFFFFFFFF
-    mixed ^= mixed >> 17
-    return ((mixed * 0x2C1B3C6D) >> 12) & mask
-
-
-@compiled
-def _node(s: State, g: int, key: int) -> int:
-    """The node of a key in a rank's tree; -1: none."""
-    mask = s.num_slots - 1
-    at = _hash(g, key, mask)
-    while True:
-        found = m.slots(s)[at]
-        if found == NONE:
-            return NONE
-        one = m.nodes(s)[found]
-        if one.key == key and one.rank == g:
-            return found
-        at = (at + 1) & mask
-
-
-@compiled
-def index_node(s: State, node: int) -> None:
-    """The hash table learns of a node."""
-    mask = s.num_slots - 1
-    at = _hash(m.nodes(s)[node].rank, m.nodes(s)[node].key, mask)
-    while m.slots(s)[at] != NONE:
-        at = (at + 1) & mask
-    m.slots(s)[at] = node
-
-
-@compiled
-def _forget(s: State, node: int) -> None:
-    """It forgets one; what stands behind moves up, so that nothing is cut off."""
-    mask = s.num_slots - 1
-    at = _hash(m.nodes(s)[node].rank, m.nodes(s)[node].key, mask)
-    while m.slots(s)[at] != node:
-        at = (at + 1) & mask
-    hole = at
-    while True:
-        at = (at + 1) & mask
-        other = m.slots(s)[at]
-        if other == NONE:
-            break
-        home = _hash(m.nodes(s)[other].rank, m.nodes(s)[other].key, mask)
-        if ((at - home) & mask) >= ((at - hole) & mask):
-            m.slots(s)[hole] = other
-            hole = at
-    m.slots(s)[hole] = NONE
 
 
 @compiled
@@ -91,7 +40,7 @@ def _link(s: State, node: int) -> None:
 def _touch(s: State, g: int, i: int, length: int) -> None:
     begin = m.rows(s)[i].path
     for at in range(begin + length - 1, begin - 1, -1):
-        node = _node(s, g, m.path_keys(s)[at])
+        node = node_of(s, g, m.path_keys(s)[at])
         if node != NONE and m.ranks(s)[g].newest != node:
             _unlink(s, node)
             _link(s, node)
@@ -105,7 +54,7 @@ def found(s: State, g: int, i: int) -> tuple[int, int]:
     tokens, unlocked, usable, free = 0, 0, 0, 0
     begin = m.rows(s)[i].path
     for at in range(begin, begin + m.rows(s)[i].path_length):
-        node = _node(s, g, m.path_keys(s)[at])
+        node = node_of(s, g, m.path_keys(s)[at])
         if node == NONE:
             break
         one = m.nodes(s)[node]
@@ -118,18 +67,30 @@ def found(s: State, g: int, i: int) -> tuple[int, int]:
 
 
 @compiled
+def known(s: State, g: int, i: int) -> int:
+    """Leading tokens of a request's path that are here or in the memory of this rank's host."""
+    tokens = found(s, g, i)[0]
+    if m.pool_of(s, g).tiers == 0:
+        return tokens
+    begin, nodes = m.rows(s)[i].path, 0
+    while nodes < m.rows(s)[i].path_length and node_of(s, g, m.path_keys(s)[begin + nodes]) != NONE:
+        nodes += 1
+    return tokens + tiers.found(s, g, i, nodes)[0]
+
+
+@compiled
 def lock(s: State, g: int, i: int, length: int) -> tuple[int, int]:
     """Lock the nodes that :func:`found` counts, of a path's first ``length``: their tokens, and how many they are."""
     total, nodes = 0, 0
     begin = m.rows(s)[i].path
     for at in range(begin, begin + length):
-        node = _node(s, g, m.path_keys(s)[at])
+        node = node_of(s, g, m.path_keys(s)[at])
         if node == NONE:
             break
         if m.nodes(s)[node].restarts:
             nodes = at - begin + 1
     for at in range(begin, begin + nodes):
-        one = m.nodes(s)[_node(s, g, m.path_keys(s)[at])]
+        one = m.nodes(s)[node_of(s, g, m.path_keys(s)[at])]
         if one.locks == 0:
             m.ranks(s)[g].locked_blocks += one.blocks
         one.locks += 1
@@ -143,7 +104,7 @@ def unlock(s: State, g: int, i: int, nodes: int) -> None:
     """Undo a lock of so many nodes."""
     begin = m.rows(s)[i].path
     for at in range(begin, begin + nodes):
-        one = m.nodes(s)[_node(s, g, m.path_keys(s)[at])]
+        one = m.nodes(s)[node_of(s, g, m.path_keys(s)[at])]
         one.locks -= 1
         if one.locks == 0:
             m.ranks(s)[g].locked_blocks -= one.blocks
@@ -170,18 +131,14 @@ def add(s: State, g: int, i: int, length: int) -> None:
     begin = m.rows(s)[i].path
     for at in range(begin, begin + length):
         first, upto = upto, upto + m.path_tokens(s)[at]
-        node = _node(s, g, m.path_keys(s)[at])
+        node = node_of(s, g, m.path_keys(s)[at])
         if node == NONE:
-            node = s.free_node
+            node = new_node(s, g, m.path_keys(s)[at])
             one = m.nodes(s)[node]
-            s.free_node = one.newer
-            s.num_nodes += 1
             one.blocks = upto // size - first // size
             one.tokens = (upto // unit - first // unit) * unit
             one.restarts = 0 if pool.states else 1
-            one.key, one.rank = m.path_keys(s)[at], g
             one.locks, one.children, one.parent = 0, 0, parent
-            index_node(s, node)
             _link(s, node)
             m.ranks(s)[g].cache_blocks += one.blocks
             if parent != NONE:
@@ -192,12 +149,13 @@ def add(s: State, g: int, i: int, length: int) -> None:
     if parent != NONE:
         _keep_state(s, parent)
     _touch(s, g, i, length)
+    if pool.tiers:
+        tiers.written(s, g, i, length)
 
 
 @compiled
 def _evict(s: State, node: int) -> None:
     one = m.nodes(s)[node]
-    _forget(s, node)
     _unlink(s, node)
     m.ranks(s)[one.rank].cache_blocks -= one.blocks
     pool = m.pool_of(s, one.rank)
@@ -205,20 +163,21 @@ def _evict(s: State, node: int) -> None:
         m.ranks(s)[one.rank].cache_blocks -= pool.checkpoint_blocks
     if one.parent != NONE:
         m.nodes(s)[one.parent].children -= 1
-    one.newer = s.free_node
-    s.free_node = node
-    s.num_nodes -= 1
+    free_node(s, node)
 
 
 @compiled
 def shrink(s: State, g: int, room: int) -> None:
     """Evict until at most ``room`` blocks are held, or all that are left are locked."""
-    node = m.ranks(s)[g].oldest
+    node, below = m.ranks(s)[g].oldest, m.pool_of(s, g).tiers
     while m.ranks(s)[g].cache_blocks > room and node != NONE:
         one = m.nodes(s)[node]
         after = one.newer
         if one.locks == 0 and one.children == 0:
+            key, blocks = one.key, one.blocks
             _evict(s, node)
+            if below:
+                tiers.evicted(s, g, key, blocks)
         node = after
     if m.pool_of(s, g).states:
         _drop_states(s, g, room)
@@ -241,7 +200,7 @@ def tokens_of(s: State, g: int, i: int, nodes: int) -> int:
     """Tokens of the leading ``nodes`` of a path, which are there."""
     total, begin = 0, m.rows(s)[i].path
     for at in range(begin, begin + nodes):
-        total += m.nodes(s)[_node(s, g, m.path_keys(s)[at])].tokens
+        total += m.nodes(s)[node_of(s, g, m.path_keys(s)[at])].tokens
     return total
 
 
@@ -255,6 +214,8 @@ def clear(s: State, g: int) -> None:
         node = after
     m.ranks(s)[g].cache_blocks = 0
     m.ranks(s)[g].locked_blocks = 0
+    if m.pool_of(s, g).tiers and m.ranks(s)[g].host != NONE:
+        tiers.clear(s, m.ranks(s)[g].host)
 
 
 @compiled

@@ -1,0 +1,224 @@
+"""Memories below the GPU's: :mod:`perfmodel.serving.tiers` on arrays; each is a list of nodes by their last use."""
+
+from perfmodel.serving.compiled import memory as m
+from perfmodel.serving.compiled.hashed import free_node, new_node, node_of
+from perfmodel.serving.compiled.jit import compiled
+from perfmodel.serving.compiled.state import NONE, State
+
+# --- one memory -----------------------------------------------------------------------------------------------------
+
+
+@compiled
+def _held(s: State, t: int, key: int) -> int:
+    """Its node of a key; -1: none."""
+    return node_of(s, s.num_ranks + t, key)
+
+
+@compiled
+def _link(s: State, t: int, node: int) -> None:
+    """Used last."""
+    one, tier = m.nodes(s)[node], m.tiers(s)[t]
+    one.older, one.newer = tier.newest, NONE
+    if tier.newest == NONE:
+        tier.oldest = node
+    else:
+        m.nodes(s)[tier.newest].newer = node
+    tier.newest = node
+
+
+@compiled
+def _unlink(s: State, t: int, node: int) -> None:
+    one, tier = m.nodes(s)[node], m.tiers(s)[t]
+    if one.older == NONE:
+        tier.oldest = one.newer
+    else:
+        m.nodes(s)[one.older].newer = one.newer
+    if one.newer == NONE:
+        tier.newest = one.older
+    else:
+        m.nodes(s)[one.newer].older = one.older
+
+
+@compiled
+def _touch(s: State, t: int, key: int) -> None:
+    if t == NONE:
+        return
+    node = _held(s, t, key)
+    if node != NONE and m.tiers(s)[t].newest != node:
+        _unlink(s, t, node)
+        _link(s, t, node)
+
+
+@compiled
+def _put(s: State, t: int, key: int, blocks: int) -> None:
+    """It is here, used last."""
+    node = _held(s, t, key)
+    if node == NONE:
+        node = new_node(s, s.num_ranks + t, key)
+        m.nodes(s)[node].blocks = blocks
+        m.tiers(s)[t].blocks += blocks
+        _link(s, t, node)
+    elif m.tiers(s)[t].newest != node:
+        _unlink(s, t, node)
+        _link(s, t, node)
+
+
+@compiled
+def _go(s: State, t: int, node: int) -> None:
+    """A node is here no more."""
+    m.tiers(s)[t].blocks -= m.nodes(s)[node].blocks
+    _unlink(s, t, node)
+    free_node(s, node)
+
+
+@compiled
+def _drop(s: State, t: int, key: int) -> None:
+    node = _held(s, t, key)
+    if node != NONE:
+        _go(s, t, node)
+
+
+@compiled
+def _shrink(s: State, t: int) -> None:
+    """Let the least recently used go until the rest fits."""
+    while m.tiers(s)[t].blocks > m.tiers(s)[t].room:
+        _go(s, t, m.tiers(s)[t].oldest)
+
+
+@compiled
+def clear(s: State, t: int) -> None:
+    """Everything is lost."""
+    while m.tiers(s)[t].oldest != NONE:
+        _go(s, t, m.tiers(s)[t].oldest)
+
+
+# --- what lies below a rank -----------------------------------------------------------------------------------------
+
+
+@compiled
+def found(s: State, g: int, i: int, first: int) -> tuple[int, int, int]:
+    """Of what follows behind the first nodes of a path: tokens that the host has, that storage has, and how many nodes
+    that are.
+    """
+    host, storage, nodes, upto = 0, 0, 0, 0
+    h, t, size = m.ranks(s)[g].host, m.ranks(s)[g].storage, m.pool_of(s, g).block_tokens
+    begin = m.rows(s)[i].path
+    for at in range(m.rows(s)[i].path_length):
+        before, upto = upto, upto + m.path_tokens(s)[begin + at]
+        if at < first:
+            continue
+        key, tokens = m.path_keys(s)[begin + at], (upto // size - before // size) * size
+        if h != NONE and _held(s, h, key) != NONE:
+            host += tokens
+        elif t != NONE and _held(s, t, key) != NONE:
+            storage += tokens
+        else:
+            break
+        nodes += 1
+    return host, storage, nodes
+
+
+@compiled
+def used(s: State, g: int, i: int, first: int, nodes: int) -> None:
+    """A request goes on from its path's first nodes, of which ``nodes`` from ``first`` on come from here."""
+    h, t, begin = m.ranks(s)[g].host, m.ranks(s)[g].storage, m.rows(s)[i].path
+    for at in range(m.rows(s)[i].path_length - 1, -1, -1):
+        _touch(s, h, m.path_keys(s)[begin + at])
+        _touch(s, t, m.path_keys(s)[begin + at])
+    if m.pool_of(s, g).write_back and h != NONE:  # they move up
+        for at in range(first, first + nodes):
+            _drop(s, h, m.path_keys(s)[begin + at])
+
+
+@compiled
+def load(s: State, g: int, i: int, nodes: int) -> tuple[int, int]:
+    """Tokens behind the leading ``nodes`` of a path that come from the host's memory and from storage."""
+    if m.rows(s)[i].path_length == 0:
+        return 0, 0
+    host, storage, loaded = found(s, g, i, nodes)
+    used(s, g, i, nodes, loaded)
+    return host, storage
+
+
+@compiled
+def written(s: State, g: int, i: int, length: int) -> None:
+    """The first ``length`` nodes of a path have been computed, and are in the GPU's memory."""
+    h, t, begin = m.ranks(s)[g].host, m.ranks(s)[g].storage, m.rows(s)[i].path
+    if m.pool_of(s, g).write_back:
+        if h != NONE:
+            for at in range(length):
+                _drop(s, h, m.path_keys(s)[begin + at])
+        return
+    if h != NONE:
+        _write(s, g, h, begin, length)
+    if t != NONE:
+        _write(s, g, t, begin, length)
+
+
+@compiled
+def _write(s: State, g: int, t: int, begin: int, length: int) -> None:
+    """A path's nodes into one memory, leaves first."""
+    upto, size = 0, m.pool_of(s, g).block_tokens
+    for at in range(begin, begin + length):
+        upto += m.path_tokens(s)[at]
+    for at in range(begin + length - 1, begin - 1, -1):
+        before = upto - m.path_tokens(s)[at]
+        _put(s, t, m.path_keys(s)[at], upto // size - before // size)
+        upto = before
+    _shrink(s, t)
+
+
+@compiled
+def evicted(s: State, g: int, key: int, blocks: int) -> None:
+    """The GPU's memory has let a node go."""
+    if m.pool_of(s, g).write_back == 0:
+        return
+    h, t = m.ranks(s)[g].host, m.ranks(s)[g].storage
+    if h == NONE:
+        if t != NONE:
+            _put(s, t, key, blocks)
+            _shrink(s, t)
+        return
+    _put(s, h, key, blocks)
+    while m.tiers(s)[h].blocks > m.tiers(s)[h].room:
+        node = m.tiers(s)[h].oldest
+        key, blocks = m.nodes(s)[node].key, m.nodes(s)[node].blocks
+        _go(s, h, node)
+        if t != NONE:
+            _put(s, t, key, blocks)
+            _shrink(s, t)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def reads(s: State, g: int, i: int, host: int, storage: int) -> None:
+    """A prompt that is taken in reads what lower memories have of it."""
+    k, pool = m.ranks(s)[g], m.pool_of(s, g)
+    k.from_host += host
+    if storage:
+        seconds = pool.storage_latency + storage * pool.storage_s
+        if pool.prefetch:
+            seconds -= min(seconds, s.now - m.rows(s)[i].queued)
+        k.from_storage += seconds
+
+
+@compiled
+def reading_s(s: State, r: int) -> float:
+    """Seconds in which lower memories are read for a step; asked once per step."""
+    own, shared, storage = 0.0, 0.0, 0.0
+    pool = m.pool_with(s, r)
+    begin, end = m.rank_range(s, r)
+    for first in range(begin, end, pool.per_host):
+        most, total, seconds = 0, 0, 0.0
+        for g in range(first, min(first + pool.per_host, end)):
+            k = m.ranks(s)[g]
+            most = max(most, k.from_host)
+            total += k.from_host
+            seconds += k.from_storage
+            k.from_host, k.from_storage = 0, 0.0
+        own = max(own, most * pool.host_s)
+        shared = max(shared, total * pool.node_s)
+        storage = max(storage, seconds)
+    return max(own, shared) + storage
