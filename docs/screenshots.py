@@ -65,8 +65,9 @@ def _dashboard(chrome: Any, address: str, picture: Path, height: int) -> None:
 
 
 def _report(chrome: Any, picture: Path) -> None:
-    words = ["report", "longcat-flash-h800", "--api-usd-per-million-output", "0.7", "--out"]
-    page = _made(chrome, words, width=1100, height=1500)
+    day = ["--fleet-tokens-per-day", "5e8", "--fleet-peak-to-mean", "2", "--growth-pct", "0,3,8"]
+    few = ["--set", "workload.num_requests=500", "--set", "slo.ttft_ms=2000"]
+    page = _made(chrome, ["report", "longcat-flash-h800", *few, *day, "--out"], width=1100, height=1180)
     page.screenshot(path=picture)
     page.context.close()
 
@@ -80,7 +81,7 @@ def _made(chrome: Any, words: list[str], *, width: int, height: int) -> Any:
         context = chrome.new_context(viewport={"width": width, "height": height}, color_scheme="light")
         page = context.new_page()
         page.goto(out.as_uri())
-        page.wait_for_selector(".main-svg")
+        page.wait_for_selector(".main-svg, svg.chart")
         page.wait_for_timeout(SETTLED_MS)
     return page
 

@@ -16,8 +16,19 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from perfmodel.commands.options import (
+    AsJson,
+    FleetGood,
+    FleetPeak,
+    FleetRequests,
+    FleetTokens,
+    Overrides,
+    Why,
+    Workers,
+)
 from perfmodel.commands.plan import plan
 from perfmodel.commands.plan_train import plan_train
+from perfmodel.commands.report import report
 from perfmodel.commands.several import lists_values
 from perfmodel.commands.sweep import sweep
 from perfmodel.errors import PerfModelError
@@ -50,50 +61,6 @@ ScenarioName = Annotated[
     typer.Argument(
         help="A catalogue name (perfmodel show scenarios) or a YAML file.", autocompletion=_scenarios
     ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a field, e.g. deployment.batch_per_gpu=64. Repeatable."
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Processes that share the work out (default: the machine's cores); what is answered is the same.",
-    ),
-]
-Why = Annotated[
-    bool,
-    typer.Option(
-        "--why",
-        help="What the time rests on, op by op, and the standing caveats that are folded away otherwise.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")]
-FleetRequests = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        help="How many replicas a day of so many requests takes, and what they cost: by this run's throughput, and "
-        "by simulation where slo is stated. Needs --fleet-peak-to-mean.",
-    ),
-]
-FleetTokens = Annotated[
-    float | None,
-    typer.Option(metavar="N", help="The same for so many tokens, prompts and outputs together."),
-]
-FleetPeak = Annotated[
-    float | None,
-    typer.Option(
-        metavar="F",
-        help="Requests per second in the day's busiest stretch (as long as the run) over the day's mean, e.g. 2.5.",
-    ),
-]
-FleetGood = Annotated[
-    float | None,
-    typer.Option(metavar="PCT", help="Share of requests that must keep the slo (default 99)."),
 ]
 
 
@@ -467,124 +434,7 @@ def train(
             tell(f"wrote {path}")
 
 
-@app.command()
-def report(
-    scenarios: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SCENARIO...",
-            help="Catalogue names or YAML files; the others are compared with the first.",
-        ),
-    ],
-    set_: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the report: .html (opens offline), .md, .csv or .json."),
-    ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format", metavar="FORMAT", help="html, md, csv or json; without it, by --out's suffix."
-        ),
-    ] = None,
-    pdf: Annotated[
-        Path | None, typer.Option(metavar="FILE.pdf", help="Print the HTML report; needs Chromium.")
-    ] = None,
-    json: AsJson = False,
-    no_serve: Annotated[bool, typer.Option("--no-serve", help="Leave the traffic out: steps alone.")] = False,
-    intervals: Annotated[
-        bool, typer.Option("--intervals", help="80 % intervals of the traffic's figures, by 16 more runs.")
-    ] = False,
-    api_usd_per_million_output: Annotated[
-        float | None,
-        typer.Option(metavar="USD", help="What an API asks for a million output tokens: break-even with it."),
-    ] = None,
-    workers: Workers = None,
-    fleet_requests_per_day: FleetRequests = None,
-    fleet_tokens_per_day: FleetTokens = None,
-    fleet_peak_to_mean: FleetPeak = None,
-    fleet_good_pct: FleetGood = None,
-) -> None:
-    """A cost report to hand on: speed, cost and its causes, what would move it, how sure, how to repeat it."""
-    from perfmodel.answers.serve_intervals import REPEATS
-    from perfmodel.errors import SpecError
-    from perfmodel.explore.fleet import daily_traffic
-    from perfmodel.files import check_writable
-    from perfmodel.load import load_scenario
-    from perfmodel.output.inputs import check_outputs
-    from perfmodel.output.progress import report_progress
-    from perfmodel.output.report.files import WRITERS, report_format, report_json, write_report
-    from perfmodel.output.report.words import answer
-    from perfmodel.output.scenario.reproduce import report_command
-    from perfmodel.report.content import build_report
-    from perfmodel.report.part import Options, check_api_price
-    from perfmodel.workers import processes
-
-    if out is None and pdf is None and format_ is None and not json:
-        raise SpecError("nowhere to write: give --out FILE.html, --pdf FILE.pdf, --format or --json")
-    if json and format_ is not None and out is None:
-        raise SpecError(
-            f"--json prints JSON: give --out for the report as {format_}, or leave one of the two out"
-        )
-    if workers is not None and not intervals:
-        raise SpecError(
-            f"--workers {workers}: belongs to --intervals, whose repeats it shares out; give it too"
-        )
-    kind = report_format(format_, out)
-    if pdf is not None:  # before any work
-        from perfmodel.output.pdf import chromium
-
-        check_writable(pdf)
-        chromium()
-    check_api_price(api_usd_per_million_output)
-    if no_serve and (intervals or fleet_requests_per_day or fleet_tokens_per_day):
-        raise SpecError("--no-serve leaves the traffic out: give no --intervals and no --fleet-... beside it")
-    traffic = daily_traffic(fleet_requests_per_day, fleet_tokens_per_day, fleet_peak_to_mean, fleet_good_pct)
-    asked = [load_scenario(name, set_ or ()) for name in scenarios]
-    check_outputs({"--out": out, "--pdf": pdf}, scenarios, set_ or ())
-    command = report_command(
-        scenarios,
-        set_ or (),
-        {
-            "--no-serve": no_serve,
-            "--intervals": intervals,
-            "--api-usd-per-million-output": api_usd_per_million_output,
-            "--fleet-requests-per-day": fleet_requests_per_day,
-            "--fleet-tokens-per-day": fleet_tokens_per_day,
-            "--fleet-peak-to-mean": fleet_peak_to_mean,
-            "--fleet-good-pct": fleet_good_pct,
-            "--format": format_,
-            "--out": out,
-            "--pdf": pdf,
-            "--json": json,
-        },
-    )
-    options = Options(
-        serves=not no_serve,
-        repeats=REPEATS if intervals else None,
-        traffic=traffic,
-        api_usd_per_million_output_tokens=api_usd_per_million_output,
-    )
-    with report_progress() as progress, processes(workers if intervals else 1) as executor:
-        found = build_report(asked, options, command=command, progress=progress, executor=executor)
-    if out is not None:
-        write_report(found, kind, out)
-    if pdf is not None:
-        from perfmodel.output.pdf import write_pdf
-
-        write_pdf(WRITERS["html"](found), pdf)
-    if json:
-        typer.echo(report_json(found), nl=False)
-    elif out is None and pdf is None:
-        typer.echo(WRITERS[kind](found), nl=False)
-    else:
-        for part in found.parts:
-            typer.echo(printable(f"{part.label}: {answer(part)}"))
-    for path in (out, pdf):
-        if path is not None:
-            tell(f"wrote {path}")
-
-
+app.command()(report)
 app.command()(plan)
 app.command("plan-train")(plan_train)
 app.command()(sweep)

@@ -10,6 +10,9 @@ MEGA = 1e6
 GIGA = 1e9
 TERA = 1e12
 
+MILLION_NAMES = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+"""Large counts in words, short scale."""
+
 MS = 1e-3
 US = 1e-6
 HOUR = 3600.0

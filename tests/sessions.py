@@ -22,7 +22,7 @@ SECONDS = patient_s(60.0)
 
 
 @contextmanager
-def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environment):
+def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", folder=ROOT, **environment):
     """Port of a dashboard that was started as a user starts it, by ``command`` on a free port; what it says goes to
     ``log``.
     """
@@ -31,7 +31,7 @@ def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environme
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", *shlex.split(command), "--port", str(port), "--headless"],
-        cwd=ROOT,
+        cwd=folder,
         stdout=log,
         stderr=log,
         env={**os.environ, **environment},

@@ -30,13 +30,15 @@ def commands_of(page):
 
 
 COMMANDS = {page.name: commands_of(page) for page in PAGES}
+IN_TURN = ("README.md",)
+"""Pages whose commands build on each other, from a clone on: test_newcomer.py walks through them."""
 CALIBRATING = [name for name, own in COMMANDS.items() if any(c.startswith("calibrate ") for c in own)]
 """Pages whose commands build on each other: they time kernels, so they run alone, shortened."""
 SINGLE = sorted(
     {
         c
         for name, own in COMMANDS.items()
-        if name not in CALIBRATING
+        if name not in CALIBRATING and name not in IN_TURN
         for c in own
         if c.startswith("perfmodel ")
         and not c.startswith("perfmodel dashboard")  # serves until it is stopped
@@ -86,10 +88,8 @@ def test_the_docs_have_commands():
 
 @pytest.mark.parametrize("command", SINGLE)
 def test_command_runs(command, tmp_path):
-    """The README's in processes of their own, as a new user runs them."""
     program, *arguments = shlex.split(command)
-    apart = command in COMMANDS["README.md"]
-    done = run(command, tmp_path) if apart else run_here(program, *arguments, folder=tmp_path)
+    done = run_here(program, *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

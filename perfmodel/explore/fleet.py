@@ -186,7 +186,7 @@ def with_fleet(
         "peak_requests_per_s": peak,
         "by_slo": by_slo,
         "by_throughput": {
-            **_size(peak, per_s / _units(scenario), scenario),
+            **_size(peak, per_s / units_of(scenario), scenario),
             "bound": _bound(answer),
         },
     }
@@ -242,14 +242,16 @@ def _interval(
     return {f"fleet.by_slo.{key}": [size[key] for size in sizes] for key in ("replicas", "num_gpus")}, []
 
 
-def _units(scenario: Scenario) -> int:
+def units_of(scenario: Scenario) -> int:
     """Of what the fleet has several: replicas, or the whole scenario where prefill is apart."""
     return scenario.serving.replicas if scenario.prefill is None else 1
 
 
-def _unit(scenario: Scenario) -> Scenario:
+def unit_of(scenario: Scenario) -> Scenario:
     """One of them, healthy."""
-    serving = scenario.serving.model_copy(update={"replicas": scenario.serving.replicas // _units(scenario)})
+    serving = scenario.serving.model_copy(
+        update={"replicas": scenario.serving.replicas // units_of(scenario)}
+    )
     return scenario.model_copy(update={"serving": serving, "faults": ()})
 
 
@@ -263,7 +265,7 @@ def _size(peak: float, per_replica: float | None, scenario: Scenario) -> dict[st
             "state less traffic"
         )
     replicas = max(1, ceil(peak / per_replica))
-    gpus = replicas * _unit(scenario).fleet_gpus
+    gpus = replicas * unit_of(scenario).fleet_gpus
     usd_per_day = gpus * scenario.fleet_usd_per_gpu_hour * HOURS_PER_DAY
     return asdict(Size(per_replica, replicas, gpus, usd_per_day, usd_per_day * DAYS_PER_MONTH))
 
@@ -316,7 +318,7 @@ def fastest(
     times than the run's.
     """
     search = _Search(served, good_pct, fleet or served.fleet, progress)
-    speed = 1.0 / _units(served.scenario)
+    speed = 1.0 / units_of(served.scenario)
     if search.holds(speed):
         low, high = speed, 2.0 * speed
         while search.holds(high):
@@ -341,7 +343,7 @@ class _Search:
     def __init__(self, served: Served, wanted_pct: float, fleet: Fleet, progress: Progress | None) -> None:
         scenario, requests = served.scenario, served.requests
         self.requests, self.wanted_pct, self.fleet, self.progress = requests, wanted_pct, fleet, progress
-        self.scenario = _unit(scenario)
+        self.scenario = unit_of(scenario)
         self.first = served if self.scenario == scenario and fleet is served.fleet else None
         """What has been simulated already."""
         self.rate = drawn_rate(requests)

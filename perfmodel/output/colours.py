@@ -52,6 +52,8 @@ PREDICTED = "#0072B2"
 """What perfmodel says."""
 BAND = "rgba(0,114,178,0.18)"
 """Its 80 % interval."""
+BAND_COLOUR = PREDICTED
+"""The same where opacity is said apart, as in SVG."""
 HERE = "#D55E00"
 """The scenario that is asked, among others."""
 PUBLISHED = "#009E73"
@@ -93,6 +95,8 @@ OWN_COST, API_PRICE = "#0072B2", "#D55E00"
 """One's own GPUs, and what somebody else asks."""
 INTERVAL = "rgba(127,127,127,0.22)"
 """An 80 % interval behind other marks."""
+INTERVAL_COLOUR = "#7F7F7F"
+"""The same where opacity is said apart, as in SVG."""
 
 LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
 """Latency of a request -> colour."""

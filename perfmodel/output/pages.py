@@ -1,18 +1,19 @@
-"""Self-contained HTML pages: a jinja2 template, plotly inline, text escaped."""
+"""Self-contained HTML pages: a jinja2 template, plotly inline where it is wanted, text escaped."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def render(template: Path, values: Mapping[str, Any]) -> str:
+def render(template: Path, values: Mapping[str, Any], *, has_plotly: bool = True) -> str:
     """The page as text; the same values give the same bytes. What the template does not know of is an error.
 
-    The template gets ``plotly_js`` beside ``values``, and the filter ``linked``.
+    The template gets ``plotly_js`` (4.5 MB; empty without ``has_plotly``) beside ``values``, and the filters
+    ``linked``, ``css_text`` and ``embedded``.
     """
     import jinja2
-    from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader((template.parent, Path(__file__).parent)),
@@ -21,8 +22,32 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["linked"] = linked
-    return environment.get_template(template.name).render(plotly_js=get_plotlyjs(), **values)
+    environment.filters |= {"linked": linked, "css_text": css_text, "embedded": embedded}
+    return environment.get_template(template.name).render(plotly_js=_plotly() if has_plotly else "", **values)
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    text: str = get_plotlyjs()
+    return text
+
+
+def css_text(text: str) -> Any:
+    """Text as a string of CSS: all but letters, digits and spaces by number, so that nothing ends it."""
+    from markupsafe import Markup
+
+    return Markup('"{}"').format(
+        Markup("".join(c if c.isascii() and (c.isalnum() or c == " ") else f"\\{ord(c):x} " for c in text))
+    )
+
+
+def embedded(values: Mapping[str, Any]) -> Any:
+    """Values as the JSON of a ``<script type="application/json">``: no ``<`` is left that could end it."""
+    from markupsafe import Markup
+
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def embed(figure: Any, name: str, *, buttons: Sequence[Sequence[str]] = ()) -> str:

@@ -6,6 +6,7 @@ import sys
 
 from perfmodel.errors import DataError, SpecError
 from perfmodel.output.colours import OP_CLASS_COLOURS, PREDICTED
+from perfmodel.programs.start import find_programs
 
 OPTIONS = {
     "browser.gatherUsageStats": "false",
@@ -27,6 +28,7 @@ def check_installed() -> None:
     Raises:
         DataError: Streamlit or the dashboard is not installed.
     """
+    find_programs()
     for package in ("streamlit", "dashboard"):
         if importlib.util.find_spec(package) is None:
             raise DataError(

@@ -54,7 +54,7 @@ def build_report(
     if not 1 <= len(scenarios) <= MOST_SCENARIOS:
         raise SpecError(f"{len(scenarios)} scenarios: a report has from 1 to {MOST_SCENARIOS}")
     options = options or Options()
-    labels = _labels(scenarios)
+    labels = labels_of(scenarios)
     parts: list[Part] = []
     for label, scenario in zip(labels, scenarios, strict=True):
         parts.append(
@@ -81,7 +81,7 @@ def build_report(
     return Report(tuple(parts), _plain(values))
 
 
-def _labels(scenarios: Sequence[Scenario]) -> list[str]:
+def labels_of(scenarios: Sequence[Scenario]) -> list[str]:
     """Names, numbered where two are the same."""
     seen: dict[str, int] = {}
     labels = []

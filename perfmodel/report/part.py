@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perfmodel.answers.caveats import caveat_values, danger, merged, note, without_repeats
@@ -11,8 +11,9 @@ from perfmodel.answers.step import StepAnswer, answer_step
 from perfmodel.economics.utilisation import break_even
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.fleet import Traffic, with_fleet
-from perfmodel.explore.sensitivity import sensitivity
+from perfmodel.explore.sensitivity import Sensitivity, sensitivity
 from perfmodel.report.assumptions import assumptions
+from perfmodel.report.decision import Outlook, decision
 from perfmodel.report.document import scenario_yaml
 from perfmodel.report.money import money
 from perfmodel.spec.scenario import Scenario
@@ -32,6 +33,8 @@ class Options:
     """A day's traffic to size a fleet for."""
     api_usd_per_million_output_tokens: float | None = None
     """What somebody else asks for a million output tokens."""
+    outlook: Outlook = field(default_factory=Outlook)
+    """The twelve months that the day's traffic stands at the beginning of."""
 
 
 DEAREST_USD = 1e6
@@ -83,6 +86,7 @@ class Part:
 
 
 NOT_ASKED = "not asked for (--no-serve)"
+NO_DAY = "no day of traffic is stated: --fleet-requests-per-day or --fleet-tokens-per-day, and --fleet-peak-to-mean"
 
 
 def answer_part(
@@ -104,6 +108,8 @@ def answer_part(
         "serve_reason": None,
         "money": None,
         "sensitivity": None,
+        "decision": None,
+        "decision_reason": NO_DAY,
         "break_even": None,
         "break_even_reason": None,
         "assumptions": [],
@@ -121,11 +127,17 @@ def answer_part(
         peak_to_mean=options.traffic.peak_to_mean if options.traffic else None,
         progress=lambda done, total: _tell(progress, "sensitivity", done, total),
     )
+    costs = money(step, serve)
+    decided, undecided = None, NO_DAY if options.traffic is None else serve_reason
+    if serve is not None and options.traffic is not None:
+        decided, undecided = _decided(serve, options, options.traffic, levers, costs, progress)
     values |= {
         "step": step.values,
         "serve": serve.values if serve is not None else None,
         "serve_reason": serve_reason,
-        "money": money(step, serve),
+        "money": costs,
+        "decision": decided,
+        "decision_reason": undecided,
         "sensitivity": levers.as_dict(),
         "break_even": _break_even(step, options.api_usd_per_million_output_tokens),
         "break_even_reason": _no_break_even(step, options.api_usd_per_million_output_tokens),
@@ -151,6 +163,28 @@ def _served(
         return answer, None
     except PerfModelError as error:
         return None, str(error)
+
+
+def _decided(
+    serve: ServeAnswer,
+    options: Options,
+    traffic: Traffic,
+    levers: Sensitivity,
+    costs: dict[str, Any],
+    progress: Progress | None,
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What the day needs, or why nothing is decided."""
+    found = decision(
+        serve,
+        traffic,
+        options.outlook,
+        levers=levers.as_dict()["levers"],
+        base_usd=levers.usd_per_million_tokens,
+        full_batch_usd=costs["served"]["full_batch_usd_per_million_total_tokens"],
+        api_usd=options.api_usd_per_million_output_tokens,
+        progress=lambda done, total: _tell(progress, "requests", done, total),
+    )
+    return (None, found["reason"]) if found["reason"] else (found, None)
 
 
 def _break_even(step: StepAnswer, api_usd: float | None) -> dict[str, Any] | None:

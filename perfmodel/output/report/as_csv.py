@@ -38,8 +38,7 @@ def report_csv(report: Report) -> str:
             for kind in ("step", "serve", "money")
             for key, pair in ((part[kind] or {}).get("intervals") or {}).items()
         }
-        for key, value in _leaves(part):
-            writer.writerow(_row(part["name"], key, value, bounds.get(key)))
+        writer.writerows(leaf_rows(part["name"], part, bounds))
     for row in report.values["comparison"]:
         for key, value in _leaves(row["difference"] or {}):
             writer.writerow(_row(row["name"], f"difference.{key}", value, None))
@@ -51,6 +50,12 @@ def report_csv(report: Report) -> str:
             writer.writerow(_row("", f"{key}.{number}", text, None))
     writer.writerow(_row("", "provenance.command", report.values["provenance"]["command"], None))
     return out.getvalue()
+
+
+def leaf_rows(scenario: str, values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """A row for every figure and text below ``values``, with its interval of ``bounds`` by key."""
+    for key, value in _leaves(values):
+        yield _row(scenario, key, value, bounds.get(key))
 
 
 def safe(text: str) -> str:

@@ -50,6 +50,11 @@ def report_format(stated: str | None, out: Path | None) -> str:
     return found
 
 
-def write_report(report: Report, kind: str, path: Path) -> None:
-    """The report in a file, whole or not at all."""
-    atomic_write(path, WRITERS[kind](report))
+def write_report(report: Report, kind: str, path: Path, *, is_interactive: bool = False) -> None:
+    """The report in a file, whole or not at all; ``is_interactive`` is about HTML's charts."""
+    text = (
+        report_html(report, is_interactive=True)
+        if kind == "html" and is_interactive
+        else WRITERS[kind](report)
+    )
+    atomic_write(path, text)

@@ -9,13 +9,28 @@ from perfmodel.output.colours import OP_CLASS_COLOURS, op_class_name
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.pages import embed, render
 from perfmodel.output.report.charts import comparison_chart, difference_charts, scenario_charts
+from perfmodel.output.report.decision_words import (
+    amount,
+    basis_words,
+    break_even_words,
+    growth_words,
+    months,
+    risks,
+    sentence,
+    terms,
+    tiles,
+)
+from perfmodel.output.report.drawings import comparison_drawing, difference_drawings, scenario_drawings
+from perfmodel.output.report.figure import Figure
+from perfmodel.output.report.glossary import glossary_of
+from perfmodel.output.report.plain_words import by_weight, in_words
 from perfmodel.output.report.words import (
-    Figure,
     answer,
     cost_figures,
     fleet_rows,
     fleet_title,
     latency_rows,
+    report_values,
     step_figures,
     traffic_answer,
     traffic_figures,
@@ -29,21 +44,28 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 Cell = dict[str, Any]
 
 
-def report_html(report: Report) -> str:
-    """The page as text; the same report gives the same bytes."""
-    return render(TEMPLATE, page(report))
+def report_html(report: Report, *, is_interactive: bool = False) -> str:
+    """The page as text; the same report gives the same bytes. ``is_interactive``: charts by plotly, which is then
+    in the page (5 MB), instead of SVG.
+    """
+    return render(TEMPLATE, page(report, is_interactive=is_interactive), has_plotly=is_interactive)
 
 
-def page(report: Report) -> dict[str, Any]:
+def page(report: Report, *, is_interactive: bool = False) -> dict[str, Any]:
     """What the template shows, numbers already in words."""
     values = report.values
-    return {
+    parts = [_part(part, number, is_interactive) for number, part in enumerate(report.parts)]
+    shown: dict[str, Any] = {
         "title": _title(report),
-        "parts": [_part(part, number) for number, part in enumerate(report.parts)],
-        "comparison": _comparison(values["comparison"]),
+        "parts": parts,
+        "decided": _decided(report),
+        "comparison": _comparison(values["comparison"], is_interactive),
+        "interactive": is_interactive,
+        "running": _running(report),
+        "data": report_values(report),
         "validation": [_validation_row(line) for line in values["validation"]],
         "trust": values["trust"],
-        **caveat_blocks(values),
+        **{key: by_weight(map(in_words, texts)) for key, texts in caveat_blocks(values).items()},
         "command": values["provenance"]["command"],
         "version": values["provenance"]["perfmodel"],
         "hashes": [
@@ -55,6 +77,7 @@ def page(report: Report) -> dict[str, Any]:
             if found
         ],
     }
+    return shown | {"glossary": glossary_of(shown)}
 
 
 def _title(report: Report) -> str:
@@ -63,11 +86,46 @@ def _title(report: Report) -> str:
     return f"Cost report: {len(report.parts)} scenarios compared"
 
 
+def _running(report: Report) -> str:
+    """What stands at the head of every printed page beside the title: version and scenarios' hashes."""
+    hashes = [
+        str(found["scenario_hash"])[:8]
+        for found in report.values["provenance"]["scenarios"].values()
+        if found
+    ]
+    return f"perfmodel {report.values['provenance']['perfmodel']}, scenario {', '.join(hashes[:3])}"
+
+
 def _name(part: Part) -> str:
     return scenario_title(part.scenario)
 
 
-def _part(part: Part, number: int) -> Cell:
+MOST_ACROSS = 4
+"""Scenarios beside each other in one table: more do not fit the width of a printed page."""
+
+
+def _decided(report: Report) -> Cell | None:
+    """Decisions below each other, where there are several."""
+    rows: list[Cell] = [
+        {
+            "name": part.label,
+            "reason": part.values["decision_reason"] or part.values["reason"] or "",
+            "tiles": tiles(part, f"scenarios.{number}") if part.values["decision"] else [],
+        }
+        for number, part in enumerate(report.parts)
+    ]
+    known = [row["tiles"] for row in rows if row["tiles"]]
+    if len(rows) < 2 or not known:
+        return None
+    # a scenario whose GPUs have no price, or whose requests have one token, lacks figures of the others
+    heads = list(dict.fromkeys(figure.label for own in known for figure in own))
+    for row in rows:
+        by_label = {figure.label: figure for figure in row["tiles"]}
+        row["cells"] = [by_label.get(label) for label in heads] if by_label else []
+    return {"heads": heads, "rows": rows}
+
+
+def _part(part: Part, number: int, is_interactive: bool) -> Cell:
     at = f"scenarios.{number}"
     shown: Cell = {
         "number": number,
@@ -85,20 +143,27 @@ def _part(part: Part, number: int) -> Cell:
     figures = step_figures(part, at)
     costs = cost_figures(part, at)
     priced = part.values["money"]["usd_per_gpu_hour"] > 0.0
-    charts = scenario_charts(part.values)
+    charts = (
+        {name: embed(chart, f"{number}-{name}") for name, chart in scenario_charts(part.values).items()}
+        if is_interactive
+        else {}
+    )
+    charts = scenario_drawings(part.values, at) | charts
     return shown | {
         "tiles": [*(costs if priced else []), *figures[:_TILES]],
         "facts": figures[_TILES:],
         "priced": priced,
         "basis": part.values["step"]["basis"]["text"],
         "traffic_basis": part.values["serve"]["basis"]["text"] if part.values["serve"] else "",
-        "traffic_answer": traffic_answer(part),
+        "traffic_answer": traffic_answer(part, has_cost=part.values["decision"] is None),
         "serve_reason": part.values["serve_reason"],
         "latencies": latency_rows(part, at),
         "traffic": traffic_figures(part, at),
         "fleet_title": fleet_title(part) if fleet_rows(part, at) else "",
         "fleet": fleet_rows(part, at),
-        "charts": {name: embed(chart, f"{number}-{name}") for name, chart in charts.items()},
+        "charts": charts,
+        "decision": _decision(part, at),
+        "decision_reason": part.values["decision_reason"],
         "breakdown": _breakdown(part, at),
         "levers": _levers(part, at),
         "left_out": list(part.values["sensitivity"]["left_out"].items()),
@@ -116,6 +181,47 @@ def _assumptions(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
         repeats = row["source"] and owner != row["what"]
         shown.append({**row, "source": f"as {owner}" if repeats else row["source"]})
     return shown
+
+
+def _decision(part: Part, at: str) -> Cell | None:
+    """Page 1, and what belongs to it."""
+    found = part.values["decision"]
+    if found is None:
+        return None
+    bridge = found["bridge"] or []
+    return {
+        "sentence": sentence(part),
+        "basis": basis_words(part),
+        "tiles": tiles(part, at),
+        "risks": risks(part, at),
+        "months": months(part, at),
+        "growth": growth_words(part),
+        "year": [
+            "-" if usd_ is None else Figure(f"{at}.decision.year_usd.{course}", "", usd_, amount(usd_))
+            for course, usd_ in found["year_usd"].items()
+        ],
+        "terms": terms(part, at),
+        "not_included": found["not_included"],
+        "break_even": break_even_words(part),
+        "bridge": [
+            (
+                row["component"],
+                Figure(
+                    f"{at}.decision.bridge.{n}.usd",
+                    "",
+                    row["usd"],
+                    _signed(row["usd"], usd) if n else usd(row["usd"]),
+                ),
+            )
+            for n, row in enumerate(bridge)
+        ],
+        "total": Figure(
+            f"{at}.decision.usd_per_million_tokens",
+            "",
+            found["usd_per_million_tokens"],
+            usd(found["usd_per_million_tokens"]),
+        ),
+    }
 
 
 _TILES = 3
@@ -181,19 +287,36 @@ def _break_even(part: Part, at: str) -> Cell | None:
     }
 
 
-def _comparison(rows: Sequence[Mapping[str, Any]]) -> Cell | None:
+def _comparison(rows: Sequence[Mapping[str, Any]], is_interactive: bool) -> Cell | None:
     if not rows:
         return None
-    chart = comparison_chart(rows)
+    if is_interactive:
+        figure = comparison_chart(rows)
+        chart = embed(figure, "comparison") if figure is not None else ""
+    else:
+        chart = comparison_drawing(rows) or ""
     return {
         "names": [row["name"] for row in rows],
+        "tables": [
+            _compared_table(rows, range(start, min(start + MOST_ACROSS, len(rows))))
+            for start in range(0, len(rows), MOST_ACROSS)
+        ],
+        "chart": chart,
+        "differences": [
+            _difference(row, number, is_interactive) for number, row in enumerate(rows) if number
+        ],
+    }
+
+
+def _compared_table(rows: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> Cell:
+    """Some of the scenarios, a column each."""
+    return {
+        "names": [rows[number]["name"] for number in chosen],
         "lines": [
-            (label, [_compared(row, number, key, text) for number, row in enumerate(rows)])
+            (label, [_compared(rows[number], number, key, text) for number in chosen])
             for key, label, text in _COMPARED
             if any(row[key] is not None for row in rows)
         ],
-        "chart": embed(chart, "comparison") if chart is not None else "",
-        "differences": [_difference(row, number) for number, row in enumerate(rows) if number],
     }
 
 
@@ -206,7 +329,7 @@ def _compared(row: Mapping[str, Any], number: int, key: str, text: Any) -> Figur
     return Figure(f"comparison.{number}.{key}", "", value, text(value), interval_text=said)
 
 
-def _difference(row: Mapping[str, Any], number: int) -> Cell:
+def _difference(row: Mapping[str, Any], number: int, is_interactive: bool) -> Cell:
     found = row["difference"]
     if found is None:
         return {"name": row["name"], "reason": row["difference_reason"]}
@@ -220,7 +343,9 @@ def _difference(row: Mapping[str, Any], number: int) -> Cell:
         ),
         "charts": [
             embed(chart, f"difference-{number}-{key}") for key, chart in difference_charts(found).items()
-        ],
+        ]
+        if is_interactive
+        else list(difference_drawings(found, at).values()),
         "rows": [
             {
                 "component": part["component"],

@@ -1,11 +1,12 @@
 """A report in words: questions, answers, and the rows of its tables as (key, label, value, text)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.answers.caveats import condition
 from perfmodel.output.formats import count, duration, percent, significant, usd
+from perfmodel.output.report.decision_words import sentence
+from perfmodel.output.report.figure import Figure, dollars, figure_of
 from perfmodel.output.serve.fleet_words import fleet_sizes
 from perfmodel.output.step.page import question
 from perfmodel.report.content import Report
@@ -16,20 +17,6 @@ from perfmodel.spec.slo import Slo
 from perfmodel.units import MEGA, PERCENT
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of a report."""
-
-    key: str
-    """Its place in ``perfmodel report --json``, e.g. ``scenarios.0.step.tpot_s``."""
-    label: str
-    value: float
-    text: str
-    interval: tuple[float, float] | None = None
-    interval_text: str = ""
-    note: str = ""
-
-
 def report_values(report: Report) -> dict[str, Any]:
     """``perfmodel report --json``: the report's values with each scenario's question and answer in words."""
     scenarios = [
@@ -38,6 +25,7 @@ def report_values(report: Report) -> dict[str, Any]:
             "question": question(part.scenario),
             "answer": answer(part),
             "traffic_answer": traffic_answer(part),
+            "decision_answer": sentence(part),
         }
         for part in report.parts
     ]
@@ -81,8 +69,10 @@ def _gpus(number: int, scenario: Scenario) -> str:
     return number_of(number, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
 
 
-def traffic_answer(part: Part) -> str:
-    """What the traffic costs and how long it waits, in one sentence; empty where it is not simulated."""
+def traffic_answer(part: Part, *, has_cost: bool = True) -> str:
+    """What the traffic costs (left out where a decision says it) and how long it waits, in one sentence; empty where
+    it is not simulated.
+    """
     if part.serve is None:
         return ""
     values, money = part.serve.values, part.values["money"]
@@ -93,7 +83,7 @@ def traffic_answer(part: Part) -> str:
         f"{_gpus(money['num_gpus'], part.scenario)} see a first token after {duration(ttft['p50'])} in the median "
         f"({duration(ttft['p99'])} at p99) and end after {duration(e2e['p50'])} ({duration(e2e['p99'])})"
     )
-    if money["usd_per_gpu_hour"]:
+    if money["usd_per_gpu_hour"] and has_cost:
         text += (
             f"; paid for the whole run, these GPUs cost {usd(served['usd_per_million_total_tokens'])} per million "
             f"tokens, input and output together, and {dollars(money['usd_per_month'])} per month"
@@ -103,11 +93,6 @@ def traffic_answer(part: Part) -> str:
         text += f"; the traffic asks for {percent(fill / PERCENT)} of the output tokens/s of full batches"
     even = condition(part.scenario)
     return f"{text}{f', {even}' if even else ''}."
-
-
-def dollars(value: float | None) -> str:
-    """An amount to pay: whole dollars with separators from a hundred on, else as a price."""
-    return f"${value:,.0f}" if value is not None and value >= 100.0 else usd(value)
 
 
 # --- figures of one scenario ----------------------------------------------------------------------------------------
@@ -152,7 +137,8 @@ def traffic_figures(part: Part, at: str) -> list[Figure]:
     values, served = part.values["serve"], part.values["money"]["served"]
     rates = [row for row in _SERVE if row[0] != "goodput_requests_per_s" or part.scenario.slo != Slo()]
     priced = part.values["money"]["usd_per_gpu_hour"] > 0.0
-    costs = [row for row in _SERVED if priced or row[2] is not usd]
+    decided = part.values["decision"] is not None  # which has one price, at the load that it sizes for
+    costs = [row for row in _SERVED if (priced and not decided) or row[2] is not usd]
     bounded = {**served, "intervals": values.get("intervals", {})}
     return [*_figures(values, f"{at}.serve", rates), *_figures(bounded, f"{at}.money.served", costs)]
 
@@ -172,7 +158,7 @@ def latency_rows(part: Part, at: str) -> list[tuple[str, list[Figure]]]:
         if found is not None:
             bounds = part.values["serve"].get("intervals", {})
             cells = [
-                _figure(f"{at}.serve.{key}.{one}", one, found[one], duration, bounds.get(f"{key}.{one}"))
+                figure_of(f"{at}.serve.{key}.{one}", one, found[one], duration, bounds.get(f"{key}.{one}"))
                 for one in ("mean", "p50", "p90", "p99")
             ]
             rows.append((name, cells))
@@ -187,7 +173,7 @@ def fleet_rows(part: Part, at: str) -> list[tuple[str, list[Figure], str]]:
     rows = []
     for key, name, size, note in fleet_sizes(fleet, part.values["serve"]["capacity_used_pct"]):
         cells = [
-            _figure(f"{at}.money.fleet.{key}.{one}", label, size[one], text)
+            figure_of(f"{at}.money.fleet.{key}.{one}", label, size[one], text)
             for one, label, text in (
                 ("requests_per_s_per_replica", "requests/s per replica", significant),
                 ("replicas", "replicas", count),
@@ -216,12 +202,7 @@ def _figures(values: Mapping[str, Any], at: str, wanted: Any) -> Iterator[Figure
     intervals = values.get("intervals", {})
     for key, label, text in wanted:
         if values.get(key) is not None:
-            yield _figure(f"{at}.{key}", label, values[key], text, intervals.get(key))
-
-
-def _figure(key: str, label: str, value: float, text: Any, bounds: Any = None) -> Figure:
-    said = f"{text(bounds[0])} to {text(bounds[1])}" if bounds else ""
-    return Figure(key, label, value, text(value), (bounds[0], bounds[1]) if bounds else None, said)
+            yield figure_of(f"{at}.{key}", label, values[key], text, intervals.get(key))
 
 
 def _pct(value: float) -> str:

@@ -1,0 +1,37 @@
+"""The docs have an order, every page is in it once, and opens with what its reader will be able to do."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = sorted(page for page in DOCS.glob("*.md"))
+
+
+def test_every_page_has_its_place():
+    text = (DOCS / "index.md").read_text()
+    linked = re.findall(r"\]\(([\w.]+\.md)\)", text)
+    assert sorted(linked) == sorted(page.name for page in PAGES if page.name != "index.md")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[:5] == [
+        "Start",
+        "Ask",
+        "Trust",
+        "Calibrate",
+        "Extend",
+    ]
+    assert text.index("log.md") > text.index("## For developers")
+    assert text.index("table7.md") > text.index("## For developers")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_opens_with_what_its_reader_will_be_able_to_do(page):
+    head, _, opens = page.read_text().partition("\n\n")
+    assert head.startswith("# ")
+    assert opens.startswith("With this page you can ")
+
+
+def test_links_lead_somewhere():
+    for page in [*PAGES, DOCS.parent / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
