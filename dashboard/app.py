@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import session
 from dashboard.show import plain
 from dashboard.sidebar import sidebar
+from perfmodel.errors import WorkerError
 
 TIMES = "PERFMODEL_DASHBOARD_TIMES"  # set: every run of the script says how long it took
 
@@ -46,7 +47,10 @@ def main() -> None:
         st.error(plain(f"{text}. The scenario is as it was."), icon=":material/error:")
     for text in notes:
         st.info(plain(text), icon=":material/info:")
-    page.run()
+    try:
+        page.run()
+    except WorkerError as error:
+        st.error(plain(str(error)), icon=":material/error:")
     if os.environ.get(TIMES):
         print(f"redrawn {page.title} in {time.perf_counter() - started:.4f} s", file=sys.stderr, flush=True)
 

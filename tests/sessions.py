@@ -21,6 +21,35 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = patient_s(60.0)
 
 
+class Served(int):
+    """A dashboard's port, with the process group that serves it."""
+
+    def __new__(cls, port, group):
+        found = super().__new__(cls, port)
+        found.group = group
+        return found
+
+    def cpu_s(self):
+        """CPU seconds that the whole group has taken so far, those of its children that have ended included."""
+        ticks = 0
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = status.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            if int(fields[2]) == self.group:
+                ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def quiet_cpu_s(self, pause_s=0.05):
+        """The same, once nothing is computed any more: what a run leaves behind delays whoever comes next."""
+        before, now = -1.0, self.cpu_s()
+        while now - before > 0.011:
+            time.sleep(pause_s)
+            before, now = now, self.cpu_s()
+        return now
+
+
 @contextmanager
 def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environment):
     """Port of a dashboard that was started as a user starts it, by ``command`` on a free port; what it says goes to
@@ -39,7 +68,7 @@ def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environme
     )
     try:
         wait_until_served(port)
-        yield port
+        yield Served(port, process.pid)
     finally:
         os.killpg(process.pid, 15)
         process.wait(20)
@@ -79,7 +108,7 @@ class Session:
         self.shown = Shown()
 
     def run(self, **changed):
-        """Run the script, with sliders and number inputs (user keys) moved to new values, and read until it is over."""
+        """Run the script, with controls (user keys) moved to new values, and read until it is over."""
         message = BackMsg()
         message.rerun_script.query_string = self.query
         for key, value in changed.items():
@@ -87,6 +116,10 @@ class Session:
             state = WidgetState(id=found)
             if kind == "number_input":
                 state.double_value = value
+            elif kind == "selectbox":
+                state.string_value = value
+            elif kind == "button_group":
+                state.string_array_value.data.append(value)
             else:
                 state.double_array_value.data.append(value)
             self.states[key] = state

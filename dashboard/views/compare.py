@@ -11,12 +11,11 @@ from dashboard import results, session
 from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.refusal import refuse
-from dashboard.results import Failed
+from dashboard.results import Answered, Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answers.caveats import condition as condition_of
-from perfmodel.answers.step import StepAnswer
 from perfmodel.explore.difference import Difference
 from perfmodel.ops.limits import batch_of
 from perfmodel.output.charts.curve import trade_offs_chart
@@ -159,7 +158,7 @@ def _overlaps() -> bool:
     return session.scenario().deployment.overlap not in ("sequential", "tbo-report")
 
 
-def _metrics(a: StepAnswer, b: StepAnswer) -> None:
+def _metrics(a: Answered, b: Answered) -> None:
     """B's figures with the change from A."""
     with st.container(horizontal=True):
         for key, text, more_is_better in ROWS[:8]:
@@ -258,7 +257,7 @@ _COLUMNS = {
 }
 
 
-def _table(a: StepAnswer, b: StepAnswer) -> pd.DataFrame:
+def _table(a: Answered, b: Answered) -> pd.DataFrame:
     """All figures in SI units, with the change in percent."""
     keys = [key for key, _, _ in ROWS if a.values[key] is not None or b.values[key] is not None]
     rows = pd.DataFrame(

@@ -5,10 +5,9 @@ import streamlit as st
 
 from dashboard import results
 from dashboard.refusal import refuse
-from dashboard.results import Failed
+from dashboard.results import Answered, Failed
 from dashboard.show import caveats, chart, downloads, plain
 from dashboard.words import HELP
-from perfmodel.answers.step import StepAnswer
 from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart, variants_chart
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.spec.scenario import Scenario
@@ -43,7 +42,7 @@ def render(scenario: Scenario) -> None:
     caveats(found.values)
 
 
-def _figures(scenario: Scenario, found: StepAnswer) -> None:
+def _figures(scenario: Scenario, found: Answered) -> None:
     active, real = found.values["active_parameters"], found.values["real_experts"]
     loads = results.rank_loads(scenario)
     with st.container(horizontal=True):
@@ -76,7 +75,7 @@ def _figures(scenario: Scenario, found: StepAnswer) -> None:
             )
 
 
-def _activation(scenario: Scenario, found: StepAnswer) -> None:
+def _activation(scenario: Scenario, found: Answered) -> None:
     moe = scenario.model.moe
     assert moe is not None
     st.subheader(

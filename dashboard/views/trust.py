@@ -9,12 +9,11 @@ import streamlit as st
 from dashboard import results
 from dashboard.recorded import number_column, show_summary, summary_table, validation
 from dashboard.refusal import refuse
-from dashboard.results import Failed
+from dashboard.results import Answered, Failed
 from dashboard.show import caveats, downloads, plain
 from dashboard.trusted import (
     Basis,
     Nearest,
-    basis_of,
     days,
     kernel_row,
     nearest_of,
@@ -23,7 +22,6 @@ from dashboard.trusted import (
     tested,
 )
 from dashboard.words import TRUST
-from perfmodel.answers.step import StepAnswer
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.output.formats import percent
 from perfmodel.output.validation.page import quantity_name
@@ -44,9 +42,10 @@ def render(scenario: Scenario) -> None:
     validation(record)
 
 
-def _scenario(scenario: Scenario, found: StepAnswer, record: Recorded) -> None:
+def _scenario(scenario: Scenario, found: Answered, record: Recorded) -> None:
     """What supports this scenario's figures."""
-    basis, evidence = basis_of(found), closest(scenario, record)
+    basis, evidence = results.basis(scenario), closest(scenario, record)
+    assert isinstance(basis, Basis)  # an answered scenario has one
     nearest = nearest_of(scenario, evidence)
     timed = found.values["basis"]["fractions"]["timed"]
     _at_a_glance(basis, nearest, timed, scenario.cluster.gpu.kind)

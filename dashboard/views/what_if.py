@@ -7,12 +7,12 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
+from dashboard.pool import begin
 from dashboard.refusal import refuse
-from dashboard.results import Failed
+from dashboard.results import Answered, Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
-from perfmodel.answers.step import StepAnswer
 from perfmodel.ops.limits import batch_of
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.curve import trade_off_chart
@@ -43,6 +43,8 @@ FACTS: tuple[tuple[str, Any], ...] = (
 
 def render(scenario: Scenario) -> None:
     """The page."""
+    begin(results.answer, scenario)
+    begin(results.curve, scenario)
     found = results.answer(scenario)
     st.markdown(plain(question(scenario)))
     if isinstance(found, Failed):
@@ -92,7 +94,7 @@ def _figures(values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> 
             )
 
 
-def _trade_off(scenario: Scenario, found: StepAnswer) -> None:
+def _trade_off(scenario: Scenario, found: Answered) -> None:
     """The curve, by throughput or by cost."""
     prefill = scenario.deployment.phase == "prefill"
     x = "ttft_s" if prefill else "tokens_per_s_per_user"

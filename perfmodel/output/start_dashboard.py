@@ -12,13 +12,16 @@ OPTIONS = {
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
     "runner.magicEnabled": "false",
+    "runner.postScriptGC": "false",
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "1",
+    "server.showEmailPrompt": "false",
     "theme.light.primaryColor": PREDICTED,
     "theme.dark.primaryColor": OP_CLASS_COLOURS["dense_ffn"],
 }
-"""Streamlit's settings: nothing is sent home, a defect shows no paths of this machine, uploads are scenarios (MB), the
-charts' own colours."""
+"""Streamlit's settings: nothing is sent home, nobody is asked for an e-mail address, a defect shows no paths of this
+machine, no collection of all garbage after every redraw (a third of its time, under the lock that all sessions share),
+uploads are scenarios (MB), the charts' own colours."""
 
 
 def check_installed() -> None:
