@@ -38,6 +38,12 @@ class Kept:
                 self._found.popitem(last=False)
             return kept_one
 
+    def replace(self, key: Hashable, value: Any) -> None:
+        """Keep a result in another's place."""
+        with self._lock:
+            self._found.pop(key, None)
+        self.put(key, value)
+
 
 _keyed: WeakValueDictionary[int, Scenario] = WeakValueDictionary()
 _keys: dict[int, str] = {}

@@ -38,12 +38,18 @@ LOOK_S = 0.05
 """Between two looks at whether a session still waits, and at how far a run has come."""
 GRACE_S = 1.0
 """That a run goes on which nobody waits for: an answer of a tenth of a second is worth keeping, a minute's is not."""
+MOST_HOMES = 1024
+"""Of which it is known what they hold."""
 FORKED_FROM = "dashboard.forked"
 """What the process holds from which all others are forked."""
 
 
 def pooled(
-    most: int = MOST_KEPT, *, slow: bool = False, key: Callable[..., tuple[Any, ...]] | None = None
+    most: int = MOST_KEPT,
+    *,
+    slow: bool = False,
+    key: Callable[..., tuple[Any, ...]] | None = None,
+    near: Callable[..., Hashable] | None = None,
 ) -> Callable[[F], F]:
     """A function of scenarios and other plain values that runs in the pool, its last ``most`` results kept.
 
@@ -56,6 +62,8 @@ def pooled(
         most: results that are kept.
         slow: it takes seconds: all but one process may be busy with such at the same time.
         key: by what a result is kept, of the same arguments; all of them otherwise.
+        near: what calls share that a process remembers (tables that take long to fill), of the same arguments; those
+            that share it go to one process while that is free. None: any process is as good.
     """
 
     def decorate(function: F) -> F:
@@ -66,8 +74,9 @@ def pooled(
             named = (where, key_of_call(key(*arguments) if key is not None else arguments))
             return results.get(named), named
 
-        def call_of(arguments: tuple[Any, ...], reports: bool) -> Call:
-            return (*where, arguments, reports)
+        def new(named: Hashable, arguments: tuple[Any, ...], reports: bool = False) -> _Job:
+            shared = near(*arguments) if near is not None else None
+            return _Job(results, named, (*where, arguments, reports), slow=slow, near=shared)
 
         @wraps(function)
         def found(*arguments: Any, progress: Progress | None = None) -> Any:
@@ -77,14 +86,12 @@ def pooled(
             if _pool is None:
                 value = function(*arguments, **({"progress": progress} if progress is not None else {}))
                 return results.put(named, value)
-            return _pool.result(
-                _Job(results, named, call_of(arguments, progress is not None), slow=slow), progress
-            )
+            return _pool.result(new(named, arguments, progress is not None), progress)
 
         def start(*arguments: Any) -> None:
             known, named = known_of(arguments)
             if known is None and _pool is not None:
-                _pool.begin(_Job(results, named, call_of(arguments, False), slow=slow))
+                _pool.begin(new(named, arguments))
 
         found.start = start  # type: ignore[attr-defined]
         return cast(F, found)
@@ -100,8 +107,8 @@ def begin(function: Callable[..., Any], *arguments: Any) -> None:
 class _Job:
     """One run of a function, for whoever waits for it. All but ``done`` is guarded by the pool's lock."""
 
-    def __init__(self, results: Kept, key: Hashable, call: Call, *, slow: bool) -> None:
-        self.results, self.key, self.call, self.slow = results, key, call, slow
+    def __init__(self, results: Kept, key: Hashable, call: Call, *, slow: bool, near: Hashable) -> None:
+        self.results, self.key, self.call, self.slow, self.near = results, key, call, slow, near
         self.done = Event()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -127,8 +134,11 @@ class Pool:
         self._queue: list[_Job] = []
         self._slow = 0
         self._most_slow = max(count - 1, 1)
-        for _ in range(count):
-            Thread(target=self._keep, daemon=True).start()
+        self._homes = Kept(MOST_HOMES)
+        """What jobs share -> the process that did the last of them."""
+        self._idle: set[int] = set()
+        for number in range(count):
+            Thread(target=self._keep, args=(number,), daemon=True).start()
 
     def begin(self, new: _Job, *, waits: bool = False) -> _Job:
         """Have a job done; the run under way of the same, where there is one."""
@@ -136,7 +146,7 @@ class Pool:
             job = self._jobs.setdefault(new.key, new)
             if job is new:
                 self._queue.append(new)
-                self._change.notify()
+                self._change.notify_all()
             if waits:
                 job.waiting += 1
                 job.left_at = None
@@ -161,25 +171,35 @@ class Pool:
             raise job.error
         return job.value
 
-    def _next(self) -> _Job:
-        """The first job that may begin; those that everybody has left are dropped."""
+    def _next(self, number: int) -> _Job:
+        """The first job that a process may begin; those that everybody has left are dropped."""
         with self._change:
+            self._idle.add(number)
             while True:
                 for job in [job for job in self._queue if job.is_left()]:
                     self._queue.remove(job)
                     del self._jobs[job.key]
                 for job in self._queue:
-                    if not job.slow or self._slow < self._most_slow:
+                    if self._may(number, job):
                         self._queue.remove(job)
+                        self._idle.remove(number)
                         self._slow += job.slow
+                        if job.near is not None:
+                            self._homes.replace(job.near, number)
                         return job
                 self._change.wait()
 
-    def _keep(self) -> None:
+    def _may(self, number: int, job: _Job) -> bool:
+        """Whether a process may begin a job: not if its tables are in another one that is free."""
+        home = self._homes.get(job.near) if job.near is not None else None
+        free = home is None or home == number or home not in self._idle
+        return free and (not job.slow or self._slow < self._most_slow)
+
+    def _keep(self, number: int) -> None:
         """One process: hand it jobs, and start another one where it has ended or had to be."""
         worker = _Worker(self._context)
         while True:
-            job = self._next()
+            job = self._next(number)
             try:
                 worker = self._run(worker, job)
             finally:

@@ -15,9 +15,11 @@ def process_of(name):
 
 @pooled(8)
 def noted(folder, name, seconds):
-    """Leaves a file when it begins and another when it has ended."""
+    """Leaves a file when it begins and another when it has ended: after some seconds, or when it is let go."""
     (folder / f"{name}.begun").touch()
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (folder / "go").exists():
+        time.sleep(0.01)
     (folder / f"{name}.ended").touch()
     return name
 

@@ -71,7 +71,7 @@ def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environme
         yield Served(port, process.pid)
     finally:
         os.killpg(process.pid, 15)
-        process.wait(20)
+        process.wait(SECONDS)
 
 
 def wait_until_served(port):

@@ -52,7 +52,7 @@ def until(condition):
 def test_results_are_those_of_the_functions_and_come_from_another_process(processes):
     scenario = load_scenario("longcat-flash-h800", ["deployment.batch_per_gpu=48"])
     assert results.answer(scenario).values == answer_step(scenario, over_steps=False).values
-    assert results.curve(scenario).equals(batch_curve(scenario))
+    assert results._curve(scenario).equals(batch_curve(scenario))
     assert pooled_work.process_of("a")[0] != os.getpid()
 
 
@@ -61,7 +61,7 @@ def test_a_result_is_kept_by_what_the_arguments_say(processes):
     assert pooled_work.process_of("kept") != pooled_work.process_of("other")
     assert pooled_work.by_number(1, "a") == pooled_work.by_number(1, "b") == (1, "a")
     scenario = load_scenario("longcat-flash-h800")
-    assert results.answer(scenario) is results.answer(load_scenario("longcat-flash-h800"))
+    assert results.layer(scenario) is results.layer(load_scenario("longcat-flash-h800"))
     assert key_of(scenario) != key_of(load_scenario("longcat-flash-h800", ["seed=5"]))
 
 
@@ -108,16 +108,16 @@ def test_a_mistake_is_raised_where_it_was_asked_and_the_pool_goes_on(processes):
 
 def test_a_run_that_has_not_begun_is_dropped_when_all_have_left(processes, tmp_path, leaving):
     with ThreadPoolExecutor(3) as threads:
-        busy = [threads.submit(pooled_work.noted, tmp_path, name, 0.6) for name in ("one", "two")]
-        until((tmp_path / "two.begun").exists)
+        busy = [threads.submit(pooled_work.noted, tmp_path, name, 60.0) for name in ("one", "two")]
+        until(lambda: all((tmp_path / f"{name}.begun").exists() for name in ("one", "two")))
         dropped = threads.submit(pooled_work.noted, tmp_path, "dropped", 0.0)
-        time.sleep(0.1)
+        until(lambda: processes._queue)
         leaving.append("everybody")
         for run in (*busy, dropped):
             with pytest.raises(Left):
                 run.result()
     leaving.clear()
-    until((tmp_path / "one.ended").exists)
+    (tmp_path / "go").touch()
     assert pooled_work.process_of("after what was dropped")
     assert not (tmp_path / "dropped.begun").exists()
     assert pooled_work.noted(tmp_path, "dropped", 0.0) == "dropped"  # whoever comes back has it
@@ -142,10 +142,11 @@ def test_a_long_run_that_all_have_left_is_ended(processes, tmp_path, leaving):
 
 def test_what_is_slow_leaves_a_process_to_what_is_not(processes, tmp_path):
     with ThreadPoolExecutor(3) as threads:
-        runs = [threads.submit(pooled_work.slowly, tmp_path, name, 1.5) for name in ("x", "y")]
+        runs = [threads.submit(pooled_work.slowly, tmp_path, name, 60.0) for name in ("x", "y")]
         until(lambda: any((tmp_path / f"{name}.begun").exists() for name in "xy"))
         assert pooled_work.noted(tmp_path, "quick", 0.0) == "quick"
-        assert not all((tmp_path / f"{name}.ended").exists() for name in "xy")
+        assert not all((tmp_path / f"{name}.begun").exists() for name in "xy")
+        (tmp_path / "go").touch()
         assert [run.result() for run in runs] == ["x", "y"]
 
 

@@ -10,11 +10,12 @@ import streamlit as st
 from dashboard import session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
+from dashboard.pool import Progress
 from dashboard.refusal import refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_controls import controls
-from dashboard.traffic_runs import Box, Progress, Run, add_points, box_of, fill, served_by_page, written
+from dashboard.traffic_runs import Box, Run, add_points, box_of, fill, served_by_page, written
 from dashboard.words import TRAFFIC
 from perfmodel.explore.goodput import POINTS, largest_good
 from perfmodel.explore.speeds import drawn_rate, fixed_rate

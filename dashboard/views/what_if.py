@@ -7,7 +7,6 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
-from dashboard.pool import begin
 from dashboard.refusal import refuse
 from dashboard.results import Answered, Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
@@ -43,8 +42,7 @@ FACTS: tuple[tuple[str, Any], ...] = (
 
 def render(scenario: Scenario) -> None:
     """The page."""
-    begin(results.answer, scenario)
-    begin(results.curve, scenario)
+    results.start(scenario)
     found = results.answer(scenario)
     st.markdown(plain(question(scenario)))
     if isinstance(found, Failed):

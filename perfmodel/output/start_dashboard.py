@@ -1,6 +1,7 @@
 """Starting the dashboard: Streamlit as a process of its own, on this machine only unless asked otherwise."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -58,8 +59,15 @@ def dashboard_command(port: int, *, address: str, headless: bool) -> list[str]:
 
 
 def run_dashboard(port: int, *, address: str, headless: bool) -> int:
-    """Serve until interrupted; the process's exit code."""
+    """Serve until interrupted or ended; the process's exit code.
+
+    The server takes this process's place where the system has that, so that whoever ends the command ends the server.
+    """
     command = dashboard_command(port, address=address, headless=headless)
+    if os.name == "posix":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(command[0], command)
     try:
         return subprocess.call(command)
     except KeyboardInterrupt:
