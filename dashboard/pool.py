@@ -27,7 +27,6 @@ from typing import Any, TypeVar, cast
 
 from dashboard.cache import MOST_KEPT, Kept, key_of_call
 from perfmodel.errors import WorkerError
-from perfmodel.workers.machine import cores
 
 F = TypeVar("F", bound=Callable[..., Any])
 Progress = Callable[[int, int], None]
@@ -300,10 +299,10 @@ def _nothing() -> None:
 _pool: Pool | None = None
 
 
-def start_pool(count: int | None = None) -> None:
-    """Start the processes of this server: as many as it has cores, and two at least, so that what is slow delays
-    nobody; the calls of :func:`pooled` functions go there from now on.
+def start_pool(count: int) -> None:
+    """Start the processes of this server, two at least, so that what is slow delays nobody; calls of :func:`pooled`
+    functions go there from now on.
     """
     global _pool
     if _pool is None and hasattr(os, "fork"):
-        _pool = Pool(max(count or cores(), 2))
+        _pool = Pool(max(count, 2))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,9 +24,9 @@ SECONDS = patient_s(60.0)
 class Served(int):
     """A dashboard's port, with the process group that serves it."""
 
-    def __new__(cls, port, group):
+    def __new__(cls, port, process):
         found = super().__new__(cls, port)
-        found.group = group
+        found.process, found.group = process, process.pid
         return found
 
     def cpu_s(self):
@@ -68,9 +68,10 @@ def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", **environme
     )
     try:
         wait_until_served(port)
-        yield Served(port, process.pid)
+        yield Served(port, process)
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):  # a test has ended it
+            os.killpg(process.pid, 15)
         process.wait(SECONDS)
 
 
@@ -99,10 +100,13 @@ class Shown:
 class Session:
     """One user."""
 
-    def __init__(self, port, query=""):
+    def __init__(self, port, query="", cookie=""):
         self.query = query
         address = f"ws://127.0.0.1:{port}/_stcore/stream"
-        self.connection = connect(address, subprotocols=["streamlit"], max_size=None, proxy=None)
+        headers = {"Cookie": cookie} if cookie else {}
+        self.connection = connect(
+            address, subprotocols=["streamlit"], max_size=None, proxy=None, additional_headers=headers
+        )
         self.socket = self.connection.__enter__()
         self.states = {}
         self.shown = Shown()

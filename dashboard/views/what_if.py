@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
 from dashboard.refusal import refuse
-from dashboard.results import Answered, Failed
+from dashboard.results import Failed
 from dashboard.show import caveats, chart, condition, downloads, plain
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
@@ -50,7 +50,7 @@ def render(scenario: Scenario) -> None:
         return
     condition(scenario)
     _figures(found.values, HEADLINES)
-    _trade_off(scenario, found)
+    curve = st.container()  # filled last: what is there already is shown meanwhile
     left, right = st.columns(2)
     with left:
         st.subheader(
@@ -71,6 +71,8 @@ def render(scenario: Scenario) -> None:
         )
     _figures(found.values, FACTS)
     caveats(found.values)
+    with curve:
+        _trade_off(scenario)
     _take_away(scenario)
 
 
@@ -92,8 +94,9 @@ def _figures(values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> 
             )
 
 
-def _trade_off(scenario: Scenario, found: Answered) -> None:
-    """The curve, by throughput or by cost."""
+@st.fragment
+def _trade_off(scenario: Scenario) -> None:
+    """The curve, by throughput or by cost; the switch redraws nothing else."""
     prefill = scenario.deployment.phase == "prefill"
     x = "ttft_s" if prefill else "tokens_per_s_per_user"
     kind = "input" if prefill else "output"

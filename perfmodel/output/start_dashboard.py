@@ -24,6 +24,9 @@ OPTIONS = {
 machine, no collection of all garbage after every redraw (a third of its time, under the lock that all sessions share),
 uploads are scenarios (MB), the charts' own colours."""
 
+MOST_WORKERS = 64
+"""Servers; each takes 0.4 GB and more."""
+
 
 def check_installed() -> None:
     """Refuse to start what is not there.
@@ -39,14 +42,18 @@ def check_installed() -> None:
             )
 
 
-def dashboard_command(port: int, *, address: str, headless: bool) -> list[str]:
+def dashboard_command(port: int, *, address: str, headless: bool, workers: int = 1) -> list[str]:
     """The command that serves the dashboard.
 
     Raises:
-        SpecError: a port out of range; DataError: something is not installed.
+        SpecError: a port or a number of servers out of range; DataError: something is not installed.
     """
     if not 0 < port < 2**16:
         raise SpecError(f"--port {port}: must be from 1 to {2**16 - 1}")
+    if not 0 < workers <= MOST_WORKERS:
+        raise SpecError(
+            f"--workers {workers}: must be from 1 to {MOST_WORKERS}; give as many as there are cores"
+        )
     check_installed()
     options = {
         **OPTIONS,
@@ -55,15 +62,16 @@ def dashboard_command(port: int, *, address: str, headless: bool) -> list[str]:
         "server.headless": str(headless).lower(),
     }
     words = [f"--{key}={value}" for key, value in options.items()]
-    return [sys.executable, "-m", "dashboard", *words]
+    several = [f"--workers={workers}"] if workers > 1 else []
+    return [sys.executable, "-m", "dashboard", *several, *words]
 
 
-def run_dashboard(port: int, *, address: str, headless: bool) -> int:
+def run_dashboard(port: int, *, address: str, headless: bool, workers: int) -> int:
     """Serve until interrupted or ended; the process's exit code.
 
     The server takes this process's place where the system has that, so that whoever ends the command ends the server.
     """
-    command = dashboard_command(port, address=address, headless=headless)
+    command = dashboard_command(port, address=address, headless=headless, workers=workers)
     if os.name == "posix":
         sys.stdout.flush()
         sys.stderr.flush()
