@@ -40,6 +40,8 @@ POISSON_MEAN = 50.0
 """Mean load of the busiest rank up to which every whole load is summed, with exact Poisson probabilities."""
 WIDTH = 8.0
 """Standard deviations on each side of the mean outside which a load is not expected."""
+SURE = 9.0
+"""Standard deviations beyond which a normal deviate's probability is 1 to the last digit (8.3 are enough)."""
 GRID = 97
 """Points of the continuous grid used for larger loads."""
 NODES_PER_DECADE = 8
@@ -375,8 +377,15 @@ def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> t
     elif exact:
         below = poisson_cdf(int(high), means)[int(low) :]
     else:  # Wilson and Hilferty's cube root, which unlike a normal of the load keeps its skewness
-        below = normal_cdf(
-            -3.0 * np.sqrt(x + 1.0) * (np.cbrt(mean / (x + 1.0)) - 1.0 + 1.0 / (9.0 * (x + 1.0)))
+        above = x + 1.0
+        root = np.sqrt(above)
+        # nine deviations above its mean it is below for certain, to the last digit: most ranks are where shares differ
+        open_ = mean > above * np.maximum(1.0 - 1.0 / (9.0 * above) - SURE / (3.0 * root), 0.0) ** 3
+        row, column = np.nonzero(open_)
+        at_row = above[row, 0]
+        below = np.ones_like(x * mean)
+        below[open_] = normal_cdf(
+            -3.0 * root[row, 0] * (np.cbrt(mean[0, column] / at_row) - 1.0 + 1.0 / (9.0 * at_row))
         )
     below = np.maximum(below, 1e-300)
     at = np.exp(x * np.log(mean) - mean - log_gamma(x + 1.0)) / below
