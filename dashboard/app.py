@@ -16,6 +16,7 @@ from perfmodel.errors import WorkerError
 TIMES = "PERFMODEL_DASHBOARD_TIMES"  # set: every run of the script says how long it took
 
 PAGES = (
+    ("plan", "Plan", ":material/savings:"),
     ("what_if", "What-if", ":material/tune:"),
     ("overlap", "Overlap", ":material/layers:"),
     ("experts", "Experts", ":material/alt_route:"),
@@ -23,7 +24,9 @@ PAGES = (
     ("compare", "Compare", ":material/compare_arrows:"),
     ("trust", "Trust", ":material/verified:"),
 )
-# Module of dashboard.views, title, icon; the first is the one that opens. (A string here would be shown on the page.)
+# Module of dashboard.views, title, icon. (A string here would be shown on the page.)
+OPENS = "what_if"  # at the address alone: links name no page
+OWN_QUESTION = ("plan",)  # pages that are not about the sidebar's scenario
 
 
 def main() -> None:
@@ -31,15 +34,16 @@ def main() -> None:
     started = time.perf_counter()
     st.set_page_config(page_title="perfmodel", page_icon="📈", layout="wide")
     session.start()
-    page = st.navigation(
-        [
-            st.Page(
-                _page(module), title=title, icon=icon, url_path=module.replace("_", "-"), default=number == 0
-            )
-            for number, (module, title, icon) in enumerate(PAGES)
-        ]
-    )
-    sidebar(session.scenario())
+    pages = {
+        module: st.Page(
+            _page(module), title=title, icon=icon, url_path=module.replace("_", "-"), default=module == OPENS
+        )
+        for module, title, icon in PAGES
+    }
+    st.session_state[session.PAGES] = pages
+    page = st.navigation(list(pages.values()))
+    if not any(page is pages[module] for module in OWN_QUESTION):
+        sidebar(session.scenario())
     session.write_link()
     st.title(page.title)
     errors, notes = session.said()

@@ -6,11 +6,13 @@ from urllib.parse import parse_qs
 
 import streamlit as st
 
+from dashboard import plan_asked
 from dashboard.asked import Asked, from_query, link_warning
+from dashboard.plan_asked import PlanAsked
 from perfmodel.errors import PerfModelError
 from perfmodel.spec.scenario import Scenario
 
-ASKED, BASELINE, MESSAGES, NOTES = "asked", "baseline", "messages", "notes"
+ASKED, BASELINE, MESSAGES, NOTES, PLAN, PAGES = ("asked", "baseline", "messages", "notes", "plan", "pages")
 """Keys of the session's state."""
 
 
@@ -20,6 +22,7 @@ def start() -> None:
         return
     st.session_state[ASKED] = Asked()
     st.session_state[BASELINE] = None
+    st.session_state[PLAN] = PlanAsked()
     st.session_state[MESSAGES], st.session_state[NOTES] = [], []
     query = {key: st.query_params.get_all(key) for key in st.query_params}
     try:
@@ -29,6 +32,8 @@ def start() -> None:
             warning = link_warning(found, query)
             if warning:
                 note(warning)
+        if query.get("plan"):
+            st.session_state[PLAN] = plan_asked.from_text(query["plan"][-1])
         if query.get("vs"):
             other = parse_qs(query["vs"][-1], keep_blank_values=True)
             st.session_state[BASELINE] = baseline = from_query(other)
@@ -68,6 +73,25 @@ def try_asking(make: Callable[[], Asked]) -> None:
         complain(str(error))
     else:
         ask(new)
+
+
+def page(module: str) -> Any:
+    """A page of the menu, to go there."""
+    return st.session_state[PAGES][module]
+
+
+def plan() -> PlanAsked:
+    """What the planner's page asks."""
+    found: PlanAsked = st.session_state[PLAN]
+    return found
+
+
+def ask_plan(change: Callable[[PlanAsked], PlanAsked]) -> None:
+    """Ask the planner's page something else; a bad value leaves it as it was, with a message."""
+    try:
+        st.session_state[PLAN] = plan_asked.checked(change(plan()))
+    except PerfModelError as error:
+        complain(str(error))
 
 
 def start_again(new: Asked) -> None:
@@ -110,6 +134,8 @@ def write_link() -> None:
     baseline: Asked | None = st.session_state[BASELINE]
     if baseline is not None:
         query["vs"] = urlencode(baseline.query(), doseq=True)
+    if plan().text():
+        query["plan"] = plan().text()
     now = {key: st.query_params.get_all(key) for key in st.query_params}
     if now != {key: [value] if isinstance(value, str) else value for key, value in query.items()}:
         st.query_params.from_dict(query)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,10 +16,11 @@ from perfmodel.spec.scenario import Scenario
 BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
 
 
-def chart(figure: Any, key: str, *, zooms: bool = False) -> None:
-    """A figure as wide as the page, in the theme's colours."""
+def chart(figure: Any, key: str, *, zooms: bool = False, on_select: Callable[[], None] | None = None) -> None:
+    """A figure as wide as the page, in the theme's colours; ``on_select`` is called when a point is clicked."""
     config = {"displaylogo": False, "displayModeBar": "hover" if zooms else False, "modeBarButtons": BUTTONS}
-    st.plotly_chart(figure, width="stretch", theme="streamlit", key=f"chart-{key}", config=config)
+    clicks: dict[str, Any] = {"on_select": on_select, "selection_mode": "points"} if on_select else {}
+    st.plotly_chart(figure, width="stretch", theme="streamlit", key=f"chart-{key}", config=config, **clicks)
 
 
 def downloads(rows: pd.DataFrame, name: str) -> None:

@@ -151,3 +151,30 @@ TRAFFIC: dict[str, str] = {
     "trace": "Every step and every request as spans, for ui.perfetto.dev; at most 200,000 events.",
 }
 """Term of the page on traffic -> tooltip."""
+
+PLAN: dict[str, str] = {
+    "mode": "From traffic to GPUs and dollars, or from dollars (or GPUs) to the traffic that they carry.",
+    "models": "One line in the chart for each model on each kind of GPU.",
+    "clusters": "Kinds of GPU with the network between them. All figures are of so many of one kind.",
+    "amount": "At the busiest time. Users at once: requests in flight, each that ends is followed by another. Requests "
+    "per second: as they come. Output tokens per day: spread over the day, times the peak.",
+    "unit": "How the traffic is stated.",
+    "peak": "The busiest time's traffic over the day's mean: what is bought is for the peak. 2 is a guess, not a "
+    "measurement: take your own day's.",
+    "isl": "Tokens of a prompt, on average; lengths are uniform within half of it.",
+    "osl": "Tokens of an answer, on average; lengths are uniform within half of it.",
+    "speed": "What nearly every user is to get while an answer is written: 20 tokens/s is about twice as fast as "
+    "people read.",
+    "ttft_s": "Seconds to the first token, the wait in the queue included.",
+    "percentile": "Share of requests that must keep both limits, each by itself.",
+    "have": "What is given: money per month, or GPUs.",
+    "budget": "For rented GPUs around the clock, at the prices below. A month is 365 / 12 days.",
+    "gpus": "Of each kind.",
+    "engine": "Whose defaults, limits and flags deployments have.",
+    "weights": "Number format of linear layers and experts; where a GPU or the engine has no kernels for it, the "
+    "nearest that it has. The KV cache stays in bf16. any format: whatever is cheapest, the KV cache in fp8 too. What "
+    "a format does to answers is not modelled.",
+    "acceptance": "How often a draft token of the model's own draft layer (MTP) is accepted; 0: nothing is drafted.",
+    "prices": "The catalogue's unless you state another; perfmodel show prices has their sources.",
+}
+"""Control of the planner's page -> tooltip."""
