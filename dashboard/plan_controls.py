@@ -22,7 +22,7 @@ from dashboard.show import plain
 from dashboard.words import PLAN
 from perfmodel.spec import catalogue
 
-WIDTH = 178
+WIDTH = 176
 MODES = {"need": "What do I need for this traffic?", "carry": "What do I get for this budget?"}
 
 
@@ -36,22 +36,20 @@ def controls(asked: PlanAsked) -> None:
         _several("clusters", "GPUs", catalogue.names("clusters"), asked.clusters, cluster_title)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if asked.mode == "need":
-            _choice("unit", "Traffic as", tuple(UNITS), asked.unit, UNITS.__getitem__)
-        else:
-            _choice(
-                "have", "Given", ("usd", "gpus"), asked.have, {"usd": "a budget", "gpus": "GPUs"}.__getitem__
-            )
-            _choice("unit", "Carried, in", ("users", "rate"), asked.unit, UNITS.__getitem__)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        if asked.mode == "need":
+            _pick("unit", "Traffic in", tuple(UNITS), asked.unit, UNITS.__getitem__)
             _number("amount", UNITS[asked.unit].capitalize(), asked.amount, step=_step(asked.amount))
             if asked.unit == "day":
                 _number("peak", "Peak over mean", asked.peak, step=0.5)
         else:
+            _pick(
+                "have", "Given", ("usd", "gpus"), asked.have, {"usd": "a budget", "gpus": "GPUs"}.__getitem__
+            )
             if asked.have == "usd":
                 _number("budget", "$ a month", asked.budget, step=_step(asked.budget))
             else:
                 _number("gpus", "GPUs", asked.gpus, step=1.0)
+            unit = "users" if asked.unit == "users" else "rate"
+            _pick("unit", "Carried, in", ("users", "rate"), unit, UNITS.__getitem__)
         _number("isl", "Prompt, tokens", asked.isl, step=100.0)
         _number("osl", "Answer, tokens", asked.osl, step=100.0)
         _number("speed", "Tokens/s per user", asked.speed, step=5.0)
@@ -132,6 +130,20 @@ def _choice(name: str, label: str, options: tuple[str, ...], value: str, words: 
         args=(name, str),
         format_func=words,
         help=plain(PLAN[name]),
+    )
+
+
+def _pick(name: str, label: str, options: tuple[str, ...], value: str, words: Callable[[str], str]) -> None:
+    """As a list: for words too long to stand beside each other on a phone."""
+    st.selectbox(
+        label,
+        options,
+        key=_shown(name, value),
+        on_change=_changed,
+        args=(name, str),
+        format_func=words,
+        help=plain(PLAN[name]),
+        width=WIDTH,
     )
 
 

@@ -14,6 +14,7 @@ from perfmodel.explore.plan.question import Question
 from perfmodel.output.formats import duration, significant, usd
 from perfmodel.output.report.words import dollars
 from perfmodel.report.money import HOURS_PER_MONTH
+from perfmodel.spec.messages import number_of
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def line_of(asked: PlanAsked, model: str, cluster: str) -> Line:
         refused = box.screened.text
     elif box.screened is not None and box.screened.best is None:
         refused = _out_of_reach(box.screened)
+    elif isinstance(box.planned, Failed):
+        refused = f"can't be simulated: {box.planned.text}"
     return Line(model, cluster, name, question, box, refused, int(asked.simulate))
 
 
@@ -81,8 +84,9 @@ def _out_of_reach(found: Need | Carried) -> str:
     nearest = found.nearest if isinstance(found, Need) else None
     if nearest is not None:
         text += (
-            f"; the nearest, {nearest.gpus} GPUs, gives {significant(nearest.tokens_per_s_per_user)} tokens/s per user "
-            f"and the first token after {duration(nearest.ttft_at_s)}"
+            f"; the nearest, on {number_of(nearest.gpus, 'GPU')}, gives "
+            f"{significant(nearest.tokens_per_s_per_user)} tokens/s per user and the first token after "
+            f"{duration(nearest.ttft_at_s)}"
         )
     return text
 

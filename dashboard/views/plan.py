@@ -14,6 +14,7 @@ from dashboard.plan_runs import Planned, fill
 from dashboard.plan_take import selected_card
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, plain
+from perfmodel.explore.plan.offers import Need
 from perfmodel.output.charts.offers import offers_chart
 from perfmodel.spec.scenario import Scenario
 
@@ -65,9 +66,10 @@ def _go_on(asked: PlanAsked, lines: list[Line], place: Any) -> None:
         text = f"{words}: {line.name}"
         bar = st.progress(share, plain(text))
 
-    def progress(what: str, at: int, of: int) -> None:
-        more = f"{what}, {at} of {of}" if of > 1 else what
-        bar.progress(min(1.0, share + at / of / (3 * len(lines))), plain(f"{text} ({more})"))
+    def progress(at: int, of: int) -> None:
+        bar.progress(
+            min(1.0, share + at / of / (3 * len(lines))), plain(f"{text} ({at} of {of})" if at else text)
+        )
 
     assert line.question is not None
     fill(line.box, line.question, asked.mode, int(asked.simulate), progress)
@@ -84,7 +86,7 @@ def _refusals(asked: PlanAsked, lines: list[Line]) -> None:
         if line.refused:
             st.warning(plain(f"{line.name}: {line.refused}"), icon=":material/block:")
     if any(line.refused for line in lines):
-        _mend(asked)
+        _mend(lines, asked)
     missed = [line for line in lines if isinstance(line.box.planned, Planned) and line.box.planned.miss]
     for line in missed:
         assert isinstance(line.box.planned, Planned)
@@ -104,14 +106,20 @@ def _refusals(asked: PlanAsked, lines: list[Line]) -> None:
             args=(lambda now: _with(now, simulate=float(MORE)),),
         )
     elif missed:
-        _mend(asked)
+        _mend(lines, asked)
 
 
-def _mend(asked: PlanAsked) -> None:
-    """Buttons that loosen a limit."""
+def _mend(lines: list[Line], asked: PlanAsked) -> None:
+    """Buttons that loosen a limit, to what can be had."""
+    speeds = [
+        line.box.screened.nearest.tokens_per_s_per_user
+        for line in lines
+        if isinstance(line.box.screened, Need) and line.box.screened.nearest is not None
+    ]
+    speed = float(f"{0.95 * min(speeds):.2g}") if speeds and min(speeds) < asked.speed else asked.speed / 2.0
     with st.container(horizontal=True):
         for name, value, words in (
-            ("speed", asked.speed / 2.0, f"Ask for {asked.speed / 2.0:g} tokens/s per user"),
+            ("speed", speed, f"Ask for {speed:g} tokens/s per user"),
             ("ttft_s", asked.ttft_s * 2.0, f"Allow {asked.ttft_s * 2.0:g} s to the first token"),
         ):
             st.button(

@@ -30,6 +30,8 @@ RATES = 8
 REFINED = 5
 """Halvings between the last amount that keeps the limits and the first that does not: a fortieth of an octave."""
 DOUBLINGS = 24
+HELPS = 0.95
+"""Twice the GPUs that bring no candidate nearer to the limits than by this factor: more would not, either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Need:
     front: tuple[Offer, ...]
     """From the cheapest on, each faster for a user than all that cost less; all keep the limit of TTFT."""
     nearest: Offer | None
-    """What comes nearest to the limits, where none keeps them."""
+    """What comes nearest to the limits, where none keeps them; None: requests outrun all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,8 @@ def needed(question: Question, *, steps: Steps = stepped, most: int = MOST_GPUS)
         InfeasibleError: no layout is legal or fits, however many GPUs.
         PerfModelError: the question is bad.
     """
-    found: Screen | None = None
-    gpus, own = FIRST, question
-    while gpus <= most:
+    gpus, before = FIRST, float("inf")
+    while True:
         own = _of(question, gpus)
         try:
             found = screen(own, steps=steps)
@@ -109,14 +110,14 @@ def needed(question: Question, *, steps: Steps = stepped, most: int = MOST_GPUS)
             if gpus * 2 > most:
                 raise
         else:
-            if cheapest(found) is not None:
-                break
+            best = cheapest(found)
+            if best is not None:
+                return Need(own, best, _front(found), None)
+            ratio, nearest = _nearest(found)
+            if gpus * 2 > most or ratio > before * HELPS:
+                return Need(own, None, (), nearest)
+            before = ratio
         gpus *= 2
-    assert found is not None
-    best = cheapest(found)
-    if best is None:
-        return Need(own, None, (), _offer(found, *found.ranked[0]) if found.ranked else None)
-    return Need(own, best, _front(found), None)
 
 
 def carried(question: Question, *, steps: Steps = stepped) -> Carried:
@@ -219,6 +220,17 @@ def _offer(found: Screen, b: int, i: int) -> Offer:
         float(s.running[i]),
         float(batch.usd[i]),
     )
+
+
+def _nearest(found: Screen) -> tuple[float, Offer | None]:
+    """What misses the limits by least, and the ratio; infinite, and nothing, where requests outrun all."""
+    nearest: list[tuple[float, int, int]] = []
+    for b, batch in enumerate(found.batches):
+        ratios = np.where(batch.screen.overloaded, np.inf, batch.ratio)
+        i = int(ratios.argmin())
+        nearest.append((float(ratios[i]), b, i))
+    ratio, b, i = min(nearest)
+    return ratio, None if ratio == float("inf") else _offer(found, b, i)
 
 
 def _front(found: Screen) -> tuple[Offer, ...]:
