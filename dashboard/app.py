@@ -21,12 +21,13 @@ PAGES = (
     ("overlap", "Overlap", ":material/layers:"),
     ("experts", "Experts", ":material/alt_route:"),
     ("traffic", "Traffic", ":material/swap_vert:"),
+    ("training", "Training", ":material/model_training:"),
     ("compare", "Compare", ":material/compare_arrows:"),
     ("trust", "Trust", ":material/verified:"),
 )
 # Module of dashboard.views, title, icon. (A string here would be shown on the page.)
 OPENS = "what_if"  # at the address alone: links name no page
-OWN_QUESTION = ("plan",)  # pages that are not about the sidebar's scenario
+OWN_QUESTION = ("plan", "training")  # pages that are not about the sidebar's scenario
 
 
 def main() -> None:

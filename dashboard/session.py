@@ -9,11 +9,21 @@ import streamlit as st
 from dashboard import plan_asked
 from dashboard.asked import Asked, from_query, link_warning
 from dashboard.plan_asked import PlanAsked
-from perfmodel.errors import PerfModelError
+from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec.scenario import Scenario
 
-ASKED, BASELINE, MESSAGES, NOTES, PLAN, PAGES = ("asked", "baseline", "messages", "notes", "plan", "pages")
+ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, PAGES = (
+    "asked",
+    "baseline",
+    "messages",
+    "notes",
+    "plan",
+    "training",
+    "pages",
+)
 """Keys of the session's state."""
+TRAINED = Asked("longcat-flash-train-h800")
+"""What the Training page opens with."""
 
 
 def start() -> None:
@@ -23,6 +33,7 @@ def start() -> None:
     st.session_state[ASKED] = Asked()
     st.session_state[BASELINE] = None
     st.session_state[PLAN] = PlanAsked()
+    st.session_state[TRAINING] = TRAINED
     st.session_state[MESSAGES], st.session_state[NOTES] = [], []
     query = {key: st.query_params.get_all(key) for key in st.query_params}
     try:
@@ -34,6 +45,9 @@ def start() -> None:
                 note(warning)
         if query.get("plan"):
             st.session_state[PLAN] = plan_asked.from_text(query["plan"][-1])
+        if query.get("train"):
+            other = parse_qs(query["train"][-1], keep_blank_values=True)
+            st.session_state[TRAINING] = _with_training(from_query(other))
         if query.get("vs"):
             other = parse_qs(query["vs"][-1], keep_blank_values=True)
             st.session_state[BASELINE] = baseline = from_query(other)
@@ -94,6 +108,32 @@ def ask_plan(change: Callable[[PlanAsked], PlanAsked]) -> None:
         complain(str(error))
 
 
+def training() -> Asked:
+    """What the Training page asks: a scenario of its own, with a training section."""
+    found: Asked = st.session_state[TRAINING]
+    return found
+
+
+def ask_training(change: Callable[[Asked], Asked]) -> None:
+    """Ask the Training page something else; what is no scenario leaves it as it was, with a message."""
+    try:
+        st.session_state[TRAINING] = _with_training(change(training()))
+    except PerfModelError as error:
+        complain(str(error))
+
+
+def _with_training(asked: Asked | None) -> Asked:
+    """What is asked, if there is training in it.
+
+    Raises:
+        SpecError: there is none.
+        PerfModelError: it is no scenario.
+    """
+    if asked is None or asked.scenario().training is None:
+        raise SpecError("the Training page needs a scenario with a training section, e.g. " + TRAINED.name)
+    return asked
+
+
 def start_again(new: Asked) -> None:
     """Ask something else, as a button's callback."""
     ask(new)
@@ -136,6 +176,8 @@ def write_link() -> None:
         query["vs"] = urlencode(baseline.query(), doseq=True)
     if plan().text():
         query["plan"] = plan().text()
+    if training() != TRAINED:
+        query["train"] = urlencode(training().query(), doseq=True)
     now = {key: st.query_params.get_all(key) for key in st.query_params}
     if now != {key: [value] if isinstance(value, str) else value for key, value in query.items()}:
         st.query_params.from_dict(query)

@@ -71,7 +71,8 @@ def caveats(values: Mapping[str, Any], name: str = "") -> None:
     folded. ``name`` says whose they are, where the page shows several.
     """
     own = f"{name}: " if name else ""
-    st.caption(plain(f"{own}{values['basis']['text']}"))
+    if "basis" in values:
+        st.caption(plain(f"{own}{values['basis']['text']}"))
     dangers = list(values["dangers"])
     for text in dangers:
         st.warning(plain(f"{own}{text}"), icon=":material/warning:")

@@ -178,3 +178,39 @@ PLAN: dict[str, str] = {
     "prices": "The catalogue's unless you state another; perfmodel show prices has their sources.",
 }
 """Control of the planner's page -> tooltip."""
+
+TRAINING: dict[str, str] = {
+    "start": "Training runs of the catalogue; choosing one replaces all settings below.",
+    "model": "Another model keeps the layout; layers are spread evenly over the stages then.",
+    "cluster": "Another kind of GPU brings its calibration and price.",
+    "tokens": "Of the whole run.",
+    "global_batch_sequences": "Over all GPUs; a multiple of data parallelism.",
+    "usd_per_gpu_hour": "Spare nodes are paid for, too.",
+    "precision": "Number format of the products of attention, dense FFNs and experts; the core of attention, head and "
+    "router stay in BF16.",
+    "dp": "Ranks that hold the same layers and see other sequences.",
+    "pp": "Ranks that the layers are divided among.",
+    "tp": "Ranks that share attention's heads and the dense products.",
+    "cp": "Ranks that share a sequence.",
+    "ep": "Ranks that the experts are divided among; they lie inside tensor x context x data.",
+    "schedule": "In which order a rank does the forwards and backwards of micro-batches. zb: weight gradients fill the "
+    "gaps; dualpipe: from both ends.",
+    "virtual_stages": "Parts of the model per rank that do not follow each other: less waiting, more transfers.",
+    "moe_overlap": "What hides dispatch and combine.",
+    "recompute": "What is computed again in the backward instead of being kept.",
+    "zero": "What is divided over data-parallel ranks: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights "
+    "too (FSDP).",
+    "per_gpu_day": "Llama 3 had 0.474: 419 in 54 days of 16,384 GPUs.",
+    "spare_nodes": "Empty: as many as are needed, and none is paid for.",
+    "pipeline": "A lane per pipeline rank, a bar per forward or backward of a micro-batch. Of long steps the first and "
+    "last micro-batches are drawn.",
+    "step time": "One optimizer step of all GPUs.",
+    "tokens/s per GPU": "Tokens of a step over its time and GPUs.",
+    "MFU": "Model FLOPs (causal mask, recomputation left out) over the BF16 peak, whatever the format.",
+    "bubble": "Share of a step in which a rank waits for others; mean over pipeline ranks.",
+    "exposed communication": "Share of a step in which something travels and nothing computes.",
+    "days": "With failures, restarts and checkpoints; mean of simulated runs.",
+    "$": "GPU hours of the whole run, spare nodes included, at the price above.",
+    "availability": "Share of the run's time that goes into steps that count.",
+}
+"""Term of the page on training -> tooltip."""
