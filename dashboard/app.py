@@ -9,6 +9,7 @@ from importlib import import_module
 import streamlit as st
 
 from dashboard import session
+from dashboard.looks import style
 from dashboard.show import plain
 from dashboard.sidebar import sidebar
 from perfmodel.errors import WorkerError
@@ -34,6 +35,7 @@ def main() -> None:
     """One run of the script."""
     started = time.perf_counter()
     st.set_page_config(page_title="perfmodel", page_icon="📈", layout="wide")
+    style()
     session.start()
     pages = {
         module: st.Page(

@@ -12,7 +12,7 @@ from dashboard.plan_asked import PlanAsked
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec.scenario import Scenario
 
-ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, PAGES = (
+ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, PAGES, LINK = (
     "asked",
     "baseline",
     "messages",
@@ -20,22 +20,28 @@ ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, PAGES = (
     "plan",
     "training",
     "pages",
+    "link",
 )
+CHANGED = "changed"
 """Keys of the session's state."""
 TRAINED = Asked("longcat-flash-train-h800")
 """What the Training page opens with."""
 
 
 def start() -> None:
-    """On a session's first run, take the scenario from the link; a bad link leaves the default and says why."""
+    """On a session's first run, and when the browser's Back or Forward has changed the address, take what is asked from
+    the link; a bad link leaves the default and says why.
+    """
+    query = {key: st.query_params.get_all(key) for key in st.query_params}
     if ASKED in st.session_state:
-        return
+        if st.session_state.pop(CHANGED, False) or not query or query == st.session_state.get(LINK, query):
+            return  # a control was moved (the address may lag behind it), or a page opened whose address is bare
+    else:
+        st.session_state[MESSAGES], st.session_state[NOTES] = [], []
     st.session_state[ASKED] = Asked()
     st.session_state[BASELINE] = None
     st.session_state[PLAN] = PlanAsked()
     st.session_state[TRAINING] = TRAINED
-    st.session_state[MESSAGES], st.session_state[NOTES] = [], []
-    query = {key: st.query_params.get_all(key) for key in st.query_params}
     try:
         found = from_query(query)
         if found is not None:
@@ -76,6 +82,7 @@ def ask(new: Asked) -> bool:
         complain(str(error))
         return False
     st.session_state[ASKED] = new
+    st.session_state[CHANGED] = True
     return True
 
 
@@ -104,6 +111,7 @@ def ask_plan(change: Callable[[PlanAsked], PlanAsked]) -> None:
     """Ask the planner's page something else; a bad value leaves it as it was, with a message."""
     try:
         st.session_state[PLAN] = plan_asked.checked(change(plan()))
+        st.session_state[CHANGED] = True
     except PerfModelError as error:
         complain(str(error))
 
@@ -118,6 +126,7 @@ def ask_training(change: Callable[[Asked], Asked]) -> None:
     """Ask the Training page something else; what is no scenario leaves it as it was, with a message."""
     try:
         st.session_state[TRAINING] = _with_training(change(training()))
+        st.session_state[CHANGED] = True
     except PerfModelError as error:
         complain(str(error))
 
@@ -132,6 +141,12 @@ def _with_training(asked: Asked | None) -> Asked:
     if asked is None or asked.scenario().training is None:
         raise SpecError("the Training page needs a scenario with a training section, e.g. " + TRAINED.name)
     return asked
+
+
+def compare_with(other: Asked | None) -> None:
+    """What Compare compares with; None: what it proposes."""
+    st.session_state[BASELINE] = other
+    st.session_state[CHANGED] = True
 
 
 def start_again(new: Asked) -> None:
@@ -179,7 +194,9 @@ def write_link() -> None:
     if training() != TRAINED:
         query["train"] = urlencode(training().query(), doseq=True)
     now = {key: st.query_params.get_all(key) for key in st.query_params}
-    if now != {key: [value] if isinstance(value, str) else value for key, value in query.items()}:
+    wanted = {key: [value] if isinstance(value, str) else list(value) for key, value in query.items()}
+    st.session_state[LINK] = wanted
+    if now != wanted:
         st.query_params.from_dict(query)
 
 

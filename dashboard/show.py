@@ -18,9 +18,27 @@ BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
 
 def chart(figure: Any, key: str, *, zooms: bool = False, on_select: Callable[[], None] | None = None) -> None:
     """A figure as wide as the page, in the theme's colours; ``on_select`` is called when a point is clicked."""
+    shape = figure["layout"] if isinstance(figure, dict) else figure.layout
+    for axis in ("xaxis", "yaxis", "xaxis2", "yaxis2"):
+        if axis in shape:
+            shape[axis].setdefault("separatethousands", True) if isinstance(figure, dict) else shape[
+                axis
+            ].update(separatethousands=True)
     config = {"displaylogo": False, "displayModeBar": "hover" if zooms else False, "modeBarButtons": BUTTONS}
     clicks: dict[str, Any] = {"on_select": on_select, "selection_mode": "points"} if on_select else {}
     st.plotly_chart(figure, width="stretch", theme="streamlit", key=f"chart-{key}", config=config, **clicks)
+
+
+def headline(text: str) -> None:
+    """The page's answer in a sentence, as its heading."""
+    with st.container(key="answer"):
+        st.markdown(f"## {plain(text)}")
+
+
+def under(scenario: Scenario) -> str:
+    """Under what a headline holds, as the end of its sentence; empty: nothing is assumed of the router."""
+    even = condition_of(scenario)
+    return f", {even}" if even else ""
 
 
 def downloads(rows: pd.DataFrame, name: str) -> None:

@@ -17,6 +17,7 @@ from dashboard.adapt import (
 )
 from dashboard.asked import uploaded, yaml_of
 from dashboard.controls import field, key_of, select, showing, slider, value_of
+from dashboard.names import cluster_title, engine_title, model_title
 from dashboard.presets import presets
 from dashboard.show import plain
 from dashboard.words import HELP
@@ -126,8 +127,11 @@ def _model_and_cluster(scenario: Scenario) -> None:
     def cluster() -> None:
         session.change_with(cluster_changes, value_of("cluster"))
 
-    select("Model", "model", _models(), scenario.model.name, model)
-    select("Cluster", "cluster", catalogue.names("clusters"), scenario.cluster.name or OWN, cluster)
+    select("Model", "model", _models(), scenario.model.name, model, format_func=model_title)
+    clusters = catalogue.names("clusters")
+    own = scenario.cluster.name or OWN
+    gpus = f"GPUs ({scenario.deployment.num_gpus:,} in a replica)"
+    select(gpus, "cluster", clusters, own, cluster, format_func=cluster_title)
 
 
 def _step(scenario: Scenario) -> None:
@@ -361,7 +365,7 @@ def _numbers(scenario: Scenario) -> None:
             ("", *names()),
             d.engine,
             lambda: session.change_with(engine_changes, value_of("engine") or ""),
-            format_func=lambda name: name or "none in particular",
+            format_func=engine_title,
         )
         select(
             "Calibration",

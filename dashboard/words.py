@@ -133,6 +133,9 @@ TRAFFIC: dict[str, str] = {
     "energy": "Of all GPU boards over the whole span (not of servers, network or cooling), by a coarse model that is "
     "3 to 27 % too low on most measured runs. Below: mean power of a board.",
     "busy": "Share of the span in which replicas run some step, full or nearly empty (mean over those that decode).",
+    "bridge": "What a million output tokens cost in full decode steps (the batch per GPU of the sidebar), what the "
+    "prompts add in full prefill steps, what steps add that are not full, and the time in which GPUs wait for work. "
+    "The parts add up.",
     "fill": "Share of the GPUs' time that this work would take in full steps: the batch per GPU of the sidebar, and "
     "prompts as a prefill step takes them.",
     "cached": "Prompt tokens that were found in a prefix cache and not computed again.",

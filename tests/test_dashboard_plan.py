@@ -58,7 +58,7 @@ def plain(text):
 
 
 def heading(app):
-    return next(plain(one.value) for one in app.markdown if one.value.startswith("####"))
+    return next(plain(one.value) for one in app.markdown if one.value.startswith("## "))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_gpus_without_a_price_ask_for_one_and_take_it():
 def test_a_budget_buys_what_it_pays_for_and_the_simulation_keeps_the_limits():
     asked = replace(SMALL, mode="carry", budget=4000.0)
     app = opened(asked)
-    assert heading(app).startswith("#### Most traffic: ")
+    assert heading(app).startswith("## Most traffic: ")
     line = line_of(asked, "qwen3-30b-a3b", "h200-ib")
     (kind,) = line.box.question.kinds
     assert kind.gpus == int(4000 / HOURS_PER_MONTH / 4.54) == 1

@@ -48,7 +48,7 @@ def checked(app):
 
 
 def heading(app):
-    return next(one.value.replace("\\", "") for one in app.markdown if one.value.startswith("####"))
+    return next(one.value.replace("\\", "") for one in app.markdown if one.value.startswith("## "))
 
 
 def fits(app, *sets, name=NAME):

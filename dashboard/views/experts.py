@@ -6,7 +6,7 @@ import streamlit as st
 from dashboard import results
 from dashboard.refusal import refuse
 from dashboard.results import Answered, Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.words import HELP
 from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart, variants_chart
 from perfmodel.output.formats import duration, percent, significant, usd
@@ -31,6 +31,7 @@ def render(scenario: Scenario) -> None:
         )
         assert parameters is None
         return
+    headline(_answer(scenario, found))
     _figures(scenario, found)
     left, right = st.columns(2)
     with left:
@@ -40,6 +41,16 @@ def render(scenario: Scenario) -> None:
     _zero_experts(scenario)
     _skew(scenario)
     caveats(found.values)
+
+
+def _answer(scenario: Scenario, found: Answered) -> str:
+    """The headline."""
+    active, real = found.values["active_parameters"], found.values["real_experts"]
+    text = f"A token wakes {real['mean']:.2f} real experts and uses {active['mean'] / GIGA:.1f} B weights"
+    if scenario.deployment.ep > 1:
+        busiest = float(results.rank_loads(scenario)["mean"].iloc[0])
+        text += f"; the busiest rank has {significant(busiest)} times the mean load"
+    return f"{text}{under(scenario)}."
 
 
 def _figures(scenario: Scenario, found: Answered) -> None:

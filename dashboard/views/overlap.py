@@ -7,7 +7,7 @@ from dashboard import results
 from dashboard.pool import begin
 from dashboard.refusal import refuse
 from dashboard.results import Failed, Layer
-from dashboard.show import caveats, chart, condition, downloads, plain
+from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.words import HELP
 from perfmodel.output.charts.usage import busy_chart
 from perfmodel.output.formats import duration, significant
@@ -51,8 +51,7 @@ def render(scenario: Scenario) -> None:
     if not answers:
         return
     rows = schedule_rows(answers)
-    condition(scenario)
-    st.markdown(_sentence(rows))
+    headline(_sentence(rows) + under(scenario) + ".")
     windows = {name: one.window for name, one in layers.items()}
     st.subheader(
         "One layer",
@@ -100,11 +99,11 @@ def _sentence(rows: pd.DataFrame) -> str:
     """Which schedule is fastest, and against what."""
     best, worst = rows.loc[rows.step_time_s.idxmin()], rows.loc[rows.step_time_s.idxmax()]
     if len(rows) == 1:
-        return plain(f"A step takes {duration(best.step_time_s)} under {SCHEDULES[best.overlap]}.")
+        return f"A step takes {duration(best.step_time_s)} under {SCHEDULES[best.overlap]}"
     gain = worst.step_time_s / best.step_time_s
-    return plain(
+    return (
         f"A step takes {duration(best.step_time_s)} under {SCHEDULES[best.overlap]} and "
-        f"{duration(worst.step_time_s)} under {worst.overlap}: {significant(gain)} times as fast."
+        f"{duration(worst.step_time_s)} under {worst.overlap}: {significant(gain)} times as fast"
     )
 
 

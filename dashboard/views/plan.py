@@ -13,7 +13,7 @@ from dashboard.plan_lines import Line, chart_lines, heading, line_of, rows_of
 from dashboard.plan_runs import Planned, fill
 from dashboard.plan_take import selected_card
 from dashboard.results import Failed
-from dashboard.show import chart, downloads, plain
+from dashboard.show import chart, downloads, headline, plain
 from perfmodel.explore.plan.offers import Need
 from perfmodel.output.charts.offers import offers_chart
 from perfmodel.spec.scenario import Scenario
@@ -34,7 +34,7 @@ def render(_: Scenario) -> None:
     lines = [line_of(asked, model, cluster) for model, cluster in asked.lines]
     place = st.empty()
     with title:
-        st.markdown(f"#### {plain(heading(asked, lines))}")
+        headline(heading(asked, lines))
     _refusals(asked, lines)
     shown = [line for line in lines if line.offers]
     if shown:

@@ -12,7 +12,7 @@ from dashboard import session
 from dashboard.asked import Asked, yaml_of
 from dashboard.names import cluster_title, gpu_title, model_title
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.show import caveats, chart, downloads, headline, plain
 from dashboard.train_runs import Trained, page_of, trace_of, trained
 from dashboard.words import TRAINING
 from perfmodel.output.charts.shares import share_chart
@@ -44,7 +44,7 @@ def render(_: Scenario) -> None:
         _refuse(found)
         return
     with title:
-        st.markdown(f"#### {plain(_heading(found))}")
+        headline(_heading(found))
         st.caption(plain(found.layout))
     _tiles(found)
     st.subheader(

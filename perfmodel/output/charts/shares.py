@@ -7,6 +7,9 @@ from perfmodel.output.charts.base import Figure, Row, axis_title, bars_layout, d
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name, text_on
 from perfmodel.output.formats import significant
 
+BAR, LEGEND = 100, 110
+"""Pixels of the bar with its axis, and of three lines of legend below."""
+
 
 def share_chart(rows: Sequence[Row], *, unit: str) -> Figure:
     """One bar cut into parts; rows have label, value (in ``unit``), colour, hover."""
@@ -44,7 +47,7 @@ def memory_chart(
     axis = {"range": [0, max(device, sum(num_bytes.values())) / scale * 1.02]}
     limits = [(usable / scale, f"usable: {usable / scale:.1f} {unit}", "dot", 0)]
     limits.append((device / scale, f"device: {device / scale:.1f} {unit}", "solid", 16))
-    layout = _layout(f"memory per GPU, {unit}", axis) | {"height": 160}
+    layout = _layout(f"memory per GPU, {unit}", axis) | {"height": BAR + LEGEND + 40}
     layout["margin"] = layout["margin"] | {"t": 48}
     layout["shapes"] = [vertical(value, dash=dash, width=2, color="#8A8A8A") for value, _, dash, _ in limits]
     layout["annotations"] = [_limit(value, label, above) for value, label, _, above in limits]
@@ -53,9 +56,10 @@ def memory_chart(
 
 def _layout(unit: str, axis: Row | None = None) -> dict[str, Any]:
     """Of one bar over an axis in ``unit``, with the axis's own settings."""
-    return bars_layout(120) | {
+    return bars_layout(BAR + LEGEND) | {
         "barmode": "stack",
-        "showlegend": False,
+        "showlegend": True,
+        "margin": {"l": 12, "r": 12, "t": 12, "b": LEGEND},
         "xaxis": {"title": axis_title(unit), "zeroline": False, "fixedrange": True, **(axis or {})},
         "yaxis": {"visible": False, "fixedrange": True},
     }

@@ -1,0 +1,15 @@
+"""What Streamlit's settings can't say of how pages look, as one style sheet."""
+
+import streamlit as st
+
+STYLE = """
+[data-testid="stMainBlockContainer"] { padding-top: 3.5rem; }
+.st-key-answer h2 { font-size: 1.4rem; font-weight: 600; line-height: 1.35; padding: 0 0 0.25rem 0; }
+[data-testid="stMetricValue"] > div, [data-testid="stMetricLabel"] p { white-space: normal; }
+"""
+"""No room above the title; the answer is a heading, but no larger than a title; a figure is never cut."""
+
+
+def style() -> None:
+    """Put it on the page."""
+    st.html(f"<style>{STYLE}</style>")
