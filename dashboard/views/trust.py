@@ -10,7 +10,7 @@ from dashboard import results
 from dashboard.recorded import number_column, show_summary, summary_table, validation
 from dashboard.refusal import refuse
 from dashboard.results import Answered, Failed
-from dashboard.show import caveats, downloads, plain
+from dashboard.show import caveats, downloads, headline, plain
 from dashboard.trusted import (
     Basis,
     Nearest,
@@ -35,6 +35,7 @@ def render(scenario: Scenario) -> None:
     """The page."""
     found, record = results.answer(scenario), recorded_results()
     if isinstance(found, Failed):
+        headline("This scenario has no answer.")
         refuse(scenario, found)
         st.caption("So there is no figure to trust. Below: how far off others were.")
     else:
@@ -48,6 +49,7 @@ def _scenario(scenario: Scenario, found: Answered, record: Recorded) -> None:
     assert isinstance(basis, Basis)  # an answered scenario has one
     nearest = nearest_of(scenario, evidence)
     timed = found.values["basis"]["fractions"]["timed"]
+    headline(_answer(nearest))
     _at_a_glance(basis, nearest, timed, scenario.cluster.gpu.kind)
     told = sentences(scenario, found, basis, nearest, record)
     st.markdown("\n".join(f"- **{topic}:** {plain(text)}" for topic, text in told.items()))
@@ -56,6 +58,17 @@ def _scenario(scenario: Scenario, found: Answered, record: Recorded) -> None:
         _evidence(evidence)
     if basis.calibration is not None:
         _kernels(basis, basis.calibration)
+
+
+def _answer(nearest: Nearest | None) -> str:
+    """The headline."""
+    if nearest is None:
+        return "No published measurement is like this scenario."
+    line = nearest.line
+    return (
+        f"On the published measurements most like this scenario, half of the predictions of "
+        f"{quantity_name(line['quantity'])} were off by less than {pct(line['median_abs_pct'])}."
+    )
 
 
 def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float, device: str) -> None:

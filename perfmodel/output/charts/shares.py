@@ -59,6 +59,7 @@ def _layout(unit: str, axis: Row | None = None) -> dict[str, Any]:
     return bars_layout(BAR + LEGEND) | {
         "barmode": "stack",
         "showlegend": True,
+        "legend": bars_layout(0)["legend"] | {"traceorder": "normal"},
         "margin": {"l": 12, "r": 12, "t": 12, "b": LEGEND},
         "xaxis": {"title": axis_title(unit), "zeroline": False, "fixedrange": True, **(axis or {})},
         "yaxis": {"visible": False, "fixedrange": True},
