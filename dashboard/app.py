@@ -24,6 +24,7 @@ PAGES = (
     ("traffic", "Traffic", ":material/swap_vert:"),
     ("training", "Training", ":material/model_training:"),
     ("compare", "Compare", ":material/compare_arrows:"),
+    ("calibration", "Calibration", ":material/straighten:"),
     ("trust", "Trust", ":material/verified:"),
 )
 # Module of dashboard.views, title, icon. (A string here would be shown on the page.)

@@ -217,3 +217,16 @@ TRAINING: dict[str, str] = {
     "availability": "Share of the run's time that goes into steps that count.",
 }
 """Term of the page on training -> tooltip."""
+
+CALIBRATION: dict[str, str] = {
+    "which": "The scenario's own at first. Timings of kernels on one GPU, from which steps are put together.",
+    "beside": "Another one, to see which is nearer, or newer.",
+    "upload": "What perfmodel-calibrate writes into its folder; raw timings may stay at home. It is looked at, not "
+    "kept: to use it, name its folder on the command line (--set calibration=FOLDER).",
+    "classes": "Shapes were left out of the fits in turn and predicted. Mean over a class's kernels, weighted by timed "
+    "shapes; the classes with most shapes.",
+    "covers": "Share of the time of the sidebar's step whose kernels this calibration timed on this GPU, at such "
+    "shapes and with such an engine; what the rest comes from is in the table.",
+    "median": "Of the kernel classes' median errors the middle one.",
+}
+"""Term of the calibration page -> tooltip."""

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 SMALL = PlanAsked(models=("qwen3-30b-a3b",), clusters=("h200-ib",), amount=40.0, isl=1000.0, osl=100.0)
 PLAN = "plan?" + urlencode({"plan": SMALL.text()})
-PAGES = (PLAN, "", "overlap", "experts", "traffic", "training", "compare", "trust")
+PAGES = (PLAN, "", "overlap", "experts", "traffic", "training", "compare", "calibration", "trust")
 NAMES = [page.partition("?")[0] or "what-if" for page in PAGES]
 
 
