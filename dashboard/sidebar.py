@@ -15,6 +15,7 @@ from dashboard.adapt import (
     own_model,
     prices_of,
 )
+from dashboard.any_key import any_key
 from dashboard.asked import uploaded, yaml_of
 from dashboard.controls import field, key_of, select, showing, slider, value_of
 from dashboard.names import cluster_title, engine_title, model_title
@@ -42,6 +43,7 @@ def sidebar(scenario: Scenario) -> None:
         _layout(scenario)
         _prices(scenario)
         _numbers(scenario)
+        any_key(scenario)
         _upload()
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
-from dashboard.refusal import refuse
+from dashboard.refusal import fits, refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.traffic_runs import at_most
@@ -47,6 +47,8 @@ def render(scenario: Scenario) -> None:
     if isinstance(found, Failed):
         st.markdown(plain(question(scenario)))
         refuse(scenario, found)
+        if 0.0 < fits(scenario) < batch_of(scenario):
+            _trade_off(scenario)  # of the batches that do fit
         return
     headline(_answer(scenario, found.values))
     st.markdown(plain(question(scenario)))
