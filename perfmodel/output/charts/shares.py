@@ -7,13 +7,13 @@ from perfmodel.output.charts.base import Figure, Row, axis_title, bars_layout, d
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name, text_on
 from perfmodel.output.formats import significant
 
-BAR, LEGEND = 100, 110
-"""Pixels of the bar with its axis, and of three lines of legend below."""
+BAR, LEGEND, PER_PART, MOST_LEGEND = 100, 60, 13, 400
+"""Pixels of the bar with its axis; of the legend below, for each part in it, and at most."""
 
 
 def share_chart(rows: Sequence[Row], *, unit: str) -> Figure:
     """One bar cut into parts; rows have label, value (in ``unit``), colour, hover."""
-    return drawn([_part(row) for row in rows], _layout(unit))
+    return drawn([_part(row) for row in rows], _layout(unit, len(rows)))
 
 
 def breakdown_chart(seconds: Mapping[str, float], *, unit: str, scale: float) -> Figure:
@@ -47,20 +47,22 @@ def memory_chart(
     axis = {"range": [0, max(device, sum(num_bytes.values())) / scale * 1.02]}
     limits = [(usable / scale, f"usable: {usable / scale:.1f} {unit}", "dot", 0)]
     limits.append((device / scale, f"device: {device / scale:.1f} {unit}", "solid", 16))
-    layout = _layout(f"memory per GPU, {unit}", axis) | {"height": BAR + LEGEND + 40}
+    layout = _layout(f"memory per GPU, {unit}", len(rows), axis)
+    layout["height"] += 40
     layout["margin"] = layout["margin"] | {"t": 48}
     layout["shapes"] = [vertical(value, dash=dash, width=2, color="#8A8A8A") for value, _, dash, _ in limits]
     layout["annotations"] = [_limit(value, label, above) for value, label, _, above in limits]
     return drawn([_part(row) for row in rows], layout)
 
 
-def _layout(unit: str, axis: Row | None = None) -> dict[str, Any]:
-    """Of one bar over an axis in ``unit``, with the axis's own settings."""
-    return bars_layout(BAR + LEGEND) | {
+def _layout(unit: str, parts: int, axis: Row | None = None) -> dict[str, Any]:
+    """Of one bar of so many parts over an axis in ``unit``, with the axis's own settings."""
+    below = LEGEND + PER_PART * parts
+    return bars_layout(BAR + below) | {
         "barmode": "stack",
         "showlegend": True,
-        "legend": bars_layout(0)["legend"] | {"traceorder": "normal"},
-        "margin": {"l": 12, "r": 12, "t": 12, "b": LEGEND},
+        "legend": bars_layout(0)["legend"] | {"traceorder": "normal", "maxheight": MOST_LEGEND},
+        "margin": {"l": 12, "r": 12, "t": 12, "b": below},
         "xaxis": {"title": axis_title(unit), "zeroline": False, "fixedrange": True, **(axis or {})},
         "yaxis": {"visible": False, "fixedrange": True},
     }
