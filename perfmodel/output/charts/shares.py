@@ -7,7 +7,7 @@ from perfmodel.output.charts.base import Figure, Row, axis_title, bars_layout, d
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name, text_on
 from perfmodel.output.formats import significant
 
-BAR, LEGEND, PER_PART, MOST_LEGEND = 100, 60, 13, 400
+BAR, LEGEND, PER_PART, MOST_LEGEND = 100, 60, 16, 400
 """Pixels of the bar with its axis; of the legend below, for each part in it, and at most."""
 
 
