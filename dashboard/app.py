@@ -9,36 +9,45 @@ from importlib import import_module
 import streamlit as st
 
 from dashboard import session
+from dashboard.looks import style
 from dashboard.show import plain
 from dashboard.sidebar import sidebar
+from perfmodel.errors import WorkerError
 
 TIMES = "PERFMODEL_DASHBOARD_TIMES"  # set: every run of the script says how long it took
 
 PAGES = (
+    ("plan", "Plan", ":material/savings:"),
     ("what_if", "What-if", ":material/tune:"),
     ("overlap", "Overlap", ":material/layers:"),
     ("experts", "Experts", ":material/alt_route:"),
     ("traffic", "Traffic", ":material/swap_vert:"),
+    ("training", "Training", ":material/model_training:"),
     ("compare", "Compare", ":material/compare_arrows:"),
+    ("calibration", "Calibration", ":material/straighten:"),
     ("trust", "Trust", ":material/verified:"),
 )
-# Module of dashboard.views, title, icon; the first is the one that opens. (A string here would be shown on the page.)
+# Module of dashboard.views, title, icon. (A string here would be shown on the page.)
+OPENS = "what_if"  # at the address alone: links name no page
+OWN_QUESTION = ("plan", "training")  # pages that are not about the sidebar's scenario
 
 
 def main() -> None:
     """One run of the script."""
     started = time.perf_counter()
     st.set_page_config(page_title="perfmodel", page_icon="📈", layout="wide")
+    style()
     session.start()
-    page = st.navigation(
-        [
-            st.Page(
-                _page(module), title=title, icon=icon, url_path=module.replace("_", "-"), default=number == 0
-            )
-            for number, (module, title, icon) in enumerate(PAGES)
-        ]
-    )
-    sidebar(session.scenario())
+    pages = {
+        module: st.Page(
+            _page(module), title=title, icon=icon, url_path=module.replace("_", "-"), default=module == OPENS
+        )
+        for module, title, icon in PAGES
+    }
+    st.session_state[session.PAGES] = pages
+    page = st.navigation(list(pages.values()))
+    if not any(page is pages[module] for module in OWN_QUESTION):
+        sidebar(session.scenario())
     session.write_link()
     st.title(page.title)
     errors, notes = session.said()
@@ -46,7 +55,10 @@ def main() -> None:
         st.error(plain(f"{text}. The scenario is as it was."), icon=":material/error:")
     for text in notes:
         st.info(plain(text), icon=":material/info:")
-    page.run()
+    try:
+        page.run()
+    except WorkerError as error:
+        st.error(plain(str(error)), icon=":material/error:")
     if os.environ.get(TIMES):
         print(f"redrawn {page.title} in {time.perf_counter() - started:.4f} s", file=sys.stderr, flush=True)
 

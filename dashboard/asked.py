@@ -78,6 +78,10 @@ class Asked:
         """
         return _scenario(self)
 
+    def value(self, path: str) -> str | None:
+        """What an override says of a key path, as it was written; None: nothing."""
+        return dict(self.sets).get(path)
+
     def states(self, path: str) -> bool:
         """Whether the scenario or an override states a key path, rather than leaving it to defaults."""
         found: Any = _document(self)

@@ -8,6 +8,9 @@ import streamlit as st
 from dashboard import session
 from dashboard.words import HELP
 
+SEARCHED = 8
+"""Choices from which on one can type to find one."""
+
 
 def key_of(name: str) -> str:
     """Key of a control in the session's state."""
@@ -38,7 +41,7 @@ def select(
         key=showing(name, value),
         on_change=changed,
         help=HELP.get(name),
-        filter_mode=None,
+        filter_mode="contains" if len(shown) > SEARCHED else None,
         **more,
     )
 

@@ -8,8 +8,11 @@ pass, where the dashboard listens to more than this machine alone.
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from dashboard.front import Behind
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -79,8 +82,9 @@ class HostCheck:
         return all(allowed(urlsplit(origin).netloc, self.address, self.names) for origin in origins)
 
 
-def install() -> None:
-    """Put the check before everything that Streamlit's server does.
+def install(front: "Behind | None" = None) -> None:
+    """Put the check before everything that Streamlit's server does; ``front``: what stands before this server, whose
+    address is the one that leads here.
 
     Raises:
         AttributeError, ImportError: this Streamlit builds its server otherwise; better not served than unguarded.
@@ -89,12 +93,15 @@ def install() -> None:
     from streamlit import config
     from streamlit.web.server.starlette import starlette_app
 
+    from dashboard.front import Sticks
+
     own = starlette_app.create_streamlit_middleware
 
     def guarded() -> list[Any]:
-        address = str(config.get_option("server.address") or "")
+        address = front.address if front else str(config.get_option("server.address") or "")
         shown = str(config.get_option("browser.serverAddress") or "")
         names = [socket.gethostname(), socket.getfqdn(), shown]
-        return [Middleware(HostCheck, address=address, names=names), *own()]
+        sticks = [Middleware(Sticks, cookie=front.cookie, number=front.number)] if front else []
+        return [*sticks, Middleware(HostCheck, address=address, names=names), *own()]
 
     starlette_app.create_streamlit_middleware = guarded

@@ -5,6 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import session
+from dashboard.any_key import key_field, named_in
 from dashboard.results import Failed
 from dashboard.show import plain
 from perfmodel.errors import PerfModelError
@@ -15,10 +16,11 @@ from perfmodel.spec.scenario import Scenario
 
 def refuse(scenario: Scenario, found: Failed, name: str = "") -> None:
     """The reason, and a button for the largest batch that fits if it is the batch that does not; else one that leaves
-    the sidebar's changes out, where there are any. ``name`` says whose reason it is, where the page shows several.
+    the sidebar's changes out, where there are any; and a field for every key that the reason names. ``name`` says whose
+    reason it is, where the page shows several.
     """
     st.error(plain(f"{name}: {found.text}" if name else found.text), icon=":material/block:")
-    most = _fits(scenario)
+    most = fits(scenario)
     if 0 < most < batch_of(scenario):
         st.button(
             f"Use the largest batch that fits: {count(most)} per GPU",
@@ -35,9 +37,11 @@ def refuse(scenario: Scenario, found: Failed, name: str = "") -> None:
             on_click=session.start_again,
             args=(replace(session.asked(), sets=()),),
         )
+    for path in named_in(found.text):
+        key_field(scenario, path, f"refusal{name}")
 
 
-def _fits(scenario: Scenario) -> float:
+def fits(scenario: Scenario) -> float:
     """The largest batch that fits; 0: none does, or nothing says."""
     try:
         return limits(scenario).fits

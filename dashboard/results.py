@@ -1,7 +1,8 @@
 """What pages ask of perfmodel, each result kept for all sessions."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,23 @@ from typing import Any
 import pandas as pd
 
 from dashboard.cache import kept
-from perfmodel.answers.step import StepAnswer, answer_step
+from dashboard.pool import begin, pooled
+from dashboard.trusted import Basis, basis_of
+from perfmodel.answers.step import StepAnswer, answer_step, at_price
+from perfmodel.economics.rates import usd_per_million
 from perfmodel.errors import PerfModelError
 from perfmodel.explore import routing_effects
-from perfmodel.explore.curve import batch_curve
+from perfmodel.explore.curve import RATES, batch_curve
 from perfmodel.explore.difference import Difference
 from perfmodel.explore.difference import difference as explained
 from perfmodel.explore.routing_effects import Placed
 from perfmodel.explore.zero_experts import vary_zero_experts
+from perfmodel.ops.limits import batch_of, limits, with_batch
 from perfmodel.output.step.page import step_html
+from perfmodel.output.step.schedules import step_window
 from perfmodel.output.step.trace import write_trace
+from perfmodel.output.step.windows import Window
+from perfmodel.spec.prices import Prices
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.published_points import published_points
 
@@ -30,28 +38,141 @@ class Failed:
     text: str
 
 
-@kept()
-def answer(scenario: Scenario) -> StepAnswer | Failed:
-    """The step's answer, without how steps vary, or why there is none."""
+@dataclass(frozen=True)
+class Answered:
+    """What a page shows of a step's answer; the simulated step stays where it was simulated."""
+
+    scenario: Scenario
+    values: Mapping[str, Any]
+    """The keys of ``perfmodel step --json``, SI units; unknown is None."""
+
+
+def answer(scenario: Scenario) -> Answered | Failed:
+    """The step's answer, without how steps vary, or why there is none; prices are put on it here."""
+    found = _answered(_unpriced(scenario))
+    return found if isinstance(found, Failed) else Answered(scenario, at_price(found.values, scenario))
+
+
+def _tables(scenario: Scenario, *_: Any) -> Hashable:
+    """What the loads of ranks rest on, whose tables take longer than all the rest; None: loads are even."""
+    routing, d = scenario.routing, scenario.deployment
+    if scenario.model.moe is None or routing.popularity in ("", "uniform"):
+        return None
+    return scenario.model.name, routing.model_dump_json(), d.ep, d.redundant_experts, scenario.seed
+
+
+@pooled(256, near=_tables)
+def _answered(scenario: Scenario) -> Answered | Failed:
+    found = in_full(scenario)
+    return found if isinstance(found, Failed) else Answered(scenario, found.values)
+
+
+@kept(256)
+def _unpriced(scenario: Scenario) -> Scenario:
+    """The scenario without what a step's time does not depend on: its price, and a seed from which nothing is drawn."""
+    draws = scenario.model.moe is not None and bool(scenario.routing.popularity)
+    return scenario.model_copy(update={"prices": AT_ONE, "seed": scenario.seed if draws else 0})
+
+
+AT_ONE = Prices(usd_per_gpu_hour=1.0)
+"""A price to be replaced."""
+
+
+def in_full(scenario: Scenario) -> StepAnswer | Failed:
+    """The same with the simulated step, worked out here and now: for what is made of it in the same process."""
     try:
         return answer_step(scenario, over_steps=False)
     except PerfModelError as error:
         return Failed(str(error))
 
 
-@kept()
+@dataclass(frozen=True)
+class Layer:
+    """A step's answer and one layer of it, from the middle of the model, on its streams."""
+
+    answer: Answered
+    window: Window
+
+
+@pooled(near=_tables)
+def layer(scenario: Scenario) -> Layer | Failed:
+    """One layer, or why there is none."""
+    found = in_full(scenario)
+    if isinstance(found, Failed):
+        return found
+    return Layer(Answered(scenario, found.values), step_window(found))
+
+
+@pooled(16)
+def basis(scenario: Scenario) -> Basis | Failed:
+    """What gave the step's times."""
+    found = in_full(scenario)
+    return found if isinstance(found, Failed) else basis_of(found)
+
+
 def curve(scenario: Scenario) -> pd.DataFrame:
-    """The trade-off over batch sizes; whoever changes it, copies it first."""
+    """The trade-off over batch sizes, the scenario's own as the tiles have it; whoever changes it, copies it first."""
+    return _priced_curve(scenario)
+
+
+@kept()
+def _priced_curve(scenario: Scenario) -> pd.DataFrame:
+    rows, found = _curve(_of_any_batch(scenario)), answer(scenario)
+    if isinstance(found, Answered):
+        own = _own_row(rows.columns, scenario, found.values)
+        others = rows[rows.batch_per_gpu != batch_of(scenario)]
+        rows = pd.concat([others, own]).sort_values("batch_per_gpu", ignore_index=True)
+    price = scenario.prices.usd_per_gpu_hour
+    ends = {"": "", "_low": "_high", "_high": "_low"}  # tokens are cheapest where there are most of them
+    money = {
+        f"usd_per_million_{kind}_tokens{end}": usd_per_million(
+            price, rows[f"{kind}_tokens_per_s_per_gpu{other}"]
+        )
+        for kind in ("output", "input")
+        for end, other in ends.items()
+        if f"usd_per_million_{kind}_tokens{end}" in rows
+    }
+    return rows.assign(**money)
+
+
+@pooled(near=_tables)
+def _curve(scenario: Scenario) -> pd.DataFrame:
     return batch_curve(scenario)
 
 
-@kept(16)
+@kept(256)
+def _of_any_batch(scenario: Scenario) -> Scenario:
+    """The scenario at the largest batch that fits: its curve does not depend on the batch that is asked."""
+    return _unpriced(with_batch(scenario, limits(scenario).fits))
+
+
+def _own_row(columns: Sequence[str], scenario: Scenario, values: Mapping[str, Any]) -> pd.DataFrame:
+    """The answer as a row of the curve."""
+    row = {"batch_per_gpu": float(batch_of(scenario))}
+    bounds = values.get("intervals", {})
+    for name in set(columns) & set(RATES):
+        row[name] = values[name]
+        low_high = bounds.get(name, [values[name]] * 2)
+        row |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), low_high, strict=True)}
+    return pd.DataFrame({name: [row[name]] for name in columns})
+
+
+def start(scenario: Scenario) -> None:
+    """Begin what the first page asks, both at once where that saves time."""
+    begin(_answered, _unpriced(scenario))
+    if _tables(scenario) is not None:
+        return  # the other process would fill the same tables
+    with suppress(PerfModelError):  # nothing fits, and the answer will say so
+        begin(_curve, _of_any_batch(scenario))
+
+
+@kept(64)
 def published(scenario: Scenario) -> pd.DataFrame:
     """Published points that belong to the scenario."""
     return published_points(scenario)
 
 
-@kept()
+@pooled(near=lambda _, b: _tables(b))
 def difference(a: Scenario, b: Scenario) -> Difference | Failed:
     """What makes b differ from a, or why that can't be said."""
     try:
@@ -60,19 +181,19 @@ def difference(a: Scenario, b: Scenario) -> Difference | Failed:
         return Failed(str(error))
 
 
-@kept()
+@pooled()
 def active_rows(scenario: Scenario) -> pd.DataFrame:
     """How many real experts a token wakes."""
     return routing_effects.active_rows(scenario)
 
 
-@kept()
+@pooled(near=_tables)
 def rank_loads(scenario: Scenario) -> pd.DataFrame:
     """How busy each rank is."""
     return routing_effects.rank_load_rows(scenario)
 
 
-@kept()
+@pooled()
 def zero_experts(scenario: Scenario) -> pd.DataFrame | Failed:
     """The step with other numbers of zero-computation experts, or why that can't be said."""
     try:
@@ -90,12 +211,13 @@ def skew_cases(scenario: Scenario) -> list[tuple[Placed, float]] | Failed:
         return Failed(str(error))
 
 
-@kept(512)
+@pooled(512)
 def skew_row(scenario: Scenario, placed: Placed, exponent: float) -> dict[str, Any]:
     """One of them."""
     return routing_effects.skew_row(scenario, placed, exponent)
 
 
+@pooled(4, slow=True)
 def report(scenarios: Sequence[Scenario], command: str) -> str:
     """The cost report of one scenario, or of several beside each other, as ``perfmodel report`` writes it."""
     from perfmodel.output.report.page import report_html
@@ -104,15 +226,17 @@ def report(scenarios: Sequence[Scenario], command: str) -> str:
     return report_html(build_report(scenarios, command=command))
 
 
+@pooled(4)
 def html(scenario: Scenario) -> str:
     """The step's page, as ``perfmodel step --html`` writes it."""
-    found = answer(scenario)
+    found = in_full(scenario)
     return step_html(found) if isinstance(found, StepAnswer) else ""
 
 
+@pooled(4)
 def trace(scenario: Scenario) -> bytes:
     """The step's Chrome trace, as ``perfmodel step --trace`` writes it."""
-    found: Any = answer(scenario)
+    found: Any = in_full(scenario)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json.gz"
         write_trace(found.step, path)

@@ -6,22 +6,42 @@ from urllib.parse import parse_qs
 
 import streamlit as st
 
+from dashboard import plan_asked
 from dashboard.asked import Asked, from_query, link_warning
-from perfmodel.errors import PerfModelError
+from dashboard.plan_asked import PlanAsked
+from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec.scenario import Scenario
 
-ASKED, BASELINE, MESSAGES, NOTES = "asked", "baseline", "messages", "notes"
+ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, PAGES, LINK = (
+    "asked",
+    "baseline",
+    "messages",
+    "notes",
+    "plan",
+    "training",
+    "pages",
+    "link",
+)
+CHANGED = "changed"
 """Keys of the session's state."""
+TRAINED = Asked("longcat-flash-train-h800")
+"""What the Training page opens with."""
 
 
 def start() -> None:
-    """On a session's first run, take the scenario from the link; a bad link leaves the default and says why."""
+    """On a session's first run, and when the browser's Back or Forward has changed the address, take what is asked from
+    the link; a bad link leaves the default and says why.
+    """
+    query = {key: st.query_params.get_all(key) for key in st.query_params}
     if ASKED in st.session_state:
-        return
+        if st.session_state.pop(CHANGED, False) or not query or query == st.session_state.get(LINK, query):
+            return  # a control was moved (the address may lag behind it), or a page opened whose address is bare
+    else:
+        st.session_state[MESSAGES], st.session_state[NOTES] = [], []
     st.session_state[ASKED] = Asked()
     st.session_state[BASELINE] = None
-    st.session_state[MESSAGES], st.session_state[NOTES] = [], []
-    query = {key: st.query_params.get_all(key) for key in st.query_params}
+    st.session_state[PLAN] = PlanAsked()
+    st.session_state[TRAINING] = TRAINED
     try:
         found = from_query(query)
         if found is not None:
@@ -29,6 +49,11 @@ def start() -> None:
             warning = link_warning(found, query)
             if warning:
                 note(warning)
+        if query.get("plan"):
+            st.session_state[PLAN] = plan_asked.from_text(query["plan"][-1])
+        if query.get("train"):
+            other = parse_qs(query["train"][-1], keep_blank_values=True)
+            st.session_state[TRAINING] = _with_training(from_query(other))
         if query.get("vs"):
             other = parse_qs(query["vs"][-1], keep_blank_values=True)
             st.session_state[BASELINE] = baseline = from_query(other)
@@ -57,6 +82,7 @@ def ask(new: Asked) -> bool:
         complain(str(error))
         return False
     st.session_state[ASKED] = new
+    st.session_state[CHANGED] = True
     return True
 
 
@@ -68,6 +94,59 @@ def try_asking(make: Callable[[], Asked]) -> None:
         complain(str(error))
     else:
         ask(new)
+
+
+def page(module: str) -> Any:
+    """A page of the menu, to go there."""
+    return st.session_state[PAGES][module]
+
+
+def plan() -> PlanAsked:
+    """What the planner's page asks."""
+    found: PlanAsked = st.session_state[PLAN]
+    return found
+
+
+def ask_plan(change: Callable[[PlanAsked], PlanAsked]) -> None:
+    """Ask the planner's page something else; a bad value leaves it as it was, with a message."""
+    try:
+        st.session_state[PLAN] = plan_asked.checked(change(plan()))
+        st.session_state[CHANGED] = True
+    except PerfModelError as error:
+        complain(str(error))
+
+
+def training() -> Asked:
+    """What the Training page asks: a scenario of its own, with a training section."""
+    found: Asked = st.session_state[TRAINING]
+    return found
+
+
+def ask_training(change: Callable[[Asked], Asked]) -> None:
+    """Ask the Training page something else; what is no scenario leaves it as it was, with a message."""
+    try:
+        st.session_state[TRAINING] = _with_training(change(training()))
+        st.session_state[CHANGED] = True
+    except PerfModelError as error:
+        complain(str(error))
+
+
+def _with_training(asked: Asked | None) -> Asked:
+    """What is asked, if there is training in it.
+
+    Raises:
+        SpecError: there is none.
+        PerfModelError: it is no scenario.
+    """
+    if asked is None or asked.scenario().training is None:
+        raise SpecError("the Training page needs a scenario with a training section, e.g. " + TRAINED.name)
+    return asked
+
+
+def compare_with(other: Asked | None) -> None:
+    """What Compare compares with; None: what it proposes."""
+    st.session_state[BASELINE] = other
+    st.session_state[CHANGED] = True
 
 
 def start_again(new: Asked) -> None:
@@ -110,8 +189,14 @@ def write_link() -> None:
     baseline: Asked | None = st.session_state[BASELINE]
     if baseline is not None:
         query["vs"] = urlencode(baseline.query(), doseq=True)
+    if plan().text():
+        query["plan"] = plan().text()
+    if training() != TRAINED:
+        query["train"] = urlencode(training().query(), doseq=True)
     now = {key: st.query_params.get_all(key) for key in st.query_params}
-    if now != {key: [value] if isinstance(value, str) else value for key, value in query.items()}:
+    wanted = {key: [value] if isinstance(value, str) else list(value) for key, value in query.items()}
+    st.session_state[LINK] = wanted
+    if now != wanted:
         st.query_params.from_dict(query)
 
 

@@ -2,24 +2,76 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from dashboard.chart_table import table_of
 from perfmodel.answers.caveats import condition as condition_of
+from perfmodel.output.colours import BAND, PREDICTED
 from perfmodel.output.report.as_csv import safe
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 
+ON_DARK = {PREDICTED: "#4DA3DB", BAND: "rgba(77,163,219,0.25)"}
+"""A line's colour -> the same on a dark page."""
 BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]
 
 
-def chart(figure: Any, key: str, *, zooms: bool = False) -> None:
-    """A figure as wide as the page, in the theme's colours."""
+def chart(figure: Any, key: str, *, zooms: bool = False, on_select: Callable[[], None] | None = None) -> None:
+    """A figure as wide as the page, in the theme's colours, and its points as a table where that is asked for;
+    ``on_select`` is called when a point is clicked.
+    """
+    if st.context.theme.type == "dark":
+        figure = on_dark(figure)
+    shape = figure["layout"] if isinstance(figure, dict) else figure.layout
+    for axis in ("xaxis", "yaxis", "xaxis2", "yaxis2"):
+        if axis in shape:
+            shape[axis].setdefault("separatethousands", True) if isinstance(figure, dict) else shape[
+                axis
+            ].update(separatethousands=True)
     config = {"displaylogo": False, "displayModeBar": "hover" if zooms else False, "modeBarButtons": BUTTONS}
-    st.plotly_chart(figure, width="stretch", theme="streamlit", key=f"chart-{key}", config=config)
+    clicks: dict[str, Any] = {"on_select": on_select, "selection_mode": "points"} if on_select else {}
+    st.plotly_chart(figure, width="stretch", theme="streamlit", key=f"chart-{key}", config=config, **clicks)
+    if st.toggle("As a table", key=f"table-of-{key}", help="The chart's points in figures."):
+        st.dataframe(table_of(figure), hide_index=True, width="stretch")
+
+
+def on_dark(figure: Any) -> Any:
+    """The figure with lines and marks of the predictions' blue light enough for a dark page (4.5:1); bars, which carry
+    their names, stay.
+    """
+    found = dict(figure if isinstance(figure, dict) else figure.to_dict())
+    found["data"] = [
+        {
+            name: _lighter(value) if name in ("line", "marker", "fillcolor") else value
+            for name, value in one.items()
+        }
+        if one.get("type", "scatter") == "scatter"
+        else one
+        for one in found["data"]
+    ]
+    return found
+
+
+def _lighter(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _lighter(one) for name, one in value.items()}
+    return ON_DARK.get(value, value) if isinstance(value, str) else value
+
+
+def headline(text: str) -> None:
+    """The page's answer in a sentence, as its heading."""
+    with st.container(key="answer"):
+        st.markdown(f"## {plain(text)}")
+
+
+def under(scenario: Scenario) -> str:
+    """Under what a headline holds, as the end of its sentence; empty: nothing is assumed of the router."""
+    even = condition_of(scenario)
+    return f", {even}" if even else ""
 
 
 def downloads(rows: pd.DataFrame, name: str) -> None:
@@ -70,7 +122,8 @@ def caveats(values: Mapping[str, Any], name: str = "") -> None:
     folded. ``name`` says whose they are, where the page shows several.
     """
     own = f"{name}: " if name else ""
-    st.caption(plain(f"{own}{values['basis']['text']}"))
+    if "basis" in values:
+        st.caption(plain(f"{own}{values['basis']['text']}"))
     dangers = list(values["dangers"])
     for text in dangers:
         st.warning(plain(f"{own}{text}"), icon=":material/warning:")

@@ -15,8 +15,10 @@ from dashboard.adapt import (
     own_model,
     prices_of,
 )
+from dashboard.any_key import any_key
 from dashboard.asked import uploaded, yaml_of
 from dashboard.controls import field, key_of, select, showing, slider, value_of
+from dashboard.names import cluster_title, engine_title, model_title
 from dashboard.presets import presets
 from dashboard.show import plain
 from dashboard.words import HELP
@@ -41,6 +43,7 @@ def sidebar(scenario: Scenario) -> None:
         _layout(scenario)
         _prices(scenario)
         _numbers(scenario)
+        any_key(scenario)
         _upload()
 
 
@@ -126,8 +129,11 @@ def _model_and_cluster(scenario: Scenario) -> None:
     def cluster() -> None:
         session.change_with(cluster_changes, value_of("cluster"))
 
-    select("Model", "model", _models(), scenario.model.name, model)
-    select("Cluster", "cluster", catalogue.names("clusters"), scenario.cluster.name or OWN, cluster)
+    select("Model", "model", _models(), scenario.model.name, model, format_func=model_title)
+    clusters = catalogue.names("clusters")
+    own = scenario.cluster.name or OWN
+    gpus = f"GPUs ({scenario.deployment.num_gpus:,} in a replica)"
+    select(gpus, "cluster", clusters, own, cluster, format_func=cluster_title)
 
 
 def _step(scenario: Scenario) -> None:
@@ -361,7 +367,7 @@ def _numbers(scenario: Scenario) -> None:
             ("", *names()),
             d.engine,
             lambda: session.change_with(engine_changes, value_of("engine") or ""),
-            format_func=lambda name: name or "none in particular",
+            format_func=engine_title,
         )
         select(
             "Calibration",

@@ -1,12 +1,13 @@
 """Serving runs of the Traffic page: kept for all sessions, made while somebody watches, and stopped when they say so.
 
-Streamlit stops a running script at its next call, which is one from ``progress``; so a run can't be inside a function
-that Streamlit caches. What is cached is a box per scenario, and a run that has ended puts its result there.
+A run is made in the pool; whoever watches it draws how far it is, and leaves when told to stop. A box per scenario
+holds the run that has ended and the points of its curve as they come.
 """
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from dashboard.asked import Asked
 from dashboard.cache import kept
+from dashboard.pool import Progress, pooled
 from dashboard.results import Failed
 from perfmodel.answers.serve import ServeAnswer, answer_serve
 from perfmodel.errors import PerfModelError, SpecError
@@ -21,9 +23,8 @@ from perfmodel.explore.goodput import POINTS, GoodputPoint, goodput_points
 from perfmodel.output.serve.requests import write_requests
 from perfmodel.output.serve.trace import write_serve_trace
 from perfmodel.output.serve.traffic_rows import latency_rows, load_rows
+from perfmodel.serving.serve import Served
 from perfmodel.spec.scenario import Scenario
-
-Progress = Callable[[int, int], None]
 
 FEWEST, MOST, QUICK = 100, 50_000, 2_000
 """Requests that the page serves: from, to, and where nothing is said."""
@@ -77,13 +78,22 @@ def at_most(asked: Asked) -> Asked:
 
 def fill(box: Box, asked: Asked, progress: Progress) -> Run | Failed:
     """Simulate, and put the result into the box."""
-    try:
-        _refuse_long(asked.scenario())
-        answer = answer_serve(asked.scenario(), progress=progress)
-        box.run = Run(asked, answer, latency_rows(answer.served), load_rows(answer.served))
-    except PerfModelError as error:
-        box.run = Failed(str(error))
+    found = _served(asked.scenario(), progress=progress)
+    box.run = found if isinstance(found, Failed) else Run(asked, *found)
     return box.run
+
+
+@pooled(16, slow=True)
+def _served(
+    scenario: Scenario, *, progress: Progress | None = None
+) -> tuple[ServeAnswer, pd.DataFrame, pd.DataFrame] | Failed:
+    """The answer, and the rows of its charts."""
+    try:
+        _refuse_long(scenario)
+        answer = answer_serve(scenario, progress=progress)
+    except PerfModelError as error:
+        return Failed(str(error))
+    return answer, latency_rows(answer.served), load_rows(answer.served)
 
 
 def _refuse_long(scenario: Scenario) -> None:
@@ -108,14 +118,32 @@ def add_points(box: Box, answer: ServeAnswer, progress: Progress, came: Callable
     Whoever else does so meanwhile finds the same ones: the box keeps those of whoever is ahead.
     """
     points = box.points
+    while len(points) < POINTS:
+        found = _next_points(answer.scenario, answer.served, points, progress=progress)
+        if isinstance(found, Failed):
+            box.refused = found.text
+            return
+        if not found:
+            return
+        points = (*points, *found)
+        if len(points) > len(box.points):
+            box.points = points
+        came()
+
+
+@pooled(128, slow=True, key=lambda scenario, _, points: (scenario, points))
+def _next_points(
+    scenario: Scenario,
+    served: Served,
+    points: tuple[GoodputPoint, ...],
+    *,
+    progress: Progress | None = None,
+) -> tuple[GoodputPoint, ...] | Failed:
+    """The point after those that are there."""
     try:
-        for point in goodput_points(answer.served, points, progress=progress):
-            points = (*points, point)
-            if len(points) > len(box.points):
-                box.points = points
-            came()
+        return tuple(islice(goodput_points(served, points, progress=progress), 1))
     except PerfModelError as error:
-        box.refused = str(error)
+        return Failed(str(error))
 
 
 def written(answer: ServeAnswer, name: str) -> bytes:

@@ -14,6 +14,7 @@ from perfmodel.errors import PerfModelError
 from perfmodel.kernels.calibration import AnyCurve, Calibration
 from perfmodel.output.catalogue.table import calibration_values
 from perfmodel.output.formats import count, significant, with_unit
+from perfmodel.output.step.schedules import Told
 from perfmodel.output.validation.page import quantity_name
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
@@ -89,7 +90,7 @@ def nearest_of(scenario: Scenario, evidence: Sequence[Evidence]) -> Nearest | No
 
 
 def sentences(
-    scenario: Scenario, found: StepAnswer, basis: Basis, nearest: Nearest | None, record: Recorded
+    scenario: Scenario, found: Told, basis: Basis, nearest: Nearest | None, record: Recorded
 ) -> dict[str, str]:
     """What a reader should know, by topic. The texts may hold what somebody uploaded."""
     told = {
@@ -101,7 +102,7 @@ def sentences(
     return {topic: text for topic, text in told.items() if text}
 
 
-def _figure(scenario: Scenario, found: StepAnswer) -> str:
+def _figure(scenario: Scenario, found: Told) -> str:
     keys = ("tpot_s", "ttft_s", "step_time_s")
     key = next(key for key in keys if found.values[key] is not None)
     name, value = NAMES[key], with_unit(found.values[key], "s")
@@ -146,7 +147,7 @@ def _measured(scenario: Scenario, nearest: Nearest | None) -> str:
     return text + (f"; {coverage:.0f}% lay inside their 80% interval." if coverage is not None else ".")
 
 
-def _kernels(scenario: Scenario, found: StepAnswer, basis: Basis, record: Recorded) -> str:
+def _kernels(scenario: Scenario, found: Told, basis: Basis, record: Recorded) -> str:
     used = basis.calibration
     if scenario.costs == "report":
         return (

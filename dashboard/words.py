@@ -133,6 +133,9 @@ TRAFFIC: dict[str, str] = {
     "energy": "Of all GPU boards over the whole span (not of servers, network or cooling), by a coarse model that is "
     "3 to 27 % too low on most measured runs. Below: mean power of a board.",
     "busy": "Share of the span in which replicas run some step, full or nearly empty (mean over those that decode).",
+    "bridge": "What a million output tokens cost in full decode steps (the batch per GPU of the sidebar), what the "
+    "prompts add in full prefill steps, what steps add that are not full, and the time in which GPUs wait for work. "
+    "The parts add up.",
     "fill": "Share of the GPUs' time that this work would take in full steps: the batch per GPU of the sidebar, and "
     "prompts as a prefill step takes them.",
     "cached": "Prompt tokens that were found in a prefix cache and not computed again.",
@@ -151,3 +154,79 @@ TRAFFIC: dict[str, str] = {
     "trace": "Every step and every request as spans, for ui.perfetto.dev; at most 200,000 events.",
 }
 """Term of the page on traffic -> tooltip."""
+
+PLAN: dict[str, str] = {
+    "mode": "From traffic to GPUs and dollars, or from dollars (or GPUs) to the traffic that they carry.",
+    "models": "One line in the chart for each model on each kind of GPU.",
+    "clusters": "Kinds of GPU with the network between them. All figures are of so many of one kind.",
+    "amount": "At the busiest time. Users at once: requests in flight, each that ends is followed by another. Requests "
+    "per second: as they come. Output tokens per day: spread over the day, times the peak.",
+    "unit": "How the traffic is stated.",
+    "peak": "The busiest time's traffic over the day's mean: what is bought is for the peak. 2 is a guess, not a "
+    "measurement: take your own day's.",
+    "isl": "Tokens of a prompt, on average; lengths are uniform within half of it.",
+    "osl": "Tokens of an answer, on average; lengths are uniform within half of it.",
+    "speed": "What nearly every user is to get while an answer is written: 20 tokens/s is about twice as fast as "
+    "people read.",
+    "ttft_s": "Seconds to the first token, the wait in the queue included.",
+    "percentile": "Share of requests that must keep both limits, each by itself.",
+    "have": "What is given: money per month, or GPUs.",
+    "budget": "For rented GPUs around the clock, at the prices below. A month is 365 / 12 days.",
+    "gpus": "Of each kind.",
+    "engine": "Whose defaults, limits and flags deployments have.",
+    "weights": "Number format of linear layers and experts; where a GPU or the engine has no kernels for it, the "
+    "nearest that it has. The KV cache stays in bf16. any format: whatever is cheapest, the KV cache in fp8 too. What "
+    "a format does to answers is not modelled.",
+    "acceptance": "How often a draft token of the model's own draft layer (MTP) is accepted; 0: nothing is drafted.",
+    "prices": "The catalogue's unless you state another; perfmodel show prices has their sources.",
+}
+"""Control of the planner's page -> tooltip."""
+
+TRAINING: dict[str, str] = {
+    "start": "Training runs of the catalogue; choosing one replaces all settings below.",
+    "model": "Another model keeps the layout; layers are spread evenly over the stages then.",
+    "cluster": "Another kind of GPU brings its calibration and price.",
+    "tokens": "Of the whole run.",
+    "global_batch_sequences": "Over all GPUs; a multiple of data parallelism.",
+    "usd_per_gpu_hour": "Spare nodes are paid for, too.",
+    "precision": "Number format of the products of attention, dense FFNs and experts; the core of attention, head and "
+    "router stay in BF16.",
+    "dp": "Ranks that hold the same layers and see other sequences.",
+    "pp": "Ranks that the layers are divided among.",
+    "tp": "Ranks that share attention's heads and the dense products.",
+    "cp": "Ranks that share a sequence.",
+    "ep": "Ranks that the experts are divided among; they lie inside tensor x context x data.",
+    "schedule": "In which order a rank does the forwards and backwards of micro-batches. zb: weight gradients fill the "
+    "gaps; dualpipe: from both ends.",
+    "virtual_stages": "Parts of the model per rank that do not follow each other: less waiting, more transfers.",
+    "moe_overlap": "What hides dispatch and combine.",
+    "recompute": "What is computed again in the backward instead of being kept.",
+    "zero": "What is divided over data-parallel ranks: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights "
+    "too (FSDP).",
+    "per_gpu_day": "Llama 3 had 0.474: 419 in 54 days of 16,384 GPUs.",
+    "spare_nodes": "Empty: as many as are needed, and none is paid for.",
+    "pipeline": "A lane per pipeline rank, a bar per forward or backward of a micro-batch. Of long steps the first and "
+    "last micro-batches are drawn.",
+    "step time": "One optimizer step of all GPUs.",
+    "tokens/s per GPU": "Tokens of a step over its time and GPUs.",
+    "MFU": "Model FLOPs (causal mask, recomputation left out) over the BF16 peak, whatever the format.",
+    "bubble": "Share of a step in which a rank waits for others; mean over pipeline ranks.",
+    "exposed communication": "Share of a step in which something travels and nothing computes.",
+    "days": "With failures, restarts and checkpoints; mean of simulated runs.",
+    "$": "GPU hours of the whole run, spare nodes included, at the price above.",
+    "availability": "Share of the run's time that goes into steps that count.",
+}
+"""Term of the page on training -> tooltip."""
+
+CALIBRATION: dict[str, str] = {
+    "which": "The scenario's own at first. Timings of kernels on one GPU, from which steps are put together.",
+    "beside": "Another one, to see which is nearer, or newer.",
+    "upload": "What perfmodel-calibrate writes into its folder; raw timings may stay at home. It is looked at, not "
+    "kept: to use it, name its folder on the command line (--set calibration=FOLDER).",
+    "classes": "Shapes were left out of the fits in turn and predicted. Mean over a class's kernels, weighted by timed "
+    "shapes; the classes with most shapes.",
+    "covers": "Share of the time of the sidebar's step whose kernels this calibration timed on this GPU, at such "
+    "shapes and with such an engine; what the rest comes from is in the table.",
+    "median": "Of the kernel classes' median errors the middle one.",
+}
+"""Term of the calibration page -> tooltip."""

@@ -18,9 +18,17 @@ from typer.testing import CliRunner  # noqa: E402
 
 from perfmodel.cli import app  # noqa: E402
 
-PAGES = {"": "what_if", "overlap": "overlap", "traffic": "traffic"}
+PAGES = {
+    "plan": "plan",
+    "": "what_if",
+    "overlap": "overlap",
+    "traffic": "traffic",
+    "training": "training",
+}
 """Page of the dashboard -> its picture, dashboard_NAME.png."""
-HEIGHT = {"": 1010, "overlap": 1240, "traffic": 1240}
+HEIGHT = {"plan": 1240, "": 1010, "overlap": 1240, "traffic": 1240, "training": 1240}
+PLANNED_MS = 240_000
+"""For a plan to be screened and simulated on each kind of GPU."""
 SETTLED_MS = 1500
 
 
@@ -57,9 +65,13 @@ def _dashboard(chrome: Any, address: str, picture: Path, height: int) -> None:
     context = chrome.new_context(viewport={"width": 1360, "height": height}, color_scheme="light")
     page = context.new_page()
     page.goto(address)
-    page.wait_for_selector("[data-testid=stPlotlyChart] .main-svg", timeout=60_000)
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
-    page.wait_for_timeout(SETTLED_MS)
+    page.wait_for_selector("[data-testid=stPlotlyChart] .main-svg", timeout=PLANNED_MS)
+    for _ in range(2):  # between two stages of a plan nothing runs, either
+        page.wait_for_selector(
+            "[data-testid=stApp][data-test-script-state=notRunning]:not(:has(.st-key-plan-stop))",
+            timeout=PLANNED_MS,
+        )
+        page.wait_for_timeout(SETTLED_MS)
     page.screenshot(path=picture)
     context.close()
 

@@ -612,11 +612,14 @@ def dashboard(
         str, typer.Option(help="Address to listen on; 0.0.0.0 shows the dashboard to the whole network.")
     ] = "127.0.0.1",
     headless: Annotated[bool, typer.Option("--headless", help="Don't open a browser.")] = False,
+    workers: Annotated[
+        int, typer.Option(help="Servers behind the address, where many people change things together.")
+    ] = 1,
 ) -> None:
     """What-if in a browser: sliders, curves, timelines, traffic; on this machine only unless told otherwise."""
     from perfmodel.output.start_dashboard import run_dashboard
 
-    raise typer.Exit(run_dashboard(port, address=address, headless=headless))
+    raise typer.Exit(run_dashboard(port, address=address, headless=headless, workers=workers))
 
 
 UsageError: Any = typer.BadParameter.__bases__[0]

@@ -87,14 +87,21 @@ def normal_cdf(z: npt.ArrayLike) -> Floats:
     """P(standard normal <= z); below -11.3 as there (6e-30)."""
     x = np.clip(np.asarray(z, dtype=np.float64), -FARTHEST, FARTHEST) * SQRT_HALF
     far = np.abs(x)
-    square = x * x
-    inner = 0.5 + 0.5 * (x * _polynomial(ERF, square) / _polynomial(ERF_OVER, square))
-    tail = 0.5 * (np.exp(-square) * _polynomial(ERFC, far) / _polynomial(ERFC_OVER, far))
+    result = np.empty_like(x)
+    near = far < SQRT_HALF  # each form is worked out where it is used: an eighth of the elements of most
+    own = x[near]
+    square = own * own
+    result[near] = 0.5 + 0.5 * (own * _polynomial(ERF, square) / _polynomial(ERF_OVER, square))
+    away = ~near
+    own, signed = far[away], x[away]
+    square = own * own
+    tail = 0.5 * (np.exp(-square) * _polynomial(ERFC, own) / _polynomial(ERFC_OVER, own))
     # below a half from the middle; the tail's form is good from one on, and the other's up to there
-    tail = np.where(
-        far < 1.0, 0.5 - 0.5 * (far * _polynomial(ERF, square) / _polynomial(ERF_OVER, square)), tail
-    )
-    return np.where(far < SQRT_HALF, inner, np.where(x > 0.0, 1.0 - tail, tail))
+    middle = own < 1.0
+    own, square = own[middle], square[middle]
+    tail[middle] = 0.5 - 0.5 * (own * _polynomial(ERF, square) / _polynomial(ERF_OVER, square))
+    result[away] = np.where(signed > 0.0, 1.0 - tail, tail)
+    return result
 
 
 def normal_quantile(probability: npt.ArrayLike) -> Floats:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,35 @@ from websockets.sync.client import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = patient_s(60.0)
+
+
+class Served(int):
+    """A dashboard's port, with the process group that serves it."""
+
+    def __new__(cls, port, process):
+        found = super().__new__(cls, port)
+        found.process, found.group = process, process.pid
+        return found
+
+    def cpu_s(self):
+        """CPU seconds that the whole group has taken so far, those of its children that have ended included."""
+        ticks = 0
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = status.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            if int(fields[2]) == self.group:
+                ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def quiet_cpu_s(self, pause_s=0.05):
+        """The same, once nothing is computed any more: what a run leaves behind delays whoever comes next."""
+        before, now = -1.0, self.cpu_s()
+        while now - before > 0.011:
+            time.sleep(pause_s)
+            before, now = now, self.cpu_s()
+        return now
 
 
 @contextmanager
@@ -39,10 +68,11 @@ def dashboard(log=subprocess.DEVNULL, command="perfmodel dashboard", folder=ROOT
     )
     try:
         wait_until_served(port)
-        yield port
+        yield Served(port, process)
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(20)
+        with suppress(ProcessLookupError):  # a test has ended it
+            os.killpg(process.pid, 15)
+        process.wait(SECONDS)
 
 
 def wait_until_served(port):
@@ -70,16 +100,19 @@ class Shown:
 class Session:
     """One user."""
 
-    def __init__(self, port, query=""):
+    def __init__(self, port, query="", cookie=""):
         self.query = query
         address = f"ws://127.0.0.1:{port}/_stcore/stream"
-        self.connection = connect(address, subprotocols=["streamlit"], max_size=None, proxy=None)
+        headers = {"Cookie": cookie} if cookie else {}
+        self.connection = connect(
+            address, subprotocols=["streamlit"], max_size=None, proxy=None, additional_headers=headers
+        )
         self.socket = self.connection.__enter__()
         self.states = {}
         self.shown = Shown()
 
     def run(self, **changed):
-        """Run the script, with sliders and number inputs (user keys) moved to new values, and read until it is over."""
+        """Run the script, with controls (user keys) moved to new values, and read until it is over."""
         message = BackMsg()
         message.rerun_script.query_string = self.query
         for key, value in changed.items():
@@ -87,6 +120,10 @@ class Session:
             state = WidgetState(id=found)
             if kind == "number_input":
                 state.double_value = value
+            elif kind == "selectbox":
+                state.string_value = value
+            elif kind == "button_group":
+                state.string_array_value.data.append(value)
             else:
                 state.double_array_value.data.append(value)
             self.states[key] = state

@@ -278,6 +278,28 @@ def test_a_refusal_offers_a_way_out(page, change, button):
     assert not test.error
 
 
+def test_any_key_has_a_control_and_a_bad_value_is_taken_back():
+    test = started()
+    test.selectbox(key="any-key").set_value("serving.max_running").run()
+    test.text_input(key="any-serving.max_running").set_value("50").run()
+    assert "serving.max_running=50" in test.query_params["set"]
+    assert any("exceed" in error.value for error in test.error)  # 96 requests are more than 50
+    test.text_input(key="refusal-serving.max_running").set_value("200").run()
+    assert not test.error
+    fits(test, answered("serving.max_running=200"))
+    test.text_input(key="any-serving.max_running").set_value("none of it").run()
+    assert any("as it was" in error.value for error in test.error)
+    assert "serving.max_running=200" in test.query_params["set"]
+    test.text_input(key="any-serving.max_running").set_value("").run()
+    assert "set" not in test.query_params
+
+
+def test_a_refused_batch_leaves_the_curve_of_those_that_fit():
+    test = started(v="1", scenario="longcat-flash-h800", set=BATCH)
+    assert [one.type for one in test.main if one.type == "plotly_chart"]
+    assert max(test.session_state["asked"].scenario().deployment.batch_per_gpu, 0) == 100_000
+
+
 def test_compared_figures_have_names_and_units():
     (table,) = opened("compare").dataframe
     rows = table.value.set_index("figure")

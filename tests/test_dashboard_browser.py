@@ -202,6 +202,31 @@ def test_an_upload_is_taken_and_a_bad_one_leaves_the_scenario_as_it_was(page, se
     assert page.locator("img[src=x]").count() == 0
 
 
+def test_uploads_and_downloads_stay_with_their_server_where_there_are_several(chrome, tmp_path):
+    """Two people at two servers: each upload arrives where the session is, and each file comes from there."""
+    servers = set()
+    with dashboard(command="perfmodel dashboard --workers 2") as port:
+        people = [patient_context(chrome, viewport={"width": 1400, "height": 1200}) for _ in range(2)]
+        pages = [person.new_page() for person in people]
+        for number, (person, page) in enumerate(zip(people, pages, strict=True)):
+            opened(page, f"http://127.0.0.1:{port}")
+            servers |= {one["value"] for one in person.cookies() if one["name"].startswith("perfmodel_")}
+            mine = tmp_path / f"mine{number}.yaml"
+            mine.write_text(f"base: longcat-flash-h800\ndeployment: {{batch_per_gpu: {24 + number}}}\n")
+            page.get_by_text("Your own scenario").click()
+            page.locator("input[type=file]").set_input_files(mine)
+            page.wait_for_function("window.location.href.includes('yaml=')")
+            settled(page)
+        for number, page in enumerate(pages):
+            sets = [f"deployment.batch_per_gpu={24 + number}"]
+            values = answer_step(load_scenario("longcat-flash-h800", sets)).values
+            assert metrics(page)["Tokens/s per user"] == significant(values["tokens_per_s_per_user"])
+            assert f"batch_per_gpu: {24 + number}".encode() in downloaded(page, "Scenario (YAML)")
+        for person in people:
+            person.close()
+    assert servers == {"0", "1"}
+
+
 def test_a_made_up_address_gives_a_message_and_the_default(page, server):
     opened(page, f"{server}/?v=1&scenario=longcat-flash-h800&set=deployment.ep%3D%3Cb%3E7")
     said = page.locator("[data-testid=stAlertContentError]").inner_text()

@@ -162,7 +162,7 @@ def test_all_rows_are_listed_on_demand(main_job):
 @pytest.mark.parametrize("name", catalogue.names("scenarios"))
 def test_every_scenario_has_a_page(name):
     app = opened(name)
-    assert app.markdown[0].value.startswith("- **The figure:**")
+    assert app.markdown[1].value.startswith("- **The figure:**")
     assert len(summary_of(app)) == len(expected(RECORD))
 
 
@@ -171,7 +171,7 @@ def test_the_main_job_is_judged_by_table_6(main_job):
     (line,) = RECORD.about(suites=["longcat-measured"]).summary()[:1]
     assert (line["quantity"], tile.value) == ("tpot_s", pct(line["median_abs_pct"]))
     calibration = load_calibration("h800-sxm")
-    text = main_job.markdown[0].value
+    text = main_job.markdown[1].value
     for word in (
         calibration.id,
         "NVIDIA H100 80GB HBM3",
@@ -188,13 +188,13 @@ def test_the_main_job_is_judged_by_table_6(main_job):
 
 def test_an_interval_is_said_to_hold_what_it_holds(main_job):
     """The engine's spread where one is named, the busiest rank's where the router is unknown, and never a direction."""
-    text = main_job.markdown[0].value
+    text = main_job.markdown[1].value
     assert (
         "kernels and published runs of the engine were seen to vary, and how busy a busiest rank may be"
         in text
     )
     bare = (
-        opened("longcat-flash-h800", "deployment.engine=''", "routing.popularity=uniform").markdown[0].value
+        opened("longcat-flash-h800", "deployment.engine=''", "routing.popularity=uniform").markdown[1].value
     )
     figure = bare.partition("Measured elsewhere")[0]
     assert "how much kernels were seen to vary; what the model leaves out" in figure
@@ -211,7 +211,7 @@ def test_all_kernels_on_demand():
 
 def test_a_device_without_published_rows_says_so():
     app = opened("reference-cpu")
-    text = app.markdown[0].value
+    text = app.markdown[1].value
     assert "no measurement on record" in text
     assert plain("Whole steps timed anew on it were 2.4%") in text
     assert not any(metric.label == "Nearest measurements" for metric in app.metric)
@@ -219,7 +219,7 @@ def test_a_device_without_published_rows_says_so():
 
 def test_a_scenario_without_calibration_or_engine_says_so():
     app = opened("longcat-flash-h800", "calibration=''", "deployment.engine=''")
-    text = app.markdown[0].value
+    text = app.markdown[1].value
     assert plain("no calibration: each op is estimated") in text
     assert "none is named" in text
     assert [metric.label for metric in app.metric] == ["Nearest measurements"]
@@ -237,7 +237,7 @@ def test_what_an_upload_brings_is_text(tmp_path):
     name = "**x** [l](http:e) $a$ :red[b] <b>"
     shutil.copytree(catalogue.calibration_path("epyc-zen4-1core").parent, tmp_path / name.replace("/", ""))
     app = opened("reference-cpu", f"calibration={tmp_path / name}")
-    text = app.markdown[0].value
+    text = app.markdown[1].value
     assert plain(name) in text
     assert name not in text
     assert all(name not in one.label for one in app.expander)

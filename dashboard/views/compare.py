@@ -11,12 +11,11 @@ from dashboard import results, session
 from dashboard.asked import Asked
 from dashboard.presets import presets
 from dashboard.refusal import refuse
-from dashboard.results import Failed
-from dashboard.show import caveats, chart, condition, downloads, plain
+from dashboard.results import Answered, Failed
+from dashboard.show import caveats, chart, condition, downloads, headline, plain, under
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
 from perfmodel.answers.caveats import condition as condition_of
-from perfmodel.answers.step import StepAnswer
 from perfmodel.explore.difference import Difference
 from perfmodel.ops.limits import batch_of
 from perfmodel.output.charts.curve import trade_offs_chart
@@ -28,6 +27,8 @@ from perfmodel.units import PERCENT
 
 SAME = "the same without overlap"
 UNCHANGED = "the same without the sidebar's changes"
+NO_CHANGE = 5e-4
+"""Share below which two figures are said to be the same."""
 PINNED = "a scenario that was pinned"
 
 ROWS: tuple[tuple[str, Callable[[Any], str], bool], ...] = (
@@ -65,9 +66,10 @@ def render(scenario: Scenario) -> None:
     first, second = found
     if isinstance(first, Failed) or isinstance(second, Failed):
         return
-    if condition_of(a) == condition_of(scenario):
-        condition(scenario)
-    else:
+    headline(
+        _answer(first, second) + (under(scenario) if condition_of(a) == condition_of(scenario) else "") + "."
+    )
+    if condition_of(a) != condition_of(scenario):
         for name, side in (("A", a), ("B", scenario)):
             condition(side, name)
     _metrics(first, second)
@@ -88,6 +90,24 @@ def render(scenario: Scenario) -> None:
     )
     for name, one in (("A", first), ("B", second)):
         caveats(one.values, name)
+
+
+def _answer(a: Answered, b: Answered) -> str:
+    """The headline."""
+    parts = []
+    for key, words in (
+        ("usd_per_million_output_tokens", "{} {} per output token"),
+        ("usd_per_million_input_tokens", "{} {} per prompt token"),
+        ("tokens_per_s_per_user", "{} {} for each user"),
+    ):
+        one, other = a.values[key], b.values[key]
+        if one and other:
+            change = other / one - 1.0
+            if abs(change) < NO_CHANGE:
+                continue
+            kinds = ("dearer", "cheaper") if key.startswith("usd") else ("faster", "slower")
+            parts.append(words.format(percent(abs(change)), kinds[change < 0.0]))
+    return f"B is {' and '.join(parts)} than A" if parts else "B costs what A costs and is as fast"
 
 
 def _report(asked_a: Asked, asked_b: Asked) -> str:
@@ -119,15 +139,16 @@ def _choose() -> tuple[Asked, str]:
     def chosen() -> None:
         picked = st.session_state["compare-with"]
         if picked == same:
-            st.session_state[session.BASELINE] = None
+            session.compare_with(None)
         elif picked != PINNED:
-            st.session_state[session.BASELINE] = next(p.asked for p in known if p.title == picked)
+            session.compare_with(next(p.asked for p in known if p.title == picked))
 
     def pin() -> None:
-        st.session_state[session.BASELINE] = session.asked()
+        session.compare_with(session.asked())
 
     def swap() -> None:
-        st.session_state[session.BASELINE], new = session.asked(), _baseline()
+        new = _baseline()
+        session.compare_with(session.asked())
         session.ask(new)
 
     st.selectbox(
@@ -159,7 +180,7 @@ def _overlaps() -> bool:
     return session.scenario().deployment.overlap not in ("sequential", "tbo-report")
 
 
-def _metrics(a: StepAnswer, b: StepAnswer) -> None:
+def _metrics(a: Answered, b: Answered) -> None:
     """B's figures with the change from A."""
     with st.container(horizontal=True):
         for key, text, more_is_better in ROWS[:8]:
@@ -258,7 +279,7 @@ _COLUMNS = {
 }
 
 
-def _table(a: StepAnswer, b: StepAnswer) -> pd.DataFrame:
+def _table(a: Answered, b: Answered) -> pd.DataFrame:
     """All figures in SI units, with the change in percent."""
     keys = [key for key, _, _ in ROWS if a.values[key] is not None or b.values[key] is not None]
     rows = pd.DataFrame(

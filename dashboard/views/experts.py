@@ -5,10 +5,9 @@ import streamlit as st
 
 from dashboard import results
 from dashboard.refusal import refuse
-from dashboard.results import Failed
-from dashboard.show import caveats, chart, downloads, plain
+from dashboard.results import Answered, Failed
+from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.words import HELP
-from perfmodel.answers.step import StepAnswer
 from perfmodel.output.charts.experts import active_chart, rank_load_chart, skew_chart, variants_chart
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.spec.scenario import Scenario
@@ -32,6 +31,7 @@ def render(scenario: Scenario) -> None:
         )
         assert parameters is None
         return
+    headline(_answer(scenario, found))
     _figures(scenario, found)
     left, right = st.columns(2)
     with left:
@@ -43,7 +43,17 @@ def render(scenario: Scenario) -> None:
     caveats(found.values)
 
 
-def _figures(scenario: Scenario, found: StepAnswer) -> None:
+def _answer(scenario: Scenario, found: Answered) -> str:
+    """The headline."""
+    active, real = found.values["active_parameters"], found.values["real_experts"]
+    text = f"A token wakes {real['mean']:.2f} real experts and uses {active['mean'] / GIGA:.1f} B weights"
+    if scenario.deployment.ep > 1:
+        busiest = float(results.rank_loads(scenario)["mean"].iloc[0])
+        text += f"; the busiest rank has {significant(busiest)} times the mean load"
+    return f"{text}{under(scenario)}."
+
+
+def _figures(scenario: Scenario, found: Answered) -> None:
     active, real = found.values["active_parameters"], found.values["real_experts"]
     loads = results.rank_loads(scenario)
     with st.container(horizontal=True):
@@ -76,7 +86,7 @@ def _figures(scenario: Scenario, found: StepAnswer) -> None:
             )
 
 
-def _activation(scenario: Scenario, found: StepAnswer) -> None:
+def _activation(scenario: Scenario, found: Answered) -> None:
     moe = scenario.model.moe
     assert moe is not None
     st.subheader(

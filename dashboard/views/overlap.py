@@ -4,15 +4,15 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import results
+from dashboard.pool import begin
 from dashboard.refusal import refuse
-from dashboard.results import Failed
-from dashboard.show import caveats, chart, condition, downloads, plain
+from dashboard.results import Failed, Layer
+from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.words import HELP
-from perfmodel.answers.step import StepAnswer
 from perfmodel.output.charts.usage import busy_chart
 from perfmodel.output.formats import duration, significant
 from perfmodel.output.step.page import SCHEDULES
-from perfmodel.output.step.schedules import busy_rows, layer_windows, schedule_rows, stacked_timeline
+from perfmodel.output.step.schedules import busy_rows, schedule_rows, stacked_timeline
 from perfmodel.output.step.windows import marks_text
 from perfmodel.overlap.schedules import STAGES
 from perfmodel.spec.scenario import Scenario
@@ -31,14 +31,18 @@ def render(scenario: Scenario) -> None:
         key=f"overlap-schedules-{'-'.join(options)}",
         help=HELP["overlap"],
     )
-    answers: dict[str, StepAnswer] = {}
+    layers: dict[str, Layer] = {}
     failed: dict[str, Failed] = {}
-    for name in [name for name in options if name in picked] or [scenario.deployment.overlap]:
-        found = results.answer(_under(scenario, name))
+    names = [name for name in options if name in picked] or [scenario.deployment.overlap]
+    for name in names:
+        begin(results.layer, _under(scenario, name))
+    for name in names:
+        found = results.layer(_under(scenario, name))
         if isinstance(found, Failed):
             failed[name] = found
         else:
-            answers[name] = found
+            layers[name] = found
+    answers = {name: one.answer for name, one in layers.items()}
     for name, why in failed.items():
         if name == scenario.deployment.overlap:
             refuse(scenario, why, name)
@@ -47,9 +51,8 @@ def render(scenario: Scenario) -> None:
     if not answers:
         return
     rows = schedule_rows(answers)
-    condition(scenario)
-    st.markdown(_sentence(rows))
-    windows = layer_windows(answers)
+    headline(_sentence(rows) + under(scenario) + ".")
+    windows = {name: one.window for name, one in layers.items()}
     st.subheader(
         "One layer",
         help="From the middle of the model, the same work under each schedule, from time 0. Ops are bars on the stream "
@@ -96,11 +99,11 @@ def _sentence(rows: pd.DataFrame) -> str:
     """Which schedule is fastest, and against what."""
     best, worst = rows.loc[rows.step_time_s.idxmin()], rows.loc[rows.step_time_s.idxmax()]
     if len(rows) == 1:
-        return plain(f"A step takes {duration(best.step_time_s)} under {SCHEDULES[best.overlap]}.")
+        return f"A step takes {duration(best.step_time_s)} under {SCHEDULES[best.overlap]}"
     gain = worst.step_time_s / best.step_time_s
-    return plain(
+    return (
         f"A step takes {duration(best.step_time_s)} under {SCHEDULES[best.overlap]} and "
-        f"{duration(worst.step_time_s)} under {worst.overlap}: {significant(gain)} times as fast."
+        f"{duration(worst.step_time_s)} under {worst.overlap}: {significant(gain)} times as fast"
     )
 
 

@@ -1,23 +1,26 @@
 """Traffic: the scenario's requests through its replicas, latencies and cost, and goodput against rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import session
+from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
+from dashboard.pool import Progress
 from dashboard.refusal import refuse
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, condition, downloads, plain
+from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.traffic_controls import controls
-from dashboard.traffic_runs import Box, Progress, Run, add_points, box_of, fill, served_by_page, written
+from dashboard.traffic_runs import Box, Run, add_points, box_of, fill, served_by_page, written
 from dashboard.words import TRAFFIC
+from perfmodel.economics.bridge import bridge
 from perfmodel.explore.goodput import POINTS, largest_good
 from perfmodel.explore.speeds import drawn_rate, fixed_rate
+from perfmodel.output.charts.money import waterfall_chart
 from perfmodel.output.charts.traffic import goodput_chart, latency_chart, load_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.spec.messages import number_of
@@ -39,9 +42,10 @@ def render(scenario: Scenario) -> None:
     if found is None:
         return
     st.session_state[LAST] = found
+    headline(_answer(found))
     _sentence(found)
-    condition(found.answer.scenario)
     _figures(found)
+    _bridge(found)
     left, right = st.columns(2)
     with left:
         st.subheader("How long requests take", help=TRAFFIC["latency"])
@@ -147,13 +151,46 @@ def _sentence(run: Run) -> None:
         st.caption(plain(f"{workload.trace} has no more than {number_of(requests.num_requests, 'request')}."))
 
 
+def _answer(run: Run) -> str:
+    """The headline."""
+    values = run.answer.values
+    text = (
+        f"{usd(values['usd_per_million_output_tokens'])} per million output tokens and a first token within "
+        f"{duration(values['ttft_s']['p99'])} for 99 of 100 requests"
+    )
+    used = values["capacity_used_pct"]
+    carried = "" if used is None else f"; the GPUs do {percent(used / PERCENT)} of what they could"
+    return f"{text}{under(run.answer.scenario)}{carried}."
+
+
+def _bridge(run: Run) -> None:
+    """From the price at full batches to this traffic's."""
+    scenario = run.answer.scenario
+    step = results.answer(scenario)
+    full = None if isinstance(step, Failed) else step.values["output_tokens_per_s_per_gpu"]
+    found = bridge(run.answer.values, full or 0.0, scenario)
+    if found is None:
+        return
+    st.subheader("From full batches to this traffic", help=plain(TRAFFIC["bridge"]))
+    chart(
+        waterfall_chart(
+            pd.DataFrame(found.rows),
+            start=found.full,
+            end=found.served,
+            start_label="at full batches",
+            end_label="this traffic",
+            title="USD per million output tokens",
+        ),
+        "bridge",
+    )
+
+
 def _figures(run: Run) -> None:
     """Latencies, rates and money."""
     values = run.answer.values
-    good = values["goodput_requests_per_s"] / values["requests_per_s"]
     stated = run.answer.scenario.slo != Slo()
     used = values["capacity_used_pct"]
-    fill = [] if used is None else [("Capacity used", percent(used / PERCENT), "fill", None)]
+    fill = [] if used is None else [("Load", percent(used / PERCENT), "fill", "of what GPUs can carry")]
     tiles: list[tuple[str, str, str, str | None]] = []
     for name, key in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("E2E", "e2e_s")):
         found = values[key]
@@ -164,12 +201,7 @@ def _figures(run: Run) -> None:
     tiles += [
         ("Queue p99", duration(values["queue_s"]["p99"]), "queue", None),
         ("Requests/s", significant(values["requests_per_s"]), "per_s", None),
-        (
-            "Goodput, requests/s",
-            significant(values["goodput_requests_per_s"]) if stated else "-",
-            "goodput",
-            f"{percent(good)} good" if stated else "no SLO stated",
-        ),
+        *(_goodput_tile(values) if stated else ()),
         (
             "Tokens/s per GPU",
             significant(values["output_tokens_per_s_per_gpu"]),
@@ -179,8 +211,8 @@ def _figures(run: Run) -> None:
         ("$ per M output tokens", usd(values["usd_per_million_output_tokens"]), "usd_output", None),
         ("$ per M tokens in all", usd(values["usd_per_million_total_tokens"]), "usd_total", None),
         ("GPUs", count(values["num_gpus"]), "gpus", None),
-        ("Time with a step", percent(values["busy_pct"] / PERCENT), "busy", "however full it is"),
         *fill,
+        ("Time with a step running", percent(values["busy_pct"] / PERCENT), "busy", "however full it is"),
         ("Preemptions", count(values["preemptions"]), "preemptions", None),
     ]
     if values["energy_j_per_output_token"] is not None:
@@ -194,6 +226,13 @@ def _figures(run: Run) -> None:
             st.metric(
                 label, text, below, delta_color="off", delta_arrow="off", help=plain(TRAFFIC[term]), width=160
             )
+
+
+def _goodput_tile(values: Mapping[str, Any]) -> list[tuple[str, str, str, str | None]]:
+    """Only with an objective: without one nothing is good or bad."""
+    good = values["goodput_requests_per_s"] / values["requests_per_s"]
+    rate = significant(values["goodput_requests_per_s"])
+    return [("Goodput, requests/s", rate, "goodput", f"{percent(good)} good")]
 
 
 # --- goodput against rate --------------------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ import streamlit as st
 from dashboard import results
 from dashboard.recorded import number_column, show_summary, summary_table, validation
 from dashboard.refusal import refuse
-from dashboard.results import Failed
-from dashboard.show import caveats, downloads, plain
+from dashboard.results import Answered, Failed
+from dashboard.show import caveats, downloads, headline, plain
 from dashboard.trusted import (
     Basis,
     Nearest,
-    basis_of,
     days,
     kernel_row,
     nearest_of,
@@ -23,7 +22,6 @@ from dashboard.trusted import (
     tested,
 )
 from dashboard.words import TRUST
-from perfmodel.answers.step import StepAnswer
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.output.formats import percent
 from perfmodel.output.validation.page import quantity_name
@@ -37,6 +35,7 @@ def render(scenario: Scenario) -> None:
     """The page."""
     found, record = results.answer(scenario), recorded_results()
     if isinstance(found, Failed):
+        headline("This scenario has no answer.")
         refuse(scenario, found)
         st.caption("So there is no figure to trust. Below: how far off others were.")
     else:
@@ -44,11 +43,13 @@ def render(scenario: Scenario) -> None:
     validation(record)
 
 
-def _scenario(scenario: Scenario, found: StepAnswer, record: Recorded) -> None:
+def _scenario(scenario: Scenario, found: Answered, record: Recorded) -> None:
     """What supports this scenario's figures."""
-    basis, evidence = basis_of(found), closest(scenario, record)
+    basis, evidence = results.basis(scenario), closest(scenario, record)
+    assert isinstance(basis, Basis)  # an answered scenario has one
     nearest = nearest_of(scenario, evidence)
     timed = found.values["basis"]["fractions"]["timed"]
+    headline(_answer(nearest))
     _at_a_glance(basis, nearest, timed, scenario.cluster.gpu.kind)
     told = sentences(scenario, found, basis, nearest, record)
     st.markdown("\n".join(f"- **{topic}:** {plain(text)}" for topic, text in told.items()))
@@ -57,6 +58,17 @@ def _scenario(scenario: Scenario, found: StepAnswer, record: Recorded) -> None:
         _evidence(evidence)
     if basis.calibration is not None:
         _kernels(basis, basis.calibration)
+
+
+def _answer(nearest: Nearest | None) -> str:
+    """The headline."""
+    if nearest is None:
+        return "No published measurement is like this scenario."
+    line = nearest.line
+    return (
+        f"On the published measurements most like this scenario, half of the predictions of "
+        f"{quantity_name(line['quantity'])} were off by less than {pct(line['median_abs_pct'])}."
+    )
 
 
 def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float, device: str) -> None:

@@ -7,13 +7,12 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
-from dashboard.refusal import refuse
+from dashboard.refusal import fits, refuse
 from dashboard.results import Failed
-from dashboard.show import caveats, chart, condition, downloads, plain
+from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
-from perfmodel.answers.step import StepAnswer
-from perfmodel.ops.limits import batch_of
+from perfmodel.ops.limits import batch_of, limits
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.curve import trade_off_chart
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
@@ -43,14 +42,18 @@ FACTS: tuple[tuple[str, Any], ...] = (
 
 def render(scenario: Scenario) -> None:
     """The page."""
+    results.start(scenario)
     found = results.answer(scenario)
-    st.markdown(plain(question(scenario)))
     if isinstance(found, Failed):
+        st.markdown(plain(question(scenario)))
         refuse(scenario, found)
+        if 0.0 < fits(scenario) < batch_of(scenario):
+            _trade_off(scenario)  # of the batches that do fit
         return
-    condition(scenario)
-    _figures(found.values, HEADLINES)
-    _trade_off(scenario, found)
+    headline(_answer(scenario, found.values))
+    st.markdown(plain(question(scenario)))
+    _figures(scenario, found.values, HEADLINES)
+    curve = st.container()  # filled last: what is there already is shown meanwhile
     left, right = st.columns(2)
     with left:
         st.subheader(
@@ -69,22 +72,39 @@ def render(scenario: Scenario) -> None:
             ),
             "memory",
         )
-    _figures(found.values, FACTS)
+    _figures(scenario, found.values, FACTS)
     caveats(found.values)
+    with curve:
+        _trade_off(scenario)
     _take_away(scenario)
 
 
-def _figures(values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> None:
+def _answer(scenario: Scenario, values: Mapping[str, Any]) -> str:
+    """The headline."""
+    if values["tokens_per_s_per_user"] is not None:
+        speed = f"{significant(values['tokens_per_s_per_user'])} tokens/s per user"
+    else:
+        speed = f"The first token after {duration(values['ttft_s'])} without a queue"
+    output, prompts = (values[f"usd_per_million_{kind}_tokens"] for kind in ("output", "input"))
+    money = f"{usd(output)} per million output tokens" if output is not None else ""
+    money = money or f"{usd(prompts)} per million prompt tokens"
+    return f"{speed}, {money}{under(scenario)}."
+
+
+def _figures(scenario: Scenario, values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> None:
     """Figures with their intervals; those that the phase does not have are left out."""
     with st.container(horizontal=True):
         for key, text in wanted:
             if values[key] is None:
                 continue
             bounds = values.get("intervals", {}).get(key)
+            below = f"{text(bounds[0])} to {text(bounds[1])}" if bounds else None
+            if key == "max_batch_per_gpu":
+                below = f"limit: {limits(scenario).bound_by}"
             st.metric(
                 NAMES[key],
                 text(values[key]),
-                f"{text(bounds[0])} to {text(bounds[1])}" if bounds else None,
+                below,
                 delta_color="off",
                 delta_arrow="off",
                 help=HELP[key] + (f" Below: {HELP['interval']}" if bounds else ""),
@@ -92,8 +112,9 @@ def _figures(values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> 
             )
 
 
-def _trade_off(scenario: Scenario, found: StepAnswer) -> None:
-    """The curve, by throughput or by cost."""
+@st.fragment
+def _trade_off(scenario: Scenario) -> None:
+    """The curve, by throughput or by cost; the switch redraws nothing else."""
     prefill = scenario.deployment.phase == "prefill"
     x = "ttft_s" if prefill else "tokens_per_s_per_user"
     kind = "input" if prefill else "output"

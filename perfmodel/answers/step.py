@@ -1,6 +1,7 @@
 """Answers: what was simulated, with money, memory, warnings and provenance. The CLI and reports call only this."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -99,6 +100,19 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
     }
     refuse_beyond_peak(step, values["mfu"])
     return StepAnswer(step, {key: plain(value) for key, value in values.items()}, rest)
+
+
+def at_price(values: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
+    """What :func:`answer_step` says of ``scenario``, from the values of one that differs in its prices alone, or in a
+    seed from which its routing draws nothing: a step's time depends on neither.
+    """
+    rates = asdict(step_rates(scenario, values["step_time_s"]))
+    found = {**values, **{key: plain(value) for key, value in rates.items()}}
+    if "intervals" in values:
+        low, high = values["intervals"]["step_time_s"]
+        found["intervals"] = plain(_rate_intervals(scenario, low, high))
+    found["provenance"] = {**values["provenance"], **_asked(scenario)}
+    return found
 
 
 def refuse_beyond_peak(step: Step, mfu: float) -> None:
@@ -202,6 +216,14 @@ def provenance(step: Step) -> dict[str, Any]:
         "calibration": f"{used.name}-{used.id}" if used else name,
         "calibrated_ops": covered,
         "ops": total,
+        **_asked(scenario),
+    }
+
+
+def _asked(scenario: Scenario) -> dict[str, Any]:
+    """What of an answer's provenance is the scenario's own."""
+    return {
+        "scenario_hash": scenario.hash,
         "seed": scenario.seed,
         "price": scenario.prices.name or None,
         "price_source": scenario.prices.source or None,
@@ -225,12 +247,17 @@ def _intervals(step: Step) -> dict[str, Any]:
     )
     if found is None:
         return {}
-    fast, slow = map(asdict, rate_range(step.scenario, *found))
-    intervals = {"step_time_s": list(found)}
+    return {"intervals": _rate_intervals(step.scenario, *found)}
+
+
+def _rate_intervals(scenario: Scenario, low_s: float, high_s: float) -> dict[str, list[float]]:
+    """A step time's interval, and those of what follows from it."""
+    fast, slow = map(asdict, rate_range(scenario, low_s, high_s))
+    intervals = {"step_time_s": [low_s, high_s]}
     for name, value in fast.items():
         if value is not None and value != slow[name]:
             intervals[name] = sorted((float(value), float(slow[name])))
-    return {"intervals": intervals}
+    return intervals
 
 
 @cache

@@ -40,6 +40,8 @@ POISSON_MEAN = 50.0
 """Mean load of the busiest rank up to which every whole load is summed, with exact Poisson probabilities."""
 WIDTH = 8.0
 """Standard deviations on each side of the mean outside which a load is not expected."""
+SURE = 9.0
+"""Standard deviations beyond which a normal deviate's probability is 1 to the last digit (8.3 are enough)."""
 GRID = 97
 """Points of the continuous grid used for larger loads."""
 NODES_PER_DECADE = 8
@@ -255,7 +257,7 @@ class _Table:
     """(loads, P(largest load <= load)) at each number of pairs."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _table(shares: bytes) -> _Table:
     """The table of sorted shares, given as the bytes of their array."""
     vector = np.frombuffer(shares)
@@ -279,14 +281,26 @@ def _table(shares: bytes) -> _Table:
     )
 
 
-@lru_cache(maxsize=1024)
-def _spline(shares: bytes, probability: float | None) -> Spline:
-    """Logarithm of the imbalance (its mean, or one quantile) by the logarithm of pairs."""
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """The imbalance (its mean, or one quantile) of one vector of shares: what is kept of a table, a hundredth of it."""
+
+    spline: Spline
+    """Its logarithm by the logarithm of pairs."""
+    most_pairs: float
+    lowest: float
+    ranks: int
+
+
+@lru_cache(maxsize=4096)
+def _curve(shares: bytes, probability: float | None) -> _Curve:
+    """The curve of sorted shares, given as the bytes of their array."""
     table = _table(shares)
     loads = [_summary(at, below, probability) for at, below in table.distributions]
     lowest = table.least if probability is None else 1.0
     imbalance = np.clip(np.array(loads) * table.ranks / table.pairs, lowest, table.ranks)
-    return cubic_spline(np.log(table.pairs), np.log(imbalance))
+    spline = cubic_spline(np.log(table.pairs), np.log(imbalance))
+    return _Curve(spline, float(table.pairs[-1]), lowest, table.ranks)
 
 
 def _summary(loads: Floats, below: Floats, probability: float | None) -> float:
@@ -314,21 +328,30 @@ def _few(shares: Floats, number: Ints) -> list[tuple[Floats, Floats]]:
     product[:, 0] = 1.0
     for share, times in zip(shares, number, strict=True):
         factor, left = allowed * share**powers / factorials, int(times)
-        while left:  # by squaring
+        while True:  # by squaring
             if left % 2:
                 product = _truncated_product(product, factor)
-            factor, left = _truncated_product(factor, factor), left // 2
+            left //= 2
+            if not left:
+                break
+            factor = _truncated_product(factor, factor)
     below = product * factorials
     loads = powers.astype(np.float64)
     return [(loads[: n + 1], np.minimum(below[: n + 1, n], 1.0)) for n in range(1, FEW_PAIRS + 1)]
 
 
 def _truncated_product(a: Floats, b: Floats) -> Floats:
-    """Products of polynomials, one in each row, up to the power FEW_PAIRS."""
-    result = np.zeros_like(a)
-    for j in range(FEW_PAIRS + 1):
-        result[:, j:] += b[:, j : j + 1] * a[:, : FEW_PAIRS + 1 - j]
-    return result
+    """Products of polynomials, one in each row, up to the power FEW_PAIRS: sums over b's powers, in their order."""
+    rows, powers = a.shape
+    padded = np.zeros((rows, 2 * powers - 1))
+    padded[:, powers - 1 :] = a
+    # (power of b, row, power of the product): a's coefficient of the difference, 0 where that is negative
+    row, step = padded.strides
+    of_a = np.lib.stride_tricks.as_strided(
+        padded[:, powers - 1 :], (powers, rows, powers), (-step, row, step), writeable=False
+    )
+    product: Floats = np.add.reduce(b.T[:, :, None] * of_a, axis=0)
+    return product
 
 
 def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> tuple[Floats, Floats]:
@@ -354,8 +377,15 @@ def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> t
     elif exact:
         below = poisson_cdf(int(high), means)[int(low) :]
     else:  # Wilson and Hilferty's cube root, which unlike a normal of the load keeps its skewness
-        below = normal_cdf(
-            -3.0 * np.sqrt(x + 1.0) * (np.cbrt(mean / (x + 1.0)) - 1.0 + 1.0 / (9.0 * (x + 1.0)))
+        above = x + 1.0
+        root = np.sqrt(above)
+        # nine deviations above its mean it is below for certain, to the last digit: most ranks are where shares differ
+        open_ = mean > above * np.maximum(1.0 - 1.0 / (9.0 * above) - SURE / (3.0 * root), 0.0) ** 3
+        row, column = np.nonzero(open_)
+        at_row = above[row, 0]
+        below = np.ones_like(x * mean)
+        below[open_] = normal_cdf(
+            -3.0 * root[row, 0] * (np.cbrt(mean[0, column] / at_row) - 1.0 + 1.0 / (9.0 * at_row))
         )
     below = np.maximum(below, 1e-300)
     at = np.exp(x * np.log(mean) - mean - log_gamma(x + 1.0)) / below
@@ -372,11 +402,10 @@ def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> t
 def _interpolate(rank_shares: npt.ArrayLike, pairs: npt.ArrayLike, probability: float | None) -> Floats:
     """Imbalance at ``pairs``: the mean, or the quantile of ``probability``."""
     shares = np.sort(_probabilities(rank_shares, "rank_shares")).tobytes()
-    table = _table(shares)
+    curve = _curve(shares, probability)
     numbers = np.asarray(pairs, dtype=np.float64)
     if not np.isfinite(numbers).all() or (numbers < 0).any():
         raise DataError("pairs must be finite numbers of at least 0; a step can't have fewer")
-    logs = np.log(np.clip(numbers, 1.0, table.pairs[-1]))
-    result = np.exp(_spline(shares, probability)(logs))
-    lowest = table.least if probability is None else 1.0
-    return np.asarray(np.clip(result, lowest, table.ranks))
+    logs = np.log(np.clip(numbers, 1.0, curve.most_pairs))
+    result = np.exp(curve.spline(logs))
+    return np.asarray(np.clip(result, curve.lowest, curve.ranks))

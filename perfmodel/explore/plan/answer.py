@@ -66,6 +66,7 @@ def plan(
     simulate: int = SIMULATE,
     seconds: float = SECONDS,
     progress: Progress | None = None,
+    screened: Screen | None = None,
 ) -> PlanAnswer:
     """The best deployments for a question.
 
@@ -74,12 +75,13 @@ def plan(
         simulate: candidates that are simulated at most.
         seconds: wall time for simulation.
         progress: told the stage, what is done and what there is.
+        screened: the question's screen, where somebody has it already.
 
     Raises:
         InfeasibleError: no layout is legal or fits.
         PerfModelError: the question is bad.
     """
-    found = screen(question)
+    found = screened or screen(question)
     simulator = Simulator(question, seconds=seconds, runs=simulate)
     runs, apart = simulate_survivors(found, simulator, most=simulate, progress=_of(progress, "simulated"))
     keeping = [run for run in runs if run.keeps]
@@ -228,7 +230,7 @@ def _screened_row(found: Screen, b: int, i: int, keys: Mapping[str, Any]) -> dic
         for mean in (batch.screen.tpot_s, batch.screen.ttft_s)
     )
     return {
-        "layout": _keys_words(keys),
+        "layout": keys_words(keys),
         "kind": batch.kind.words,
         "scenario": dict(keys),
         "num_gpus": int(batch.candidates.gpus[i]),
@@ -249,7 +251,7 @@ def _screened_row(found: Screen, b: int, i: int, keys: Mapping[str, Any]) -> dic
     }
 
 
-def _keys_words(keys: Mapping[str, Any]) -> str:
+def keys_words(keys: Mapping[str, Any]) -> str:
     """A candidate that was not loaded as a scenario, in words."""
 
     def of(prefix: str) -> str:
@@ -309,7 +311,7 @@ def _picture(found: Screen) -> list[dict[str, Any]]:
             continue
         rows.append(
             {
-                "layout": _keys_words(batch.keys(i)),
+                "layout": keys_words(batch.keys(i)),
                 "kind": batch.kind.words,
                 "num_gpus": int(batch.candidates.gpus[i]),
                 "tpot_s": float(batch.screen.tpot_s[i]),

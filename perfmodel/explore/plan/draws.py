@@ -57,15 +57,15 @@ def factors_of(runs: Sequence[Run]) -> Array | None:
         len(runs), 2, DRAWS
     )
     engines = sorted({run.kind.engine for run in runs})
-    normal = _normals(len(engines))
+    normal = engine_normals(len(engines))
     common = [
         np.exp(common_log_std(run.scenario) * normal[:, engines.index(run.kind.engine)]) for run in runs
     ]
     return np.asarray(own * np.array(common)[:, None, :])
 
 
-def _normals(count: int) -> Array:
-    """(DRAWS, count) quasi-random standard normals, apart from those of the kernels."""
+def engine_normals(count: int) -> Array:
+    """(DRAWS, engines) quasi-random standard normals, apart from those of the kernels."""
     return normal_quantile(np.clip(sobol(count, DRAWS, seed=1), 1e-6, 1.0 - 1e-6))
 
 

@@ -6,8 +6,8 @@ of those left, with every number of replicas of either. What meets the limits co
 misses a limit is pushed back by how far, for the approximation is off by as much as docs/plan.md says.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -113,13 +113,65 @@ class Screen:
     """(batch, candidate) from the best on, at most RANKED."""
     step_points: int = 0
     """Steps that the twin was asked for."""
+    ttft_limit_s: float | None = None
+    """The question's."""
 
 
 RANKED = 5000
 
 
-def screen(question: Question) -> Screen:
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One kind's layouts and their steps: what users, rates and limits do not change, and most of a screen's time."""
+
+    kind: Kind
+    space: Space
+    layouts: Sequence[Layout]
+    """Those that fit."""
+    grids: Grids | None
+    """None: no layout fits."""
+    considered: Considered
+    reason: str
+    """Why there is none."""
+
+    def times(self, factor: float) -> "Stepped":
+        """With steps that take so many times as long."""
+        if self.grids is None:
+            return self
+        own = self.grids
+        tables = {name: getattr(own, name) * factor for name in ("decode_s", "prompt_s", "mixed_s")}
+        return replace(self, grids=replace(own, **tables))
+
+
+def stepped(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
+    """The legal layouts of a kind that hold such requests, with their step grids.
+
+    Raises:
+        SpecError: a bad space.
+    """
+    space = question.space_of(kind)
+    layouts = list(legal_layouts(question, kind, space))
+    settings = len(space.keys[CHUNK]) * len(space.keys[RUNNING])
+    counts = [settings * _numbers(space, one.gpus, kind.gpus).size for one in layouts]
+    sides = len(space.pools) + ("apart" in space.pools)
+    fits = [max(one.kv_tokens) >= lengths.input + lengths.output for one in layouts]
+    fitting = [one for one, own in zip(layouts, fits, strict=True) if own]
+    considered = Considered(
+        legal=sum(counts) * sides,
+        fit=sum(count for count, own in zip(counts, fits, strict=True) if own) * sides,
+    )
+    reason = f"{kind.words}: {f'none of {len(layouts)} layouts fits' if layouts else 'no legal layout'}"
+    if not fitting:
+        return Stepped(kind, space, (), None, considered, reason)
+    return Stepped(kind, space, fitting, grids_of(fitting, lengths, space.keys[CHUNK]), considered, "")
+
+
+def screen(question: Question, *, steps: Callable[[Question, Kind, Lengths], Stepped] = stepped) -> Screen:
     """Screen a question's whole space.
+
+    Args:
+        question: what is asked.
+        steps: where a kind's layouts and steps come from, for who keeps them from question to question.
 
     Raises:
         InfeasibleError: no layout is legal, or none fits.
@@ -130,27 +182,15 @@ def screen(question: Question) -> Screen:
     considered, points = Considered(), 0
     reasons = []
     for kind in question.kinds:
-        space = question.space_of(kind)
-        layouts = list(legal_layouts(question, kind, space))
-        settings = len(space.keys[CHUNK]) * len(space.keys[RUNNING])
-        counts = [settings * _numbers(space, one.gpus, kind.gpus).size for one in layouts]
-        sides = len(space.pools) + ("apart" in space.pools)
-        fits = [max(one.kv_tokens) >= lengths.input + lengths.output for one in layouts]
-        fitting = [one for one, own in zip(layouts, fits, strict=True) if own]
-        considered += Considered(
-            legal=sum(counts) * sides,
-            fit=sum(count for count, own in zip(counts, fits, strict=True) if own) * sides,
-        )
-        if not fitting:
-            reasons.append(
-                f"{kind.words}: {f'none of {len(layouts)} layouts fits' if layouts else 'no legal layout'}"
-            )
+        own = steps(question, kind, lengths)
+        considered += own.considered
+        if own.grids is None:
+            reasons.append(own.reason)
             continue
-        grids = grids_of(fitting, lengths, space.keys[CHUNK])
-        points += grids.asked
-        for pools in space.pools:
+        points += own.grids.asked
+        for pools in own.space.pools:
             make = _together if pools == "together" else _apart
-            made = make(question, kind, space, fitting, grids, lengths)
+            made = make(question, kind, own.space, own.layouts, own.grids, lengths)
             if made is not None:
                 batches.append(made)
                 considered += Considered(screened=made.score.size)
@@ -159,7 +199,8 @@ def screen(question: Question) -> Screen:
             f"no deployment of {question.model} to consider ({'; '.join(reasons) or 'the space is empty'}): use more "
             "or larger GPUs, shorter prompts, or widen the space"
         )
-    return Screen(tuple(batches), considered, lengths, _ranked(batches), points)
+    ttft = question.limits.ttft_s
+    return Screen(tuple(batches), considered, lengths, _ranked(batches), points, ttft)
 
 
 def lengths_of(question: Question) -> Lengths:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.output.charts.base import Figure, axis_title, layout, log_ticks
+from perfmodel.output.charts.base import Figure, Row, axis_title, drawn, layout, log_ticks
 from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
 from perfmodel.output.formats import duration, significant, usd, with_unit
 
@@ -30,121 +30,120 @@ def trade_off_chart(
     ``curve`` is :func:`perfmodel.explore.curve.batch_curve`'s; ``here`` the batch that is asked, marked; ``published``
     points have both columns, a label and a source. Costs are drawn on a logarithmic axis.
     """
-    import plotly.graph_objects as go
-
-    figure = go.Figure(layout=layout(430, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 92}))
+    traces: list[Row] = []
     if f"{x}_low" in curve and f"{y}_low" in curve:
-        figure.add_trace(_band(curve, x, y))
-    figure.add_trace(
-        go.Scatter(
-            x=curve[x],
-            y=curve[y],
-            mode="lines+markers",
-            name="predicted, by batch",
-            line={"color": PREDICTED, "width": 2},
-            marker={"size": 6},
-            customdata=[_hover(row, x, y) for _, row in curve.iterrows()],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
+        traces.append(_band(curve, x, y))
+    traces.append(
+        {
+            "type": "scatter",
+            "x": curve[x].to_numpy(),
+            "y": curve[y].to_numpy(),
+            "mode": "lines+markers",
+            "name": "predicted, by batch",
+            "line": {"color": PREDICTED, "width": 2},
+            "marker": {"size": 6},
+            "customdata": [_hover(row, x, y) for row in curve.to_dict("records")],
+            "hovertemplate": "%{customdata}<extra></extra>",
+        }
     )
     asked = curve[curve.batch_per_gpu == here]
     if len(asked):
-        figure.add_trace(
-            go.Scatter(
-                x=asked[x],
-                y=asked[y],
-                mode="markers",
-                name=f"your batch: {here:g} per GPU",
-                marker={
+        traces.append(
+            {
+                "type": "scatter",
+                "x": asked[x].to_numpy(),
+                "y": asked[y].to_numpy(),
+                "mode": "markers",
+                "name": f"your batch: {here:g} per GPU",
+                "marker": {
                     "color": HERE,
                     "size": 14,
                     "symbol": "star",
                     "line": {"width": 1, "color": "#FFFFFF"},
                 },
-                customdata=[_hover(row, x, y) for _, row in asked.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
+                "customdata": [_hover(row, x, y) for row in asked.to_dict("records")],
+                "hovertemplate": "%{customdata}<extra></extra>",
+            }
         )
     if published is not None and len(published) and x in published and y in published:
-        figure.add_trace(_published(published, x, y))
-    figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
-    figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
-    if y.startswith("usd"):
-        figure.update_yaxes(**log_ticks("$"))
-    else:
-        figure.update_yaxes(rangemode="tozero")
-    return figure
+        traces.append(_published(published, x, y))
+    shape = _layout(430, x, y)
+    if not y.startswith("usd"):
+        shape["yaxis"]["rangemode"] = "tozero"
+    return drawn(traces, shape)
+
+
+def _layout(height: int, x: str, y: str) -> dict[str, Any]:
+    """Of curves of one quantity over another."""
+    axis = {"title": axis_title(AXES[y]), "zeroline": False}
+    return layout(height, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 92}) | {
+        "xaxis": {"title": axis_title(AXES[x]), "rangemode": "tozero", "zeroline": False},
+        "yaxis": axis | (log_ticks("$") if y.startswith("usd") else {}),
+    }
 
 
 def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: str, y: str) -> Figure:
     """Several curves and their marked batches, without bands: ``curves`` has name -> (curve, batch that is asked)."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(layout=layout(400, hovermode="closest", margin={"l": 68, "r": 16, "t": 12, "b": 92}))
+    traces: list[Row] = []
     for (name, (curve, here)), colour, dash in zip(curves.items(), SCENARIO_COLOURS, DASHES, strict=False):
         sizes = [13 if batch == here else 5 for batch in curve.batch_per_gpu]
         symbols = ["star" if batch == here else "circle" for batch in curve.batch_per_gpu]
-        figure.add_trace(
-            go.Scatter(
-                x=curve[x],
-                y=curve[y],
-                mode="lines+markers",
-                name=escape(name),
-                line={"color": colour, "width": 2, "dash": dash},
-                marker={"size": sizes, "symbol": symbols},
-                customdata=[f"{escape(name)}: {_hover(row, x, y)}" for _, row in curve.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
+        traces.append(
+            {
+                "type": "scatter",
+                "x": curve[x].to_numpy(),
+                "y": curve[y].to_numpy(),
+                "mode": "lines+markers",
+                "name": escape(name),
+                "line": {"color": colour, "width": 2, "dash": dash},
+                "marker": {"size": sizes, "symbol": symbols},
+                "customdata": [f"{escape(name)}: {_hover(row, x, y)}" for row in curve.to_dict("records")],
+                "hovertemplate": "%{customdata}<extra></extra>",
+            }
         )
-    figure.update_xaxes(title=axis_title(AXES[x]), rangemode="tozero", zeroline=False)
-    figure.update_yaxes(title=axis_title(AXES[y]), zeroline=False)
-    if y.startswith("usd"):
-        figure.update_yaxes(**log_ticks("$"))
-    return figure
+    return drawn(traces, _layout(400, x, y))
 
 
-def _band(curve: "pd.DataFrame", x: str, y: str) -> Any:
+def _band(curve: "pd.DataFrame", x: str, y: str) -> Row:
     """From the curve of fast draws to that of slow ones: a slower step is slower for users and for GPUs alike."""
-    import plotly.graph_objects as go
-
     better = "low" if y.startswith("usd") else "high"
     worse = "high" if better == "low" else "low"
     fast, slow = ("low", "high") if x == "ttft_s" else ("high", "low")
     xs = [*curve[f"{x}_{fast}"], *curve[f"{x}_{slow}"][::-1]]
     ys = [*curve[f"{y}_{better}"], *curve[f"{y}_{worse}"][::-1]]
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        mode="lines",
-        fill="toself",
-        fillcolor=BAND,
-        line={"width": 0},
-        name="80 % interval",
-        hoverinfo="skip",
-    )
+    return {
+        "type": "scatter",
+        "x": xs,
+        "y": ys,
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": BAND,
+        "line": {"width": 0},
+        "name": "80 % interval",
+        "hoverinfo": "skip",
+    }
 
 
-def _published(points: "pd.DataFrame", x: str, y: str) -> Any:
-    import plotly.graph_objects as go
-
+def _published(points: "pd.DataFrame", x: str, y: str) -> Row:
     def text(row: Any) -> str:
         numbers = f"{significant(row[x])} {AXES[x]}<br>{_value(row[y], y)} {AXES[y].removeprefix('$ ')}"
         return f"<b>published</b>: {escape(row['label'])}<br>{numbers}<br>{escape(row['source'])}"
 
-    return go.Scatter(
-        x=points[x],
-        y=points[y],
-        mode="markers",
-        name="published, measured",
-        marker={
+    return {
+        "type": "scatter",
+        "x": points[x].to_numpy(),
+        "y": points[y].to_numpy(),
+        "mode": "markers",
+        "name": "published, measured",
+        "marker": {
             "color": PUBLISHED,
             "size": 11,
             "symbol": "diamond",
             "line": {"width": 1, "color": "#FFFFFF"},
         },
-        customdata=[text(row) for _, row in points.iterrows()],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+        "customdata": [text(row) for row in points.to_dict("records")],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
 
 
 def _hover(row: Any, x: str, y: str) -> str:

@@ -40,7 +40,7 @@ def active_chart(rows: "pd.DataFrame", *, mean: float) -> Figure:
     billions = [f"{row.real_experts:g}<br>{row.active_parameters / GIGA:.1f} B" for row in rows.itertuples()]
     every = max(1, (len(rows) - 1) // 4)
     figure.update_xaxes(
-        title=axis_title("real experts in a layer (parameters, if in all layers)"),
+        title=axis_title("real experts per layer (parameters)"),
         tickvals=list(rows.real_experts)[::every],
         ticktext=billions[::every],
         fixedrange=True,

@@ -1,7 +1,7 @@
 """Schedules beside each other: one layer of each over one time axis, and how busy its streams are."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perfmodel.answers.step import StepAnswer
 from perfmodel.output.charts.timeline import timeline_chart
@@ -16,6 +16,7 @@ from perfmodel.output.step.windows import (
     stage_rows,
 )
 from perfmodel.overlap.analysis import slowest_rank
+from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
 
 if TYPE_CHECKING:
@@ -31,12 +32,9 @@ RATES = (
 """Of an answer, beside its times."""
 
 
-def layer_windows(answers: Mapping[str, StepAnswer]) -> dict[str, Window]:
-    """By schedule, the middle layer (where micro-batches carry over, two layers as the first one sees them)."""
-    return {
-        name: layer_window(found.step.segments, op_runs(found.step, slowest_rank(found.step.timeline)))
-        for name, found in answers.items()
-    }
+def step_window(found: StepAnswer) -> Window:
+    """The middle layer (where micro-batches carry over, two layers as the first one sees them)."""
+    return layer_window(found.step.segments, op_runs(found.step, slowest_rank(found.step.timeline)))
 
 
 def stacked_timeline(windows: Mapping[str, Window]) -> Any:
@@ -57,7 +55,19 @@ def stacked_timeline(windows: Mapping[str, Window]) -> Any:
     return figure
 
 
-def schedule_rows(answers: Mapping[str, StepAnswer]) -> "pd.DataFrame":
+class Told(Protocol):
+    """What is read of an answer: the simulated step need not be at hand."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was asked."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The keys of ``perfmodel step --json``."""
+
+
+def schedule_rows(answers: Mapping[str, Told]) -> "pd.DataFrame":
     """One row per schedule: ``overlap``, step time, time per layer and what of it is exposed (s), hidden (%), and the
     rates that the phase has.
     """

@@ -74,8 +74,8 @@ def train_html(answer: TrainAnswer) -> str:
             "provenance": values["provenance"],
             "command": train_command(scenario),
             "figures": {
-                "pipeline": embed(_pipeline(answer), "pipeline", buttons=BUTTONS),
-                "memory": embed(_held(answer), "memory", buttons=BUTTONS),
+                "pipeline": embed(pipeline_figure(answer), "pipeline", buttons=BUTTONS),
+                "memory": embed(held_figure(answer), "memory", buttons=BUTTONS),
             },
         },
     )
@@ -96,7 +96,8 @@ def _headline(values: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"key": key, "value": values[key], "text": text, "label": label} for key, text, label in cells]
 
 
-def _pipeline(answer: TrainAnswer) -> Any:
+def pipeline_figure(answer: TrainAnswer) -> Any:
+    """What every rank does over the step."""
     step = answer.step
     total = sum(len(own) for own in step.run.spans)
     m = step.training.micro_batches
@@ -131,7 +132,7 @@ def _pipeline(answer: TrainAnswer) -> Any:
     return pipeline_chart(rows, ranks=step.run.schedule.ranks, end=step.step_time_s / MS, unit="ms")
 
 
-def _held(answer: TrainAnswer) -> Any:
+def held_figure(answer: TrainAnswer) -> Any:
     """Memory over the step of some ranks: what stands, and activations on it."""
     memory = answer.step.memory
     every = range(len(memory.ranks))

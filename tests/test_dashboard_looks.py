@@ -1,0 +1,156 @@
+"""Every page as people meet it: wide and narrow, light and dark, by keyboard and screen reader, backwards too."""
+
+from dataclasses import replace
+from urllib.parse import urlencode
+
+import pytest
+from browser import PICTURES
+from oracle_env import required
+from test_dashboard_browser import chrome, opened, patient_context, server, settled  # noqa: F401
+
+from dashboard.plan_asked import PlanAsked
+from dashboard.plan_runs import planned
+from perfmodel.explore.plan.question import Kind
+from perfmodel.output.formats import duration, significant
+
+pytestmark = pytest.mark.browser
+
+SMALL = PlanAsked(models=("qwen3-30b-a3b",), clusters=("h200-ib",), amount=40.0, isl=1000.0, osl=100.0)
+PLAN = "plan?" + urlencode({"plan": SMALL.text()})
+PAGES = (PLAN, "", "overlap", "experts", "traffic", "training", "compare", "calibration", "trust")
+NAMES = [page.partition("?")[0] or "what-if" for page in PAGES]
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """axe-core, as a package of its own brings it."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        if required("axe"):
+            pytest.fail("no axe-playwright-python; PERFMODEL_REQUIRE demands it")
+        pytest.skip("no axe-playwright-python")
+    return Axe()
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def visitor(request, chrome):  # noqa: F811
+    context = patient_context(chrome, viewport={"width": 1440, "height": 1400}, color_scheme=request.param)
+    context.theme = request.param
+    yield context
+    context.close()
+
+
+def complete(page):
+    """Nothing runs, and a plan has all its stages."""
+    page.wait_for_function("!document.querySelector('.st-key-plan-stop')")
+    settled(page)
+    page.wait_for_function("!document.querySelector('.st-key-plan-stop')")
+
+
+CUT = """() => [...document.querySelectorAll(
+    '[data-testid=stMain] button, [data-testid=stMain] input, [data-testid=stMain] label, [data-testid=stMetricValue],'
+    + ' [data-testid=stMain] h1, [data-testid=stMain] h2, [data-testid=stMain] h3')]
+    .filter(one => one.offsetWidth && one.getBoundingClientRect().right > innerWidth + 1
+        && !one.closest('[data-testid=stDataFrame]'))
+    .map(one => one.outerHTML.slice(0, 120))"""
+"""Controls and headings that the window's edge cuts."""
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_nothing_is_cut_and_nothing_said_to_the_console(path, server, visitor):  # noqa: F811
+    page = visitor.new_page()
+    said = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    opened(page, f"{server}/{path}")
+    complete(page)
+    name = path.partition("?")[0] or "what-if"
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for width in (1440, 1024, 420):
+        page.set_viewport_size({"width": width, "height": 1400})
+        page.wait_for_timeout(500)
+        page.screenshot(path=PICTURES / f"looks-{name}-{width}-{visitor.theme}.png")
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
+        assert page.evaluate(CUT) == []
+    assert page.locator("[data-testid=stMain] h2").first.inner_text()  # the answer
+    assert not page.locator("[data-testid=stException]").count()
+    assert [text for text in said if "404" not in text] == []
+    page.close()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_axe_finds_no_violation(path, server, visitor, axe):  # noqa: F811
+    page = visitor.new_page()
+    opened(page, f"{server}/{path}")
+    complete(page)
+    found = axe.run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.close()
+
+
+def test_back_undoes_and_forward_does_again(server, chrome):  # noqa: F811
+    context = patient_context(chrome, viewport={"width": 1440, "height": 1200})
+    page = context.new_page()
+    opened(page, server)
+
+    def answer():
+        settled(page)
+        page.wait_for_timeout(500)
+        settled(page)
+        return page.locator("[data-testid=stMain] h2").first.inner_text()
+
+    answers = [answer()]
+    page.locator(".st-key-ask-overlap").get_by_text("tbo", exact=True).click()
+    answers.append(answer())
+    slider = page.locator(".st-key-ask-batch input[type=range]")
+    slider.focus()
+    slider.press("ArrowLeft")
+    answers.append(answer())
+    assert len(set(answers)) == 3
+    for turn in (page.go_back, page.go_back):
+        turn()
+        answers.append(answer())
+    page.go_forward()
+    answers.append(answer())
+    assert answers[3:] == [answers[1], answers[0], answers[1]]
+    context.close()
+
+
+def test_the_planner_answers_with_the_figures_of_plan_and_a_click_takes_it(server, chrome):  # noqa: F811
+    context = patient_context(chrome, viewport={"width": 1440, "height": 1600})
+    page = context.new_page()
+    opened(page, f"{server}/{PLAN}")
+    complete(page)
+    question = SMALL.question("qwen3-30b-a3b", "h200-ib")
+    (kind,) = question.kinds
+    found = planned(replace(question, kinds=(Kind(kind.cluster, 16, kind.engine),)), 6, False)
+    best = found.values["candidates"][0]
+    said = page.locator("[data-testid=stMain] h2").first.inner_text()
+    assert f"{best['num_gpus']} x H200, InfiniBand" in said
+    assert f"{significant(1 / best['tpot_at_s'])} tokens/s" in said
+    assert f"within {duration(best['ttft_at_s'])}" in said
+    point = page.locator("[data-testid=stPlotlyChart] .scatterlayer .trace .point").nth(1).bounding_box()
+    page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    settled(page)
+    page.get_by_text("by the screen's approximation").wait_for()
+    page.get_by_role("button", name="Take it: open in What-if").click()
+    page.wait_for_function("!location.pathname.includes('plan') && location.search.includes('yaml=')")
+    page.get_by_text("Taken from the plan").wait_for()
+    assert "tokens/s per user" in page.locator("[data-testid=stMain] h2").first.inner_text()
+    context.close()
+
+
+def test_a_refusal_is_mended_by_its_button(server, chrome):  # noqa: F811
+    context = patient_context(chrome, viewport={"width": 1440, "height": 1200})
+    page = context.new_page()
+    page.goto(
+        f"{server}/?"
+        + urlencode({"v": 1, "scenario": "longcat-flash-h800", "set": "deployment.batch_per_gpu=500"})
+    )
+    button = page.get_by_role("button", name="Use the largest batch that fits")
+    button.click()
+    page.wait_for_selector("[data-testid=stMetricValue]")
+    settled(page)
+    assert not page.locator("[data-testid=stAlertContentError]").count()
+    assert "batch_per_gpu%3D128" in page.url
+    context.close()
