@@ -49,7 +49,9 @@ def held_out_rows(
     for number, name in enumerate(names):
         if progress is not None:
             progress(suite, number, len(names))
-        curves = {_key(curve): curve for curve in shipped(name).whole()}
+        curves: dict[Any, list[AnyCurve]] = {}
+        for curve in shipped(name).whole():
+            curves.setdefault(_key(curve), []).append(curve)
         own = [record for record in _read(name) if wanted(record["kernel"])]
         found += [_row(suite, name, record, curves) for record in own]
     return found
@@ -77,13 +79,14 @@ def timing_row(
     )
 
 
-def _row(suite: str, name: str, record: Mapping[str, str], curves: Mapping[Any, AnyCurve]) -> Row:
+def _row(suite: str, name: str, record: Mapping[str, str], curves: Mapping[Any, Sequence[AnyCurve]]) -> Row:
     variables = {key: float(value) for key, value in (part.split("=") for part in record["shape"].split(" "))}
     key = tuple(record[part] for part in KEY)
     label = " ".join(filter(None, (name, *key[::-1], record["shape"])))
+    known = curves.get(key, ())  # a rack's has other numbers of ranks than a node's
     return timing_row(
         suite,
-        curves.get(key),
+        next((curve for curve in known if curve.covers(variables)), None),
         variables,
         measured=float(record["seconds"]),
         kernel=record["kernel"],
