@@ -18,8 +18,10 @@ from perfmodel.spec import catalogue
 Mode = Literal["need", "carry"]
 ENGINES = ("sglang", "vllm", "trtllm")
 FORMATS = ("bf16", "fp8", "fp4", "any")
-SIMULATE, MORE, SECONDS = 6, 16, 60.0
-"""Candidates that are simulated, at first and when more are asked for, and the time that they may take."""
+SIMULATE, MORE, SECONDS = 6, 16, 3600.0
+"""Candidates that are simulated, at first and when more are asked for, and the time that they may take: so much that it
+never ends early, or the answer would hang on how busy the machine is. Whoever waits can stop.
+"""
 MOST_LINES = 8
 """Models times clusters."""
 MOST_GPUS = 512
