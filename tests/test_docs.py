@@ -175,7 +175,7 @@ def test_every_picture_of_the_docs_is_redrawn_by_a_target():
     """A picture that no target draws goes stale, as timeline.png did."""
     docs = ROOT / "docs"
     drawn = (docs / "pictures.py").read_text() + (docs / "screenshots.py").read_text()
-    pages = re.search(r"^PAGES = (\{.*?\})$", drawn, flags=re.MULTILINE)[1]
+    pages = re.search(r"^PAGES = (\{.*?\})$", drawn, flags=re.MULTILINE | re.DOTALL)[1]
     made = {
         *re.findall(r'"(\w+\.png)"', drawn),
         *(f"dashboard_{name}.png" for name in ast.literal_eval(pages).values()),

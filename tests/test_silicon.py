@@ -407,10 +407,10 @@ def test_models_and_gpus_that_lack_stay_with_the_reason():
     for row in rows_of(other | {"model": "MiniMaxAI/MiniMax-M9"}, silicon_2026.FILE, "silicon-2026"):
         assert (row.suite, row.predicted) == ("silicon-2026", None)
         assert row.reason == "model MiniMaxAI/MiniMax-M9 is not in the catalogue"
-    elsewhere = next(r for r in NEWER if r["system"] == "b300_sxm") | {"model": R1, "system": "mi355x"}
+    elsewhere = next(r for r in NEWER if r["system"] == "b300_sxm") | {"model": R1, "system": "mi999x"}
     assert (
         rows_of(elsewhere, silicon_2026.FILE, "s")[0].reason
-        == "system mi355x: no calibration, and not in the catalogue (perfmodel show clusters)"
+        == "system mi999x: no calibration, and not in the catalogue (perfmodel show clusters)"
     )
 
 

@@ -662,7 +662,8 @@ def test_a_shipped_calibration_reads_and_answers_everywhere(name):
         calibration.document
     )  # which is not asked of those that ship when they are read
     curves = [curve for curve in calibration.all_curves if isinstance(curve, TableCurve)]
-    assert {"gemm", "grouped_gemm", "mla_decode", "all_reduce"} <= {curve.kernel for curve in curves}
+    known = {"gemm"} if name.startswith("mi3") else {"gemm", "grouped_gemm", "mla_decode", "all_reduce"}
+    assert known <= {curve.kernel for curve in curves}  # of AMD's only products were published as timings
     odd = np.array([0.0, 1.0, 3.7, 1e3, 1e7])
     for curve in curves:
         assert len(tuple(curve.tables)) == len(curve.tables)
