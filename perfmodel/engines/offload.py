@@ -23,7 +23,7 @@ class Policy(Spec):
 
 @cache
 def policies() -> dict[str, Policy]:
-    """By engine; empty: of none in particular."""
+    """By engine; empty: of none in particular, and of those whose policies were not read (ATOM)."""
     return {name: Policy.model_validate(entry) for name, entry in read_document(FILE).items()}
 
 
@@ -35,5 +35,5 @@ def policy_of(scenario: Scenario) -> Policy:
         "load": None if stated.load == "auto" else stated.load,
         "prefetch": stated.prefetch,
     }
-    found = policies()[scenario.deployment.engine]
+    found = policies().get(scenario.deployment.engine, policies()[""])
     return found.model_copy(update={key: value for key, value in own.items() if value is not None})

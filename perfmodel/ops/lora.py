@@ -121,8 +121,8 @@ def _layer_elements(layer: Layer, model: Model, deployment: Deployment) -> float
 
 
 def slots_of(moe: Moe, deployment: Deployment) -> float:
-    """Routed experts that one GPU holds, copies among them."""
-    return (moe.num_experts + deployment.redundant_experts) / deployment.ep
+    """Routed experts that one GPU holds, copies among them; of unequal ranks the fullest."""
+    return deployment.most_slots(moe.num_experts)
 
 
 def _ffn_elements(hidden: int, width: float, activation: str) -> float:

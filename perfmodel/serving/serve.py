@@ -368,9 +368,11 @@ def tiers_of(scenario: Scenario) -> Tiers | None:
     """Memories below the GPU's, in blocks of one rank; None where nothing is kept there.
 
     A rank reads over its GPUs' own links, each its share; what a node reads from storage, or from its host's memory,
-    is shared by the node's ranks, and a rank that spans nodes has as many nodes' worth.
+    is shared by the node's ranks, and a rank that spans nodes has as many nodes' worth. Of a pipeline each stage keeps
+    and reads its own layers' part, on the nodes that it stands on.
     """
     serving, tp, node = scenario.serving, scenario.deployment.attention_tp, scenario.cluster.node.num_gpus
+    stages, stage = scenario.deployment.pp, scenario.deployment.stage_gpus
     if not serving.has_tiers:
         return None
     if checkpoint_bytes(scenario):
@@ -379,9 +381,9 @@ def tiers_of(scenario: Scenario) -> Tiers | None:
             "checkpoints in other memories are not modelled: leave them out"
         )
     each, offload, policy = cached_token_bytes(scenario), serving.offload, policy_of(scenario)
-    host = serving.host_cache_tokens or int(serving.host_cache_gb * GB / node / each)
+    host = serving.host_cache_tokens or int(serving.host_cache_gb * GB * stages / node / each)
     storage = serving.storage_cache_tokens or int(serving.storage_cache_gb * GB / (each * tp))
-    nodes = max(1, math.ceil(tp / node))
+    nodes = max(1, math.ceil(tp / node)) * math.ceil(stages * stage / node) / math.ceil(stage / node)
 
     def shared_s(bandwidth: float | None) -> float:
         return 0.0 if bandwidth is None else each * tp / (bandwidth * GB * nodes)
@@ -393,7 +395,7 @@ def tiers_of(scenario: Scenario) -> Tiers | None:
         ranks_per_host=max(1, node // tp),
         local=offload.storage == "local",
         write_back=policy.write == "write-back",
-        host_s=0.0 if link is None else each / (link * GB),
+        host_s=0.0 if link is None else each / (link * GB * stages),
         node_s=shared_s(offload.host_node_gb_per_s),
         storage_s=shared_s(offload.storage_gb_per_s),
         latency_s=offload.storage_latency_ms * MS,

@@ -90,17 +90,8 @@ class Deployment(Spec):
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {
-            "uneven_experts",
-            "context_parallel",
-            "decode_context_parallel",
-            "lora_adapters",
-            "lora_rank",
-            "lora_targets",
-            "attention_gpus",
-            "ffn_gpus",
-            "ffn_micro_batches",
-        }
+        {"lora_adapters", "lora_rank", "lora_targets", "attention_gpus", "ffn_gpus", "ffn_micro_batches"}
+        | {"uneven_experts", "context_parallel", "decode_context_parallel"}
     )
 
     phase: Literal["decode", "prefill", "mixed"] = "decode"
@@ -251,6 +242,8 @@ class Deployment(Spec):
             ("overlap", self.overlap, "sequential"),
             ("all_to_all", self.all_to_all, "auto"),
             ("pp", self.pp, 1),
+            ("context_parallel", self.context_parallel, 1),
+            ("decode_context_parallel", self.decode_context_parallel, 1),
             ("ranks", self.ranks, "representative"),
             ("mtp.draft_tokens", self.mtp.draft_tokens, 0),
             ("lora_adapters", self.lora_adapters, 0),

@@ -212,6 +212,11 @@ def _context_problem(s: Scenario) -> str | None:
         return None
     if s.costs == "report":
         return "costs = report counts no context parallelism: leave it out"
+    if d.mtp.drafter and d.mtp.draft_tokens:
+        return (
+            f"deployment.mtp.drafter = {d.mtp.drafter.kind}: a draft model of its own beside divided contexts "
+            "(context_parallel, decode_context_parallel) is not modelled; use 1"
+        )
     drafts = [s.model.mtp.layer] if s.model.mtp and d.mtp.draft_tokens else []
     for layer in (*s.model.layers, *drafts):
         mixer = layer.attention
