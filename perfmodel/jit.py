@@ -85,8 +85,11 @@ class Program:
 
 @cache
 def _version(sources: tuple[Path, ...]) -> str:
-    """Of sources, Python and numba: numba itself looks at one file alone, and a program may be several."""
+    """Of sources, where they are, Python and numba: numba itself looks at one file alone, and a program may be several;
+    and it finds nothing that was compiled from the same files in another folder.
+    """
     from importlib.metadata import version
 
     text = "".join(path.read_text("utf-8") for path in sources)
-    return hashlib.sha256(f"{sys.version}{version('numba')}{text}".encode()).hexdigest()[:16]
+    place = sources[0].resolve().parent if sources else ""
+    return hashlib.sha256(f"{sys.version}{version('numba')}{place}{text}".encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ MILLION_NAMES = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 MS = 1e-3
 US = 1e-6
+NS = 1e-9
 HOUR = 3600.0
 
 GB = 1e9

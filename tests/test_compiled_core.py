@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -14,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.errors import InfeasibleError, SpecError
-from perfmodel.jit import compiled
+from perfmodel.jit import Program, compiled
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving import cores
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide
-from perfmodel.serving.compiled import tables, window
+from perfmodel.serving.compiled import jit, tables, window
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
@@ -443,3 +444,21 @@ def test_a_function_is_compiled_once_for_whole_numbers_of_any_width():
     assert (
         total(np.array([2**30], dtype=np.int32), np.array([0])) == 2**31
     )  # nothing is cut to what was narrow
+
+
+def test_what_was_compiled_belongs_to_its_sources_and_their_folder(tmp_path, monkeypatch):
+    """All files with compiled functions: else what an older one gave would answer. Of another checkout's numba finds
+    nothing, so that a run would compile unannounced."""
+    folder = Path(jit.__file__).parent
+    holders = {
+        path.stem for path in folder.glob("*.py") if re.search(r"^@(compiled|entry)$", path.read_text(), re.M)
+    }
+    assert holders <= set(jit.SOURCES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    programs = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "core.py").write_text("same = True\n")
+        programs.append(Program([tmp_path / name / "core.py"]))
+    assert programs[0].cache_folder() != programs[1].cache_folder()
+    assert programs[0].cache_folder() == Program([tmp_path / "one" / "core.py"]).cache_folder()

@@ -10,12 +10,12 @@ would have it.
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -53,6 +53,9 @@ CHANCE = 0.01
 RESULT, ROWS = "check.json", "check.parquet"
 SEED = 20_000_003
 """Of the draws; shapes that a design holds are left out whatever the seed."""
+
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,17 +281,17 @@ def _step_jobs(calibration: Calibration, folder: Path, bench: Bench, count: int,
     if asked.get("training"):
         yield from _training_jobs(calibration, folder, models, sizes, count, seed)
         return
+    for case in _drawn(draw_steps, asked, sizes, count, seed):
+        yield _step_job(case, calibration, folder, models)
+
+
+def _drawn(
+    draw: Callable[..., Iterable[C]], asked: Mapping[str, Any], sizes: Sequence[str], count: int, seed: int
+) -> Iterator[C]:
+    """So many cases in each number format that was asked for, within its limits."""
     for dtype in asked["dtypes"]:
-        cases = draw_steps(
-            sizes,
-            dtype,
-            count,
-            max_tokens=asked["max_tokens"],
-            max_context=asked["max_context"],
-            seed=seed,
-        )
-        for case in cases:
-            yield _step_job(case, calibration, folder, models)
+        limits = {key: asked[key] for key in ("max_tokens", "max_context")}
+        yield from draw(sizes, dtype, count, seed=seed, **limits)
 
 
 def _training_jobs(
@@ -296,28 +299,19 @@ def _training_jobs(
 ) -> Iterator[_Job]:
     """Whole training steps: forwards, the loss and backwards."""
     asked = calibration.document["requested"]
-    for dtype in asked["dtypes"]:
-        cases = draw_training_steps(
-            sizes,
-            dtype,
-            count,
-            max_tokens=asked["max_tokens"],
-            max_context=asked["max_context"],
-            seed=seed,
+    for case in _drawn(draw_training_steps, asked, sizes, count, seed):
+        found = predict_training(case, calibration, str(folder.absolute()))
+        yield _Job(
+            "training step",
+            case.label,
+            "steps",
+            partial(build_training_step, case, models),
+            found.seconds,
+            found.low_s,
+            found.high_s,
+            float("nan"),
+            found.outside,
         )
-        for case in cases:
-            found = predict_training(case, calibration, str(folder.absolute()))
-            yield _Job(
-                "training step",
-                case.label,
-                "steps",
-                partial(build_training_step, case, models),
-                found.seconds,
-                found.low_s,
-                found.high_s,
-                float("nan"),
-                found.outside,
-            )
 
 
 def _step_job(case: StepCase, calibration: Calibration, folder: Path, models: Models) -> _Job:

@@ -7,6 +7,7 @@ not there. GenAI-Perf's scripts read the same summary.
 
 import json
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from perfmodel.output.export.judged import Floats, Judged
 from perfmodel.serving.records import Ints
 from perfmodel.spec.benchmarks.aiperf import REQUESTS
 from perfmodel.spec.traces.results import MAX_RESULT_BYTES
-from perfmodel.units import MS
+from perfmodel.units import MS, NS
 
 SCHEMA = "1.4"
 PERCENTILES = {f"p{q}": float(q) for q in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
-NS = 1e-9
 REQUEST_BYTES = 700
 """About what a request takes without its gaps."""
 
@@ -171,4 +171,4 @@ def _spread(unit: str, values: Floats, counts: Ints | None = None) -> dict[str, 
 
 
 def _stamp(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds)) + f".{int(seconds % 1 * 1e6):06d}"
+    return datetime.fromtimestamp(seconds).isoformat(timespec="microseconds")

@@ -7,8 +7,8 @@ from perfmodel.jit import available as available
 from perfmodel.jit import compiled as compiled
 
 SOURCES = (
-    "state", "memory", "lists", "times", "tree", "blocks", "lockstep", "runs", "routing", "links", "handoff", "steps",
-    "core",
+    "state", "memory", "lists", "times", "hashed", "used", "tiers", "tree", "blocks", "lockstep", "runs", "routing",
+    "links", "handoff", "steps", "core",
 )  # fmt: skip
 CORE = Program([Path(__file__).parent / f"{name}.py" for name in SOURCES])
 

@@ -4,6 +4,7 @@ from perfmodel.serving.compiled import memory as m
 from perfmodel.serving.compiled.hashed import free_node, new_node, node_of
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.state import NONE, State
+from perfmodel.serving.compiled.used import link, unlink
 
 # --- one memory -----------------------------------------------------------------------------------------------------
 
@@ -15,38 +16,13 @@ def _held(s: State, t: int, key: int) -> int:
 
 
 @compiled
-def _link(s: State, t: int, node: int) -> None:
-    """Used last."""
-    one, tier = m.nodes(s)[node], m.tiers(s)[t]
-    one.older, one.newer = tier.newest, NONE
-    if tier.newest == NONE:
-        tier.oldest = node
-    else:
-        m.nodes(s)[tier.newest].newer = node
-    tier.newest = node
-
-
-@compiled
-def _unlink(s: State, t: int, node: int) -> None:
-    one, tier = m.nodes(s)[node], m.tiers(s)[t]
-    if one.older == NONE:
-        tier.oldest = one.newer
-    else:
-        m.nodes(s)[one.older].newer = one.newer
-    if one.newer == NONE:
-        tier.newest = one.older
-    else:
-        m.nodes(s)[one.newer].older = one.older
-
-
-@compiled
 def _touch(s: State, t: int, key: int) -> None:
     if t == NONE:
         return
     node = _held(s, t, key)
     if node != NONE and m.tiers(s)[t].newest != node:
-        _unlink(s, t, node)
-        _link(s, t, node)
+        unlink(s, m.tiers(s)[t], node)
+        link(s, m.tiers(s)[t], node)
 
 
 @compiled
@@ -57,17 +33,17 @@ def _put(s: State, t: int, key: int, blocks: int) -> None:
         node = new_node(s, s.num_ranks + t, key)
         m.nodes(s)[node].blocks = blocks
         m.tiers(s)[t].blocks += blocks
-        _link(s, t, node)
+        link(s, m.tiers(s)[t], node)
     elif m.tiers(s)[t].newest != node:
-        _unlink(s, t, node)
-        _link(s, t, node)
+        unlink(s, m.tiers(s)[t], node)
+        link(s, m.tiers(s)[t], node)
 
 
 @compiled
 def _go(s: State, t: int, node: int) -> None:
     """A node is here no more."""
     m.tiers(s)[t].blocks -= m.nodes(s)[node].blocks
-    _unlink(s, t, node)
+    unlink(s, m.tiers(s)[t], node)
     free_node(s, node)
 
 

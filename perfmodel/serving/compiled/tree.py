@@ -7,33 +7,7 @@ from perfmodel.serving.compiled import tiers
 from perfmodel.serving.compiled.hashed import free_node, new_node, node_of
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.state import NONE, State
-
-
-@compiled
-def _unlink(s: State, node: int) -> None:
-    """Out of the order of use."""
-    one, rank = m.nodes(s)[node], m.ranks(s)[m.nodes(s)[node].rank]
-    if one.older == NONE:
-        rank.oldest = one.newer
-    else:
-        m.nodes(s)[one.older].newer = one.newer
-    if one.newer == NONE:
-        rank.newest = one.older
-    else:
-        m.nodes(s)[one.newer].older = one.older
-
-
-@compiled
-def _link(s: State, node: int) -> None:
-    """Used last."""
-    one, rank = m.nodes(s)[node], m.ranks(s)[m.nodes(s)[node].rank]
-    one.older = rank.newest
-    one.newer = NONE
-    if rank.newest == NONE:
-        rank.oldest = node
-    else:
-        m.nodes(s)[rank.newest].newer = node
-    rank.newest = node
+from perfmodel.serving.compiled.used import link, unlink
 
 
 @compiled
@@ -42,8 +16,8 @@ def _touch(s: State, g: int, i: int, length: int) -> None:
     for at in range(begin + length - 1, begin - 1, -1):
         node = node_of(s, g, m.path_keys(s)[at])
         if node != NONE and m.ranks(s)[g].newest != node:
-            _unlink(s, node)
-            _link(s, node)
+            unlink(s, m.ranks(s)[m.nodes(s)[node].rank], node)
+            link(s, m.ranks(s)[m.nodes(s)[node].rank], node)
 
 
 @compiled
@@ -139,7 +113,7 @@ def add(s: State, g: int, i: int, length: int) -> None:
             one.tokens = (upto // unit - first // unit) * unit
             one.restarts = 0 if pool.states else 1
             one.locks, one.children, one.parent = 0, 0, parent
-            _link(s, node)
+            link(s, m.ranks(s)[m.nodes(s)[node].rank], node)
             m.ranks(s)[g].cache_blocks += one.blocks
             if parent != NONE:
                 m.nodes(s)[parent].children += 1
@@ -156,7 +130,7 @@ def add(s: State, g: int, i: int, length: int) -> None:
 @compiled
 def _evict(s: State, node: int) -> None:
     one = m.nodes(s)[node]
-    _unlink(s, node)
+    unlink(s, m.ranks(s)[m.nodes(s)[node].rank], node)
     m.ranks(s)[one.rank].cache_blocks -= one.blocks
     pool = m.pool_of(s, one.rank)
     if pool.states and one.restarts:
