@@ -1,5 +1,6 @@
 """A training run's answer: the step, its memory, the run's days and dollars, with what makes it less certain."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from perfmodel.errors import InfeasibleError
 from perfmodel.spec.scenario import Scenario
 from perfmodel.training.memory import RankMemory, training_memory
 from perfmodel.training.pipeline.closed_forms import bubble
+from perfmodel.training.ramp import RampLevel, ramp_levels
 from perfmodel.training.run import DAY, TrainingRun, simulate_run
 from perfmodel.training.step import TrainingStep, simulate_training
 from perfmodel.training.summary import breakdown_s, exposed_s, model_flops_per_s_per_gpu, step_interval_s
@@ -46,7 +48,8 @@ def answer_train(scenario: Scenario) -> TrainAnswer:
     step = simulate_training(scenario)
     check_fits(step)
     training = step.training
-    run = _run(step)
+    ramp = _ramp(step)
+    run = _run(step, ramp)
     parts = breakdown_s(step)
     exposed = exposed_s(parts)
     memory = step.memory
@@ -99,6 +102,8 @@ def answer_train(scenario: Scenario) -> TrainAnswer:
             for stage, own in enumerate(step.phases)
         ],
         **_run_values(step, run, (low, high)),
+        **_ramp_values(step, ramp),
+        **_offload_values(step),
         **caveat_values(_caveats(step, run)),
         "provenance": _provenance(step),
     }
@@ -166,12 +171,56 @@ def _bubbles(step: TrainingStep) -> dict[str, float | None]:
     }
 
 
-def _run(step: TrainingStep) -> TrainingRun | None:
+def _ramp(step: TrainingStep) -> tuple[RampLevel, ...]:
+    """The batches of a run's ramp; none where there is no run or no ramp."""
+    training = step.training
+    if training.tokens is None or training.batch_ramp is None:
+        return ()
+    return ramp_levels(step, training.tokens / training.sequence_tokens)
+
+
+def _productive_s(step: TrainingStep, ramp: Sequence[RampLevel]) -> float:
+    """What all steps of a run take: those of the ramp, then full ones."""
+    training = step.training
+    assert training.tokens is not None, "asked of runs"
+    full = training.tokens / training.step_tokens
+    trained = sum(level.steps * level.global_batch_sequences for level in ramp)
+    below = sum(level.steps * level.step_time_s for level in ramp)
+    return max(0.0, full - trained / training.global_batch_sequences) * step.step_time_s + below
+
+
+def _ramp_values(step: TrainingStep, ramp: Sequence[RampLevel]) -> dict[str, Any]:
+    """The ramp's batches and what it adds to the steps' time; nothing without one."""
+    if not ramp:
+        return {}
+    return {
+        "batch_ramp": {
+            "levels": [asdict(level) for level in ramp],
+            "more_s": _productive_s(step, ramp) - _productive_s(step, ()),
+        }
+    }
+
+
+def _offload_values(step: TrainingStep) -> dict[str, Any]:
+    """What the host holds and moves for its GPUs; nothing where nothing is offloaded."""
+    offload = step.training.offload
+    if not (offload.optimizer_fraction or offload.activations_fraction):
+        return {}
+    fullest = max(step.host_memory, key=lambda one: one.optimizer + one.activations)
+    return {
+        "offload": {
+            "host_bytes_per_gpu": {name: int(value) for name, value in asdict(fullest).items()},
+            "host_update_s": max(tail.host_s for tail in step.tails),
+        }
+    }
+
+
+def _run(step: TrainingStep, ramp: Sequence[RampLevel]) -> TrainingRun | None:
     training = step.training
     if training.tokens is None:
         return None
     return simulate_run(
-        training.tokens / training.step_tokens * step.step_time_s,
+        _productive_s(step, ramp),
         num_gpus=training.num_gpus,
         step_time_s=step.step_time_s,
         checkpoints=training.checkpoints,
@@ -271,6 +320,13 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
     if training.balanced and step.scenario.model.moe:
         found.append(
             standing("experts are taken as balanced: every rank gets the mean load (training.balanced)")
+        )
+    if training.offload.optimizer_fraction:
+        found.append(
+            note(
+                "offload: the host's update is its bytes over 0.46 of its memory's peak bandwidth, as DeepSpeed's "
+                "CPU-Adam reached; PyTorch's own takes several times as long"
+            )
         )
     if training.etp > 1:
         found.append(note("expert tensor parallelism is costed as an all-gather of all tokens"))

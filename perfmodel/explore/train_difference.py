@@ -4,7 +4,8 @@ A step's seconds are cut as :func:`perfmodel.training.summary.breakdown_s` does 
 communication by kind, bubble; means over pipeline ranks). Times GPUs over tokens a part is GPU hours per million
 tokens, times the price dollars; a change of price is split off evenly, as
 :mod:`perfmodel.explore.difference` does it, so that parts add up exactly, and a against b is minus b against a. What
-failures, checkpoints and spares add is **failures**, where runs are stated.
+failures, checkpoints and spares add is **failures**, what smaller batches at the start do **batch ramp**, where runs
+are stated.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from perfmodel.answers.train import TrainAnswer
 from perfmodel.numeric import comparable
 from perfmodel.units import HOUR, MEGA
 
-PRICE, FAILURES = "price", "failures"
+PRICE, FAILURES, RAMP = "price", "failures", "batch ramp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def _gpu_hours(answer: TrainAnswer) -> dict[str, float]:
     values, training = answer.values, answer.step.training
     per_token = training.num_gpus / training.step_tokens * MEGA / HOUR
     found = {part: seconds * per_token for part, seconds in values["breakdown_s"].items()}
+    if "batch_ramp" in values and training.tokens:
+        found[RAMP] = values["batch_ramp"]["more_s"] * training.num_gpus / training.tokens * MEGA / HOUR
     if values["gpu_hours"] is not None and training.tokens:
         every, steps = values["gpu_hours"] / training.tokens * MEGA, sum(found.values())
         if comparable(every) != comparable(steps):

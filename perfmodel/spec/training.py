@@ -4,11 +4,11 @@ Attention and dense layers are divided over tp x cp x dp GPUs of each pipeline s
 the same GPUs ("parallel folding", arXiv 2504.14960): the two products must agree, nothing else.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from perfmodel.spec.base import Count, CountOrZero, NonNegative, Positive, Spec
+from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec, Speed
 
 Recomputed = Literal["attention_core", "mla_up_projection", "norms", "activations", "experts"]
 """What of a layer may be computed again in its backward instead of being kept. Megatron-Core's names are core_attn,
@@ -59,8 +59,71 @@ class Failures(Spec):
     """How long a failed node is away; with no spare left the run waits for it."""
 
 
+MOST_RAMP_LEVELS = 1000
+
+
+class BatchRamp(Spec):
+    """Batches that grow at the start of a run (Megatron-LM's --rampup-batch-size start increment samples)."""
+
+    start_sequences: Count
+    """Sequences of the first steps, over all GPUs."""
+    increment_sequences: Count
+    """By how many they grow each time, up to ``global_batch_sequences``."""
+    ramp_sequences: Count
+    """Sequences over which they grow, each batch taking an equal part of them (Megatron-LM's samples)."""
+
+    def levels(self, global_batch: int) -> int:
+        """Batches below the full one."""
+        return (global_batch - self.start_sequences) // self.increment_sequences
+
+    def batches(self, global_batch: int) -> range:
+        """Sequences of every batch below the full one."""
+        return range(self.start_sequences, global_batch, self.increment_sequences)
+
+    def problem(self, global_batch: int, per_pass: int) -> str | None:
+        """Why a run of full batches of ``global_batch``, ``per_pass`` sequences in one pass of all GPUs, can't begin
+        so, or None.
+        """
+        grows = global_batch - self.start_sequences
+        if grows <= 0:
+            return f"start_sequences = {self.start_sequences} must be below global_batch_sequences = {global_batch}"
+        if grows % self.increment_sequences:
+            return (
+                f"increment_sequences = {self.increment_sequences} must divide global_batch_sequences - "
+                f"start_sequences = {global_batch} - {self.start_sequences} = {grows}"
+            )
+        if self.levels(global_batch) > MOST_RAMP_LEVELS:
+            return (
+                f"{self.levels(global_batch):,} batches below the full one; must be at most {MOST_RAMP_LEVELS:,}: a "
+                f"larger increment_sequences"
+            )
+        for name in ("start_sequences", "increment_sequences"):
+            if getattr(self, name) % per_pass:
+                return f"{name} = {getattr(self, name)} must be a multiple of dp x micro_batch_sequences = {per_pass}"
+        return None
+
+
+class Offload(Spec):
+    """What lies in the host's memory instead of the GPU's."""
+
+    optimizer_fraction: Fraction = 0.0
+    """Share of the optimizer state that the host holds, and updates itself (Megatron-Core's --optimizer-cpu-offload
+    with --optimizer-offload-fraction; DeepSpeed's offload_optimizer with ratio)."""
+    overlap: bool = False
+    """Whether gradients go down and weights come up while the host updates others (Megatron-Core's
+    --overlap-cpu-optimizer-d2h-h2d), instead of one after the other."""
+    activations_fraction: Fraction = 0.0
+    """Share of what layers keep for their backward that is copied to the host beside the forward, and back beside the
+    backward (Megatron-Core's --cpu-offloading-num-layers over the layers, fine-grained activation offloading)."""
+    host_memory_gb_per_s: Speed | None = None
+    """Bandwidth of a node's main memory, all sockets together, GB/s; None: that of the servers in which the GPU is
+    sold, where they are known."""
+
+
 class Training(Spec):
     """Everything of a training step and run that is not the model, the cluster or the price."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"batch_ramp", "dp_replicate", "offload"})
 
     tokens: Positive | None = None
     """Tokens of the whole run; None: only a step is asked."""
@@ -68,6 +131,8 @@ class Training(Spec):
     """Tokens of one sequence."""
     global_batch_sequences: Count
     """Sequences of one step, over all GPUs."""
+    batch_ramp: BatchRamp | None = None
+    """Smaller batches at the start of the run; None: all steps are alike."""
     micro_batch_sequences: Count = 1
     """Sequences that pass the pipeline together, per data-parallel rank."""
     tp: Count = 1
@@ -100,6 +165,12 @@ class Training(Spec):
     Megatron-Core's 1F1B overlap)."""
     zero: Literal[0, 1, 2, 3] = 1
     """What is divided over data-parallel ranks: nothing; optimizer state; gradients too; weights too (FSDP)."""
+    dp_replicate: Count = 1
+    """Groups of data-parallel ranks that each hold all of what ``zero`` divides, and sum their gradients afterwards:
+    hybrid sharding (torchtitan's data_parallel_replicate_degree, Megatron-Core's
+    --num-distributed-optimizer-instances)."""
+    offload: Offload = Offload()
+    """What lies in the host's memory."""
     optimizer: Optimizer = Optimizer()
     """The optimizer."""
     precision: Format = "bf16"
@@ -175,6 +246,37 @@ class Training(Spec):
                 f"sequence_tokens = {self.sequence_tokens} must be a multiple of cp x tp = {self.cp} x {self.tp}: "
                 "context and sequence parallelism cut sequences into equal pieces"
             )
+        ramp = self.batch_ramp and self.batch_ramp.problem(self.global_batch_sequences, per_pass)
+        return f"batch_ramp: {ramp}" if ramp else self._divided_problem() or self._offload_problem()
+
+    def _divided_problem(self) -> str | None:
+        """What of the division over data-parallel ranks does not fit together, or None."""
+        groups = self.dp_replicate
+        if groups == 1:
+            return None
+        if self.zero == 0:
+            return f"dp_replicate = {groups} needs something that is divided: zero of at least 1"
+        for name, ranks in (("dp x cp", self.dp * self.cp), ("edp", self.expert_dp)):
+            if ranks % groups:
+                return (
+                    f"dp_replicate = {groups} must divide {name} = {ranks}, ranks that hold the same weights"
+                )
+        return None
+
+    def _offload_problem(self) -> str | None:
+        """What of the offload other keys do not allow, or None."""
+        offload = self.offload
+        if offload.optimizer_fraction and self.zero == 0:
+            return "offload.optimizer_fraction needs a divided optimizer: zero of at least 1"
+        if offload.optimizer_fraction and self.optimizer.kind != "adamw":
+            return (
+                f"offload.optimizer_fraction: optimizer.kind = {self.optimizer.kind} is not updated on a host, whose "
+                "processors would take its matrix products; use adamw"
+            )
+        if offload.activations_fraction and self.recompute == "full":
+            return (
+                "offload.activations_fraction: recompute = full keeps no more than layers' inputs; use a list"
+            )
         return None
 
     @property
@@ -191,6 +293,16 @@ class Training(Spec):
     def expert_dp(self) -> int:
         """GPUs that hold the same experts."""
         return self.stage_gpus // (self.ep * self.etp)
+
+    @property
+    def shards(self) -> int:
+        """Parts into which ``zero`` divides what the ranks of dense weights hold."""
+        return self.dp * self.cp // self.dp_replicate
+
+    @property
+    def expert_shards(self) -> int:
+        """The same of experts."""
+        return self.expert_dp // self.dp_replicate
 
     @property
     def micro_batches(self) -> int:

@@ -11,7 +11,7 @@ from perfmodel.ops.work import Group, Work
 from perfmodel.spec.deployment import Deployment, Precision
 from perfmodel.spec.model import Layer, Model
 from perfmodel.spec.scenario import Scenario
-from perfmodel.spec.training import Training
+from perfmodel.spec.training import BatchRamp, Training
 from perfmodel.training.pipeline.schedules import RULES, schedule_problem
 
 MULTIPLIED_AS = {"bf16": "bf16", "fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
@@ -50,12 +50,30 @@ def training_of(scenario: Scenario) -> Training:
     if problem:
         what = "global_batch_sequences / (dp x micro_batch_sequences)"
         raise SpecError(f"training.schedule = {training.schedule}: {problem} (micro-batches are {what})")
+    if training.batch_ramp is not None:
+        _check_ramp(training, training.batch_ramp)
     if training.moe_overlap == "forward-backward" and training.schedule not in PAIRED:
         raise SpecError(
             f"training.moe_overlap = forward-backward: schedule {training.schedule} runs no forward beside a backward; "
             f"allowed: {', '.join(PAIRED)}"
         )
     return training
+
+
+def _check_ramp(training: Training, ramp: BatchRamp) -> None:
+    """Refuse a ramp with a batch that the schedule does not take.
+
+    Raises:
+        SpecError: as said.
+    """
+    for batch in ramp.batches(training.global_batch_sequences):
+        micro = batch // (training.dp * training.micro_batch_sequences)
+        problem = schedule_problem(training.schedule, training.pp, micro, training.virtual_stages)
+        if problem:
+            raise SpecError(
+                f"training.batch_ramp: schedule {training.schedule} with {batch} sequences: {problem}: a larger "
+                "start_sequences, or 1f1b"
+            )
 
 
 PAIRED = tuple(name for name, rule in RULES.items() if rule.pairs or rule.paired)

@@ -17,10 +17,17 @@ from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 from perfmodel.training.layout import micro_batch_work
+from perfmodel.training.offload import host_state_bytes
 from perfmodel.training.parameters import Parameters
 from perfmodel.training.pipeline.occupancy import Occupancy, occupancy
 from perfmodel.training.pipeline.simulate import Run
-from perfmodel.training.saved import head_saved, layer_saved, loss_bytes, replayed_bytes
+from perfmodel.training.saved import (
+    head_saved,
+    layer_saved,
+    layers_saved_bytes,
+    loss_bytes,
+    replayed_bytes,
+)
 from perfmodel.training.traffic import WEIGHT_BYTES, state_bytes_per_parameter, updated
 
 
@@ -68,8 +75,9 @@ def training_memory(
     ``parameters`` by stage.
     """
     last = len(stages) - 1
+    stays = 1.0 - training.offload.activations_fraction
     saved = [
-        sum(sum(layer_saved(layer, scenario, training).values()) for layer in own)
+        stays * layers_saved_bytes(own, scenario, training)
         + (end_saved(scenario, training) if stage == last else 0.0)
         for stage, own in enumerate(stages)
     ]
@@ -78,7 +86,7 @@ def training_memory(
     ranks, held = [], []
     for rank in range(run.schedule.ranks):
         own = run.schedule.stages_of(rank)
-        total = sum((parameters[stage] for stage in own), Parameters())
+        total = _held(run, rank, parameters)
         one = occupancy(run, rank, saved)
         replayed = max(
             (replayed_bytes(layer, scenario, training) for stage in own for layer in stages[stage]),
@@ -90,19 +98,56 @@ def training_memory(
             RankMemory(
                 weights=weights,
                 gradients=gradients,
-                optimizer=state_bytes_per_parameter(training.optimizer) * updated(total, training),
+                optimizer=device_state_bytes(total, training),
                 activations=one.peak_bytes,
                 workspace=max(
                     replayed
                     + max(backward_bytes(layer, scenario, training) for layer in _layers(stages, own)),
                     loss_bytes(scenario, training) if last in own else 0.0,
                 )
-                + gathered_bytes(total, training, sum(len(stages[stage]) for stage in own)),
+                + gathered_bytes(total, training, sum(len(stages[stage]) for stage in own))
+                + copied_bytes(
+                    max(layers_saved_bytes((layer,), scenario, training) for layer in _layers(stages, own)),
+                    training,
+                ),
                 communication_buffers=buffers,
                 runtime=runtime,
             )
         )
     return TrainingMemory(tuple(ranks), tuple(held))
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """What a host holds for one of its GPUs, bytes."""
+
+    optimizer: float
+    """Optimizer state and gradients of what the host updates."""
+    activations: float
+    """At the fullest moment."""
+
+
+def host_memory(
+    scenario: Scenario,
+    training: Training,
+    run: Run,
+    stages: Sequence[tuple[Layer, ...]],
+    parameters: Sequence[Parameters],
+) -> tuple[HostMemory, ...]:
+    """What hosts hold for a GPU of each pipeline rank; arguments as of :func:`training_memory`."""
+    share = training.offload.activations_fraction
+    saved = [share * layers_saved_bytes(own, scenario, training) for own in stages]
+    return tuple(
+        HostMemory(
+            float(host_state_bytes(_held(run, rank, parameters), training)),
+            occupancy(run, rank, saved).peak_bytes,
+        )
+        for rank in range(run.schedule.ranks)
+    )
+
+
+def _held(run: Run, rank: int, parameters: Sequence[Parameters]) -> Parameters:
+    return sum((parameters[stage] for stage in run.schedule.stages_of(rank)), Parameters())
 
 
 def _layers(stages: Sequence[tuple[Layer, ...]], own: Sequence[int]) -> list[Layer]:
@@ -125,6 +170,17 @@ def gathered_bytes(parameters: Parameters, training: Training, layers: Num) -> N
         return 0.0
     layer = parameters.total / maximum(1, layers)
     return (2.0 * WEIGHT_BYTES + BYTES_PER_ELEMENT[training.optimizer.gradients]) * layer
+
+
+def device_state_bytes(parameters: Parameters, training: Training) -> Num:
+    """Optimizer state that the GPU itself holds."""
+    here = 1.0 - training.offload.optimizer_fraction
+    return here * state_bytes_per_parameter(training.optimizer) * updated(parameters, training)
+
+
+def copied_bytes(layer_saved_bytes: Num, training: Training) -> Num:
+    """With activations in the host's memory: those of two layers, one that computes and one that travels."""
+    return 2.0 * training.offload.activations_fraction * layer_saved_bytes
 
 
 def end_saved(scenario: Scenario, training: Training) -> float:

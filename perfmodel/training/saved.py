@@ -6,7 +6,7 @@ attention, fused SwiGLU, permutations that keep an index); :mod:`tests.test_trai
 unfused ones apart.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.mixers import Mla
@@ -58,6 +58,11 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
     if layer.moe:
         found |= _moe(layer.moe, scenario, training, kept)
     return found
+
+
+def layers_saved_bytes(layers: Sequence[Layer], scenario: Scenario, training: Training) -> float:
+    """Bytes that a stage's layers keep for their backward, of one micro-batch."""
+    return sum(sum(layer_saved(layer, scenario, training).values()) for layer in layers)
 
 
 def eager_block_saved(

@@ -18,7 +18,9 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 from perfmodel.step import beside_compute_cost
 from perfmodel.training.layout import inner, micro_batch_work, stage_layers, training_of
-from perfmodel.training.memory import TrainingMemory, training_memory
+from perfmodel.training.memory import HostMemory, TrainingMemory, host_memory, training_memory
+from perfmodel.training.offload import activations_copy_s
+from perfmodel.training.optimizer import update_s
 from perfmodel.training.overlap import (
     Chain,
     Costing,
@@ -34,8 +36,9 @@ from perfmodel.training.pipeline.actions import Action, Kind
 from perfmodel.training.pipeline.schedules import schedule
 from perfmodel.training.pipeline.simulate import Run, simulate
 from perfmodel.training.pipeline.times import StageTimes
+from perfmodel.training.saved import layers_saved_bytes
 from perfmodel.training.supported import check_model
-from perfmodel.training.traffic import gradient_ops, muon_flops, optimizer_ops, weight_ops
+from perfmodel.training.traffic import gradient_ops, weight_ops
 
 DETERMINISTIC = 1.0 / 0.95
 """Time of attention's deterministic backward over the other (LongCat-Flash's report, arXiv 2509.01322)."""
@@ -63,11 +66,13 @@ class Tail:
     weights_s: float
     """Gathering weights, alone."""
     weights_exposed_s: float
+    host_s: float = 0.0
+    """What the host takes for its part of the update, beyond the GPU's."""
 
     @property
     def seconds(self) -> float:
         """What it adds to the step."""
-        return self.gradients_exposed_s + self.optimizer_s + self.weights_exposed_s
+        return self.gradients_exposed_s + self.optimizer_s + self.weights_exposed_s + self.host_s
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class TrainingStep:
     def memory(self) -> TrainingMemory:
         """Memory of every pipeline rank."""
         return training_memory(self.inner, self.training, self.run, self.stages, self.parameters)
+
+    @cached_property
+    def host_memory(self) -> tuple[HostMemory, ...]:
+        """What hosts hold for a GPU of each pipeline rank."""
+        return host_memory(self.inner, self.training, self.run, self.stages, self.parameters)
 
     def phase(self, action: Action) -> Phase:
         """What one action is made of."""
@@ -177,7 +187,8 @@ class StepBuilder:
             for stage, own in enumerate(self.stages)
         )
         phases = tuple(
-            self._gathered(self._phases(chain), own) for chain, own in zip(chains, parameters, strict=True)
+            self._offloaded(self._gathered(self._phases(chain), own), stage)
+            for stage, (chain, own) in enumerate(zip(chains, parameters, strict=True))
         )
         order = schedule(
             training.schedule,
@@ -323,6 +334,9 @@ class StepBuilder:
                 if self.training.zero == 3:
                     moved = (self._gather_s(parameters[action.stage]), *self._travel_s(parameters[key[1]]))
                     together = _exposing(together, sum(moved))
+                if self.training.offload.activations_fraction:  # up for one and down for the other at once
+                    copied = max(self._copy_s(stage) for stage in key)
+                    together = _exposing(together, copied, OpClass.HOST)
                 found[key] = min(together, after, key=lambda phase: phase.seconds)
         return found
 
@@ -339,6 +353,24 @@ class StepBuilder:
             _exposing(phases.weight, reduce),
             _exposing(phases.backward, gather + reduce),
         )
+
+    def _offloaded(self, phases: StagePhases, stage: int) -> StagePhases:
+        """With activations in the host's memory they go down beside the forward and come up beside the input gradient:
+        what compute does not hide.
+        """
+        if not self.training.offload.activations_fraction:
+            return phases
+        copied = self._copy_s(stage)
+        forward, input_, backward = (
+            _exposing(phase, copied, OpClass.HOST)
+            for phase in (phases.forward, phases.input, phases.backward)
+        )
+        return StagePhases(forward, input_, phases.weight, backward)
+
+    def _copy_s(self, stage: int) -> float:
+        """A stage's activations between GPU and host, one way."""
+        saved = layers_saved_bytes(self.stages[stage], self.inner, self.training)
+        return float(activations_copy_s(saved, self.training, self.scenario))
 
     def _gather_s(self, parameters: Parameters) -> float:
         return self._collective_s(weight_ops(parameters, self.training, self.scenario.cluster))
@@ -383,12 +415,12 @@ class StepBuilder:
         training, cluster = self.training, self.scenario.cluster
         total = sum((parameters[stage] for stage in stages), Parameters())
         layers = max(1, sum(len(self.stages[stage]) for stage in stages))
-        optimizer = sum(float(self._alone(Kernel.plain(op)).seconds) for op in optimizer_ops(total, training))
-        if training.optimizer.kind == "muon":
-            width = self.scenario.model.hidden_size
-            optimizer += muon_flops(total, training, width) / cluster.gpu.peak_flops("bf16")
+        update = update_s(
+            total, training, self.scenario, lambda op: float(self._alone(Kernel.plain(op)).seconds)
+        )
+        optimizer, host = float(update.device_s), float(update.host_s)
         if training.zero == 3:
-            return Tail(0.0, 0.0, optimizer, 0.0, 0.0)
+            return Tail(0.0, 0.0, optimizer, 0.0, 0.0, host)
         gradients = self._collective_s(gradient_ops(total, training, cluster))
         weights = self._collective_s(weight_ops(total, training, cluster))
         inside = (layers - 1) / layers
@@ -400,13 +432,14 @@ class StepBuilder:
             optimizer,
             weights,
             max(weights / layers, weights - forward) if training.overlap_parameters else weights,
+            host,
         )
 
 
-def _exposing(phase: Phase, transfer_s: float) -> Phase:
-    """The phase beside a transfer of data parallelism."""
+def _exposing(phase: Phase, transfer_s: float, of: OpClass = OpClass.DATA_PARALLEL) -> Phase:
+    """The phase beside a transfer of data parallelism, or to the host."""
     exposed = max(0.0, transfer_s - phase.seconds)
-    own = Phase(exposed, {OpClass.DATA_PARALLEL: exposed}, {}, {OpClass.DATA_PARALLEL: transfer_s})
+    own = Phase(exposed, {of: exposed}, {}, {of: transfer_s})
     return phase + own
 
 

@@ -16,8 +16,11 @@ EXPOSED_KEYS = {
     OpClass.CONTEXT_PARALLEL: "cp",
     OpClass.TP_COMMUNICATION: "tp",
     OpClass.PIPELINE: "pp",
+    OpClass.HOST: "host",
 }
-"""Op class -> key of ``exposed_s``."""
+"""Op class -> key of ``exposed_s``; the host's is there where something is offloaded."""
+HOST_UPDATE = "optimizer on the host"
+"""Part of a step in which the GPU waits for its host's update."""
 UNKNOWN_LOG_STD = 0.3
 """Spread of an op of which no spread is known: a factor of 1.35 either way."""
 FRAMEWORK_LOG_STD = 0.26
@@ -48,6 +51,8 @@ def breakdown_s(step: TrainingStep) -> dict[str, float]:
         tail = step.tails[rank]
         totals["exposed dp"] += (tail.gradients_exposed_s + tail.weights_exposed_s) / ranks
         totals[str(OpClass.OPTIMIZER)] += tail.optimizer_s / ranks
+        if tail.host_s:
+            totals[HOST_UPDATE] += tail.host_s / ranks
     exposed_pp = transfers_exposed_s(step)
     if exposed_pp > 0.0:
         totals["exposed pp"] = exposed_pp
@@ -66,7 +71,8 @@ def transfers_exposed_s(step: TrainingStep) -> float:
 
 def exposed_s(breakdown: dict[str, float]) -> dict[str, float]:
     """Exposed communication by kind, out of a breakdown."""
-    return {key: breakdown.get(f"exposed {key}", 0.0) for key in EXPOSED_KEYS.values()}
+    every = (key for key in EXPOSED_KEYS.values() if key != "host" or f"exposed {key}" in breakdown)
+    return {key: breakdown.get(f"exposed {key}", 0.0) for key in every}
 
 
 def model_flops_per_s_per_gpu(step: TrainingStep, *, causal: bool = True) -> float:

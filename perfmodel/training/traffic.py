@@ -1,5 +1,6 @@
 """What a step does once, whatever its micro-batches: gradients reduced, weights updated and gathered. Per GPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,11 @@ class Group:
     name: str
     parameters: float
     ranks: int
+    """Those that divide the weights among themselves."""
     near: int
     """How many of them share a link domain."""
+    copies: int = 1
+    """Groups of them, with hybrid sharding: ``ranks`` apart from each other."""
 
 
 def groups(parameters: Parameters, training: Training, cluster: Cluster) -> tuple[Group, ...]:
@@ -35,38 +39,45 @@ def groups(parameters: Parameters, training: Training, cluster: Cluster) -> tupl
     lie next to each other, so copies of an expert are ep x etp GPUs apart.
     """
     domain = cluster.node.link_domain_gpus
-    dense = training.dp * training.cp
-    found = [Group("dense", parameters.dense, dense, max(1, domain // training.tp))]
+    copies = training.dp_replicate
+    found = [Group("dense", parameters.dense, training.shards, max(1, domain // training.tp), copies)]
     if np.any(parameters.experts):
         apart = training.ep * training.etp
-        found.append(Group("experts", parameters.experts, training.expert_dp, max(1, domain // apart)))
+        near = max(1, domain // apart)
+        found.append(Group("experts", parameters.experts, training.expert_shards, near, copies))
     return tuple(found)
 
 
 def gradient_ops(parameters: Parameters, training: Training, cluster: Cluster) -> tuple[Op, ...]:
-    """Reduce-scatter of all gradients; without any division of state an all-reduce."""
+    """Reduce-scatter of all gradients, with hybrid sharding and an all-reduce of each part among the groups; without
+    any division of state an all-reduce.
+    """
     size = BYTES_PER_ELEMENT[training.optimizer.gradients]
     kernel = "all_reduce" if training.zero == 0 else "reduce_scatter"
-    return _collectives(parameters, training, cluster, kernel, size)
+    found = groups(parameters, training, cluster)
+    apart = [
+        Group(f"{one.name}.copies", one.parameters / one.ranks, one.copies, max(1, one.near // one.ranks))
+        for one in found
+        if one.copies > 1
+    ]
+    return (*_collectives(found, kernel, size), *_collectives(apart, "all_reduce", size))
 
 
 def weight_ops(parameters: Parameters, training: Training, cluster: Cluster) -> tuple[Op, ...]:
     """All-gather of all weights in BF16; nothing where nothing is divided."""
     if training.zero == 0:
         return ()
-    return _collectives(parameters, training, cluster, "all_gather", WEIGHT_BYTES)
+    return _collectives(groups(parameters, training, cluster), "all_gather", WEIGHT_BYTES)
 
 
-def _collectives(
-    parameters: Parameters, training: Training, cluster: Cluster, kernel: str, size: float
-) -> tuple[Op, ...]:
+def _collectives(of: Sequence[Group], kernel: str, size: float) -> tuple[Op, ...]:
     traffic_of = {
         "all_reduce": communication.all_reduce,
         "reduce_scatter": communication.reduce_scatter,
         "all_gather": communication.all_gather,
     }[kernel]
     ops = []
-    for group in groups(parameters, training, cluster):
+    for group in of:
         if group.ranks == 1:
             continue
         traffic = traffic_of(size * group.parameters, group.ranks, group.near)
@@ -98,23 +109,28 @@ def updated(parameters: Parameters, training: Training) -> float:
     """Weights that one GPU updates."""
     if training.zero == 0:
         return parameters.total
-    return parameters.dense / (training.dp * training.cp) + parameters.experts / training.expert_dp
+    return parameters.dense / training.shards + parameters.experts / training.expert_shards
+
+
+def update_bytes(optimizer: Optimizer) -> float:
+    """Bytes that an update moves per weight: gradient read, state read and written, weight written."""
+    moved = BYTES_PER_ELEMENT[optimizer.gradients] + 2.0 * state_bytes_per_parameter(optimizer)
+    return moved + WEIGHT_BYTES * (2.0 if optimizer.master == "none" else 1.0)
 
 
 def optimizer_ops(parameters: Parameters, training: Training) -> tuple[Op, ...]:
-    """The update: gradient read, state read and written, weight written; the norm reads the gradient once more.
+    """The update of what the GPU holds; the norm reads all its gradients once more, first.
 
     Muon's iterations are products of whole matrices, 2 x 5 x 3 x width FLOPs per weight of a matrix: left to
     :func:`muon_flops`.
     """
     own, optimizer = updated(parameters, training), training.optimizer
-    moved = BYTES_PER_ELEMENT[optimizer.gradients] + 2.0 * state_bytes_per_parameter(optimizer)
-    moved += WEIGHT_BYTES * (2.0 if optimizer.master == "none" else 1.0)
+    here = own * (1.0 - training.offload.optimizer_fraction)
+    moved = update_bytes(optimizer) * here
     shape = {"rows": own, "width": 1.0}
+    kept = {"rows": here, "width": 1.0}
     ops = [
-        memory_bound(
-            "optimizer.update", OpClass.OPTIMIZER, "add", hbm_bytes=moved * own, dtype="fp32", shape=shape
-        )
+        memory_bound("optimizer.update", OpClass.OPTIMIZER, "add", hbm_bytes=moved, dtype="fp32", shape=kept)
     ]
     if optimizer.clip:
         read = BYTES_PER_ELEMENT[optimizer.gradients] * own

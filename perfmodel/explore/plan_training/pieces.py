@@ -76,7 +76,8 @@ class Workshop:
         scenario, own = self.scenario, training_of(self.scenario)
         dp = keys["ep"] * keys["etp"]  # any number will do: a layer's share does not depend on it
         stages = min(2, scenario.model.num_layers)
-        alone = {"pp": stages, "virtual_stages": 1, "schedule": "1f1b", "zero": 0, "dp": dp}
+        arranged = {"pp": stages, "virtual_stages": 1, "schedule": "1f1b", "zero": 0, "dp": dp}
+        alone = {**arranged, "dp_replicate": 1, "offload": {}, "batch_ramp": None}
         batch = dp * keys["micro_batch_sequences"]
         training = training_with(own, {**keys, **alone, "global_batch_sequences": batch})
         builder = StepBuilder(scenario, training, self.memo)

@@ -4,7 +4,7 @@ As data, as for serving: key paths and choices.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -44,6 +44,7 @@ ARGUMENTS = (
     "sequence_tokens",
     "global_batch_sequences",
     "stage_layers",
+    "batch_ramp",
     *(name for name, one in Training.model_fields.items() if isinstance(one.default, Spec)),
 )
 """Keys that say what run it is, or have parts of their own."""
@@ -257,6 +258,12 @@ def layouts(
             if model.moe and (model.moe.num_experts % ep or model.moe.ffn_size % etp):
                 continue
             micro = own.global_batch_sequences // (dp * batch)
+            ramp = own.batch_ramp
+            if ramp and ramp.problem(own.global_batch_sequences, dp * batch):
+                continue
+            early = (
+                {below // (dp * batch) for below in ramp.batches(own.global_batch_sequences)} if ramp else ()
+            )
             head = {
                 "tp": tp,
                 "cp": cp,
@@ -268,7 +275,7 @@ def layouts(
             }
             for values in product(*(space[key] for key in arranged)):
                 found = head | dict(zip(arranged, values, strict=True))
-                if _arranged(found, micro, model.num_layers, asked):
+                if _arranged(found, micro, model.num_layers, asked) and _stated_allow(found, own, early):
                     yield found
 
 
@@ -297,6 +304,21 @@ def _arranged(keys: Mapping[str, Any], micro: int, layers: int, asked: set[str])
     if overlap != "forward-backward" and rule.pairs and "moe_overlap" not in asked:
         return False  # DualPipe without what it is for
     return keys["zero"] < 3 or p == 1 or "zero" in asked
+
+
+def _stated_allow(keys: Mapping[str, Any], own: Training, early: Collection[int]) -> bool:
+    """Whether what a run states beside its layout goes with one: hybrid sharding, offload, micro-batches of a ramp."""
+    groups = keys.get("dp_replicate", own.dp_replicate)
+    if groups > 1:
+        ranks = (keys["dp"] * keys["cp"], keys["tp"] * keys["cp"] * keys["dp"] // (keys["ep"] * keys["etp"]))
+        if keys["zero"] == 0 or any(one % groups for one in ranks):
+            return False
+    if own.offload.optimizer_fraction and keys["zero"] == 0:
+        return False
+    if own.offload.activations_fraction and keys["recompute"] == "full":
+        return False
+    rule, p, v = RULES[keys["schedule"]], keys["pp"], keys["virtual_stages"]
+    return not any(rule.problem(p, micro, v) for micro in early)
 
 
 def training_with(own: Training, keys: Mapping[str, Any]) -> Training:

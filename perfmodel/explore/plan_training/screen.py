@@ -21,7 +21,9 @@ from perfmodel.ops.op import Op
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 from perfmodel.training.layout import stage_layers, training_of
-from perfmodel.training.memory import divided_bytes, gathered_bytes
+from perfmodel.training.memory import copied_bytes, device_state_bytes, divided_bytes, gathered_bytes
+from perfmodel.training.offload import activations_copy_s
+from perfmodel.training.optimizer import update_s
 from perfmodel.training.parameters import Parameters, layer_parameters, stage_parameters
 from perfmodel.training.pipeline.actions import Kind as Does
 from perfmodel.training.pipeline.actions import Schedule
@@ -30,14 +32,7 @@ from perfmodel.training.pipeline.program import compiled, makespans
 from perfmodel.training.pipeline.schedules import schedule
 from perfmodel.training.pipeline.times import StageTimes
 from perfmodel.training.supported import check_model
-from perfmodel.training.traffic import (
-    gradient_ops,
-    muon_flops,
-    optimizer_ops,
-    state_bytes_per_parameter,
-    updated,
-    weight_ops,
-)
+from perfmodel.training.traffic import gradient_ops, weight_ops
 from perfmodel.units import HOUR
 
 ROUNDS = 3
@@ -112,7 +107,7 @@ def figures(scenario: Scenario, found: Sequence[Mapping[str, Any]]) -> tuple[np.
     return step_s, memory
 
 
-ARRANGED = ("pp", "virtual_stages", "schedule", "zero", "dp")
+ARRANGED = ("pp", "virtual_stages", "schedule", "zero", "dp", "dp_replicate")
 """Keys that arrange layers and do not change them."""
 
 
@@ -171,14 +166,16 @@ class _Group:
         self.held = []
         for training in self.trainings:
             divided = (training.tp, training.cp, training.dp, training.ep, training.etp, training.zero)
-            mark = (*divided, len(stages), *self.ranks)
+            mark = (*divided, training.dp_replicate, len(stages), *self.ranks)
             if mark not in known:
                 known[mark] = self._held(training)
             self.held.append(known[mark])
+        self.copies = self.trainings[0].offload.activations_fraction > 0.0
+        """The scenario's own: no layout changes it."""
         self.zero3 = np.array([training.zero == 3 for training in self.trainings])
 
     def _held(self, training: Training) -> _Held:
-        cluster, model = self.scenario.cluster, self.scenario.model
+        cluster = self.scenario.cluster
         stages = self._parameters(training)
         holds = np.zeros((len(self.ranks), len(self.counts)))
         for rank, own in enumerate(self.ranks):
@@ -186,16 +183,12 @@ class _Group:
         ranks = _weights(holds @ np.asarray(stages.dense), holds @ np.asarray(stages.experts))
         layers = np.array([self.counts[list(own)].sum() for own in self.ranks])
         weights, gradients = divided_bytes(ranks, training)
-        state = state_bytes_per_parameter(training.optimizer) * updated(ranks, training)
-        optimizer = sum(self._alone_s(op) for op in optimizer_ops(ranks, training))
-        if training.optimizer.kind == "muon":
-            optimizer = optimizer + muon_flops(ranks, training, model.hidden_size) / cluster.gpu.peak_flops(
-                "bf16"
-            )
+        state = device_state_bytes(ranks, training)
+        update = update_s(ranks, training, self.scenario, self._alone_s)
         travel = stages if training.zero == 3 else ranks
         return _Held(
             weights + gradients + state + gathered_bytes(ranks, training, np.maximum(layers, 1.0)),
-            optimizer,
+            update.device_s + update.host_s,
             self._travels_s(gradient_ops(travel, training, cluster), travel),
             self._travels_s(weight_ops(travel, training, cluster), travel),
         )
@@ -242,7 +235,16 @@ class _Group:
             beside = {"forward": gather, "input": gather, "weight": reduce, "backward": gather + reduce}
             for way, transfer in beside.items():
                 found[way][:, one] = np.maximum(found[way][:, one], transfer)
+        if self.copies:
+            copied = self._copied_s()
+            for way in ("forward", "input", "backward"):
+                found[way] = np.maximum(found[way], copied)
         return found
+
+    def _copied_s(self) -> np.ndarray:
+        """Activations between every stage and its host, one way, (stages, layouts)."""
+        saved = self.counts @ self._of("saved")
+        return np.asarray(activations_copy_s(saved, self.trainings[0], self.scenario))
 
     def _pairs_s(self, stage_s: Mapping[str, np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
         """A stage's forward beside another's backward: as many pairs of layers as both have, the rest by itself."""
@@ -264,6 +266,9 @@ class _Group:
                 moved = self.held[one]
                 travels = moved.weights_s[key[0]] + moved.weights_s[key[1]] + moved.gradients_s[key[1]]
                 seconds[one] = max(seconds[one], travels)
+            if self.copies:
+                copied = self._copied_s()
+                seconds = np.maximum(seconds, np.maximum(copied[key[0]], copied[key[1]]))
             found[key] = np.minimum(seconds, stage_s["forward"][key[0]] + stage_s["backward"][key[1]])
         return found
 
@@ -319,7 +324,8 @@ class _Group:
     def memory(self) -> np.ndarray:
         """Bytes of the fullest rank, (layouts,); as :func:`perfmodel.training.memory.training_memory`."""
         saved, replayed, backward = self._of("saved"), self._of("replayed"), self._of("backward")
-        stage_saved = self.counts @ saved
+        training = self.trainings[0]
+        stage_saved = self.counts @ ((1.0 - training.offload.activations_fraction) * saved)
         stage_saved[-1] += self._of("last_saved")
         standing = np.array([one.standing for one in self.held]).T
         rest = self._of("buffers") + self._of("runtime")
@@ -331,5 +337,6 @@ class _Group:
             busy = again + backward[kinds if kinds.any() else [0]].max(axis=0)
             if len(self.counts) - 1 in own:
                 busy = np.maximum(busy, self._of("loss"))
+            busy = busy + copied_bytes(saved[kinds if kinds.any() else [0]].max(axis=0), training)
             most = np.maximum(most, standing[rank] + active + busy + rest)
         return most

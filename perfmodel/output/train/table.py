@@ -152,6 +152,10 @@ def result_rows(answer: TrainAnswer) -> list[tuple[str, str, str]]:
             exposed_words(values),
         ),
     ]
+    if "offload" in values:
+        rows.append(("host memory per GPU", *_on_host(values["offload"])))
+    if "batch_ramp" in values:
+        rows.append(("batch ramp", *_ramp(values["batch_ramp"])))
     if values["days"] is not None:
         failures = values["failures"]
         rows += [
@@ -168,6 +172,25 @@ def result_rows(answer: TrainAnswer) -> list[tuple[str, str, str]]:
         if values["checkpoints"]["interval_s"]:
             rows.append(("checkpoint every", duration(values["checkpoints"]["interval_s"]), ""))
     return rows
+
+
+def _on_host(found: Mapping[str, Any]) -> tuple[str, str]:
+    """(what the host holds, what of the update the GPU waits for)."""
+    held = found["host_bytes_per_gpu"]
+    parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in held.items() if size)
+    waits = f"; the GPU waits {duration(found['host_update_s'])} for its update" if held["optimizer"] else ""
+    return f"{sum(held.values()) / GB:.1f} GB", f"{parts}{waits}"
+
+
+def _ramp(found: Mapping[str, Any]) -> tuple[str, str]:
+    """(steps of smaller batches, what they add)."""
+    levels = found["levels"]
+    first = levels[0]
+    return (
+        f"{sum(one['steps'] for one in levels):,.0f} steps",
+        f"from {first['global_batch_sequences']:,} sequences ({percent(first['bubble_fraction'])} bubble); "
+        f"{duration(found['more_s'])} more than full batches",
+    )
 
 
 def usd_total(value: float) -> str:

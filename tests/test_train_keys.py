@@ -1,0 +1,345 @@
+"""Keys of a training run beyond its layout: batch ramp, hybrid sharding, offload to the host."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from perfmodel.answers.train import answer_train
+from perfmodel.errors import PerfModelError, SpecError
+from perfmodel.explore.plan_training.question import layouts, space_of, training_with
+from perfmodel.explore.plan_training.screen import figures
+from perfmodel.explore.train_difference import train_difference
+from perfmodel.load import build_scenario
+from perfmodel.ops.op import OpClass
+from perfmodel.output.train.html import train_html
+from perfmodel.spec.training import BatchRamp, Training
+from perfmodel.training.layout import training_of
+from perfmodel.training.offload import HOST_SHARE, host_bytes_per_s, hosts
+from perfmodel.training.parameters import Parameters
+from perfmodel.training.ramp import ramp_levels, ramp_steps
+from perfmodel.training.step import simulate_training
+from perfmodel.training.traffic import gradient_ops, updated, weight_ops
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SMALL = {
+    "model": {"base": "qwen3-30b-a3b", "num_hidden_layers": 8},
+    "cluster": "h100-ib",
+    "training": {"sequence_tokens": 4096, "global_batch_sequences": 128, "dp": 8, "pp": 2, "ep": 8},
+}
+
+
+def small(**changed):
+    return build_scenario({**SMALL, "training": {**SMALL["training"], **changed}})
+
+
+BF16 = {"gradients": "bf16"}
+RAMP = {"start_sequences": 32, "increment_sequences": 32, "ramp_sequences": 3000}
+
+
+def test_what_is_not_asked_for_changes_nothing():
+    plain, stated = small(), small(dp_replicate=1, offload={"optimizer_fraction": 0.0}, batch_ramp=None)
+    assert plain.hash == stated.hash
+    values = answer_train(plain).values
+    assert not {"batch_ramp", "offload"} & set(values)
+    assert "host" not in values["exposed_s"]
+    assert small(offload={"overlap": True}).hash != plain.hash
+
+
+# batch ramp
+
+
+def counted(ramp, global_batch, sequences):
+    """Steps of every batch, step by step, as Megatron-LM's calculator goes."""
+    levels = ramp.levels(global_batch)
+    found, trained = {}, 0
+    while trained < sequences:
+        grown = (
+            int(Fraction(trained * levels, ramp.ramp_sequences)) if trained <= ramp.ramp_sequences else levels
+        )
+        batch = ramp.start_sequences + grown * ramp.increment_sequences
+        found[batch] = found.get(batch, 0) + 1
+        trained += batch
+    return found
+
+
+@QUICK
+@given(
+    start=st.integers(1, 30),
+    increment=st.integers(1, 20),
+    levels=st.integers(1, 12),
+    over=st.integers(1, 3000),
+)
+def test_the_ramp_s_steps_are_megatron_s(start, increment, levels, over):
+    full = start + increment * levels
+    ramp = BatchRamp(start_sequences=start, increment_sequences=increment, ramp_sequences=over)
+    long = over + 3 * full
+    found = {batch: steps for batch, steps in ramp_steps(ramp, full, long) if steps}
+    known = counted(ramp, full, long)
+    known.pop(full)
+    assert found == known
+    ended = over // 2  # a run that ends within its ramp trains what it has
+    assert sum(batch * steps for batch, steps in ramp_steps(ramp, full, ended)) == pytest.approx(ended)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"schedule": "zb-h1"},
+        {"moe_overlap": "forward-backward", "post_validation": True},
+        {
+            "pp": 4,
+            "dp": 4,
+            "ep": 4,
+            "schedule": "interleaved-1f1b",
+            "virtual_stages": 2,
+            "zero": 1,
+            "optimizer": {"kind": "muon"},
+        },
+    ],
+)
+def test_a_step_of_the_ramp_is_the_step_of_that_batch(changed):
+    step = simulate_training(small(**changed, batch_ramp=RAMP))
+    levels = ramp_levels(step, 1e6)
+    assert [one.global_batch_sequences for one in levels] == [32, 64, 96]
+    for one in levels:
+        alone = simulate_training(small(**changed, global_batch_sequences=one.global_batch_sequences))
+        assert one.step_time_s == pytest.approx(alone.step_time_s, rel=1e-12)
+    if "optimizer" not in changed:  # Muon's products, which smaller batches pay as often, leave none
+        bubbles = [one.bubble_fraction for one in levels]
+        assert bubbles == sorted(bubbles, reverse=True)
+
+
+def test_days_are_the_sum_of_the_ramp_s_steps_and_full_ones():
+    tokens = 4096.0 * 100_000
+    plain, ramped = (answer_train(small(tokens=tokens, batch_ramp=ramp)) for ramp in (None, RAMP))
+    levels = ramped.values["batch_ramp"]["levels"]
+    before = sum(one["steps"] * one["global_batch_sequences"] for one in levels)
+    seconds = sum(one["steps"] * one["step_time_s"] for one in levels)
+    seconds += (100_000 - before) / 128 * plain.step.step_time_s
+    assert ramped.values["days"] * 86400 == pytest.approx(seconds, rel=1e-12)
+    more = ramped.values["batch_ramp"]["more_s"]
+    assert ramped.values["days"] - plain.values["days"] == pytest.approx(more / 86400, rel=1e-9)
+    assert more > 0.0
+    assert ramped.values["step_time_s"] == plain.values["step_time_s"]
+    parts = {row["component"]: row["delta_usd"] for row in train_difference(plain, ramped).rows}
+    assert parts["batch ramp"] > 0.0
+    assert "failures" not in parts
+    assert "batch ramp" in train_html(ramped)
+
+
+# hybrid sharding
+
+
+def test_hybrid_sharding_divides_within_groups_and_sums_between_them():
+    one = Parameters(dense=16e6, experts=8e6)
+    cluster = small().cluster
+    whole, groups = (small(pp=1, dp=16, zero=3, dp_replicate=n).training for n in (1, 2))
+    assert updated(one, whole) == 16e6 / 16 + 8e6 / 2
+    assert updated(one, groups) == 16e6 / 8 + 8e6 / 1
+    gather = {op.name: op for op in weight_ops(one, groups, cluster)}
+    assert set(gather) == {"dense.all_gather"}  # experts of a group are whole on each rank
+    assert gather["dense.all_gather"].network_bytes == 0.0  # eight ranks of one node
+    assert weight_ops(one, whole, cluster)[0].network_bytes > 0.0
+    reduced = {op.name: op for op in gradient_ops(one, groups, cluster)}
+    assert set(reduced) == {"dense.reduce_scatter", "dense.copies.all_reduce", "experts.copies.all_reduce"}
+    part = 4.0 * 16e6 / 8  # each rank sums its part with the other group's: twice (n - 1) / n of it
+    moved = reduced["dense.copies.all_reduce"]
+    assert moved.link_bytes + moved.network_bytes == pytest.approx(2.0 * part * 0.5)
+
+
+def test_hybrid_sharding_holds_more_and_may_be_faster():
+    whole, groups = (
+        simulate_training(small(pp=1, dp=16, ep=1, zero=3, dp_replicate=n, optimizer=BF16)) for n in (1, 2)
+    )
+    held = [one.memory.ranks[0] for one in (whole, groups)]
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(held[1], name) > getattr(held[0], name)
+    slow = whole.scenario.cluster.network.model_copy(update={"gb_per_s_per_gpu": 2.0})
+    cluster = whole.scenario.cluster.model_copy(update={"network": slow})
+    times = [
+        simulate_training(one.scenario.model_copy(update={"cluster": cluster})).step_time_s
+        for one in (whole, groups)
+    ]
+    assert times[1] < times[0]
+
+
+# offload
+
+
+def test_state_on_the_host_frees_memory_and_takes_its_update():
+    plain = simulate_training(small())
+    for fraction in (0.25, 1.0):
+        one = simulate_training(small(offload={"optimizer_fraction": fraction}))
+        for before, after in zip(plain.memory.ranks, one.memory.ranks, strict=True):
+            assert after.optimizer == pytest.approx((1.0 - fraction) * before.optimizer)
+            assert after.weights + after.gradients == before.weights + before.gradients
+        own = updated(one.parameters[1], one.training) * fraction
+        assert one.host_memory[1].optimizer == pytest.approx(16.0 * own)  # master, moments and the gradient
+        pcie, memory = 64e9, 614.4e9 / 8 * HOST_SHARE
+        host = own * (4.0 / pcie + 30.0 / memory + 2.0 / pcie)
+        assert one.tails[1].optimizer_s < plain.tails[1].optimizer_s
+        # the GPU updates its own part meanwhile: the two never take longer than the host's part and the whole update
+        assert host - plain.tails[1].optimizer_s <= one.tails[1].host_s <= host
+        assert one.step_time_s > plain.step_time_s
+        hidden = simulate_training(small(offload={"optimizer_fraction": fraction, "overlap": True}))
+        assert 0.0 < hidden.tails[1].host_s < one.tails[1].host_s
+
+
+def test_offload_beside_what_megatron_bridge_measured():
+    """docs/training/cpu-offloading.md at 6608201d, Qwen3-30B-A3B, TP2 PP2 EP4: time grows in proportion to the
+    fraction; overlapping transfers saves 7 % of the step at 100 %, since the host's Adam is the most of it.
+    """
+    keys = {"tp": 2, "dp": 4, "pp": 2, "ep": 4, "global_batch_sequences": 16}
+
+    def seconds(**offload):
+        training = {**SMALL["training"], **keys, "offload": offload}
+        document = {"model": "qwen3-30b-a3b", "cluster": "h100-ib", "training": training}
+        return simulate_training(build_scenario(document)).step_time_s
+
+    base = seconds()
+    more = [seconds(optimizer_fraction=fraction) - base for fraction in (0.25, 0.5, 1.0)]
+    assert more[1] / more[0] == pytest.approx(2.0, rel=0.05)
+    assert more[2] / more[1] == pytest.approx(2.0, rel=0.05)
+    assert 0.03 < 1.0 - seconds(optimizer_fraction=1.0, overlap=True) / (base + more[2]) < 0.12
+
+
+def test_activations_on_the_host_travel_beside_compute():
+    def step(fraction, gb_per_s):
+        gpu = {"host_gb_per_s": gb_per_s}
+        document = {**SMALL, "cluster": {"base": "h100-ib", "gpu": {"base": "h100-sxm", **gpu}}}
+        document["training"] = {**SMALL["training"], "offload": {"activations_fraction": fraction}}
+        return simulate_training(build_scenario(document))
+
+    plain, fast, slow = step(0.0, 64.0), step(0.5, 1e6), step(0.5, 1.0)
+    assert fast.step_time_s == pytest.approx(plain.step_time_s, rel=1e-6)
+    assert slow.step_time_s > 2 * plain.step_time_s
+    kept = plain.memory.ranks[0].activations
+    assert fast.memory.ranks[0].activations == pytest.approx(0.5 * kept)
+    assert fast.host_memory[0].activations == pytest.approx(0.5 * kept)
+    in_flight = min(plain.training.micro_batches, plain.training.pp)  # on the first rank of 1F1B
+    copy = 0.5 * kept / in_flight / 1e9
+    assert slow.phases[0].forward.seconds == pytest.approx(copy)
+    assert slow.phases[0].backward.seconds == pytest.approx(copy)
+    assert slow.phases[0].weight.seconds == plain.phases[0].weight.seconds
+    assert slow.phases[0].forward.exposed_s[OpClass.HOST] == pytest.approx(
+        copy - plain.phases[0].forward.seconds
+    )
+    values = answer_train(slow.scenario).values
+    assert values["exposed_s"]["host"] > 0.0
+    assert sum(values["breakdown_s"].values()) == pytest.approx(values["step_time_s"])
+    assert values["offload"]["host_bytes_per_gpu"]["activations"] == int(slow.host_memory[0].activations)
+
+
+def test_hosts_are_those_of_known_gpus():
+    from perfmodel.spec import catalogue
+
+    named = [name for host in hosts().values() for name in host["gpus"]]
+    assert len(named) == len(set(named))
+    assert set(named) <= set(catalogue.names("gpus"))
+    stated = small(offload={"optimizer_fraction": 1.0, "host_memory_gb_per_s": 80.0})
+    assert host_bytes_per_s(stated, stated.training) == 10e9
+
+
+# searched together
+
+
+@pytest.mark.parametrize(
+    ("changed", "stated"),
+    [
+        ({"batch_ramp": {**RAMP, "start_sequences": 64}}, {}),
+        ({"offload": {"optimizer_fraction": 0.7, "activations_fraction": 0.4}}, {}),
+        ({"zero": 3, "dp": 16, "pp": 1}, {"dp_replicate": [1, 2], "zero": [1, 3]}),
+    ],
+)
+def test_screened_layouts_are_single_steps(changed, stated):
+    scenario = small(**changed)
+    found = list(layouts(scenario, 16, space_of(scenario, 16, stated), stated))
+    chosen = [found[i] for i in np.random.default_rng(1).choice(len(found), 8, replace=False)]
+    step_s, memory = figures(scenario, chosen)
+    for keys, seconds, held in zip(chosen, step_s, memory, strict=True):
+        training = training_with(training_of(scenario), keys)
+        one = simulate_training(scenario.model_copy(update={"training": training}))
+        exact = keys["moe_overlap"] != "forward-backward"
+        assert seconds == pytest.approx(one.step_time_s, rel=1e-3 if exact else 0.15), keys
+        assert held == pytest.approx(max(rank.total for rank in one.memory.ranks), rel=1e-9), keys
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"batch_ramp": {**RAMP, "start_sequences": 128}}, "start_sequences = 128 must be below"),
+        ({"batch_ramp": {**RAMP, "increment_sequences": 36}}, "must divide global_batch_sequences - start"),
+        ({"batch_ramp": {**RAMP, "start_sequences": 124, "increment_sequences": 4}}, "multiple of dp x micro"),
+        ({"batch_ramp": {**RAMP, "ramp_sequences": 0}}, "training.batch_ramp.ramp_sequences = 0"),
+        ({"batch_ramp": {"start_sequences": 32}}, "training.batch_ramp"),
+        (
+            {"batch_ramp": RAMP, "schedule": "dualpipe-v", "pp": 4, "dp": 4, "virtual_stages": 2, "ep": 4,
+             "micro_batch_sequences": 2},
+            "training.batch_ramp: schedule dualpipe-v with 32 sequences",
+        ),
+        ({"dp_replicate": 3}, "dp_replicate = 3 must divide dp x cp = 8"),
+        ({"dp_replicate": 2}, "dp_replicate = 2 must divide edp = 1"),
+        ({"dp_replicate": 2, "zero": 0}, "needs something that is divided"),
+        ({"offload": {"optimizer_fraction": 1.5}}, "training.offload.optimizer_fraction = 1.5"),
+        ({"offload": {"optimizer_fraction": 0.5}, "zero": 0}, "needs a divided optimizer"),
+        ({"offload": {"optimizer_fraction": 0.5}, "optimizer": {"kind": "muon"}}, "muon is not updated on a host"),
+        ({"offload": {"activations_fraction": 0.5}, "recompute": "full"}, "recompute = full keeps no more"),
+        ({"offload": {"device": "nvme"}}, "training.offload.device: unknown key"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(changed, words):
+    with pytest.raises(SpecError) as caught:
+        answer_train(small(**changed))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_host_that_nobody_knows_is_asked_for():
+    document = {**SMALL, "cluster": {"base": "h100-ib", "gpu": {"base": "h100-sxm", "name": "mine"}}}
+    document["training"] = {**SMALL["training"], "offload": {"optimizer_fraction": 0.5}}
+    document["prices"] = {"usd_per_gpu_hour": 2.0}
+    with pytest.raises(SpecError, match=r"host_memory_gb_per_s: missing, and no server of mine is known"):
+        answer_train(build_scenario(document))
+    document["cluster"]["gpu"]["host_gb_per_s"] = None
+    with pytest.raises(SpecError, match=r"cluster\.gpu\.host_gb_per_s, which mine does not state"):
+        answer_train(build_scenario(document))
+
+
+NUMBERS = st.one_of(st.integers(-2, 200), st.floats(allow_nan=True), st.text(max_size=3), st.none())
+
+
+@QUICK
+@given(
+    start=NUMBERS, increment=NUMBERS, over=NUMBERS, groups=NUMBERS, fraction=NUMBERS, share=NUMBERS,
+    zero=st.integers(0, 3), recompute=st.sampled_from(["none", "full"]),
+)  # fmt: skip
+def test_any_values_are_taken_or_refused_in_one_line(
+    start, increment, over, groups, fraction, share, zero, recompute
+):
+    asked = {
+        "batch_ramp": {"start_sequences": start, "increment_sequences": increment, "ramp_sequences": over},
+        "dp_replicate": groups, "zero": zero, "recompute": recompute,
+        "offload": {"optimizer_fraction": fraction, "activations_fraction": share},
+    }  # fmt: skip
+    try:
+        scenario = small(**asked)
+    except PerfModelError as refused:
+        assert "\n" not in str(refused)  # noqa: PT017
+        assert "training" in str(refused)  # noqa: PT017
+    else:
+        assert isinstance(scenario.training, Training)
+        assert math.isfinite(scenario.training.offload.optimizer_fraction)
+
+
+def test_a_training_section_by_itself_is_checked_too():
+    with pytest.raises(ValidationError, match="must divide dp x cp"):
+        Training(global_batch_sequences=8, dp=4, dp_replicate=3)
