@@ -169,7 +169,7 @@ def test_no_token_picks_an_expert_twice_where_routing_has_groups(skew):
     law = ("routing.popularity=power-law", f"routing.skew={skew}", "routing.imbalance=1")
     balance, _ = balance_and_pairs(scenario(*law, base="deepseek-v3-h800"))
     approximate, drawn = [], []
-    for layer, (placement, popularity, shares) in enumerate(balance_module._placed_layers(balance)[:6]):
+    for layer, (placement, popularity, shares) in enumerate(balance_module.placed_layers(balance)[:6]):
         assert shares.max() <= 1 / 8 + 1e-9
         experts = preferred(np.random.default_rng(layer), popularity, 8, 16_384, 8, 4)
         counts = np.bincount(experts.ravel(), minlength=256) / experts.size
@@ -265,7 +265,7 @@ def test_destinations_are_those_of_single_tokens_under_the_actual_placement(base
     described = scenario(*change, base=base)
     moe = described.model.moe
     balance, _ = balance_and_pairs(described)
-    placement, popularity, _ = balance_module._placed_layers(balance)[0]
+    placement, popularity, _ = balance_module.placed_layers(balance)[0]
     one_layer = dataclasses.replace(balance, layers=1)
     holders = [np.flatnonzero(placement.slots == e) // placement.per_rank for e in range(moe.num_experts)]
     rng, size = np.random.default_rng(8), moe.num_experts // moe.num_groups

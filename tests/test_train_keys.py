@@ -1,4 +1,6 @@
-"""Keys of a training run beyond its layout: batch ramp, hybrid sharding, offload to the host."""
+"""Keys of a training run beyond its layout: batch ramp, hybrid sharding, offload to the host, capacity with drops,
+power caps.
+"""
 
 import math
 from fractions import Fraction
@@ -16,12 +18,17 @@ from perfmodel.explore.plan_training.screen import figures
 from perfmodel.explore.train_difference import train_difference
 from perfmodel.load import build_scenario
 from perfmodel.ops.op import OpClass
+from perfmodel.ops.routed import rank_load
 from perfmodel.output.train.html import train_html
+from perfmodel.routing.balance import Balance, placed_layers
+from perfmodel.routing.capacity import excess, kept_pairs
+from perfmodel.routing.loads import expert_counts, sample_experts
 from perfmodel.spec.training import BatchRamp, Training
 from perfmodel.training.layout import training_of
 from perfmodel.training.offload import HOST_SHARE, host_bytes_per_s, hosts
 from perfmodel.training.parameters import Parameters
 from perfmodel.training.ramp import ramp_levels, ramp_steps
+from perfmodel.training.saved import layer_saved
 from perfmodel.training.step import simulate_training
 from perfmodel.training.traffic import gradient_ops, updated, weight_ops
 
@@ -246,6 +253,140 @@ def test_hosts_are_those_of_known_gpus():
     assert host_bytes_per_s(stated, stated.training) == 10e9
 
 
+# capacity with drops
+
+
+@QUICK
+@given(tokens=st.integers(1, 400), size=st.integers(1, 60), chance=st.floats(1e-4, 1.0))
+def test_the_excess_of_a_binomial_is_its_sum(tokens, size, chance):
+    direct = sum(
+        (count - size) * math.comb(tokens, count) * chance**count * (1.0 - chance) ** (tokens - count)
+        for count in range(size + 1, tokens + 1)
+    )
+    assert excess(tokens, np.array([chance]), size)[0] == pytest.approx(direct, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("skew", "factor"), [(0.0, 1.0), (0.0, 1.25), (0.0, 0.5), (0.6, 1.0), (0.6, 1.5), (0.6, 4.0)]
+)
+def test_dropped_pairs_are_those_of_drawn_tokens(skew, factor):
+    """Tokens drawn one by one, each with distinct experts; every rank's own tokens fill its experts' room."""
+    tokens, experts, top_k, draws = 512, 128, 8, 100
+    balance = Balance(
+        num_experts=experts, redundant=0, ranks=8, nodes=1, domain=8, groups=1, top_groups=1, drift=0.0, seed=0,
+        popularity="power-law" if skew else "uniform", skew=skew, histogram=(), placement="contiguous",
+        pmf=(0.0,) * top_k + (1.0,), layers=1,
+    )  # fmt: skip
+    found = kept_pairs(balance, tokens, float(top_k), factor)
+    popularity = placed_layers(balance)[0][1]
+    ids, _ = sample_experts(np.random.default_rng(3), popularity, np.full(tokens * draws, top_k))
+    counts = np.stack([expert_counts(own, experts) for own in ids.reshape(draws, -1)])
+    assert found.room == math.ceil(tokens * top_k / experts * factor)
+    dropped = np.maximum(counts - found.room, 0).sum() / (tokens * top_k * draws)
+    # exact for equal chances; for unequal ones a token's chance of a popular expert is a close approximation
+    assert found.dropped == pytest.approx(dropped, rel=0.06 if skew else 0.02, abs=2e-4)
+    kept = np.minimum(counts, found.room).sum(axis=0).reshape(8, -1).sum(axis=1)
+    assert (
+        found.busiest >= kept.max() / kept.mean() * 0.99
+    )  # of one step, which is less even than 100 together
+
+
+def test_more_room_drops_less():
+    balance = Balance(
+        num_experts=64, redundant=0, ranks=8, nodes=1, domain=8, groups=1, top_groups=1, drift=0.0, seed=0,
+        popularity="power-law", skew=0.8, histogram=(), placement="contiguous", pmf=(0.0,) * 8 + (1.0,), layers=4,
+    )  # fmt: skip
+    shares = [kept_pairs(balance, 4096, 8.0, factor).dropped for factor in (0.25, 0.5, 1.0, 2.0, 4.0, 64.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(0.75, abs=0.05)
+    assert shares[-1] == 0.0
+
+
+def expert_work(step):
+    """(FLOPs of products, bytes sent per layer, bytes kept) of the experts."""
+    ops = {kernel.op.name: kernel.op for kernel, _ in step.timings}
+    sent, kept = ops["dispatch"], layer_saved(step.stages[0][0], step.inner, step.training)
+    return (
+        ops["experts.gate_up"].flops,
+        sent.link_bytes + sent.network_bytes,
+        sum(size for name, size in kept.items() if "experts" in name),
+    )
+
+
+def test_dropped_pairs_are_not_computed_sent_or_kept():
+    way = {"all_to_all": "all-to-all"}
+    plain = simulate_training(small(**way))
+    for pad, factor in ((False, 1.0), (False, 0.5), (True, 1.5)):
+        one = simulate_training(small(**way, capacity={"factor": factor, "pad": pad}))
+        said = answer_train(one.scenario).values["capacity"]
+        rows = factor if pad else 1.0 - said["dropped_fraction"]
+        assert said["rows_over_pairs"] == pytest.approx(rows)
+        for before, after in zip(expert_work(plain), expert_work(one), strict=True):
+            assert after == pytest.approx(rows * before)
+    fewer = simulate_training(
+        small(capacity={"factor": 0.5})
+    )  # DeepEP sends a token once per rank that has it
+    assert expert_work(fewer)[1] < expert_work(simulate_training(small()))[1]
+    assert fewer.step_time_s < simulate_training(small()).step_time_s
+
+
+def test_a_capacity_evens_out_a_skewed_router():
+    skewed = {"popularity": "power-law", "skew": 1.0}
+    training = {**SMALL["training"], "balanced": False}
+    plain = simulate_training(build_scenario({**SMALL, "routing": skewed, "training": training}))
+    training["capacity"] = {"factor": 1.0}
+    capped = simulate_training(build_scenario({**SMALL, "routing": skewed, "training": training}))
+    assert max(capped.inner.routing.rank_loads) < rank_load(plain.scenario.model.moe, 4096.0, plain.inner)
+    assert capped.step_time_s < plain.step_time_s
+    even = answer_train(small(capacity={"factor": 1.0})).values["capacity"]["dropped_fraction"]
+    assert 0.0 < even < answer_train(capped.scenario).values["capacity"]["dropped_fraction"]
+
+
+# power caps
+
+
+def test_a_power_cap_slows_products_and_nothing_else():
+    """700 W of products at full clocks, 121.7 W idle: above idle, power falls by the cube of the clock."""
+    plain, capped = (simulate_training(small(power_cap_w=watts)) for watts in (None, 560.0))
+    clock = ((560.0 - 121.7) / (700.0 - 121.7)) ** (1.0 / 3.0)
+    before, after = ({kernel.op.name: timing for kernel, timing in step.timings} for step in (plain, capped))
+    seen = set()
+    for name, timing in before.items():
+        other = after[name]
+        if timing.compute_s > timing.memory_s:
+            assert other.compute_s == pytest.approx(timing.compute_s / clock)
+            seen.add("compute")
+        else:  # memory-bound kernels draw 0.77 x 700 = 539 W
+            assert other == timing
+            seen.add("rest")
+    assert seen == {"compute", "rest"}
+    said = answer_train(capped.scenario).values["power_cap"]
+    assert said["clock_fraction"] == pytest.approx(clock)
+    assert 1.0 < said["step_time_over_uncapped"] < 1.0 / clock
+
+
+def test_power_caps_cost_more_the_lower_they_are():
+    times = [
+        simulate_training(small(power_cap_w=watts)).step_time_s for watts in (250.0, 400.0, 600.0, 700.0)
+    ]
+    assert times == sorted(times, reverse=True)
+    assert times[-1] == simulate_training(small()).step_time_s
+    muon = {"optimizer": {"kind": "muon"}}
+    free, capped = (simulate_training(small(**muon, power_cap_w=watts)) for watts in (None, 250.0))
+    assert capped.tails[0].optimizer_s > 1.5 * free.tails[0].optimizer_s
+
+
+def test_watts_of_kernels_where_they_are_known():
+    """B200's fits: a BF16 product draws 808 W and 114 at the memory's peak, so 800 W slow it and 950 do not."""
+    document = {**SMALL, "cluster": "b200-ib"}
+    times = {}
+    for watts in (None, 600.0, 950.0):
+        training = {**SMALL["training"], "power_cap_w": watts}
+        times[watts] = simulate_training(build_scenario({**document, "training": training})).step_time_s
+    assert times[600.0] > times[None]
+    assert times[950.0] == pytest.approx(times[None], rel=0.02)
+
+
 # searched together
 
 
@@ -255,6 +396,7 @@ def test_hosts_are_those_of_known_gpus():
         ({"batch_ramp": {**RAMP, "start_sequences": 64}}, {}),
         ({"offload": {"optimizer_fraction": 0.7, "activations_fraction": 0.4}}, {}),
         ({"zero": 3, "dp": 16, "pp": 1}, {"dp_replicate": [1, 2], "zero": [1, 3]}),
+        ({"capacity": {"factor": 1.1}}, {"power_cap_w": [None, 450.0]}),
     ],
 )
 def test_screened_layouts_are_single_steps(changed, stated):
@@ -293,6 +435,12 @@ def test_screened_layouts_are_single_steps(changed, stated):
         ({"offload": {"optimizer_fraction": 0.5}, "zero": 0}, "needs a divided optimizer"),
         ({"offload": {"optimizer_fraction": 0.5}, "optimizer": {"kind": "muon"}}, "muon is not updated on a host"),
         ({"offload": {"activations_fraction": 0.5}, "recompute": "full"}, "recompute = full keeps no more"),
+        ({"capacity": {"factor": 0.0}}, "training.capacity.factor = 0"),
+        ({"capacity": {"pad": True}}, "training.capacity.factor"),
+        ({"capacity": {"factor": 1.0, "pad": True}}, "DeepEP sends no empty rows; use all_to_all: all-to-all"),
+        ({"capacity": {"factor": 1.0, "drop": "worst"}}, "training.capacity.drop"),
+        ({"power_cap_w": 100.0}, "training.power_cap_w = 100: must be above cluster.gpu.idle_w = 121.7"),
+        ({"power_cap_w": -1.0}, "training.power_cap_w = -1"),
         ({"offload": {"device": "nvme"}}, "training.offload.device: unknown key"),
     ],
 )  # fmt: skip
@@ -314,22 +462,41 @@ def test_a_host_that_nobody_knows_is_asked_for():
         answer_train(build_scenario(document))
 
 
+def test_what_a_cap_or_a_capacity_needs_is_named():
+    document = {
+        **SMALL,
+        "power": {},
+        "cluster": {"base": "h100-ib", "gpu": {"base": "h100-sxm", "idle_w": None}},
+    }
+    document["training"] = {**SMALL["training"], "power_cap_w": 500.0}
+    with pytest.raises(SpecError, match=r"training\.power_cap_w needs cluster\.gpu\.idle_w"):
+        build_scenario(document)
+    dense = {"model": {"base": "llama-3.1-70b"}, "cluster": "h100-ib"}
+    dense["training"] = {"global_batch_sequences": 8, "capacity": {"factor": 1.0}}
+    with pytest.raises(SpecError, match=r"training\.capacity: model llama-3.1-70b has no experts"):
+        build_scenario(dense)
+
+
 NUMBERS = st.one_of(st.integers(-2, 200), st.floats(allow_nan=True), st.text(max_size=3), st.none())
 
 
 @QUICK
 @given(
     start=NUMBERS, increment=NUMBERS, over=NUMBERS, groups=NUMBERS, fraction=NUMBERS, share=NUMBERS,
-    zero=st.integers(0, 3), recompute=st.sampled_from(["none", "full"]),
+    zero=st.integers(0, 3), recompute=st.sampled_from(["none", "full"]), factor=NUMBERS, watts=NUMBERS,
 )  # fmt: skip
 def test_any_values_are_taken_or_refused_in_one_line(
-    start, increment, over, groups, fraction, share, zero, recompute
+    start, increment, over, groups, fraction, share, zero, recompute, factor, watts
 ):
     asked = {
         "batch_ramp": {"start_sequences": start, "increment_sequences": increment, "ramp_sequences": over},
-        "dp_replicate": groups, "zero": zero, "recompute": recompute,
         "offload": {"optimizer_fraction": fraction, "activations_fraction": share},
-    }  # fmt: skip
+        "dp_replicate": groups,
+        "capacity": {"factor": factor},
+        "power_cap_w": watts,
+        "zero": zero,
+        "recompute": recompute,
+    }
     try:
         scenario = small(**asked)
     except PerfModelError as refused:

@@ -9,7 +9,10 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing
 from perfmodel.errors import InfeasibleError
+from perfmodel.kernels.power import clock_under
 from perfmodel.spec.scenario import Scenario
+from perfmodel.training.capacity import kept_of, rows_per_token
+from perfmodel.training.layout import inner
 from perfmodel.training.memory import RankMemory, training_memory
 from perfmodel.training.pipeline.closed_forms import bubble
 from perfmodel.training.ramp import RampLevel, ramp_levels
@@ -21,6 +24,11 @@ from perfmodel.units import GB, HOUR, TERA
 SPARES = (0, 1, 2, 4, 8)
 """Numbers of spare nodes that are compared where a run states some."""
 SPARE_REPEATS = 200
+CLOCKS = "GPU clocks are those of the timed kernels: power limits in a long run are not modelled"
+CAPPED = (
+    "training.power_cap_w: each kernel's clock falls until its own draw fits, by the cube; a controller averages over "
+    "milliseconds, and was not measured"
+)
 LEAST_NAMED = 0.02
 """Share of the kernels' time from which a flag is worth a note."""
 MOST_NOTES = 6
@@ -104,6 +112,8 @@ def answer_train(scenario: Scenario) -> TrainAnswer:
         **_run_values(step, run, (low, high)),
         **_ramp_values(step, ramp),
         **_offload_values(step),
+        **_capacity_values(step),
+        **_power_values(step),
         **caveat_values(_caveats(step, run)),
         "provenance": _provenance(step),
     }
@@ -215,6 +225,38 @@ def _offload_values(step: TrainingStep) -> dict[str, Any]:
     }
 
 
+def _capacity_values(step: TrainingStep) -> dict[str, Any]:
+    """What the experts' capacity leaves; nothing without one."""
+    training, moe = step.training, step.scenario.model.moe
+    if training.capacity is None or moe is None:
+        return {}
+    without = inner(step.scenario, training.model_copy(update={"capacity": None}))
+    kept = kept_of(moe, without, training)
+    rows = rows_per_token(moe, kept, without, training)
+    return {
+        "capacity": {
+            "room_tokens": kept.room,
+            "dropped_fraction": kept.dropped,
+            "rows_over_pairs": rows / step.scenario.mean_real_experts,
+        }
+    }
+
+
+def _power_values(step: TrainingStep) -> dict[str, Any]:
+    """What a power cap costs; nothing without one."""
+    training, gpu, power = step.training, step.scenario.cluster.gpu, step.scenario.power
+    if training.power_cap_w is None or power is None or gpu.tdp_w is None or gpu.idle_w is None:
+        return {}
+    free = training.model_copy(update={"power_cap_w": None})
+    uncapped = simulate_training(step.scenario.model_copy(update={"training": free}))
+    return {
+        "power_cap": {
+            "clock_fraction": clock_under(training.power_cap_w, power.compute * gpu.tdp_w, gpu.idle_w),
+            "step_time_over_uncapped": step.step_time_s / uncapped.step_time_s,
+        }
+    }
+
+
 def _run(step: TrainingStep, ramp: Sequence[RampLevel]) -> TrainingRun | None:
     training = step.training
     if training.tokens is None:
@@ -300,7 +342,7 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
     training = step.training
     found = [
         standing("kernels that are not counted (casts, copies, gradient accumulation of norms) take no time"),
-        standing("GPU clocks are those of the timed kernels: power limits in a long run are not modelled"),
+        standing(CLOCKS if training.power_cap_w is None else CAPPED),
         standing("activations are those of fused kernels; the allocator's fragmentation is not counted"),
         standing(
             "80 % intervals hold the kernels' spread and that between frameworks' releases; errors: perfmodel "
@@ -328,6 +370,8 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
                 "CPU-Adam reached; PyTorch's own takes several times as long"
             )
         )
+    if training.capacity is not None:
+        found.append(note("capacity: MFU counts dropped pairs as computed, as Megatron-Core's FLOPs do"))
     if training.etp > 1:
         found.append(note("expert tensor parallelism is costed as an all-gather of all tokens"))
     if run is not None and run.availability < 0.9:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.kernels.power import kernel_power
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, maximum, minimum, where
 from perfmodel.ops.op import Op, OpClass
@@ -18,7 +19,7 @@ from perfmodel.serving.records import StepRuns
 from perfmodel.serving.step_times import decode_leaves, prompt_leaves
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.hardware import Gpu
-from perfmodel.spec.power import KernelPower, Power
+from perfmodel.spec.power import Power
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import step_segments
 
@@ -186,21 +187,3 @@ def _drawn(op: Op, timing: Timing, gpu: Gpu, power: Power | None) -> tuple[Num, 
         )
     above = maximum(minimum(joules, gpu.tdp_w * seconds) - gpu.idle_w * seconds, 0.0)
     return where(compute_s > 0.0, above, 0.0), where(compute_s > 0.0, 0.0, above)
-
-
-def kernel_power(op: Op, power: Power) -> KernelPower | None:
-    """What is known of a kernel's watts: of its class and number format, or of its class."""
-    kernel = LIKE.get(op.kernel, op.kernel)
-    names = (f"{kernel} {op.dtype}", f"{kernel} {NEAREST.get(op.dtype, op.dtype)}", kernel)
-    return next((power.kernels[name] for name in names if name in power.kernels), None)
-
-
-LIKE = {
-    "bmm": "gemm",
-    "mla_prefill": "gqa_prefill",
-    "mla_sparse_decode": "mla_decode",
-    "mla_sparse_prefill": "gqa_prefill",
-}
-"""Kernel class -> the one whose watts stand for it."""
-NEAREST = {"mxfp4": "fp4", "mxfp8": "fp8", "int8": "fp8-tensor", "int4": "bf16", "fp32": "bf16"}
-"""Number format -> the one whose watts stand for it."""

@@ -135,7 +135,7 @@ def _in_turn(by_layer: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 def rank_shares(balance: Balance) -> tuple[Array, ...]:
     """Share of the pairs that each rank gets, (ranks,), of each layer that is drawn."""
     found = []
-    for placement, _, experts in _placed_layers(balance):
+    for placement, _, experts in placed_layers(balance):
         shares = placement.rank_shares(experts)
         found.append(shares / shares.sum())
     return tuple(found)
@@ -165,7 +165,7 @@ def _reached_by(balance: Balance) -> tuple[tuple[float, float, float], ...]:
 
     Of an expert's replicas each is as likely.
     """
-    layers = _placed_layers(balance)
+    layers = placed_layers(balance)
     total = np.zeros((len(balance.pmf), 3))
     node_ranks = np.bincount(np.arange(balance.ranks) // balance.domain)
     for layer, (placement, popularity, _) in enumerate(layers):
@@ -178,7 +178,7 @@ def _reached_by(balance: Balance) -> tuple[tuple[float, float, float], ...]:
 
 
 @lru_cache(maxsize=64)
-def _placed_layers(balance: Balance) -> tuple[tuple[Placement, Array, Array], ...]:
+def placed_layers(balance: Balance) -> tuple[tuple[Placement, Array, Array], ...]:
     """Of each layer that is drawn: where experts are, how popular they are now, and their shares of the pairs.
 
     Experts are placed by their popularity as it was; ``drift`` of it has moved since.

@@ -329,9 +329,28 @@ def _training_problem(s: Scenario) -> str | None:
         return f"training.mtp = true: model {s.model.name} has no MTP layer"
     if t.moe_overlap != "none" and moe is None:
         return f"training.moe_overlap = {t.moe_overlap}: model {s.model.name} has no experts, use none"
+    if t.capacity is not None and moe is None:
+        return f"training.capacity: model {s.model.name} has no experts, leave it out"
+    if t.power_cap_w is not None:
+        problem = _power_cap_problem(s, t.power_cap_w)
+        if problem:
+            return problem
     available = s.cluster.num_gpus
     if available is not None and t.num_gpus > available:
         return f"training: tp x cp x dp x pp = {t.num_gpus} GPUs, cluster.num_gpus = {available}"
+    return None
+
+
+def _power_cap_problem(s: Scenario, cap_w: float) -> str | None:
+    """Why nothing is known of clocks under a power cap, or None."""
+    gpu = s.cluster.gpu
+    known = {"cluster.gpu.tdp_w": gpu.tdp_w, "cluster.gpu.idle_w": gpu.idle_w, "power": s.power}
+    missing = [name for name, value in known.items() if value is None]
+    if missing:
+        return f"training.power_cap_w needs {', '.join(missing)}, not stated for {gpu.name} (docs/power.md)"
+    assert gpu.idle_w is not None, "known"
+    if cap_w <= gpu.idle_w:
+        return f"training.power_cap_w = {cap_w:g}: must be above cluster.gpu.idle_w = {gpu.idle_w:g}"
     return None
 
 

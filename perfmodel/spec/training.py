@@ -103,6 +103,19 @@ class BatchRamp(Spec):
         return None
 
 
+class Capacity(Spec):
+    """Experts that take no more than so many tokens; the others are dropped."""
+
+    factor: Positive = Field(le=1000.0)
+    """Room of an expert over the mean number of tokens per expert, of each rank's own tokens (Megatron-Core's
+    --moe-expert-capacity-factor)."""
+    pad: bool = False
+    """Whether experts compute as many rows as they have room for, full or not (--moe-pad-expert-input-to-capacity)."""
+    drop: Literal["probs", "position"] = "probs"
+    """Which are dropped: those that the router likes least, or those that come last (--moe-token-drop-policy): as many,
+    so no time hangs on it."""
+
+
 class Offload(Spec):
     """What lies in the host's memory instead of the GPU's."""
 
@@ -123,7 +136,9 @@ class Offload(Spec):
 class Training(Spec):
     """Everything of a training step and run that is not the model, the cluster or the price."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"batch_ramp", "dp_replicate", "offload"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"batch_ramp", "capacity", "dp_replicate", "offload", "power_cap_w"}
+    )
 
     tokens: Positive | None = None
     """Tokens of the whole run; None: only a step is asked."""
@@ -207,10 +222,16 @@ class Training(Spec):
     """Whether the multi-token prediction layer is trained."""
     balanced: bool = True
     """Whether every expert-parallel rank gets the mean load (as benchmarks force it); false: as ``routing`` says."""
+    capacity: Capacity | None = None
+    """A capacity of the experts; with ``balanced`` every expert is chosen as often on average, and some pairs are
+    dropped by chance all the same. None: nothing is dropped."""
     deterministic: bool = False
     """Whether attention's backward is deterministic: 0.95 times as fast (LongCat-Flash's report)."""
     slowest_rank: Positive = Field(default=1.0, ge=1.0, le=100.0)
     """How many times as long the slowest pipeline rank takes as a healthy one."""
+    power_cap_w: Positive | None = None
+    """What a GPU may draw, W (nvidia-smi --power-limit): kernels that would draw more run at a lower clock. None: the
+    clocks at which kernels were timed."""
     checkpoints: Checkpoints = Checkpoints()
     """How the run saves itself."""
     failures: Failures = Failures()
@@ -247,7 +268,11 @@ class Training(Spec):
                 "context and sequence parallelism cut sequences into equal pieces"
             )
         ramp = self.batch_ramp and self.batch_ramp.problem(self.global_batch_sequences, per_pass)
-        return f"batch_ramp: {ramp}" if ramp else self._divided_problem() or self._offload_problem()
+        if ramp:
+            return f"batch_ramp: {ramp}"
+        if self.capacity and self.capacity.pad and self.all_to_all == "deepep-normal" and self.etp == 1:
+            return "capacity.pad: DeepEP sends no empty rows; use all_to_all: all-to-all"
+        return self._divided_problem() or self._offload_problem()
 
     def _divided_problem(self) -> str | None:
         """What of the division over data-parallel ranks does not fit together, or None."""

@@ -12,6 +12,7 @@ from perfmodel.spec.deployment import Deployment, Precision
 from perfmodel.spec.model import Layer, Model
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import BatchRamp, Training
+from perfmodel.training.capacity import with_capacity
 from perfmodel.training.pipeline.schedules import RULES, schedule_problem
 
 MULTIPLIED_AS = {"bf16": "bf16", "fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
@@ -107,7 +108,7 @@ def inner(scenario: Scenario, training: Training) -> Scenario:
         changed["routing"] = scenario.routing.model_copy(
             update={**even, "imbalance": 1.0, "rank_loads": None, "prior_imbalance": 1.0}
         )
-    return scenario.model_copy(update=changed)
+    return with_capacity(scenario.model_copy(update=changed), training)
 
 
 def _precision(training: Training) -> Precision:

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from perfmodel.kernels.power import capped
+from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, maximum
-from perfmodel.ops.op import Op
+from perfmodel.ops.build import gemm
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 from perfmodel.training.offload import host_update_s
@@ -31,8 +34,19 @@ def update_s(
     ops = optimizer_ops(parameters, training)
     device: Num = sum(alone(op) for op in ops)
     if training.optimizer.kind == "muon":
-        width = scenario.model.hidden_size
-        device = device + muon_flops(parameters, training, width) / scenario.cluster.gpu.peak_flops("bf16")
+        device = device + _iterations_s(parameters, training, scenario)
     if not training.offload.optimizer_fraction:
         return Update(device, 0.0 * device)
     return Update(device, maximum(host_update_s(parameters, training, scenario) - alone(ops[-1]), 0.0))
+
+
+def _iterations_s(parameters: Parameters, training: Training, scenario: Scenario) -> Num:
+    """Muon's matrix iterations at the BF16 peak, at the clock that a power cap leaves."""
+    gpu, width = scenario.cluster.gpu, scenario.model.hidden_size
+    seconds: Num = muon_flops(parameters, training, width) / gpu.peak_flops("bf16")
+    if training.power_cap_w is None or scenario.power is None:
+        return seconds
+    product = gemm("muon", OpClass.OPTIMIZER, m=width, n=width, k=width, dtype="bf16")
+    alone = Timing(compute_s=product.flops / gpu.peak_flops("bf16"))
+    slower = capped(product, alone, gpu, scenario.power, training.power_cap_w).seconds / alone.seconds
+    return seconds * slower

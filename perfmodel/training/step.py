@@ -9,6 +9,7 @@ import numpy as np
 
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.gradients import kernel_cost
+from perfmodel.kernels.power import capped
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.backward import CORES, Kernel
 from perfmodel.ops.collective import send_receive
@@ -240,10 +241,18 @@ class StepBuilder:
             timing = self._cost(kernel)
             if self.training.deterministic and kernel.way == "input" and kernel.base.kernel in CORES:
                 timing = timing.scaled(DETERMINISTIC)
+            timing = self._capped(kernel.op, timing)
             if beside:
                 timing = beside_compute_cost(kernel.op, timing, self.scenario)
             self.known[key] = (kernel, timing)
         return self.known[key][1]
+
+    def _capped(self, op: Op, timing: Timing) -> Timing:
+        """At the clock that a power cap leaves."""
+        cap, power = self.training.power_cap_w, self.scenario.power
+        if cap is None or power is None:
+            return timing
+        return capped(op, timing, self.scenario.cluster.gpu, power, cap)
 
     def _cost(self, kernel: Kernel) -> Timing:
         key = (kernel.way, _content(kernel.op), _content(kernel.base))

@@ -45,6 +45,7 @@ ARGUMENTS = (
     "global_batch_sequences",
     "stage_layers",
     "batch_ramp",
+    "capacity",
     *(name for name, one in Training.model_fields.items() if isinstance(one.default, Spec)),
 )
 """Keys that say what run it is, or have parts of their own."""

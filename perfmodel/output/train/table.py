@@ -154,6 +154,19 @@ def result_rows(answer: TrainAnswer) -> list[tuple[str, str, str]]:
     ]
     if "offload" in values:
         rows.append(("host memory per GPU", *_on_host(values["offload"])))
+    if "capacity" in values:
+        found = values["capacity"]
+        words = (
+            f"room for {found['room_tokens']:,} tokens of a rank per expert; rows computed over chosen pairs"
+        )
+        rows.append(
+            ("dropped pairs", percent(found["dropped_fraction"]), f"{words} {found['rows_over_pairs']:.3g}")
+        )
+    if "power_cap" in values:
+        found = values["power_cap"]
+        slower = percent(found["step_time_over_uncapped"] - 1.0)
+        clock = percent(found["clock_fraction"])
+        rows.append(("power cap", f"{slower} slower", f"products at {clock} of the clock they were timed at"))
     if "batch_ramp" in values:
         rows.append(("batch ramp", *_ramp(values["batch_ramp"])))
     if values["days"] is not None:
