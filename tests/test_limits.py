@@ -223,6 +223,7 @@ def test_sglangs_cache_of_qwen3_on_four_h100_is_the_published_one():
 COPIED = {
     "longcat-flash-lite": "its n-gram tables",
     "nemotron-3-super-120b-a12b": "two KV heads, and the projections of the latent that experts work in",
+    "step-3": "one KV head, and the latent of all queries",
 }
 """Models of which more than 2 % is copied rather than divided -> what."""
 

@@ -54,9 +54,10 @@ def step_rates(scenario: Scenario, step_time_s: Num, *, streaming: float = 1.0) 
         pace = maximum(step_time_s, streamed_s(scenario) * streaming)
     tpot = pace / per_step if per_step is not None else None
     output = deployment.batch_per_gpu / tpot if tpot is not None else None
-    if output is not None and deployment.ffn_gpus:
-        output = output * deployment.gpu_share(ffn=False)
     prompt = _prefilled_tokens(scenario) / pace if prefills else None
+    if deployment.ffn_gpus:  # which hold no requests
+        share = deployment.gpu_share(ffn=False)
+        output, prompt = (None if rate is None else rate * share for rate in (output, prompt))
     price = scenario.prices.usd_per_gpu_hour
     return StepRates(
         tokens_per_step=per_step,
@@ -87,7 +88,7 @@ def rate_range(scenario: Scenario, fast_s: Num, slow_s: Num) -> tuple[StepRates,
 def streamed_s(scenario: Scenario) -> Num:
     """Seconds that a replica's front end needs to stream what one step brings to all of its requests."""
     deployment = scenario.deployment
-    requests = deployment.batch_per_gpu * (deployment.num_gpus - deployment.ffn_gpus)
+    requests = deployment.batch_per_gpu * deployment.request_gpus
     return scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))
 
 
@@ -97,5 +98,5 @@ def usd_per_million(usd_per_gpu_hour: Num, tokens_per_s_per_gpu: Num) -> Num:
 
 
 def _prefilled_tokens(scenario: Scenario) -> Num:
-    """New prompt tokens per GPU in one step."""
+    """New prompt tokens in one step, per GPU that holds requests."""
     return next(g.tokens for g in step_work(scenario.deployment).groups if g.kind == "prefill")

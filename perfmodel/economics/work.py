@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from perfmodel.kernels.power import kernel_power
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, maximum, minimum, where
-from perfmodel.ops.op import Op, OpClass
+from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.serving.records import StepRuns
 from perfmodel.serving.step_times import decode_leaves, prompt_leaves
 from perfmodel.spec.arrays import with_arrays
@@ -135,13 +135,14 @@ def _count(
     the end of the kernel's name, and there as ``alone`` says: a hundredth of a prompt on every rank would take each of
     them as long as the smallest kernel does.
     """
-    gpu = scenario.cluster.gpu
+    gpu, gpu_share = scenario.cluster.gpu, scenario.deployment.gpu_share
     total = np.zeros((COLUMNS, len(next(iter(mean.values())))))
     steps = (step_segments(with_arrays(scenario, leaves)) for leaves in (mean, alone))
     for segment, other in zip(*steps, strict=True):
         pairs = zip(segment.tasks, segment.timings, other.tasks, other.timings, strict=True)
         for task, timing, task_alone, timing_alone in pairs:
-            op, factor = task.op, np.asarray(float(segment.repeat))
+            op = task.op
+            factor = np.asarray(segment.repeat * gpu_share(ffn=op.stream == Stream.EXPERTS))
             for end, share in shares.items():
                 if op.kernel.endswith(end):
                     op, timing, factor = task_alone.op, timing_alone, factor * share

@@ -4,7 +4,8 @@ Counts of attention and of transfers are per attention GPU, those of FFNs and ex
 with attention. A token goes once to each GPU that has an expert of its (with expert TP to all GPUs of that expert), in
 the dispatch's format, and a partial sum comes back from each in the combine's; a dense FFN's token goes to one GPU and
 back. The side with fewer GPUs has the busier adapters, and sets the time. Shared experts and dense FFNs have tokens
-spread evenly.
+spread evenly. Projections to and from a latent that experts work in are attention's, as the router is: the latent is
+what travels.
 """
 
 from perfmodel.numeric import Num, maximum
@@ -12,7 +13,7 @@ from perfmodel.ops.collective import exchange
 from perfmodel.ops.communication import low_latency_combine_bytes, low_latency_dispatch_bytes
 from perfmodel.ops.ffn import dense_ffn_ops
 from perfmodel.ops.layer import layer_ops
-from perfmodel.ops.moe import moe_ops, router_ops
+from perfmodel.ops.moe import latent_ops, moe_ops, router_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.routed import rank_load
 from perfmodel.ops.work import Work
@@ -35,6 +36,7 @@ def apart_ops(layer: Layer, work: Work, scenario: Scenario) -> dict[str, tuple[O
     if layer.moe:
         rows = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
         attention += router_ops(layer.moe, rows, hidden, deployment.precision.router)
+        attention += tuple(op for ops in latent_ops(layer.moe, rows, scenario) for op in ops)
         experts = moe_ops(layer.moe, tokens, side)
         ffn = (*experts.shared, *experts.experts)
     if layer.dense_ffn_size:

@@ -187,6 +187,31 @@ def _ffn_side_problem(s: Scenario) -> str | None:
     )
 
 
+def check_ffn_side(scenario: Scenario, *, prompt_tokens: int, decodes: int) -> None:
+    """Refuse GPUs of FFNs alone that do not hold them beside the largest step under traffic: ``decodes`` requests of
+    each attention group, or ``prompt_tokens`` of prompts. Nothing is asked where all GPUs do both.
+
+    Raises:
+        InfeasibleError: with what they need.
+    """
+    if not scenario.deployment.ffn_gpus:
+        return
+    per_gpu = 1.0 / scenario.deployment.attention_tp
+    for changed in (
+        {"phase": "decode", "batch_per_gpu": decodes * per_gpu},
+        {
+            "phase": "prefill",
+            "prefill_requests_per_gpu": per_gpu,
+            "prefill_tokens": float(prompt_tokens),
+            "prefill_cached_tokens": 0.0,
+        },
+    ):
+        step = scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update=changed)})
+        text = _ffn_side_problem(step)
+        if text:
+            raise InfeasibleError(text)
+
+
 def _memory_problem(s: Scenario) -> str | None:
     memory, usable, device = step_memory(s), usable_bytes(s), s.cluster.gpu.memory_bytes
     if memory.total <= usable:

@@ -303,6 +303,8 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
     widest: Num = LOGIT_BYTES * work.logit_rows * model.vocab_size
     for run in model.layers:
         widest = maximum(widest, element * rows * _mixer_width(run, model) / deployment.attention_tp)
+        if deployment.ffn_gpus:
+            continue  # FFNs are elsewhere
         if run.dense_ffn_size:
             gathered = tokens * (deployment.attention_tp if deployment.replicated else deployment.dense_tp)
             widest = maximum(widest, element * gathered * 3 * run.dense_ffn_size / deployment.dense_tp)

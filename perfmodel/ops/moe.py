@@ -68,7 +68,7 @@ def moe_ops(moe: Moe, tokens: Num, scenario: Scenario) -> MoeOps:
     shared_width = moe.shared_ffn_size / (1 if dispatched else deployment.stage_gpus)
     pack, unpack = _packing_ops(moe, tokens, scenario)
     load = rank_load(moe, tokens, scenario)
-    narrow, widen = _latent_ops(moe, own_tokens, scenario)
+    narrow, widen = latent_ops(moe, own_tokens, scenario)
     early = widen if replicated else ()  # a sum over GPUs of products is the product of the sum
     return MoeOps(
         router=(*router_ops(moe, own_tokens, hidden, deployment.precision.router), *narrow, *pack),
@@ -146,7 +146,7 @@ def expert_ops(moe: Moe, tokens: Num, load: Num, scenario: Scenario) -> tuple[Op
     return (first, *gemms, last)
 
 
-def _latent_ops(moe: Moe, tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+def latent_ops(moe: Moe, tokens: Num, scenario: Scenario) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
     """The projections to and from a latent that routed experts work in, on the token's own rank; none without one."""
     if moe.latent_size is None:
         return (), ()

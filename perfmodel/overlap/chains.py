@@ -11,12 +11,14 @@ and ``repeat`` iterations are that 2 x 2 matrix to the power of ``repeat``. With
 the launches, d the sum of the ops, c the maximum over ops k of (launches up to k + ops from k on), b nothing.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Stream
-from perfmodel.overlap.graph import Segment
+from perfmodel.overlap.graph import Segment, Task
 
 NEVER = -np.inf
 
@@ -72,6 +74,34 @@ def exposed_seconds(segment: Segment) -> Any:
         t.seconds for task, t in zip(segment.tasks, segment.timings, strict=True) if task.op.is_communication
     )
     return segment.repeat * sum(own)
+
+
+def joined(segment: Segment) -> Segment:
+    """The segment with each run of ops that follow each other on one stream as one op of their seconds together: where
+    nothing slows anything else, what waits for the last of them waits as long. The first may wait for others, and only
+    the next op may wait for any but the last.
+    """
+    waited = {other for task in segment.tasks for other in task.after_previous}
+    waiters: dict[int, set[int]] = {}
+    for index, task in enumerate(segment.tasks):
+        for other in task.after:
+            waiters.setdefault(other, set()).add(index)
+    place: list[int] = []
+    tasks: list[Task] = []
+    seconds: list[Any] = []
+    for index, (task, timing) in enumerate(zip(segment.tasks, segment.timings, strict=True)):
+        before = index - 1
+        follows = task.after == (before,) and waiters[before] == {index} and before not in waited
+        if follows and not task.after_previous and task.op.stream == segment.tasks[before].op.stream:
+            seconds[-1] = seconds[-1] + timing.seconds
+        else:
+            tasks.append(replace(task, after=tuple(place[other] for other in task.after)))
+            seconds.append(timing.seconds)
+        place.append(len(tasks) - 1)
+    renumbered = tuple(
+        replace(task, after_previous=tuple(place[other] for other in task.after_previous)) for task in tasks
+    )
+    return replace(segment, tasks=renumbered, timings=tuple(Timing(latency_s=one) for one in seconds))
 
 
 def _iteration(segment: Segment) -> Iterations:

@@ -32,6 +32,8 @@ APART = ("masked", "contiguous")
 """Layouts of experts whose kernels are launched one by one; the others are one call of an engine's fused experts."""
 HOST_WAITS = frozenset({("dispatch", "deepep-normal")})
 """Ops, as (kernel, backend), that the host launches only once their inputs are done: it needs counts from the GPU."""
+FFN_SIDE = (Stream.EXPERTS, Stream.LINK)
+"""Where ops of a layer queue that GPUs of FFNs launch, where they are GPUs of their own: FFNs and the way back."""
 
 
 def launch_mode(deployment: Deployment) -> Launch:
@@ -100,12 +102,21 @@ def merged_launches(segment: Segment) -> Segment:
 
 
 def _eager(segments: Sequence[Segment], deployment: Deployment) -> list[Segment]:
-    """Segments whose ops wait for their launches; with prompts each takes what nobody counted, too."""
+    """Segments whose ops wait for their launches; with prompts each takes what nobody counted, too. GPUs that compute
+    FFNs alone have hosts of their own, with fewer kernels to launch, which are taken to keep up.
+    """
     host, engine = deployment.host, deployment.engine
     launch_us: Num = host.launch_us + (host.uncounted_us if deployment.phase != "decode" else 0.0)
     if not _some(launch_us):
         return list(segments)
-    return [_launched(segment, launches_of(segment, engine), launch_us * US) for segment in segments]
+    found = []
+    for segment in segments:
+        counts = launches_of(segment, engine)
+        if deployment.ffn_gpus and segment.layers:
+            own = (task.op.stream not in FFN_SIDE for task in segment.tasks)
+            counts = tuple(count if here else 0.0 for count, here in zip(counts, own, strict=True))
+        found.append(_launched(segment, counts, launch_us * US))
+    return found
 
 
 def _launched(segment: Segment, counts: Sequence[float], launch_s: Num) -> Segment:

@@ -21,7 +21,7 @@ from perfmodel.jit import available
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num
 from perfmodel.ops.op import Stream
-from perfmodel.overlap.chains import chain_iterations, chain_seconds, exposed_seconds
+from perfmodel.overlap.chains import chain_iterations, chain_seconds, exposed_seconds, joined
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.state import (
     SETTLED,
@@ -73,6 +73,8 @@ def step_times(
     the times are the same.
     """
     size = max(_size(timing) for segment in segments for timing in segment.timings)
+    if not contention:
+        segments = [joined(one) if one.carries and not one.has_host else one for one in segments]
     how = How(contention, _worth_compiled(size) if compiled is None else compiled)
     total, exposed = np.zeros(size), np.zeros(size)
     together = PIECE_COMPILED if how.compiled else PIECE

@@ -102,7 +102,7 @@ def _layout(scenario: Scenario) -> Iterator[Told]:
     d, p = scenario.deployment, scenario.deployment.precision
     source = scenario.source or SCENARIO
     parts = [f"attention DP{d.attention_dp} TP{d.attention_tp}", f"dense TP{d.dense_tp}", f"EP{d.ep}"]
-    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
+    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1) + d.division_words
     if d.redundant_experts:
         parts.append(f"{d.redundant_experts} redundant experts")
     yield "layout", f"{_gpus(d.num_gpus)}: {', '.join(parts)}; overlap {d.overlap}; {d.backend}", source

@@ -9,7 +9,7 @@ import numpy as np
 from perfmodel.engines.offload import policy_of
 from perfmodel.errors import InfeasibleError, SpecError, UnsupportedError
 from perfmodel.kernels.communication import point_to_point
-from perfmodel.ops.limits import check_layout, requests_per_rank
+from perfmodel.ops.limits import check_ffn_side, check_layout, requests_per_rank
 from perfmodel.ops.memory import (
     beside_bytes,
     cache_tokens_per_rank,
@@ -290,11 +290,6 @@ def _check_servable(scenario: Scenario, *, prompts_alone: bool = False) -> None:
         raise SpecError(
             "given.attention_us is the time of one batch and context: leave it out, requests come in many"
         )
-    if scenario.deployment.ffn_gpus:
-        raise SpecError(
-            f"deployment.ffn_gpus = {scenario.deployment.ffn_gpus}: attention and FFNs on GPUs of their own are "
-            "answered by `step`, not under traffic; use 0 (and attention_gpus=0)"
-        )
 
 
 def layout_of(scenario: Scenario) -> Layout:
@@ -411,13 +406,12 @@ def kv_tokens_of(scenario: Scenario) -> int:
     Raises:
         InfeasibleError: not even one block.
     """
-    serving = scenario.serving
+    serving, decodes = scenario.serving, requests_per_rank(scenario)
+    check_ffn_side(scenario, prompt_tokens=serving.max_batched_tokens, decodes=decodes)
     if serving.kv_tokens is not None:
         tokens = serving.kv_tokens
     else:
-        tokens = cache_tokens_per_rank(
-            scenario, prompt_tokens=serving.max_batched_tokens, decodes=requests_per_rank(scenario)
-        )
+        tokens = cache_tokens_per_rank(scenario, prompt_tokens=serving.max_batched_tokens, decodes=decodes)
     if tokens < serving.block_tokens:
         weights = weight_bytes(scenario.model, divided(scenario.deployment))
         raise InfeasibleError(

@@ -194,15 +194,22 @@ class TwinStepTimes(GridStepTimes):
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
         times = np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
         if phase != "prefill":
-            requests = values["deployment.batch_per_gpu"] * even * deployment.num_gpus
+            requests = values["deployment.batch_per_gpu"] * even * deployment.request_gpus
             sent = self.scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))  # type: ignore[arg-type]
             times = np.maximum(times, sent)
         return times
 
 
 def with_uneven_ranks(scenario: Scenario, even: Any) -> Scenario:
-    """The scenario with the busiest expert-parallel rank's load at what even ranks would give it times ``even``."""
+    """The scenario with the busiest expert-parallel rank's load at what even ranks would give it times ``even``.
+
+    GPUs that compute FFNs alone have all their tokens from the mean rank: as many as ``even`` times the attention GPUs
+    would send that are all as full as the fullest.
+    """
     moe, deployment = scenario.model.moe, scenario.deployment
+    if deployment.ffn_gpus:
+        senders = deployment.model_copy(update={"attention_gpus": deployment.attention_gpus * even})
+        return scenario.model_copy(update={"deployment": senders})
     if moe is None or deployment.attention_dp == 1 or deployment.ep == 1:
         return scenario
     tokens = step_work(deployment).tokens / num_micro_batches(deployment.overlap)

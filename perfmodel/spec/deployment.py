@@ -112,7 +112,7 @@ class Deployment(Spec):
     """GPUs that compute attention, where FFNs and experts have GPUs of their own (AFD): attention_tp x attention_dp. A
     file may leave attention_dp out. 0: all GPUs do both."""
     ffn_gpus: CountOrZero = 0
-    """GPUs that compute FFNs and experts then: moe_tp x ep, and dense FFNs over ``dense_tp`` of them; decode alone."""
+    """GPUs that compute FFNs and experts then: moe_tp x ep, and dense FFNs over ``dense_tp`` of them."""
     ffn_micro_batches: Annotated[Count, Field(le=16)] = 3
     """Parts of a batch that take turns on the two (Step-3 and MegaScale-Infer: three hide transfers and both sides)."""
     redundant_experts: CountOrZero = 0
@@ -238,7 +238,6 @@ class Deployment(Spec):
                 f"{self.dense_tp} must divide it"
             )
         for name, one, only in (
-            ("phase", self.phase, "decode"),
             ("overlap", self.overlap, "sequential"),
             ("all_to_all", self.all_to_all, "auto"),
             ("pp", self.pp, 1),
@@ -273,10 +272,19 @@ class Deployment(Spec):
         return float(math.ceil((num_experts + self.redundant_experts) / self.ep))
 
     @property
-    def context_words(self) -> list[str]:
-        """How requests are divided by tokens, in words: none, ``CP8`` of prompts, ``DCP8`` of caches."""
+    def division_words(self) -> list[str]:
+        """How layers and requests are divided beside the usual, in words: FFNs on GPUs of their own, ``CP8`` of
+        prompts, ``DCP8`` of caches.
+        """
+        parts = self.ffn_micro_batches
+        apart = f"{self.attention_gpus} GPUs of attention, {self.ffn_gpus} of FFNs, {parts} micro-batches"
         sizes = (("CP", self.context_parallel), ("DCP", self.decode_context_parallel))
-        return [f"{name}{size}" for name, size in sizes if size > 1]
+        return [apart] * bool(self.ffn_gpus) + [f"{name}{size}" for name, size in sizes if size > 1]
+
+    @property
+    def batch_gpu(self) -> str:
+        """What ``batch_per_gpu`` is per, in words."""
+        return "attention GPU" if self.ffn_gpus else "GPU"
 
     @property
     def head_tp(self) -> int:
@@ -286,7 +294,12 @@ class Deployment(Spec):
     @property
     def num_gpus(self) -> int:
         """GPUs of one replica."""
-        return self.stage_gpus * self.pp + self.ffn_gpus
+        return self.request_gpus + self.ffn_gpus
+
+    @property
+    def request_gpus(self) -> int:
+        """GPUs of one replica that ``batch_per_gpu`` counts: all, or those of attention where FFNs have their own."""
+        return self.stage_gpus * self.pp
 
     def gpu_share(self, *, ffn: bool) -> float:
         """Share of a replica's GPUs that compute FFNs, or attention; where all do both, 1."""
@@ -297,12 +310,14 @@ class Deployment(Spec):
     @property
     def ffn_side(self) -> "Deployment":
         """FFNs and experts as their own GPUs have them: every token once, spread evenly."""
+        crowd = self.attention_gpus / self.ffn_gpus
         changed = {
             "attention_gpus": 0,
             "ffn_gpus": 0,
             "attention_tp": 1,
             "attention_dp": self.ffn_gpus,
-            "batch_per_gpu": self.batch_per_gpu * self.attention_gpus / self.ffn_gpus,
+            "batch_per_gpu": self.batch_per_gpu * crowd,
+            "prefill_requests_per_gpu": self.prefill_requests_per_gpu * crowd,
             "all_to_all": "auto" if self.moe_tp == 1 else "all-gather",
         }
         return self.model_copy(update=changed)

@@ -168,7 +168,7 @@ def _deployment_words(d: Deployment) -> str:
     ]
     if d.dense_tp != d.attention_tp:
         parts.append(f"dense TP{d.dense_tp}")
-    parts += [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
+    parts += [f"PP{d.pp}"] * (d.pp > 1) + d.division_words
     p = d.precision
     weights = p.linear if p.linear == p.experts else f"{p.linear}/{p.experts}"
     parts.append(f"{weights}, KV {p.kv_cache}")

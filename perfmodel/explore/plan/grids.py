@@ -159,7 +159,7 @@ def _question(scenario: Scenario, phase: str, leaves: dict[str, Array], even: Ar
     own = with_arrays(scenario.model_copy(update={"deployment": deployment}), leaves)
     sent = np.zeros(even.shape)
     if phase != "prefill":
-        requests = leaves["deployment.batch_per_gpu"] * deployment.num_gpus
+        requests = leaves["deployment.batch_per_gpu"] * deployment.request_gpus
         sent += scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))  # type: ignore[arg-type]
     return _Question(phase, step_segments(with_uneven_ranks(own, even)), even, sent, has_contention(scenario))
 

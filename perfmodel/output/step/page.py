@@ -113,10 +113,12 @@ def question(scenario: Scenario) -> str:
     work = []
     if d.phase != "prefill":
         context = number_of(d.context_tokens, "token")
-        work.append(f"{number_of(d.batch_per_gpu, 'request')} per GPU and {context} of context each")
+        work.append(
+            f"{number_of(d.batch_per_gpu, 'request')} per {d.batch_gpu} and {context} of context each"
+        )
     if d.phase != "decode":
         work.append(
-            f"{count(d.prefill_requests_per_gpu)} x {number_of(d.prefill_tokens, 'prompt token')} per GPU"
+            f"{count(d.prefill_requests_per_gpu)} x {number_of(d.prefill_tokens, 'prompt token')} per {d.batch_gpu}"
         )
     drafts = d.mtp.draft_tokens if d.phase != "prefill" else 0
     if drafts:
@@ -366,6 +368,6 @@ def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
 def _layout(scenario: Scenario) -> str:
     d, p = scenario.deployment, scenario.deployment.precision
     parts = [f"attention DP{d.attention_dp} TP{d.attention_tp}", f"dense TP{d.dense_tp}", f"EP{d.ep}"]
-    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1) + d.context_words
+    parts += [f"expert TP{d.moe_tp}"] * (d.moe_tp > 1) + [f"PP{d.pp}"] * (d.pp > 1) + d.division_words
     formats = f"linear {p.linear}, experts {p.experts}, attention {p.attention}, KV cache {p.kv_cache}"
     return f"{', '.join(parts)}; {formats}; dispatch {p.dispatch}, combine {p.combine}; {d.backend}"

@@ -155,14 +155,16 @@ def _subtitle(answer: StepAnswer) -> str:
     scenario, d = answer.scenario, answer.scenario.deployment
     layout = f"attention DP{d.attention_dp} TP{d.attention_tp}, dense TP{d.dense_tp}, EP{d.ep}"
     layout += f" x TP{d.moe_tp}" if d.moe_tp > 1 else ""
-    layout += "".join(f", {part}" for part in [f"PP{d.pp}"] * (d.pp > 1) + d.context_words)
+    layout += "".join(f", {part}" for part in [f"PP{d.pp}"] * (d.pp > 1) + d.division_words)
     work = (
-        [f"batch {d.batch_per_gpu:g} per GPU, context {d.context_tokens:,.0f}"]
+        [f"batch {d.batch_per_gpu:g} per {d.batch_gpu}, context {d.context_tokens:,.0f}"]
         if d.phase != "prefill"
         else []
     )
     if d.phase != "decode":
-        work.append(f"{d.prefill_requests_per_gpu:g} x {number_of(d.prefill_tokens, 'prompt token')} per GPU")
+        work.append(
+            f"{d.prefill_requests_per_gpu:g} x {number_of(d.prefill_tokens, 'prompt token')} per {d.batch_gpu}"
+        )
     if d.lora_adapters:
         work.append(f"{number_of(d.lora_adapters, 'LoRA adapter')} of rank {d.lora_rank}")
     drafts = d.mtp.draft_tokens
