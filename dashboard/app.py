@@ -10,25 +10,13 @@ import streamlit as st
 
 from dashboard import session
 from dashboard.looks import style
+from dashboard.menu import PAGES, link_to, menu, opens
 from dashboard.show import plain
 from dashboard.sidebar import sidebar
 from perfmodel.errors import WorkerError
 
 TIMES = "PERFMODEL_DASHBOARD_TIMES"  # set: every run of the script says how long it took
 
-PAGES = (
-    ("plan", "Plan", ":material/savings:"),
-    ("what_if", "What-if", ":material/tune:"),
-    ("overlap", "Overlap", ":material/layers:"),
-    ("experts", "Experts", ":material/alt_route:"),
-    ("traffic", "Traffic", ":material/swap_vert:"),
-    ("training", "Training", ":material/model_training:"),
-    ("compare", "Compare", ":material/compare_arrows:"),
-    ("calibration", "Calibration", ":material/straighten:"),
-    ("trust", "Trust", ":material/verified:"),
-)
-# Module of dashboard.views, title, icon. (A string here would be shown on the page.)
-OPENS = "what_if"  # at the address alone: links name no page
 OWN_QUESTION = ("plan", "training")  # pages that are not about the sidebar's scenario
 
 
@@ -40,15 +28,20 @@ def main() -> None:
     session.start()
     pages = {
         module: st.Page(
-            _page(module), title=title, icon=icon, url_path=module.replace("_", "-"), default=module == OPENS
+            _page(module),
+            title=title,
+            icon=icon,
+            url_path=module.replace("_", "-"),
+            default=module == opens(),
         )
         for module, title, icon in PAGES
     }
-    st.session_state[session.PAGES] = pages
-    page = st.navigation(list(pages.values()))
-    if not any(page is pages[module] for module in OWN_QUESTION):
+    page = st.navigation(list(pages.values()), position="hidden")
+    here = next(module for module, one in pages.items() if one is page)
+    menu(pages)
+    if here not in OWN_QUESTION:
         sidebar(session.scenario())
-    session.write_link()
+    session.write_link(link_to(here, session.link()))
     st.title(page.title)
     errors, notes = session.said()
     for text in errors:

@@ -176,13 +176,18 @@ def _scenario(asked: Asked) -> Scenario:
     return found
 
 
+def asks(query: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a link asks a scenario."""
+    return any(key in query for key in ("v", "scenario", "yaml", "set"))
+
+
 def from_query(query: Mapping[str, Sequence[str]]) -> Asked | None:
     """What a link asks; None where it asks nothing.
 
     Raises:
         SpecError: another version's link, or one that is damaged; DataError, UnsupportedError: as for a scenario.
     """
-    if not any(key in query for key in ("v", "scenario", "yaml", "set")):
+    if not asks(query):
         return None
     version = _one(query, "v", "")
     if version != VERSION:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import session
 from dashboard.asked import Asked
+from dashboard.menu import go_to
 from dashboard.names import cluster_title, model_title
 from dashboard.plan_lines import Line, layout_of, month_of, rank
 from dashboard.plan_runs import Planned
@@ -92,5 +93,5 @@ def _take(title: str, document: Mapping[str, Any] | None, question: Question, of
         taken = False
     if taken:
         session.note(f"Taken from the plan: {title}. Its traffic is on the Traffic page.")
-        st.switch_page(session.page("what_if"))
+        go_to("what_if")
     st.rerun()

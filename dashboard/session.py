@@ -12,30 +12,34 @@ from dashboard.plan_asked import PlanAsked
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec.scenario import Scenario
 
-ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, PAGES, LINK = (
+ASKED, BASELINE, MESSAGES, NOTES, PLAN, TRAINING, LINK, SAID = (
     "asked",
     "baseline",
     "messages",
     "notes",
     "plan",
     "training",
-    "pages",
     "link",
+    "said",
 )
 CHANGED = "changed"
 """Keys of the session's state."""
 TRAINED = Asked("longcat-flash-train-h800")
 """What the Training page opens with."""
+Query = dict[str, str | list[str]]
+PAGE, HASH = "page", "hash"
+"""Keys of a link by which nothing is asked: which page a bare address shows, and of which scenario."""
 
 
 def start() -> None:
     """On a session's first run, and when the browser's Back or Forward has changed the address, take what is asked from
-    the link; a bad link leaves the default and says why.
+    the link (nothing: what a session opens with); a bad link leaves the default and says why.
     """
     query = {key: st.query_params.get_all(key) for key in st.query_params}
+    said = _without_marks(query)
     if ASKED in st.session_state:
-        if st.session_state.pop(CHANGED, False) or not query or query == st.session_state.get(LINK, query):
-            return  # a control was moved (the address may lag behind it), or a page opened whose address is bare
+        if st.session_state.pop(CHANGED, False) or said == st.session_state.get(LINK, said):
+            return  # a control was moved (the address may lag behind it), or nothing has changed
     else:
         st.session_state[MESSAGES], st.session_state[NOTES] = [], []
     st.session_state[ASKED] = Asked()
@@ -61,6 +65,10 @@ def start() -> None:
                 note(f"of what is compared with: {link_warning(baseline, other)}")
     except PerfModelError as error:
         complain(f"this link can't be read, so it was left out: {error}")
+        st.session_state[SAID] = None
+    else:
+        st.session_state[SAID] = _all_asked()
+    st.session_state[LINK] = said
 
 
 def asked() -> Asked:
@@ -94,11 +102,6 @@ def try_asking(make: Callable[[], Asked]) -> None:
         complain(str(error))
     else:
         ask(new)
-
-
-def page(module: str) -> Any:
-    """A page of the menu, to go there."""
-    return st.session_state[PAGES][module]
 
 
 def plan() -> PlanAsked:
@@ -181,23 +184,37 @@ def said() -> tuple[list[str], list[str]]:
     return found
 
 
-def write_link() -> None:
-    """Put the scenario (and what it is compared with) into the page's address."""
+def link() -> Query:
+    """All that is asked as the query of an address; nothing where it is what a session opens with."""
     from urllib.parse import urlencode
 
-    query = asked().query()
     baseline: Asked | None = st.session_state[BASELINE]
+    query: Query = {} if asked() == Asked() and baseline is None else asked().query()
     if baseline is not None:
         query["vs"] = urlencode(baseline.query(), doseq=True)
     if plan().text():
         query["plan"] = plan().text()
     if training() != TRAINED:
         query["train"] = urlencode(training().query(), doseq=True)
-    now = {key: st.query_params.get_all(key) for key in st.query_params}
-    wanted = {key: [value] if isinstance(value, str) else list(value) for key, value in query.items()}
-    st.session_state[LINK] = wanted
-    if now != wanted:
+    return query
+
+
+def write_link(query: Query) -> None:
+    """Put what is asked into the page's address, a step for Back, where the address does not ask it already."""
+    now = _all_asked()
+    if now != st.session_state.get(SAID):
         st.query_params.from_dict(query)
+        wanted = {key: [value] if isinstance(value, str) else list(value) for key, value in query.items()}
+        st.session_state[LINK], st.session_state[SAID] = _without_marks(wanted), now
+
+
+def _all_asked() -> tuple[Any, ...]:
+    return tuple(st.session_state[key] for key in (ASKED, BASELINE, PLAN, TRAINING))
+
+
+def _without_marks(query: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """What a link asks."""
+    return {key: value for key, value in query.items() if key not in (PAGE, HASH)}
 
 
 def change_with(

@@ -20,13 +20,13 @@ from perfmodel.cli import app  # noqa: E402
 
 PAGES = {
     "plan": "plan",
-    "": "what_if",
+    "what-if": "what_if",
     "overlap": "overlap",
     "traffic": "traffic",
     "training": "training",
 }
 """Page of the dashboard -> its picture, dashboard_NAME.png."""
-HEIGHT = {"plan": 1240, "": 1010, "overlap": 1240, "traffic": 1240, "training": 1240}
+HEIGHT = {"plan": 1240, "what-if": 1010, "overlap": 1240, "traffic": 1240, "training": 1240}
 PLANNED_MS = 240_000
 """For a plan to be screened and simulated on each kind of GPU."""
 SETTLED_MS = 1500

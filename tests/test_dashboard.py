@@ -22,6 +22,8 @@ APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 
 
 def started(**query):
+    """The dashboard, opened by a link of a scenario: What-if shows its answer."""
+    query = query or {"v": "1", "scenario": "longcat-flash-h800"}
     test = AppTest.from_file(str(APP), default_timeout=patient_s(60.0))
     for key, value in query.items():
         test.query_params[key] = value
@@ -203,7 +205,7 @@ import importlib
 import streamlit as st
 from dashboard import session
 session.start()
-session.write_link()
+session.write_link(session.link())
 importlib.import_module("dashboard.views.{page}").render(session.scenario())
 """
     test = AppTest.from_string(code, default_timeout=patient_s(60.0))

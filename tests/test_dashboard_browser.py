@@ -17,7 +17,7 @@ from perfmodel.output.formats import significant, usd
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("", "overlap", "experts", "traffic", "compare", "trust")
+PAGES = ("what-if", "overlap", "experts", "traffic", "compare", "trust")
 SECONDS = 60.0
 """Ample for any wait on a quiet machine; see the page fixtures."""
 
@@ -99,7 +99,7 @@ def test_every_page_opens_with_a_result_and_without_an_error(name, server, visit
     )
     opened(page, f"{server}/{name}")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"dashboard-{name or 'what-if'}.png")
+    page.screenshot(path=PICTURES / f"dashboard-{name}.png")
     assert not page.locator("[data-testid=stException]").count()
     assert not page.locator("[data-testid=stAlertContentError]").count()
     # Streamlit itself asks for its health below a page's address before it asks at the root
@@ -115,7 +115,7 @@ def test_pages_in_the_dark_and_on_a_phone(server, chrome):
     ):
         context = patient_context(chrome, **more)
         page = context.new_page()
-        opened(page, server)
+        opened(page, f"{server}/what-if")
         page.screenshot(path=PICTURES / f"dashboard-what-if-{name}.png")
         width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
         assert width <= more["viewport"]["width"]
@@ -124,7 +124,7 @@ def test_pages_in_the_dark_and_on_a_phone(server, chrome):
 
 
 def test_numbers_are_perfmodels_and_a_reloaded_address_shows_them_again(page, server):
-    opened(page, server)
+    opened(page, f"{server}/what-if")
     expected = answer_step(load_scenario("longcat-flash-h800")).values
     first = metrics(page)
     assert first["Tokens/s per user"] == significant(expected["tokens_per_s_per_user"])
@@ -174,7 +174,7 @@ deployment: {batch_per_gpu: 24}
 
 
 def test_an_upload_is_taken_and_a_bad_one_leaves_the_scenario_as_it_was(page, server, tmp_path):
-    opened(page, server)
+    opened(page, f"{server}/what-if")
     before = metrics(page)
     alerts = []
     page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
@@ -209,7 +209,7 @@ def test_uploads_and_downloads_stay_with_their_server_where_there_are_several(ch
         people = [patient_context(chrome, viewport={"width": 1400, "height": 1200}) for _ in range(2)]
         pages = [person.new_page() for person in people]
         for number, (person, page) in enumerate(zip(people, pages, strict=True)):
-            opened(page, f"http://127.0.0.1:{port}")
+            opened(page, f"http://127.0.0.1:{port}/what-if")
             servers |= {one["value"] for one in person.cookies() if one["name"].startswith("perfmodel_")}
             mine = tmp_path / f"mine{number}.yaml"
             mine.write_text(f"base: longcat-flash-h800\ndeployment: {{batch_per_gpu: {24 + number}}}\n")

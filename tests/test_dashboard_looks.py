@@ -17,8 +17,8 @@ pytestmark = pytest.mark.browser
 
 SMALL = PlanAsked(models=("qwen3-30b-a3b",), clusters=("h200-ib",), amount=40.0, isl=1000.0, osl=100.0)
 PLAN = "plan?" + urlencode({"plan": SMALL.text()})
-PAGES = (PLAN, "", "overlap", "experts", "traffic", "training", "compare", "calibration", "trust")
-NAMES = [page.partition("?")[0] or "what-if" for page in PAGES]
+PAGES = (PLAN, "what-if", "overlap", "experts", "traffic", "training", "compare", "calibration", "trust")
+NAMES = [page.partition("?")[0] for page in PAGES]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_nothing_is_cut_and_nothing_said_to_the_console(path, server, visitor): 
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     opened(page, f"{server}/{path}")
     complete(page)
-    name = path.partition("?")[0] or "what-if"
+    name = path.partition("?")[0]
     PICTURES.mkdir(parents=True, exist_ok=True)
     for width in (1440, 1024, 420):
         page.set_viewport_size({"width": width, "height": 1400})
@@ -88,10 +88,11 @@ def test_axe_finds_no_violation(path, server, visitor, axe):  # noqa: F811
     page.close()
 
 
-def test_back_undoes_and_forward_does_again(server, chrome):  # noqa: F811
+def test_one_press_of_back_undoes_one_step_and_forward_does_it_again(server, chrome):  # noqa: F811
+    """Pages chosen from the menu, a button group, and a field; each is one step of the browser's history."""
     context = patient_context(chrome, viewport={"width": 1440, "height": 1200})
     page = context.new_page()
-    opened(page, server)
+    opened(page, f"{server}/overlap")
 
     def answer():
         settled(page)
@@ -99,20 +100,52 @@ def test_back_undoes_and_forward_does_again(server, chrome):  # noqa: F811
         settled(page)
         return page.locator("[data-testid=stMain] h2").first.inner_text()
 
-    answers = [answer()]
+    seen = [answer()]
+    page.get_by_role("link", name="What-if").click()
+    seen.append(answer())
     page.locator(".st-key-ask-overlap").get_by_text("tbo", exact=True).click()
-    answers.append(answer())
-    slider = page.locator(".st-key-ask-batch input[type=range]")
-    slider.focus()
-    slider.press("ArrowLeft")
-    answers.append(answer())
-    assert len(set(answers)) == 3
-    for turn in (page.go_back, page.go_back):
-        turn()
-        answers.append(answer())
-    page.go_forward()
-    answers.append(answer())
-    assert answers[3:] == [answers[1], answers[0], answers[1]]
+    seen.append(answer())
+    page.get_by_role("link", name="Experts").click()
+    seen.append(answer())
+    page.get_by_role("link", name="What-if").click()
+    seen.append(answer())
+    acceptance = page.get_by_role("spinbutton", name="Acceptance")
+    acceptance.fill("0.5")
+    acceptance.press("Enter")
+    seen.append(answer())
+    assert len(set(seen)) == 5
+    assert seen[4] == seen[2]
+    back = []
+    for _ in range(5):
+        page.go_back()
+        back.append(answer())
+    assert back == seen[-2::-1]
+    for wanted in seen[1:]:
+        page.go_forward()
+        assert answer() == wanted
+    context.close()
+
+
+def test_the_planner_opens_and_a_link_of_a_scenario_is_answered(server, chrome):  # noqa: F811
+    context = patient_context(chrome, viewport={"width": 420, "height": 900})
+    page = context.new_page()
+    for address, title in (
+        ("", "Plan"),
+        ("?v=1&scenario=deepseek-v3-h800", "What-if"),
+        ("?v=1&scenario=deepseek-v3-h800&page=plan", "Plan"),
+        ("plan", "Plan"),
+        ("what-if", "What-if"),
+    ):
+        page.goto(f"{server}/{address}")
+        page.get_by_role("heading", level=1, name=title).wait_for()
+        assert not page.get_by_text("Page not found").count()
+    # on a phone the menu covers the page, and closes once one is chosen
+    page.get_by_test_id("stExpandSidebarButton").click()
+    page.get_by_role("link", name="Plan").click()
+    page.get_by_role("heading", level=1, name="Plan").wait_for()
+    page.wait_for_function(
+        "document.querySelector('[data-testid=stSidebar]').getBoundingClientRect().right <= 0"
+    )
     context.close()
 
 

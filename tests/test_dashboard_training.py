@@ -30,7 +30,7 @@ def page():
 
         st.error(text)
     render(session.scenario())
-    session.write_link()
+    session.write_link(session.link())
 
 
 def opened(*sets, name=NAME):
