@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from perfmodel.answers.train import answer_train
 from perfmodel.cli import app
+from perfmodel.engines.megatron_flags import megatron_launch
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.plan_training.answer import plan_training
 from perfmodel.explore.plan_training.question import (
@@ -314,3 +315,85 @@ def test_train_tells_difference_and_levers(file):
     assert "against small" in shown
     plain = CliRunner().invoke(app, ["train", str(file), "--json"])
     assert not {"difference", "sensitivity"} & set(json.loads(plain.stdout))
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_layout_the_pipeline_why_and_flags(file, tmp_path):
+    page, space = tmp_path / "plan.html", tmp_path / "space.yaml"
+    space.write_text("space:\n  tp: [1]\n  recompute: [none]\n  schedule: [1f1b]\n")
+    words = (file, "--space", space, "--simulate", 3, "--gpus", "16xh100,16xb200", "--html", page)
+    done = run(*words, "--json")
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
+    html = page.read_text()
+    assert "cdn.plot.ly" not in html.split("</script>", 1)[1]
+    layouts_drawn = figure_of(html, "layouts")
+    counts = {trace["name"]: len(trace["x"]) for trace in layouts_drawn}
+    assert counts["fits"] + counts.get("does not fit", 0) == values["considered"]["legal"]
+    assert counts["simulated"] + counts["the winner"] == values["considered"]["simulated"]
+    winner = next(trace for trace in layouts_drawn if trace["name"] == "the winner")
+    best = values["candidates"][0]
+    assert winner["y"][0] == pytest.approx(1.0 / best["usd_per_million_tokens"])
+    assert winner["x"][0] == pytest.approx(best["memory_bytes"] / 1e9)
+    assert values["why"]["name_b"] in html
+    assert {trace["name"] for trace in figure_of(html, "pipeline")} >= {"forward", "backward"}
+    assert figure_of(html, "days")
+    assert f"--pipeline-model-parallel-size {best['keys']['training.pp']}" in html
+    assert 'data-key="mfu"' in html
+
+
+def figure_of(html, name):
+    """Traces of a figure of a page."""
+    start = html.index("Plotly.newPlot(", html.index(f'id="figure-{name}"'))
+    text = html[html.index("[{", start) :]
+    return json.JSONDecoder().raw_decode(text)[0]
+
+
+def test_a_page_where_none_can_be_written_is_refused_before_any_work(file, tmp_path):
+    done = run(file, "--html", tmp_path / "none" / "page.html")
+    assert done.exit_code != 0
+    assert "does not exist" in (done.output + str(done.exception))
+
+
+def test_flags_say_what_they_can_of_a_layout():
+    scenario = load_scenario("deepseek-v3-train-h800")
+    launch = megatron_launch(training_of(scenario), scenario.model)
+    text = " ".join(launch.flags)
+    for flag in (
+        "--pipeline-model-parallel-size 16",
+        "--expert-model-parallel-size 64",
+        "--global-batch-size 15360",
+        "--train-samples 3613281250",
+        "--recompute-modules layernorm mla_up_proj moe_act",
+        "--exp-avg-dtype bf16",
+        "--fp8-recipe blockwise",
+        "--mtp-num-layers 1",
+        "--moe-enable-deepep",
+    ):
+        assert flag in text
+    assert any("dualpipe" in words for words in launch.cannot)
+    own = training_with(
+        training_of(scenario),
+        {
+            "pp": 8, "virtual_stages": 2, "schedule": "interleaved-1f1b", "dp": 256, "zero": 2, "recompute": "full",
+            "dp_replicate": 2, "offload": {"optimizer_fraction": 0.5, "overlap": True}, "stage_layers": None,
+            "batch_ramp": {"start_sequences": 7680, "increment_sequences": 7680, "ramp_sequences": 10**6},
+            "capacity": {"factor": 1.25, "pad": True}, "all_to_all": "all-to-all", "dispatch": "bf16",
+        },
+    )  # fmt: skip
+    launch = megatron_launch(own, scenario.model)
+    text = " ".join(launch.flags)
+    for flag in (
+        "--num-virtual-stages-per-pipeline-rank 2",
+        "--data-parallel-sharding-strategy optim_grads",
+        "--num-distributed-optimizer-instances 2",
+        "--optimizer-cpu-offload --optimizer-offload-fraction 0.5 --overlap-cpu-optimizer-d2h-h2d",
+        "--rampup-batch-size 7680 7680 1000000",
+        "--moe-expert-capacity-factor 1.25 --moe-token-drop-policy probs --moe-pad-expert-input-to-capacity",
+        "--recompute-granularity full",
+        "--overlap-moe-expert-parallel-comm",
+    ):
+        assert flag in text
+    assert not launch.cannot

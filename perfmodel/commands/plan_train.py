@@ -42,6 +42,12 @@ def plan_train(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Write the best as a scenario for train.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Write a page: every layout, the best's pipeline, why, flags."
+        ),
+    ] = None,
 ) -> None:
     """The best layout for a training run: all that multiply are screened, those that fit ranked, the best simulated."""
     from perfmodel.errors import SpecError
@@ -54,8 +60,8 @@ def plan_train(
 
     if not 1 <= simulate <= 1000:
         raise SpecError(f"--simulate {simulate}: must be from 1 to 1,000 layouts")
-    if out is not None:  # before any work
-        check_writable(out)
+    for file in filter(None, (out, html)):  # before any work
+        check_writable(file)
     question = Question(
         scenario,
         kinds_of(gpus),
@@ -63,13 +69,17 @@ def plan_train(
         {} if space is None else read_space(space),
         tuple(set_ or ()),
     )
-    check_outputs({"--out": out}, [scenario], set_ or (), others={"--space": space})
+    check_outputs({"--out": out, "--html": html}, [scenario], set_ or (), others={"--space": space})
     with report_progress() as progress:
         found = plan_training(question, simulate=simulate, progress=progress)
     if out is not None:
         from perfmodel.output.plan_training.files import write_scenario
 
         write_scenario(found, out)
+    if html is not None:
+        from perfmodel.output.plan_training.page import write_plan_html
+
+        write_plan_html(found, html)
     if json:
         import json as writer
 
@@ -78,5 +88,5 @@ def plan_train(
         from perfmodel.output.plan_training.table import print_plan
 
         print_plan(found)
-    if out is not None:
-        tell(f"wrote {out}")
+    for file in filter(None, (out, html)):
+        tell(f"wrote {file}")

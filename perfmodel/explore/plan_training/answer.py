@@ -59,6 +59,8 @@ class TrainPlan:
     """Simulated, best first."""
     document: dict[str, Any]
     """The best as a scenario file."""
+    screened: tuple[Screened, ...]
+    """Every layout, by kind of GPUs."""
 
 
 def plan_training(
@@ -114,7 +116,7 @@ def plan_training(
         "why": None if why is None else why.as_dict(),
         "provenance": {**best.answer.values["provenance"], "perfmodel": perfmodel.__version__},
     }
-    return TrainPlan(question, values, tuple(found), _document(question, best))
+    return TrainPlan(question, values, tuple(found), _document(question, best), tuple(screened))
 
 
 def _ranked(screened: Sequence[Screened], objective: Objective) -> list[tuple[int, int]]:

@@ -1,1 +1,1 @@
-"""A plan of a training run as a table, a scenario file."""
+"""A plan of a training run as a table, a page, a scenario file."""

@@ -44,16 +44,17 @@ def difference_table(why: Mapping[str, Any], title: str) -> Table:
     table = table_of(title, "$ per million tokens", "a", "b", "difference")
     rows = why["rows"]
     for row in rows[:PARTS]:
-        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), _signed(row["delta_usd"]))
+        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), signed_usd(row["delta_usd"]))
     rest = rows[PARTS:]
     if rest:
         sums = [sum(row[key] for row in rest) for key in ("usd_a", "usd_b", "delta_usd")]
-        table.add_row(f"{len(rest)} others", usd(sums[0]), usd(sums[1]), _signed(sums[2]))
-    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), _signed(why["usd_b"] - why["usd_a"]))
+        table.add_row(f"{len(rest)} others", usd(sums[0]), usd(sums[1]), signed_usd(sums[2]))
+    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), signed_usd(why["usd_b"] - why["usd_a"]))
     return table
 
 
-def _signed(value: float) -> str:
+def signed_usd(value: float) -> str:
+    """A difference in dollars."""
     return f"{'-' if value < 0 else '+'}{usd(abs(value))}"
 
 
