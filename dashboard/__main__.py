@@ -45,6 +45,9 @@ def one_server(options: Sequence[str]) -> None:
 
 def _warm() -> None:
     """What stays for good is not looked at by later collections, which stop every session's thread."""
+    import plotly.io
+    import plotly.tools  # noqa: F401 - what shows a chart
+
     from dashboard.warm import warm
 
     warm()

@@ -1,13 +1,15 @@
 """What pages ask of perfmodel, each result kept for all sessions."""
 
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dashboard.cache import kept
 from dashboard.pool import begin, pooled
@@ -21,7 +23,7 @@ from perfmodel.explore.difference import Difference
 from perfmodel.explore.difference import difference as explained
 from perfmodel.explore.routing_effects import Placed
 from perfmodel.explore.zero_experts import vary_zero_experts
-from perfmodel.ops.limits import batch_of, limits, with_batch
+from perfmodel.ops.limits import Limits, batch_of, limits, with_batch
 from perfmodel.output.step.page import step_html
 from perfmodel.output.step.schedules import step_window
 from perfmodel.output.step.trace import write_trace
@@ -29,6 +31,8 @@ from perfmodel.output.step.windows import Window
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.scenario import Scenario
 from perfmodel.validation.published_points import published_points
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -117,36 +121,46 @@ def curve(scenario: Scenario) -> pd.DataFrame:
 
 @kept()
 def _priced_curve(scenario: Scenario) -> pd.DataFrame:
-    rows, found = _curve(_of_any_batch(scenario)), answer(scenario)
+    columns, found = _curve(_of_any_batch(scenario)), answer(scenario)
     if isinstance(found, Answered):
-        own = _own_row(rows.columns, scenario, found.values)
-        others = rows[rows.batch_per_gpu != batch_of(scenario)]
-        rows = pd.concat([others, own]).sort_values("batch_per_gpu", ignore_index=True)
+        columns = _with_row(columns, _own_row(columns, scenario, found.values))
     price = scenario.prices.usd_per_gpu_hour
     ends = {"": "", "_low": "_high", "_high": "_low"}  # tokens are cheapest where there are most of them
     money = {
         f"usd_per_million_{kind}_tokens{end}": usd_per_million(
-            price, rows[f"{kind}_tokens_per_s_per_gpu{other}"]
+            price,
+            columns[f"{kind}_tokens_per_s_per_gpu{other}"],  # type: ignore[arg-type]
         )
         for kind in ("output", "input")
         for end, other in ends.items()
-        if f"usd_per_million_{kind}_tokens{end}" in rows
+        if f"usd_per_million_{kind}_tokens{end}" in columns
     }
-    return rows.assign(**money)
+    return pd.DataFrame({**columns, **money})
 
 
 @pooled(near=_tables)
-def _curve(scenario: Scenario) -> pd.DataFrame:
-    return batch_curve(scenario)
+def _curve(scenario: Scenario) -> Mapping[str, Floats]:
+    """Columns of the curve; frames take longer to send and to change."""
+    return {str(name): column.to_numpy() for name, column in batch_curve(scenario).items()}
 
 
 @kept(256)
 def _of_any_batch(scenario: Scenario) -> Scenario:
     """The scenario at the largest batch that fits: its curve does not depend on the batch that is asked."""
-    return _unpriced(with_batch(scenario, limits(scenario).fits))
+    return _unpriced(with_batch(scenario, limits_of(scenario).fits))
 
 
-def _own_row(columns: Sequence[str], scenario: Scenario, values: Mapping[str, Any]) -> pd.DataFrame:
+def limits_of(scenario: Scenario) -> Limits:
+    """What fits, at whatever price and batch."""
+    return _limits(with_batch(_unpriced(scenario), 1.0))
+
+
+@kept(256)
+def _limits(scenario: Scenario) -> Limits:
+    return limits(scenario)
+
+
+def _own_row(columns: Iterable[str], scenario: Scenario, values: Mapping[str, Any]) -> dict[str, float]:
     """The answer as a row of the curve."""
     row = {"batch_per_gpu": float(batch_of(scenario))}
     bounds = values.get("intervals", {})
@@ -154,7 +168,16 @@ def _own_row(columns: Sequence[str], scenario: Scenario, values: Mapping[str, An
         row[name] = values[name]
         low_high = bounds.get(name, [values[name]] * 2)
         row |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), low_high, strict=True)}
-    return pd.DataFrame({name: [row[name]] for name in columns})
+    return row
+
+
+def _with_row(columns: Mapping[str, Floats], row: Mapping[str, float]) -> dict[str, Floats]:
+    """The curve with a row of its own for that batch."""
+    batches, own = columns["batch_per_gpu"], row["batch_per_gpu"]
+    before, after = batches < own, batches > own
+    return {
+        name: np.concatenate([column[before], [row[name]], column[after]]) for name, column in columns.items()
+    }
 
 
 def start(scenario: Scenario) -> None:

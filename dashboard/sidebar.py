@@ -20,10 +20,10 @@ from dashboard.asked import uploaded, yaml_of
 from dashboard.controls import field, key_of, select, showing, slider, value_of
 from dashboard.names import cluster_title, engine_title, model_title
 from dashboard.presets import presets
+from dashboard.results import limits_of
 from dashboard.show import plain
 from dashboard.words import HELP
 from perfmodel.engines.profile import names
-from perfmodel.ops.limits import limits
 from perfmodel.spec import catalogue
 from perfmodel.spec.scenario import Scenario
 
@@ -137,7 +137,7 @@ def _model_and_cluster(scenario: Scenario) -> None:
 
 
 def _step(scenario: Scenario) -> None:
-    d, found = scenario.deployment, limits(scenario)
+    d, found = scenario.deployment, limits_of(scenario)
     one = 1.0 / found.gpus  # a request that an attention group shares
     most = max(found.fits, 2 * one)
     if d.phase == "prefill":

@@ -1,6 +1,7 @@
 """The trade-off curve: every point is what one step says, and the draws of its band are the step's own."""
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from perfmodel.answers.step import answer_step
@@ -94,7 +95,8 @@ def test_the_chart_draws_the_curves_numbers():
     scenario = load_scenario("longcat-flash-h800")
     curve = batch_curve(scenario)
     x, y = "tokens_per_s_per_user", "output_tokens_per_s_per_gpu"
-    figure = trade_off_chart(curve, x=x, y=y, here=96, published=published_points(scenario))
+    plain = trade_off_chart(curve, x=x, y=y, here=96, published=published_points(scenario))
+    figure = go.Figure(plain)  # plotly checks it
     band, line, here, published = figure.data
     assert list(line.x) == list(curve[x])
     assert list(line.y) == list(curve[y])
@@ -106,5 +108,6 @@ def test_the_chart_draws_the_curves_numbers():
     both = trade_offs_chart(
         {"A": (curve, 96), "<b>B</b>": (curve, 8)}, x=x, y="usd_per_million_output_tokens"
     )
+    both = go.Figure(both)
     assert [trace.name for trace in both.data] == ["A", "&lt;b&gt;B&lt;/b&gt;"]
     assert both.data[0].line.dash != both.data[1].line.dash

@@ -12,7 +12,7 @@ from dashboard.results import Failed
 from dashboard.show import caveats, chart, downloads, headline, plain, under
 from dashboard.traffic_runs import at_most
 from dashboard.words import HELP, NAMES
-from perfmodel.ops.limits import batch_of, limits
+from perfmodel.ops.limits import batch_of
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.charts.curve import trade_off_chart
 from perfmodel.output.charts.shares import breakdown_chart, memory_chart
@@ -100,7 +100,7 @@ def _figures(scenario: Scenario, values: Mapping[str, Any], wanted: tuple[tuple[
             bounds = values.get("intervals", {}).get(key)
             below = f"{text(bounds[0])} to {text(bounds[1])}" if bounds else None
             if key == "max_batch_per_gpu":
-                below = f"limit: {limits(scenario).bound_by}"
+                below = f"limit: {values['max_batch_bound_by']}"
             st.metric(
                 NAMES[key],
                 text(values[key]),

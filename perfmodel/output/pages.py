@@ -51,7 +51,9 @@ def embedded(values: Mapping[str, Any]) -> Any:
 
 
 def embed(figure: Any, name: str, *, buttons: Sequence[Sequence[str]] = ()) -> str:
-    """A figure as HTML. The buttons are listed because plotly's own choice has one that uploads the chart."""
+    """A figure, plotly's or a plain one, as HTML. The buttons are listed because plotly's own choice has one that
+    uploads the chart.
+    """
     config = {
         "displaylogo": False,
         "displayModeBar": "hover" if buttons else False,
@@ -59,8 +61,10 @@ def embed(figure: Any, name: str, *, buttons: Sequence[Sequence[str]] = ()) -> s
         "plotlyServerURL": "",
         "responsive": True,
     }
-    html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
+    from plotly.io import to_html
+
+    html: str = to_html(
+        figure, full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config
     )
     return html
 

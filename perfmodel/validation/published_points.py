@@ -1,5 +1,6 @@
 """Published points of the trade-off between a user's speed and a GPU's throughput, to stand beside a curve."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from perfmodel.economics.rates import usd_per_million
@@ -24,11 +25,19 @@ def published_points(scenario: Scenario) -> "pd.DataFrame":
     Columns ``label``, ``tokens_per_s_per_user`` (middle of the printed range), ``output_tokens_per_s_per_gpu``,
     ``usd_per_million_output_tokens`` (at the scenario's price) and ``source``.
     """
+    decodes = scenario.cluster.gpu.name == GPU and scenario.deployment.phase != "prefill"
+    rows = _of_model(scenario.model.name if decodes else "")
+    usd = usd_per_million(scenario.prices.usd_per_gpu_hour, rows["output_tokens_per_s_per_gpu"])
+    return rows.assign(usd_per_million_output_tokens=usd)
+
+
+@cache
+def _of_model(model: str) -> "pd.DataFrame":
+    """The report's rows of a model of the catalogue, without a price."""
     import pandas as pd
 
     rows = pd.read_csv(DATA / "published" / "longcat_table6_measured.csv")
-    fits = (rows.model.map(MODELS) == scenario.model.name) & (scenario.cluster.gpu.name == GPU)
-    rows = rows[fits & (scenario.deployment.phase != "prefill")]
+    rows = rows[rows.model.map(MODELS) == model]
     per_gpu = rows.output_tokens_per_s_per_gpu.astype(float)
     return pd.DataFrame(
         {
@@ -38,7 +47,7 @@ def published_points(scenario: Scenario) -> "pd.DataFrame":
             ],
             "tokens_per_s_per_user": (rows.tokens_per_s_per_user_low + rows.tokens_per_s_per_user_high) / 2,
             "output_tokens_per_s_per_gpu": per_gpu,
-            "usd_per_million_output_tokens": usd_per_million(scenario.prices.usd_per_gpu_hour, per_gpu),
+            "usd_per_million_output_tokens": 0.0,
             "source": rows.source,
         }
     ).reset_index(drop=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from perfmodel.output.charts.base import Figure, axis_title, drawn, layout
+from perfmodel.output.charts.base import Drawn, axis_title, drawn, layout
 from perfmodel.output.colours import SERIES
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 ROW = 30
 
 
-def errors_chart(sides: Sequence[tuple[str, "pd.DataFrame"]]) -> Figure:
+def errors_chart(sides: Sequence[tuple[str, "pd.DataFrame"]]) -> Drawn:
     """A bar per class and calibration: the median error, with a line to the 90th percentile.
 
     Columns: ``kernel``, ``timed shapes``, ``median error`` and ``90th percentile`` (%).

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.output.charts.base import Figure, Row, axis_title, drawn, layout, log_ticks
+from perfmodel.output.charts.base import Drawn, Row, axis_title, drawn, layout, log_ticks
 from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
 from perfmodel.output.formats import duration, significant, usd, with_unit
 
@@ -24,35 +24,37 @@ AXES = {
 
 def trade_off_chart(
     curve: "pd.DataFrame", *, x: str, y: str, here: float, published: "pd.DataFrame | None" = None
-) -> Figure:
+) -> Drawn:
     """``y`` against ``x``, a point per batch size, with the 80 % band where the columns have one.
 
     ``curve`` is :func:`perfmodel.explore.curve.batch_curve`'s; ``here`` the batch that is asked, marked; ``published``
     points have both columns, a label and a source. Costs are drawn on a logarithmic axis.
     """
     traces: list[Row] = []
-    if f"{x}_low" in curve and f"{y}_low" in curve:
-        traces.append(_band(curve, x, y))
+    columns = _columns(curve)
+    if f"{x}_low" in columns and f"{y}_low" in columns:
+        traces.append(_band(columns, x, y))
+    hovers = [_hover(row, x, y) for row in _rows(columns)]
     traces.append(
         {
             "type": "scatter",
-            "x": curve[x].to_numpy(),
-            "y": curve[y].to_numpy(),
+            "x": columns[x],
+            "y": columns[y],
             "mode": "lines+markers",
             "name": "predicted, by batch",
             "line": {"color": PREDICTED, "width": 2},
             "marker": {"size": 6},
-            "customdata": [_hover(row, x, y) for row in curve.to_dict("records")],
+            "customdata": hovers,
             "hovertemplate": "%{customdata}<extra></extra>",
         }
     )
-    asked = curve[curve.batch_per_gpu == here]
-    if len(asked):
+    asked = [i for i, batch in enumerate(columns["batch_per_gpu"]) if batch == here]
+    if asked:
         traces.append(
             {
                 "type": "scatter",
-                "x": asked[x].to_numpy(),
-                "y": asked[y].to_numpy(),
+                "x": [columns[x][i] for i in asked],
+                "y": [columns[y][i] for i in asked],
                 "mode": "markers",
                 "name": f"your batch: {here:g} per GPU",
                 "marker": {
@@ -61,7 +63,7 @@ def trade_off_chart(
                     "symbol": "star",
                     "line": {"width": 1, "color": "#FFFFFF"},
                 },
-                "customdata": [_hover(row, x, y) for row in asked.to_dict("records")],
+                "customdata": [hovers[i] for i in asked],
                 "hovertemplate": "%{customdata}<extra></extra>",
             }
         )
@@ -82,29 +84,39 @@ def _layout(height: int, x: str, y: str) -> dict[str, Any]:
     }
 
 
-def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: str, y: str) -> Figure:
+def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: str, y: str) -> Drawn:
     """Several curves and their marked batches, without bands: ``curves`` has name -> (curve, batch that is asked)."""
     traces: list[Row] = []
     for (name, (curve, here)), colour, dash in zip(curves.items(), SCENARIO_COLOURS, DASHES, strict=False):
-        sizes = [13 if batch == here else 5 for batch in curve.batch_per_gpu]
-        symbols = ["star" if batch == here else "circle" for batch in curve.batch_per_gpu]
+        columns = _columns(curve)
+        sizes = [13 if batch == here else 5 for batch in columns["batch_per_gpu"]]
+        symbols = ["star" if batch == here else "circle" for batch in columns["batch_per_gpu"]]
         traces.append(
             {
                 "type": "scatter",
-                "x": curve[x].to_numpy(),
-                "y": curve[y].to_numpy(),
+                "x": columns[x],
+                "y": columns[y],
                 "mode": "lines+markers",
                 "name": escape(name),
                 "line": {"color": colour, "width": 2, "dash": dash},
                 "marker": {"size": sizes, "symbol": symbols},
-                "customdata": [f"{escape(name)}: {_hover(row, x, y)}" for row in curve.to_dict("records")],
+                "customdata": [f"{escape(name)}: {_hover(row, x, y)}" for row in _rows(columns)],
                 "hovertemplate": "%{customdata}<extra></extra>",
             }
         )
     return drawn(traces, _layout(400, x, y))
 
 
-def _band(curve: "pd.DataFrame", x: str, y: str) -> Row:
+def _columns(frame: "pd.DataFrame") -> dict[str, list[Any]]:
+    """A frame as plain lists: a row of it at a time takes longer than the whole chart."""
+    return {str(name): column.to_numpy().tolist() for name, column in frame.items()}
+
+
+def _rows(columns: Mapping[str, list[Any]]) -> list[Row]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _band(curve: Mapping[str, list[Any]], x: str, y: str) -> Row:
     """From the curve of fast draws to that of slow ones: a slower step is slower for users and for GPUs alike."""
     better = "low" if y.startswith("usd") else "high"
     worse = "high" if better == "low" else "low"
@@ -129,10 +141,11 @@ def _published(points: "pd.DataFrame", x: str, y: str) -> Row:
         numbers = f"{significant(row[x])} {AXES[x]}<br>{_value(row[y], y)} {AXES[y].removeprefix('$ ')}"
         return f"<b>published</b>: {escape(row['label'])}<br>{numbers}<br>{escape(row['source'])}"
 
+    columns = _columns(points)
     return {
         "type": "scatter",
-        "x": points[x].to_numpy(),
-        "y": points[y].to_numpy(),
+        "x": columns[x],
+        "y": columns[y],
         "mode": "markers",
         "name": "published, measured",
         "marker": {
@@ -141,7 +154,7 @@ def _published(points: "pd.DataFrame", x: str, y: str) -> Row:
             "symbol": "diamond",
             "line": {"width": 1, "color": "#FFFFFF"},
         },
-        "customdata": [text(row) for row in points.to_dict("records")],
+        "customdata": [text(row) for row in _rows(columns)],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from perfmodel.output.charts.base import Figure, axis_title, bars_layout, layout
+from perfmodel.output.charts.base import Drawn, Figure, axis_title, bars_layout, layout
 from perfmodel.output.charts.shares import share_chart
 from perfmodel.output.colours import (
     API_PRICE,
@@ -39,7 +39,7 @@ FLAT = 1e-9
 """Changes below this share of the larger total are none."""
 
 
-def money_chart(usd_by_class: Mapping[str, float]) -> Figure:
+def money_chart(usd_by_class: Mapping[str, float]) -> Drawn:
     """Where the money goes: USD per million tokens by op class, cut as seconds on the critical path are."""
     total = sum(usd_by_class.values()) or 1.0
     rows = [
@@ -52,7 +52,7 @@ def money_chart(usd_by_class: Mapping[str, float]) -> Figure:
         for name, value in usd_by_class.items()
     ]
     figure = share_chart(rows, unit="USD per million tokens")
-    figure.update_xaxes(tickprefix="$")
+    figure["layout"]["xaxis"]["tickprefix"] = "$"
     return figure
 
 

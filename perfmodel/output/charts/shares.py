@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perfmodel.output.charts.base import Figure, Row, axis_title, bars_layout, drawn, vertical
+from perfmodel.output.charts.base import Drawn, Row, axis_title, bars_layout, drawn, vertical
 from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, memory_name, op_class_name, text_on
 from perfmodel.output.formats import significant
 
@@ -11,12 +11,12 @@ BAR, LEGEND, PER_PART, MOST_LEGEND = 100, 60, 16, 400
 """Pixels of the bar with its axis; of the legend below, for each part in it, and at most."""
 
 
-def share_chart(rows: Sequence[Row], *, unit: str) -> Figure:
+def share_chart(rows: Sequence[Row], *, unit: str) -> Drawn:
     """One bar cut into parts; rows have label, value (in ``unit``), colour, hover."""
     return drawn([_part(row) for row in rows], _layout(unit, len(rows)))
 
 
-def breakdown_chart(seconds: Mapping[str, float], *, unit: str, scale: float) -> Figure:
+def breakdown_chart(seconds: Mapping[str, float], *, unit: str, scale: float) -> Drawn:
     """Where the time goes: the critical path by op class; ``scale`` is seconds per ``unit``."""
     total = sum(seconds.values()) or 1.0
     rows = [
@@ -33,7 +33,7 @@ def breakdown_chart(seconds: Mapping[str, float], *, unit: str, scale: float) ->
 
 def memory_chart(
     num_bytes: Mapping[str, float], *, usable: float, device: float, unit: str, scale: float
-) -> Figure:
+) -> Drawn:
     """Device memory by class against what may be used and what there is; ``scale`` is bytes per ``unit``."""
     rows = [
         {
