@@ -5,7 +5,6 @@ All are element-wise in numpy, in double precision; tests hold them to scipy's.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -156,42 +155,25 @@ def _polynomial(coefficients: tuple[float, ...], x: Floats) -> Floats:
     return total
 
 
-@dataclass(frozen=True, slots=True)
-class Spline:
-    """A cubic spline through points, not-a-knot at both ends (de Boor, A Practical Guide to Splines, chapter IV)."""
-
-    x: Floats
-    coefficients: Floats
-    """(4, points - 1): of 1, s, s^2, s^3 with s the distance from the point on the left."""
-
-    def __call__(self, at: npt.ArrayLike) -> Floats:
-        """Values at ``at``, which lie between the first point and the last."""
-        asked = np.asarray(at, dtype=np.float64)
-        left = np.clip(np.searchsorted(self.x, asked, side="right") - 1, 0, len(self.x) - 2)
-        step = asked - self.x[left]
-        c = self.coefficients[:, left]
-        result: Floats = c[0] + c[1] * step + c[2] * (step * step) + c[3] * (step * step * step)
-        return result
-
-
-def cubic_spline(x: Floats, y: Floats) -> Spline:
-    """The spline through (``x``, ``y``), at least four points with ``x`` increasing."""
+def spline_slopes(x: Floats) -> Floats:
+    """(points, points): times the values at ``x`` (at least four points, increasing) it gives the slopes there of the
+    cubic spline through them, not-a-knot at both ends (de Boor, A Practical Guide to Splines, chapter IV).
+    """
     count, step = len(x), np.diff(x)
-    slope = np.diff(y) / step
-    matrix, right = np.zeros((count, count)), np.empty(count)
+    # of the values: the slopes of the straight lines between them
+    straight = np.zeros((count - 1, count))
+    each = np.arange(count - 1)
+    straight[each, each], straight[each, each + 1] = -1.0 / step, 1.0 / step
+    matrix, right = np.zeros((count, count)), np.empty((count, count))
     inside = np.arange(1, count - 1)
     matrix[inside, inside - 1] = step[1:]
     matrix[inside, inside] = 2.0 * (step[:-1] + step[1:])
     matrix[inside, inside + 1] = step[:-1]
-    right[1:-1] = 3.0 * (step[1:] * slope[:-1] + step[:-1] * slope[1:])
+    right[1:-1] = 3.0 * (step[1:, None] * straight[:-1] + step[:-1, None] * straight[1:])
     # the third derivative does not jump at the second point, nor at the last but one
     first, last = x[2] - x[0], x[-1] - x[-3]
     matrix[0, :2] = step[1], first
     matrix[-1, -2:] = last, step[-2]
-    right[0] = ((step[0] + 2.0 * first) * step[1] * slope[0] + step[0] ** 2 * slope[1]) / first
-    right[-1] = (step[-1] ** 2 * slope[-2] + (2.0 * last + step[-1]) * step[-2] * slope[-1]) / last
-    derivative = np.linalg.solve(matrix, right)
-    bend = (derivative[:-1] + derivative[1:] - 2.0 * slope) / step
-    return Spline(
-        x, np.stack([y[:-1], derivative[:-1], (slope - derivative[:-1]) / step - bend, bend / step])
-    )
+    right[0] = ((step[0] + 2.0 * first) * step[1] * straight[0] + step[0] ** 2 * straight[1]) / first
+    right[-1] = (step[-1] ** 2 * straight[-2] + (2.0 * last + step[-1]) * step[-2] * straight[-1]) / last
+    return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)

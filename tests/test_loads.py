@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from perfmodel.errors import DataError
 from perfmodel.routing.loads import (
+    _curve,
+    _nodes,
     expected_maximum,
     expert_counts,
     multinomial_rank_loads,
@@ -169,6 +172,20 @@ def test_arrays_equal_scalars_and_order_of_ranks_is_nothing():
     assert quantiles.shape == (2, 2, 3)
     assert (np.diff(quantiles, axis=-1) > 0).all()
     assert quantiles_of_maximum(shares, pairs, ()).shape == (2, 2, 0)
+
+
+def test_what_was_asked_before_changes_nothing():
+    """A piece of the spline goes through the nodes around it, whichever are known; whole, it is scipy's."""
+    shares, pairs = power_law(96, 0.4), np.geomspace(200.0, 1e6, 40)
+    together = expected_maximum(shares, pairs)
+    _curve.cache_clear()
+    one_by_one = np.array([float(expected_maximum(shares, p)) for p in pairs[::-1]])[::-1]
+    assert (together == one_by_one).all()
+    nodes = _nodes(96)
+    at_nodes = np.log(expected_maximum(shares, nodes.pairs))
+    assert at_nodes == pytest.approx(_curve(np.sort(shares).tobytes(), None)._values, rel=1e-14)
+    whole = np.exp(CubicSpline(nodes.logs, at_nodes)(np.log(pairs)))
+    assert together == pytest.approx(whole, rel=3e-6)
 
 
 def test_bad_input():

@@ -266,6 +266,15 @@ def pair_shares(popularity: Array, pmf: Sequence[float]) -> Array:
     expected to, T with sum (1 - exp(-p T)) = k: chances are 1 - exp(-p_i T). Exact for many experts; tested against
     draws.
     """
+    order, shares = np.argsort(popularity, kind="stable"), np.empty_like(popularity)
+    shares[order] = _sorted_pair_shares(popularity[order].tobytes(), tuple(pmf))
+    return shares
+
+
+@lru_cache(maxsize=64)
+def _sorted_pair_shares(sorted_popularity: bytes, pmf: tuple[float, ...]) -> Array:
+    """Of popularity in order: layers often differ in which experts are popular alone."""
+    popularity = np.frombuffer(sorted_popularity)
     total = np.zeros_like(popularity)
     for k, probability in enumerate(pmf):
         if k and probability > 0.0:
