@@ -11,12 +11,12 @@ from plotly.basedatatypes import BaseFigure
 
 from dashboard.chart_table import table_of
 from perfmodel.answers.caveats import condition as condition_of
-from perfmodel.output.colours import BAND, PREDICTED
+from perfmodel.output.colours import BAND, PREDICTED, PUBLISHED
 from perfmodel.output.report.as_csv import safe
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 
-ON_DARK = {PREDICTED: "#4DA3DB", BAND: "rgba(77,163,219,0.25)"}
+ON_DARK = {PREDICTED: "#A9B8DC", BAND: "rgba(169,184,220,0.25)", PUBLISHED: "#EDEDED"}
 """A line's colour -> the same on a dark page."""
 AXES = ("xaxis", "yaxis", "xaxis2", "yaxis2")
 BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]]

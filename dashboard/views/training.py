@@ -25,7 +25,7 @@ from perfmodel.spec.training import PipelineSchedule
 from perfmodel.units import GB, GIGA, MEGA, MS, TERA
 
 WIDTH = 170
-BUBBLE = "#C8C8C8"
+BUBBLE = OP_CLASS_COLOURS["waiting"]
 OVERLAPS = {
     "none": "nothing hidden",
     "two-chunks": "two token chunks",

@@ -1,7 +1,9 @@
-"""Colours of op classes and memory classes, told apart with any kind of colour vision, on light and on dark.
+"""What each colour means in charts: one thing (a test holds it), told apart with any kind of colour vision.
 
 From Okabe and Ito's palette (https://jfly.uni-koeln.de/color/) and, for the rarer classes, Paul Tol's "muted" one
-(https://personal.sron.nl/~pault/). Charts never rely on colour alone: rows, labels and hover text say the same.
+(https://personal.sron.nl/~pault/); what is no op class has tones beside theirs. Charts never rely on colour
+alone: rows, labels and hover text say the same. Things of one kind beside each other, whose number and names
+are a user's (models, clusters, suites), have SERIES.
 """
 
 from perfmodel.ops.op import OpClass
@@ -33,10 +35,10 @@ EXPOSED = "#D55E00"
 """Signal colour: communication that nothing hides."""
 
 STREAM_COLOURS: dict[str, str] = {
-    "compute": "#0072B2",
-    "experts": "#E69F00",
-    "NVLink": "#009E73",
-    "network": "#CC79A7",
+    "compute": "#4477AA",
+    "experts": "#CCBB44",
+    "NVLink": "#228833",
+    "network": "#EE6677",
     "host": "#6E6E6E",
 }
 """Stream, as charts name it -> colour."""
@@ -48,15 +50,15 @@ SCENARIO_COLOURS = ("#8A8A8A", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69
 DASHES = ("dash", "solid", "dot", "dashdot", "longdash", "solid", "dot", "dash")
 """Their lines, so that colour alone never tells them apart."""
 
-PREDICTED = "#0072B2"
+PREDICTED = "#5B6FA3"
 """What perfmodel says."""
-BAND = "rgba(0,114,178,0.18)"
+BAND = "rgba(91,111,163,0.18)"
 """Its 80 % interval."""
 BAND_COLOUR = PREDICTED
 """The same where opacity is said apart, as in SVG."""
-HERE = "#D55E00"
+HERE = "#D81B60"
 """The scenario that is asked, among others."""
-PUBLISHED = "#009E73"
+PUBLISHED = "#2B2B2B"
 """What somebody measured."""
 
 OP_CLASS_NAMES: dict[str, str] = {
@@ -72,12 +74,12 @@ OP_CLASS_NAMES: dict[str, str] = {
 """Op class -> name for people, where it differs from the class's own."""
 
 MEMORY_COLOURS: dict[str, str] = {
-    "weights": "#0072B2",
-    "kv_cache": "#E69F00",
-    "activations": "#009E73",
-    "communication_buffers": "#CC79A7",
-    "runtime": "#56B4E9",
-    "states": "#AA4499",
+    "weights": "#6699CC",
+    "kv_cache": "#EECC66",
+    "activations": "#EE99AA",
+    "communication_buffers": "#994455",
+    "runtime": "#997700",
+    "states": "#004488",
 }
 """Memory class -> colour."""
 
@@ -87,33 +89,40 @@ MEMORY_NAMES: dict[str, str] = {"kv_cache": "KV cache", "communication_buffers":
 STRIP = "#6B7280"
 """Bars that carry a label (stages, layers): grey, readable with white text on both themes."""
 
-LOW_END, HIGH_END = "#56B4E9", "#E69F00"
-"""The two ends of a lever's range."""
-INCREASE, DECREASE, TOTAL = "#D55E00", "#0072B2", "#7F8894"
-"""What adds to a figure, what takes from it, and the figure itself."""
-OWN_COST, API_PRICE = "#0072B2", "#D55E00"
+INCREASE, DECREASE, TOTAL = "#CC3311", "#009988", "#7F8894"
+"""What adds to a figure (dearer, slower), what takes from it (cheaper, faster), and the figure itself."""
+OWN_COST, API_PRICE = PREDICTED, "#AA6600"
 """One's own GPUs, and what somebody else asks."""
 INTERVAL = "rgba(127,127,127,0.22)"
 """An 80 % interval behind other marks."""
 INTERVAL_COLOUR = "#7F7F7F"
 """The same where opacity is said apart, as in SVG."""
 
-LATENCY_COLOURS: dict[str, str] = {"TTFT": "#0072B2", "TPOT": "#E69F00", "E2E": "#009E73"}
+LATENCY_COLOURS: dict[str, str] = {"TTFT": "#3366CC", "TPOT": "#DD7711", "E2E": "#2E8B57"}
 """Latency of a request -> colour."""
-RATE_COLOURS: dict[str, str] = {"answered": "#7A6FD0", "cost": "#CC79A7"}
+RATE_COLOURS: dict[str, str] = {"answered": "#6A5ACD", "cost": "#D37295"}
 """Against the rate, beside latencies: requests that are served (the good ones, where there are objectives), and what
 their tokens cost -> colour.
 """
 LOAD_COLOURS: dict[str, str] = {
-    "waiting": "#D55E00",
-    "in progress": "#0072B2",
-    "decode batch": "#CC79A7",
-    "waiting, decode": "#D55E00",
-    "in progress, decode": "#0072B2",
-    "waiting, prefill": "#E69F00",
-    "in progress, prefill": "#009E73",
+    "waiting": "#B5533C",
+    "in progress": "#5B7DB1",
+    "decode batch": "#A0699F",
+    "waiting, decode": "#B5533C",
+    "in progress, decode": "#5B7DB1",
+    "waiting, prefill": "#D9A441",
+    "in progress, prefill": "#59A14F",
 }
 """What a replica has to do -> colour."""
+PASS_COLOURS: dict[str, str] = {
+    "forward": "#88AADD",
+    "backward": "#DDAA33",
+    "input gradient": "#66AA88",
+    "weight gradient": "#BB7799",
+    "forward beside backward": "#9988CC",
+    "gradients, optimizer, weights": "#555555",
+}
+"""What a rank of a training pipeline does -> colour."""
 IDEAL = "#8A8A8A"
 """What would be if every request were good."""
 

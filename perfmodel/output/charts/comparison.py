@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from perfmodel.output.charts.base import Figure, axis_title, layout, log_ticks
+from perfmodel.output.colours import PREDICTED, PUBLISHED
 from perfmodel.units import MS
 
-MEASURED, SIMULATED = "#D55E00", "#0072B2"
-"""Two of Okabe and Ito's palette."""
 MOST_POINTS = 400
 """Of one curve."""
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -38,7 +37,7 @@ def comparison_chart(
         rows=1, cols=max(len(shown), 1), shared_yaxes=True, subplot_titles=[NAMES[key] for key in shown]
     )
     figure.update_layout(layout(height=320, margin={"l": 72, "r": 12, "t": 32, "b": 84}))
-    sides = (("measured", MEASURED, measured, "circle"), ("simulated", SIMULATED, simulated, "diamond"))
+    sides = (("measured", PUBLISHED, measured, "circle"), ("simulated", PREDICTED, simulated, "diamond"))
     for column, key in enumerate(shown, 1):
         drawn: list[float] = []
         for (name, colour, figures, symbol), own in zip(sides, samples, strict=True):

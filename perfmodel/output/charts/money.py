@@ -13,10 +13,8 @@ from perfmodel.output.charts.shares import share_chart
 from perfmodel.output.colours import (
     API_PRICE,
     DECREASE,
-    HIGH_END,
     INCREASE,
     INTERVAL,
-    LOW_END,
     OP_CLASS_COLOURS,
     OWN_COST,
     TOTAL,
@@ -64,7 +62,8 @@ def tornado_chart(
     interval: Sequence[float] | None = None,
     is_money: bool = True,
 ) -> Figure:
-    """Levers as bars around ``base``, the first row on top.
+    """Levers as bars around ``base``, the first row on top; what makes it dearer (or slower) has another colour
+    than what makes it cheaper.
 
     Columns: ``name``; ``low`` and ``high``, the result at the lever's low and high value; ``low_label`` and
     ``high_label``, those values in words. ``interval`` (the model's own 80 %) is a band behind them. Results are USD,
@@ -76,18 +75,21 @@ def tornado_chart(
     scale, unit = (1.0, "") if is_money else (1e3, " ms")
     figure = go.Figure(layout=bars_layout(ROW_PIXELS * len(frame) + 118))
     names = [escape(name) for name in frame["name"]]
-    ends = (("low", "the lever's low value", LOW_END), ("high", "its high value", HIGH_END))
-    for end, label, colour in ends:
+    for end in ("low", "high"):
         other = frame["high" if end == "low" else "low"]
         figure.add_trace(
             go.Bar(
                 orientation="h",
-                name=label,
+                name=end,
+                showlegend=False,
                 y=names,
                 base=base * scale,
                 x=[(value - base) * scale for value in frame[end]],
                 width=BAR_SHARE,
-                marker={"color": colour, "line": {"width": 0}},
+                marker={
+                    "color": [INCREASE if value > base else DECREASE for value in frame[end]],
+                    "line": {"width": 0},
+                },
                 text=[
                     _end_label(value, beside, base, escape(label))
                     for value, beside, label in zip(frame[end], other, frame[f"{end}_label"], strict=True)
@@ -103,6 +105,10 @@ def tornado_chart(
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
+    for name, colour in zip(
+        ("cheaper", "dearer") if is_money else ("faster", "slower"), (DECREASE, INCREASE), strict=True
+    ):
+        figure.add_trace(go.Bar(orientation="h", name=name, y=[None], x=[None], marker={"color": colour}))
     if interval is not None:
         _band(figure, interval[0] * scale, interval[1] * scale)
     figure.add_vline(x=base * scale, line={"width": 1.5, "color": TOTAL})

@@ -1,20 +1,11 @@
 """A pipeline of micro-batches: one lane per rank, a bar per action; and what each rank holds meanwhile."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from perfmodel.output.charts.base import Figure, Row, axis_title, layout
-from perfmodel.output.colours import SERIES
+from perfmodel.output.colours import PASS_COLOURS, SERIES
 
-KIND_COLOURS: Mapping[str, str] = {
-    "forward": "#56B4E9",
-    "backward": "#E69F00",
-    "input gradient": "#009E73",
-    "weight gradient": "#CC79A7",
-    "forward beside backward": "#7A6FD0",
-    "gradients, optimizer, weights": "#6E6E6E",
-}
-"""What a rank does -> colour."""
 PIXELS_PER_RANK = 30
 
 
@@ -23,7 +14,7 @@ def pipeline_chart(rows: Sequence[Row], *, ranks: int, end: float, unit: str) ->
     import plotly.graph_objects as go
 
     figure = go.Figure(layout=layout(PIXELS_PER_RANK * ranks + 170, barmode="overlay", bargap=0.12))
-    for kind, colour in KIND_COLOURS.items():
+    for kind, colour in PASS_COLOURS.items():
         own = [row for row in rows if row["kind"] == kind]
         if not own:
             continue

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.files import atomic_write
-from perfmodel.output.colours import MEMORY_COLOURS, OP_CLASS_COLOURS, SERIES, memory_name, op_class_name
+from perfmodel.output.colours import (
+    EXPOSED,
+    MEMORY_COLOURS,
+    OP_CLASS_COLOURS,
+    SERIES,
+    memory_name,
+    op_class_name,
+)
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.pages import render
 from perfmodel.output.report.as_csv import COLUMNS, leaf_rows
@@ -25,7 +32,7 @@ from perfmodel.units import GB
 
 TEMPLATE = Path(__file__).with_name("training.html.j2")
 Cell = dict[str, Any]
-EXPOSED_COLOUR, BUBBLE_COLOUR = SERIES[1], "#C8C8C8"
+BUBBLE_COLOUR = OP_CLASS_COLOURS["waiting"]
 
 
 def sentence(part: TrainingPart) -> str:
@@ -199,7 +206,7 @@ def _name(part: str) -> str:
 def _time(found: Mapping[str, Any], at: str) -> str:
     def colour(name: str) -> str:
         if name.startswith("exposed"):
-            return EXPOSED_COLOUR
+            return EXPOSED
         return BUBBLE_COLOUR if name == "bubble" else OP_CLASS_COLOURS[name]
 
     parts = [
