@@ -14,7 +14,7 @@ from perfmodel.ops.work import divided, step_work
 from perfmodel.serving.serve import kv_tokens_of, layout_of, serve
 from perfmodel.serving.step_times import TwinStepTimes
 from perfmodel.spec.arrays import with_arrays
-from perfmodel.step import predict_steps, step_segments
+from perfmodel.step import predict_steps, simulate_step, step_segments
 
 LATENT = 512 + 64
 
@@ -155,6 +155,137 @@ def test_an_array_of_prompts_is_each_of_them():
     assert together == pytest.approx(alone, rel=1e-12)
 
 
+# --- in a ring ------------------------------------------------------------------------------------------------------
+
+
+def ring(ranks, tokens=8192.0, **more):
+    return prompts(ranks, tokens, cp_exchange="ring", **more)
+
+
+def slow_link(scenario, gb_per_s):
+    """Without contention, so that a step is arithmetic."""
+    node = scenario.cluster.node.model_copy(update={"link_gb_per_s": gb_per_s})
+    cluster = scenario.cluster.model_copy(update={"node": node})
+    own = scenario.deployment.model_copy(update={"contention": False})
+    return scenario.model_copy(update={"cluster": cluster, "deployment": own})
+
+
+def rounds_of(segment, ranks):
+    """(pass, block, merge) seconds of each round of one layer."""
+    found = [dict.fromkeys(("pass", "block", "merge"), 0.0) for _ in range(ranks)]
+    for task, timing in zip(segment.tasks, segment.timings, strict=True):
+        part = task.op.name.split(".")
+        if len(part) == 3 and part[1].startswith("ring"):
+            key = part[2] if part[2] in ("pass", "merge") else "block"
+            found[int(part[1][4:])][key] += float(np.max(timing.seconds))
+    return found
+
+
+@given(st.sampled_from([2, 4, 8]), st.integers(1, 10), st.integers(0, 20))
+@settings(max_examples=25, deadline=None)
+def test_every_round_of_a_zigzag_ring_has_the_pairs_that_are_counted(ranks, piece, cached):
+    """By counting, rank by rank and round by round: queries of pieces r and 2c - 1 - r against keys of s and
+    2c - 1 - s, and a c-th of the cache."""
+    tokens = 2 * ranks * piece
+    position = np.arange(tokens).reshape(2 * ranks, piece)
+    held = [np.concatenate([position[rank], position[-1 - rank]]) for rank in range(ranks)]
+    own = ring(ranks, float(tokens), prefill_cached_tokens=float(ranks * cached)).deployment
+    (group,) = step_work(divided(own)).groups
+    expected = group.attended_pairs() * divided(own).attention_tp
+    for queries in held:
+        for keys in held:
+            seen = (keys[None, :] <= queries[:, None]).sum() + len(queries) * cached
+            if keys is not queries:  # the diagonal's half is of the rank's own
+                seen += len(queries) / 2.0
+            assert seen == pytest.approx(expected, rel=1e-9)
+    assert group.read_keys() == tokens / ranks + cached
+
+
+@pytest.mark.parametrize(
+    ("model", "ranks", "width"), [("deepseek-v3", 4, LATENT), ("qwen3-235b-a22b", 4, 2 * 2 * 128)]
+)
+def test_a_ring_passes_on_what_an_all_gather_brings(model, ranks, width):
+    """c - 1 blocks of keys and values, BF16; of a cached prefix each rank's part goes along."""
+    own = {"model": model, "ep": 8, "moe_tp": 1}
+    gathered = op_of(prompts(ranks, **own), "kv_gather").link_bytes
+    passes = [op_of(ring(ranks, **own), f"ring{turn}.pass").link_bytes for turn in range(ranks - 1)]
+    assert passes == pytest.approx([8192 / ranks * width * 2] * (ranks - 1), rel=1e-12)
+    assert sum(passes) == pytest.approx(gathered, rel=1e-12)
+    assert not ops_of(ring(ranks, **own), "kv_gather") + ops_of(ring(ranks, **own), f"ring{ranks - 1}.pass")
+    warm = op_of(ring(ranks, prefill_cached_tokens=4096.0, **own), "ring0.pass").link_bytes
+    assert warm == pytest.approx(1.5 * passes[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("gb_per_s", [450.0, 2.0, 0.2])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_layer_takes_the_longer_of_block_and_pass_in_every_round(ranks, gb_per_s):
+    """Two ranks: max(block, pass) + block + merge. Everything else of the layer follows."""
+    own = slow_link(ring(ranks, 16384.0, engine=""), gb_per_s)
+    segments, expected, hidden = step_segments(own), 0.0, []
+    for one in segments:
+        alone = sum(float(np.max(timing.seconds)) for timing in one.timings)
+        for turn in rounds_of(one, ranks) if one.layers else ():
+            behind = turn["block"] + turn["merge"]
+            alone -= min(turn["pass"], behind)
+            hidden += [turn["pass"] < behind] if turn["pass"] else []
+        expected += one.repeat * alone
+    assert step_s(own) == pytest.approx(expected, rel=1e-9)
+    assert simulate_step(own).step_time_s == pytest.approx(expected, rel=1e-9)
+    assert all(hidden) if gb_per_s > 100.0 else not any(hidden) if gb_per_s < 1.0 else hidden
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_an_infinitely_fast_network_makes_ring_and_all_gather_equal(ranks):
+    """But for the merges of partial outputs, and kernels' fixed times: c cores instead of one, one gather instead of
+    passes."""
+    tokens = 131072.0
+    steps = [
+        slow_link(one(ranks, tokens, engine=""), 1e9).model_copy(update={"calibration": ""})
+        for one in (prompts, ring)
+    ]
+    gathered, passed = (step_s(one) for one in steps)
+    merges = sum(
+        segment.repeat * sum(turn["merge"] for turn in rounds_of(segment, ranks))
+        for segment in step_segments(steps[1])
+        if segment.layers
+    )
+    assert passed - merges == pytest.approx(gathered, rel=2e-3)
+    assert merges > 0.0
+
+
+def test_a_ring_holds_each_key_once():
+    for ranks in (2, 4, 8):
+        assert step_memory(ring(ranks)).kv_cache == pytest.approx(
+            step_memory(prompts(ranks)).kv_cache / ranks
+        )
+        blocks = 2 * 2 * 8192 / ranks * LATENT
+        more = step_memory(ring(ranks)).activations - step_memory(prompts(ranks)).activations
+        assert more == pytest.approx(blocks, rel=1e-9)
+
+
+def test_a_ring_of_one_is_no_ring():
+    stated, plain = ring(1), prompts(1)
+    assert step_segments(stated) == step_segments(plain)
+    assert step_memory(stated) == step_memory(plain)
+    assert prompts(4, cp_exchange="all-gather").hash == prompts(4).hash != ring(4).hash
+
+
+def test_a_ring_over_nodes_waits_for_the_network():
+    inside, outside = (
+        op_of(ring(ranks, attention_tp=ranks, moe_tp=ranks, requests=1 / ranks), "ring0.pass")
+        for ranks in (8, 16)
+    )
+    assert inside.network_bytes == 0.0 < inside.link_bytes
+    assert outside.link_bytes == 0.0 < outside.network_bytes
+
+
+def test_a_ring_under_longcats_schedule():
+    """Twin and timeline agree where rounds stand beside experts, too."""
+    own = ring(4, 32768.0, model="longcat-flash", overlap="sbo", ep=8, moe_tp=1)
+    assert simulate_step(own).step_time_s == pytest.approx(step_s(own), rel=1e-6)
+    assert step_s(own) < step_s(ring(4, 32768.0, model="longcat-flash", ep=8, moe_tp=1))
+
+
 # --- caches in decode -----------------------------------------------------------------------------------------------
 
 
@@ -272,9 +403,10 @@ def test_prompts_of_a_replica_take_what_step_says():
     [
         served_apart(),
         served_apart(context_parallel=2),
+        served_apart(cp_exchange="ring"),
         decodes(8).model_copy(update={"workload": served_apart().workload}),
     ],
-    ids=["prompts divided by 8", "by 2", "caches divided by 8"],
+    ids=["prompts divided by 8", "by 2", "in a ring", "caches divided by 8"],
 )
 def test_everything_holds_under_traffic(own):
     plain = serve(own, core="plain")
@@ -300,6 +432,11 @@ PARALLEL, TP2 = {"moe_tp": 1, "ep": 8}, {"attention_tp": 2, "attention_dp": 4}
         (lambda: prompts(2, model="qwen3.5-397b-a17b", **PARALLEL, **TP2), "layers hand states"),
         (lambda: decodes(2, model="gpt-oss-120b"), "attention with windows, selection or compressed"),
         (lambda: decodes(2, model="longcat-2.0", **PARALLEL), "attention with windows, selection or compressed"),
+        (lambda: ring(2, overlap="tbo", ep=8, moe_tp=1), "without overlap = tbo"),
+        (lambda: ring(2, decode_context_parallel=2), "cp_exchange = ring is modelled with decode_context_parallel = 1"),
+        (lambda: ring(2, model="gpt-oss-120b"), "cp_exchange = ring: attention with windows or selection"),
+        (lambda: ring(2, model="longcat-2.0", **PARALLEL), "cp_exchange = ring: attention with windows or selection"),
+        (lambda: prompts(2, cp_exchange="circle"), "deployment.cp_exchange"),
         (lambda: serve(prompts(2)), "replicas that decode too do not divide prompts"),
     ],
 )  # fmt: skip
@@ -313,9 +450,21 @@ SIZES = st.one_of(st.integers(-3, 20), st.none(), st.floats(), st.booleans(), st
 
 
 @settings(max_examples=80, deadline=None)
-@given(SIZES, SIZES, st.sampled_from(["decode", "prefill", "mixed"]), st.sampled_from([1, 2, 6, 8]))
-def test_whatever_is_stated_is_read_or_told_in_one_line(prompt, cache, phase, tp):
-    keys = {"context_parallel": prompt, "decode_context_parallel": cache, "phase": phase, "attention_tp": tp}
+@given(
+    SIZES,
+    SIZES,
+    st.sampled_from(["decode", "prefill", "mixed"]),
+    st.sampled_from([1, 2, 6, 8]),
+    st.one_of(st.sampled_from(["ring", "all-gather"]), SIZES),
+)
+def test_whatever_is_stated_is_read_or_told_in_one_line(prompt, cache, phase, tp, exchange):
+    keys = {
+        "cp_exchange": exchange,
+        "context_parallel": prompt,
+        "decode_context_parallel": cache,
+        "phase": phase,
+        "attention_tp": tp,
+    }
     try:
         found = built(engine="vllm", **keys)
     except PerfModelError as error:

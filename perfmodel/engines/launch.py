@@ -110,6 +110,8 @@ def _facts(s: Scenario, model: str, role: str, replicas: int) -> dict[str, Any]:
         "nodes": math.ceil(d.num_gpus / node),
         "pp": d.pp,
         "cp": d.context_parallel,
+        "ring": d.passes_keys,
+        "ffns": d.ffn_gpus,
         "dcp": d.decode_context_parallel,
         "tp": d.attention_tp,
         "dp": d.attention_dp,

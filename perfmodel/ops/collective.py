@@ -54,6 +54,17 @@ def send_receive(name: str, tokens: Num, hidden: int, scenario: Scenario) -> Op:
     return _op(name, OpClass.PIPELINE, "send_recv", "nccl", Stream.NETWORK, traffic, ranks=2)
 
 
+def ring_pass(name: str, rows: Num, width: Num, deployment: Deployment, cluster: Cluster, ranks: int) -> Op:
+    """A rank's ``rows`` rows of ``width`` go to the next one of ``ranks`` while those of the one before arrive; each is
+    a tensor-parallel group, whose GPUs have equal-numbered partners. A ring is as slow as its hop between domains.
+    """
+    inside = ranks * deployment.attention_tp <= cluster.node.link_domain_gpus
+    nbytes = rows * width * deployment.precision.activation_bytes
+    traffic = communication.send_recv(nbytes, same_domain=inside)
+    stream = Stream.LINK if inside else Stream.NETWORK
+    return _op(name, OpClass.TP_COMMUNICATION, "send_recv", "nccl", stream, traffic, ranks=2)
+
+
 def exchange(name: str, op_class: OpClass, nbytes: Num, stream: Stream, scenario: Scenario) -> Op:
     """Bytes between two pools of GPUs, point to point, of the GPU whose adapter has most: over the link where all of
     them are in one domain, else over the network. Costed as NCCL's send and receive are, whatever library does it.

@@ -16,6 +16,7 @@ from perfmodel.ops.communication import low_latency_buffer_bytes
 from perfmodel.ops.hyper import WEIGHT_BYTES
 from perfmodel.ops.lora import adapter_bytes
 from perfmodel.ops.mixers.base import Kept
+from perfmodel.ops.mixers.mixer import keys_width
 from perfmodel.ops.parameters import (
     expert_parameters,
     ffn_parameters,
@@ -28,7 +29,7 @@ from perfmodel.ops.parameters import (
     router_parameters,
     shared_parameters,
 )
-from perfmodel.ops.work import Group, Work, divided, step_work
+from perfmodel.ops.work import Group, Work, divided, rounds, step_work
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.drafts import Drafter
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
@@ -265,7 +266,7 @@ def _kept(scenario: Scenario) -> Iterator[tuple[int, Kept]]:
 def cache_bytes(scenario: Scenario, work: Work) -> Num:
     """Bytes of KV cache on one GPU; a window keeps only its own tokens."""
     total: Num = 0.0
-    shards = scenario.deployment.decode_context_parallel
+    shards = scenario.deployment.cache_shards
     for group in work.groups:
         requests = group.requests * scenario.deployment.attention_tp
         for times, kept in _kept(scenario):
@@ -315,7 +316,21 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
             per_pair = inputs + routed + 3 * run.moe.ffn_size / deployment.moe_tp
             widest = maximum(widest, element * pairs * per_pair)
     streams = model.hyper_connections.num_streams if model.hyper_connections else 1
-    return (1.0 + streams) * element * rows * model.hidden_size + widest
+    return (1.0 + streams) * element * rows * model.hidden_size + widest + _ring_bytes(scenario, work)
+
+
+def _ring_bytes(scenario: Scenario, work: Work) -> Num:
+    """Bytes of two blocks of keys where they go round in a ring: the one at hand and the one that arrives."""
+    deployment = scenario.deployment
+    if rounds(deployment) == 1:
+        return 0.0
+    keys = sum(group.requests * group.keys_per_request() for group in work.groups) * deployment.attention_tp
+    width = max(
+        keys_width(run.attention, deployment.precision, deployment.attention_tp, indexes=False)
+        for run in scenario.model.layers
+        if run.attention
+    )
+    return 2.0 * deployment.precision.activation_bytes * keys * width
 
 
 def _mixer_width(layer: Layer, model: Model) -> Num:

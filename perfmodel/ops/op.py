@@ -6,6 +6,7 @@ Counts are per GPU. Each may be a numpy array (one value per scenario, or per ra
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from perfmodel.numeric import Num
 
@@ -87,6 +88,9 @@ class Op:
     fused (an engine's kernel that sorts for itself)."""
     shape: Mapping[str, Num] = field(default_factory=dict)
     """What a measured curve is looked up by: m, n, k, groups, requests, context, ranks, ..."""
+    beside: Literal["", "starts", "joins"] = ""
+    """starts: it runs beside what follows it in its chain, which waits for what came before alone; joins: it waits for
+    what started so, too. The next one that starts joins as well, and so does the chain's end."""
     barrier: bool = False
     """Whether no rank can finish it before every rank of the group has started it."""
     cache_dtype: str = ""

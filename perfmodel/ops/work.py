@@ -97,6 +97,8 @@ class Divided(Deployment):
 
     context_ranks: Count = 1
     """GPUs (or groups that slice heads) that divide a prompt."""
+    rounds: Count = 1
+    """In which attention sees the prompt's keys: as many as ranks where they go round in a ring."""
 
 
 def divided(deployment: Deployment) -> Deployment:
@@ -105,20 +107,30 @@ def divided(deployment: Deployment) -> Deployment:
     A rank has n / c of a prompt's n new tokens, cut in zigzag (one piece from the front, one from the back) or in turn,
     so that its queries see as many keys as after (n - n / c) / 2 more cached tokens; the keys beyond are read all the
     same. Everything but attention's core works on tokens, so ranks are data-parallel groups there.
+
+    In a ring a rank meets the n / c keys of one rank after the other's, and a c-th of what is cached. Cut in zigzag
+    (pieces r and 2c - 1 - r of 2c), every round has as many pairs: of its own keys two triangles and a square, of
+    earlier ranks' the first piece with both of its own, of later ranks' both with its last: half of (n / c)^2 each
+    time. So each round is a prompt of n / c tokens behind m / c cached ones.
     """
     ranks = deployment.context_parallel
     if ranks == 1 or deployment.phase != "prefill":
         return deployment
-    part = deployment.prefill_tokens / ranks
+    part, cached = deployment.prefill_tokens / ranks, deployment.prefill_cached_tokens
+    ring = deployment.passes_keys
     changed = {
         "attention_tp": deployment.head_tp,
         "attention_dp": deployment.attention_dp * ranks,
         "context_parallel": 1,
         "prefill_requests_per_gpu": deployment.prefill_requests_per_gpu * ranks,
         "prefill_tokens": part,
-        "prefill_cached_tokens": deployment.prefill_cached_tokens + (deployment.prefill_tokens - part) / 2.0,
+        "prefill_cached_tokens": cached / ranks
+        if ring
+        else cached + (deployment.prefill_tokens - part) / 2.0,
+        "context_ranks": ranks,
+        "rounds": ranks if ring else 1,
     }
-    return Divided.model_construct(**{**dict(deployment), **changed, "context_ranks": ranks})
+    return Divided.model_construct(**{**dict(deployment), **changed})
 
 
 def context_ranks(deployment: Deployment) -> int:
@@ -126,8 +138,14 @@ def context_ranks(deployment: Deployment) -> int:
     return deployment.context_ranks if isinstance(deployment, Divided) else 1
 
 
+def rounds(deployment: Deployment) -> int:
+    """Rounds in which attention sees a prompt's keys: 1 but for a ring."""
+    return deployment.rounds if isinstance(deployment, Divided) else 1
+
+
 def step_work(deployment: Deployment) -> Work:
     """The work that a deployment's phase describes."""
+    others = 0 if rounds(deployment) > 1 else context_ranks(deployment) - 1
     decode = Group(
         "decode",
         requests=deployment.batch_per_gpu,
@@ -139,7 +157,7 @@ def step_work(deployment: Deployment) -> Work:
         requests=deployment.prefill_requests_per_gpu,
         new_tokens=deployment.prefill_tokens,
         cached_tokens=deployment.prefill_cached_tokens,
-        others=deployment.prefill_tokens * (context_ranks(deployment) - 1) / 2.0,
+        others=deployment.prefill_tokens * others / 2.0,
     )
     return Work({"decode": (decode,), "prefill": (prefill,), "mixed": (decode, prefill)}[deployment.phase])
 

@@ -77,11 +77,19 @@ class Graph:
         return len(self.tasks) - 1
 
     def chain(self, ops: Sequence[Op], *, after: Iterable[int] = (), stage: str = "") -> tuple[int, ...]:
-        """Add ops that follow each other; returns the indices that a successor must wait for."""
-        last = tuple(after)
+        """Add ops that follow each other, but for those that run beside others (``Op.beside``); returns the indices
+        that a successor must wait for.
+        """
+        last, beside = tuple(after), tuple[int, ...]()
         for op in ops:
-            last = (self.add(op, after=last, stage=stage),)
-        return last
+            if op.beside:
+                last, beside = (*last, *beside), ()
+            added = (self.add(op, after=last, stage=stage),)
+            if op.beside == "starts":
+                beside = added
+            else:
+                last = added
+        return (*last, *beside)
 
 
 def on_stream(ops: Sequence[Op], stream: Stream) -> tuple[Op, ...]:

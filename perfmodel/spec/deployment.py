@@ -91,7 +91,7 @@ class Deployment(Spec):
 
     later: ClassVar[frozenset[str]] = frozenset(
         {"lora_adapters", "lora_rank", "lora_targets", "attention_gpus", "ffn_gpus", "ffn_micro_batches"}
-        | {"uneven_experts", "context_parallel", "decode_context_parallel"}
+        | {"uneven_experts", "context_parallel", "cp_exchange", "decode_context_parallel"}
     )
 
     phase: Literal["decode", "prefill", "mixed"] = "decode"
@@ -125,8 +125,11 @@ class Deployment(Spec):
     context_parallel: Count = 1
     """Of the attention group's GPUs, those among which each prompt's tokens are divided (SGLang's ``--attn-cp-size``,
     vLLM's ``--prefill-context-parallel-size``, whose GPUs ``attention_tp`` counts too); heads are sliced over
-    attention_tp / context_parallel. Of steps that compute prompts alone (phase prefill): keys and values of all are
-    gathered in every attention."""
+    attention_tp / context_parallel. Of steps that compute prompts alone (phase prefill)."""
+    cp_exchange: Literal["all-gather", "ring"] = "all-gather"
+    """How the ranks that divide a prompt see each other's keys and values: gathered before attention (SGLang's and
+    vLLM's), or in a ring, block by block behind the attention on the block at hand (Meta's pass-KV, arXiv 2411.01783);
+    each rank then keeps its own part of the cache alone."""
     decode_context_parallel: Count = 1
     """GPUs of an attention group among which each request's cache is divided by tokens (``-dcp``): queries of their
     heads are gathered before the core, and partial outputs merged after it."""
@@ -216,6 +219,11 @@ class Deployment(Spec):
                 f"context_parallel = {self.context_parallel} divides prompts and needs phase: prefill, not "
                 f"{self.phase}: state it of prefill.deployment; a cache is divided by decode_context_parallel"
             )
+        if self.passes_keys and (self.overlap == "tbo" or self.decode_context_parallel > 1):
+            return (
+                "cp_exchange = ring is modelled with decode_context_parallel = 1 and without overlap = tbo, whose half "
+                "batches would share the ring: change these, or use all-gather"
+            )
         if group % self.dense_tp:
             return f"dense_tp = {self.dense_tp} must divide attention_tp x attention_dp = {group}"
         return self._work_problem()
@@ -278,13 +286,24 @@ class Deployment(Spec):
         """
         parts = self.ffn_micro_batches
         apart = f"{self.attention_gpus} GPUs of attention, {self.ffn_gpus} of FFNs, {parts} micro-batches"
-        sizes = (("CP", self.context_parallel), ("DCP", self.decode_context_parallel))
+        prompts = "ring CP" if self.passes_keys else "CP"
+        sizes = ((prompts, self.context_parallel), ("DCP", self.decode_context_parallel))
         return [apart] * bool(self.ffn_gpus) + [f"{name}{size}" for name, size in sizes if size > 1]
 
     @property
     def batch_gpu(self) -> str:
         """What ``batch_per_gpu`` is per, in words."""
         return "attention GPU" if self.ffn_gpus else "GPU"
+
+    @property
+    def passes_keys(self) -> bool:
+        """Whether keys and values of a divided prompt go round in a ring."""
+        return self.context_parallel > 1 and self.cp_exchange == "ring" and self.phase == "prefill"
+
+    @property
+    def cache_shards(self) -> int:
+        """GPUs of an attention group among which each request's cache is divided by tokens."""
+        return self.context_parallel if self.passes_keys else self.decode_context_parallel
 
     @property
     def head_tp(self) -> int:

@@ -227,6 +227,11 @@ def _context_problem(s: Scenario) -> str | None:
                 f"deployment.context_parallel = {d.context_parallel}: {mixer.kind} layers hand states or compressed "
                 "entries from token to token, which is not modelled for a divided prompt; use 1"
             )
+        if d.passes_keys and (mixer.indexer or mixer.sliding_window):  # type: ignore[union-attr]
+            return (
+                "deployment.cp_exchange = ring: attention with windows or selection sees no block of keys whole, which "
+                "is not modelled; use all-gather"
+            )
         if d.decode_context_parallel == 1 or not isinstance(mixer, Mla | Gqa | CompressedAttention):
             continue  # a state is not divided
         size = f"deployment.decode_context_parallel = {d.decode_context_parallel}"

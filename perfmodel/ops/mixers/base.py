@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 
 from perfmodel.numeric import Num, maximum, where
-from perfmodel.ops.build import Inside, gemm, swiglu
+from perfmodel.ops.build import Inside, gemm, memory_bound, swiglu
 from perfmodel.ops.op import Op, OpClass
 from perfmodel.ops.work import Group, Work
 from perfmodel.spec.deployment import Precision
@@ -39,6 +39,10 @@ class Place:
     """GPUs of the group among which each request's cache is divided by tokens."""
     exchange: Callable[[str, str, Num, Num], Op] | None = None
     """A collective of those GPUs: its kernel, its name, rows and their width (whole, on every GPU)."""
+    rounds: int = 1
+    """In which a prompt's queries meet its keys: more than one where ranks pass theirs round in a ring."""
+    passed: Callable[[str, Num], Op] | None = None
+    """A name, and rows of new and cached keys that go on to the next rank of the ring."""
     all_reduce: Callable[[str, Num, int], Op] | None = None
     """The group's all-reduce of so many rows of a width, for mixers that sum before their end; None: one GPU."""
 
@@ -90,6 +94,30 @@ def context_gathered(group: Group, place: Place, width: Num) -> list[Op]:
         return []
     rows = group.requests * place.tp * group.cached_tokens
     return [place.exchange("all_gather", "dcp_context", rows, width)]
+
+
+def in_rounds(block: Sequence[Op], group: Group, place: Place, width: Num) -> list[Op]:
+    """``block``, what meets one rank's keys, once for each rank's: in every round but the last the keys at hand go on
+    to the next rank beside it, and behind every one but the first its output, ``width`` values per new token, is added
+    to that of the rounds before by their log-sum-exps (two read, one written). Unchanged where no ring is.
+    """
+    if place.rounds == 1 or place.passed is None:
+        return list(block)
+    found: list[Op] = []
+    rows, dtype = group.tokens * place.tp, place.precision.activations
+    merged = {"hbm_bytes": 3.0 * place.precision.activation_bytes * rows * width, "dtype": dtype}
+    for turn in range(place.rounds):
+        last = turn == place.rounds - 1
+        if not last:
+            keys = group.requests * place.tp * group.keys_per_request()
+            found.append(replace(place.passed(place.name(f"ring{turn}.pass"), keys), beside="starts"))
+        own = [replace(op, name=f"{place.prefix}.ring{turn}.{op.name.split('.')[-1]}") for op in block]
+        found += [replace(own[0], beside="joins" if last else ""), *own[1:]]
+        if turn:
+            shape = {"rows": rows, "width": width}
+            name = place.name(f"ring{turn}.merge")
+            found.append(memory_bound(name, ATTENTION, "add", shape=shape, **merged))  # type: ignore[arg-type]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +205,7 @@ def stands_alone(place: Place) -> bool:
     """
     group, precision = place.work.groups[0], place.precision
     plain = group.kind == "prefill" or bool(np.all(np.asarray(group.new_tokens) == 1.0))
-    whole = place.shards == 1 and not np.any(np.asarray(group.others))
+    whole = place.shards == place.rounds == 1 and not np.any(np.asarray(group.others))
     return whole and len(place.work.groups) == 1 and plain and precision.output_dtype == precision.linear
 
 

@@ -20,6 +20,7 @@ from perfmodel.ops.mixers.base import (
     context_gathered,
     gate_apply,
     gate_width,
+    in_rounds,
     inside,
     module_key,
     outputs_merged,
@@ -104,7 +105,10 @@ def _core_ops(gqa: Gqa, group: Group, place: Place, heads: int, kv_heads: int) -
     heads, so the queries of all their heads.
     """
     if place.shards == 1:
-        return [_core(gqa, group, place, heads, kv_heads)]
+        block = [_core(gqa, group, place, heads, kv_heads)]
+        if group.kind == "decode":
+            return block
+        return in_rounds(block, group, place, heads * gqa.value_head_dim)
     if group.kind == "prefill":
         width = 2.0 * kv_heads * gqa.head_dim
         return [*context_gathered(group, place, width), _core(gqa, group, place, heads, kv_heads)]

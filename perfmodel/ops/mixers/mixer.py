@@ -7,7 +7,7 @@ from typing import Any
 
 from perfmodel.numeric import Num
 from perfmodel.ops.build import inside_reduce, norm
-from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter
+from perfmodel.ops.collective import all_gather, all_reduce, reduce_scatter, ring_pass
 from perfmodel.ops.mixers import (
     compressed,
     gated_delta_net,
@@ -22,7 +22,7 @@ from perfmodel.ops.mixers import (
 )
 from perfmodel.ops.mixers.base import ATTENTION, Built, Kept, MixerOps, MixerWeights, Place
 from perfmodel.ops.op import Op
-from perfmodel.ops.work import Group, Work, context_ranks
+from perfmodel.ops.work import Group, Work, context_ranks, rounds
 from perfmodel.spec.deployment import Deployment, Precision
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.mixers import (
@@ -106,11 +106,13 @@ def mixer_ops(
         indexes,
         shards=shards,
         exchange=partial(_exchanged, deployment, cluster, prefix),
+        rounds=rounds(deployment),
+        passed=partial(_passed, mixer, deployment, cluster, indexes),
         all_reduce=partial(_summed, deployment, cluster),
     )
     project, core = _BUILD[type(mixer)](mixer, place)
     ranks = context_ranks(deployment)
-    if ranks > 1:
+    if ranks > 1 and place.rounds == 1:
         project = [*project, _keys_gathered(mixer, place, ranks, deployment, cluster, indexes=indexes)]
     if tp > 1:
         project = _with_sums(project, place, deployment, cluster)
@@ -145,11 +147,23 @@ def _keys_gathered(
     mixer: Mixer, place: Place, ranks: int, deployment: Deployment, cluster: Cluster, *, indexes: bool
 ) -> Op:
     """Keys and values of all ranks' new tokens go to every rank that divides the prompt, before they are quantised."""
-    element = place.precision.activation_bytes
-    plain = place.precision.model_copy(update={"kv_cache": place.precision.activations})
-    kept = mixer_kept(mixer, plain, place.tp, indexes=indexes)
-    width = sum(cache.bytes_per_token for cache in kept.caches) / element
+    width = keys_width(mixer, place.precision, place.tp, indexes=indexes)
     return all_gather(place.name("kv_gather"), place.rows * ranks, width, deployment, cluster, ranks)
+
+
+def _passed(
+    mixer: Mixer, deployment: Deployment, cluster: Cluster, indexes: bool, name: str, rows: Num
+) -> Op:
+    """Keys and values of ``rows`` tokens go on to the next rank of a ring."""
+    width = keys_width(mixer, deployment.precision, deployment.attention_tp, indexes=indexes)
+    return ring_pass(name, rows, width, deployment, cluster, context_ranks(deployment))
+
+
+def keys_width(mixer: Mixer, precision: Precision, tp: int, *, indexes: bool) -> float:
+    """Values of keys, values and index keys per token on one GPU, as they are before they are quantised."""
+    plain = precision.model_copy(update={"kv_cache": precision.activations})
+    kept = mixer_kept(mixer, plain, tp, indexes=indexes)
+    return sum(cache.bytes_per_token for cache in kept.caches) / precision.activation_bytes
 
 
 def mixer_weights(mixer: Mixer, hidden: int) -> MixerWeights:

@@ -19,6 +19,7 @@ from perfmodel.ops.mixers.base import (
     context_gathered,
     gate_ops,
     gate_width,
+    in_rounds,
     outputs_merged,
     queries_gathered,
     selected_keys,
@@ -96,8 +97,13 @@ def build(mla: Mla, place: Place) -> Built:
             pre += context_gathered(group, place, latent)
             keys = group.requests * tp * group.read_keys(mla.sliding_window)
             width = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
-            pre.append(gemm(place.name("kv_b"), ATTENTION, m=keys, n=width, k=mla.kv_lora_rank, dtype=linear))
-            core.append(_expanded(mla, group, place, heads))
+            up = gemm(place.name("kv_b"), ATTENTION, m=keys, n=width, k=mla.kv_lora_rank, dtype=linear)
+            if place.rounds == 1:
+                pre.append(up)
+                core.append(_expanded(mla, group, place, heads))
+            else:
+                block = (up, _expanded(mla, group, place, heads))
+                core += in_rounds(block, group, place, heads * mla.v_head_dim)
     width = heads * mla.v_head_dim
     project, apply = gate_ops(place, gate_width(mla.output_gate, heads, mla.v_head_dim), width)
     pre += project
