@@ -13,12 +13,14 @@ from calibrate.cli import app as calibrate_app
 from calibrate.public import aiter, amd
 from calibrate.tables import amd as fractions
 from perfmodel.cli import app
+from perfmodel.engines.launch import launches, unsaid
+from perfmodel.engines.server_flags import read_command
 from perfmodel.errors import DataError
 from perfmodel.kernels import achievable
 from perfmodel.kernels.achievable import lookup
 from perfmodel.kernels.calibration import load_calibration
 from perfmodel.kernels.communication import lookup_collective
-from perfmodel.load import load_scenario
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.build import gemm
 from perfmodel.ops.op import OpClass
 from perfmodel.spec import catalogue
@@ -270,3 +272,60 @@ def test_what_ships_is_made_of_the_files_that_it_names():
         calibration = load_calibration(name)
         assert all(curve.log_std >= aiter.EITHER_LOG_STD[name] - 1e-4 for curve in calibration.all_curves)
         assert aiter.SOURCE in calibration.document["source"]
+
+
+ATOM = {
+    "attention data-parallel, experts divided": (
+        {"attention_dp": 8, "ep": 8, "precision": {"kv_cache": "fp8"}},
+        "--tensor-parallel-size 8 --enable-dp-attention --enable-expert-parallel --kv_cache_dtype fp8",
+    ),
+    "tensor-parallel, drafts": (
+        {"attention_tp": 8, "moe_tp": 8, "mtp": {"draft_tokens": 3, "acceptance": 0.8}},
+        "--tensor-parallel-size 8 --method mtp --num-speculative-tokens 3",
+    ),
+    "both": (
+        {"attention_tp": 4, "attention_dp": 2, "ep": 8, "overlap": "tbo"},
+        "--tensor-parallel-size 4 --data-parallel-size 2 --enable-expert-parallel --enable-tbo all",
+    ),
+}
+
+
+def atom(**deployment):
+    return build_scenario(
+        {
+            "model": "deepseek-v3",
+            "cluster": "mi355x",
+            "engine": "atom",
+            "prices": {"usd_per_gpu_hour": 3},
+            "deployment": deployment,
+            "serving": {"max_running": 32, "max_batched_tokens": 2048},
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ATOM)
+def test_atom_is_told_the_layout_and_reads_it_back(name):
+    """Its flags as its guides have them; what they say is read as the layout that it was written from."""
+    deployment, flags = ATOM[name]
+    scenario = atom(**deployment)
+    assert not unsaid(scenario)
+    (one,) = launches(scenario, "deepseek-v3")
+    words = one.command.replace(" \\\n ", "")
+    assert words.startswith("python -m atom.entrypoints.openai_server --model deepseek-v3")
+    for flag in flags.split(" --"):
+        assert f"--{flag.removeprefix('--')}" in words
+    assert all(source.startswith("https://github.com/ROCm/ATOM/") for source in one.sources)
+    server = read_command(one.command)
+    assert server.settings["serving.max_running"] == 32
+    for key in ("attention_tp", "attention_dp"):
+        assert server.settings.get(f"deployment.{key}", 1) == deployment.get(key, 1)
+    assert server.settings.get("deployment.ep", 1) == deployment.get("ep", 1)
+
+
+def test_what_atom_has_no_flag_for():
+    assert any("several" in text for text in unsaid(atom(attention_dp=16, ep=16)))
+    sliced = atom(attention_tp=4, attention_dp=2, moe_tp=8)
+    assert any("moe_tp = 8" in text for text in unsaid(sliced))
+    assert not unsaid(atom(attention_dp=8, moe_tp=8))
+    (one,) = launches(atom(attention_tp=8, moe_tp=8, lora_adapters=2), "M")
+    assert any("LoRA" in text for text in one.cannot)

@@ -73,6 +73,26 @@ def test_d13_needs_another_gpu_than_the_case_assumes(tmp_path):
     assert answer_serve(case("d13", tmp_path, ("cluster=h200-ib", *FEW))).values["completed"] == 64
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        (
+            "d12",
+            r"beside 412.9 GB .*spread weights over more GPUs, or serve FP8 weights: 224.1 GB instead of 412.9",
+        ),
+        (
+            "d24",
+            r"beside 88.1 GB .*27.0 of the weights are adapters, fewer with deployment.lora_targets or lora_rank",
+        ),
+    ],
+)
+def test_traffic_that_finds_no_cache_is_told_what_helps(name, wanted, tmp_path):
+    """What `step` says of the same scenario; nothing that weights larger than the GPU would not be helped by."""
+    with pytest.raises(InfeasibleError, match=wanted) as refused:
+        answer_serve(case(name, tmp_path, FEW))
+    assert "max_batched_tokens" not in str(refused.value)
+
+
 def test_d16_prompts_on_h100_and_tokens_on_h20(tmp_path):
     found = answer_serve(case("d16", tmp_path, FEW)).values
     assert (found["gpu"], found["prefill"]["gpu"]) == ("h20-sxm", "h100-sxm")

@@ -63,6 +63,28 @@ def test_sglangs_flags_count_all_ranks():
     assert (copies.replicas, copies.settings["deployment.attention_dp"]) == (2, 1)
 
 
+ATOM = (
+    "MORI_SHMEM_MODE=ISOLATION python -m atom.entrypoints.openai_server --model deepseek-ai/DeepSeek-R1 -tp 8 "
+    "--kv_cache_dtype fp8 --block-size 16 --enable-dp-attention --enable-expert-parallel --enable-tbo all "
+    "--method mtp --num-speculative-tokens 3 --max-num-seqs 256 --server-port 8000"
+)
+
+
+def test_atoms_flags():
+    """Commands of its recipes (DeepSeek-R1, disaggregation) with flags of its guides."""
+    server = read_command(ATOM)
+    assert server.engine == "atom"
+    assert server.settings == {
+        "deployment.attention_tp": 1, "deployment.attention_dp": 8, "deployment.ep": 8, "serving.max_running": 256,
+        "deployment.precision.kv_cache": "fp8", "serving.block_tokens": 16, "deployment.overlap": "tbo",
+        "deployment.mtp.draft_tokens": 3, "deployment.mtp.acceptance": ACCEPTANCE,
+    }  # fmt: skip
+    assert any(text == "--server-port 8000: ignored" for text in server.told)
+    both = read_command("python -m atom.entrypoints.openai_server --model m -tp 4 -dp 2 --enable-tbo")
+    assert both.settings == {"deployment.attention_tp": 4, "deployment.attention_dp": 2}
+    assert "--enable-tbo: ignored" in both.told  # of prompts alone
+
+
 def test_tensorrt_llms_options_and_their_file(tmp_path):
     options = tmp_path / "options.yaml"
     options.write_text(

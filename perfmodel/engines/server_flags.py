@@ -1,7 +1,8 @@
 """The command that starts a server, as what a scenario states: which flag sets which key, and which says nothing of it.
 
 Flags and their meanings are the engines' own: vLLM 0.17 (``vllm serve --help``), SGLang 0.5.9 (``server_args.py``),
-TensorRT-LLM 1.2 (``trtllm-serve --help`` and the keys of its ``--extra_llm_api_options``).
+TensorRT-LLM 1.2 (``trtllm-serve --help`` and the keys of its ``--extra_llm_api_options``), ATOM at commit ffdf3bb
+(``atom/model_engine/arg_utils.py``).
 """
 
 import json
@@ -67,6 +68,17 @@ _SAME = {
         "tokens-per-block": "serving.block_tokens",
         "stream-interval": "serving.front_end.stream_interval",
     },
+    "atom": {
+        "tensor-parallel-size": "deployment.attention_tp",
+        "data-parallel-size": "deployment.attention_dp",
+        "pipeline-parallel-size": "deployment.pp",
+        "decode-context-parallel-size": "deployment.decode_context_parallel",
+        "max-num-seqs": "serving.max_running",
+        "max-num-batched-tokens": "serving.max_batched_tokens",
+        "gpu-memory-utilization": "deployment.memory_utilization",
+        "block-size": "serving.block_tokens",
+        "state-checkpoint-interval-tokens": "serving.checkpoint_tokens",
+    },
 }
 """Engine -> flag -> the key that it sets to its value."""
 _SWITCHES: Mapping[str, Mapping[str, tuple[str, Any]]] = {
@@ -86,6 +98,11 @@ _SWITCHES: Mapping[str, Mapping[str, tuple[str, Any]]] = {
         "disable-overlap-schedule": ("deployment.host.asynchronous", False),
     },
     "trtllm": {},
+    "atom": {
+        "enforce-eager": ("deployment.host.decode", "eager"),
+        "no-enable-prefix-caching": ("serving.prefix_cache", False),
+        "enable-prefix-caching": ("serving.prefix_cache", True),
+    },
 }
 """Engine -> flag without a value -> the key that it sets, and to what."""
 _SHORT = {
@@ -105,6 +122,7 @@ _WITHOUT_VALUE = frozenset(
         "enable-dp-attention",
         "trust-remote-code",
         "enable-eplb",
+        "eplb-enable",
         "enable-metrics",
         "ep",
     }
@@ -144,7 +162,8 @@ def read_command(text: str) -> Server:
     if engine is None:
         raise SpecError(
             f"--from-command {text[:60]!r}: must start a server: `vllm serve MODEL ...`, `python -m "
-            "sglang.launch_server --model-path MODEL ...` or `trtllm-serve MODEL ...`"
+            "sglang.launch_server --model-path MODEL ...`, `trtllm-serve MODEL ...` or `python -m "
+            "atom.entrypoints.openai_server --model MODEL ...`"
         )
     last = {one.split()[-1] for one in _PROGRAMS[engine]}
     rest = words[max((i for i, word in enumerate(words) if word in last), default=len(words)) + 1 :]
@@ -170,6 +189,7 @@ _PROGRAMS = {
     "vllm": ("vllm serve", "vllm.entrypoints.openai.api_server"),
     "sglang": ("sglang.launch_server", "sglang serve"),
     "trtllm": ("trtllm-serve",),
+    "atom": ("atom.entrypoints.openai_server",),
 }
 
 
@@ -219,7 +239,7 @@ def _is_flag(word: str) -> bool:
 def _long(name: str, engine: str) -> str:
     name = name.replace("_", "-")
     if name == "ep":
-        return "enable-expert-parallel" if engine == "vllm" else "expert-parallel-size"
+        return "enable-expert-parallel" if engine in ("vllm", "atom") else "expert-parallel-size"
     return _SHORT.get(name, name)
 
 
@@ -363,6 +383,24 @@ def _trtllm(server: Server, flags: dict[str, Any]) -> None:
         server.told.append(f"enable_attention_dp: deployment.attention_dp = {tp}, attention_tp = 1")
 
 
+def _atom(server: Server, flags: dict[str, Any]) -> None:
+    _plain(server, flags)
+    if flags.pop("enable-dp-attention", None):  # ranks of one GPU each, out of all of them
+        size = _size(server)
+        server.settings |= {"deployment.attention_tp": 1, "deployment.attention_dp": size}
+        server.told.append(f"--enable-dp-attention: deployment.attention_dp = {size}, attention_tp = 1")
+    if flags.pop("enable-expert-parallel", None):
+        server.settings["deployment.ep"] = _size(server)
+        server.told.append(f"--enable-expert-parallel: deployment.ep = {_size(server)}")
+    if str(flags.get("enable-tbo")) == "all":  # of prompts alone, its default, is not modelled
+        flags.pop("enable-tbo")
+        server.settings["deployment.overlap"] = "tbo"
+        server.told.append("--enable-tbo all: deployment.overlap = tbo")
+    if str(flags.get("method")) == "mtp":
+        number = _whole(flags.pop("num-speculative-tokens", 1), "num-speculative-tokens")
+        _drafts(server, f"--method {flags.pop('method')}", number)
+
+
 def _whole(raw: Any, name: str) -> int:
     try:
         number = int(raw)
@@ -377,4 +415,5 @@ _ENGINES: dict[str, Callable[[Server, dict[str, Any]], None]] = {
     "vllm": _vllm,
     "sglang": _sglang,
     "trtllm": _trtllm,
+    "atom": _atom,
 }

@@ -217,9 +217,7 @@ def _memory_problem(s: Scenario) -> str | None:
     if memory.total <= usable:
         return None
     parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in memory.as_dict().items())
-    if s.deployment.lora_adapters:
-        own = adapter_bytes(s.model, s.deployment) / GB
-        parts += f"; {own:.1f} of the weights are adapters, fewer with deployment.lora_targets or lora_rank"
+    parts += _adapters(s)
     kept = ""
     if s.deployment.engine and memory.total <= device:
         setting = SETTING.get(s.deployment.engine, "its setting")
@@ -229,6 +227,29 @@ def _memory_problem(s: Scenario) -> str | None:
         f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
         f"{device / GB:.1f}; {_largest(s)}. {lower}, spread weights over more GPUs{kept}{_narrower(s)}"
     )
+
+
+def no_cache_left(s: Scenario, tokens: int, weights: float) -> str:
+    """Why a rank's cache would hold no more than so many ``tokens``, less than a block, and what helps: beside so many
+    bytes of ``weights`` per GPU.
+    """
+    usable = usable_bytes(s)
+    helps = "spread weights over more GPUs"
+    if weights < usable:
+        helps = f"lower serving.max_batched_tokens, raise deployment.memory_utilization, or {helps}"
+    return (
+        f"the KV cache would hold {tokens} tokens per rank, less than one block of {s.serving.block_tokens}, beside "
+        f"{weights / GB:.1f} GB of weights per GPU of {s.cluster.gpu.memory_bytes / GB:.1f}, of which "
+        f"{usable / GB:.1f} may be used{_adapters(s)}: {helps}{_narrower(s)}"
+    )
+
+
+def _adapters(s: Scenario) -> str:
+    """How much of the weights are adapters' where there are any, for a message."""
+    if not s.deployment.lora_adapters:
+        return ""
+    own = adapter_bytes(s.model, s.deployment) / GB
+    return f"; {own:.1f} of the weights are adapters, fewer with deployment.lora_targets or lora_rank"
 
 
 def _narrower(s: Scenario) -> str:

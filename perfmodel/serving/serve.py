@@ -9,7 +9,7 @@ import numpy as np
 from perfmodel.engines.offload import policy_of
 from perfmodel.errors import InfeasibleError, SpecError, UnsupportedError
 from perfmodel.kernels.communication import point_to_point
-from perfmodel.ops.limits import check_ffn_side, check_layout, requests_per_rank
+from perfmodel.ops.limits import check_ffn_side, check_layout, no_cache_left, requests_per_rank
 from perfmodel.ops.memory import (
     beside_bytes,
     cache_tokens_per_rank,
@@ -414,11 +414,7 @@ def kv_tokens_of(scenario: Scenario) -> int:
         tokens = cache_tokens_per_rank(scenario, prompt_tokens=serving.max_batched_tokens, decodes=decodes)
     if tokens < serving.block_tokens:
         weights = weight_bytes(scenario.model, divided(scenario.deployment))
-        raise InfeasibleError(
-            f"the KV cache would hold {tokens} tokens per rank, less than one block of {serving.block_tokens}, beside "
-            f"{float(weights) / GB:.1f} GB of weights per GPU of {scenario.cluster.gpu.memory_bytes / GB:.1f}: lower "
-            "serving.max_batched_tokens, raise deployment.memory_utilization, or spread weights over more GPUs"
-        )
+        raise InfeasibleError(no_cache_left(scenario, tokens, float(weights)))
     return tokens
 
 
