@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -76,6 +77,17 @@ def simulate_step(scenario: Scenario) -> Step:
 def predict_steps(scenario: Scenario) -> StepTimes:
     """Step times of a scenario whose leaves may be arrays (:func:`perfmodel.spec.arrays.with_arrays`), by the twin."""
     return step_times(step_segments(scenario), contention=has_contention(scenario))
+
+
+def sending_s(scenario: Scenario, wire: Literal["link", "network"]) -> Num:
+    """Seconds in which a step's own bytes keep the link or the network adapter of a GPU busy: the sum of its transfers'
+    bytes over what they achieve, without their fixed costs. Leaves may be arrays.
+    """
+    total: Num = 0.0
+    for segment in step_segments(scenario):
+        for timing in segment.timings:
+            total = total + segment.repeat * (timing.link_s if wire == "link" else timing.network_s)
+    return total
 
 
 def has_contention(scenario: Scenario) -> bool:

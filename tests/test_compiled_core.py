@@ -24,12 +24,14 @@ from perfmodel.serving.changes import Change
 from perfmodel.serving.cluster import FrontEndTimes, PrefillSide
 from perfmodel.serving.compiled import jit, tables, window
 from perfmodel.serving.drafts import decode_steps
+from perfmodel.serving.grid import Grid
 from perfmodel.serving.handoff import KvPath
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import serve
-from perfmodel.serving.step_times import Grid, GridStepTimes
+from perfmodel.serving.sharing import STRETCHES, Sharing
+from perfmodel.serving.step_times import GridStepTimes
 from perfmodel.serving.stretch import Stretched
 
 pytest.importorskip("numba")
@@ -39,13 +41,22 @@ PROMPTS, ATTENDED = [1.0, 30.0, 500.0], [0.5, 100.0]
 
 
 def on_grids(base=0.01):
-    """Step times with kinks, so that runs cross cells."""
+    """Step times with kinks, so that runs cross cells; half of the base is sent, over a wire that caches may share."""
+    axes = (EVEN, BATCHES, CONTEXTS)
+
+    def step(s, e, n, k):
+        return base / 2 * (1 + s) + 1e-3 * n**0.7 + 1e-6 * n * k**1.1 + 1e-3 * e
+
     return GridStepTimes(
-        Grid.of((EVEN, BATCHES, CONTEXTS), lambda e, n, k: base + 1e-3 * n**0.7 + 1e-6 * n * k**1.1 + 1e-3 * e),
+        Grid.of(axes, lambda *where: step(1.0, *where)),
         Grid.of((EVEN, PROMPTS, ATTENDED), lambda e, p, a: base + 1e-4 * p**0.9 + 1e-7 * p * a + 1e-3 * e),
         Grid.of(
             (EVEN, BATCHES, CONTEXTS, PROMPTS, ATTENDED),
             lambda e, n, k, p, a: base + 1e-3 * n**0.7 + 1e-6 * n * k + 1e-4 * p**0.9 + 1e-7 * p * a + 1e-3 * e,
+        ),
+        Sharing(
+            Grid.of((STRETCHES, *axes), step),
+            Grid.of((EVEN, BATCHES, CONTEXTS[:1]), lambda e, n, k: 1.0 - base / 2 / step(2.0, e, n, k)),
         ),
     )  # fmt: skip
 
@@ -147,6 +158,7 @@ PATHS = st.builds(
     st.sampled_from([0.0, 0.01]),
     layers=st.sampled_from([1, 10]),
     layer_wise=st.booleans(),
+    shared=st.sampled_from(["", "network"]),
     beside=st.sampled_from([NOTHING, Beside(500.0, ((32, 1.0),))]),
 )
 

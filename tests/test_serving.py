@@ -41,10 +41,10 @@ class Linear:
             per_prompt,
         )
 
-    def decode_s(self, requests, tokens, even=1.0):
+    def decode_s(self, requests, tokens, even=1.0, stretch=1.0):
         return self.base + self.per_request * requests + self.per_token * tokens
 
-    def decode_run_s(self, requests, tokens, growth, steps, even=1.0):
+    def decode_run_s(self, requests, tokens, growth, steps, even=1.0, stretch=1.0):
         return steps * self.decode_s(requests, tokens + growth * (steps - 1) / 2)
 
     def prompt_s(self, prompt, attended, requests, tokens, even=1.0):
@@ -309,7 +309,7 @@ class Watching(Linear):
         self.check()
         return super().prompt_s(prompt, attended, requests, tokens)
 
-    def decode_s(self, requests, tokens, even=1.0):
+    def decode_s(self, requests, tokens, even=1.0, stretch=1.0):
         self.check()
         return super().decode_s(requests, tokens)
 

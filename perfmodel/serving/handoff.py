@@ -9,6 +9,7 @@ own and the whole cache has been sent; where decode has no room, prefill replica
 The first token reaches the user when the cache has arrived, since the decode replica sends it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import simpy
@@ -18,6 +19,8 @@ from perfmodel.serving.book import Book
 from perfmodel.serving.links import Flow, Link, Links
 from perfmodel.serving.pool import Pool
 from perfmodel.serving.rank import Rank
+from perfmodel.serving.replica import Replica
+from perfmodel.serving.sharing import Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class KvPath:
     """Whether layers are sent as they are computed; False: all at once when the prompt is done."""
     flag: str = ""
     """Why to trust its bandwidth less."""
+    shared: Wire = ""
+    """The wire of decode ranks that their steps use too, if they do (:mod:`perfmodel.serving.sharing`)."""
     beside: Beside = NOTHING
     """Bytes of a request beside those of its tokens: states, which are whole when the prompt is done, and windows. Sent
     last."""
@@ -68,8 +73,11 @@ class Handoff:
         self.prefill: Pool
         self.decode: Pool
         self._path, self._book = path, book
-        self._links = Links(env, path.latency_s)
+        self.shares = bool(path.shared)
+        self._links = Links(env, path.latency_s, self._taken if path.shared else None)
         self._ends: dict[Rank, Link] = {}
+        self._receivers: dict[Link, tuple[Replica, Rank]] = {}
+        """Of links whose rank's steps use them too."""
         self._hands: dict[int, _Hand] = {}
 
     def start(self, request: int) -> None:
@@ -144,12 +152,27 @@ class Handoff:
         return self._path.beside.of(float(self._book.prompt[request]))
 
     def _flow(self, request: int) -> Flow:
-        source, target = self.prefill.place[request][1], self.decode.place[request][1]
-        return Flow(
-            self._end(source, self._path.send_bytes_per_s),
-            self._end(target, self._path.receive_bytes_per_s),
-            lambda: self._arrived(request),
-        )
+        source, (replica, target) = self.prefill.place[request][1], self.decode.place[request]
+        link = self._end(target, self._path.receive_bytes_per_s)
+        if self.shares and link not in self._receivers:
+            self._receivers[link] = (replica, target)
+            link.room = lambda: replica.room
+        return Flow(self._end(source, self._path.send_bytes_per_s), link, lambda: self._arrived(request))
+
+    def _taken(self, links: dict[Link, None]) -> None:
+        """Decode replicas are told what caches take of their ranks' links, in the replicas' order."""
+        shares: dict[Replica, dict[Rank, float]] = {}
+        for link in links:
+            if link in self._receivers:
+                replica, rank = self._receivers[link]
+                shares.setdefault(replica, {})[rank] = link.taken
+        for replica in sorted(shares, key=lambda one: one.number):
+            replica.caches_come(shares[replica])
+
+    def leaves_room(self, ranks: Iterable[Rank]) -> None:
+        """See :class:`~perfmodel.serving.replica.Receiver`."""
+        for rank in ranks:
+            self._links.moved(self._ends[rank])
 
     def _end(self, rank: Rank, bytes_per_s: float) -> Link:
         if rank not in self._ends:

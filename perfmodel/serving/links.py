@@ -16,6 +16,10 @@ LEFT_BYTES = 1e-3
 """Fewer count as none: rounding."""
 
 
+def _all_of_it() -> float:
+    return 1.0
+
+
 @dataclass(slots=True, eq=False)
 class Link:
     """One end of flows: what a rank sends on, or receives on."""
@@ -24,11 +28,21 @@ class Link:
     active: dict["Flow", None] = field(default_factory=dict)
     """Flows that move something now, in the order in which they began (a dict, so that the order is always the
     same)."""
+    room: Callable[[], float] = _all_of_it
+    """Share of it that other traffic leaves to flows."""
 
     @property
     def share(self) -> float:
         """Bytes/s of each active flow."""
-        return self.bytes_per_s / len(self.active)
+        return self.bytes_per_s * self.room() / len(self.active)
+
+    @property
+    def taken(self) -> float:
+        """Share of it that flows use."""
+        rate = 0.0
+        for flow in self.active:
+            rate += flow.rate
+        return rate / self.bytes_per_s
 
 
 @dataclass(slots=True, eq=False)
@@ -57,9 +71,16 @@ class Flow:
 class Links:
     """All flows of a run."""
 
-    def __init__(self, env: simpy.Environment, latency_s: float) -> None:
-        """``latency_s`` passes after a flow's last byte before it has arrived."""
-        self._env, self._latency_s = env, latency_s
+    def __init__(
+        self,
+        env: simpy.Environment,
+        latency_s: float,
+        told: Callable[[dict[Link, None]], None] | None = None,
+    ) -> None:
+        """``latency_s`` passes after a flow's last byte before it has arrived. ``told`` of the links whose flows may
+        move otherwise than before, once an instant is over.
+        """
+        self._env, self._latency_s, self._told = env, latency_s, told
         self._touched: dict[Flow, None] = {}
         self._crowds: dict[Link, None] = {}
         """Flows to plan anew, and links that are shared by others than before, once this instant is over: many flows
@@ -88,6 +109,10 @@ class Links:
     def resize(self, link: Link, bytes_per_s: float) -> None:
         """A link moves so many bytes/s from now on."""
         link.bytes_per_s = bytes_per_s
+        self._crowded(link)
+
+    def moved(self, link: Link) -> None:
+        """Other traffic leaves another share of a link from now on."""
         self._crowded(link)
 
     def _changed(self, flow: Flow) -> None:
@@ -121,14 +146,17 @@ class Links:
             for flow in link.active:
                 if flow.rate != flow.share:
                     flows[flow] = None
+        links = self._crowds | dict.fromkeys(flow.target for flow in flows)
         self._planning = False
         self._touched.clear()
-        self._crowds.clear()
+        self._crowds = {}
         for flow in flows:
             self._advance(flow)
             flow.rate = flow.share
             flow.plan += 1
             self._later(flow, flow.left / flow.rate, partial(self._emptied, flow))
+        if self._told is not None:
+            self._told(links)
 
     def _advance(self, flow: Flow) -> None:
         now = self._env.now

@@ -8,7 +8,7 @@ runs and single steps give the same records.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from perfmodel.serving.instant import at_the_end_of_this_instant
 from perfmodel.serving.lockstep import Lockstep
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
+from perfmodel.serving.sharing import stretch_of
 from perfmodel.serving.step_times import StepTimes
 from perfmodel.serving.tiers import Tiers
 
@@ -40,12 +41,21 @@ class Sender(Protocol):
 class Receiver(Protocol):
     """Where a replica's requests have their prompts computed."""
 
+    @property
+    def shares(self) -> bool:
+        """Whether caches come over a wire that steps use, too."""
+        ...
+
     def computed_elsewhere(self, request: int) -> bool:
         """Whether the replica shall reserve blocks for a request, or compute its prompt itself."""
         ...
 
     def reserved(self, request: int) -> None:
         """It has."""
+        ...
+
+    def leaves_room(self, ranks: Iterable[Rank]) -> None:
+        """Steps leave another share (:attr:`Replica.room`) of these ranks' wires to the caches that come over them."""
         ...
 
 
@@ -64,6 +74,12 @@ class _Run:
     even: float
     waiting: int
     held: int
+    stretch: float
+    """How much longer what is sent takes, for caches on the same wire."""
+    late_s: float = 0.0
+    """What the last step takes longer than that, for a stretch that came or went in it."""
+    cut: bool = False
+    """Whether it ends with the step that is under way."""
 
 
 class Replica:
@@ -115,6 +131,11 @@ class Replica:
         """Seconds in which it reads from storage what is not here yet."""
         self._arrived: list[Rank] = []
         """Ranks to which caches have come since the last step."""
+        self._shares = [0.0] * len(ranks)
+        """What caches that come in take of each rank's wire."""
+        self._stretch = 1.0
+        self.room = 1.0
+        """Share of a rank's wire that its steps leave to caches."""
 
     # --- requests come ------------------------------------------------------------------------------------------
 
@@ -181,6 +202,34 @@ class Replica:
         self.release(rank, tokens)
         self.wake()
 
+    def caches_come(self, shares: Mapping[Rank, float]) -> None:
+        """Caches take such shares of ranks' wires: all ranks wait for the one of which they take most."""
+        for rank, share in shares.items():
+            self._shares[self._together.number(rank)] = share
+        stretch = stretch_of(max(self._shares))
+        if stretch != self._stretch:
+            if self._run is not None:
+                self._plan_anew(self._run, stretch)
+            self._stretch = stretch
+
+    def _plan_anew(self, run: _Run, stretch: float) -> None:
+        """What is left of the step under way takes another time, and the run ends with it."""
+        self._cut()
+        run.cut = True
+        now, tokens = self.env.now, run.tokens + run.growth * (run.steps - 1)
+        left = max(0.0, run.start_s + self._seconds(run, run.steps) - now)
+        before = run.times.decode_s(run.requests, tokens, run.even, self._stretch)
+        after = run.times.decode_s(run.requests, tokens, run.even, stretch)
+        run.late_s += left * (after / before - 1.0)
+        self._after(max(0.0, run.start_s + self._seconds(run, run.steps) - now), self._run_done)
+
+    def _leave_room(self, room: float) -> None:
+        if room != self.room and self._receives is not None:
+            self.room = room
+            shared = [rank for rank, share in zip(self.ranks, self._shares, strict=True) if share > 0.0]
+            if shared:
+                self._receives.leaves_room(shared)
+
     def change(self, times: StepTimes) -> None:
         """From the next step on, steps take other times."""
         self.times = times
@@ -194,7 +243,7 @@ class Replica:
         if self._run is not None:
             whole = self._steps_after(self._run, self.env.now - self._run.start_s) - 1
             if whole:
-                self._run.steps = whole
+                self._run.steps, self._run.late_s = whole, 0.0
                 self._keep_run(self._run)
         self._plan += 1
         self._run, self._busy = None, False
@@ -211,6 +260,7 @@ class Replica:
         self._from_host, self._from_storage = [0] * len(self.ranks), [0.0] * len(self.ranks)
         self._present = self._taken = self.outstanding = 0
         self._held_at = -1
+        self._leave_room(1.0)
         lost = []
         for rank in self.ranks:
             rank.outstanding = 0
@@ -267,6 +317,7 @@ class Replica:
             taken = [one for rank in ranks for one in self._take(rank, looks=looks)]
         self._busy = bool(taken or together.decoding)
         if not self._busy:
+            self._leave_room(1.0)
             return
         if taken:
             self._prompt_step(taken)
@@ -557,7 +608,10 @@ class Replica:
             even,
             self._present - self._taken,
             self._taken,
+            self._stretch,
         )
+        if self._receives is not None and self._receives.shares:
+            self._leave_room(self.times.room(requests, even))
         self._after(self._seconds(run, steps), self._run_done)
 
     def _polled(self, step: int) -> int:
@@ -566,15 +620,18 @@ class Replica:
         return -(-step // poll) * poll
 
     def _seconds(self, run: _Run, steps: int) -> float:
+        requests, tokens, even, stretch = run.requests, run.tokens, run.even, run.stretch
+        late_s = run.late_s if steps == run.steps else 0.0
         if steps == 1:
-            return run.copying_s + run.times.decode_s(run.requests, run.tokens, run.even)
-        return run.copying_s + run.times.decode_run_s(run.requests, run.tokens, run.growth, steps, run.even)
+            return run.copying_s + run.times.decode_s(requests, tokens, even, stretch) + late_s
+        own_s = run.times.decode_run_s(requests, tokens, run.growth, steps, even, stretch)
+        return run.copying_s + own_s + late_s
 
     def _cut(self) -> None:
         """End the run at the end of the step that is under way."""
         run = self._run
         assert run is not None
-        if run.steps == 1:
+        if run.steps == 1 or run.cut:
             return
         passed = self.env.now - run.start_s
         steps = self._steps_after(run, passed)

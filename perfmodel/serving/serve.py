@@ -31,6 +31,7 @@ from perfmodel.serving.prefix_cache import Checkpoints
 from perfmodel.serving.rank import ROUNDING
 from perfmodel.serving.records import Records
 from perfmodel.serving.requests import Requests, for_adapters, requests_of
+from perfmodel.serving.sharing import Wire, shared_wire
 from perfmodel.serving.step_times import StepTimes, TwinStepTimes
 from perfmodel.serving.stream import Lengths, RequestStream, lengths_of, portions_of
 from perfmodel.serving.tiers import Tiers
@@ -107,9 +108,9 @@ def serve(
     asked = for_adapters(asked, scenario.deployment.lora_adapters, scenario.seed)
     side, deployment = scenario.prefill_side, scenario.deployment
     lengths = Lengths.of(asked)
-    pool = _pool_of(scenario, lengths, asked.max_concurrency)
-    prefill = _pool_of(side, lengths, asked.max_concurrency) if side is not None else None
     path = _path(scenario)
+    pool = _pool_of(scenario, lengths, asked.max_concurrency, shared=path.shared if path else "")
+    prefill = _pool_of(side, lengths, asked.max_concurrency) if side is not None else None
     steps = fleet or Fleet(pool.times, prefill.times if prefill else None)
     records, core = simulate(
         core,
@@ -203,6 +204,8 @@ class PoolTimes:
     most_prompt: int
     most_context: int
     chunk: int
+    shared: Wire = ""
+    """Over which caches come in, where steps use it too."""
     _made: dict[Condition, StepTimes] = field(default_factory=dict, compare=False)
 
     def __call__(self, condition: Condition = HEALTHY) -> StepTimes:
@@ -214,11 +217,14 @@ class PoolTimes:
                 most_prompt=self.most_prompt,
                 most_context=self.most_context,
                 chunk=self.chunk,
+                shared=self.shared,
             )
         return self._made[condition]
 
 
-def _pool_of(scenario: Scenario, lengths: Lengths, max_concurrency: int | None) -> ServedPool:
+def _pool_of(
+    scenario: Scenario, lengths: Lengths, max_concurrency: int | None, shared: Wire = ""
+) -> ServedPool:
     """The replicas of a scenario's deployment; step times are made when they are asked for."""
     layout, kv_tokens = layout_of(scenario), kv_tokens_of(scenario)
     batching = batching_of(scenario, longest_prompt=lengths.longest_prompt)
@@ -228,6 +234,7 @@ def _pool_of(scenario: Scenario, lengths: Lengths, max_concurrency: int | None) 
         most_prompt=min(batching.max_batched_tokens, lengths.prompt_tokens),
         most_context=lengths.longest,
         chunk=batching.max_batched_tokens // scenario.deployment.pp,
+        shared=shared,
     )
     return ServedPool(scenario, layout, batching, kv_tokens, times)
 
@@ -258,6 +265,7 @@ def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPat
         layers=scenario.model.num_layers,
         layer_wise=layer_wise,
         flag="; ".join(dict.fromkeys(flag for flag in (sending.flag, wire.flag) if flag)),
+        shared=shared_wire(scenario, one_domain=together),
         beside=handed_over_bytes(scenario).scaled(receivers),
     )
 

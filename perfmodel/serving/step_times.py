@@ -13,8 +13,9 @@ micro-batch holds all others back by the bubble that it makes. That is also one 
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,11 @@ from numpy.typing import NDArray
 from perfmodel.ops.routed import rank_load
 from perfmodel.ops.work import step_work, tokens_per_step
 from perfmodel.overlap.schedules import num_micro_batches
+from perfmodel.serving.grid import Grid
+from perfmodel.serving.sharing import STRETCHES, Sharing, Wire
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import predict_steps
+from perfmodel.step import predict_steps, sending_s
 
 Array = NDArray[np.float64]
 
@@ -42,16 +45,24 @@ MIXED_BATCHES = 7
 class StepTimes(Protocol):
     """Seconds of an engine's steps."""
 
-    def decode_s(self, requests: int, tokens: float, even: float) -> float:
-        """A step in which ``requests`` decode, with ``tokens`` in their caches together."""
+    def decode_s(self, requests: int, tokens: float, even: float, stretch: float = 1.0) -> float:
+        """A step in which ``requests`` decode, with ``tokens`` in their caches together; what it sends takes
+        ``stretch`` times as long, for caches on the same wire (:mod:`perfmodel.serving.sharing`).
+        """
         ...
 
-    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int, even: float) -> float:
+    def decode_run_s(
+        self, requests: int, tokens: float, growth: float, steps: int, even: float, stretch: float = 1.0
+    ) -> float:
         """``steps`` such steps, the caches growing by ``growth`` tokens from step to step."""
         ...
 
     def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float, even: float) -> float:
         """A step with ``prompt`` new tokens that attend to ``attended`` pairs, beside ``requests`` decodes."""
+        ...
+
+    def room(self, requests: int, even: float) -> float:
+        """Share of their wire that caches have beside decode steps."""
         ...
 
 
@@ -61,22 +72,40 @@ class GridStepTimes:
     the tokens attended to each per request or prompt token.
     """
 
-    def __init__(self, decode: "Grid", prompt: "Grid", mixed: "Grid | None" = None) -> None:
-        """``mixed`` is None where no step has both."""
-        self.decode, self.prompt = decode, prompt
+    def __init__(
+        self, decode: Grid, prompt: Grid, mixed: Grid | None = None, sharing: Sharing | None = None
+    ) -> None:
+        """``mixed`` is None where no step has both, ``sharing`` where no caches come over a wire that steps use."""
+        self.decode, self.prompt, self.sharing = decode, prompt, sharing
         self._mixed = mixed
 
-    def mixed(self) -> "Grid":
+    def mixed(self) -> Grid:
         """Of steps with prompts and decodes."""
         assert self._mixed is not None, "this engine does not mix"
         return self._mixed
 
-    def decode_s(self, requests: int, tokens: float, even: float = 1.0) -> float:
+    def decode_s(self, requests: int, tokens: float, even: float = 1.0, stretch: float = 1.0) -> float:
         """See :class:`StepTimes`."""
-        return self.decode.at((even, requests, tokens / requests))
+        return self._step_s(requests, tokens / requests, even, stretch)
+
+    def _step_s(self, requests: int, context: float, even: float, stretch: float) -> float:
+        if stretch == 1.0:
+            return self.decode.at((even, requests, context))
+        assert self.sharing is not None, "nothing shares a wire with these steps"
+        return self.sharing.decode.at((stretch, even, requests, context))
+
+    def room(self, requests: int, even: float) -> float:
+        """See :class:`StepTimes`."""
+        return 1.0 if self.sharing is None else self.sharing.room.at((even, requests, 0.0))
 
     def decode_run_s(
-        self, requests: int, tokens: float, growth: float, steps: int, even: float = 1.0
+        self,
+        requests: int,
+        tokens: float,
+        growth: float,
+        steps: int,
+        even: float = 1.0,
+        stretch: float = 1.0,
     ) -> float:
         """See :class:`StepTimes`: times are linear in the context between grid points, so a run inside one cell takes
         ``steps`` times its middle step. A run over several cells is cut at their borders.
@@ -88,7 +117,8 @@ class GridStepTimes:
             at = bisect_right(borders, context)
             if growth > 0.0 and at < len(borders):  # steps that start before the next border, at least one
                 more = min(more, max(1, int((borders[at] - context) * requests / growth)))
-            total += more * self.decode.at((even, requests, context + growth * (more - 1) / 2.0 / requests))
+            middle = context + growth * (more - 1) / 2.0 / requests
+            total += more * self._step_s(requests, middle, even, stretch)
             done += more
         return total
 
@@ -113,6 +143,7 @@ class TwinStepTimes(GridStepTimes):
         most_prompt: int,
         most_context: int,
         chunk: int | None = None,
+        shared: Wire = "",
     ) -> None:
         """Asks the twin for every grid point at once.
 
@@ -122,6 +153,7 @@ class TwinStepTimes(GridStepTimes):
             most_prompt: prompt tokens of one step and rank.
             most_context: tokens of one request.
             chunk: prompt tokens that a pipeline's micro-batch carries at most; None: all.
+            shared: the wire over which caches come in, where steps use it too.
 
         Raises:
             UnsupportedError: the model has a part whose run time is not modelled.
@@ -143,6 +175,8 @@ class TwinStepTimes(GridStepTimes):
             Grid.of((even, batches, contexts), self._decode_times),
             Grid.of((even, prompts, attended), self._prefill_times),
         )
+        if shared:
+            self.sharing = self._sharing(shared, (even, batches, contexts))
         self._mixed_axes = (
             even,
             _thinned(batches, MIXED_BATCHES),
@@ -151,14 +185,36 @@ class TwinStepTimes(GridStepTimes):
             _thinned(attended, 6),
         )
 
-    def mixed(self) -> "Grid":
+    def mixed(self) -> Grid:
         """Asked of the twin when it is first asked for: many engines never mix."""
         if self._mixed is None:
             self._mixed = Grid.of(self._mixed_axes, self._mixed_times)
         return self._mixed
 
-    def _decode_times(self, even: Array, requests: Array, context: Array) -> Array:
-        return self._times("decode", decode_leaves(self._each(requests) * self.per_gpu, context), even)
+    def _decode_times(self, even: Array, requests: Array, context: Array, **changed: Any) -> Array:
+        leaves = decode_leaves(self._each(requests) * self.per_gpu, context)
+        return self._times("decode", leaves, even, **changed)
+
+    def _sharing(self, wire: Literal["link", "network"], axes: tuple[list[float], ...]) -> Sharing:
+        """Steps with a slower wire, and what they leave of it where caches take half: 1 - c / T(2)."""
+        slow = self.scenario.deployment.slowdown
+        levels = [np.asarray(self.decode.values)]
+        for stretch in STRETCHES[1:]:
+            slower = slow.model_copy(update={wire: getattr(slow, wire) * stretch})
+            own = Grid.of(axes, partial(self._decode_times, slowdown=slower))
+            levels.append(np.asarray(own.values))
+
+        def sent(even: Array, requests: Array, context: Array) -> Array:
+            leaves = decode_leaves(self._each(requests) * self.per_gpu, context)
+            busy = sending_s(self._steps("decode", leaves, even), wire)
+            return np.broadcast_to(np.asarray(busy, dtype=float), even.shape)
+
+        own_axes = (*axes[:2], axes[2][:1])
+        busy = np.asarray(Grid.of(own_axes, sent).values)
+        return Sharing(
+            decode=Grid((STRETCHES, *axes), np.stack(levels)),
+            room=Grid(own_axes, np.clip(1.0 - busy / levels[-1][:, :, :1], 0.5, 1.0)),
+        )
 
     def _prefill_times(self, even: Array, prompt: Array, attended: Array) -> Array:
         return self._times("prefill", prompt_leaves(self._part(prompt), attended, self.per_gpu), even)
@@ -179,11 +235,11 @@ class TwinStepTimes(GridStepTimes):
         """Prompt tokens of a rank's largest micro-batch."""
         return prompt if self.stages == 1 else np.minimum(prompt, self.chunk)
 
-    def _times(self, phase: str, values: dict[str, Array], even: Array) -> Array:
-        """Times of steps of uneven ranks. The busiest one's load of experts may be below 1, while nobody sends less
-        than the fullest rank does.
+    def _steps(self, phase: str, values: dict[str, Array], even: Array, **changed: Any) -> Scenario:
+        """Steps of uneven ranks, of a deployment with something ``changed``. The busiest one's load of experts may be
+        below 1, while nobody sends less than the fullest rank does.
         """
-        changed: dict[str, Any] = {"phase": phase}
+        changed["phase"] = phase
         if phase != "prefill":  # prompts alone are divided
             changed["context_parallel"] = 1
         if phase == "decode":  # several steps per scheduling share its gap
@@ -192,7 +248,12 @@ class TwinStepTimes(GridStepTimes):
             changed["host"] = host.model_copy(update={"prepare_us": shared})
         deployment = self.scenario.deployment.model_copy(update=changed)
         scenario = with_arrays(self.scenario.model_copy(update={"deployment": deployment}), values)
-        times = np.asarray(predict_steps(with_uneven_ranks(scenario, even)).step_time_s)
+        return with_uneven_ranks(scenario, even)
+
+    def _times(self, phase: str, values: dict[str, Array], even: Array, **changed: Any) -> Array:
+        """How long they take, s."""
+        times = np.asarray(predict_steps(self._steps(phase, values, even, **changed)).step_time_s)
+        deployment = self.scenario.deployment
         if phase != "prefill":
             requests = values["deployment.batch_per_gpu"] * even * deployment.request_gpus
             sent = self.scenario.serving.front_end.streaming_s(requests, tokens_per_step(deployment))  # type: ignore[arg-type]
@@ -235,68 +296,6 @@ def prompt_leaves(prompt: Array, attended: Array, per_gpu: float | Array) -> dic
         "deployment.prefill_tokens": length,
         "deployment.prefill_cached_tokens": np.maximum(attended - length / 2.0, 0.0),
     }
-
-
-class Grid:
-    """Values on a grid, multilinear between points; on three axes or five."""
-
-    def __init__(self, axes: Sequence[Sequence[float]], values: Array) -> None:
-        """``values`` has the axes' lengths as its shape."""
-        self.axes = [list(axis) for axis in axes]
-        self.values: Any = values.tolist()
-
-    @classmethod
-    def of(cls, axes: Sequence[Sequence[float]], function: Callable[..., Array]) -> "Grid":
-        """With the values of a function that takes one array (points,) per axis."""
-        points = np.meshgrid(*(np.asarray(axis, dtype=float) for axis in axes), indexing="ij")
-        values = np.asarray(function(*(point.ravel() for point in points)), dtype=float)
-        return cls(axes, values.reshape(points[0].shape))
-
-    def at(self, where: Sequence[float]) -> float:
-        """The value at one point."""
-        return _multilinear(self.values, self.axes, where, 0)
-
-
-def _multilinear(values: Any, axes: Sequence[list[float]], where: Sequence[float], level: int) -> float:
-    """Interpolates along one axis after another: before an axis's first point its value stays, after its last one the
-    slope goes on.
-    """
-    if level == len(axes) - 3:
-        return _trilinear(values, axes, where, level)
-    i, share = _cell(axes[level], where[level])
-    if share == 0.0:
-        return _multilinear(values[i], axes, where, level + 1)
-    a = _multilinear(values[i], axes, where, level + 1)
-    b = _multilinear(values[i + 1], axes, where, level + 1)
-    return a + share * (b - a)
-
-
-def _cell(axis: list[float], x: float) -> tuple[int, float]:
-    """The last point of an axis at or before x, and how far x is on the way to the next one."""
-    last = len(axis) - 1
-    if x <= axis[0] or last == 0:
-        return 0, 0.0
-    i = min(bisect_right(axis, x), last) - 1
-    low = axis[i]
-    return i, (x - low) / (axis[i + 1] - low)
-
-
-def _trilinear(values: Any, axes: Sequence[list[float]], where: Sequence[float], level: int) -> float:
-    """The last three axes, written out: it is asked a hundred thousand times in a simulated hour."""
-    i, first = _cell(axes[level], where[level])
-    j, second = _cell(axes[level + 1], where[level + 1])
-    k, third = _cell(axes[level + 2], where[level + 2])
-
-    def along_last(row: list[float]) -> float:
-        a: float = row[k]
-        return a + third * (row[k + 1] - a) if third else a
-
-    def along_second(plane: list[list[float]]) -> float:
-        a = along_last(plane[j])
-        return a + second * (along_last(plane[j + 1]) - a) if second else a
-
-    a = along_second(values[i])
-    return a + first * (along_second(values[i + 1]) - a) if first else a
 
 
 def _geometric(first: float, last: float, factor: float) -> list[float]:

@@ -23,13 +23,19 @@ class Stretched:
         assert isinstance(self.times, GridStepTimes)
         return self.times
 
-    def decode_s(self, requests: int, tokens: float, even: float) -> float:
+    def decode_s(self, requests: int, tokens: float, even: float, stretch: float = 1.0) -> float:
         """See :class:`perfmodel.serving.step_times.StepTimes`."""
-        return self.decode * self.times.decode_s(requests, tokens, even)
+        return self.decode * self.times.decode_s(requests, tokens, even, stretch)
 
-    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int, even: float) -> float:
+    def decode_run_s(
+        self, requests: int, tokens: float, growth: float, steps: int, even: float, stretch: float = 1.0
+    ) -> float:
         """See :class:`perfmodel.serving.step_times.StepTimes`."""
-        return self.decode * self.times.decode_run_s(requests, tokens, growth, steps, even)
+        return self.decode * self.times.decode_run_s(requests, tokens, growth, steps, even, stretch)
+
+    def room(self, requests: int, even: float) -> float:
+        """See :class:`perfmodel.serving.step_times.StepTimes`."""
+        return self.times.room(requests, even)
 
     def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float, even: float) -> float:
         """See :class:`perfmodel.serving.step_times.StepTimes`."""

@@ -1,5 +1,7 @@
 """GPUs, nodes, networks and clusters. Field names carry the unit of the datasheet; properties are SI."""
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Bytes, Count, Positive, Spec, Speed
@@ -111,6 +113,8 @@ class Node(Spec):
 class Network(Spec):
     """The network between link domains."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"caches_apart"})
+
     gb_per_s_per_gpu: Speed
     """Bandwidth per GPU in one direction, GB/s: a 400 Gbit/s NIC for each GPU is 50."""
     rail_optimized: bool = True
@@ -120,6 +124,9 @@ class Network(Spec):
     all_reduce_us: Positive | None = Field(default=None, le=1e6, exclude_if=lambda value: value is None)
     """What a small all-reduce over two nodes takes, us, as ``all_reduce_perf`` (nccl-tests, rccl-tests) shows it
     for 8 KB; None: a sum of parts, of which tests on six clusters were 1.4 to 6.5 times."""
+    caches_apart: bool = False
+    """Whether KV caches on their way from prefill have adapters of their own. False: they share those of the steps' own
+    traffic, and each takes longer for the other."""
 
 
 class Cluster(Spec):

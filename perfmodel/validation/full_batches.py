@@ -128,13 +128,19 @@ def middle(runs: StepRuns) -> tuple[float, float]:
 class _Instant:
     """Steps of prefill nodes that nobody waits for."""
 
-    def decode_s(self, requests: int, tokens: float, even: float) -> float:
+    def decode_s(self, requests: int, tokens: float, even: float, stretch: float = 1.0) -> float:
         """As good as no time."""
         return MOMENT_S
 
-    def decode_run_s(self, requests: int, tokens: float, growth: float, steps: int, even: float) -> float:
+    def decode_run_s(
+        self, requests: int, tokens: float, growth: float, steps: int, even: float, stretch: float = 1.0
+    ) -> float:
         """As good as no time."""
         return steps * MOMENT_S
+
+    def room(self, requests: int, even: float) -> float:
+        """Nothing is shared."""
+        return 1.0
 
     def prompt_s(self, prompt: float, attended: float, requests: int, tokens: float, even: float) -> float:
         """As good as no time."""

@@ -323,7 +323,7 @@ def _lose(s: State, r: int) -> None:
     if q.running:
         whole = runs.steps_after(s, r, s.now - q.start) - 1
         if whole:
-            q.steps = whole
+            q.steps, q.late = whole, 0.0
             runs.keep_run(s, r)
     runs.forget_plan(s, r)
     q.running, q.busy = 0, 0
@@ -357,6 +357,8 @@ def _lose(s: State, r: int) -> None:
         m.rank_outstanding(s)[g] = 0
         file(s, r, g)
     q.present, q.taken, q.held_at = 0, 0, NONE
+    if q.pool == DECODE:
+        runs.leave_room(s, r, 1.0)
     m.outstanding(s)[r] = 0
 
 

@@ -59,6 +59,10 @@ def _on_grids(times: StepTimes) -> bool:
     return isinstance(times.times if isinstance(times, Stretched) else times, GridStepTimes)
 
 
+def _grids_of(times: Times) -> GridStepTimes:
+    return times.grids if isinstance(times, Stretched) else times
+
+
 def simulate(
     requests: Requests,
     times: Callable[[int], StepTimes],
@@ -143,6 +147,8 @@ class _Run:
         from perfmodel.serving.compiled import core
 
         kinds: list[Times] = [_own(times(r)) for r in range(layout.replicas)]
+        if prefill is not None and prefill.path.shared:
+            assert all(_grids_of(one).sharing for one in kinds), "steps that share a wire know how"
         self.mixes = batching.policy == "mixed"
         if prefill is not None:
             kinds += [_own(prefill.times(r)) for r in range(prefill.layout.replicas)]

@@ -17,8 +17,8 @@ from perfmodel.serving.compiled.lists import (
     touched,
 )
 from perfmodel.serving.compiled.lockstep import CROWDED
-from perfmodel.serving.compiled.runs import at_the_end
-from perfmodel.serving.compiled.state import EMPTIED, HERE, NEVER, NO_PLAN, NONE, OUT, PREFILL, State
+from perfmodel.serving.compiled.runs import caches_come, crowded, plan_soon
+from perfmodel.serving.compiled.state import DECODE, EMPTIED, HERE, NEVER, NO_PLAN, NONE, OUT, PREFILL, State
 
 LEFT_BYTES = 1e-3
 """See :data:`perfmodel.serving.links.LEFT_BYTES`."""
@@ -64,7 +64,7 @@ def cancel(s: State, i: int) -> None:
 def resize(s: State, g: int, bytes_per_s: float) -> None:
     """A rank's link moves so many bytes/s from now on."""
     m.ranks(s)[g].link_bytes_per_s = bytes_per_s
-    _crowded(s, g)
+    crowded(s, g)
 
 
 @compiled
@@ -95,17 +95,17 @@ def _changed(s: State, i: int) -> None:
         if not _is_active(s, i):
             push_back(m.lists(s), FLOWS * n + f.source, m.flow_links(s)[SOURCE], i)
             push_back(m.lists(s), FLOWS * n + f.target, m.flow_links(s)[TARGET], i)
-            _crowded(s, f.source)
-            _crowded(s, f.target)
+            crowded(s, f.source)
+            crowded(s, f.target)
         if not _is_touched(s, i):
             push_back(m.lists(s), touched(s), m.flow_links(s)[TOUCHED], i)
-        _plan_soon(s)
+        plan_soon(s)
         return
     if _is_active(s, i):
         remove(m.lists(s), FLOWS * n + f.source, m.flow_links(s)[SOURCE], i)
         remove(m.lists(s), FLOWS * n + f.target, m.flow_links(s)[TARGET], i)
-        _crowded(s, f.source)
-        _crowded(s, f.target)
+        crowded(s, f.source)
+        crowded(s, f.target)
     if _is_touched(s, i):
         remove(m.lists(s), touched(s), m.flow_links(s)[TOUCHED], i)
     if f.closed:
@@ -113,29 +113,13 @@ def _changed(s: State, i: int) -> None:
 
 
 @compiled
-def _plan_soon(s: State) -> None:
-    """Plan anew when this instant is over."""
-    if not s.planning:
-        s.planning = 1
-        at_the_end(s, s.num_replicas)
-
-
-@compiled
-def _crowded(s: State, g: int) -> None:
-    """A link is shared by others than before."""
-    _plan_soon(s)
-    links = m.rank_links(s)[CROWDED]
-    if links[g, PREVIOUS] == OUT:
-        push_back(m.rank_lists(s), CROWDED * s.num_replicas, links, g)
-
-
-@compiled
 def _share(s: State, i: int) -> float:
     """Bytes/s at which it can move now; it is active."""
     f, n = m.flows(s)[i], s.num_ranks
     source = m.ranks(s)[f.source].link_bytes_per_s / m.lists(s)[FLOWS * n + f.source, COUNT]
-    target = m.ranks(s)[f.target].link_bytes_per_s / m.lists(s)[FLOWS * n + f.target, COUNT]
-    return min(f.cap, min(source, target))
+    target, receives = m.ranks(s)[f.target], m.rows(s)[i].replica
+    room = target.link_bytes_per_s * m.replicas(s)[receives].room
+    return min(f.cap, min(source, room / m.lists(s)[FLOWS * n + f.target, COUNT]))
 
 
 @compiled
@@ -146,6 +130,7 @@ def plan_all(s: State) -> None:
     while m.rank_lists(s)[crowded, FIRST] != NONE:
         g = m.rank_lists(s)[crowded, FIRST]
         remove(m.rank_lists(s), crowded, m.rank_links(s)[CROWDED], g)
+        m.ranks(s)[g].told = 1
         side = SOURCE if m.ranks(s)[g].pool == PREFILL else TARGET
         i = m.lists(s)[FLOWS * n + g, FIRST]
         while i != NONE:
@@ -158,7 +143,32 @@ def plan_all(s: State) -> None:
         f = m.flows(s)[i]
         _advance(s, i)
         f.rate = _share(s, i)
+        m.ranks(s)[f.target].told = 1
         _later(s, i, f.left / f.rate, EMPTIED)
+    if s.shared:
+        _tell_replicas(s)
+
+
+@compiled
+def _tell_replicas(s: State) -> None:
+    """Decode replicas are told what caches take of their ranks' links, in the ranks' order."""
+    pool = m.pools(s)[DECODE]
+    for r in range(pool.first, pool.first + pool.replicas):
+        begin, end = m.rank_range(s, r)
+        told = False
+        for g in range(begin, end):
+            k = m.ranks(s)[g]
+            if not k.told:
+                continue
+            k.told, told = 0, True
+            rate = 0.0
+            i = m.lists(s)[FLOWS * s.num_ranks + g, FIRST]
+            while i != NONE:
+                rate += m.flows(s)[i].rate
+                i = m.flow_links(s)[TARGET, i, NEXT]
+            k.share = rate / k.link_bytes_per_s
+        if told:
+            caches_come(s, r)
 
 
 @compiled

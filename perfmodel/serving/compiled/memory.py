@@ -219,8 +219,10 @@ def path_tokens(s: State) -> Array:
 
 @compiled
 def grids(s: State) -> Array:
-    """(times, 3, 12) where axes and values of decode, prompt and mixed steps are in ``numbers``."""
-    return numba.carray(_pointer(s.at_grids), (s.num_times, 3, GRIDS), np.int64)
+    """(times, 5, 12) where axes and values of decode, prompt and mixed steps, of stretched decode steps and of the room
+    beside them are in ``numbers``.
+    """
+    return numba.carray(_pointer(s.at_grids), (s.num_times, 5, GRIDS), np.int64)
 
 
 @compiled

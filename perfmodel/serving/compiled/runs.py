@@ -20,8 +20,9 @@ from perfmodel.serving.compiled.lists import (
     push_back,
     remove,
 )
-from perfmodel.serving.compiled.lockstep import QUEUED, first_of, plan_decodes
-from perfmodel.serving.compiled.state import NEVER, NO_PLAN, NONE, OUT, RUN_DONE, State
+from perfmodel.serving.compiled.lockstep import CROWDED, QUEUED, first_of, plan_decodes
+from perfmodel.serving.compiled.state import DECODE, NEVER, NO_PLAN, NONE, OUT, RUN_DONE, State
+from perfmodel.serving.sharing import MOST
 
 QUARTERS = 4
 """See :data:`perfmodel.serving.gaps.QUARTERS`."""
@@ -181,9 +182,11 @@ def looks_if_told(s: State, r: int) -> None:
 def seconds_of(s: State, r: int, steps: int) -> float:
     """Of so many steps of the run under way."""
     q = m.replicas(s)[r]
+    late = q.late if steps == q.steps else 0.0
     if steps == 1:
-        return q.copying + times.decode_s(s, q.run_times, q.requests, q.tokens, q.even)
-    return q.copying + times.decode_run_s(s, q.run_times, q.requests, q.tokens, q.growth, steps, q.even)
+        return q.copying + times.decode_s(s, q.run_times, q.requests, q.tokens, q.even, q.run_stretch) + late
+    own = times.decode_run_s(s, q.run_times, q.requests, q.tokens, q.growth, steps, q.even, q.run_stretch)
+    return q.copying + own + late
 
 
 @compiled
@@ -260,11 +263,76 @@ def decode_run(s: State, r: int) -> None:
         while m.sizes(s)[at] < q.requests:
             at += 1
         q.requests = m.sizes(s)[at]
-    q.running, q.start, q.run_times, q.cut_short = 1, s.now, q.times, 0
+    q.running, q.start, q.run_times, q.run_stretch, q.cut_short = 1, s.now, q.times, q.stretch, 0
     q.copying = copying_s(s, r)
     q.waiting, q.held = q.present - q.taken, q.taken
-    q.step_end = -math.inf
+    q.step_end, q.late = -math.inf, 0.0
+    if s.shared and q.pool == DECODE:
+        leave_room(s, r, times.room(s, q.times, q.requests, q.even))
     after(s, r, seconds_of(s, r, q.steps), RUN_DONE)
+
+
+# --- caches on the same wire ----------------------------------------------------------------------------------------
+
+
+@compiled
+def plan_soon(s: State) -> None:
+    """Flows are planned anew when this instant is over."""
+    if not s.planning:
+        s.planning = 1
+        at_the_end(s, s.num_replicas)
+
+
+@compiled
+def crowded(s: State, g: int) -> None:
+    """A rank's link is shared otherwise than before."""
+    plan_soon(s)
+    links = m.rank_links(s)[CROWDED]
+    if links[g, PREVIOUS] == OUT:
+        push_back(m.rank_lists(s), CROWDED * s.num_replicas, links, g)
+
+
+@compiled
+def leave_room(s: State, r: int, room: float) -> None:
+    """Steps leave such a share of their ranks' wires to the caches that come over them."""
+    q = m.replicas(s)[r]
+    if not s.shared or room == q.room:
+        return
+    q.room = room
+    begin, end = m.rank_range(s, r)
+    for g in range(begin, end):
+        if m.ranks(s)[g].share > 0.0:
+            crowded(s, g)
+
+
+@compiled
+def caches_come(s: State, r: int) -> None:
+    """Caches take other shares of a replica's wires: all ranks wait for the one of which they take most."""
+    q = m.replicas(s)[r]
+    begin, end = m.rank_range(s, r)
+    most = 0.0
+    for g in range(begin, end):
+        most = max(most, m.ranks(s)[g].share)
+    stretch = 1.0 / (1.0 - min(most, MOST))
+    if stretch != q.stretch:
+        if q.running:
+            _plan_anew(s, r, stretch)
+        q.stretch = stretch
+
+
+@compiled
+def _plan_anew(s: State, r: int, stretch: float) -> None:
+    """What is left of the step under way takes another time, and the run ends with it."""
+    q = m.replicas(s)[r]
+    cut(s, r)
+    q.cut_short = 1
+    looks_if_told(s, r)
+    tokens = q.tokens + q.growth * (q.steps - 1)
+    left = max(0.0, q.start + seconds_of(s, r, q.steps) - s.now)
+    before = times.decode_s(s, q.run_times, q.requests, tokens, q.even, q.stretch)
+    then = times.decode_s(s, q.run_times, q.requests, tokens, q.even, stretch)
+    q.late += left * (then / before - 1.0)
+    after(s, r, max(0.0, q.start + seconds_of(s, r, q.steps) - s.now), RUN_DONE)
 
 
 @compiled

@@ -52,7 +52,7 @@ TABLES = (
 WORLD = _record(
     f8="now root_time outside_time front_latency front_serial front_free bytes_per_token latency_s beside_bytes",
     i8="events n num_rows total more starved root_at roots_left root_event outside_event ended told progress capped "
-    "first_root num_pools num_replicas num_ranks most_present caches delays apart layer_wise layers planning "
+    "first_root num_pools num_replicas num_ranks most_present caches delays apart layer_wise shared layers planning "
     "num_plans num_timed num_wakes first_wake num_gaps num_runs free_node num_nodes max_path num_lost num_flow_plans "
     "most_gaps most_runs most_nodes num_slots num_path num_times num_numbers num_sizes num_windows num_flows num_tiers "
     "path_windows " + " ".join(f"at_{name}" for name in TABLES.split()),
@@ -65,14 +65,14 @@ POOL = _record(
 )
 """Layout and policy of some replicas, from ``first`` on; ``sizes`` and ``windows`` are where theirs begin."""
 REPLICA = _record(
-    f8="steady_s plan_time start seconds prompt attended tokens growth even copying step_end",
+    f8="steady_s plan_time start seconds prompt attended tokens growth even copying step_end stretch run_stretch room late",
     i8="step prefilled present taken steady held_at plan_event steps waiting held requests",
     i4="pool up busy waking running cut_short times run_times plan place root rank_turn",
 )
 RANK = _record(
-    f8="growth constant link_bytes_per_s from_storage",
+    f8="growth constant link_bytes_per_s from_storage share",
     i8="prompt_blocks waiting_blocks promised shared beside cache_blocks locked_blocks copied from_host",
-    i4="pool newest oldest host storage",
+    i4="pool newest oldest host storage told",
 )
 ROW = _record(
     f8="growth base arrived scheduled prefilled first end last_output pause think queued",

@@ -51,13 +51,14 @@ from perfmodel.serving.compiled.runs import (
     decode_run,
     decoded,
     joined,
+    leave_room,
     looks_if_told,
     lost_blocks,
     note,
     output,
     working,
 )
-from perfmodel.serving.compiled.state import NONE, OUT, PREFILL, PROMPT_DONE, State
+from perfmodel.serving.compiled.state import DECODE, NONE, OUT, PREFILL, PROMPT_DONE, State
 
 # --- what comes next ------------------------------------------------------------------------------------------------
 
@@ -109,6 +110,8 @@ def next_step(s: State, r: int) -> None:
         _prompt_step(s, r)
     elif q.busy:
         decode_run(s, r)
+    elif q.pool == DECODE:
+        leave_room(s, r, 1.0)
     looks_if_told(s, r)
 
 

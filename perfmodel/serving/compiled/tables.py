@@ -30,13 +30,14 @@ from perfmodel.serving.compiled.state import (
     WORLD,
     Array,
 )
+from perfmodel.serving.grid import Grid
 from perfmodel.serving.notes import Ints
 from perfmodel.serving.pieces import Pieces
 from perfmodel.serving.pool import Layout
 from perfmodel.serving.prefix_cache import Path, paths_of
 from perfmodel.serving.requests import NONE as ROOT
 from perfmodel.serving.requests import Requests
-from perfmodel.serving.step_times import Grid, GridStepTimes
+from perfmodel.serving.step_times import GridStepTimes
 from perfmodel.serving.stream import RequestStream
 from perfmodel.serving.stretch import Stretched
 from perfmodel.serving.tiers import Tiers
@@ -225,6 +226,7 @@ def _world(arrivals: Arrivals, front_end: FrontEndTimes, pools: Array, prefill: 
         values |= {
             "apart": 1,
             "layer_wise": path.layer_wise,
+            "shared": bool(path.shared),
             "layers": path.layers,
             "bytes_per_token": path.bytes_per_token,
             "latency_s": path.latency_s,
@@ -303,6 +305,7 @@ def _empty(pools: Array) -> tuple[Array, Array]:
     for name in ("place", "root", "held_at"):
         replicas[name] = NONE
     replicas["up"], replicas["plan_event"] = 1, NEVER
+    replicas["stretch"] = replicas["room"] = 1.0
     replicas["pool"] = np.repeat(numbers, pools["replicas"])
     ranks = np.zeros(int((pools["replicas"] * pools["per_replica"]).sum()), RANK)
     ranks["newest"] = ranks["oldest"] = NONE
@@ -393,15 +396,17 @@ def _flat(paths: list[Path]) -> tuple[Array, Array]:
 
 def flat_times(kinds: Sequence[Times], *, mixes: bool) -> tuple[Array, Array, Array]:
     """Grids of step times as three arrays, see :mod:`perfmodel.serving.compiled.memory`."""
-    table = np.zeros((len(kinds), 3, GRID_COLUMNS), np.int64)
+    table = np.zeros((len(kinds), 5, GRID_COLUMNS), np.int64)
     factors, numbers, size = np.ones((len(kinds), 2)), [], 0
     for number, kind in enumerate(kinds):
         own = kind
         if isinstance(own, Stretched):
             factors[number] = own.decode, own.prompt
             own = own.grids
-        grids: list[Grid] = [own.decode, own.prompt, *([own.mixed()] if mixes else [])]
-        for which, grid in enumerate(grids):
+        grids: list[tuple[int, Grid]] = [(0, own.decode), (1, own.prompt)]
+        grids += [(2, own.mixed())] if mixes else []
+        grids += [(3, own.sharing.decode), (4, own.sharing.room)] if own.sharing else []
+        for which, grid in grids:
             pieces = [*(np.asarray(axis, dtype=float) for axis in grid.axes), np.asarray(grid.values).ravel()]
             starts = size + np.cumsum([0, *(piece.size for piece in pieces)])
             lengths = [len(axis) for axis in grid.axes]

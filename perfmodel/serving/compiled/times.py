@@ -4,7 +4,7 @@ from perfmodel.serving.compiled import memory as m
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.state import Array, State
 
-DECODE, PROMPT, MIXED = range(3)
+DECODE, PROMPT, MIXED, STRETCHED, ROOM = range(5)
 VALUES, AXES, LENGTHS = 0, 2, 7
 """Columns of a grid: where its values begin, (how many axes,) where its axes do, how long they are."""
 
@@ -72,17 +72,41 @@ def _on_five(numbers: Array, grid: Array, v: float, w: float, x: float, y: float
 
 
 @compiled
-def decode_s(s: State, times: int, requests: int, tokens: float, even: float) -> float:
+def _on_four(numbers: Array, grid: Array, w: float, x: float, y: float, z: float) -> float:
+    i, share = _cell(numbers, grid[AXES], grid[LENGTHS], w)
+    outer = grid[LENGTHS + 1] * grid[LENGTHS + 2] * grid[LENGTHS + 3]
+    at = grid[VALUES] + i * outer
+    a = _trilinear(numbers, grid, 1, at, x, y, z)
+    if share == 0.0:
+        return a
+    return a + share * (_trilinear(numbers, grid, 1, at + outer, x, y, z) - a)
+
+
+@compiled
+def _step_s(s: State, times: int, requests: int, context: float, even: float, stretch: float) -> float:
+    """A step that only decodes, before factors."""
+    if stretch == 1.0:
+        grid = m.grids(s)[times, DECODE]
+        return _trilinear(m.numbers(s), grid, 0, grid[VALUES], even, float(requests), context)
+    return _on_four(m.numbers(s), m.grids(s)[times, STRETCHED], stretch, even, float(requests), context)
+
+
+@compiled
+def room(s: State, times: int, requests: int, even: float) -> float:
+    """Share of their wire that caches have beside decode steps."""
+    grid = m.grids(s)[times, ROOM]
+    return _trilinear(m.numbers(s), grid, 0, grid[VALUES], even, float(requests), 0.0)
+
+
+@compiled
+def decode_s(s: State, times: int, requests: int, tokens: float, even: float, stretch: float) -> float:
     """A step that only decodes."""
-    grid = m.grids(s)[times, DECODE]
-    return m.factors(s)[times, 0] * _trilinear(
-        m.numbers(s), grid, 0, grid[VALUES], even, float(requests), tokens / requests
-    )
+    return m.factors(s)[times, 0] * _step_s(s, times, requests, tokens / requests, even, stretch)
 
 
 @compiled
 def decode_run_s(
-    s: State, times: int, requests: int, tokens: float, growth: float, steps: int, even: float
+    s: State, times: int, requests: int, tokens: float, growth: float, steps: int, even: float, stretch: float
 ) -> float:
     """A run of them, cut at the borders of cells."""
     grid, numbers = m.grids(s)[times, DECODE], m.numbers(s)
@@ -100,7 +124,7 @@ def decode_run_s(
         if growth > 0.0 and low < length:
             more = min(more, max(1, int((numbers[begin + low] - context) * requests / growth)))
         middle_context = context + growth * (more - 1) / 2.0 / requests
-        total += more * _trilinear(numbers, grid, 0, grid[VALUES], even, float(requests), middle_context)
+        total += more * _step_s(s, times, requests, middle_context, even, stretch)
         done += more
     return m.factors(s)[times, 0] * total
 
