@@ -65,7 +65,8 @@ POOL = _record(
 )
 """Layout and policy of some replicas, from ``first`` on; ``sizes`` and ``windows`` are where theirs begin."""
 REPLICA = _record(
-    f8="steady_s plan_time start seconds prompt attended tokens growth even copying step_end stretch run_stretch room late",
+    f8="steady_s plan_time start seconds prompt attended tokens growth even copying step_end stretch run_stretch room "
+    "late",
     i8="step prefilled present taken steady held_at plan_event steps waiting held requests",
     i4="pool up busy waking running cut_short times run_times plan place root rank_turn",
 )
