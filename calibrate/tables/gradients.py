@@ -29,6 +29,8 @@ FP8_SOURCE = (
 BACKWARD_FLOPS = 2.5
 """FLOPs of attention's backward over its forward's, by which the tables' backward rates are stated: five products of
 the same size instead of two, the first computed again."""
+MLA_FLOPS = (3 * 192 + 2 * 128) / (192 + 128)
+"""The same with queries and keys of 192 and values of 128: three of the five products are as wide as queries."""
 LEAST_SEQUENCE = 2048
 """FlashAttention-3's rates settle from here on."""
 
@@ -127,7 +129,9 @@ def _hopper_attention() -> list[Row]:
     own = _row("gqa_prefill", "input", "hopper", ratios, f"measured: {source}")
     wider = {
         "kernel": "mla_prefill",
+        "factor": f"{float(own['factor']) * MLA_FLOPS / BACKWARD_FLOPS:.4g}",
         "log_std": "0.15",
+        "source": f"derived: times the FLOPs of heads of 192 and 128, 2.6 for 2.5 ({source})",
         "flag": "heads of 192 and 128: FlashAttention-3's of 128",
     }
     return [{**own, "log_std": "0.1"}, {**own, **wider}]

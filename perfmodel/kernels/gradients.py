@@ -11,6 +11,7 @@ from functools import cache
 from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.cost import cost
+from perfmodel.kernels.deepseek_rows import own_product, router_kernels
 from perfmodel.kernels.timing import Timing
 from perfmodel.kernels.training_rows import timed
 from perfmodel.ops.backward import Kernel
@@ -29,7 +30,11 @@ class GradientRow:
 
 
 def kernel_cost(
-    kernel: Kernel, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
+    kernel: Kernel,
+    cluster: Cluster,
+    costs: str = "roofline",
+    calibration: Calibration | None = None,
+    fp8_kernels: str = "calibrated",
 ) -> Timing:
     """Time alone of one op of a training step: as timed by stage, on the user's own device or by others, else as the
     product or forward that it is like.
@@ -39,6 +44,8 @@ def kernel_cost(
     calibration timed inside one: data parallelism moves gigabytes, and came out faster than the wire.
     """
     own = timed(kernel, cluster.gpu)
+    if own is None and fp8_kernels == "deepseek-2024":
+        own = own_product(kernel, cluster.gpu)
     if own is not None:
         return own
     base = replace(kernel.base, inside=())
@@ -54,6 +61,8 @@ def kernel_cost(
         base.is_communication and calibration is not None and not calibration.times_wire_of(base)
     )
     timing = cost(base, cluster, costs, None if other else calibration)
+    if fp8_kernels == "deepseek-2024" and router_kernels(kernel) > 1:
+        timing = timing.scaled(router_kernels(kernel))
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
     if row is None:
         return timing

@@ -127,8 +127,11 @@ def _asked(kernel: Kernel) -> tuple[tuple[str, str], tuple[float, ...], float] |
 
 def _rate(device: str, key: tuple[str, str], sizes: tuple[float, ...]) -> Rate | None:
     points = _table(device).get(key)
-    if not points:
-        return None
+    return nearest(points, sizes) if points else None
+
+
+def nearest(points: list[Point], sizes: tuple[float, ...]) -> Rate:
+    """The rate at ``sizes`` (logarithms): that of rows of the same sizes, else a mean of the nearest in logarithms."""
     ranked = sorted((math.dist(sizes, at), rate) for at, rate in points)
     if ranked[0][0] < NEAR:
         same = [rate for distance, rate in ranked if distance < NEAR]

@@ -4,12 +4,13 @@ Zero-bubble schedules run the two apart. A product's gradients are products of t
 k] W[k, n]
     input gradient    dX[m, k] = dY[m, n] W^T[n, k]
     weight gradient   dW[n, k] = dY^T[n, m] X[m, k], summed into the gradient in FP32 (or BF16)
-Attention's core has no weights; its backward computes the scores again: 2.5 times the FLOPs (five products for two).
+Attention's core has no weights; its backward computes the scores again: five products for two, 2.5 times the FLOPs
+where all are equally wide.
 A gather's backward is a scatter of gradients and the other way round; permutations swap with their inverses; dispatch
 and combine swap, each with its own payload's bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,8 +21,9 @@ from perfmodel.spec.formats import BYTES_PER_ELEMENT
 Way = Literal["forward", "input", "weight"]
 CORES = ("mla_prefill", "gqa_prefill")
 CORE_FLOPS = 2.5
-"""FLOPs of attention's backward over its forward's."""
+"""FLOPs of attention's backward over its forward's where queries, keys and values are equally wide."""
 NARROW = ("fp8", "fp8-tensor", "fp4")
+"""Formats whose operands are quantised; what that takes is said in :mod:`perfmodel.training.narrow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +61,14 @@ def gradients(op: Op, gradient_dtype: str = "fp32") -> Gradients:
     return _RULES[op.kernel](op, BYTES_PER_ELEMENT[gradient_dtype])
 
 
-def input_gradients(ops: Sequence[Op], gradient_dtype: str = "fp32") -> tuple[Kernel, ...]:
-    """Input gradients of a chain, last op first."""
-    return tuple(kernel for op in reversed(ops) for kernel in gradients(op, gradient_dtype).input)
-
-
-def weight_gradients(ops: Sequence[Op], gradient_dtype: str = "fp32") -> tuple[Kernel, ...]:
-    """Weight gradients of a chain, last op first."""
-    return tuple(kernel for op in reversed(ops) for kernel in gradients(op, gradient_dtype).weight)
-
-
 def _gemm(op: Op, summed: float) -> Gradients:
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
     into_input = gemm(f"{op.name}.dgrad", op.op_class, m=m, n=k, k=n, dtype=op.dtype)
     into_weight = gemm(f"{op.name}.wgrad", op.op_class, m=n, n=k, k=m, dtype=op.dtype)
     moved = input_bytes(op.dtype) * m * (n + k) + 2.0 * summed * n * k
     into_weight = replace(into_weight, hbm_bytes=moved)
-    weight = [Kernel(into_weight, into_weight, "weight")]
-    if op.dtype in NARROW:
-        kept = BYTES_PER_ELEMENT[op.dtype]  # quantised along k; the weight gradient wants it along m
-        weight.insert(0, _quantised(op, "input_again", m, k, kept))
-    return Gradients((Kernel(into_input, into_input, "input"),), tuple(weight))
-
-
-def _quantised(op: Op, suffix: str, rows: float, width: float, read: float) -> Kernel:
-    """A quantisation that no timed product holds: ``read`` bytes per element in, one element of the product's format
-    out.
-    """
-    moved = (read + BYTES_PER_ELEMENT[op.dtype]) * rows * width
-    shape = {"rows": rows, "width": width}
-    return Kernel.plain(
-        Op(
-            f"{op.name}.{suffix}",
-            op.op_class,
-            "reorder",
-            op.stream,
-            hbm_bytes=moved,
-            dtype="bf16",
-            shape=shape,
-        )
+    return Gradients(
+        (Kernel(into_input, into_input, "input"),), (Kernel(into_weight, into_weight, "weight"),)
     )
 
 
@@ -106,16 +77,7 @@ def _grouped(op: Op, summed: float) -> Gradients:
     into_input = replace(op, name=f"{op.name}.dgrad")
     moved = input_bytes(op.dtype) * rows * (n + k) + 2.0 * summed * op.shape["groups"] * n * k
     into_weight = replace(op, name=f"{op.name}.wgrad", hbm_bytes=moved)
-    weight = [Kernel(into_weight, op, "weight")]
-    into_inputs = [Kernel(into_input, op, "input")]
-    if (
-        op.dtype in NARROW
-    ):  # the timed experts get quantised rows: gradients are quantised both ways, inputs once more
-        bf16, kept = BYTES_PER_ELEMENT["bf16"], BYTES_PER_ELEMENT[op.dtype]
-        into_inputs.insert(0, _quantised(op, "gradient_quantised", rows, n, bf16))
-        weight.insert(0, _quantised(op, "input_again", rows, k, kept))
-        weight.insert(0, _quantised(op, "gradient_again", rows, n, bf16))
-    return Gradients(tuple(into_inputs), tuple(weight))
+    return Gradients((Kernel(into_input, op, "input"),), (Kernel(into_weight, op, "weight"),))
 
 
 def _bmm(op: Op, summed: float) -> Gradients:
@@ -127,12 +89,22 @@ def _bmm(op: Op, summed: float) -> Gradients:
 
 def _core(op: Op, summed: float) -> Gradients:
     """Reads queries, keys, values, output and its gradient, writes three gradients: counted as 2.5 times the
-    forward's bytes.
+    forward's bytes. Of the five products three are as wide as queries and keys (scores again, dQ, dK), two as values
+    (dP, dV), where the forward has one of each.
     """
+    factor = core_flops(op)
     back = replace(
-        op, name=f"{op.name}.backward", flops=CORE_FLOPS * op.flops, hbm_bytes=CORE_FLOPS * op.hbm_bytes
+        op, name=f"{op.name}.backward", flops=factor * op.flops, hbm_bytes=CORE_FLOPS * op.hbm_bytes
     )
     return Gradients((Kernel(back, op, "input"),))
+
+
+def core_flops(op: Op) -> float:
+    """FLOPs of attention's backward over its forward's: (3 d_qk + 2 d_v) / (d_qk + d_v), 2.6 for MLA's 192 and 128."""
+    if op.kernel != "mla_prefill":
+        return CORE_FLOPS
+    keys, value = op.shape["nope"] + op.shape["rope"], op.shape["value"]
+    return float((3.0 * keys + 2.0 * value) / (keys + value))
 
 
 def _moved(factor: float) -> Callable[[Op, float], Gradients]:
@@ -187,7 +159,7 @@ _RULES: dict[str, Callable[[Op, float], Gradients]] = {
     "select": _moved(1.0),
     "gather": _scattered,
     "permute": _swapped("unpermute"),
-    "unpermute": _swapped("permute", 1.5),  # reads the experts' output once more, for the weights' gradient
+    "unpermute": _swapped("permute"),
     "reorder": _moved(1.0),
     "sample": _moved(2.0 / 3.0),  # the loss: logits read again, their gradient written
     "dispatch": _swapped("combine"),

@@ -200,6 +200,10 @@ class Training(Spec):
     is, else BF16."""
     keep_gate_up: Literal["bf16", "fp8"] = "bf16"
     """Number format in which gate and up are kept for SwiGLU's backward (DeepSeek-V3: FP8)."""
+    fp8_kernels: Literal["calibrated", "deepseek-2024"] = "calibrated"
+    """Which kernels FP8 products are on Hopper: the GPU's calibration's, or DeepSeek-V3's own of 2024, by its authors'
+    figures (DeepGEMM's first tables and pull request 95, both over what they say they gained on those kernels), with
+    the casts of its recipe as kernels of their own and grids that leave the SMs of dispatch and combine alone."""
     kernels: Literal["fused", "eager"] = "fused"
     """Whose kernels keep what: a training framework's fused ones, or PyTorch's one by one (the reference model's)."""
     early_probabilities: bool = True

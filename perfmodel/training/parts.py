@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from perfmodel.ops import communication
-from perfmodel.ops.backward import CORES, Kernel, gradients, input_gradients, weight_gradients
+from perfmodel.ops.backward import CORES, Kernel, gradients
 from perfmodel.ops.build import gemm, memory_bound
 from perfmodel.ops.communication import Traffic
 from perfmodel.ops.ends import embedding_ops, head_ops
@@ -19,6 +19,15 @@ from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 from perfmodel.training.layout import every_token, micro_batch_work
+from perfmodel.training.narrow import (
+    BF16,
+    casts,
+    quantised_to_send,
+    residual_factor,
+    row_bytes,
+    weights_of_choice,
+    with_kept,
+)
 from perfmodel.training.supported import attention_of
 
 REPLAYED = {
@@ -27,8 +36,11 @@ REPLAYED = {
     "attention_core": CORES,
 }
 """What is recomputed -> kernel classes that run again."""
-UP_PROJECTIONS = (".q_b", ".kv_b", ".latent_norm")
+UP_PROJECTIONS = (".q_b", ".kv_b", ".latent_norm", ".rope_cache")
 """Ops that run again with ``mla_up_projection``."""
+LATE_PROBABILITIES = 1.5
+"""What an un-permutation's backward moves over its forward where it weighs rows: it reads them once more, for the
+gradient of the weights."""
 LOSS_BYTES = 12.0
 """Bytes that the loss moves per logit: BF16 to FP32, the largest and the sum of exponentials found in one pass, the
 gradient's scale."""
@@ -91,14 +103,18 @@ def layer_parts(layer: Layer, scenario: Scenario, training: Training) -> LayerPa
     attentions = []
     for i, (attention, norms) in enumerate(zip(whole.attentions, whole.post_norms, strict=True)):
         router = whole.moe.router if whole.moe and i == 0 else ()
-        ops = _own_keys((*attention.pre, *attention.core), layer, training)
+        ops = _laid_out(_own_keys((*attention.pre, *attention.core), layer, training), layer, training)
         ring, ops = _context_parallel(ops, layer, scenario, training, f"attention{i}")
         attentions.append(_part(f"attention {i}", (*ops, *norms, *router), training, ring))
-    exchanges = []
+    exchanges: list[Exchange] = []
     if layer.moe:
         moe = whole.moe if chunks == 1 else layer_ops(layer, work.scaled(1 / chunks), scenario).moe
         assert moe is not None
-        exchanges = [_exchange(moe, training, f" {chunk}" if chunks > 1 else "") for chunk in range(chunks)]
+        rows = quantised_to_send(
+            work.tokens / chunks, layer.moe.routed_size(scenario.model.hidden_size), training
+        )
+        names = [f" {chunk}" if chunks > 1 else "" for chunk in range(chunks)]
+        exchanges = [_exchange(moe, training, name, rows) for name in names]
     return LayerParts(
         tuple(attentions),
         tuple(_part(f"FFN {i}", ops, training) for i, ops in enumerate(whole.ffns)),
@@ -156,20 +172,43 @@ def _part(
     name: str, ops: Sequence[Op], training: Training, ring: tuple[Kernel, Kernel] | None = None
 ) -> Part:
     dtype = training.optimizer.gradients
-    weight = list(weight_gradients(ops, dtype))
+    forward: list[Kernel] = []
+    input_: list[Kernel] = []
+    weight: list[Kernel] = []
+    kept = with_kept(tuple(ops), training)
+    for op, _ in kept:
+        forward += (*casts(op, training).forward, Kernel.plain(op))
+    for _, op in reversed(kept):
+        own, cast = gradients(op, dtype), casts(op, training)
+        input_ += (*cast.input, *_backward(op, own.input, training))
+        weight += (*cast.weight, *own.weight)
     for (
         op
     ) in ops:  # sequence parallelism kept the scattered input: it is gathered again for the weights' gradient
         if op.kernel == "all_gather" and op.op_class == OpClass.TP_COMMUNICATION:
             weight.insert(0, Kernel.plain(replace(op, name=f"{op.name}.again")))
-    again = tuple(Kernel.plain(replace(op, inside=())) for op in ops if _replayed(op, training))
-    return Part(
-        name,
-        tuple(Kernel.plain(op) for op in ops),
-        (*again, *input_gradients(ops, dtype)),
-        tuple(weight),
-        ring,
-    )
+    again = tuple(Kernel.plain(replace(op, inside=())) for op, _ in kept if _replayed(op, training))
+    return Part(name, tuple(forward), (*again, *input_), tuple(weight), ring)
+
+
+def _backward(op: Op, own: tuple[Kernel, ...], training: Training) -> tuple[Kernel, ...]:
+    """Input gradients of an op where they depend on the layout: rows of gradients as they travel, and where the
+    router's weights come in.
+    """
+    if op.kernel == "unpermute":
+        late = 1.0 if training.early_probabilities else LATE_PROBABILITIES
+        narrow = row_bytes(training) / BF16 if op.name == "experts.unpermute" else 1.0
+        return tuple(_scaled(kernel, late * narrow) for kernel in own)
+    if op.name == "experts.act":
+        return (*own, *weights_of_choice(op, training))
+    if op.kernel == "norm":
+        return tuple(_scaled(kernel, residual_factor(training)) for kernel in own)
+    return own
+
+
+def _scaled(kernel: Kernel, factor: float) -> Kernel:
+    op = replace(kernel.op, hbm_bytes=factor * kernel.op.hbm_bytes)
+    return replace(kernel, op=op, base=op)
 
 
 def _replayed(op: Op, training: Training) -> bool:
@@ -181,23 +220,44 @@ def _replayed(op: Op, training: Training) -> bool:
     return any(op.kernel in REPLAYED.get(part, ()) for part in training.recompute)
 
 
-def _exchange(moe: MoeOps, training: Training, suffix: str) -> Exchange:
+def _exchange(moe: MoeOps, training: Training, suffix: str, rows: tuple[Kernel, ...]) -> Exchange:
     """Dispatch, experts and combine; what comes back as gradient takes the way of the other, with the other's
-    payload.
+    payload, quantised (``rows``) as that is.
     """
     dispatch = _part(f"dispatch{suffix}", moe.dispatch, training)
     combine = _part(f"combine{suffix}", (*moe.combine, *moe.unpack), training)
     experts = _part(f"experts{suffix}", (*moe.shared, *moe.experts), training)
     sent = tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in moe.dispatch)
     returned = tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in moe.combine)
-    unpacked = tuple(kernel for op in reversed(moe.unpack) for kernel in gradients(op).input)
-    replayed = training.recompute != "full" and training.recomputes("experts")
-    again = (*dispatch.forward, *experts.forward[:-1]) if replayed else ()
-    return Exchange(
-        replace(dispatch, input=returned),
-        replace(experts, input=(*again, *experts.input)),
-        replace(combine, input=(*unpacked, *sent)),
+    unpacked = tuple(
+        kernel for op in reversed(moe.unpack) for kernel in _backward(op, gradients(op).input, training)
     )
+    replayed = training.recompute != "full" and training.recomputes("experts")
+    again = (*rows, *dispatch.forward, *experts.forward[:-1]) if replayed else ()
+    return Exchange(
+        replace(dispatch, forward=(*rows, *dispatch.forward), input=returned),
+        replace(experts, input=(*again, *experts.input)),
+        replace(combine, input=(*unpacked, *rows, *sent)),
+    )
+
+
+def _laid_out(ops: tuple[Op, ...], layer: Layer, training: Training) -> tuple[Op, ...]:
+    """Latent attention in training keeps no cache; its rotation is where queries, keys and values are laid out for the
+    core. Per token and head, in BF16: the rotary part of queries read and written, the up-projection's keys read and
+    written beside the rotary key that all heads share, values read and written. Backwards the same ways back.
+    """
+    attention = attention_of(layer)
+    if not isinstance(attention, Mla):
+        return ops
+    rope, nope, value = attention.qk_rope_head_dim, attention.qk_nope_head_dim, attention.v_head_dim
+    per_head = 2.0 * rope + nope + (nope + rope) + 2.0 * value
+
+    def laid(op: Op) -> Op:
+        if not op.name.endswith(".rope_cache"):
+            return op
+        return replace(op, hbm_bytes=BF16 * op.shape["rows"] * op.shape["heads"] * per_head, inside=())
+
+    return tuple(laid(op) for op in ops)
 
 
 def _own_keys(ops: tuple[Op, ...], layer: Layer, training: Training) -> tuple[Op, ...]:

@@ -17,6 +17,8 @@ from perfmodel.training.supported import attention_of
 
 FP32, INT64 = 4.0, 8.0
 BF16 = BYTES_PER_ELEMENT["bf16"]
+E5M6_BYTES = 1.5
+"""12 bits, in which DeepSeek-V3 keeps what goes into attention's output projection (arXiv 2412.19437, 3.3.3)."""
 
 
 def input_bytes_kept(training: Training) -> float:
@@ -126,8 +128,11 @@ def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> di
     if training.recomputes("attention_core"):
         found["output"] = 0.0
     else:
+        element = (
+            E5M6_BYTES if training.fp8_kernels == "deepseek-2024" and isinstance(attention, Mla) else BF16
+        )
         found["output"] = (
-            BF16 * rows * heads * value + FP32 * rows * heads
+            element * rows * heads * value + FP32 * rows * heads
         )  # quantised again for the projection
     return found
 

@@ -1,7 +1,7 @@
 """One training step: stages timed, micro-batches through the pipeline, gradients reduced, weights updated."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from perfmodel.spec.training import Training
 from perfmodel.step import beside_compute_cost
 from perfmodel.training.layout import inner, micro_batch_work, stage_layers, training_of
 from perfmodel.training.memory import HostMemory, TrainingMemory, host_memory, training_memory
+from perfmodel.training.narrow import own_kernels
 from perfmodel.training.offload import activations_copy_s
 from perfmodel.training.optimizer import update_s
 from perfmodel.training.overlap import (
@@ -43,6 +44,9 @@ from perfmodel.training.traffic import gradient_ops, weight_ops
 
 DETERMINISTIC = 1.0 / 0.95
 """Time of attention's deterministic backward over the other (LongCat-Flash's report, arXiv 2509.01322)."""
+
+EXCHANGE_SMS = 20
+"""SMs that DeepSeek-V3 gives to dispatch and combine (arXiv 2412.19437, 3.2.2; grids of 112 of 132 in its trace)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +247,7 @@ class StepBuilder:
                 timing = timing.scaled(DETERMINISTIC)
             timing = self._capped(kernel.op, timing)
             if beside:
-                timing = beside_compute_cost(kernel.op, timing, self.scenario)
+                timing = self._partitioned(kernel.op, beside_compute_cost(kernel.op, timing, self.scenario))
             self.known[key] = (kernel, timing)
         return self.known[key][1]
 
@@ -254,10 +258,23 @@ class StepBuilder:
             return timing
         return capped(op, timing, self.scenario.cluster.gpu, power, cap)
 
+    def _partitioned(self, op: Op, timing: Timing) -> Timing:
+        """DeepSeek-V3's kernels divide the SMs once: grids leave those of dispatch and combine alone, whether one runs
+        or not, so exchanges then take nothing from anyone.
+        """
+        if not own_kernels(self.training):
+            return timing
+        if op.is_communication:
+            return replace(timing, held_sms=0.0)
+        held = EXCHANGE_SMS / self.scenario.cluster.gpu.num_sms
+        return replace(timing, compute_s=timing.compute_s / (1.0 - held))
+
     def _cost(self, kernel: Kernel) -> Timing:
-        key = (kernel.way, _content(kernel.op), _content(kernel.base))
+        own = self.training.fp8_kernels
+        key = (kernel.way, own, _content(kernel.op), _content(kernel.base))
         if key not in self.memo:
-            self.memo[key] = kernel_cost(kernel, self.scenario.cluster, self.scenario.costs, self.calibration)
+            scenario = self.scenario
+            self.memo[key] = kernel_cost(kernel, scenario.cluster, scenario.costs, self.calibration, own)
         return self.memo[key]
 
     def layer_chain(self, layer: Layer, count: int = 1) -> Chain:

@@ -15,18 +15,20 @@ from perfmodel.errors import PerfModelError
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.training.pipeline.actions import Kind
 from perfmodel.training.run import simulate_run
-from perfmodel.training.step import TrainingStep, simulate_training
+from perfmodel.training.step import StepBuilder, TrainingStep, simulate_training
 from perfmodel.training.summary import breakdown_s, exposed_s, step_interval_s
 from perfmodel.units import GIB, HOUR, MS, PERCENT, US
 from perfmodel.validation import training_setups as setups
 from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
 from perfmodel.validation.suites import Progress
+from perfmodel.validation.training_profile import predicted_s, published_s
 from perfmodel.validation.training_roles import BRIDGE, MEASURED, SIMUMAX, committed, read
 
 NAME = "training"
 DEEPSEEK, LONGCAT = "deepseek-v3-train-h800", "longcat-flash-train-h800"
 PAIR_US, PAIR_SOURCE = 129_012.0, "https://github.com/deepseek-ai/profile-data/blob/main/train.json"
+PAIR_LAYERS = 4
 GPU_HOURS, GPU_HOURS_SOURCE = 2.664e6, "https://arxiv.org/abs/2412.19437 table 1, pre-training"
 LONGCAT_SOURCE = "https://arxiv.org/abs/2509.01322"
 LONGCAT_EXPOSED = {"none": 0.253, "two-chunks": 0.084}
@@ -109,6 +111,13 @@ def _deepseek() -> Iterator[Row]:
         "deepseek-v3 pair of four layers", DEEPSEEK, "forward_backward_pair_s", "s", PAIR_US * US,
         pair.end_s - pair.start_s, "check", PAIR_SOURCE, system="h800-sxm",
     )  # fmt: skip
+    measured, source = published_s()
+    ours = predicted_s(StepBuilder(step.scenario, training), layers=PAIR_LAYERS)
+    for part, seconds in measured.items():
+        yield _row(
+            f"deepseek-v3 profile: {part}", DEEPSEEK, "profile_part_s", "s", seconds, ours.get(part, 0.0), "comparison",
+            source, system="h800-sxm",
+        )  # fmt: skip
 
 
 def _bridge() -> Iterator[Row]:

@@ -1,0 +1,139 @@
+"""What narrow products ask beside themselves: bytes by hand, DeepSeek's own kernels against their authors' figures."""
+
+import csv
+
+import pytest
+from test_reference_env import NO_TORCH, has_torch
+
+from perfmodel.kernels.achievable import read_rows
+from perfmodel.kernels.deepseek_rows import own_product
+from perfmodel.load import load_scenario
+from perfmodel.ops.backward import Kernel, core_flops, gradients
+from perfmodel.ops.build import gemm
+from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.spec.catalogue import DATA
+from perfmodel.spec.training import Training
+from perfmodel.training.narrow import casts
+from perfmodel.training.step import StepBuilder
+from perfmodel.validation.training_profile import predicted_s, published_s
+
+M, N, K = 4096, 7168, 2048
+PRODUCT = gemm("shared.down", OpClass.EXPERTS, m=M, n=N, k=K, dtype="fp8")
+
+
+def moved(kernels):
+    return {kernel.op.name.rpartition(".")[2]: kernel.op.hbm_bytes for kernel in kernels}
+
+
+def built(*changes):
+    scenario = load_scenario("deepseek-v3-train-h800", list(changes))
+    return StepBuilder(scenario, scenario.training)
+
+
+def of_layer(builder, way):
+    parts = builder.layer_chain(builder.scenario.model.layers[-1]).layers[0]
+    return {kernel.op.name: kernel for part in parts.in_sequence() for kernel in getattr(part, way)}
+
+
+def test_a_linear_layers_casts_are_what_its_timing_leaves_out():
+    """X along m, from FP8 as it was kept: a byte read, a byte written."""
+    left = casts(PRODUCT, Training(global_batch_sequences=1, precision="fp8"))
+    assert (left.forward, left.input) == ((), ())
+    assert moved(left.weight) == {"input_again": 2 * M * K}
+    kept = casts(PRODUCT, Training(global_batch_sequences=1, precision="fp8", keep_inputs="bf16"))
+    assert moved(kept.weight) == {"input_again": 3 * M * K}
+    assert not casts(
+        gemm("x", OpClass.EXPERTS, m=M, n=N, k=K, dtype="bf16"), Training(global_batch_sequences=1)
+    ).weight
+
+
+def test_products_alone_have_every_cast_as_a_kernel():
+    scales = 2 * 4 / 128
+    own = casts(PRODUCT, Training(global_batch_sequences=1, precision="fp8", fp8_kernels="deepseek-2024"))
+    assert moved(own.forward) == {"input_quantised": 3 * M * K, "scales_transposed": scales * M * K}
+    assert moved(own.input) == {
+        "gradient_quantised": 3 * M * N,
+        "scales_transposed": scales * M * N,
+        "weights_transposed": 2 * N * K,
+    }
+    assert moved(own.weight) == {"gradient_again": 3 * M * N, "input_again": 2 * M * K}
+
+
+def test_rows_that_came_in_fp8_are_not_quantised_again():
+    """DeepSeek-V3: 32,768 pairs of a rank, 7,168 wide; the dispatch quantised them, and their gradients."""
+    pairs, hidden = 4096 * 8, 7168
+    for dispatch, quantised in (("fp8", False), ("bf16", True)):
+        builder = built(f"training.dispatch={dispatch}")
+        forward, back, weight = (of_layer(builder, way) for way in ("forward", "input", "weight"))
+        assert ("experts.gate_up.input_quantised" in forward) == quantised
+        assert ("experts.down.gradient_quantised" in back) == quantised
+        assert ("dispatch.quantised" in forward) != quantised
+        again = weight["experts.down.gradient_again"].op.hbm_bytes
+        assert again == pytest.approx((3 if quantised else 2) * pairs * hidden)
+    wide, narrow = (
+        of_layer(built(f"training.dispatch={d}"), "forward")["experts.permute"].op.hbm_bytes
+        for d in ("bf16", "fp8")
+    )
+    assert narrow / wide == pytest.approx((1 + 4 / 128) / 2)
+
+
+def test_latent_attention_lays_out_queries_keys_and_values():
+    """Per token and head: 2 x 64 of queries, 128 read and 192 written of keys, 2 x 128 of values."""
+    builder = built()
+    op = of_layer(builder, "forward")["attention0.rope_cache"].op
+    assert op.hbm_bytes == 2 * 4096 * 128 * (2 * 64 + 128 + 192 + 2 * 128)
+    assert of_layer(builder, "input")["attention0.rope_cache.backward"].op.hbm_bytes == op.hbm_bytes
+
+
+@pytest.mark.skipif(not has_torch(), reason=NO_TORCH)
+@pytest.mark.parametrize(("keys", "value"), [(128, 128), (192, 128), (96, 64)])
+def test_attentions_backward_counts_what_pytorch_counts(keys, value):
+    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
+
+    wide, narrow = (2, 4, 64, keys), (2, 4, 64, value)
+    forward = sdpa_flop_count(wide, wide, narrow)
+    back = sdpa_backward_flop_count(narrow, wide, wide, narrow)
+    shape = {"nope": keys - 32, "rope": 32, "value": value}
+    op = Op("core", OpClass.ATTENTION, "mla_prefill", Stream.COMPUTE, flops=1.0, shape=shape)
+    assert core_flops(op) == pytest.approx(back / forward)
+
+
+def test_own_products_run_at_their_authors_rates():
+    gpu = built().scenario.cluster.gpu
+    for row in read_rows("training_deepseek.csv"):
+        if row["kernel"] != "gemm":
+            continue
+        m, n, k = (int(row[name]) for name in ("m", "n", "k"))
+        op = gemm("x", OpClass.ATTENTION, m=m, n=n, k=k, dtype="fp8")
+        seconds = own_product(Kernel(op, op, row["way"]), gpu).seconds
+        rate = float(row["tflops"]) / float(row["speedup"])
+        assert 2e-12 * m * n * k / seconds == pytest.approx(rate)
+    plain = gemm("x", OpClass.ATTENTION, m=M, n=N, k=K, dtype="bf16")
+    assert own_product(Kernel.plain(plain), gpu) is None
+    between = gradients(gemm("x", OpClass.ATTENTION, m=4096, n=9000, k=9000, dtype="fp8")).input[0]
+    assert 590e12 < between.op.flops / own_product(between, gpu).seconds < 1358e12
+
+
+def test_grids_leave_the_exchanges_sms_alone():
+    """20 of 132 SMs: compute takes 132/112 of its time, exchanges take nothing from it."""
+    builder = built()
+    product = of_layer(builder, "forward")["attention0.o"]
+    alone, beside = builder.costing.alone(product), builder.costing.beside(product)
+    assert beside.compute_s / alone.compute_s == pytest.approx(132 / 112)
+    assert builder.costing.beside(of_layer(builder, "forward")["dispatch"]).held_sms == 0.0
+
+
+def test_the_published_profiles_parts_are_all_counted():
+    """Every class of the profile on compute streams is in a part, and ours have each; their sum is close."""
+    text = (DATA / "published" / "deepseek_v3_train_profile.csv").read_text(encoding="utf-8")
+    compute = [
+        row
+        for row in csv.DictReader(text.splitlines())
+        if not row["kernel_class"].startswith(("ep ", "TOTAL"))
+    ]
+    total = sum(float(row["total_us"]) * 1e-6 for row in compute)
+    measured, _ = published_s()
+    assert sum(measured.values()) == pytest.approx(total)
+    ours = predicted_s(built(), layers=4)
+    assert set(ours) == set(measured)
+    assert sum(ours.values()) == pytest.approx(sum(measured.values()), rel=0.1)
