@@ -12,7 +12,7 @@ from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.communication import beside_compute
-from perfmodel.kernels.cost import cost
+from perfmodel.kernels.cost import costs_of
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
 from perfmodel.ops.apart import apart_ops
@@ -275,7 +275,8 @@ def _alone(ops: Sequence[Op], scenario: Scenario) -> tuple[Timing, ...]:
     """Time alone of each op, by the scenario's calibration where it has one."""
     calibration = _calibration(scenario)
     slow = scenario.deployment.slowdown
-    return tuple(_slowed(op, cost(op, scenario.cluster, scenario.costs, calibration), slow) for op in ops)
+    timings = costs_of(ops, scenario.cluster, scenario.costs, calibration)
+    return tuple(_slowed(op, timing, slow) for op, timing in zip(ops, timings, strict=True))
 
 
 def _slowed(op: Op, timing: Timing, slow: Slowdown) -> Timing:

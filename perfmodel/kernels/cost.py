@@ -1,6 +1,9 @@
 """How long one op takes alone, and what it uses meanwhile."""
 
-from dataclasses import replace
+from collections.abc import Hashable, Iterable
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +29,68 @@ REPORT_NETWORK_BYTES_PER_S = 40 * GB
 
 ALIKE = {"lora_shrink": "grouped_gemm", "lora_expand": "grouped_gemm"}
 """Kernels that nobody timed -> the class whose fractions of peak and bandwidth stand in for theirs."""
+
+
+MOST_KEPT = 4096
+"""Times of ops that are kept for one cluster and calibration, 4 MB where parts are arrays of 16."""
+MOST_CLUSTERS = 8
+
+
+def costs_of(
+    ops: Iterable[Op], cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
+) -> list[Timing]:
+    """:func:`cost` of each op. Times are kept by what ops say: the ops of a step are the same twice where a busier rank
+    is asked about, and most are those of the step before where one number of a scenario has changed.
+    """
+    try:
+        kept = _kept_for(cluster, costs, calibration)
+    except TypeError:  # a cluster whose numbers are arrays
+        return [cost(op, cluster, costs, calibration) for op in ops]
+    found = []
+    for op in ops:
+        key = _key(op)
+        timing = kept.get(key)
+        if timing is None:
+            if len(kept) >= MOST_KEPT:
+                kept.clear()
+            kept[key] = timing = cost(op, cluster, costs, calibration)
+        found.append(timing)
+    return found
+
+
+_kept: dict[tuple[Cluster, str, int], tuple[Calibration | None, dict[Hashable, Timing]]] = {}
+"""With the calibration, whose identity is in the key."""
+
+
+def _kept_for(cluster: Cluster, costs: str, calibration: Calibration | None) -> dict[Hashable, Timing]:
+    key = cluster, costs, id(calibration)
+    known = _kept.get(key)
+    if known is None:
+        if len(_kept) >= MOST_CLUSTERS:
+            _kept.clear()
+        known = _kept[key] = calibration, {}
+    return known[1]
+
+
+_names = [field.name for field in fields(Op)]
+_fields, SHAPE = attrgetter(*_names), _names.index("shape")
+
+
+def _key(op: Op) -> Hashable:
+    """All that an op says."""
+    said = [*_fields(op), *op.shape.items()]
+    said[SHAPE] = None
+    return tuple(_hashable(value) for value in said)
+
+
+def _hashable(value: Any) -> Hashable:
+    """A value of an op, or a pair of a name and a number; of an array its numbers."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+        return value[0], _hashable(value[1])
+    found: Hashable = value
+    return found
 
 
 def cost(op: Op, cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None) -> Timing:
