@@ -3,13 +3,21 @@
 from math import gcd
 
 from dashboard.asked import Asked
+from dashboard.names import engine_title, model_title
 from perfmodel.engines.profile import profile
+from perfmodel.errors import SpecError
+from perfmodel.explore.first import Ask, first_scenario
+from perfmodel.ops.limits import batch_of, limits
 from perfmodel.spec import catalogue
+from perfmodel.spec.messages import number_of
+from perfmodel.spec.scenario import Scenario
 
 Changes = dict[str, str | None]
 
 OF_EXPERTS = ("activation", "layer_means", "layer_stds", "histogram")
 """Fields of routing that describe one model's experts."""
+LAYOUT = ("attention_tp", "attention_dp", "moe_tp", "ep", "pp", "dense_tp")
+"""Fields of a deployment that say how GPUs share the work."""
 
 
 def model_changes(asked: Asked, name: str) -> tuple[Changes, str]:
@@ -51,15 +59,63 @@ def model_changes(asked: Asked, name: str) -> tuple[Changes, str]:
         if routing.histogram is not None:
             changes["routing.popularity"] = '""'
         said.append(f"what was stated of {scenario.model.name}'s experts is left out: {', '.join(stated)}")
+    said.append(f"kept: {kept_layout(scenario)}")
     return changes, "; ".join(said)
 
 
-def own_model() -> tuple[Changes, str]:
+def kept_layout(scenario: Scenario) -> str:
+    """What another model takes over, in words."""
+    d = scenario.deployment
+    batch = f"{batch_of(scenario):g} {'prompts' if d.phase == 'prefill' else 'requests'} per GPU"
+    return f"{layout_words(scenario)}, {batch}{f', {engine_title(d.engine)}' if d.engine else ''}"
+
+
+def layout_words(scenario: Scenario) -> str:
+    """``128 GPUs as attention TP1 x DP128, experts EP128``."""
+    d = scenario.deployment
+    experts = f", experts EP{d.ep}{f' x TP{d.moe_tp}' if d.moe_tp > 1 else ''}" if scenario.model.moe else ""
+    stages = f", {d.pp} stages" if d.pp > 1 else ""
+    return f"{number_of(d.num_gpus, 'GPU')} as attention TP{d.attention_tp} x DP{d.attention_dp}{experts}{stages}"
+
+
+def usual_layout(asked: Asked) -> tuple[Changes, str]:
+    """The layout that ``perfmodel init`` gives the model on as many GPUs, with its formats and a batch that fits.
+
+    Raises:
+        PerfModelError: there is none.
+    """
+    scenario = asked.scenario()
+    d, model, cluster = scenario.deployment, scenario.model.name, scenario.cluster.name
+    if model not in catalogue.names("models") or cluster not in catalogue.names("clusters"):
+        raise SpecError(f"{model} on {cluster or 'this cluster'}: only the catalogue's have a usual layout")
+    tokens = int(min(max(float(d.context_tokens), 2.0), scenario.model.max_context_tokens - 1.0))
+    gpus = scenario.deployment.num_gpus * scenario.serving.replicas
+    first = first_scenario(Ask(model, f"{gpus}x{cluster}", d.engine, input_tokens=tokens, output_tokens=1))
+    new = first.scenario.deployment
+    changes: Changes = {f"deployment.{key}": str(getattr(new, key)) for key in (*LAYOUT, "redundant_experts")}
+    changes["serving.replicas"] = str(first.scenario.serving.replicas)
+    changes |= {
+        f"deployment.precision.{key}": "null" if value is None else value
+        for key, value in new.precision.model_dump().items()
+        if value != getattr(d.precision, key)
+    }
+    batch = min(float(new.batch_per_gpu), limits(asked.changed(changes).scenario()).fits)
+    changes["deployment.batch_per_gpu"] = f"{batch:.12g}"
+    replicas = first.scenario.serving.replicas
+    said = f"{model_title(model)}'s usual layout: {layout_words(first.scenario)}, {batch:g} requests per GPU"
+    return changes, said + (f"; {replicas} replicas take the {gpus:,} GPUs" if replicas > 1 else "")
+
+
+def own_model(asked: Asked) -> tuple[Changes, str]:
     """The scenario's own model again, with what other models took back."""
-    paths = ("overlap", "mtp.draft_tokens", "redundant_experts")
-    changes: Changes = {"model": None, "routing": None}
+    paths = ("overlap", "mtp.draft_tokens", "redundant_experts", "precision", *LAYOUT)
+    changes: Changes = {"model": None, "routing": None, "serving.replicas": None}
+    changes |= {path: None for path, _ in asked.sets if path.startswith("deployment.precision.")}
     changes |= {f"{side}.{path}": None for side in ("deployment", "prefill.deployment") for path in paths}
-    return changes, "schedule, drafts, redundant experts and routing are the scenario's own again"
+    return (
+        changes,
+        "schedule, drafts, layout, formats, redundant experts and routing are the scenario's own again",
+    )
 
 
 def cluster_changes(asked: Asked, name: str) -> tuple[Changes, str]:

@@ -9,6 +9,7 @@ from importlib import import_module
 import streamlit as st
 
 from dashboard import session
+from dashboard.any_key import key_field, named_in
 from dashboard.looks import style
 from dashboard.menu import PAGES, link_to, menu, opens
 from dashboard.show import plain
@@ -46,6 +47,9 @@ def main() -> None:
     errors, notes = session.said()
     for text in errors:
         st.error(plain(f"{text}. The scenario is as it was."), icon=":material/error:")
+    if here not in OWN_QUESTION:
+        for path in named_in(" ".join(errors)):
+            key_field(session.scenario(), path, "said")
     for text in notes:
         st.info(plain(text), icon=":material/info:")
     try:

@@ -1,13 +1,17 @@
 """One control of the sidebar: it shows what the scenario says, and asks for another value when it is moved."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
 
 from dashboard import session
+from dashboard.asked import MOST_NUMBER
 from dashboard.words import HELP
 
+STOPS = 25
+"""Of a slider, about."""
 SEARCHED = 8
 """Choices from which on one can type to find one."""
 
@@ -52,10 +56,59 @@ def field(label: str, name: str, path: str, value: float, *, low: float, high: f
     st.number_input(label, **_numeric(name, path, value, low, high, step, whole=whole))
 
 
-def slider(label: str, name: str, path: str, value: float, *, low: float, high: float, step: float) -> None:
-    """A slider for the number at ``path``, whole where its value and its steps are."""
+def slider(
+    label: str,
+    name: str,
+    path: str,
+    value: float,
+    *,
+    low: float,
+    high: float,
+    step: float,
+    stops: int = STOPS,
+) -> None:
+    """A slider for the number at ``path`` with logarithmic steps up to ``high``, and a field beside it, which takes any
+    number. Whole where its steps and its value are.
+    """
     whole = float(step).is_integer() and float(value).is_integer()
-    st.slider(label, **_numeric(name, path, value, low, high, step, whole=whole))
+    kind: Callable[[float], Any] = int if whole else float
+    chosen = tuple(map(kind, logarithmic(low, high, step, value, stops)))
+    left, right = st.columns([5, 3], vertical_alignment="bottom")
+    with left:
+        st.select_slider(
+            label,
+            chosen,
+            key=showing(f"{name}-slider", kind(value)),
+            on_change=_ask,
+            args=(f"{name}-slider", path),
+            format_func=lambda one: f"{one:,.10g}",
+            help=HELP.get(name),
+        )
+    with right:
+        st.number_input(
+            f"{label}, as a number",
+            min_value=kind(min(low, value)),
+            max_value=kind(MOST_NUMBER) if whole else float(MOST_NUMBER),
+            step=kind(step),
+            format="%d" if whole else "%.6g",
+            key=showing(name, kind(value)),
+            on_change=_ask,
+            args=(name, path),
+            label_visibility="collapsed",
+        )
+
+
+def logarithmic(low: float, high: float, step: float, value: float, stops: int = STOPS) -> tuple[float, ...]:
+    """About ``stops`` multiples of ``step`` from ``low`` to ``high``, each so many times the one before, to two digits;
+    ends and ``value`` are exactly among them.
+    """
+    first, last = max(low, step), max(high, value)
+    found = {low, high, value}
+    for number in range(stops):
+        raw = first * (last / first) ** (number / (stops - 1))
+        digits = 10.0 ** (math.floor(math.log10(raw)) - 1)
+        found.add(round(round(round(raw / digits) * digits / step) * step, 10))
+    return tuple(sorted(one for one in found if low <= one <= high or one == value))
 
 
 def _numeric(

@@ -7,6 +7,7 @@ STYLE = """
 .st-key-answer h2 { font-size: 1.4rem; font-weight: 600; line-height: 1.35; padding: 0 0 0.25rem 0; }
 [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.82; }
 @media (prefers-color-scheme: dark) { [data-testid="stMultiSelect"] span[title] { color: #101010; } }
+.st-key-menu a { padding: 0.2rem 0.5rem; }
 [data-testid="stButtonGroup"] div:has(> button) { flex-wrap: wrap; max-width: 100%; }
 [data-testid="stMetricValue"] > div, [data-testid="stMetricLabel"] p { white-space: normal; }
 """

@@ -82,7 +82,7 @@ def menu(pages: Mapping[str, st.Page]) -> None:
     with st.sidebar, st.container(key="menu", gap=None):
         for module, page in pages.items():
             st.page_link(page, query_params=link_to(module, asked), width="stretch")
-    st.html(COLLAPSE, unsafe_allow_javascript=True)
+        st.html(COLLAPSE, unsafe_allow_javascript=True)
 
 
 def go_to(module: str) -> NoReturn:

@@ -5,7 +5,9 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import session
+from dashboard.adapt import usual_layout
 from dashboard.any_key import key_field, named_in
+from dashboard.names import model_title
 from dashboard.results import Failed
 from dashboard.show import plain
 from perfmodel.errors import PerfModelError
@@ -37,8 +39,24 @@ def refuse(scenario: Scenario, found: Failed, name: str = "") -> None:
             on_click=session.start_again,
             args=(replace(session.asked(), sets=()),),
         )
+    if session.asked().value("model") is not None:
+        usual_layout_button(scenario, "refusal")
     for path in named_in(found.text):
         key_field(scenario, path, f"refusal{name}")
+
+
+def usual_layout_button(scenario: Scenario, where: str) -> None:
+    """A way to another model's own layout, after that of the one before was kept."""
+    st.button(
+        f"Use {model_title(scenario.model.name)}'s usual layout",
+        key=f"{where}-usual",
+        icon=":material/grid_view:",
+        type="secondary" if where == "refusal" else "tertiary",
+        on_click=session.change_with,
+        args=(usual_layout,),
+        help="As perfmodel init lays it out on as many GPUs: the smallest replica that fits, in the model's own "
+        "number formats, with a batch that fits.",
+    )
 
 
 def fits(scenario: Scenario) -> float:

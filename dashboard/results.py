@@ -23,7 +23,7 @@ from perfmodel.explore.difference import Difference
 from perfmodel.explore.difference import difference as explained
 from perfmodel.explore.routing_effects import Placed
 from perfmodel.explore.zero_experts import vary_zero_experts
-from perfmodel.ops.limits import Limits, batch_of, limits, with_batch
+from perfmodel.ops.limits import Limits, batch_of, limits, longest_context, with_batch
 from perfmodel.output.step.page import step_html
 from perfmodel.output.step.schedules import step_window
 from perfmodel.output.step.trace import write_trace
@@ -158,6 +158,16 @@ def limits_of(scenario: Scenario) -> Limits:
 @kept(256)
 def _limits(scenario: Scenario) -> Limits:
     return limits(scenario)
+
+
+def longest_of(scenario: Scenario) -> int:
+    """The longest context that fits with the batch, at whatever price."""
+    return _longest(_unpriced(scenario))
+
+
+@kept(256)
+def _longest(scenario: Scenario) -> int:
+    return longest_context(scenario)
 
 
 def _own_row(columns: Iterable[str], scenario: Scenario, values: Mapping[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import plan_asked
 from dashboard.asked import Asked, from_query, link_warning
 from dashboard.plan_asked import PlanAsked
+from dashboard.presets import OPENS
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.spec.scenario import Scenario
 
@@ -42,7 +43,7 @@ def start() -> None:
             return  # a control was moved (the address may lag behind it), or nothing has changed
     else:
         st.session_state[MESSAGES], st.session_state[NOTES] = [], []
-    st.session_state[ASKED] = Asked()
+    st.session_state[ASKED] = OPENS
     st.session_state[BASELINE] = None
     st.session_state[PLAN] = PlanAsked()
     st.session_state[TRAINING] = TRAINED
@@ -189,7 +190,7 @@ def link() -> Query:
     from urllib.parse import urlencode
 
     baseline: Asked | None = st.session_state[BASELINE]
-    query: Query = {} if asked() == Asked() and baseline is None else asked().query()
+    query: Query = {} if asked() == OPENS and baseline is None else asked().query()
     if baseline is not None:
         query["vs"] = urlencode(baseline.query(), doseq=True)
     if plan().text():

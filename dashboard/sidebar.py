@@ -19,8 +19,9 @@ from dashboard.any_key import any_key
 from dashboard.asked import uploaded, yaml_of
 from dashboard.controls import field, key_of, select, showing, slider, value_of
 from dashboard.names import cluster_title, engine_title, model_title
-from dashboard.presets import presets
-from dashboard.results import limits_of
+from dashboard.presets import OBJECTIVES_SOURCE, presets
+from dashboard.refusal import usual_layout_button
+from dashboard.results import limits_of, longest_of
 from dashboard.show import plain
 from dashboard.words import HELP
 from perfmodel.engines.profile import names
@@ -29,6 +30,8 @@ from perfmodel.spec.scenario import Scenario
 
 OWN = "your own"
 """A price, model or cluster that is not the catalogue's."""
+SHORTEST = 1024
+"""Tokens: where a slider of contexts ends at least."""
 
 
 def sidebar(scenario: Scenario) -> None:
@@ -78,8 +81,8 @@ def _upload() -> None:
 def _presets() -> None:
     known = presets()
     now = session.asked()
-    fitting = [number for number, preset in enumerate(known) if preset.asked == now]
-    same_base = [n for n, preset in enumerate(known) if preset.asked.name == now.name and not now.text]
+    fitting = [number for number, preset in enumerate(known) if preset.is_asked_by(now)]
+    same_base = [n for n, preset in enumerate(known) if preset.scenario.name == now.name and not now.text]
     number = next(iter((*fitting, *same_base)), None)
     title = f"upload: {now.name}" if now.text else None
 
@@ -99,9 +102,10 @@ def _presets() -> None:
         help="Scenarios of the catalogue. Choosing one replaces all settings below.",
     )
     if number is not None:
-        changed = len(now.sets) - len(known[number].asked.sets) if not fitting else 0
+        changed = len(set(now.sets) - set(known[number].asked.sets)) if not fitting else 0
         if fitting:
-            st.caption(plain(known[number].citation))
+            brings = f". {OBJECTIVES_SOURCE}" if known[number].asked == now and known[number].brings else ""
+            st.caption(plain(f"{known[number].citation}{brings}"))
         else:
             st.button(
                 f"Back to the preset ({max(changed, 1)} changed)",
@@ -122,7 +126,7 @@ def _model_and_cluster(scenario: Scenario) -> None:
     def model() -> None:
         name = value_of("model")
         if name == replace(session.asked(), sets=()).scenario().model.name:
-            session.change_with(lambda _: own_model())
+            session.change_with(own_model)
         else:
             session.change_with(model_changes, name)
 
@@ -130,6 +134,8 @@ def _model_and_cluster(scenario: Scenario) -> None:
         session.change_with(cluster_changes, value_of("cluster"))
 
     select("Model", "model", _models(), scenario.model.name, model, format_func=model_title)
+    if session.asked().value("model") is not None:
+        usual_layout_button(scenario, "sidebar")
     clusters = catalogue.names("clusters")
     own = scenario.cluster.name or OWN
     gpus = f"GPUs ({scenario.deployment.num_gpus:,} in a replica)"
@@ -139,7 +145,7 @@ def _model_and_cluster(scenario: Scenario) -> None:
 def _step(scenario: Scenario) -> None:
     d, found = scenario.deployment, limits_of(scenario)
     one = 1.0 / found.gpus  # a request that an attention group shares
-    most = max(found.fits, 2 * one)
+    most, longest = max(found.fits, 2 * one), max(longest_of(scenario), SHORTEST)
     if d.phase == "prefill":
         slider(
             "Prompts per GPU",
@@ -156,12 +162,12 @@ def _step(scenario: Scenario) -> None:
             "deployment.prefill_tokens",
             float(d.prefill_tokens),
             low=128,
-            high=32_768,
+            high=longest,
             step=1,
         )
         return
     slider(
-        "Batch, requests per GPU",
+        "Batch per GPU",
         "batch",
         "deployment.batch_per_gpu",
         float(d.batch_per_gpu),
@@ -170,12 +176,12 @@ def _step(scenario: Scenario) -> None:
         step=one,
     )
     slider(
-        "Context, tokens per request",
+        "Context, tokens",
         "context",
         "deployment.context_tokens",
         float(d.context_tokens),
         low=0,
-        high=131_072,
+        high=longest,
         step=1,
     )
 
@@ -232,7 +238,7 @@ def _routing(scenario: Scenario) -> None:
         stated = routing.activation or routing.layer_means
         if moe.num_zero_experts and not stated:
             slider(
-                f"Real experts per token, mean of {moe.top_k} picks",
+                f"Real experts, of {moe.top_k} picks",
                 "real_experts",
                 "routing.mean_real_experts",
                 round(scenario.mean_real_experts, 4),

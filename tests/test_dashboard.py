@@ -1,6 +1,7 @@
 """The dashboard's logic: what controls ask, what pages show, and ten people at once who must not disturb each other."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -12,8 +13,9 @@ from streamlit.testing.v1 import AppTest
 from dashboard.show import plain
 from dashboard.words import NAMES
 from perfmodel.answers.step import answer_step
+from perfmodel.explore.first import Ask, first_scenario
 from perfmodel.load import load_scenario
-from perfmodel.ops.limits import limits
+from perfmodel.ops.limits import limits, runs
 from perfmodel.output.formats import duration, significant, usd
 from perfmodel.output.start_dashboard import dashboard_command
 from perfmodel.spec import catalogue
@@ -28,6 +30,16 @@ def started(**query):
     for key, value in query.items():
         test.query_params[key] = value
     return test.run()
+
+
+def sets_of(test):
+    """Overrides in the address."""
+    stated = test.query_params.get("set", [])
+    return sorted([stated] if isinstance(stated, str) else stated)
+
+
+def plain_text(element):
+    return element.value.replace("\\", "")
 
 
 def shown(test):
@@ -64,7 +76,7 @@ def test_every_scenario_of_the_catalogue_opens(name):
 
 def test_controls_ask_what_the_command_line_would():
     test = started()
-    test.slider(key="ask-batch").set_value(40).run()
+    test.number_input(key="ask-batch").set_value(40).run()
     test.number_input(key="ask-acceptance").set_value(0.75).run()
     test.segmented_control(key="ask-overlap").set_value("sequential").run()
     sets = ["deployment.batch_per_gpu=40", "deployment.mtp.acceptance=0.75", "deployment.overlap=sequential"]
@@ -73,15 +85,17 @@ def test_controls_ask_what_the_command_line_would():
     assert test.code[0].value.startswith("perfmodel step longcat-flash-h800 --set ")
     again = started(v="1", scenario="longcat-flash-h800", set=test.query_params["set"])
     assert shown(again) == shown(test)
-    assert again.slider(key="ask-batch").value == 40
+    assert again.number_input(key="ask-batch").value == 40
 
 
 def test_the_batch_slider_ends_at_what_fits():
     scenario = load_scenario("longcat-flash-h800")
     test = started()
-    assert test.slider(key="ask-batch").max == limits(scenario).fits == 128
+    assert test.select_slider(key="ask-batch-slider").options[-1] == f"{limits(scenario).fits}" == "128"
     test = started(v="1", scenario="longcat-flash-h800", set=["serving.max_running=50"])
-    assert test.slider(key="ask-batch").max == 96  # widened to the scenario's own batch, which is refused
+    assert (
+        test.select_slider(key="ask-batch-slider").options[-1] == "96"
+    )  # widened to the scenario's own batch, which is refused
     assert "96 requests per rank exceed" in test.error[0].value
 
 
@@ -90,8 +104,8 @@ def test_the_batch_slider_of_gpus_that_share_requests_has_fractions_up_to_what_f
     sets = ["deployment.attention_dp=16", "deployment.attention_tp=8", "serving.max_running=3"]
     sets += ["deployment.batch_per_gpu=0.25", "deployment.dense_tp=8"]
     test = started(v="1", scenario="longcat-flash-h800", set=sets)
-    slider = test.slider(key="ask-batch")
-    assert (slider.min, slider.max, slider.step, slider.value) == (1 / 8, 3 / 8, 1 / 8, 2 / 8)
+    slider = test.select_slider(key="ask-batch-slider")
+    assert (slider.options, slider.value) == (["0.125", "0.25", "0.375"], 2 / 8)
     assert shown(test)["Requests per GPU that fit"] == "0.375"
     slider.set_value(3 / 8).run()
     assert "deployment.batch_per_gpu=0.375" in test.query_params["set"]
@@ -100,8 +114,65 @@ def test_the_batch_slider_of_gpus_that_share_requests_has_fractions_up_to_what_f
         v="1", scenario="longcat-flash-h800", set=[*sets[:3], "deployment.batch_per_gpu=0.5", sets[4]]
     )
     refused.button(key="refusal-batch").click().run()
-    assert refused.slider(key="ask-batch").value == 3 / 8
+    assert refused.number_input(key="ask-batch").value == 3 / 8
     assert shown(refused)
+
+
+def test_a_slider_is_logarithmic_and_ends_at_the_longest_context_that_fits():
+    """By bisection of what is refused, and not by what the slider itself asks."""
+    slider = started().select_slider(key="ask-context-slider")
+    stops = [int(one.replace(",", "")) for one in slider.options]
+    assert (stops[0], slider.value) == (0, 5000)
+    low, high = 5000, 131_072
+    while high - low > 1:
+        between = (low + high) // 2
+        fits_so = runs(load_scenario("longcat-flash-h800", [f"deployment.context_tokens={between}"]))
+        low, high = (between, high) if fits_so else (low, between)
+    assert stops[-1] == low < 131_072
+    above = [stop for stop in stops if stop >= 100 and stop not in (5000, low)]
+    ratios = [b / a for a, b in pairwise(above)]
+    assert max(ratios) < 2.2
+    short = started(v="1", scenario="longcat-flash-h800", set="deployment.batch_per_gpu=1")
+    assert short.select_slider(key="ask-context-slider").options[-1] == "131,072"  # the model's own
+
+
+def test_a_session_opens_with_objectives_and_a_preset_brings_them():
+    test = started(page="what-if")
+    assert "slo.ttft_ms=2000" in test.code[0].value
+    assert any("MLPerf" in one.value for one in test.caption)
+    test.selectbox(key="ask-preset").set_value("DeepSeek-V3 decoding on 128 H800").run()
+    assert sets_of(test) == ["slo.tpot_ms=80", "slo.ttft_ms=2000"]
+    test.selectbox(key="ask-preset").set_value("LongCat-Flash as the report's Table 7 counts it").run()
+    assert "set" not in test.query_params
+    assert not test.error
+
+
+@pytest.mark.parametrize("name", ["qwen3-235b-a22b", "kimi-k2", "llama-3.1-70b", "longcat-2.0"])
+def test_another_model_is_offered_its_usual_layout_and_it_runs(name):
+    test = started()
+    test.selectbox(key="ask-model").set_value(name).run()
+    assert any("kept: 128 GPUs as attention TP1 x DP128" in plain_text(note) for note in test.info)
+    test.button(key="sidebar-usual").click().run()
+    assert shown(test)
+    (said,) = test.info
+    assert "usual layout" in said.value
+    sets = sets_of(test)
+    usual = first_scenario(Ask(name, "128xh800-ib", "sglang", input_tokens=5000, output_tokens=1)).scenario
+    scenario = load_scenario("longcat-flash-h800", sets)
+    for key in ("attention_tp", "attention_dp", "ep", "moe_tp", "pp"):
+        assert getattr(scenario.deployment, key) == getattr(usual.deployment, key)
+    assert scenario.fleet_gpus == 128
+    test.selectbox(key="ask-model").set_value("longcat-flash").run()
+    assert load_scenario("longcat-flash-h800", sets_of(test)).deployment.attention_dp == 128
+
+
+def test_a_refused_change_has_a_field_for_the_key_that_it_names():
+    test = started(v="1", scenario="longcat-flash-h800")
+    test.number_input(key="ask-redundant").set_value(7).run()
+    named = test.text_input(key="said-deployment.redundant_experts")
+    assert not test.exception
+    named.set_value("128").run()
+    assert sets_of(test) == ["deployment.redundant_experts=128"]
 
 
 def test_another_model_takes_back_what_it_cannot_do_and_says_so():
@@ -142,13 +213,13 @@ def test_the_own_model_again_is_the_own_scenario_again():
 
 def test_a_scenario_that_does_not_fit_says_by_how_much():
     test = started()
-    test.slider(key="ask-context").set_value(131_072).run()
+    test.number_input(key="ask-context").set_value(131_072).run()
     assert not test.exception
     (error,) = test.error
     assert r"largest batch that fits\: 6 requests per GPU" in error.value
     test.button(key="refusal-batch").click().run()
     assert not test.error
-    assert test.slider(key="ask-batch").value == 6
+    assert test.number_input(key="ask-batch").value == 6
     fits(test, answered("deployment.context_tokens=131072", "deployment.batch_per_gpu=6"))
 
 

@@ -131,9 +131,9 @@ def _choose() -> tuple[Asked, str]:
     options = [
         same,
         *titles,
-        *([PINNED] if pinned is not None and all(p.asked != pinned for p in known) else []),
+        *([PINNED] if pinned is not None and not any(p.is_asked_by(pinned) for p in known) else []),
     ]
-    now = same if pinned is None else next((p.title for p in known if p.asked == pinned), PINNED)
+    now = same if pinned is None else next((p.title for p in known if p.is_asked_by(pinned)), PINNED)
     st.session_state["compare-with"] = now
 
     def chosen() -> None:

@@ -105,6 +105,27 @@ def limits(scenario: Scenario) -> Limits:
     )
 
 
+def longest_context(scenario: Scenario) -> int:
+    """The longest context, tokens per request, that the scenario's batch fits with: memory's limit, or the model's own.
+    0: none does.
+    """
+    prefill = scenario.deployment.phase == "prefill"
+    key = f"deployment.{'prefill' if prefill else 'context'}_tokens"
+
+    def least_too_long(tokens: Any) -> int:
+        sized = with_arrays(scenario, {key: tokens.astype(float)})
+        fits = np.broadcast_to(step_memory(sized).total <= usable_bytes(sized), tokens.shape)
+        return int(np.argmin(np.append(fits, False)))
+
+    low, high = 0, scenario.model.max_context_tokens + 1
+    while high - low > 1:
+        between = np.unique(np.linspace(low, high, BETWEEN + 2, dtype=int)[1:-1].clip(low + 1, high - 1))
+        place = least_too_long(between)
+        ends = [low, *map(int, between), high]
+        low, high = ends[place], ends[place + 1]
+    return low
+
+
 def requests_per_rank(scenario: Scenario) -> int:
     """Requests of one attention group that may decode together under ``serve``, whose cache is the other limit: the
     least of scheduler and dispatch buffers. Of a pipeline all micro-batches together.
