@@ -1,100 +1,115 @@
-"""The same step for many scenarios at once: a schedule put in an order in which every action's inputs come before it,
-and one numpy maximum per action.
+"""The same step for many scenarios at once: a schedule's actions in waves, each of which waits for earlier ones alone,
+and a few numpy operations per wave.
 
 Equals :mod:`perfmodel.training.pipeline.simulate` to rounding (tests): orders are fixed, so a step is a longest path.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from perfmodel.training.pipeline.actions import Action, Kind, Schedule
+from perfmodel.training.pipeline.actions import Action, Schedule
+from perfmodel.training.pipeline.coded import BACKWARD, FORWARD, INPUT, PAIR, WEIGHT, Coded, Ints, coded
 from perfmodel.training.pipeline.simulate import DeadlockError
 from perfmodel.training.pipeline.times import StageTimes
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A schedule, compiled."""
+    """A schedule, compiled: actions in the order of their waves; the action that is one past the last one has always
+    ended.
+    """
 
     schedule: Schedule
-    actions: tuple[tuple[int, Action], ...]
-    """(rank, action), inputs before what needs them."""
-    waits: tuple[tuple[tuple[int, bool], ...], ...]
-    """Per action: (index of what it waits for, whether that ran on another rank); its rank's action before included."""
-    kinds: tuple[int, ...]
-    """Per action: its place in ``distinct``."""
+    waves: tuple[int, ...]
+    """First action of every wave, and how many there are."""
+    before: Ints
+    """(3, actions): its rank's action before, what its forward waits for, what its backward does."""
+    crosses: np.ndarray
+    """(2, actions, 1): 1.0 where what the forward, the backward waits for ran on another rank."""
+    kinds: Ints
+    """(actions,): its place in ``distinct``."""
     distinct: tuple[tuple[int, Action], ...]
     """One (rank, action) for each set of actions that take equally long."""
 
 
 @lru_cache(maxsize=64)
 def compiled(schedule: Schedule) -> Program:
-    """Put a schedule's actions in an order in which they may be computed.
+    """Put a schedule's actions in waves.
 
     Raises:
-        DeadlockError: there is none.
+        DeadlockError: its orders wait for each other.
     """
-    at = [0] * schedule.ranks
-    stages = schedule.num_stages
-    # per stage: micro-batch -> index of the action that made its activations, or its input gradient
-    forwards: list[dict[int, int]] = [{} for _ in range(stages)]
-    inputs: list[dict[int, int]] = [{} for _ in range(stages)]
-    last: list[int] = [-1] * schedule.ranks
-    actions: list[tuple[int, Action]] = []
-    waits: list[tuple[tuple[int, bool], ...]] = []
+    own = coded(schedule)
+    before = _before(own, schedule.num_stages, schedule.micro_batches)
+    order, waves = _waves(own, before, schedule.name)
+    total = len(order)
+    place = np.empty(total + 1, dtype=np.intp)
+    place[order] = np.arange(total)
+    place[total] = total
+    crosses = (own.rank[order] != np.append(own.rank, -1)[before[1:, order]]) & (before[1:, order] < total)
+    largest = schedule.num_stages + 1
+    marks = ((own.rank * 5 + own.kind) * largest + own.stage) * largest + own.back_stage + 1
+    _, first, kinds = np.unique(marks, return_index=True, return_inverse=True)
+    ranks = own.rank[first].tolist()
+    at = (first - own.starts[own.rank[first]]).tolist()
+    return Program(
+        schedule,
+        waves,
+        place[before[:, order]],
+        crosses[:, :, None].astype(float),
+        kinds[order],
+        tuple((rank, schedule.orders[rank][i]) for rank, i in zip(ranks, at, strict=True)),
+    )
 
-    def needed(action: Action) -> list[int | None]:
-        """As :func:`perfmodel.training.pipeline.simulate.inputs_of`, by index; None: not there yet."""
-        kind, stage, k, back, back_k = action
-        found: list[int | None] = []
-        if kind is Kind.FORWARD or kind is Kind.PAIR:
-            if stage > 0:
-                found.append(forwards[stage - 1].get(k))
-            if kind is Kind.FORWARD:
-                return found
-            stage, k = back, back_k
-        if kind is Kind.WEIGHT:
-            return [inputs[stage].get(k)]
-        found.append(inputs[stage + 1].get(k) if stage + 1 < stages else forwards[stage].get(k))
-        return found
 
-    moved = True
-    while moved:
-        moved = False
-        for rank, order in enumerate(schedule.orders):
-            while at[rank] < len(order):
-                action = order[at[rank]]
-                before = needed(action)
-                if None in before:
-                    break
-                own = [(last[rank], False)] if last[rank] >= 0 else []
-                waits.append((*own, *((one, actions[one][0] != rank) for one in before if one is not None)))
-                index = last[rank] = len(actions)
-                actions.append((rank, action))
-                kind, stage, k, back, back_k = action
-                if kind is Kind.FORWARD or kind is Kind.PAIR:
-                    forwards[stage][k] = index
-                if kind is Kind.PAIR:
-                    inputs[back][back_k] = index
-                elif kind is not Kind.FORWARD and kind is not Kind.WEIGHT:
-                    inputs[stage][k] = index
-                at[rank] += 1
-                moved = True
-    if any(at[rank] < len(order) for rank, order in enumerate(schedule.orders)):
-        raise DeadlockError(f"{schedule.name}: its orders wait for each other")
-    places: dict[tuple[int, Any, int, int], int] = {}
-    distinct: list[tuple[int, Action]] = []
-    kinds = []
-    for rank, action in actions:
-        key = (rank, action.kind, action.stage, action.other_stage)
-        if key not in places:
-            places[key] = len(distinct)
-            distinct.append((rank, action))
-        kinds.append(places[key])
-    return Program(schedule, tuple(actions), tuple(waits), tuple(kinds), tuple(distinct))
+def _before(own: Coded, stages: int, micro_batches: int) -> Ints:
+    """(3, actions): indices of what each action waits for; one past the last: nothing."""
+    total = len(own.rank)
+    number = np.arange(total)
+    forwards = np.full((stages + 1, micro_batches), total)
+    inputs = np.full((stages + 1, micro_batches), total)
+    ahead = (own.kind == FORWARD) | (own.kind == PAIR)
+    forwards[own.stage[ahead], own.micro_batch[ahead]] = number[ahead]
+    back = (own.kind == INPUT) | (own.kind == BACKWARD) | (own.kind == PAIR)
+    inputs[own.back_stage[back], own.back_micro_batch[back]] = number[back]
+    found = np.full((3, total), total)
+    found[0, 1:] = np.where(own.rank[1:] == own.rank[:-1], number[:-1], total)
+    later = ahead & (own.stage > 0)
+    found[1, later] = forwards[own.stage[later] - 1, own.micro_batch[later]]
+    stage, micro = own.back_stage[back], own.back_micro_batch[back]
+    found[2, back] = np.where(stage + 1 < stages, inputs[stage + 1, micro], forwards[stage, micro])
+    weight = own.kind == WEIGHT
+    found[2, weight] = inputs[own.back_stage[weight], own.back_micro_batch[weight]]
+    return found
+
+
+def _waves(own: Coded, before: Ints, name: str) -> tuple[Ints, tuple[int, ...]]:
+    """Actions in order, and where each wave begins: at most one of every rank, when all that it waits for is done."""
+    total = len(own.rank)
+    done = np.zeros(total + 1, dtype=bool)
+    done[total] = True
+    ends = own.starts[1:]
+    at = own.starts[:-1].copy()
+    needed = before[1:]
+    open_ = np.flatnonzero(at < ends)
+    found: list[Ints] = []
+    waves = [0]
+    while open_.size:
+        next_ = at[open_]
+        ready = done[needed[0, next_]] & done[needed[1, next_]]
+        if not ready.any():
+            raise DeadlockError(f"{name}: its orders wait for each other")
+        own_wave = next_[ready]
+        found.append(own_wave)
+        waves.append(waves[-1] + own_wave.size)
+        done[own_wave] = True
+        at[open_[ready]] += 1
+        open_ = open_[at[open_] < ends[open_]]
+    return np.concatenate(found), tuple(waves)
 
 
 def makespans(schedule: Schedule, times: StageTimes) -> Any:
@@ -102,30 +117,20 @@ def makespans(schedule: Schedule, times: StageTimes) -> Any:
     scenarios).
     """
     program = compiled(schedule)
-    durations = [np.asarray(times.seconds(action, rank)) for rank, action in program.distinct]
+    durations: Sequence[Any] = [np.asarray(times.seconds(action, rank)) for rank, action in program.distinct]
     transfer = np.asarray(times.transfer_s)
-    if transfer.ndim == 0 and all(duration.ndim == 0 for duration in durations):
-        return _one(program, [float(duration) for duration in durations], float(transfer))
     width = np.broadcast_shapes(transfer.shape, *(duration.shape for duration in durations))
-    ends = np.empty((len(program.actions), *width))
-    latest = np.zeros(width)
-    for index, (waits, kind) in enumerate(zip(program.waits, program.kinds, strict=True)):
-        end = ends[index]
-        end[...] = 0.0
-        for before, crosses in waits:
-            np.maximum(end, ends[before] + transfer if crosses else ends[before], out=end)
-        end += durations[kind]
-        np.maximum(latest, end, out=latest)
-    return latest
-
-
-def _one(program: Program, durations: list[float], transfer: float) -> float:
-    """Makespan of one scenario, without numpy's overhead."""
-    ends: list[float] = []
-    for waits, kind in zip(program.waits, program.kinds, strict=True):
-        start = 0.0
-        for before, crosses in waits:
-            there = ends[before] + transfer if crosses else ends[before]
-            start = max(start, there)
-        ends.append(start + durations[kind])
-    return max(ends)
+    size = width or (1,)
+    takes = np.array([np.broadcast_to(duration, size) for duration in durations])
+    total = len(program.kinds)
+    ends = np.zeros((total + 1, *size))
+    own, *others = program.before
+    for first, last in zip(program.waves, program.waves[1:], strict=False):
+        wave = slice(first, last)
+        end = ends[own[wave]]
+        for other, crosses in zip(others, program.crosses, strict=True):
+            np.maximum(end, ends[other[wave]] + crosses[wave] * transfer, out=end)
+        end += takes[program.kinds[wave]]
+        ends[wave] = end
+    latest = ends.max(axis=0)
+    return latest if width else float(latest[0])
