@@ -1,6 +1,7 @@
 """What an answer rests on, and what makes it less certain: kinds of time, weights, and nothing that contradicts."""
 
 import json
+import re
 
 import pytest
 from command import run_here
@@ -8,7 +9,7 @@ from test_serve import node
 
 from perfmodel.answers.basis import KINDS, kind_words, operations, rest_of
 from perfmodel.answers.caveats import Caveat, Weight, caveat_values, merged
-from perfmodel.answers.flags import beyond_of, other_texts
+from perfmodel.answers.flags import beyond_of, op_words, other_texts
 from perfmodel.answers.serve import answer_serve
 from perfmodel.answers.step import answer_step
 from perfmodel.explore.fleet import Traffic, with_fleet
@@ -396,3 +397,23 @@ def test_a_cpu_is_not_called_a_gpu():
     on_gpu = values_of()["basis"]["text"]
     assert "timed on this GPU" in on_gpu
     assert "CPU" not in on_gpu
+
+
+@pytest.mark.parametrize(
+    "name", ["longcat-2.0-h200", "deepseek-v3-h200-vllm", "step-3-h800-afd", "kimi-k2-b200"]
+)
+def test_caveats_name_ops_in_words(name):
+    """No id of an op is in what people read, whatever its weight; keys of scenarios stay."""
+    values = values_of(base=name)
+    texts = everything(values)
+    assert any("roofline" in text for text in texts)
+    ids = {row["name"] for row in values["ops"]}
+    assert len(ids) > 20
+    marked = [one for one in ids if re.search(r"[._\d]", one)]
+    found = [one for one in marked for text in texts if re.search(rf"\b{re.escape(one)}\b", text)]
+    assert found == []
+
+
+def test_words_of_ops():
+    assert op_words("draft.ffn0.gather") == "draft FFN gather"
+    assert op_words("attention1.qkv_a") == "attention QKV down-projection"

@@ -16,7 +16,7 @@ from sessions import dashboard
 from perfmodel.spec.scenario import Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = ("perfmodel ", "calibrate ", "python -m ")
 
 

@@ -30,7 +30,7 @@ from perfmodel.output.report.decision_words import amount, large, sentence
 from perfmodel.output.report.files import report_json
 from perfmodel.output.report.markdown import report_markdown
 from perfmodel.output.report.page import report_html
-from perfmodel.output.report.plain_words import by_weight, in_words, op_words
+from perfmodel.output.report.plain_words import by_weight
 from perfmodel.output.svg import bars, lines
 from perfmodel.output.svg.paper import WIDTH
 from perfmodel.output.svg.scale import Scale, tick_text
@@ -300,18 +300,6 @@ def test_no_op_is_named_by_its_id(flagship):
     dotted = {name for name in ids if "." in name}
     assert dotted
     assert not [name for name in dotted if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", body)]
-
-
-def test_ids_in_words_and_keys_kept():
-    said = in_words("4 % of the step: roofline (attention0.norm, attention1.norm, post_norm0 and 3 more)")
-    assert said == "4 % of the step: roofline (attention norm, post norm and others)"
-    for text in (
-        "raise it (serving.max_running = 4096)",
-        "a skew costs more (routing.popularity)",
-        "experts' GEMMs (hidden 6,144; scaled from 7,168)",
-    ):
-        assert in_words(text) == text
-    assert op_words("draft.ffn0.gather") == "draft FFN gather"
 
 
 def test_caveats_by_weight():

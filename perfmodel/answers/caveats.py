@@ -13,7 +13,7 @@ import numpy as np
 
 import perfmodel
 from perfmodel.answers.basis import Rest, Use, listed, percent_of_time
-from perfmodel.answers.flags import Beyond, beyond_of, other_texts, words_of
+from perfmodel.answers.flags import Beyond, beyond_of, op_words, other_texts, words_of
 from perfmodel.economics.rates import streamed_s
 from perfmodel.engines.profile import WITHOUT_ROWS, profile
 from perfmodel.kernels.calibration import INSIDE, mismatches
@@ -376,8 +376,8 @@ def without_repeats(values: Mapping[str, Any], rest: Rest, of: Rest) -> dict[str
 
 
 def _ops(uses: Sequence[Use]) -> str:
-    """Names of ops that take time, those that take most first."""
+    """Ops that take time, in words, those that take most first."""
     ordered = sorted(
         (use for use in uses if not use.timing.source.startswith(INSIDE)), key=lambda use: -use.share
     )
-    return listed([use.op.name for use in ordered])
+    return listed([op_words(use.op.name) for use in ordered])

@@ -31,6 +31,22 @@ KERNELS = {
     "gqa_prefill": "prompts' attention cores",
 }
 """Kernel class -> words; others by their own name."""
+_SPELLED = {
+    "q": "query",
+    "qkv": "QKV",
+    "qk": "QK",
+    "kv": "KV",
+    "a": "down-projection",
+    "b": "up-projection",
+    "o": "output",
+    "tp": "tensor-parallel",
+    "ffn": "FFN",
+    "mla": "MLA",
+    "fp32": "FP32",
+    "act": "activation",
+    "rope": "RoPE",
+}
+"""Part of an op's id -> words; others as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,12 @@ def other_texts(flag: str, calibration: str) -> Iterator[str]:
 def words_of(op: Op) -> str:
     """What an op is, for people: its kernel class."""
     return KERNELS.get(op.kernel, op.kernel.replace("_", "-"))
+
+
+def op_words(op_id: str) -> str:
+    """``attention0.qkv_a`` -> ``attention QKV down-projection``: caveats are read by people who know no op."""
+    parts = [part for part in re.split(r"[._]", re.sub(r"(?<=[a-z])\d+(?=\.|$)", "", op_id)) if part]
+    return " ".join(_SPELLED.get(part, part) for part in parts)
 
 
 def _exact(name: str, text: str, op: Op) -> float:

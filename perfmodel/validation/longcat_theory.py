@@ -1,8 +1,8 @@
 """Suite ``longcat-theory``: every cell of the report's Table 7, reproduced from ops, bytes and a schedule.
 
 The table's scenarios (``table7-*`` in the catalogue) run through the timeline like any other. Beside each row for
-TPOT and cost the suite prints what real two-batch overlap (``tbo``, half batches) gives: docs/table7.md explains the
-difference.
+TPOT and cost the suite prints what real two-batch overlap (``tbo``, half batches) gives:
+docs/developers/table7.md explains the difference.
 """
 
 import csv

@@ -23,7 +23,7 @@ from perfmodel.output.report.decision_words import (
 from perfmodel.output.report.drawings import comparison_drawing, difference_drawings, scenario_drawings
 from perfmodel.output.report.figure import Figure
 from perfmodel.output.report.glossary import glossary_of
-from perfmodel.output.report.plain_words import by_weight, in_words
+from perfmodel.output.report.plain_words import by_weight
 from perfmodel.output.report.words import (
     answer,
     cost_figures,
@@ -65,7 +65,7 @@ def page(report: Report, *, is_interactive: bool = False) -> dict[str, Any]:
         "data": report_values(report),
         "validation": [_validation_row(line) for line in values["validation"]],
         "trust": values["trust"],
-        **{key: by_weight(map(in_words, texts)) for key, texts in caveat_blocks(values).items()},
+        **{key: by_weight(texts) for key, texts in caveat_blocks(values).items()},
         "command": values["provenance"]["command"],
         "version": values["provenance"]["perfmodel"],
         "hashes": [

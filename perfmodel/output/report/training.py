@@ -23,7 +23,7 @@ from perfmodel.output.report.decision_words import amount, large
 from perfmodel.output.report.figure import Figure, figure_of
 from perfmodel.output.report.glossary import glossary_of
 from perfmodel.output.report.markdown import plain, table_of
-from perfmodel.output.report.plain_words import by_weight, in_words
+from perfmodel.output.report.plain_words import by_weight
 from perfmodel.output.svg import bars
 from perfmodel.output.train.table import layout_words, result_rows, train_title
 from perfmodel.report.training import TrainingPart, TrainingReport
@@ -112,7 +112,7 @@ def _caveats(parts: Sequence[TrainingPart]) -> dict[str, list[str]]:
         notes = [text for text in values["warnings"] if text not in dangers]
         own = {"dangers": dangers, "notes": notes, "caveats": values["caveats"]}
         for key, texts in own.items():
-            found[key] += [text for text in map(in_words, texts) if text not in found[key]]
+            found[key] += [text for text in texts if text not in found[key]]
     return {key: by_weight(texts) for key, texts in found.items()}
 
 
