@@ -1,4 +1,4 @@
-"""What the design's budgets promise, timed: `make bench`. Figures go to the log (docs/developers); no test gates on them."""
+"""What the design's budgets promise, timed: `make bench`. Figures go to the log; no test gates on them."""
 
 import subprocess
 import sys
