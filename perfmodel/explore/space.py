@@ -8,7 +8,8 @@ widens any key, and adds any other key path of a scenario:
     serving.max_running: {range: [16, 256]}          # the default's choices within, or powers of two
     pools: [together]                                # no prefill apart
 
-Two keys are no key paths: ``pools`` (together, apart) and ``weights`` (a number format of linear layers and experts).
+Two keys are no key paths: ``pools`` (together; apart: prefill on GPUs of its own; unlike: on GPUs of another kind) and
+``weights`` (a number format of linear layers and experts).
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ from perfmodel.spec.messages import shown
 from perfmodel.spec.model import Model
 
 POOLS, WEIGHTS = "pools", "weights"
+POOL_KINDS = ("together", "apart", "unlike")
+"""Prompts and decodes on the same replicas, on replicas of either, or those on GPUs of two kinds."""
 TP, DP, DENSE, EP = (f"deployment.{key}" for key in ("attention_tp", "attention_dp", "dense_tp", "ep"))
 PP, DCP = "deployment.pp", "deployment.decode_context_parallel"
 """Stages and divided caches: looked at where a file names their choices."""
@@ -63,7 +66,7 @@ class Space:
 
     @property
     def pools(self) -> Choices:
-        """Of together and apart."""
+        """Of POOL_KINDS."""
         return self.keys[POOLS]
 
     def settings(self) -> dict[str, Choices]:
@@ -124,7 +127,7 @@ def default_space(
         formats.remove("bf16")
     return Space(
         {
-            POOLS: ("together", "apart"),
+            POOLS: POOL_KINDS,
             TP: tuple(tensor),
             DP: tuple(data),
             EP: (1, "all") if model.moe else (1,),
@@ -204,7 +207,7 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
     found = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else (value,)))
     if not found:
         raise SpecError(f"space: {key}: has no choices left; give at least one")
-    allowed = {POOLS: ("together", "apart"), WEIGHTS: tuple(FORMATS)}.get(key)
+    allowed = {POOLS: POOL_KINDS, WEIGHTS: tuple(FORMATS)}.get(key)
     strange = [one for one in found if allowed and one not in allowed]
     if strange:
         raise SpecError(f"space: {key} = {shown(strange[0])}: must be of {', '.join(allowed or ())}")

@@ -195,7 +195,7 @@ def _candidates(
         rows.append(
             {
                 "layout": layout_words(run.scenario),
-                "kind": run.kind.words,
+                "kind": run.words,
                 "scenario": dict(run.keys),
                 "num_gpus": run.scenario.fleet_gpus,
                 "ttft_s": run.figures[0]["ttft_s"],
@@ -214,11 +214,11 @@ def _candidates(
                 "simulated": True,
             }
         )
-    done = {json.dumps([run.kind.words, dict(run.keys)], sort_keys=True) for run in runs}
+    done = {json.dumps([run.words, dict(run.keys)], sort_keys=True) for run in runs}
     for b, i in found.ranked[:SHOWN]:
         batch = found.batches[b]
         keys = batch.keys(i)
-        if json.dumps([batch.kind.words, keys], sort_keys=True) not in done:
+        if json.dumps([batch.words, keys], sort_keys=True) not in done:
             rows.append(_screened_row(found, b, i, keys))
     return rows
 
@@ -231,7 +231,7 @@ def _screened_row(found: Screen, b: int, i: int, keys: Mapping[str, Any]) -> dic
     )
     return {
         "layout": keys_words(keys),
-        "kind": batch.kind.words,
+        "kind": batch.words,
         "scenario": dict(keys),
         "num_gpus": int(batch.candidates.gpus[i]),
         "ttft_s": ttft,
@@ -312,7 +312,7 @@ def _picture(found: Screen) -> list[dict[str, Any]]:
         rows.append(
             {
                 "layout": keys_words(batch.keys(i)),
-                "kind": batch.kind.words,
+                "kind": batch.words,
                 "num_gpus": int(batch.candidates.gpus[i]),
                 "tpot_s": float(batch.screen.tpot_s[i]),
                 "ttft_at_s": float(batch.screen.ttft_at_s[i]),

@@ -87,6 +87,13 @@ class Kind:
         return f"{self.gpus} {self.cluster}{f', {self.engine}' if self.engine else ''}"
 
 
+def kinds_words(decodes: Kind, reads: Kind | None) -> str:
+    """GPUs that decode, and others that read prompts for them, if there are any."""
+    if reads is None:
+        return decodes.words
+    return f"{decodes.gpus} {decodes.cluster}, prompts on {reads.words}"
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """All of it."""

@@ -6,8 +6,9 @@ of those left, with every number of replicas of either. What meets the limits co
 misses a limit is pushed back by how far, for the approximation is off by as much as docs/plan.md says.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from perfmodel.errors import InfeasibleError
 from perfmodel.explore.plan.grids import BATCHES, Array, Grids, Ints, Lengths, grids_of
 from perfmodel.explore.plan.layouts import Layout, legal_layouts
-from perfmodel.explore.plan.question import Kind, Question
+from perfmodel.explore.plan.question import Kind, Question, kinds_words
 from perfmodel.explore.plan.queueing import Candidates, Screened, screened
 from perfmodel.explore.space import CHUNK, REPLICAS, RUNNING, Space
 from perfmodel.ops.memory import cached_token_bytes
@@ -71,6 +72,13 @@ class Batch:
     """Per million output tokens."""
     output_per_gpu: Array
     """Output tokens per second and GPU."""
+    readers: "Stepped | None" = None
+    """Whose layouts read prompts, where they are apart on GPUs of another kind."""
+
+    @property
+    def words(self) -> str:
+        """Its GPUs and engine."""
+        return kinds_words(self.kind, self.readers.kind if self.readers else None)
 
     def keys(self, i: int) -> dict[str, Any]:
         """What a candidate states over the question's document."""
@@ -84,7 +92,9 @@ class Batch:
         if c.prompt_row is None:
             return found | {CHUNK: int(c.chunk[i])}
         assert c.prompt_replicas is not None
-        side = self.layouts[int(c.prompt_row[i])]
+        side = (self.readers.layouts if self.readers else self.layouts)[int(c.prompt_row[i])]
+        if self.readers:
+            found["prefill.cluster"] = self.readers.kind.cluster
         found |= {f"prefill.{path}": value for path, value in side.keys.items() if _of_prefill(path)}
         return found | {
             f"prefill.{CHUNK}": int(c.chunk[i]),
@@ -94,7 +104,8 @@ class Batch:
     def structure(self, i: int) -> tuple[Any, ...]:
         """What tells step grids apart: kind and layouts."""
         c = self.candidates
-        return (self.kind, int(c.row[i]), None if c.prompt_row is None else int(c.prompt_row[i]))
+        prompts = None if c.prompt_row is None else int(c.prompt_row[i])
+        return (self.words, int(c.row[i]), prompts)
 
 
 def _of_prefill(path: str) -> bool:
@@ -153,7 +164,7 @@ def stepped(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
     layouts = list(legal_layouts(question, kind, space))
     settings = len(space.keys[CHUNK]) * len(space.keys[RUNNING])
     counts = [settings * _numbers(space, one.gpus, kind.gpus).size for one in layouts]
-    sides = len(space.pools) + ("apart" in space.pools)
+    sides = ("together" in space.pools) + 2 * bool({"apart", "unlike"} & set(space.pools))
     fits = [max(one.kv_tokens) >= lengths.input + lengths.output for one in layouts]
     fitting = [one for one, own in zip(layouts, fits, strict=True) if own]
     considered = Considered(
@@ -180,7 +191,7 @@ def screen(question: Question, *, steps: Callable[[Question, Kind, Lengths], Ste
     lengths = lengths_of(question)
     batches: list[Batch] = []
     considered, points = Considered(), 0
-    reasons = []
+    reasons, sides = [], []
     for kind in question.kinds:
         own = steps(question, kind, lengths)
         considered += own.considered
@@ -188,12 +199,13 @@ def screen(question: Question, *, steps: Callable[[Question, Kind, Lengths], Ste
             reasons.append(own.reason)
             continue
         points += own.grids.asked
-        for pools in own.space.pools:
-            make = _together if pools == "together" else _apart
-            made = make(question, kind, own.space, own.layouts, own.grids, lengths)
-            if made is not None:
-                batches.append(made)
-                considered += Considered(screened=made.score.size)
+        sides.append(own)
+    made = [one for own in sides for one in _of_one_kind(question, own, lengths)]
+    made += [_apart(question, own, other, lengths) for own, other in _unlike(sides)]
+    for one in made:
+        if one is not None:
+            batches.append(one)
+            considered += Considered(screened=one.score.size)
     if not batches:
         raise InfeasibleError(
             f"no deployment of {question.model} to consider ({'; '.join(reasons) or 'the space is empty'}): use more "
@@ -201,6 +213,23 @@ def screen(question: Question, *, steps: Callable[[Question, Kind, Lengths], Ste
         )
     ttft = question.limits.ttft_s
     return Screen(tuple(batches), considered, lengths, _ranked(batches), points, ttft)
+
+
+def _of_one_kind(question: Question, own: Stepped, lengths: Lengths) -> Iterator[Batch | None]:
+    assert own.grids is not None
+    for pools in own.space.pools:
+        if pools == "together":
+            yield _together(question, own.kind, own.space, own.layouts, own.grids, lengths)
+        elif pools == "apart":
+            yield _apart(question, own, own, lengths)
+
+
+def _unlike(sides: Sequence[Stepped]) -> Iterator[tuple[Stepped, Stepped]]:
+    """Pairs of GPUs that decode and others that read prompts for them, under one engine."""
+    for own, other in permutations(sides, 2):
+        one_engine = own.kind.engine == other.kind.engine
+        if one_engine and own.kind.cluster != other.kind.cluster and "unlike" in own.space.pools:
+            yield own, other
 
 
 def lengths_of(question: Question) -> Lengths:
@@ -302,23 +331,30 @@ def _together(
     return _judged(question, kind, space, layouts, stated, r, found, lengths)
 
 
-def _apart(
-    question: Question, kind: Kind, space: Space, layouts: Sequence[Layout], grids: Grids, lengths: Lengths
-) -> Batch | None:
+def _apart(question: Question, own_side: Stepped, other_side: Stepped, lengths: Lengths) -> Batch | None:
+    """Layouts of one side decode, those of the other, which may be the same, read prompts."""
     users, rate = rate_of(question)
-    columns, runnings, chunks = _columns(layouts), space.keys[RUNNING], space.keys[CHUNK]
+    kind, space, layouts, grids = own_side.kind, own_side.space, own_side.layouts, own_side.grids
+    sources, prompt_grids = other_side.layouts, other_side.grids
+    assert grids is not None
+    assert prompt_grids is not None
+    like = own_side is other_side
+    columns, runnings, chunks = _columns(layouts), space.keys[RUNNING], other_side.space.keys[CHUNK]
+    prompts = columns if like else _columns(sources)
     caps = _caps(layouts, runnings, lengths)
-    decoders = _best_decoders(layouts, grids, caps, kind.gpus)
-    readers = _best_readers(layouts, columns, grids, chunks, lengths, kind.gpus)
+    most, most_prompts = (kind.gpus, kind.gpus) if like else (kind.gpus + 1, other_side.kind.gpus + 1)
+    decoders = _best_decoders(layouts, grids, caps, most)
+    readers = _best_readers(sources, prompts, prompt_grids, chunks, lengths, most_prompts)
     parts: list[tuple[Ints, ...]] = []
     for decoder in decoders:
         for reader, size in readers:
-            first, other = layouts[decoder], layouts[reader]
-            if first.scenario.deployment.precision != other.scenario.deployment.precision:
+            first, other = layouts[decoder], sources[reader]
+            if not _same_formats(first, other, like=like):
                 continue
-            n_d, n_p = _numbers(space, first.gpus, kind.gpus), _numbers(space, other.gpus, kind.gpus)
+            n_d = _numbers(space, first.gpus, kind.gpus)
+            n_p = _numbers(other_side.space, other.gpus, other_side.kind.gpus)
             x, y, r = (a.ravel() for a in np.meshgrid(n_d, n_p, range(len(runnings)), indexing="ij"))
-            keep = x * first.gpus + y * other.gpus <= kind.gpus
+            keep = x * first.gpus + y * other.gpus <= kind.gpus if like else np.ones(x.shape, dtype=bool)
             keep &= caps[decoder, 0, r] >= 1.0
             if users is not None and None in runnings:
                 ends = np.array([runnings[i] is None for i in r], dtype=bool)
@@ -328,31 +364,48 @@ def _apart(
     if not parts or not sum(part[0].size for part in parts):
         return None
     d, p, c, x, y, r = (np.concatenate(own).astype(np.int64) for own in zip(*parts, strict=True))
-    gb_per_s = layouts[0].scenario.cluster.network.gb_per_s_per_gpu * GB
+    networks = (one[0].scenario.cluster.network.gb_per_s_per_gpu for one in (layouts, sources))
+    gb_per_s = min(networks) * GB
+    gpus_d, gpus_p = columns["gpus"][d] * x, prompts["gpus"][p] * y
     per_token = np.array([cached_token_bytes(one.scenario) for one in layouts])
     tokens = np.asarray(chunks, dtype=float)[c]
     own = Candidates(
         row=d,
-        chunk=columns["stages"][p]
-        * np.where(columns["whole"][p] > 0.0, np.maximum(tokens, lengths.input), tokens),
+        chunk=prompts["stages"][p]
+        * np.where(prompts["whole"][p] > 0.0, np.maximum(tokens, lengths.input), tokens),
         cap=caps[d, 0, r],
         replicas=x.astype(float),
         ranks=columns["ranks"][d],
-        gpus=columns["gpus"][d] * x + columns["gpus"][p] * y,
+        gpus=gpus_d + gpus_p,
         tokens_per_step=columns["tokens"][d],
         mixes=np.zeros(d.shape, dtype=np.bool_),
-        usd_per_gpu_hour=columns["price"][d],
-        front_s=columns["front"][p],
+        usd_per_gpu_hour=(columns["price"][d] * gpus_d + prompts["price"][p] * gpus_p) / (gpus_d + gpus_p),
+        front_s=prompts["front"][p],
         prompt_row=p,
-        prompt_ranks=columns["ranks"][p],
+        prompt_ranks=prompts["ranks"][p],
         prompt_replicas=y.astype(float),
         transfer_s=per_token[d] * lengths.input / gb_per_s,
     )
     found = screened(
-        own, grids, lengths, users=users, rate=rate, percentile=question.limits.percentile, prompt_grids=grids
+        own,
+        grids,
+        lengths,
+        users=users,
+        rate=rate,
+        percentile=question.limits.percentile,
+        prompt_grids=prompt_grids,
     )
     stated = Candidates(**{name: getattr(own, name) for name in Candidates.__slots__} | {"chunk": tokens})
-    return _judged(question, kind, space, layouts, stated, r, found, lengths)
+    judged = _judged(question, kind, space, layouts, stated, r, found, lengths)
+    return judged if like else replace(judged, readers=other_side)
+
+
+def _same_formats(decodes: Layout, reads: Layout, *, like: bool) -> bool:
+    """Whether both take one checkpoint and one format of caches. What else an engine sets may hang on the GPU."""
+    if like:
+        return decodes.scenario.deployment.precision == reads.scenario.deployment.precision
+    one, other = (side.scenario.deployment.precision for side in (decodes, reads))
+    return all(getattr(one, name) == getattr(other, name) for name in ("linear", "experts", "kv_cache"))
 
 
 def _best_decoders(layouts: Sequence[Layout], grids: Grids, caps: Array, gpus: int) -> list[int]:

@@ -45,6 +45,8 @@ class Run:
     figures: list[dict[str, Any]] = field(default_factory=list)
     """Of each replication."""
     screened_score: float = 0.0
+    words: str = ""
+    """Its GPUs and engine."""
     longest: Served | None = None
     """The replication with the longest request: its step times reach far enough for shorter ones."""
 
@@ -249,7 +251,7 @@ def simulate_survivors(
         batch = found.batches[b]
         run = simulator.first(batch.kind, batch.keys(i))
         if run is not None:
-            run.screened_score = float(batch.score[i])
+            run.screened_score, run.words = float(batch.score[i]), batch.words
             runs.append(run)
         if progress is not None:
             progress(simulator.simulated, most)
