@@ -5,6 +5,7 @@ from deployments import case
 
 from perfmodel.answers.serve import answer_serve
 from perfmodel.answers.step import answer_step
+from perfmodel.engines.offload import policies
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.serving.serve import tiers_of
 
@@ -53,11 +54,12 @@ def test_a_pipelines_stages_keep_and_read_their_own_layers_part(tmp_path):
         assert getattr(two, key) == pytest.approx(getattr(one, key) / 2), key
 
 
-def test_an_engine_whose_policy_nobody_read_does_as_none_in_particular(tmp_path):
+def test_atom_parks_a_request_until_its_caches_are_loaded_and_keeps_no_states(tmp_path):
+    """Its own LMCache connector."""
     sets = ("deployment.engine=atom", "serving.host_cache_tokens=100000")
-    amd, none = (tiers_of(case("d19", tmp_path, (*sets, *more))) for more in ((), ("deployment.engine=''",)))
-    assert amd == none
-    assert amd.overlapped
+    amd = tiers_of(case("d19", tmp_path, sets))
+    assert (amd.write_back, amd.overlapped, amd.prefetch) == (False, False, False)
+    assert policies()["atom"].states
 
 
 def test_a_draft_model_beside_divided_caches_is_refused(tmp_path):

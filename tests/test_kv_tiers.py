@@ -12,14 +12,14 @@ from test_compiled_core import FRONT_ENDS, LAYOUTS, batchings, both, faults, tra
 from perfmodel.answers.serve import answer_serve
 from perfmodel.errors import PerfModelError, SpecError, UnsupportedError
 from perfmodel.load import load_scenario
-from perfmodel.ops.memory import cached_token_bytes
+from perfmodel.ops.memory import cached_token_bytes, checkpoint_bytes
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.drafts import decode_steps
 from perfmodel.serving.pool import Layout
-from perfmodel.serving.prefix_cache import PrefixCache
+from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache
 from perfmodel.serving.requests import Requests
 from perfmodel.serving.serve import serve, tiers_of
-from perfmodel.serving.tiers import Below, Tiers
+from perfmodel.serving.tiers import IN_HOST, IN_STORAGE, NOWHERE, Below, Store, Tiers
 
 TIERS = st.builds(
     Tiers,
@@ -34,14 +34,18 @@ TIERS = st.builds(
     latency_s=st.sampled_from([0.0, 0.01]),
     overlapped=st.booleans(),
     prefetch=st.booleans(),
+    state_tokens=st.sampled_from([0, 90]),
 )
 
 
 @given(traffic(), LAYOUTS, batchings(), TIERS, FRONT_ENDS, st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_both_forms_give_the_same_records(asked, layout, batching, tiers, front_end, data):
+    """States among them, where memories are filled write-through."""
     requests, seed = asked
-    layout = dataclasses.replace(layout, checkpoints=None, prefix_cache=True)
+    layout = dataclasses.replace(
+        layout, checkpoints=None if tiers.write_back else layout.checkpoints, prefix_cache=True
+    )
     batching = dataclasses.replace(batching, tiers=tiers)
     steps = decode_steps(requests.output_tokens, 1, 0.7, seed)
     changes = data.draw(faults(layout.replicas))
@@ -79,7 +83,7 @@ def test_independent_blocks_are_found_by_their_stack_distance(keys, gpu, host, w
     for key, distance in zip(keys, distances(keys), strict=True):
         path = ((key, 16),)
         here, nodes = cache.lock(path)
-        host_tokens, _ = cache.load(path, nodes)
+        host_tokens, *_ = cache.load(path, nodes)
         found = "gpu" if here else "host" if host_tokens else "none"
         assert found == tier_of(distance, gpu, reach)
         cache.unlock(path, nodes)
@@ -88,6 +92,50 @@ def test_independent_blocks_are_found_by_their_stack_distance(keys, gpu, host, w
         assert cache.below.host.blocks == len(cache.below.host._nodes) <= host
         if write_back:
             assert not set(cache._nodes) & set(cache.below.host._nodes)
+
+
+@given(KEYS, st.integers(1, 6), st.integers(1, 8), st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_independent_blocks_with_states_are_too(keys, gpu, host, state):
+    """Each is its block and its checkpoint, in either memory."""
+    cache = PrefixCache(16, Checkpoints(16, state), Below(Tiers(host * (1 + state)), None, state))
+    for key, distance in zip(keys, distances(keys), strict=True):
+        path = ((key, 16),)
+        here, nodes = cache.lock(path)
+        host_tokens, _, where_state = cache.load(path, nodes)[0], 0, cache.load(path, nodes)[2]
+        found = "gpu" if here else "host" if host_tokens else "none"
+        assert found == tier_of(distance, gpu, max(host, gpu))
+        assert (where_state == IN_HOST) == (found == "host")
+        cache.unlock(path, nodes)
+        cache.add(path)
+        cache.shrink(gpu * (1 + state))
+        assert cache.below.host.blocks == (1 + state) * len(cache.below.host._nodes)
+
+
+def test_a_state_below_goes_on_where_a_checkpoint_was_kept():
+    """What the GPU let go is read up to the last node with a checkpoint, with that one state; what lies behind it, and
+    what has none, is computed again.
+    """
+    storage = Store(10_000)
+    cache = PrefixCache(16, Checkpoints(64, 10), Below(Tiers(10_000, 10_000), storage, 10))
+    first, second = (1, 640), (2, 330)
+    cache.add((first, second))  # one checkpoint, at the end
+    assert cache.below.host.blocks == 970 // 16 + 10 == storage.blocks
+    cache.shrink(0)
+    assert cache.blocks == 0
+    assert cache.load((first, second, (3, 50)), 0) == (
+        960,
+        0,
+        IN_HOST,
+    )  # of 970 tokens: whole intervals
+    assert cache.load((first, (4, 50)), 0) == (0, 0, NOWHERE), "its blocks are here, but no state of it"
+    cache.add((first, second))
+    cache.add((first, (4, 50)))  # paths have parted: now there is one at 640, in both memories
+    cache.shrink(0)
+    assert cache.load((first, (5, 50)), 0) == (640, 0, IN_HOST)
+    cache.below.host.clear()
+    assert cache.load((first, (5, 50)), 0) == (0, 640, IN_STORAGE)
+    assert cache.known((first, (5, 50))) == 0 == cache.found((first,))[0]
 
 
 class Naive:
@@ -148,7 +196,7 @@ def test_trees_agree_with_their_definition(paths, gpu, host, write_back):
         keys = [int("".join(map(str, [1, *steps[: i + 1]]))) for i in range(len(steps))]
         path = tuple((key, 16) for key in keys)
         _, nodes = cache.lock(path)
-        loaded, _ = cache.load(path, nodes)
+        loaded, *_ = cache.load(path, nodes)
         assert (nodes, loaded // 16) == naive.ask(keys)
         cache.unlock(path, nodes)
         cache.add(path)
@@ -342,10 +390,47 @@ def test_what_is_apart_has_its_tiers_where_prompts_are_computed():
     assert np.array_equal(one.first_token_s, other.first_token_s)
 
 
-def test_a_model_with_a_state_is_refused():
-    scenario = load_scenario("qwen3.5-397b-h200", ["serving.host_cache_gb=10", "workload.num_requests=5"])
-    with pytest.raises(UnsupportedError, match="keeps a state per request"):
+STATES = (
+    "workload={num_requests: 240, request_rate: 2, input_tokens: 4000, output_tokens: 150, turns: 6, "
+    "turn_tokens: 500, tool_pause_s: {mean: 20}}"
+)
+
+
+def with_states(*sets, engine="sglang"):
+    own = [STATES, "serving.kv_tokens=400000", f"deployment.engine={engine}", *sets]
+    return load_scenario("qwen3.5-397b-h200", own)
+
+
+def test_a_model_with_a_state_keeps_its_checkpoints_below():
+    """Qwen3.5: a checkpoint is as large as the caches of thousands of tokens, and counts and is read as such."""
+    plain, kept = with_states(), with_states("serving.host_cache_gb=1500")
+    tiers = tiers_of(kept)
+    assert tiers.state_tokens == pytest.approx(checkpoint_bytes(kept) / cached_token_bytes(kept), abs=1)
+    assert tiers.state_tokens > 2000
+    none, host = (serve(one).records for one in (plain, kept))
+    computed = [int((one.input_tokens - one.cached_tokens).sum()) for one in (none, host)]
+    assert host.host_tokens.sum() > 0
+    assert computed[1] < 0.8 * computed[0]
+    other = serve(kept, core="compiled").records
+    for name in ("first_token_s", "end_s", "host_tokens", "cached_tokens"):
+        assert np.array_equal(getattr(host, name), getattr(other, name)), name
+    slow = with_states("serving.host_cache_gb=1500", "serving.offload={host_node_gb_per_s: 2, load: before}")
+    later = serve(slow).records
+    assert (later.first_token_s - later.arrival_s).mean() > (host.first_token_s - host.arrival_s).mean()
+
+
+@pytest.mark.parametrize(
+    ("engine", "sets", "why"),
+    [
+        ("trtllm", (), "nothing read says that they are offloaded"),
+        ("sglang", ("serving.offload.write=write-back",), "write-through alone"),
+    ],
+)
+def test_where_engines_keep_no_states_they_are_refused(engine, sets, why):
+    scenario = with_states("serving.host_cache_gb=10", *sets, engine=engine)
+    with pytest.raises(UnsupportedError, match=why) as refused:
         serve(scenario)
+    assert "\n" not in str(refused.value)
 
 
 TIER_KEYS = ["host_cache_tokens", "host_cache_gb", "storage_cache_tokens", "storage_cache_gb", "offload"]

@@ -17,13 +17,15 @@ class Policy(Spec):
     write: Literal["write-through", "write-back"]
     load: Literal["layer-wise", "before"]
     prefetch: bool
+    states: str = ""
+    """Why checkpoints of a model's states are not kept there; empty: they are, with the blocks."""
     source: str
     """Where it was read."""
 
 
 @cache
 def policies() -> dict[str, Policy]:
-    """By engine; empty: of none in particular, and of those whose policies were not read (ATOM)."""
+    """By engine; empty: of none in particular."""
     return {name: Policy.model_validate(entry) for name, entry in read_document(FILE).items()}
 
 

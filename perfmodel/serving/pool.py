@@ -79,7 +79,7 @@ class Pool:
                 storage = None
                 if tiers.storage_blocks:
                     storage = stores.setdefault(tiers.storage_of(rank), Store(tiers.storage_blocks))
-                below = Below(tiers, storage)
+                below = Below(tiers, storage, layout.checkpoints.blocks if layout.checkpoints else 0)
             return PrefixCache(layout.block_tokens, layout.checkpoints, below)
 
         self.replicas = [

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.serving.requests import Requests
-from perfmodel.serving.tiers import Below, Stretch
+from perfmodel.serving.tiers import NOWHERE, Below, Stretch
 
 Path = tuple[tuple[int, int], ...]
 """Nodes from the prompt's first token on: (key, tokens)."""
@@ -79,10 +79,11 @@ class PrefixCache:
     def _stretches(self, path: Path) -> list[Stretch]:
         """A path's nodes as memories below count them."""
         found, upto, size = [], 0, self.block_tokens
+        unit = self.checkpoints.interval_tokens if self.checkpoints else size
         for key, tokens in path:
             begin, upto = upto, upto + tokens
-            blocks = upto // size - begin // size
-            found.append((key, blocks * size, blocks))
+            kept = (upto // unit - begin // unit) * unit
+            found.append((key, kept, upto // size - begin // size))
         return found
 
     def known(self, path: Path) -> int:
@@ -92,14 +93,16 @@ class PrefixCache:
             return tokens
         return tokens + self.below.found(self._stretches(path)[len(self._leading(path)) :])[0]
 
-    def load(self, path: Path, nodes: int) -> tuple[int, int]:
-        """Tokens behind the leading ``nodes`` of a path that come from the host's memory and from storage."""
+    def load(self, path: Path, nodes: int) -> tuple[int, int, int]:
+        """Tokens behind the leading ``nodes`` of a path that come from the host's memory and from storage, and where
+        the state behind them does.
+        """
         if self.below is None or not path:
-            return 0, 0
+            return 0, 0, NOWHERE
         stretches = self._stretches(path)
-        host, storage, loaded = self.below.found(stretches[nodes:])
+        host, storage, loaded, state = self.below.found(stretches[nodes:])
         self.below.used(stretches, nodes, loaded)
-        return host, storage
+        return host, storage, state
 
     def tokens_of(self, path: Path, nodes: int) -> int:
         """Tokens of the leading ``nodes`` of a path."""
@@ -152,7 +155,7 @@ class PrefixCache:
             self._keep_state(self._nodes[parent])
         self._touch(path)
         if self.below is not None:
-            self.below.written(self._stretches(path))
+            self.below.written(self._stretches(path), [self._nodes[key].restarts for key, _ in path])
 
     def _keep_state(self, node: _Node) -> None:
         """Keep a checkpoint at a node's end, if it has none."""

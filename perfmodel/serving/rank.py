@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from perfmodel.ops.memory import NOTHING, Beside
 from perfmodel.serving.prefix_cache import Path, PrefixCache, prompt_path
+from perfmodel.serving.tiers import NOWHERE
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class Prompt:
     """Tokens that the host's memory had of it."""
     storage: int = 0
     """Tokens that a storage had of it."""
+    state: int = NOWHERE
+    """Which of them had the state that it goes on from."""
 
 
 @dataclass(slots=True)
@@ -198,12 +201,12 @@ class Rank:
         """
         request = self._first(tokens)
         shared, nodes = self.cache.lock(path) if self.cache is not None else (0, 0)
-        host, storage = self.cache.load(path, nodes) if self.cache is not None else (0, 0)
+        host, storage, state = self.cache.load(path, nodes) if self.cache is not None else (0, 0, NOWHERE)
         blocks = self.blocks_of(max(tokens - shared, 0))
         done = min(shared + host + storage, tokens - 1)
         host = min(host, max(done - shared, 0))
         storage = min(storage, max(done - shared - host, 0))
-        prompt = Prompt(request, tokens, blocks, nodes, done=done, host=host, storage=storage)
+        prompt = Prompt(request, tokens, blocks, nodes, done=done, host=host, storage=storage, state=state)
         self.promised_tokens -= prompt.done
         self.prompts.append(prompt)
         self.prompt_blocks += blocks

@@ -23,7 +23,7 @@ from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.sharing import stretch_of
 from perfmodel.serving.step_times import StepTimes
-from perfmodel.serving.tiers import Tiers
+from perfmodel.serving.tiers import IN_HOST, IN_STORAGE, Tiers
 
 
 class Sender(Protocol):
@@ -477,9 +477,11 @@ class Replica:
     def _reads(self, tiers: Tiers, rank: Rank, prompt: Prompt) -> None:
         """A prompt that is taken in reads what lower memories have of it."""
         number = self._together.number(rank)
-        self._from_host[number] += prompt.host
-        if prompt.storage:
-            seconds = tiers.latency_s + prompt.storage * tiers.storage_s
+        host = prompt.host + (tiers.state_tokens if prompt.state == IN_HOST else 0)
+        storage = prompt.storage + (tiers.state_tokens if prompt.state == IN_STORAGE else 0)
+        self._from_host[number] += host
+        if storage:
+            seconds = tiers.latency_s + storage * tiers.storage_s
             if tiers.prefetch:
                 seconds -= min(seconds, self.env.now - self.book.queued_s[prompt.request])
             self._from_storage[number] += seconds

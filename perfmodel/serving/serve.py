@@ -378,12 +378,14 @@ def tiers_of(scenario: Scenario) -> Tiers | None:
     stages, stage = scenario.deployment.pp, scenario.deployment.stage_gpus
     if not serving.has_tiers:
         return None
-    if checkpoint_bytes(scenario):
-        raise UnsupportedError(
-            f"serving.host_cache, serving.storage_cache: model {scenario.model.name} keeps a state per request, whose "
-            "checkpoints in other memories are not modelled: leave them out"
-        )
     each, offload, policy = cached_token_bytes(scenario), serving.offload, policy_of(scenario)
+    state = checkpoint_bytes(scenario)
+    if state and (policy.states or policy.write == "write-back"):
+        raise UnsupportedError(
+            f"serving.host_cache, serving.storage_cache: model {scenario.model.name} keeps a state per request: "
+            f"{policy.states or 'its checkpoints are filled write-through alone (serving.offload.write)'}; leave them "
+            "out, or use sglang or vllm"
+        )
     host = serving.host_cache_tokens or int(serving.host_cache_gb * GB * stages / node / each)
     storage = serving.storage_cache_tokens or int(serving.storage_cache_gb * GB / (each * tp))
     nodes = max(1, math.ceil(tp / node)) * math.ceil(stages * stage / node) / math.ceil(stage / node)
@@ -404,6 +406,7 @@ def tiers_of(scenario: Scenario) -> Tiers | None:
         latency_s=offload.storage_latency_ms * MS,
         overlapped=policy.load == "layer-wise",
         prefetch=policy.prefetch,
+        state_tokens=round(state / each),
     )
     return found if found.host_blocks or found.storage_blocks else None
 

@@ -18,6 +18,7 @@ from perfmodel.serving.compiled.lists import (
     remove,
 )
 from perfmodel.serving.compiled.state import NONE, State
+from perfmodel.serving.tiers import NOWHERE
 
 ROUNDING = 1e-9
 """See :data:`perfmodel.serving.rank.ROUNDING`."""
@@ -198,15 +199,17 @@ def first_out(s: State, g: int, i: int) -> None:
 
 
 @compiled
-def admit(s: State, g: int, i: int) -> tuple[int, int]:
-    """The first of the queue gets its blocks: a prompt; tokens of it that come from the host and from storage."""
+def admit(s: State, g: int, i: int) -> tuple[int, int, int]:
+    """The first of the queue gets its blocks: a prompt; tokens of it that come from the host and from storage, and
+    where the state behind them comes from.
+    """
     one, k = m.rows(s)[i], m.ranks(s)[g]
     first_out(s, g, i)
-    shared, nodes, host, storage = 0, 0, 0, 0
+    shared, nodes, host, storage, state = 0, 0, 0, 0, NOWHERE
     if m.pool_of(s, g).caches:
         shared, nodes = tree.lock(s, g, i, one.path_length)
         if m.pool_of(s, g).tiers:
-            host, storage = tiers.load(s, g, i, nodes)
+            host, storage, state = tiers.load(s, g, i, nodes)
     one.blocks = blocks_of(s, g, max(one.prompt - shared, 0))
     one.prompt_nodes = nodes
     one.done = min(shared + host + storage, one.prompt - 1)
@@ -216,7 +219,7 @@ def admit(s: State, g: int, i: int) -> tuple[int, int]:
     k.promised -= one.done
     k.prompt_blocks += one.blocks
     push_back(m.lists(s), PROMPTS * s.num_ranks + g, m.holds(s), i)
-    return host, storage
+    return host, storage, state
 
 
 @compiled

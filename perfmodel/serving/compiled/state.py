@@ -61,7 +61,7 @@ POOL = _record(
     f8="watermark swap_s beside host_s node_s storage_s storage_latency",
     i8="first replicas first_rank per_replica blocks block_tokens max_running router rank_router turn up "
     "mixed budget per_decode poll hold caches states interval checkpoint_blocks sizes last_size windows last_window "
-    "tiers write_back overlapped prefetch per_host",
+    "tiers write_back overlapped prefetch per_host state_tokens",
 )
 """Layout and policy of some replicas, from ``first`` on; ``sizes`` and ``windows`` are where theirs begin."""
 REPLICA = _record(

@@ -225,14 +225,14 @@ def _take(s: State, r: int, g: int, looks: bool) -> int:
             continue
         if budget <= 0 or not has_room(s, g, one.prompt, q.step + 1, i):
             break
-        host, storage = admit(s, g, i)
+        host, storage, state = admit(s, g, i)
         q.taken += 1
         known = m.rows(s)[m.request_of(s, i)]
         if known.scheduled < 0.0:
             known.scheduled = s.now
             known.cached, known.host, known.storage = one.done, host, storage
         if pool.tiers:
-            tiers.reads(s, g, i, host, storage)
+            tiers.reads(s, g, i, host, storage, state)
         one.now = min(budget, one.prompt - one.done)
         budget -= one.now
         taken += 1

@@ -277,6 +277,7 @@ def _pools(sides: Sequence[tuple[Layout, Batching]]) -> Array:
                 "overlapped": below.overlapped,
                 "prefetch": below.prefetch,
                 "per_host": below.ranks_per_host,
+                "state_tokens": below.state_tokens,
             }
         for name, value in values.items():
             pool[name] = value

@@ -5,6 +5,7 @@ from perfmodel.serving.compiled.hashed import free_node, new_node, node_of
 from perfmodel.serving.compiled.jit import compiled
 from perfmodel.serving.compiled.state import NONE, State
 from perfmodel.serving.compiled.used import link, unlink
+from perfmodel.serving.tiers import IN_HOST, IN_STORAGE, NOWHERE
 
 # --- one memory -----------------------------------------------------------------------------------------------------
 
@@ -26,17 +27,28 @@ def _touch(s: State, t: int, key: int) -> None:
 
 
 @compiled
-def _put(s: State, t: int, key: int, blocks: int) -> None:
-    """It is here, used last."""
+def _put(s: State, t: int, key: int, blocks: int, state: int) -> None:
+    """It is here, used last; with a checkpoint of ``state`` blocks, or as it is (0)."""
     node = _held(s, t, key)
     if node == NONE:
         node = new_node(s, s.num_ranks + t, key)
-        m.nodes(s)[node].blocks = blocks
+        m.nodes(s)[node].blocks, m.nodes(s)[node].restarts = blocks, 0
         m.tiers(s)[t].blocks += blocks
         link(s, m.tiers(s)[t], node)
     elif m.tiers(s)[t].newest != node:
         unlink(s, m.tiers(s)[t], node)
         link(s, m.tiers(s)[t], node)
+    one = m.nodes(s)[node]
+    if state and not one.restarts:
+        one.restarts = 1
+        one.blocks += state
+        m.tiers(s)[t].blocks += state
+
+
+@compiled
+def _restarts(s: State, t: int, key: int) -> bool:
+    """Whether it has a checkpoint there."""
+    return t != NONE and _held(s, t, key) != NONE and m.nodes(s)[_held(s, t, key)].restarts == 1
 
 
 @compiled
@@ -72,18 +84,20 @@ def clear(s: State, t: int) -> None:
 
 
 @compiled
-def found(s: State, g: int, i: int, first: int) -> tuple[int, int, int]:
-    """Of what follows behind the first nodes of a path: tokens that the host has, that storage has, and how many nodes
-    that are.
+def found(s: State, g: int, i: int, first: int) -> tuple[int, int, int, int]:
+    """Of what follows behind the first nodes of a path, up to the last that a prompt can go on from: tokens that the
+    host has, that storage has, how many nodes that are, and where the state is read from.
     """
     host, storage, nodes, upto = 0, 0, 0, 0
-    h, t, size = m.ranks(s)[g].host, m.ranks(s)[g].storage, m.pool_of(s, g).block_tokens
+    usable = (0, 0, 0, NOWHERE)
+    h, t, pool = m.ranks(s)[g].host, m.ranks(s)[g].storage, m.pool_of(s, g)
+    unit = pool.interval if pool.states else pool.block_tokens
     begin = m.rows(s)[i].path
     for at in range(m.rows(s)[i].path_length):
         before, upto = upto, upto + m.path_tokens(s)[begin + at]
         if at < first:
             continue
-        key, tokens = m.path_keys(s)[begin + at], (upto // size - before // size) * size
+        key, tokens = m.path_keys(s)[begin + at], (upto // unit - before // unit) * unit
         if h != NONE and _held(s, h, key) != NONE:
             host += tokens
         elif t != NONE and _held(s, t, key) != NONE:
@@ -91,7 +105,13 @@ def found(s: State, g: int, i: int, first: int) -> tuple[int, int, int]:
         else:
             break
         nodes += 1
-    return host, storage, nodes
+        if pool.states == 0:
+            usable = (host, storage, nodes, NOWHERE)
+        elif _restarts(s, h, key):
+            usable = (host, storage, nodes, IN_HOST)
+        elif _restarts(s, t, key):
+            usable = (host, storage, nodes, IN_STORAGE)
+    return usable
 
 
 @compiled
@@ -107,13 +127,15 @@ def used(s: State, g: int, i: int, first: int, nodes: int) -> None:
 
 
 @compiled
-def load(s: State, g: int, i: int, nodes: int) -> tuple[int, int]:
-    """Tokens behind the leading ``nodes`` of a path that come from the host's memory and from storage."""
+def load(s: State, g: int, i: int, nodes: int) -> tuple[int, int, int]:
+    """Tokens behind the leading ``nodes`` of a path that come from the host's memory and from storage, and where the
+    state behind them does.
+    """
     if m.rows(s)[i].path_length == 0:
-        return 0, 0
-    host, storage, loaded = found(s, g, i, nodes)
+        return 0, 0, NOWHERE
+    host, storage, loaded, state = found(s, g, i, nodes)
     used(s, g, i, nodes, loaded)
-    return host, storage
+    return host, storage, state
 
 
 @compiled
@@ -138,8 +160,10 @@ def _write(s: State, g: int, t: int, begin: int, length: int) -> None:
     for at in range(begin, begin + length):
         upto += m.path_tokens(s)[at]
     for at in range(begin + length - 1, begin - 1, -1):
-        before = upto - m.path_tokens(s)[at]
-        _put(s, t, m.path_keys(s)[at], upto // size - before // size)
+        before, key, state = upto - m.path_tokens(s)[at], m.path_keys(s)[at], 0
+        if m.pool_of(s, g).states and m.nodes(s)[node_of(s, g, key)].restarts:
+            state = m.pool_of(s, g).checkpoint_blocks
+        _put(s, t, key, upto // size - before // size, state)
         upto = before
     _shrink(s, t)
 
@@ -152,16 +176,16 @@ def evicted(s: State, g: int, key: int, blocks: int) -> None:
     h, t = m.ranks(s)[g].host, m.ranks(s)[g].storage
     if h == NONE:
         if t != NONE:
-            _put(s, t, key, blocks)
+            _put(s, t, key, blocks, 0)
             _shrink(s, t)
         return
-    _put(s, h, key, blocks)
+    _put(s, h, key, blocks, 0)
     while m.tiers(s)[h].blocks > m.tiers(s)[h].room:
         node = m.tiers(s)[h].oldest
         key, blocks = m.nodes(s)[node].key, m.nodes(s)[node].blocks
         _go(s, h, node)
         if t != NONE:
-            _put(s, t, key, blocks)
+            _put(s, t, key, blocks, 0)
             _shrink(s, t)
 
 
@@ -169,9 +193,11 @@ def evicted(s: State, g: int, key: int, blocks: int) -> None:
 
 
 @compiled
-def reads(s: State, g: int, i: int, host: int, storage: int) -> None:
-    """A prompt that is taken in reads what lower memories have of it."""
+def reads(s: State, g: int, i: int, host: int, storage: int, state: int) -> None:
+    """A prompt that is taken in reads what lower memories have of it, and the state behind that."""
     k, pool = m.ranks(s)[g], m.pool_of(s, g)
+    host += pool.state_tokens if state == IN_HOST else 0
+    storage += pool.state_tokens if state == IN_STORAGE else 0
     k.from_host += host
     if storage:
         seconds = pool.storage_latency + storage * pool.storage_s

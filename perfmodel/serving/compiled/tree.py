@@ -47,8 +47,12 @@ def known(s: State, g: int, i: int) -> int:
     if m.pool_of(s, g).tiers == 0:
         return tokens
     begin, nodes = m.rows(s)[i].path, 0
-    while nodes < m.rows(s)[i].path_length and node_of(s, g, m.path_keys(s)[begin + nodes]) != NONE:
-        nodes += 1
+    for at in range(m.rows(s)[i].path_length):
+        node = node_of(s, g, m.path_keys(s)[begin + at])
+        if node == NONE:
+            break
+        if m.nodes(s)[node].restarts:
+            nodes = at + 1
     return tokens + tiers.found(s, g, i, nodes)[0]
 
 
