@@ -406,7 +406,7 @@ def test_a_model_with_a_state_keeps_its_checkpoints_below():
     plain, kept = with_states(), with_states("serving.host_cache_gb=1500")
     tiers = tiers_of(kept)
     assert tiers.state_tokens == pytest.approx(checkpoint_bytes(kept) / cached_token_bytes(kept), abs=1)
-    assert tiers.state_tokens > 2000
+    assert tiers.state_tokens > 1000
     none, host = (serve(one).records for one in (plain, kept))
     computed = [int((one.input_tokens - one.cached_tokens).sum()) for one in (none, host)]
     assert host.host_tokens.sum() > 0
