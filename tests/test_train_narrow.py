@@ -7,15 +7,17 @@ from test_reference_env import NO_TORCH, has_torch
 
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.kernels.deepseek_rows import own_product
-from perfmodel.load import load_scenario
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.backward import Kernel, core_flops, gradients
 from perfmodel.ops.build import gemm
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.training import Training
 from perfmodel.training.narrow import casts
-from perfmodel.training.step import StepBuilder
+from perfmodel.training.step import StepBuilder, simulate_training
 from perfmodel.validation.training_profile import predicted_s, published_s
+from perfmodel.validation.training_roles import BRIDGE, MEASURED, read
+from perfmodel.validation.training_setups import bridge, qwen_pair
 
 M, N, K = 4096, 7168, 2048
 PRODUCT = gemm("shared.down", OpClass.EXPERTS, m=M, n=N, k=K, dtype="fp8")
@@ -137,3 +139,30 @@ def test_the_published_profiles_parts_are_all_counted():
     ours = predicted_s(built(), layers=4)
     assert set(ours) == set(measured)
     assert sum(ours.values()) == pytest.approx(sum(measured.values()), rel=0.1)
+
+
+def test_a_benchmarks_row_runs_as_its_releases_scripts_do():
+    """Every row has a recipe; stages hold all layers; what changed between releases changes the scenario."""
+    rows = [row for row in read(BRIDGE) if row["tp"] and row["model"] != "DeepSeek-V3"]
+    documents = {row["id"]: bridge(row)["training"] for row in rows}
+    assert len(documents) == 11
+    stages = {sum(one["stage_layers"]) for one in documents.values() if one["stage_layers"]}
+    assert stages == {61}
+    by_release = {row["release"][:5]: documents[row["id"]] for row in rows if row["model"] == "DeepSeekV3"}
+    assert [by_release[name]["moe_overlap"] for name in ("26.04", "26.06")] == ["none", "forward-backward"]
+    assert {one["all_to_all"] for one in by_release.values()} == {"hybrid-ep"}
+    with pytest.raises(KeyError):
+        bridge({**rows[0], "release": "99.99 NeMo Container"})
+
+
+def test_an_exchange_that_waits_for_weight_gradients_hides_less():
+    record = next(row for row in read(MEASURED) if "overlap on" in row["note"] and row["seq"])
+    document = qwen_pair(record)
+    training = {**document["training"], "global_batch_sequences": 32, "all_to_all": "deepep-normal"}
+    small = {**document, "model": {"base": "qwen3-30b-a3b", "num_hidden_layers": 2}}
+
+    def seconds(delay):
+        scenario = build_scenario({**small, "training": {**training, "delay_weights": delay}})
+        return simulate_training(scenario).step_time_s
+
+    assert seconds(delay=False) > seconds(delay=True)

@@ -369,7 +369,7 @@ def main() -> int:
     kernels, collectives = fitted_rows(), communication.fitted_rows()
     write_csv(FOLDER / "achievable.csv", kernels, FIELDS)
     write_csv(FOLDER / "communication.csv", collectives, communication.FIELDS)
-    write_csv(FOLDER / "in_situ.csv", [in_situ.stretch_row(), in_situ.low_latency_row()], in_situ.FIELDS)
+    write_csv(FOLDER / "in_situ.csv", in_situ.rows(), in_situ.FIELDS)
     for row in kernels:
         figures = (
             f"fc {row.compute_fraction:.3f} fm {row.memory_fraction:.3f} latency {row.latency_us:.1f} us"

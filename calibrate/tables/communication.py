@@ -48,6 +48,11 @@ NCCL_TRAFFIC: dict[str, Callable[[float, float, float], Traffic]] = {
 DEEPEP_NORMAL_SMS = 24
 """What DeepEP's own tests give the normal kernels (tests/legacy/test_internode.py); sglang's rows have 20 and
 24."""
+HYBRID_EP = "https://github.com/deepseek-ai/DeepEP/blob/hybrid-ep/docs/README_Hybrid-EP.md"
+HYBRID_EP_SMS, HYBRID_EP_LEAST = 32, 16
+"""SMs that Megatron-Bridge's recipes give HybridEP (``moe_hybridep_num_sms``), and from how many on its rows no longer
+depend on them."""
+HYBRID_EP_LOG_STD = 0.1
 NCCL_SMS = 16
 """Ring all-gather and reduce-scatter take 16 or more SMs [NVIDIA developer blog, "Enabling Fast Inference and
 Resilient Training with NCCL 2.27"]; a DGX with 8 NICs uses 16 [github.com/NVIDIA/nccl/issues/689]."""
@@ -139,6 +144,25 @@ def normal_samples() -> list[CollectiveSample]:
         samples.append(
             _sample("deepep-normal", row, cluster, traffic, _normal_seconds(row, reached, message))
         )
+    return samples
+
+
+def hybrid_samples() -> list[CollectiveSample]:
+    """HybridEP, kernels alone: H100 over 2 to 8 nodes, GB200 inside a rack. Its bandwidths count what DeepEP's do, all
+    distinct ranks (NVLink) or nodes (InfiniBand), the token's own among them.
+    """
+    samples = []
+    for row in _rows("HybridEP"):
+        if int(row["sms"]) < HYBRID_EP_LEAST or "kernel-only" not in row["bw_kind"]:
+            continue
+        cluster = cluster_of(row["gpu"])
+        tokens, hidden, ranks, _ = _shape(row)
+        domain = cluster.node.link_domain_gpus
+        reached, message = _reached(row, domain), wire.payload_bytes(hidden, row["dtype"])
+        traffic = wire.deepep_normal(tokens, message, reached, ranks, domain)
+        copies = reached.nodes if row["bw_kind"].startswith("IB") else reached.ranks
+        seconds = tokens * copies * message / (float(row["bandwidth_GBps"]) * GB)
+        samples.append(_sample("hybrid-ep", row, cluster, traffic, seconds))
     return samples
 
 
@@ -359,6 +383,9 @@ def _hopper_rows() -> list[Collective]:
         )
         for kernel in ("dispatch", "combine")
     ]
+    rows += [
+        _hybrid("hopper", kernel, "H100, EP16 to EP64 over InfiniBand") for kernel in ("dispatch", "combine")
+    ]
     network = rows[0]
     nccl = [
         _borrow_network(
@@ -413,7 +440,22 @@ def _blackwell_rows(hopper: dict[tuple[str, str], Collective]) -> list[Collectiv
         )
         for kernel in ("dispatch", "combine")
     ]
-    return rows + nccl + _after_nccl(nccl, "blackwell") + one_sided
+    hybrid = [
+        _borrow_network(_hybrid("blackwell", kernel, "GB200 NVL72, EP8 to EP36"), hopper["hybrid-ep", kernel])
+        for kernel in ("dispatch", "combine")
+    ]
+    return rows + nccl + _after_nccl(nccl, "blackwell") + one_sided + hybrid
+
+
+def _hybrid(architecture: str, kernel: str, where: str) -> Collective:
+    """A handful of rows of one message size; they cannot show their spread, so it is at least HYBRID_EP_LOG_STD."""
+    row = _fitted(
+        samples=[s for s in hybrid_samples() if _is(s, architecture, kernel)],
+        source=HYBRID_EP,
+        note=f"{where}, 4096 tokens of 7168, {HYBRID_EP_LEAST} SMs and more, kernels alone",
+        sms=HYBRID_EP_SMS,
+    )
+    return replace(row, log_std=max(row.log_std, HYBRID_EP_LOG_STD))
 
 
 def _blackwell_normal(kernel: str, hopper: Collective) -> Collective:

@@ -14,6 +14,7 @@ all that is known is a range, from 1 to their ratio: its middle (of the logarith
 
 import csv
 import math
+from dataclasses import replace
 
 from calibrate.tables.communication import cluster_of
 from perfmodel.engines.profile import kernels_of
@@ -38,8 +39,14 @@ TIMED = {
     "ep combine": ("combine", "bf16", 2),
 }
 """Kernel class of the trace -> (kernel, payload, times per layer)."""
+HYBRID_LOG_STD = 0.1
 DECODE_ROW = "ds_profile_dispatch_layer"
 FIELDS = ("backend", "architecture", "stretch", "log_std", "source", "note")
+
+
+def rows() -> list[Stretch]:
+    """The rows of in_situ.csv."""
+    return [stretch_row(), low_latency_row(), hybrid_row()]
 
 
 def stretch_row() -> Stretch:
@@ -55,6 +62,17 @@ def stretch_row() -> Stretch:
         log_std=0.0,
         source="measured: https://github.com/deepseek-ai/profile-data/blob/main/train.json",
         note="DeepSeek's training trace on H800, EP64, 4096 tokens, against communication.csv's times alone",
+    )
+
+
+def hybrid_row() -> Stretch:
+    """HybridEP's stretch beside compute: nobody published one, DeepEP normal's stands in."""
+    return replace(
+        stretch_row(),
+        backend="hybrid-ep",
+        log_std=HYBRID_LOG_STD,
+        source=f"derived: deepep-normal's ({stretch_row().source.removeprefix('measured: ')})",
+        note="hybrid-ep beside compute: no public timings, DeepEP normal's stretch on H800",
     )
 
 

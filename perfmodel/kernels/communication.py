@@ -18,7 +18,7 @@ from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Cluster
 from perfmodel.units import US
 
-SAME_RAIL = ("deepep-normal", "nccl", "nvls")
+SAME_RAIL = ("deepep-normal", "hybrid-ep", "nccl", "nvls")
 """Backends whose network bytes go between equal-numbered GPUs of different domains."""
 
 STAND_IN_LIBRARY = {"custom": "nccl"}

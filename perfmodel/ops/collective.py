@@ -152,7 +152,7 @@ def _exchange_traffic(
         return communication.deepep_low_latency(tokens, mean, message, ranks, domain, load=load)
     reached = token_destinations(moe, scenario)
     message = communication.payload_bytes(hidden, dtype)
-    if deployment.backend == "deepep-normal":
+    if deployment.backend in ("deepep-normal", "hybrid-ep"):
         return communication.deepep_normal(tokens, message, reached, ranks, domain, load=load)
     return communication.one_sided_all_to_all(tokens, message, reached, load=load)
 

@@ -178,6 +178,9 @@ class Training(Spec):
     """How dispatch and combine hide: not at all; tokens in two chunks, the first beside the dense path
     (LongCat-Flash's report, its Figure 8(c)); one micro-batch's forward beside another's backward (DualPipe;
     Megatron-Core's 1F1B overlap)."""
+    delay_weights: bool = True
+    """With ``moe_overlap: forward-backward``, whether a part's weight gradients stand behind its input gradients, where
+    they fill what exchanges leave (DualPipe; Megatron-Core's delay_wgrad_compute); false: exchanges wait for both."""
     zero: Literal[0, 1, 2, 3] = 1
     """What is divided over data-parallel ranks: nothing; optimizer state; gradients too; weights too (FSDP)."""
     dp_replicate: Count = 1
@@ -216,7 +219,7 @@ class Training(Spec):
     """How ranks of a sequence exchange keys and values; ring hides behind attention's core."""
     cp_mla: Literal["heads", "latents"] = "heads"
     """What of latent attention they exchange: every head's keys and values, or the latents (and expand all of them)."""
-    all_to_all: Literal["deepep-normal", "all-to-all"] = "deepep-normal"
+    all_to_all: Literal["deepep-normal", "hybrid-ep", "all-to-all"] = "deepep-normal"
     """Library of dispatch and combine."""
     overlap_gradients: bool = True
     """Whether gradients are reduced beside the backward of the last micro-batch."""

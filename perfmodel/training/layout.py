@@ -96,7 +96,7 @@ def inner(scenario: Scenario, training: Training) -> Scenario:
         ep=training.ep,
         moe_tp=training.etp,
         precision=_precision(training),
-        all_to_all="all-gather" if training.etp > 1 else training.all_to_all,
+        all_to_all="all-gather" if training.etp > 1 else training.all_to_all,  # type: ignore[arg-type]  # HybridEP, too
         tp_collectives="nccl",
         prefill_requests_per_gpu=training.micro_batch_sequences / training.tp,
         prefill_tokens=piece,

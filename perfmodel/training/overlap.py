@@ -112,6 +112,8 @@ class Costing:
     overlap: str
     replay: bool
     """Whether whole layers are computed again before their backward."""
+    delay_weights: bool = True
+    """Whether a backward's exchanges go before weight gradients, where a forward runs beside it."""
 
 
 def forward_phase(chain: Chain, costing: Costing) -> Phase:
@@ -155,12 +157,13 @@ def pair_phase(forward: Chain, backward: Chain, costing: Costing) -> Phase:
     """One stage forwards beside another backwards: runs of compute and of transfers of the two take turns, so that a
     stream serves them alternately, and each waits for itself alone.
 
-    A backward's weight gradients stand behind its input gradients, where they fill what exchanges leave; it begins
-    with an exchange, so the forward's first compute runs beside that.
+    A backward's weight gradients stand behind its input gradients, where they fill what exchanges leave, or are not
+    delayed: autograd's own order, in which an exchange waits for both. It begins with an exchange, so the forward's
+    first compute runs beside that.
     """
     sketch = Sketch(costing.beside)
     ends: list[Deps] = [(), ()]
-    turns = zip_longest(_forward_turns(forward), _backward_turns(backward, costing.replay))
+    turns = zip_longest(_forward_turns(forward), _backward_turns(backward, costing))
     for turn in turns:
         for side, blocks in enumerate(turn):
             for part, way, joins in blocks or ():
@@ -178,12 +181,12 @@ def _forward_turns(chain: Chain) -> list[list[Block]]:
     return _turns([(part, "forward", True) for part in parts_of(chain)])
 
 
-def _backward_turns(chain: Chain, replay: bool) -> list[list[Block]]:
+def _backward_turns(chain: Chain, costing: Costing) -> list[list[Block]]:
     blocks: list[Block] = []
     for part in parts_of(chain)[::-1]:
-        if replay:
+        if costing.replay:
             blocks.append((part, "forward", True))
-        blocks += [(part, "input", True), (part, "weight", False)]
+        blocks += [(part, "input", True), (part, "weight", not costing.delay_weights)]
     return _turns(blocks)
 
 

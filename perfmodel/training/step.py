@@ -177,6 +177,7 @@ class StepBuilder:
             contention=scenario.deployment.contention,
             overlap=training.moe_overlap,
             replay=training.recompute == "full",
+            delay_weights=training.delay_weights,
         )
         self.layers: dict[str, LayerParts] = {}
         self.pieces: dict[tuple[tuple[int, ...], str], Phase] = {}

@@ -1,20 +1,22 @@
 """A published training row as the scenario that its user would write.
 
-What a row does not state is assumed here, once for all rows of a source, and said in its ``reason`` column of
-``settings``: - Megatron-Bridge's benchmarks: routing forced to balance, multi-token prediction trained; on H100
-exchanges overlapped with the
-  other micro-batch's compute, on NVLink domains of 72 not (its recipes' defaults); FP32 gradients, distributed
-  optimizer.
-- Megatron-LM's tables of A100 (arXiv 2205.05198, as calculon copies them): GPT's two matrices of 4 h stand as
-SwiGLU's three of
-  8/3 h, which are as many weights and FLOPs. Data-parallel size 1.
-- SimuMax's rows: no recomputation, experts padded to capacity 1 (balance), plain all-to-all; its launch scripts ask
-for no
-  overlap of gradients or weights, so neither is overlapped.
+What a row does not state is assumed here, once for all rows of a source:
+
+- Megatron-Bridge's benchmarks: dispatcher, overlap, recomputation, stages and number formats of gradients as the
+  scripts of the row's own release have them (``data/published/training_recipes.csv``, read from its tags); routing
+  forced to balance, multi-token prediction trained, distributed optimizer.
+- The A/B of Megatron-Core's overlap: HybridEP and no delayed weight gradients, as its page says.
+- Megatron-LM's tables of A100 (arXiv 2205.05198, as calculon copies them): GPT's two matrices of 4 h stand as SwiGLU's
+  three of 8/3 h, which are as many weights and FLOPs. Data-parallel size 1.
+- SimuMax's rows: no recomputation, experts padded to capacity 1 (balance), plain all-to-all; its launch scripts ask for
+  no overlap of gradients or weights, so neither is overlapped.
 """
 
+import csv
 from collections.abc import Mapping
 from typing import Any
+
+from perfmodel.spec.catalogue import DATA
 
 Record = Mapping[str, str]
 Document = dict[str, Any]
@@ -94,12 +96,35 @@ def gpt(name: str) -> Document:
     }
 
 
+RECIPES = DATA / "published" / "training_recipes.csv"
+
+
+def recipe(record: Record) -> Record:
+    """How Megatron-Bridge's scripts of a row's release run it: dispatcher, overlap, recomputation, stages.
+
+    Raises:
+        KeyError: no recipe of that release, model and system was read.
+    """
+    name, release = record["model"].split(" ")[0], record["release"][:5]
+    with RECIPES.open(newline="", encoding="utf-8") as stream:
+        found = {(row["release"], row["model"], row["system"]): row for row in csv.DictReader(stream)}
+    return found[release, name, record["system"]]
+
+
+def _stages(written: str) -> list[int]:
+    """Layers by stage as recipes write them: ``4*15 1`` is fifteen stages of four and one of one."""
+    found: list[int] = []
+    for part in written.split():
+        layers, _, times = part.partition("*")
+        found += [int(layers)] * int(times or 1)
+    return found
+
+
 def bridge(record: Record) -> Document:
-    """A row of Megatron-Bridge's performance summary."""
-    name = record["model"].split(" ")[0]
+    """A row of Megatron-Bridge's performance summary, run as its release's own scripts do."""
+    name, script = record["model"].split(" ")[0], recipe(record)
     number = {key: int(record[key]) for key in ("gpus", "gbs", "mbs", "seq", "tp", "pp", "cp", "vp", "ep")}
     chunks = number["vp"] if number["pp"] > 1 else 1
-    overlaps = False
     return {
         "model": MODELS[name],
         "cluster": SYSTEMS[record["system"]],
@@ -114,8 +139,13 @@ def bridge(record: Record) -> Document:
             "dp": number["gpus"] // (number["tp"] * number["cp"] * number["pp"]),
             "ep": number["ep"],
             "virtual_stages": chunks,
+            "stage_layers": _stages(script["stage_layers"]) or None,
             "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
-            "moe_overlap": "forward-backward" if overlaps else "none",
+            "all_to_all": script["all_to_all"],
+            "moe_overlap": script["moe_overlap"],
+            "recompute": script["recompute"].split() or "none",
+            "optimizer": {"gradients": script["gradients_reduced_in"]},
+            "overlap_gradients": script["overlap_gradients"] == "true",
             "precision": PRECISIONS[record["precision"].lower()],
             "mtp": name == "DeepSeekV3",
         },
@@ -185,6 +215,8 @@ def qwen_pair(record: Record) -> Document:
             "global_batch_sequences": int(record["gbs"]),
             "dp": int(record["gpus"]),
             "ep": int(record["ep"]),
+            "all_to_all": "hybrid-ep",
             "moe_overlap": "forward-backward" if "overlap on" in record["note"] else "none",
+            "delay_weights": False,
         },
     }
