@@ -102,6 +102,7 @@ def test_longcat_on_a800_is_told_which_batch_fits():
     code, message = run("d14")
     assert code == 3
     assert "largest batch that fits: 7.25 requests per GPU" in message
+    assert "`perfmodel serve` lets the rest wait" in message
     assert run("d14", "deployment.batch_per_gpu=7.25")[0] == 0
     slower = run("d14", "deployment.batch_per_gpu=7", "cluster=a800-ib", "prices=h800-deepseek-lease")[1]
     assert slower["step_time_s"] >= run("d14", "deployment.batch_per_gpu=7")[1]["step_time_s"]

@@ -128,10 +128,10 @@ class Turns:
         each, part = -(-requests // self.stages), min(prompt, self.budget)
         return self.base + self.per_request * each + self.per_token * part
 
-    def decode_s(self, requests, tokens, even=1.0):
+    def decode_s(self, requests, tokens, even=1.0, stretch=1.0):
         return self.prompt_s(0, 0, requests, tokens)
 
-    def decode_run_s(self, requests, tokens, growth, steps, even=1.0):
+    def decode_run_s(self, requests, tokens, growth, steps, even=1.0, stretch=1.0):
         return steps * self.decode_s(requests, tokens)
 
 

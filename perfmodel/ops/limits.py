@@ -243,7 +243,8 @@ def _memory_problem(s: Scenario) -> str | None:
     if s.deployment.engine and memory.total <= device:
         setting = SETTING.get(s.deployment.engine, "its setting")
         kept = f", or raise deployment.memory_utilization ({s.deployment.engine}'s {setting})"
-    lower = "Lower the batch or context" if _memory_limit(s) else "Lower the context"
+    some = "Lower the batch (under traffic, `perfmodel serve` lets the rest wait) or the context"
+    lower = some if _memory_limit(s) else "Lower the context"
     return (
         f"does not fit: {memory.total / GB:.1f} GB needed per GPU ({parts}), {usable / GB:.1f} GB usable of "
         f"{device / GB:.1f}; {_largest(s)}. {lower}, spread weights over more GPUs{kept}{_narrower(s)}"
