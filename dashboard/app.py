@@ -14,6 +14,7 @@ from dashboard.looks import style
 from dashboard.menu import PAGES, link_to, menu, opens
 from dashboard.show import plain
 from dashboard.sidebar import sidebar
+from dashboard.together import together
 from perfmodel.errors import WorkerError
 
 TIMES = "PERFMODEL_DASHBOARD_TIMES"  # set: every run of the script says how long it took
@@ -23,6 +24,11 @@ OWN_QUESTION = ("plan", "training")  # pages that are not about the sidebar's sc
 
 def main() -> None:
     """One run of the script."""
+    with together():
+        _run()
+
+
+def _run() -> None:
     started = time.perf_counter()
     st.set_page_config(page_title="perfmodel", page_icon="📈", layout="wide")
     style()

@@ -8,7 +8,8 @@ import gc
 
 import dashboard.results
 import dashboard.traffic_runs  # noqa: F401
-from dashboard.warm import warm
+from dashboard.warm import warm, warm_compiled
 
 warm()
+warm_compiled()
 gc.freeze()

@@ -26,6 +26,7 @@ from threading import Condition, Event, Thread
 from typing import Any, TypeVar, cast
 
 from dashboard.cache import MOST_KEPT, Kept, key_of_call
+from dashboard.together import send
 from perfmodel.errors import WorkerError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -155,12 +156,14 @@ class Pool:
         """Have it done and wait for what comes of it; leave if the session is asked something else meanwhile."""
         job = self.begin(new, waits=True)
         look, seen = _look(), None
+        send()
         try:
             while not job.done.wait(LOOK_S):
                 look()
                 if progress is not None and job.progress is not None and job.progress != seen:
                     seen = job.progress
                     progress(*seen)
+                    send()
         finally:
             with self._change:
                 job.waiting -= 1

@@ -70,7 +70,7 @@ def _upload() -> None:
         )
         st.download_button(
             "Download this scenario",
-            yaml_of(session.asked()),
+            partial(yaml_of, session.asked()),
             "scenario.yaml",
             "application/yaml",
             on_click="ignore",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -365,7 +366,7 @@ def _take_away(run: Run) -> None:
         if run.asked.text:
             st.download_button(
                 "Scenario (YAML)",
-                yaml_of(run.asked),
+                partial(yaml_of, run.asked),
                 "scenario.yaml",
                 "application/yaml",
                 on_click="ignore",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import pandas as pd
@@ -398,7 +399,7 @@ def _take_away(asked: Asked, found: Trained) -> None:
     with st.container(horizontal=True):
         st.download_button(
             "Scenario (YAML)",
-            yaml_of(asked),
+            partial(yaml_of, asked),
             "training.yaml",
             "application/yaml",
             on_click="ignore",

@@ -1,6 +1,7 @@
 """What-if: one step of the scenario, the trade-off over the batch, where time goes and what fills memory."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -164,7 +165,7 @@ def _take_away(scenario: Scenario) -> None:
     with st.container(horizontal=True):
         st.download_button(
             "Scenario (YAML)",
-            yaml_of(asked),
+            partial(yaml_of, asked),
             "scenario.yaml",
             "application/yaml",
             on_click="ignore",
