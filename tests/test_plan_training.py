@@ -13,6 +13,7 @@ from perfmodel.cli import app
 from perfmodel.engines.megatron_flags import megatron_launch
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.plan_training.answer import plan_training
+from perfmodel.explore.plan_training.pieces import WAYS, Workshop
 from perfmodel.explore.plan_training.question import (
     Kind,
     Question,
@@ -21,17 +22,18 @@ from perfmodel.explore.plan_training.question import (
     space_of,
     training_with,
 )
-from perfmodel.explore.plan_training.screen import figures, screen
+from perfmodel.explore.plan_training.screen import ARRANGED, figures, screen
 from perfmodel.explore.train_difference import train_difference
 from perfmodel.explore.train_sensitivity import train_sensitivity
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.training.layout import training_of
+from perfmodel.training.overlap import pair_phase
 from perfmodel.training.pipeline.flight import in_flight
 from perfmodel.training.pipeline.occupancy import occupancy
 from perfmodel.training.pipeline.schedules import schedule, schedule_problem
 from perfmodel.training.pipeline.simulate import simulate
 from perfmodel.training.pipeline.times import StageTimes
-from perfmodel.training.step import simulate_training
+from perfmodel.training.step import StepBuilder, simulate_training
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 SMALL = """
@@ -397,3 +399,40 @@ def test_flags_say_what_they_can_of_a_layout():
     ):
         assert flag in text
     assert not launch.cannot
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"moe_overlap": ["two-chunks"]},
+        {"moe_overlap": ["none", "forward-backward"], "precision": ["bf16", "fp8"]},
+        {"cp": [2], "cp_exchange": ["ring"], "moe_overlap": ["none"]},
+    ],
+)
+def test_graphs_that_run_together_take_what_each_takes_alone(stated):
+    """Pieces whose ops run beside others: the twin for all shapes at once, the timeline one by one."""
+    name = "longcat-flash-train-h800" if "two-chunks" in stated["moe_overlap"] else ""
+    scenario = load_scenario(name) if name else build_scenario(
+        {**_document(), "training": {"sequence_tokens": 4096, "global_batch_sequences": 128, "dp": 8, "pp": 2, "ep": 8}}
+    )  # fmt: skip
+    workshop, asked = Workshop(scenario), []
+    for keys in sample(scenario, training_of(scenario).num_gpus, stated, 5):
+        shared = {key: value for key, value in keys.items() if key not in ARRANGED}
+        asked.append((keys, workshop.pieces(shared)))
+    workshop.finish()
+    for keys, found in asked:
+        training = training_with(training_of(scenario), keys)
+        builder = StepBuilder(scenario, training)
+        layers = [layer.model_copy(update={"count": 1}) for layer in scenario.model.layers]
+        for kind, layer in enumerate(layers):
+            chain = builder.layer_chain(layer)
+            for row, way in enumerate(WAYS):
+                assert found.layer_s[row, kind] == pytest.approx(builder.phase(chain, way).seconds, rel=1e-9)
+            if keys["moe_overlap"] == "forward-backward" and layer.moe:
+                two = builder.layer_chain(layer, 2)
+                pair = pair_phase(two, two, builder.costing).seconds / 2
+                assert found.pair_s[kind] == pytest.approx(pair, rel=1e-9)
+        for row, way in enumerate(WAYS):
+            assert found.last_s[row] == pytest.approx(
+                builder.phase(builder.last_chain(), way).seconds, rel=1e-9
+            )

@@ -83,8 +83,8 @@ def as_segment(builder: StepBuilder, chains: Sequence[Chain], ways: Sequence[str
     for chain in chains:
         for part in parts_of(chain):
             for way in ways:
-                last = sketch.chain(getattr(part, way), last, part.name)
-    return Segment(" and ".join(ways), tuple(sketch.graph.tasks), tuple(sketch.timings))
+                last = sketch.chain(getattr(part, way), last)
+    return Segment(" and ".join(ways), sketch.tasks(), tuple(sketch.timings))
 
 
 def build_training_step(case: TrainingCase, models: Models) -> Callable[[], object]:

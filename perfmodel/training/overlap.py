@@ -16,9 +16,9 @@ from itertools import zip_longest
 
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.backward import CORES, Kernel
-from perfmodel.ops.op import OpClass
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.overlap.analysis import exposed_by_class_s
-from perfmodel.overlap.graph import Graph, Segment
+from perfmodel.overlap.graph import Segment, Task
 from perfmodel.overlap.timeline import simulate
 from perfmodel.training.parts import Exchange, LayerParts, Part
 
@@ -55,34 +55,43 @@ CostOf = Callable[[Kernel], Timing]
 
 
 class Sketch:
-    """A graph in the making, with the time of each task."""
+    """A graph in the making: its ops, what each waits for, and the time of each."""
 
     def __init__(self, cost_of: CostOf) -> None:
-        self.graph, self.timings, self.cost_of = Graph(), [], cost_of  # type: ignore[var-annotated]
+        self.ops: list[Op] = []
+        self.after: list[Deps] = []
+        self.timings: list[Timing] = []
+        self.cost_of = cost_of
 
-    def chain(self, kernels: Sequence[Kernel], after: Deps = (), stage: str = "") -> Deps:
+    def chain(self, kernels: Sequence[Kernel], after: Deps = ()) -> Deps:
         """Kernels that follow each other."""
         for kernel in kernels:
-            after = (self.graph.add(kernel.op, after=after, stage=stage),)
+            self.ops.append(kernel.op)
+            self.after.append(tuple(sorted(set(after))) if len(after) > 1 else after)
             self.timings.append(self.cost_of(kernel))
+            after = (len(self.ops) - 1,)
         return after
+
+    def tasks(self) -> tuple[Task, ...]:
+        """The graph."""
+        return tuple(Task(op, after) for op, after in zip(self.ops, self.after, strict=True))
 
     def part(self, part: Part, way: str, after: Deps = ()) -> Deps:
         """One part's forward, input or weight gradient; a ring exchange runs beside attention's core."""
         kernels: tuple[Kernel, ...] = getattr(part, way)
         if part.ring is None or way == "weight":
-            return self.chain(kernels, after, part.name)
+            return self.chain(kernels, after)
         at = next(i for i, kernel in enumerate(kernels) if kernel.base.kernel in CORES)
-        before = self.chain(kernels[:at], after, part.name)
-        exchanged = self.chain((part.ring[0 if way == "forward" else 1],), before, part.name)
-        attended = self.chain(kernels[at : at + 1], before, part.name)
-        return self.chain(kernels[at + 1 :], (*exchanged, *attended), part.name)
+        before = self.chain(kernels[:at], after)
+        exchanged = self.chain((part.ring[0 if way == "forward" else 1],), before)
+        attended = self.chain(kernels[at : at + 1], before)
+        return self.chain(kernels[at + 1 :], (*exchanged, *attended))
 
     def run(self, *, contention: bool) -> Phase:
         """How long it takes."""
-        if not self.graph.tasks:
+        if not self.ops:
             return Phase()
-        segment = Segment("stage", tuple(self.graph.tasks), tuple(self.timings))
+        segment = Segment("stage", self.tasks(), tuple(self.timings))
         timeline = simulate((segment,), contention=contention)
         compute: dict[str, float] = {}
         transfer: dict[str, float] = {}
@@ -118,6 +127,11 @@ class Costing:
 
 def forward_phase(chain: Chain, costing: Costing) -> Phase:
     """A stage forwards."""
+    return forward_sketch(chain, costing).run(contention=costing.contention)
+
+
+def forward_sketch(chain: Chain, costing: Costing) -> Sketch:
+    """The graph of :func:`forward_phase`."""
     sketch = Sketch(costing.beside if costing.overlap == "two-chunks" else costing.alone)
     last: Deps = ()
     for part in chain.before:
@@ -126,11 +140,16 @@ def forward_phase(chain: Chain, costing: Costing) -> Phase:
         last = _layer_forward(sketch, layer, costing.overlap, last)
     for part in chain.after:
         last = sketch.part(part, "forward", last)
-    return sketch.run(contention=costing.contention)
+    return sketch
 
 
 def input_phase(chain: Chain, costing: Costing, *, weights: bool) -> Phase:
     """A stage's input gradients; with ``weights`` its weight gradients too, each behind its own input gradient."""
+    return input_sketch(chain, costing, weights=weights).run(contention=costing.contention)
+
+
+def input_sketch(chain: Chain, costing: Costing, *, weights: bool) -> Sketch:
+    """The graph of :func:`input_phase`."""
     sketch = Sketch(costing.beside if costing.overlap == "two-chunks" else costing.alone)
     last: Deps = ()
     for part in reversed(chain.after):
@@ -141,7 +160,7 @@ def input_phase(chain: Chain, costing: Costing, *, weights: bool) -> Phase:
         last = _layer_backward(sketch, layer, costing.overlap, last, weights=weights)
     for part in reversed(chain.before):
         last = _backward_part(sketch, part, last, weights=weights)
-    return sketch.run(contention=costing.contention)
+    return sketch
 
 
 def weight_phase(chain: Chain, costing: Costing) -> Phase:
@@ -161,6 +180,11 @@ def pair_phase(forward: Chain, backward: Chain, costing: Costing) -> Phase:
     delayed: autograd's own order, in which an exchange waits for both. It begins with an exchange, so the forward's
     first compute runs beside that.
     """
+    return pair_sketch(forward, backward, costing).run(contention=costing.contention)
+
+
+def pair_sketch(forward: Chain, backward: Chain, costing: Costing) -> Sketch:
+    """The graph of :func:`pair_phase`."""
     sketch = Sketch(costing.beside)
     ends: list[Deps] = [(), ()]
     turns = zip_longest(_forward_turns(forward), _backward_turns(backward, costing))
@@ -170,7 +194,7 @@ def pair_phase(forward: Chain, backward: Chain, costing: Costing) -> Phase:
                 end = sketch.part(part, way, ends[side])
                 if joins:
                     ends[side] = end
-    return sketch.run(contention=costing.contention)
+    return sketch
 
 
 Block = tuple[Part, str, bool]

@@ -168,7 +168,6 @@ class StepBuilder:
         self.inner = inner(scenario, training)
         self.calibration = load_calibration(scenario.calibration) if scenario.calibration else None
         """Of no serving engine, whatever ``deployment`` names: none of them trains."""
-        self.stages = stage_layers(scenario.model, training)
         self.known: dict[tuple[int, bool], tuple[Kernel, Timing]] = {}
         """By identity: parts are made once and kept."""
         self.costing = Costing(
@@ -181,6 +180,11 @@ class StepBuilder:
         )
         self.layers: dict[str, LayerParts] = {}
         self.pieces: dict[tuple[tuple[int, ...], str], Phase] = {}
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Layer, ...], ...]:
+        """Layers of every pipeline stage."""
+        return stage_layers(self.scenario.model, self.training)
 
     def step(self) -> TrainingStep:
         """The step."""
@@ -272,7 +276,8 @@ class StepBuilder:
 
     def _cost(self, kernel: Kernel) -> Timing:
         own = self.training.fp8_kernels
-        key = (kernel.way, own, _content(kernel.op), _content(kernel.base))
+        plain = kernel.base is kernel.op
+        key = (kernel.way, own, _content(kernel.op), None if plain else _content(kernel.base))
         if key not in self.memo:
             scenario = self.scenario
             self.memo[key] = kernel_cost(kernel, scenario.cluster, scenario.costs, self.calibration, own)
@@ -482,7 +487,7 @@ def _content(op: Op) -> tuple[Any, ...]:
         op.network_bytes,
         op.dtype,
         op.backend,
-        tuple(sorted(op.shape.items())),
+        tuple(op.shape.items()),
         op.barrier,
         op.cache_dtype,
         op.inside,

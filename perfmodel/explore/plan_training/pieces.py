@@ -2,19 +2,25 @@
 behind the last one, for one division of a micro-batch. Layouts that only arrange layers otherwise share them.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from perfmodel.engines.memory import runtime_bytes
 from perfmodel.explore.plan_training.question import training_with
+from perfmodel.kernels.timing import Timing
 from perfmodel.ops.memory import buffer_bytes
+from perfmodel.overlap.graph import Segment
+from perfmodel.overlap.twin import step_times
 from perfmodel.spec.scenario import Scenario
 from perfmodel.training.layout import micro_batch_work, training_of
 from perfmodel.training.memory import backward_bytes, end_saved
-from perfmodel.training.overlap import Chain, pair_phase, parts_of
+from perfmodel.training.overlap import Chain, Sketch, forward_sketch, input_sketch, pair_sketch, parts_of
 from perfmodel.training.parts import Part
 from perfmodel.training.saved import layer_saved, loss_bytes, replayed_bytes
 from perfmodel.training.step import Memo, StepBuilder
@@ -49,13 +55,117 @@ class Pieces:
     runtime: float
 
 
+COLUMNS = ("latency_s", "compute_s", "memory_s", "link_s", "network_s", "held_sms")
+"""What of a timing a graph's run depends on."""
+
+
+class Runs:
+    """Graphs that wait to be run, and where their seconds go."""
+
+    def __init__(self, *, contention: bool) -> None:
+        self.contention = contention
+        self.graphs: dict[tuple[Any, ...], list[Sketch]] = defaultdict(list)
+        """By structure: streams and what waits for what."""
+        self.places: dict[tuple[Any, ...], list[tuple[np.ndarray, Any, int]]] = defaultdict(list)
+
+    def ask(self, graph: Sketch, into: np.ndarray, at: Any, over: int = 1) -> None:
+        """Put a graph's seconds, divided by ``over``, at a place of an array."""
+        if not graph.ops:
+            into[at] = 0.0
+            return
+        structure = (*(op.stream for op in graph.ops), *graph.after)
+        self.graphs[structure].append(graph)
+        self.places[structure].append((into, at, over))
+
+    def finish(self) -> None:
+        """Run them, all of a structure together."""
+        for structure, graphs in self.graphs.items():
+            seconds = self._seconds(graphs)
+            for (into, at, over), value in zip(self.places[structure], seconds.tolist(), strict=True):
+                into[at] = value / over
+        self.graphs.clear()
+        self.places.clear()
+
+    def _seconds(self, graphs: Sequence[Sketch]) -> np.ndarray:
+        """Seconds of graphs of one structure, (graphs,)."""
+        own = attrgetter(*COLUMNS)
+        figures = np.array([[own(timing) for timing in one.timings] for one in graphs], dtype=float)
+        timings = tuple(
+            Timing(**dict(zip(COLUMNS, figures[:, task].T, strict=True))) for task in range(figures.shape[1])
+        )
+        segment = Segment("stage", graphs[0].tasks(), timings)
+        return step_times((segment,), contention=self.contention).step_time_s
+
+
+class _Shape:
+    """One division of a micro-batch: its parts, what they take, and the graphs of those that run beside others."""
+
+    def __init__(self, builder: StepBuilder, scenario: Scenario, runs: Runs) -> None:
+        layers = [layer.model_copy(update={"count": 1}) for layer in scenario.model.layers]
+        self.builder, self.runs = builder, runs
+        self.layers = [builder.layer_chain(layer) for layer in layers]
+        self.first, self.last = builder.first_chain(), builder.last_chain()
+        self.sums: dict[tuple[int, str], float] = {}
+
+    def as_of(self, builder: StepBuilder) -> "_Shape":
+        """The same parts for a layout that computes whole layers again, or does not."""
+        builder.layers, builder.known = self.builder.layers, self.builder.known
+        other = copy(self)
+        other.builder = builder
+        return other
+
+    def seconds(self, chains: Sequence[Chain]) -> np.ndarray:
+        """(ways, chains): seconds of each, those of graphs once they have run."""
+        found = np.empty((len(WAYS), len(chains)))
+        for at, chain in enumerate(chains):
+            parts = parts_of(chain)
+            beside = self.builder.costing.overlap == "two-chunks" or any(part.ring for part in parts)
+            for row, way in enumerate(WAYS):
+                if beside and way != "weight":
+                    self.runs.ask(self._graph(chain, way), found, (row, at))
+                else:
+                    found[row, at] = self._in_turn(chain, parts, way)
+        return found
+
+    def _graph(self, chain: Chain, way: str) -> Sketch:
+        costing = self.builder.costing
+        if way == "forward":
+            return forward_sketch(chain, costing)
+        return input_sketch(chain, costing, weights=way == "backward")
+
+    def _in_turn(self, chain: Chain, parts: Sequence[Part], way: str) -> float:
+        """Of ops that only follow each other."""
+        ways = {"backward": ("input", "weight")}.get(way, (way,))
+        again = 0.0
+        if self.builder.costing.replay and way in ("input", "backward"):
+            again = sum(self._sum(part, "forward") for one in chain.layers for part in one.in_sequence())
+        return again + sum(self._sum(part, one) for part in parts for one in ways)
+
+    def _sum(self, part: Part, way: str) -> float:
+        """One part's ops; parts are kept, so each is summed once."""
+        key = (id(part), way)
+        if key not in self.sums:
+            alone = self.builder.costing.alone
+            self.sums[key] = sum(float(alone(kernel).seconds) for kernel in getattr(part, way))
+        return self.sums[key]
+
+
 class Workshop:
-    """Makes pieces, and keeps what shapes share: kernels' times, and what a layer takes by itself."""
+    """Makes pieces, and keeps what shapes share: kernels' times, parts, and what a layer takes by itself.
+
+    Where ops run beside others their graph is kept, and all graphs of one structure are run together at the end: of
+    what is handed out before, seconds are there after :meth:`finish`.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.memo: Memo = {}
-        self.alone: dict[tuple[Any, ...], tuple[StepBuilder, Pieces]] = {}
+        self.alone: dict[tuple[Any, ...], tuple[_Shape, Pieces]] = {}
+        self.shapes: dict[tuple[Any, ...], _Shape] = {}
+        """By all but whether whole layers are computed again, which leaves their parts as they are (in BF16: what is
+        cast hangs on what is kept)."""
+        self.paired: list[Pieces] = []
+        self.runs = Runs(contention=scenario.deployment.contention)
 
     def pieces(self, keys: Mapping[str, Any]) -> Pieces:
         """The pieces of a shape, by its keys of ``training``.
@@ -69,10 +179,22 @@ class Workshop:
         mark = tuple(keys.values())
         if mark not in self.alone:
             self.alone[mark] = self._alone(keys)
-        builder, found = self.alone[mark]
-        return replace(found, pair_s=_pairs_s(builder, found)) if paired else found
+        shape, found = self.alone[mark]
+        if not paired:
+            return found
+        together = replace(found, pair_s=self._pairs_s(shape))
+        self.paired.append(together)
+        return together
 
-    def _alone(self, keys: Mapping[str, Any]) -> tuple[StepBuilder, Pieces]:
+    def finish(self) -> None:
+        """Run all graphs that were asked for; layers that exchange nothing have nothing to hide in a pair."""
+        self.runs.finish()
+        for one in self.paired:
+            alone = np.isnan(one.pair_s)
+            one.pair_s[alone] = (one.layer_s[0] + one.layer_s[3])[alone]
+        self.paired.clear()
+
+    def _alone(self, keys: Mapping[str, Any]) -> tuple[_Shape, Pieces]:
         scenario, own = self.scenario, training_of(self.scenario)
         dp = keys["ep"] * keys["etp"]  # any number will do: a layer's share does not depend on it
         stages = min(2, scenario.model.num_layers)
@@ -81,14 +203,19 @@ class Workshop:
         batch = dp * keys["micro_batch_sequences"]
         training = training_with(own, {**keys, **alone, "global_batch_sequences": batch})
         builder = StepBuilder(scenario, training, self.memo)
+        again = keys["recompute"] == "full" and training.precision == "bf16"
+        like = tuple({**keys, "recompute": "none" if again else keys["recompute"]}.values())
+        shape = self.shapes.get(like)
+        if shape is None:
+            shape = self.shapes[like] = _Shape(builder, scenario, self.runs)
+        else:
+            shape = shape.as_of(builder)
         inside = builder.inner
         layers = [layer.model_copy(update={"count": 1}) for layer in scenario.model.layers]
-        chains = [builder.layer_chain(layer) for layer in layers]
-        first, last = builder.first_chain(), builder.last_chain()
-        return builder, Pieces(
-            layer_s=np.array([[_seconds(builder, chain, way) for chain in chains] for way in WAYS]),
-            first_s=np.array([_seconds(builder, first, way) for way in WAYS]),
-            last_s=np.array([_seconds(builder, last, way) for way in WAYS]),
+        return shape, Pieces(
+            layer_s=shape.seconds(shape.layers),
+            first_s=shape.seconds([shape.first])[:, 0],
+            last_s=shape.seconds([shape.last])[:, 0],
             pair_s=np.full(len(layers), np.nan),
             transfer_s=builder.transfer_s(),
             saved=np.array([sum(layer_saved(layer, inside, training).values()) for layer in layers]),
@@ -100,33 +227,12 @@ class Workshop:
             runtime=runtime_bytes(inside).start,
         )
 
-
-def _pairs_s(builder: StepBuilder, found: Pieces) -> np.ndarray:
-    """A forward beside a backward by kind of layer; layers that exchange nothing have nothing to hide."""
-    pairs: np.ndarray = found.layer_s[0] + found.layer_s[3]
-    for kind, layer in enumerate(builder.scenario.model.layers):
-        if layer.moe:
-            several = builder.layer_chain(layer.model_copy(update={"count": 1}), LAYERS_OF_A_PAIR)
-            pairs[kind] = pair_phase(several, several, builder.costing).seconds / LAYERS_OF_A_PAIR
-    return pairs
-
-
-def _seconds(builder: StepBuilder, chain: Chain, way: str) -> float:
-    """One phase of a piece; where its ops only follow each other their sum, without a timeline."""
-    parts = parts_of(chain)
-    if builder.costing.overlap == "two-chunks" or any(part.ring for part in parts):
-        return builder.phase(chain, way).seconds
-    ways = {"backward": ("input", "weight")}.get(way, (way,))
-    if builder.costing.replay and way in ("input", "backward"):
-        again = [part for layer in chain.layers for part in layer.in_sequence()]
-        return _sum(builder, again, ("forward",)) + _sum(builder, parts, ways)
-    return _sum(builder, parts, ways)
-
-
-def _sum(builder: StepBuilder, parts: Sequence[Part], ways: Sequence[str]) -> float:
-    return sum(
-        float(builder.costing.alone(kernel).seconds)
-        for part in parts
-        for way in ways
-        for kernel in getattr(part, way)
-    )
+    def _pairs_s(self, shape: _Shape) -> np.ndarray:
+        """A forward beside a backward by kind of layer that exchanges something, once the graphs have run."""
+        pairs = np.full(len(shape.layers), np.nan)
+        for kind, (layer, chain) in enumerate(zip(self.scenario.model.layers, shape.layers, strict=True)):
+            if layer.moe:
+                several = Chain((), chain.layers * LAYERS_OF_A_PAIR, ())
+                graph = pair_sketch(several, several, shape.builder.costing)
+                self.runs.ask(graph, pairs, kind, LAYERS_OF_A_PAIR)
+        return pairs

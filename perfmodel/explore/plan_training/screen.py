@@ -98,6 +98,7 @@ def figures(scenario: Scenario, found: Sequence[Mapping[str, Any]]) -> tuple[np.
         paired = keys["moe_overlap"] == "forward-backward"
         p, name = keys["pp"], keys["schedule"]
         groups[name, p, keys["virtual_stages"], paired, _rounds(name, p, micro)].append(i)
+    workshop.finish()
     step_s, memory = np.empty(len(found)), np.empty(len(found))
     for (name, p, v, paired, lengths), members in groups.items():
         at = np.array(members)
@@ -107,6 +108,8 @@ def figures(scenario: Scenario, found: Sequence[Mapping[str, Any]]) -> tuple[np.
     return step_s, memory
 
 
+DIVIDING = ("tp", "cp", "dp", "ep", "etp", "zero", "dp_replicate", "power_cap_w")
+"""Keys on which the weights of a GPU hang, and what is done with them once per step."""
 ARRANGED = ("pp", "virtual_stages", "schedule", "zero", "dp", "dp_replicate")
 """Keys that arrange layers and do not change them."""
 
@@ -150,7 +153,15 @@ class _Group:
     ) -> None:
         self.scenario, self.pieces, self.orders = scenario, pieces, orders
         own = training_of(scenario)
-        self.trainings = [own.model_copy(update={"edp": None, **keys}) for keys in found]
+        self.training = own.model_copy(update={"edp": None, **found[0]})
+        """Of the first layout: what no layout changes may be asked of it."""
+        self.micro_batches = np.array(
+            [own.global_batch_sequences // (keys["dp"] * keys["micro_batch_sequences"]) for keys in found]
+        )
+        self.overlaps = {
+            name: np.array([keys.get(name, getattr(own, name)) for keys in found])
+            for name in ("overlap_gradients", "overlap_parameters")
+        }
         self.calibration = load_calibration(scenario.calibration) if scenario.calibration else None
         stages = stage_layers(scenario.model, training_with(own, found[0]))
         kinds = [layer.model_copy(update={"count": 1}) for layer in scenario.model.layers]
@@ -164,15 +175,14 @@ class _Group:
                 self.counts[stage, kind] = max(0, both)
         self.ranks = [orders[-1].stages_of(rank) for rank in range(orders[-1].ranks)]
         self.held = []
-        for training in self.trainings:
-            divided = (training.tp, training.cp, training.dp, training.ep, training.etp, training.zero)
-            mark = (*divided, training.dp_replicate, len(stages), *self.ranks)
+        for keys in found:
+            divided = tuple(keys.get(name, getattr(own, name)) for name in DIVIDING)
+            mark = (*divided, len(stages), *self.ranks)
             if mark not in known:
-                known[mark] = self._held(training)
+                known[mark] = self._held(own.model_copy(update={"edp": None, **keys}))
             self.held.append(known[mark])
-        self.copies = self.trainings[0].offload.activations_fraction > 0.0
-        """The scenario's own: no layout changes it."""
-        self.zero3 = np.array([training.zero == 3 for training in self.trainings])
+        self.copies = own.offload.activations_fraction > 0.0
+        self.zero3 = np.array([keys["zero"] == 3 for keys in found])
 
     def _held(self, training: Training) -> _Held:
         cluster = self.scenario.cluster
@@ -244,7 +254,7 @@ class _Group:
     def _copied_s(self) -> np.ndarray:
         """Activations between every stage and its host, one way, (stages, layouts)."""
         saved = self.counts @ self._of("saved")
-        return np.asarray(activations_copy_s(saved, self.trainings[0], self.scenario))
+        return np.asarray(activations_copy_s(saved, self.training, self.scenario))
 
     def _pairs_s(self, stage_s: Mapping[str, np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
         """A stage's forward beside another's backward: as many pairs of layers as both have, the rest by itself."""
@@ -275,7 +285,7 @@ class _Group:
     def step_s(self) -> np.ndarray:
         """Step times, (layouts,)."""
         stage_s = self._stage_s()
-        slow = self.trainings[0].slowest_rank
+        slow = self.training.slowest_rank
         factor = None
         if slow != 1.0:
             factor = np.ones(len(self.ranks))
@@ -293,8 +303,7 @@ class _Group:
         pipeline: np.ndarray = spans[0]
         if len(spans) > 1:
             short, long = (order.micro_batches for order in self.orders)
-            micro = np.array([training.micro_batches for training in self.trainings])
-            pipeline = pipeline + (micro - short) / (long - short) * (spans[1] - spans[0])
+            pipeline = pipeline + (self.micro_batches - short) / (long - short) * (spans[1] - spans[0])
         found: np.ndarray = pipeline + self._tails_s(stage_s).max(axis=0)
         return found
 
@@ -317,14 +326,13 @@ class _Group:
                 )
                 beside = sum(stage_s[way][stage] for stage in own) * inside
                 hidden = np.maximum(alone / layers, alone - beside)
-                overlaps = np.array([getattr(training, key) for training in self.trainings])
-                found[rank] += np.where(divided, np.where(overlaps, hidden, alone), 0.0)
+                found[rank] += np.where(divided, np.where(self.overlaps[key], hidden, alone), 0.0)
         return found
 
     def memory(self) -> np.ndarray:
         """Bytes of the fullest rank, (layouts,); as :func:`perfmodel.training.memory.training_memory`."""
         saved, replayed, backward = self._of("saved"), self._of("replayed"), self._of("backward")
-        training = self.trainings[0]
+        training = self.training
         stage_saved = self.counts @ ((1.0 - training.offload.activations_fraction) * saved)
         stage_saved[-1] += self._of("last_saved")
         standing = np.array([one.standing for one in self.held]).T
