@@ -1,6 +1,8 @@
 """A chart's points as a table: for who can't see it, and for who wants the figures."""
 
 import base64
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 MOST_ROWS = 5_000
+MOST_SERIES = 12
+"""That are told in words."""
 
 
 def table_of(figure: Any) -> pd.DataFrame:
@@ -22,6 +26,30 @@ def table_of(figure: Any) -> pd.DataFrame:
             if len(rows) >= MOST_ROWS:
                 return _tidy(pd.DataFrame(rows))
     return _tidy(pd.DataFrame(rows))
+
+
+def words_of(figure: Any) -> str:
+    """What a chart shows, for who can't see it: its axes, and each series with its ends."""
+    shape = figure if isinstance(figure, Mapping) else figure.to_dict()
+    layout = shape["layout"]
+    x, y = (_title(layout.get(axis, {}), "") for axis in ("xaxis", "yaxis"))
+    axes = f"{y or 'values'} against {x}" if x and y else x or y
+    series = [
+        " ".join(filter(None, (trace.get("name") or "", _range(trace.get("y")) or _range(trace.get("x")))))
+        for trace in shape["data"][:MOST_SERIES]
+    ]
+    more = len(shape["data"]) - MOST_SERIES
+    told = "; ".join(filter(None, [*series, f"and {more} more series" if more > 0 else ""]))
+    return re.sub("<[^>]+>", " ", f"Chart of {axes}. {told}. All points are in the table below.")
+
+
+def _range(stated: Any) -> str:
+    """From the least to the largest, where there are numbers."""
+    values = [value for value in _values(stated) if isinstance(value, (int, float)) and math.isfinite(value)]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return f"{low:,.4g}" if low == high else f"{low:,.4g} to {high:,.4g}"
 
 
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import session
+from dashboard.looks import tiles
 from dashboard.names import cluster_title, engine_title, model_title
 from dashboard.plan_asked import (
     ENGINES,
@@ -22,7 +23,6 @@ from dashboard.show import plain
 from dashboard.words import PLAN
 from perfmodel.spec import catalogue
 
-WIDTH = 176
 MODES = {"need": "What do I need for this traffic?", "carry": "What do I get for this budget?"}
 
 
@@ -34,7 +34,7 @@ def controls(asked: PlanAsked) -> None:
         _several("models", "Models", _models(), asked.models, model_title)
     with right:
         _several("clusters", "GPUs", catalogue.names("clusters"), asked.clusters, cluster_title)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with tiles("plan-traffic"):
         if asked.mode == "need":
             _pick("unit", "Traffic in", tuple(UNITS), asked.unit, UNITS.__getitem__)
             _number("amount", UNITS[asked.unit].capitalize(), asked.amount, step=_step(asked.amount))
@@ -69,7 +69,7 @@ def _more(asked: PlanAsked) -> None:
             )
             _number("percentile", "Limits hold for, % of requests", asked.percentile, step=1.0)
             _number("acceptance", "Drafts accepted, share", asked.acceptance, step=0.1)
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with tiles("plan-prices"):
             for cluster in asked.clusters:
                 _price(asked, cluster)
         for cluster in _unpriced(asked):
@@ -117,7 +117,6 @@ def _number(name: str, label: str, value: float, *, step: float) -> None:
         on_change=_changed,
         args=(name, float),
         help=plain(PLAN[name]),
-        width=WIDTH,
     )
 
 
@@ -143,7 +142,6 @@ def _pick(name: str, label: str, options: tuple[str, ...], value: str, words: Ca
         args=(name, str),
         format_func=words,
         help=plain(PLAN[name]),
-        width=WIDTH,
     )
 
 
@@ -182,5 +180,4 @@ def _price(asked: PlanAsked, cluster: str) -> None:
         on_change=changed,
         placeholder="no price known",
         help=plain(PLAN["prices"]),
-        width=WIDTH,
     )

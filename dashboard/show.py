@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from plotly.basedatatypes import BaseFigure
 
-from dashboard.chart_table import table_of
+from dashboard.chart_table import table_of, words_of
 from perfmodel.answers.caveats import condition as condition_of
 from perfmodel.output.colours import BAND, PREDICTED, PUBLISHED
 from perfmodel.output.report.as_csv import safe
@@ -32,7 +32,13 @@ def chart(figure: Any, key: str, *, zooms: bool = False, on_select: Callable[[],
     config = {"displaylogo": False, "displayModeBar": "hover" if zooms else False, "modeBarButtons": BUTTONS}
     clicks: dict[str, Any] = {"on_select": on_select, "selection_mode": "points"} if on_select else {}
     st.plotly_chart(
-        _Unchecked(figure), width="stretch", theme="streamlit", key=f"chart-{key}", config=config, **clicks
+        _Unchecked(figure),
+        width="stretch",
+        theme="streamlit",
+        key=f"chart-{key}",
+        config=config,
+        alt=words_of(figure),
+        **clicks,
     )
     if st.toggle("As a table", key=f"table-of-{key}", help="The chart's points in figures."):
         st.dataframe(table_of(figure), hide_index=True, width="stretch")

@@ -5,6 +5,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import session
+from dashboard.looks import tiles
 from dashboard.show import plain
 from dashboard.traffic_runs import FEWEST, MOST, QUICK
 from dashboard.words import TRAFFIC
@@ -20,7 +21,7 @@ OPTIONAL = ("workload.num_requests", "workload.request_rate", "slo.ttft_ms", "sl
 def controls(scenario: Scenario) -> None:
     """A row of four."""
     workload = scenario.workload
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with tiles("traffic-asked"):
         _number(
             "Requests",
             "workload.num_requests",
@@ -94,7 +95,6 @@ def _number(
         on_change=_changed,
         args=(key, path),
         help=plain(help),
-        width=190,
         **more,
     )
 

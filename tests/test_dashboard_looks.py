@@ -57,6 +57,18 @@ CUT = """() => [...document.querySelectorAll(
 """Controls and headings that the window's edge cuts."""
 
 
+ALONE = """() => [...document.querySelectorAll('[class*="st-key-tiles-"]')].filter(one => one.offsetWidth).map(one => {
+    const columns = new Set([...one.children].filter(child => child.offsetWidth).map(child => child.offsetLeft)).size
+    return [columns, one.children.length]
+}).filter(([columns, count]) => columns > 2 && count > columns && count % columns === 1)"""
+"""Rows of tiles with one left over, as columns and tiles."""
+UNTOLD = """() => [...document.querySelectorAll('[data-testid=stMain] [data-testid=stPlotlyChart]')]
+    .filter(one => ![one, ...one.querySelectorAll('*')].some(part =>
+        (part.getAttribute('aria-label') || '').startsWith('Chart of ')))
+    .map(one => one.outerHTML.slice(0, 200))"""
+"""Charts that say nothing to who can't see them."""
+
+
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
 def test_nothing_is_cut_and_nothing_said_to_the_console(path, server, visitor):  # noqa: F811
     page = visitor.new_page()
@@ -72,7 +84,11 @@ def test_nothing_is_cut_and_nothing_said_to_the_console(path, server, visitor): 
         page.screenshot(path=PICTURES / f"looks-{name}-{width}-{visitor.theme}.png")
         assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
         assert page.evaluate(CUT) == []
+        assert page.evaluate(ALONE) == []
     assert page.locator("[data-testid=stMain] h2").first.inner_text()  # the answer
+    charts = page.locator("[data-testid=stMain] [data-testid=stPlotlyChart]")
+    assert page.evaluate(UNTOLD) == []
+    assert page.get_by_text("As a table", exact=True).count() == charts.count()
     assert not page.locator("[data-testid=stException]").count()
     assert [text for text in said if "404" not in text] == []
     page.close()

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from dashboard import results
+from dashboard.chart_table import words_of
+from dashboard.looks import MOST_TILES, columns
 from perfmodel.answers.step import answer_step
 from perfmodel.explore.curve import batch_curve
 from perfmodel.load import load_scenario
@@ -100,3 +102,26 @@ def test_a_scenario_that_does_not_fit_has_no_answer_and_a_curve_of_what_does():
     scenario = load_scenario(MAIN, ["deployment.batch_per_gpu=4000"])
     assert isinstance(results.answer(scenario), results.Failed)
     assert results.curve(scenario).batch_per_gpu.max() == 128
+
+
+def test_a_chart_is_told_in_words():
+    """Axes, and each series with its least and largest value."""
+    figure = {
+        "data": [
+            {"name": "predicted", "x": [1, 2], "y": [3.0, 4500.0]},
+            {"name": "<b>none</b>", "x": [], "y": []},
+        ],
+        "layout": {"xaxis": {"title": {"text": "batch"}}, "yaxis": {"title": "tokens/s"}},
+    }
+    said = words_of(figure)
+    assert said.startswith("Chart of tokens/s against batch. predicted 3 to 4,500;")
+    assert "<b>" not in said
+
+
+@pytest.mark.parametrize("most", [4, 6])
+def test_no_tile_is_left_over(most):
+    for count in range(1, MOST_TILES + 1):
+        found = columns(count, most)
+        assert count <= found or count % found != 1, count
+        assert found <= min(count, most + 1)
+    assert (columns(5, 6), columns(5, 4), columns(16, 6), columns(8, 4)) == (5, 3, 6, 4)

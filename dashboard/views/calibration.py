@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import session
 from dashboard.calibration_facts import Facts, Files, brought, facts
+from dashboard.looks import tiles
 from dashboard.names import model_title
 from dashboard.results import Failed
 from dashboard.show import chart, downloads, headline, plain
@@ -128,13 +129,13 @@ def _at_a_glance(side: Facts) -> None:
     if side.source:
         st.caption(plain(side.source))
     shapes = int(side.rows["timed shapes"].sum())
-    with st.container(horizontal=True):
-        st.metric("Age", side.age, help=plain(TRUST["age"]), width=150)
-        st.metric("Timed shapes", count(shapes), help=plain(TRUST["timed"]), width=150)
+    with tiles(f"calibration-{side.id}"):
+        st.metric("Age", side.age, help=plain(TRUST["age"]))
+        st.metric("Timed shapes", count(shapes), help=plain(TRUST["timed"]))
         median = pd.to_numeric(side.classes["median error"]).median()
-        st.metric("Median class", pct(float(median)), help=plain(CALIBRATION["median"]), width=150)
+        st.metric("Median class", pct(float(median)), help=plain(CALIBRATION["median"]))
         if side.covered is not None:
-            st.metric("Covers", percent(side.covered), help=plain(CALIBRATION["covers"]), width=150)
+            st.metric("Covers", percent(side.covered), help=plain(CALIBRATION["covers"]))
     if side.why:
         st.warning(
             plain(f"{side.name}: no answer for this scenario with it: {side.why}"), icon=":material/warning:"

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import Asked
+from dashboard.looks import tiles
 from dashboard.presets import presets
 from dashboard.refusal import refuse
 from dashboard.results import Answered, Failed
@@ -182,7 +183,7 @@ def _overlaps() -> bool:
 
 def _metrics(a: Answered, b: Answered) -> None:
     """B's figures with the change from A."""
-    with st.container(horizontal=True):
+    with tiles("compare"):
         for key, text, more_is_better in ROWS[:8]:
             one, other = a.values[key], b.values[key]
             if other is None:
@@ -194,7 +195,6 @@ def _metrics(a: Answered, b: Answered) -> None:
                 change,
                 delta_color="normal" if more_is_better else "inverse",
                 help=f"{HELP[key]} Below: against A's {text(one) if one is not None else '-'}.",
-                width=170,
             )
 
 

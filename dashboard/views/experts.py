@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import results
+from dashboard.looks import tiles
 from dashboard.refusal import refuse
 from dashboard.results import Answered, Failed
 from dashboard.show import caveats, chart, downloads, headline, plain, under
@@ -56,7 +57,7 @@ def _answer(scenario: Scenario, found: Answered) -> str:
 def _figures(scenario: Scenario, found: Answered) -> None:
     active, real = found.values["active_parameters"], found.values["real_experts"]
     loads = results.rank_loads(scenario)
-    with st.container(horizontal=True):
+    with tiles("experts"):
         st.metric(
             "Active parameters",
             f"{active['mean'] / GIGA:.1f} B",
@@ -65,7 +66,6 @@ def _figures(scenario: Scenario, found: Answered) -> None:
             delta_arrow="off",
             help="Weights that a token uses, in the mean over tokens, without the embedding. Below: with the fewest "
             "and the most real experts in every layer.",
-            width=170,
         )
         st.metric(
             "Real experts per token",
@@ -74,7 +74,6 @@ def _figures(scenario: Scenario, found: Answered) -> None:
             delta_color="off",
             delta_arrow="off",
             help=HELP["real_experts"] + " Below: standard deviation over tokens.",
-            width=170,
         )
         if scenario.deployment.ep > 1:
             st.metric(
@@ -82,7 +81,6 @@ def _figures(scenario: Scenario, found: Answered) -> None:
                 f"{significant(float(loads['mean'].iloc[0]))} times",
                 help="Load of the busiest expert-parallel rank over the mean rank's: all others wait for it in every "
                 "layer. From popularity, chance, and what the engine's published runs leave unexplained.",
-                width=170,
             )
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
 from dashboard.cache import key_of
+from dashboard.looks import tiles
 from dashboard.pool import Progress
 from dashboard.refusal import refuse
 from dashboard.results import Failed
@@ -192,14 +193,14 @@ def _figures(run: Run) -> None:
     stated = run.answer.scenario.slo != Slo()
     used = values["capacity_used_pct"]
     fill = [] if used is None else [("Load", percent(used / PERCENT), "fill", "of what GPUs can carry")]
-    tiles: list[tuple[str, str, str, str | None]] = []
+    figures: list[tuple[str, str, str, str | None]] = []
     for name, key in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("E2E", "e2e_s")):
         found = values[key]
-        tiles += [
+        figures += [
             (f"{name} {part}", duration(found and found[part]), key.removesuffix("_s"), None)
             for part in ("p50", "p99")
         ]
-    tiles += [
+    figures += [
         ("Queue p99", duration(values["queue_s"]["p99"]), "queue", None),
         ("Requests/s", significant(values["requests_per_s"]), "per_s", None),
         *(_goodput_tile(values) if stated else ()),
@@ -219,14 +220,12 @@ def _figures(run: Run) -> None:
     if values["energy_j_per_output_token"] is not None:
         power = f"{values['power_w_per_gpu']:,.0f} W per GPU"
         joules = f"{significant(values['energy_j_per_output_token'])} J"
-        tiles.append(("Energy, output token", joules, "energy", power))
+        figures.append(("Energy, output token", joules, "energy", power))
     if values["cache_hit_pct"]:
-        tiles.append(("Prompt tokens cached", percent(values["cache_hit_pct"] / PERCENT), "cached", None))
-    with st.container(horizontal=True):
-        for label, text, term, below in tiles:
-            st.metric(
-                label, text, below, delta_color="off", delta_arrow="off", help=plain(TRAFFIC[term]), width=160
-            )
+        figures.append(("Prompt tokens cached", percent(values["cache_hit_pct"] / PERCENT), "cached", None))
+    with tiles("traffic"):
+        for label, text, term, below in figures:
+            st.metric(label, text, below, delta_color="off", delta_arrow="off", help=plain(TRAFFIC[term]))
 
 
 def _goodput_tile(values: Mapping[str, Any]) -> list[tuple[str, str, str, str | None]]:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import session
 from dashboard.asked import Asked, yaml_of
+from dashboard.looks import tiles
 from dashboard.names import cluster_title, gpu_title, model_title
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, downloads, headline, plain
@@ -25,7 +26,6 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import PipelineSchedule
 from perfmodel.units import GB, GIGA, MEGA, MS, TERA
 
-WIDTH = 170
 BUBBLE = OP_CLASS_COLOURS["waiting"]
 OVERLAPS = {
     "none": "nothing hidden",
@@ -101,7 +101,7 @@ def _controls(asked: Asked, scenario: Scenario) -> None:
         _select("Model", "model", _models(), scenario.model.name, model_title)
     with right:
         _select("GPUs", "cluster", catalogue.names("clusters"), scenario.cluster.name, cluster_title)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with tiles("train-run"):
         tokens = None if training.tokens is None else float(training.tokens)
         _number("Tokens of the run, T", "training.tokens", tokens, low=1e-6, step=1.0, scale=TERA)
         _whole("Sequences per step", "training.global_batch_sequences", training.global_batch_sequences)
@@ -114,35 +114,33 @@ def _controls(asked: Asked, scenario: Scenario) -> None:
             ("bf16", "fp8", "mxfp8", "nvfp4"),
             training.precision,
             str,
-            narrow=True,
         )
     with st.expander("Layout: how GPUs share a step", icon=":material/grid_view:", expanded=True):
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with tiles("train-layout"):
             for label, key in (("Data", "dp"), ("Pipeline", "pp"), ("Tensor", "tp"), ("Context", "cp")):
                 _whole(f"{label} parallelism", f"training.{key}", getattr(training, key))
             if scenario.model.moe is not None:
                 _whole("Expert parallelism", "training.ep", training.ep)
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with tiles("train-order"):
             _select(
                 "Order of micro-batches",
                 "training.schedule",
                 get_args(PipelineSchedule),
                 training.schedule,
                 str,
-                narrow=True,
             )
             _whole("Chunks per rank", "training.virtual_stages", training.virtual_stages)
             _select(
                 "Dispatch and combine", "training.moe_overlap", tuple(OVERLAPS), training.moe_overlap,
-                OVERLAPS.__getitem__, narrow=True,
+                OVERLAPS.__getitem__,
             )  # fmt: skip
             recompute = training.recompute if isinstance(training.recompute, str) else "some parts"
-            _select("Computed again", "training.recompute", ("none", "full"), recompute, str, narrow=True)
-            _select("Divided (ZeRO)", "training.zero", (0, 1, 2, 3), training.zero, str, narrow=True)
+            _select("Computed again", "training.recompute", ("none", "full"), recompute, str)
+            _select("Divided (ZeRO)", "training.zero", (0, 1, 2, 3), training.zero, str)
     f, c = training.failures, training.checkpoints
     with (
         st.expander("Failures and checkpoints", icon=":material/heart_broken:"),
-        st.container(horizontal=True, vertical_alignment="bottom"),
+        tiles("train-failures"),
     ):
         _number(
             "Failures per 1,000 GPU days",
@@ -222,9 +220,7 @@ def _written(value: float) -> str:
     return f"{value:.0f}" if value.is_integer() else f"{value:.12g}"
 
 
-def _select(
-    label: str, path: str, options: Sequence[Any], value: Any, words: Any, *, narrow: bool = False
-) -> None:
+def _select(label: str, path: str, options: Sequence[Any], value: Any, words: Any) -> None:
     shown = list(options) if value in options else [value, *options]
     st.selectbox(
         label,
@@ -234,7 +230,6 @@ def _select(
         args=(path, None),
         format_func=words,
         help=plain(TRAINING.get(path.rpartition(".")[2], "")) or None,
-        width=WIDTH if narrow else "stretch",
     )
 
 
@@ -250,7 +245,6 @@ def _whole(label: str, path: str, value: int | None, *, step: int = 1, low: int 
         args=(path, 1.0),
         placeholder="as needed",
         help=plain(TRAINING.get(path.rpartition(".")[2], "")) or None,
-        width=WIDTH,
     )
 
 
@@ -268,7 +262,6 @@ def _number(
         args=(path, scale),
         placeholder="only a step",
         help=plain(TRAINING.get(path.rpartition(".")[2], "")) or None,
-        width=WIDTH,
     )
 
 
@@ -320,7 +313,7 @@ TILES = {
 
 
 def _tiles(found: Trained) -> None:
-    with st.container(horizontal=True):
+    with tiles("train"):
         for what, value, _ in found.results:
             if what in TILES:
                 bounds = {
@@ -336,7 +329,6 @@ def _tiles(found: Trained) -> None:
                     delta_color="off",
                     delta_arrow="off",
                     help=plain(TRAINING[what]),
-                    width=WIDTH,
                 )
 
 

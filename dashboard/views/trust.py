@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import results
+from dashboard.looks import tiles
 from dashboard.recorded import number_column, show_summary, summary_table, validation
 from dashboard.refusal import refuse
 from dashboard.results import Answered, Failed
@@ -73,7 +74,7 @@ def _answer(nearest: Nearest | None) -> str:
 
 def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float, device: str) -> None:
     """The sentences' numbers; ``device``: GPU or CPU."""
-    with st.container(horizontal=True):
+    with tiles("trust"):
         if nearest is not None:
             line = nearest.line
             st.metric(
@@ -83,16 +84,15 @@ def _at_a_glance(basis: Basis, nearest: Nearest | None, timed: float, device: st
                 delta_color="off",
                 delta_arrow="off",
                 help=TRUST["nearest"],
-                width=170,
             )
         if basis.calibration is None:
             return
         if len(basis.kernels):
             error = float(basis.kernels["median error"].median())
             st.metric("Kernels", pct(error), "on shapes left out", delta_color="off", delta_arrow="off",
-                      help=TRUST["kernels"], width=170)  # fmt: skip
-        st.metric(f"Timed on this {device}", percent(timed), help=TRUST["timed_share"], width=170)
-        st.metric("Calibration's age", days(basis.calibration.created), help=TRUST["age"], width=170)
+                      help=TRUST["kernels"])  # fmt: skip
+        st.metric(f"Timed on this {device}", percent(timed), help=TRUST["timed_share"])
+        st.metric("Calibration's age", days(basis.calibration.created), help=TRUST["age"])
 
 
 def _evidence(evidence: Sequence[Evidence]) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import results, session
 from dashboard.asked import Asked, yaml_of
+from dashboard.looks import tiles
 from dashboard.refusal import fits, refuse
 from dashboard.results import Failed
 from dashboard.show import caveats, chart, downloads, headline, plain, under
@@ -94,7 +95,7 @@ def _answer(scenario: Scenario, values: Mapping[str, Any]) -> str:
 
 def _figures(scenario: Scenario, values: Mapping[str, Any], wanted: tuple[tuple[str, Any], ...]) -> None:
     """Figures with their intervals; those that the phase does not have are left out."""
-    with st.container(horizontal=True):
+    with tiles(f"step-{wanted[0][0]}"):
         for key, text in wanted:
             if values[key] is None:
                 continue
@@ -109,7 +110,6 @@ def _figures(scenario: Scenario, values: Mapping[str, Any], wanted: tuple[tuple[
                 delta_color="off",
                 delta_arrow="off",
                 help=HELP[key] + (f" Below: {HELP['interval']}" if bounds else ""),
-                width=170,
             )
 
 
@@ -120,7 +120,7 @@ def _trade_off(scenario: Scenario) -> None:
     x = "ttft_s" if prefill else "tokens_per_s_per_user"
     kind = "input" if prefill else "output"
     by = {"throughput": f"{kind}_tokens_per_s_per_gpu", "cost": f"usd_per_million_{kind}_tokens"}
-    title, switch = st.columns([3, 1], vertical_alignment="bottom")
+    title, switch = st.columns([2, 1], vertical_alignment="bottom")
     with title:
         st.subheader(
             "What each user gets, what each GPU gives",
