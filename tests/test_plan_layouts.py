@@ -1,14 +1,32 @@
-"""perfmodel plan over pipelines and divided caches: what is enumerated loads, the screen follows the simulation."""
+"""perfmodel plan over pipelines, divided prompts and caches, FFNs apart: what is enumerated, and what is screened."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_plan import question
 
 from perfmodel.engines.launch import launches
+from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.plan.answer import layout_words
 from perfmodel.explore.plan.layouts import document_of, legal_layouts
 from perfmodel.explore.plan.screen import screen
 from perfmodel.explore.plan.simulate import Simulator
-from perfmodel.explore.space import CHUNK, DCP, DP, KV, PP, RUNNING, TP
+from perfmodel.explore.space import (
+    CHUNK,
+    CP,
+    DCP,
+    DENSE,
+    DP,
+    DRAFTS,
+    EP,
+    FFNS,
+    KV,
+    OVERLAP,
+    PP,
+    REPLICAS,
+    RUNNING,
+    TP,
+)
 from perfmodel.load import build_scenario
 
 LAYOUTS = {
@@ -74,3 +92,157 @@ def test_long_contexts_find_a_divided_cache():
         for shards in (1, 8)
     ]
     assert usd[1] < usd[0]
+
+
+# --- divided prompts ------------------------------------------------------------------------------------------------
+
+PROMPTS = {
+    **LAYOUTS, TP: [8], DP: [1], PP: [1], DCP: [1], CP: [1, 3, "most"], EP: ["all"], DENSE: ["attention"],
+    OVERLAP: ["sequential"], DRAFTS: [0], "pools": ["apart"],
+}  # fmt: skip
+
+
+def test_divided_prompts_are_read_and_nothing_else():
+    """A layout that divides prompts is one of prefill replicas; CP3 of 8 GPUs is none. An indexer scores for all heads
+    on every GPU of a group unless prompts are divided; plain MLA has heads to divide, and reads as fast by those."""
+    for model, best in (("glm-5", 8), ("deepseek-v3", 1)):
+        asked = question(model, "16xh200", "sglang", space=PROMPTS, isl=60_000, osl=100, users=4)
+        kind = asked.kinds[0]
+        found = list(legal_layouts(asked, kind, asked.space_of(kind)))
+        assert sorted(one.scenario.deployment.context_parallel for one in found) == [1, 8]
+        assert [one.reads_only for one in found] == [
+            one.scenario.deployment.context_parallel > 1 for one in found
+        ]
+        (batch,) = screen(asked).batches
+        told = [batch.keys(i) for i in range(batch.score.size)]
+        assert {keys[f"prefill.{CP}"] for keys in told} == {best}
+        assert {keys[CP] for keys in told} == {1}
+
+
+def test_a_plan_with_divided_prompts_is_simulated_and_launched():
+    asked = question("glm-5", "16xh200", "sglang", space=PROMPTS, isl=60_000, osl=100, users=4)
+    (batch,) = screen(asked).batches
+    keys = batch.keys(0)
+    best = build_scenario(document_of(asked.document(batch.kind), keys))
+    assert best.prefill.deployment.context_parallel == 8
+    assert "CP8" in layout_words(best).split(";")[0]
+    assert "--attn-cp-size 8" in launches(best, "MODEL")[0].command
+    run = Simulator(asked, seconds=60.0, runs=1).first(batch.kind, keys)
+    assert float(batch.screen.tpot_s[0]) == pytest.approx(run.figures[0]["tpot_s"]["mean"], rel=0.25)
+
+
+def test_an_engine_without_a_flag_for_it_gets_none():
+    space = {CP: [1, 8], "weights": ["fp8"], KV: ["bf16"], CHUNK: [8192], RUNNING: [64], REPLICAS: [1]}
+    space |= {OVERLAP: ["sequential"], DRAFTS: [0]}
+    for engine, sizes in (("vllm", {1}), ("sglang", {1, 8})):
+        asked = question("deepseek-v3", "8xh200", engine, space=space, isl=60_000, osl=100, users=4)
+        kind = asked.kinds[0]
+        found = legal_layouts(asked, kind, asked.space_of(kind))
+        assert {one.scenario.deployment.context_parallel for one in found} == sizes
+
+
+@pytest.mark.parametrize(
+    ("model", "isl", "keys"),
+    [
+        ("deepseek-v3", 4_000, set()),
+        ("deepseek-v3", 60_000, {CP, DCP}),
+        ("qwen3.5-397b-a17b", 60_000, {DCP}),  # states are handed from token to token
+        ("gpt-oss-120b", 60_000, {CP}),  # windows are not divided
+    ],
+)
+def test_long_requests_have_divided_prompts_and_caches_looked_at(model, isl, keys):
+    asked = question(model, "16xh200", "sglang", isl=isl, osl=500, users=16)
+    space = asked.space_of(asked.kinds[0])
+    assert space.keys.keys() & {CP, DCP} == keys
+    assert all(space.keys[key] == (1, "most") for key in keys)
+
+
+def test_a_cache_is_divided_by_as_many_as_hold_the_same_keys():
+    space = {**LAYOUTS, DCP: [1, "most"], PP: [1]}
+    for model, most in (("deepseek-v3", {1, 4, 8}), ("qwen3-235b-a22b", {1, 2})):
+        asked = question(model, "16xh200", "vllm", space=space, users=16)
+        kind = asked.kinds[0]
+        found = legal_layouts(asked, kind, asked.space_of(kind))
+        assert {one.scenario.deployment.decode_context_parallel for one in found} == most
+
+
+# --- FFNs on GPUs of their own --------------------------------------------------------------------------------------
+
+APART = {
+    TP: [1], DP: [16, 24, 32], FFNS: [0, 16], EP: ["all"], DENSE: [1], OVERLAP: ["sequential"], DRAFTS: [0],
+    "deployment.ffn_micro_batches": [2, 3], CHUNK: [4096], RUNNING: [512], KV: ["fp8"], "weights": ["fp8"],
+    REPLICAS: [1], "pools": ["together", "apart"],
+}  # fmt: skip
+
+
+def test_the_ratio_of_attention_to_ffns_is_a_dimension():
+    asked = question("step-3", "96xh800", "", space=APART, isl=400, osl=600, users=6000, limits=None)
+    kind = asked.kinds[0]
+    found = list(legal_layouts(asked, kind, asked.space_of(kind)))
+    pools = {(one.scenario.deployment.attention_gpus, one.scenario.deployment.ffn_gpus) for one in found}
+    assert pools == {(0, 0), (16, 16), (24, 16), (32, 16)}
+    for one in found:
+        d = one.scenario.deployment
+        assert one.gpus == d.attention_dp + d.ffn_gpus
+        assert d.ep == (d.ffn_gpus or d.attention_dp)
+        assert build_scenario(document_of(asked.document(kind), one.keys)).hash == one.scenario.hash
+
+
+def test_the_screen_follows_the_simulation_of_pools():
+    asked = question("step-3", "96xh800", "", space=APART, isl=200, osl=200, users=512, limits=None)
+    screened, simulator = screen(asked), Simulator(asked, seconds=20.0, runs=1)
+    told = {}
+    for number, candidate in screened.ranked:
+        batch = screened.batches[number]
+        keys = batch.keys(candidate)
+        mark = keys[FFNS] > 0, f"prefill.{REPLICAS}" in keys
+        if mark in told:
+            continue
+        told[mark] = run = simulator.first(batch.kind, keys)
+        assert float(batch.screen.tpot_s[candidate]) == pytest.approx(
+            run.figures[0]["tpot_s"]["mean"], rel=0.25
+        )
+        words = f"{keys[DP]} GPUs of attention, {keys[FFNS]} of FFNs"
+        assert (words in layout_words(run.scenario)) == bool(keys[FFNS])
+    assert {own for own, _ in told} == {True, False}
+
+
+BAD = [
+    ({CP: [0]}, "must be a whole number of at least 1, or most"),
+    ({CP: ["all"]}, "must be a whole number of at least 1, or most"),
+    ({DCP: [2.5]}, "must be a whole number of at least 1, or most"),
+    ({FFNS: [-1]}, "must be a whole number of at least 0"),
+    ({FFNS: ["most"]}, "must be a whole number of at least 0"),
+    ({"deployment.attention_gpus": [16]}, "follows from deployment.attention_tp x deployment.attention_dp"),
+]
+
+
+@pytest.mark.parametrize(("space", "message"), BAD)
+def test_bad_choices_are_refused_in_one_line(space, message):
+    asked = question("deepseek-v3", "16xh200", "sglang", space=space)
+    with pytest.raises(SpecError) as error:
+        asked.space_of(asked.kinds[0])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+ANY = st.one_of(
+    st.integers(-2, 20), st.just("most"), st.none(), st.booleans(), st.floats(), st.text(max_size=3)
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([CP, DCP, FFNS]), st.one_of(ANY, st.lists(ANY, max_size=3)), min_size=1)
+)
+def test_whatever_is_stated_is_enumerated_or_refused_in_one_line(space):
+    own = {**PROMPTS, "pools": ["together", "apart"], **space}
+    asked = question("deepseek-v3", "32xh200", "sglang", space=own, isl=2_000, osl=100, users=4)
+    kind = asked.kinds[0]
+    try:
+        found = list(legal_layouts(asked, kind, asked.space_of(kind)))
+    except PerfModelError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+        return
+    for one in found:
+        assert one.gpus <= 32

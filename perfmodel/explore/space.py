@@ -5,6 +5,7 @@ widens any key, and adds any other key path of a scenario:
 
     deployment.attention_tp: [1, 8]                  # these alone
     deployment.redundant_experts: {choices: [0, 32]} # a key that is not looked at by default
+    deployment.ffn_gpus: [0, 16, 24]                 # FFNs on so many GPUs of their own, beside TP x DP of attention
     serving.max_running: {range: [16, 256]}          # the default's choices within, or powers of two
     pools: [together]                                # no prefill apart
 
@@ -26,14 +27,23 @@ from perfmodel.spec.drafts import MtpDeployment
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
+from perfmodel.spec.mixers import Gqa, Mla, StateMixer
 from perfmodel.spec.model import Model
 
 POOLS, WEIGHTS = "pools", "weights"
 POOL_KINDS = ("together", "apart", "unlike")
 """Prompts and decodes on the same replicas, on replicas of either, or those on GPUs of two kinds."""
 TP, DP, DENSE, EP = (f"deployment.{key}" for key in ("attention_tp", "attention_dp", "dense_tp", "ep"))
-PP, DCP = "deployment.pp", "deployment.decode_context_parallel"
-"""Stages and divided caches: looked at where a file names their choices."""
+PP, CP, DCP = (f"deployment.{key}" for key in ("pp", "context_parallel", "decode_context_parallel"))
+ATTENTION, FFNS = "deployment.attention_gpus", "deployment.ffn_gpus"
+"""Stages, prompts and caches divided by tokens, FFNs on GPUs of their own: looked at where a file names their choices,
+and divided ones where requests are long. Attention's GPUs then are TP x DP."""
+LONG = 32_768
+"""Tokens of a request from which on prompts and caches divided by tokens are looked at unasked: shorter ones gain
+nothing by them (docs/layouts.md), and every choice more is as many layouts more."""
+MOST_OF = "most"
+"""A choice of CP or DCP: as many as an attention group allows."""
+PHASE = "deployment.phase"
 KV, OVERLAP, DRAFTS = "deployment.precision.kv_cache", "deployment.overlap", "deployment.mtp.draft_tokens"
 CHUNK, RUNNING, REPLICAS = "serving.max_batched_tokens", "serving.max_running", "serving.replicas"
 SHAPE = (TP, DP, EP, DENSE)
@@ -76,7 +86,8 @@ class Space:
     def layouts(self) -> Iterator[dict[str, Any]]:
         """Every combination of the keys that change a step, as key path -> value; ``weights`` written out.
 
-        An expert parallelism of "all" is that of all GPUs of a replica, a dense parallelism of "attention" attention's.
+        An expert parallelism of "all" is that of all GPUs of a replica (of FFNs', where those are apart), a dense
+        parallelism of "attention" attention's.
 
         Raises:
             SpecError: more than anybody would enumerate.
@@ -93,6 +104,8 @@ class Space:
         for values in product(*(self.keys[key] for key in keys)):
             found = dict(zip(keys, values, strict=True))
             group = found[TP] * found[DP]
+            if found.get(FFNS):
+                found[ATTENTION], group = group, found[FFNS]
             found[EP] = group if found[EP] == "all" else found[EP]
             found[DENSE] = found[TP] if found[DENSE] == "attention" else found[DENSE]
             found |= FORMATS[found.pop(WEIGHTS)]
@@ -103,7 +116,14 @@ class Space:
 
 
 def default_space(
-    model: Model, cluster: Cluster, engine: str, gpus: int, *, mtp: MtpDeployment, quantised: bool
+    model: Model,
+    cluster: Cluster,
+    engine: str,
+    gpus: int,
+    *,
+    mtp: MtpDeployment,
+    quantised: bool,
+    tokens: float = 0.0,
 ) -> Space:
     """What is looked at unless a ``space:`` file says otherwise.
 
@@ -114,6 +134,7 @@ def default_space(
         gpus: most GPUs of the whole deployment.
         mtp: how often drafts are accepted, without which they gain nothing and are left out, and what drafts.
         quantised: whether the checkpoint's weights are in fewer bits than bf16, to which no engine takes them back.
+        tokens: of a mean request; 0: not known.
     """
     gpu, node = cluster.gpu, cluster.node.num_gpus
     link = cluster.node.link_domain_gpus
@@ -138,11 +159,21 @@ def default_space(
             KV: ("bf16", "fp8") if gpu.fp8_tflops else ("bf16",),
             OVERLAP: tuple(overlaps_of(engine, shortcut=model.has_shortcut)),
             DRAFTS: tuple(drafts),
+            **(_divided(model) if tokens >= LONG else {}),
             CHUNK: CHUNKS,
             RUNNING: (None, *RUNNINGS),
             REPLICAS: tuple(range(1, gpus + 1)),
         }
     )
+
+
+def _divided(model: Model) -> dict[str, Choices]:
+    """Whether prompts and caches are divided by tokens, or not: of models whose attention allows it."""
+    mixers = [layer.attention for layer in model.layers if layer.attention]
+    whole = [one for one in mixers if isinstance(one, Mla | Gqa) and not (one.indexer or one.sliding_window)]
+    prompts = all(isinstance(one, Mla | Gqa) for one in mixers)
+    caches = whole and all(one in whole or isinstance(one, StateMixer) for one in mixers)
+    return {key: (1, MOST_OF) for key, allowed in ((CP, prompts), (DCP, caches)) if allowed}
 
 
 def _most_drafts(mtp: MtpDeployment) -> int:
@@ -190,6 +221,8 @@ def read_space(path: Path) -> dict[str, Any]:
 
 
 def _choices(key: str, value: Any, known: Choices | None) -> Choices:
+    if key == ATTENTION:
+        raise SpecError(f"space: {key} follows from {TP} x {DP}: state those, and {FFNS}")
     if key.startswith(("workload", "slo", "model", "cluster", "seed", "prefill")):
         raise SpecError(f"space: {key} is no choice of a deployment: state it with an option or --set")
     if known is None and not key.startswith(("deployment.", "serving.", "routing.")):
@@ -211,10 +244,16 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
     strange = [one for one in found if allowed and one not in allowed]
     if strange:
         raise SpecError(f"space: {key} = {shown(strange[0])}: must be of {', '.join(allowed or ())}")
-    if key in (TP, DP, PP, DCP, CHUNK, REPLICAS, RUNNING):
+    least = 0 if key == FFNS else 1
+    if key in (TP, DP, PP, CP, DCP, FFNS, CHUNK, REPLICAS, RUNNING):
         for one in found:
-            if not isinstance(one, int) or isinstance(one, bool) or one < 1:
-                raise SpecError(f"space: {key} = {shown(one)}: must be a whole number of at least 1")
+            if one == MOST_OF and key in (CP, DCP):
+                continue
+            if not isinstance(one, int) or isinstance(one, bool) or one < least:
+                words = f", or {MOST_OF}" if key in (CP, DCP) else ""
+                raise SpecError(
+                    f"space: {key} = {shown(one)}: must be a whole number of at least {least}{words}"
+                )
     return found
 
 

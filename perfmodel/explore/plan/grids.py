@@ -8,7 +8,7 @@ fullest, so the last two are asked twice: with one rank that has prompts, and wi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +155,10 @@ def _questions(scenario: Scenario, lengths: Lengths, prompts: Array) -> Iterator
 
 
 def _question(scenario: Scenario, phase: str, leaves: dict[str, Array], even: Array) -> _Question:
-    deployment = scenario.deployment.model_copy(update={"phase": phase, "ranks": "representative"})
+    changed: dict[str, Any] = {"phase": phase, "ranks": "representative"}
+    if phase != "prefill":  # prompts alone are divided
+        changed["context_parallel"] = 1
+    deployment = scenario.deployment.model_copy(update=changed)
     own = with_arrays(scenario.model_copy(update={"deployment": deployment}), leaves)
     sent = np.zeros(even.shape)
     if phase != "prefill":

@@ -13,9 +13,26 @@ from perfmodel.engines.launch import unsaid
 from perfmodel.engines.legality import refusal
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.plan.question import Kind, Question
-from perfmodel.explore.space import CHUNK, DCP, DENSE, DP, DRAFTS, EP, KV, OVERLAP, PP, SHAPE, TP, Space
+from perfmodel.explore.space import (
+    CHUNK,
+    CP,
+    DCP,
+    DENSE,
+    DP,
+    DRAFTS,
+    EP,
+    FFNS,
+    KV,
+    MOST_OF,
+    OVERLAP,
+    PHASE,
+    PP,
+    SHAPE,
+    TP,
+    Space,
+)
 from perfmodel.load import build_scenario
-from perfmodel.ops.limits import requests_per_rank
+from perfmodel.ops.limits import check_ffn_side, requests_per_rank
 from perfmodel.ops.memory import cache_tokens_per_rank
 from perfmodel.spec.base import Spec
 from perfmodel.spec.deployment import Deployment
@@ -45,6 +62,11 @@ class Layout:
         """Of one replica."""
         return self.scenario.deployment.num_gpus
 
+    @property
+    def reads_only(self) -> bool:
+        """Whether it computes prompts alone: those of a layout that divides them."""
+        return self.scenario.deployment.phase == "prefill"
+
 
 def document_of(base: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     """The question's document with key paths set."""
@@ -70,8 +92,9 @@ def legal_layouts(question: Question, kind: Kind, space: Space) -> Iterator[Layo
     built: dict[tuple[Any, ...], Scenario | None] = {}
     model = question.scenario(kind).model
     chunks = space.keys[CHUNK]
-    for keys in space.layouts():
-        if not _divides(keys, model, kind.gpus):
+    for stated in space.layouts():
+        keys = _resolved(stated, model, space)
+        if keys is None or not _divides(keys, model, kind.gpus):
             continue
         apart = {path: value for path, value in keys.items() if path not in SET_IN_PLACE}
         mark = tuple(map(str, apart.values()))
@@ -89,17 +112,44 @@ def legal_layouts(question: Question, kind: Kind, space: Space) -> Iterator[Layo
             and OVERLAP not in question.space
         ):
             continue  # nothing is sent that could be hidden
-        if any(path in question.space for path in SHAPE) or not unsaid(scenario):
+        if any(path in question.space for path in (*SHAPE, FFNS)) or not unsaid(scenario):
             yield _layout(kind, keys, scenario, chunks)
+
+
+def _resolved(keys: dict[str, Any], model: Model, space: Space) -> dict[str, Any] | None:
+    """The keys with the most that an attention group allows written out, and of divided prompts that a replica computes
+    those alone; None where that is what other choices say, or nothing can be so.
+    """
+    for key, most in ((CP, keys[TP]), (DCP, _most_copies(keys[TP], model))):
+        if keys.get(key) == MOST_OF:
+            if most == 1 and 1 in space.keys[key]:
+                return None
+            keys = {**keys, key: most}
+    if keys.get(CP, 1) == 1:
+        return keys
+    if not {"apart", "unlike"} & set(space.pools) or keys[DRAFTS] or keys.get(DCP, 1) > 1 or keys.get(FFNS):
+        return None
+    return {**keys, PHASE: "prefill"}
+
+
+def _most_copies(tp: int, model: Model) -> int:
+    """Most GPUs of ``tp`` that may divide a cache: as many as have the same keys."""
+    heads = [layer.attention.num_kv_heads for layer in model.layers if isinstance(layer.attention, Gqa)]
+    return max(1, tp // max(heads)) if heads else tp
 
 
 def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
     """What is cheap to see before a scenario is loaded."""
-    group = keys[TP] * keys[DP]
+    group, ffns = keys[TP] * keys[DP], keys.get(FFNS, 0)
     moe = model.moe
-    if group * keys.get(PP, 1) > gpus or group % keys[EP] or group % keys[DENSE]:
+    if group * keys.get(PP, 1) + ffns > gpus:
         return False
-    if keys[TP] % keys.get(DCP, 1) or keys.get(PP, 1) > model.num_layers or not _copied(keys, model):
+    group = ffns or group  # those of experts
+    if group % keys[EP] or group % keys[DENSE] or (ffns and keys[OVERLAP] != "sequential"):
+        return False
+    if keys[TP] % keys.get(DCP, 1) or keys[TP] % keys.get(CP, 1) or keys.get(PP, 1) > model.num_layers:
+        return False
+    if keys.get(DCP, 1) > _most_copies(keys[TP], model):
         return False
     copies = keys.get("deployment.redundant_experts", 0)
     if moe is not None and ((moe.num_experts + copies) % keys[EP] or moe.ffn_size % (group // keys[EP])):
@@ -109,12 +159,6 @@ def _divides(keys: Mapping[str, Any], model: Model, gpus: int) -> bool:
         and layer.dense_ffn_size % keys[DENSE] == 0
         for layer in model.layers
     )
-
-
-def _copied(keys: Mapping[str, Any], model: Model) -> bool:
-    """Whether a cache lies on as many GPUs as it is to be divided among: a KV head's copies."""
-    heads = [layer.attention.num_kv_heads for layer in model.layers if isinstance(layer.attention, Gqa)]
-    return all(keys.get(DCP, 1) == 1 or number * keys[DCP] <= keys[TP] for number in heads)
 
 
 def _loaded(base: Mapping[str, Any], keys: Mapping[str, Any], question: Question) -> Scenario | None:
@@ -155,6 +199,7 @@ def _is_consistent(scenario: Scenario) -> bool:
 def _layout(kind: Kind, keys: Mapping[str, Any], scenario: Scenario, chunks: tuple[int, ...]) -> Layout:
     try:
         most = requests_per_rank(scenario)
+        check_ffn_side(scenario, prompt_tokens=chunks[-1], decodes=most)
     except InfeasibleError:
         most = 0
     kv = tuple(

@@ -150,6 +150,7 @@ class Question:
             kind.gpus,
             mtp=one.deployment.mtp,
             quantised="quantization_config" in _config(self.model),
+            tokens=(self.traffic.input_tokens or 0.0) + (self.traffic.output_tokens or 0.0),
         )
         return narrowed(found, self.space)
 

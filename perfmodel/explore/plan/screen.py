@@ -164,12 +164,15 @@ def stepped(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
     layouts = list(legal_layouts(question, kind, space))
     settings = len(space.keys[CHUNK]) * len(space.keys[RUNNING])
     counts = [settings * _numbers(space, one.gpus, kind.gpus).size for one in layouts]
-    sides = ("together" in space.pools) + 2 * bool({"apart", "unlike"} & set(space.pools))
-    fits = [max(one.kv_tokens) >= lengths.input + lengths.output for one in layouts]
+    reading = bool({"apart", "unlike"} & set(space.pools))
+    sides = [1 if one.reads_only else ("together" in space.pools) + 2 * reading for one in layouts]
+    fits = [
+        max(one.kv_tokens) >= lengths.input + (1.0 if one.reads_only else lengths.output) for one in layouts
+    ]
     fitting = [one for one, own in zip(layouts, fits, strict=True) if own]
     considered = Considered(
-        legal=sum(counts) * sides,
-        fit=sum(count for count, own in zip(counts, fits, strict=True) if own) * sides,
+        legal=sum(count * of for count, of in zip(counts, sides, strict=True)),
+        fit=sum(count * of for count, of, own in zip(counts, sides, fits, strict=True) if own),
     )
     reason = f"{kind.words}: {f'none of {len(layouts)} layouts fits' if layouts else 'no legal layout'}"
     if not fitting:
@@ -296,21 +299,23 @@ def _together(
     caps = _caps(layouts, runnings, lengths)
     rows, chunk, running, replicas = [], [], [], []
     for place, one in enumerate(layouts):
+        if one.reads_only:
+            continue
         numbers = _numbers(space, one.gpus, kind.gpus)
         c, r, n = (
             x.ravel() for x in np.meshgrid(range(len(chunks)), range(len(runnings)), numbers, indexing="ij")
         )
         keep = caps[place, c, r] >= 1.0
         if users is not None and None in runnings:  # a limit that nobody reaches is none
-            ends = np.array([runnings[i] is None for i in r])
+            ends = np.array([runnings[i] is None for i in r], dtype=bool)
             keep &= ends | (caps[place, c, r] * columns["ranks"][place] * n < users)
         rows.append(np.full(keep.sum(), place))
         chunk.append(c[keep])
         running.append(r[keep])
         replicas.append(n[keep])
-    row, c, r, n = (np.concatenate(parts).astype(np.int64) for parts in (rows, chunk, running, replicas))
-    if not row.size:
+    if not sum(part.size for part in rows):
         return None
+    row, c, r, n = (np.concatenate(parts).astype(np.int64) for parts in (rows, chunk, running, replicas))
     tokens = np.asarray(chunks, dtype=float)[c]
     own = Candidates(
         row=row,
@@ -410,7 +415,9 @@ def _same_formats(decodes: Layout, reads: Layout, *, like: bool) -> bool:
 
 def _best_decoders(layouts: Sequence[Layout], grids: Grids, caps: Array, gpus: int) -> list[int]:
     """Layouts that some TPOT is reached with at most output per GPU, the more TPOTs the earlier."""
-    fits = [i for i, one in enumerate(layouts) if one.gpus < gpus and caps[i].max() >= 1.0]
+    fits = [
+        i for i, one in enumerate(layouts) if one.gpus < gpus and caps[i].max() >= 1.0 and not one.reads_only
+    ]
     if not fits:
         return []
     speeds = np.geomspace(grids.decode_s[fits].min(), grids.decode_s[fits].max(), 24)
@@ -420,7 +427,7 @@ def _best_decoders(layouts: Sequence[Layout], grids: Grids, caps: Array, gpus: i
         batch = np.minimum(batch, caps[i].max())
         s = layouts[i].scenario.deployment
         per_s = batch / np.maximum(grids.decode(np.full(speeds.size, i), np.maximum(batch, 1.0)), 1e-12)
-        gpus_of_rank = s.attention_tp * s.pp
+        gpus_of_rank = s.num_gpus / s.attention_dp
         rates[k] = np.where(batch > 0.0, per_s * float(tokens_per_step(s)) / gpus_of_rank, 0.0)
     share = rates / np.maximum(rates.max(axis=0), 1e-12)
     order = np.argsort(-(share**8).sum(axis=1), kind="stable")
