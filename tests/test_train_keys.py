@@ -23,11 +23,12 @@ from perfmodel.output.train.html import train_html
 from perfmodel.routing.balance import Balance, placed_layers
 from perfmodel.routing.capacity import excess, kept_pairs
 from perfmodel.routing.loads import expert_counts, sample_experts
-from perfmodel.spec.training import BatchRamp, Training
+from perfmodel.spec.training import BatchRamp, Checkpoints, Failures, Training
 from perfmodel.training.layout import training_of
 from perfmodel.training.offload import HOST_SHARE, host_bytes_per_s, hosts
 from perfmodel.training.parameters import Parameters
 from perfmodel.training.ramp import ramp_levels, ramp_steps
+from perfmodel.training.run import DAY, Storage, simulate_run
 from perfmodel.training.saved import layer_saved
 from perfmodel.training.step import simulate_training
 from perfmodel.training.traffic import gradient_ops, updated, weight_ops
@@ -387,6 +388,53 @@ def test_watts_of_kernels_where_they_are_known():
     assert times[950.0] == pytest.approx(times[None], rel=0.02)
 
 
+# tiers of checkpoints
+
+
+def run_of(share, interval=60.0, every=3600.0, write=0.0, stall=2.0):
+    return simulate_run(
+        40 * DAY, num_gpus=1000, step_time_s=1.0, checkpoints=Checkpoints(stall_s=stall, interval_s=interval),
+        failures=Failures(per_gpu_day=4e-3, restart_s=60.0), seed=5, storage=Storage(every, write, share),
+    )  # fmt: skip
+
+
+def test_a_failure_that_takes_its_node_s_memory_goes_back_to_storage():
+    """To first order half an interval of the tier it goes back to is lost, and what was on its way."""
+    plain = simulate_run(
+        40 * DAY, num_gpus=1000, step_time_s=1.0, checkpoints=Checkpoints(stall_s=2.0, interval_s=60.0),
+        failures=Failures(per_gpu_day=4e-3, restart_s=60.0), seed=5,
+    )  # fmt: skip
+    none, some, every, late = run_of(0.0), run_of(0.5), run_of(1.0), run_of(1.0, write=1800.0)
+    assert np.mean(none.lost_s) == pytest.approx(np.mean(plain.lost_s), rel=0.05)
+    lost = [np.mean(one.lost_s) / np.mean(one.failures) for one in (none, some, every, late)]
+    assert lost[0] == pytest.approx(30.0, rel=0.05)
+    assert lost[1] == pytest.approx(0.5 * 30.0 + 0.5 * 1800.0, rel=0.1)
+    assert lost[2] == pytest.approx(1800.0, rel=0.1)
+    assert lost[3] == pytest.approx(3600.0, rel=0.1)
+    same = run_of(1.0, every=60.0)  # storage as good as memory
+    assert np.mean(same.elapsed_s) == pytest.approx(np.mean(plain.elapsed_s), rel=1e-3)
+
+
+def test_checkpoints_have_sizes_and_times_by_tier():
+    tiers = {"memory_gb_per_s": 20.0, "storage_gb_per_s": 0.5, "storage_interval_s": 1800.0}
+    failures = {"per_gpu_day": 1e-2, "node_lost": 0.3}
+    one = answer_train(small(tokens=1e12, checkpoints=tiers, failures=failures))
+    found = one.values["checkpoints"]
+    whole = sum(parameters.dense + parameters.experts * 8 for parameters in one.step.parameters)
+    own = max(updated(parameters, one.step.training) for parameters in one.step.parameters)
+    assert found["bytes_per_gpu"] == pytest.approx(14.0 * own)  # BF16 weights, FP32 master and moments
+    assert found["bytes_per_gpu"] * 16 >= 14.0 * whole
+    assert found["stall_s"] == pytest.approx(14.0 * own / 20e9)
+    assert found["storage_write_s"] == pytest.approx(14.0 * own / 0.5e9)
+    kept = answer_train(
+        small(tokens=1e12, checkpoints={"memory_gb_per_s": 20.0}, failures={"per_gpu_day": 1e-2})
+    )
+    assert one.values["availability"] < kept.values["availability"]
+    plain = answer_train(small(tokens=1e12, failures={"per_gpu_day": 1e-2}))
+    assert set(plain.values["checkpoints"]) == {"interval_s", "stalled_s"}
+    assert "to storage every" in train_html(one)
+
+
 # searched together
 
 
@@ -441,6 +489,9 @@ def test_screened_layouts_are_single_steps(changed, stated):
         ({"capacity": {"factor": 1.0, "drop": "worst"}}, "training.capacity.drop"),
         ({"power_cap_w": 100.0}, "training.power_cap_w = 100: must be above cluster.gpu.idle_w = 121.7"),
         ({"power_cap_w": -1.0}, "training.power_cap_w = -1"),
+        ({"checkpoints": {"storage_gb_per_s": 1.0}}, "belong together: state both, or neither"),
+        ({"checkpoints": {"memory_gb_per_s": 0.0}}, "training.checkpoints.memory_gb_per_s = 0"),
+        ({"failures": {"node_lost": 1.2}}, "training.failures.node_lost = 1.2"),
         ({"offload": {"device": "nvme"}}, "training.offload.device: unknown key"),
     ],
 )  # fmt: skip

@@ -11,12 +11,13 @@ from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, stand
 from perfmodel.errors import InfeasibleError
 from perfmodel.kernels.power import clock_under
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.training import Checkpoints
 from perfmodel.training.capacity import kept_of, rows_per_token
 from perfmodel.training.layout import inner
 from perfmodel.training.memory import RankMemory, training_memory
 from perfmodel.training.pipeline.closed_forms import bubble
 from perfmodel.training.ramp import RampLevel, ramp_levels
-from perfmodel.training.run import DAY, TrainingRun, simulate_run
+from perfmodel.training.run import DAY, Storage, TrainingRun, simulate_run
 from perfmodel.training.step import TrainingStep, simulate_training
 from perfmodel.training.summary import breakdown_s, exposed_s, model_flops_per_s_per_gpu, step_interval_s
 from perfmodel.units import GB, HOUR, TERA
@@ -265,9 +266,29 @@ def _run(step: TrainingStep, ramp: Sequence[RampLevel]) -> TrainingRun | None:
         _productive_s(step, ramp),
         num_gpus=training.num_gpus,
         step_time_s=step.step_time_s,
-        checkpoints=training.checkpoints,
+        checkpoints=_checkpoints(step),
         failures=training.failures,
         seed=step.scenario.seed,
+        storage=_storage(step),
+    )
+
+
+def _checkpoints(step: TrainingStep) -> Checkpoints:
+    """The run's, with the stall that follows from what a GPU holds where that is asked for."""
+    own = step.training.checkpoints
+    if own.memory_gb_per_s is None or own.stall_s:
+        return own
+    return own.model_copy(update={"stall_s": step.checkpoint_bytes / (own.memory_gb_per_s * GB)})
+
+
+def _storage(step: TrainingStep) -> Storage | None:
+    own = step.training.checkpoints
+    if own.storage_gb_per_s is None or own.storage_interval_s is None:
+        return None
+    return Storage(
+        max(own.storage_interval_s, step.step_time_s),
+        step.checkpoint_bytes / (own.storage_gb_per_s * GB),
+        step.training.failures.node_lost,
     )
 
 
@@ -306,9 +327,24 @@ def _run_values(step: TrainingStep, run: TrainingRun | None, interval: tuple[flo
             "waiting_s": float(np.mean(run.waiting_s)),
             "over_spares": _over_spares(step, run),
         },
-        "checkpoints": {"interval_s": run.interval_s, "stalled_s": float(np.mean(run.stalled_s))},
+        "checkpoints": {
+            "interval_s": run.interval_s,
+            "stalled_s": float(np.mean(run.stalled_s)),
+            **_tier_values(step),
+        },
         "intervals": intervals,
     }
+
+
+def _tier_values(step: TrainingStep) -> dict[str, float]:
+    """Size and times of checkpoints by tier, where tiers are stated."""
+    own, storage = step.training.checkpoints, _storage(step)
+    if own.memory_gb_per_s is None and storage is None:
+        return {}
+    found = {"bytes_per_gpu": step.checkpoint_bytes, "stall_s": _checkpoints(step).stall_s}
+    if storage is not None:
+        found |= {"storage_interval_s": storage.interval_s, "storage_write_s": storage.write_s}
+    return found
 
 
 def _over_spares(step: TrainingStep, run: TrainingRun) -> list[dict[str, float]] | None:
@@ -322,7 +358,8 @@ def _over_spares(step: TrainingStep, run: TrainingRun) -> list[dict[str, float]]
             run.productive_s,
             num_gpus=training.num_gpus,
             step_time_s=step.step_time_s,
-            checkpoints=training.checkpoints,
+            checkpoints=_checkpoints(step),
+            storage=_storage(step),
             failures=training.failures.model_copy(update={"spare_nodes": spares}),
             seed=step.scenario.seed,
             repeats=SPARE_REPEATS,

@@ -35,13 +35,32 @@ class Optimizer(Spec):
 
 
 class Checkpoints(Spec):
-    """How the run saves itself."""
+    """How the run saves itself: at once, or into its hosts' memory and from there, in the background and less often, to
+    storage that outlives a node.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"memory_gb_per_s", "storage_gb_per_s", "storage_interval_s"})
 
     interval_s: Positive | None = None
     """Time between checkpoints; None: the one that loses least, sqrt(2 x stall x mean time between failures) [Young
     1974]."""
     stall_s: NonNegative = 0.0
     """How long training stands still for one (asynchronous ones: the copy to host memory)."""
+    memory_gb_per_s: Speed | None = None
+    """Bandwidth of one GPU into its host's memory, GB/s: where it is stated and ``stall_s`` is not, training stands
+    still for what the GPU holds over it. None: ``stall_s`` says it."""
+    storage_gb_per_s: Speed | None = None
+    """Bandwidth of one GPU's part to storage, GB/s; written in the background. None: every checkpoint outlives its
+    nodes at once."""
+    storage_interval_s: Positive | None = None
+    """Time between checkpoints that go on to storage, beside ``storage_gb_per_s``."""
+
+    @model_validator(mode="after")
+    def _both(self) -> "Checkpoints":
+        if (self.storage_gb_per_s is None) != (self.storage_interval_s is None):
+            msg = "storage_gb_per_s and storage_interval_s belong together: state both, or neither"
+            raise ValueError(msg)
+        return self
 
 
 class Failures(Spec):
@@ -57,6 +76,11 @@ class Failures(Spec):
     """Nodes that stand by; None: as many as are needed."""
     repair_hours: NonNegative = 24.0
     """How long a failed node is away; with no spare left the run waits for it."""
+    node_lost: Fraction = 1.0
+    """Share of failures that take their node's memory along, so that the run goes back to storage
+    (``checkpoints.storage_gb_per_s``); after the others it goes on from its hosts' memory."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"node_lost"})
 
 
 MOST_RAMP_LEVELS = 1000

@@ -21,6 +21,18 @@ MOST_FAILURES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """The slower tier of checkpoints, which outlives a node."""
+
+    interval_s: float
+    """Time between checkpoints that go there."""
+    write_s: float
+    """How long one is on its way, in the background: until then the one before counts."""
+    share: float
+    """Of failures after which the run goes back to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRun:
     """What many repeats of a run gave; each array has one value per repeat."""
 
@@ -69,6 +81,7 @@ def simulate_run(
     failures: Failures,
     seed: int,
     repeats: int = REPEATS,
+    storage: Storage | None = None,
 ) -> TrainingRun:
     """Repeat a run.
 
@@ -80,6 +93,7 @@ def simulate_run(
         failures: what goes wrong.
         seed: of the failures.
         repeats: how often.
+        storage: the slower tier, where the first is lost with its node.
 
     Raises:
         InfeasibleError: failures come so fast that the run would hardly end.
@@ -97,6 +111,8 @@ def simulate_run(
     outage = failures.detection_s + failures.restart_s
     if rate:
         waste = expected_waste(interval, checkpoints.stall_s, outage, between)
+        if storage is not None:
+            waste += storage.share * (storage.interval_s / 2.0 + storage.write_s) / between
         if waste > 1.0 - LEAST_SHARE:
             raise InfeasibleError(
                 f"training.failures: one failure every {between:,.0f} s, {outage:,.0f} s to go on and a checkpoint "
@@ -108,7 +124,7 @@ def simulate_run(
                 f"training.failures.per_gpu_day = {failures.per_gpu_day:g}: one failure every {between:,.0f} s, some "
                 f"{number:,.0f} in the run; must be at most {MOST_FAILURES:,} (Llama 3: 419)"
             )
-    return _Repeats(productive_s, rate, interval, stretch, failures, seed, repeats).run()
+    return _Repeats(productive_s, rate, interval, stretch, failures, seed, repeats, storage).run()
 
 
 class _Repeats:
@@ -123,6 +139,7 @@ class _Repeats:
         failures: Failures,
         seed: int,
         repeats: int,
+        storage: Storage | None,
     ) -> None:
         self.productive_s, self.rate, self.interval_s, self.stretch = productive_s, rate, interval_s, stretch
         self.what = failures
@@ -130,6 +147,8 @@ class _Repeats:
         self.clock, self.done = np.zeros(repeats), np.zeros(repeats)
         self.count, self.lost, self.waited = np.zeros(repeats), np.zeros(repeats), np.zeros(repeats)
         self.stalled = np.zeros(repeats)
+        self.storage, self.stored = storage, np.zeros(repeats)
+        """What storage holds of each, in seconds of steps."""
         spares = failures.spare_nodes
         self.spares = None if spares is None else np.zeros((repeats, max(spares, 1)))
         """When each spare is there."""
@@ -151,6 +170,7 @@ class _Repeats:
             active, gap = active[~ends], gap[~ends]
             reached = self.done[active] + gap / self.stretch
             kept = np.maximum(self.done[active], np.floor(reached / self.interval_s) * self.interval_s)
+            kept = self._from_storage(active, reached, kept)
             self.lost[active] += reached - kept
             self.stalled[active] += gap * (1.0 - 1.0 / self.stretch)
             self.done[active] = kept
@@ -168,6 +188,16 @@ class _Repeats:
             self.productive_s,
             self.interval_s,
         )
+
+    def _from_storage(self, active: np.ndarray, reached: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Where runs go on from whose first tier may be lost."""
+        tier = self.storage
+        if tier is None:
+            return kept
+        arrived = np.floor(np.maximum(0.0, reached - tier.write_s) / tier.interval_s) * tier.interval_s
+        stored = self.stored[active] = np.maximum(self.stored[active], arrived)
+        lost = self.rng.random(active.size) < tier.share
+        return np.where(lost, np.minimum(stored, kept), kept)
 
     def _replace(self, active: np.ndarray) -> None:
         """A spare takes a failed node's place, or the run waits for one; the failed node is a spare once it is

@@ -40,7 +40,13 @@ from perfmodel.training.pipeline.simulate import Run, simulate
 from perfmodel.training.pipeline.times import StageTimes
 from perfmodel.training.saved import layers_saved_bytes
 from perfmodel.training.supported import check_model
-from perfmodel.training.traffic import gradient_ops, weight_ops
+from perfmodel.training.traffic import (
+    WEIGHT_BYTES,
+    gradient_ops,
+    state_bytes_per_parameter,
+    updated,
+    weight_ops,
+)
 
 DETERMINISTIC = 1.0 / 0.95
 """Time of attention's deterministic backward over the other (LongCat-Flash's report, arXiv 2509.01322)."""
@@ -127,6 +133,17 @@ class TrainingStep:
     def host_memory(self) -> tuple[HostMemory, ...]:
         """What hosts hold for a GPU of each pipeline rank."""
         return host_memory(self.inner, self.training, self.run, self.stages, self.parameters)
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """What a GPU of the fullest pipeline rank saves: weights in BF16 and optimizer state, each weight once."""
+        size = WEIGHT_BYTES + state_bytes_per_parameter(self.training.optimizer)
+        divided = self.training.model_copy(update={"zero": max(1, self.training.zero), "dp_replicate": 1})
+        held = (
+            sum((self.parameters[stage] for stage in self.run.schedule.stages_of(rank)), Parameters())
+            for rank in range(self.training.pp)
+        )
+        return float(size * max(updated(one, divided) for one in held))
 
     def phase(self, action: Action) -> Phase:
         """What one action is made of."""

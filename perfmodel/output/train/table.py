@@ -184,8 +184,25 @@ def result_rows(answer: TrainAnswer) -> list[tuple[str, str, str]]:
             ),
         ]
         if values["checkpoints"]["interval_s"]:
-            rows.append(("checkpoint every", duration(values["checkpoints"]["interval_s"]), ""))
+            rows.append(
+                (
+                    "checkpoint every",
+                    duration(values["checkpoints"]["interval_s"]),
+                    _tiers(values["checkpoints"]),
+                )
+            )
     return rows
+
+
+def _tiers(found: Mapping[str, Any]) -> str:
+    """Size and times of checkpoints by tier; nothing where none are stated."""
+    if "bytes_per_gpu" not in found:
+        return ""
+    words = f"{found['bytes_per_gpu'] / GB:.1f} GB per GPU, {duration(found['stall_s'])} each"
+    if "storage_write_s" in found:
+        every, write = duration(found["storage_interval_s"]), duration(found["storage_write_s"])
+        words += f"; to storage every {every}, {write} in the background"
+    return words
 
 
 def _on_host(found: Mapping[str, Any]) -> tuple[str, str]:
