@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 F = TypeVar("F", bound=Callable[..., Any])
 
 CACHE_HOME = "XDG_CACHE_HOME"
+LOCATOR = "perfmodel.jit_place.BySources"
 
 
 def available() -> bool:
@@ -50,18 +51,22 @@ class Program:
     """Functions that are compiled together, from some source files."""
 
     def __init__(self, sources: Sequence[Path]) -> None:
-        """``sources``: every file that a compiled function is in, in a fixed order."""
+        """``sources``: every file that a compiled function is in, in a fixed order; no two of one name."""
         self._sources = tuple(sources)
 
     def entry(self, function: F) -> F:
         """As :func:`compiled`, for what Python calls: kept in the user's folder."""
         import numba
 
-        folder = self.cache_folder()
+        folder, settings = self.cache_folder(), numba.config
+        before = settings.CACHE_DIR, settings.CACHE_LOCATOR_CLASSES
         if folder is not None:
-            numba.config.CACHE_DIR = str(folder)
+            settings.CACHE_DIR, settings.CACHE_LOCATOR_CLASSES = str(folder), LOCATOR
         options = {"error_model": "numpy", "no_cfunc_wrapper": True, "cache": folder is not None}
-        done: F = numba.njit(**options)(function)
+        try:
+            done: F = numba.njit(**options)(function)
+        finally:
+            settings.CACHE_DIR, settings.CACHE_LOCATOR_CLASSES = before  # those of a user's own numba code
         return done
 
     def cache_folder(self) -> Path | None:
@@ -85,11 +90,8 @@ class Program:
 
 @cache
 def _version(sources: tuple[Path, ...]) -> str:
-    """Of sources, where they are, Python and numba: numba itself looks at one file alone, and a program may be several;
-    and it finds nothing that was compiled from the same files in another folder.
-    """
+    """Of sources, Python, numba and what is asked of it: numba looks at one file alone, a program may be several."""
     from importlib.metadata import version
 
-    text = "".join(path.read_text("utf-8") for path in sources)
-    place = sources[0].resolve().parent if sources else ""
-    return hashlib.sha256(f"{sys.version}{version('numba')}{place}{text}".encode()).hexdigest()[:16]
+    text = "".join(path.read_text("utf-8") for path in (Path(__file__), *sources))
+    return hashlib.sha256(f"{sys.version}{version('numba')}{text}".encode()).hexdigest()[:16]

@@ -240,7 +240,6 @@ def test_gradients_over_two_ranks_are_those_of_one():
     assert all(torch.isfinite(one).all() and float(one.abs().sum()) > 0 for one in pieces.values())
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["pipeline", "experts"])
 def test_steps_over_two_ranks_are_measured(kind):
     seconds = measure(kind, CASE, 2)

@@ -1,6 +1,7 @@
 """The compiled form of the simulation against the plain one that defines it: every record, to the last bit."""
 
 import dataclasses
+import importlib.util
 import os
 import pickle
 import re
@@ -18,6 +19,7 @@ from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.jit import Program, compiled
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import NOTHING, Beside
+from perfmodel.overlap import kernel
 from perfmodel.serving import cores
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.changes import Change
@@ -458,19 +460,43 @@ def test_a_function_is_compiled_once_for_whole_numbers_of_any_width():
     )  # nothing is cut to what was narrow
 
 
-def test_what_was_compiled_belongs_to_its_sources_and_their_folder(tmp_path, monkeypatch):
-    """All files with compiled functions: else what an older one gave would answer. Of another checkout's numba finds
-    nothing, so that a run would compile unannounced."""
+def test_what_was_compiled_belongs_to_its_sources_wherever_they_are(tmp_path, monkeypatch):
+    """All files with compiled functions, and what those read: else what an older one gave would answer. The same files
+    in another folder, a clone's or another environment's, are compiled no second time.
+    """
+    numba = pytest.importorskip("numba")
     folder = Path(jit.__file__).parent
     holders = {
         path.stem for path in folder.glob("*.py") if re.search(r"^@(compiled|entry)$", path.read_text(), re.M)
     }
     assert holders <= set(jit.SOURCES)
+    for path in map(Path, (*(folder / f"{name}.py" for name in jit.SOURCES), kernel.__file__)):
+        imported = set(re.findall(r"^from (perfmodel\S+) import", path.read_text(), re.M))
+        own = {f"perfmodel.serving.compiled.{name}" for name in jit.SOURCES}
+        assert imported <= own | {
+            "perfmodel.jit",
+            "perfmodel.serving.compiled.jit",
+            "perfmodel.overlap.compiled",
+        }
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    programs = []
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "core.py").write_text("same = True\n")
-        programs.append(Program([tmp_path / name / "core.py"]))
-    assert programs[0].cache_folder() != programs[1].cache_folder()
-    assert programs[0].cache_folder() == Program([tmp_path / "one" / "core.py"]).cache_folder()
+    before = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
+    found = []
+    for name, factor in (("one", 2), ("other", 2), ("changed", 3)):
+        path = tmp_path / name / "twice_as_much.py"
+        path.parent.mkdir()
+        path.write_text(f"def times(number):\n    return {factor} * number\n")
+        program = Program([path])
+        assert program.compiled_before() == (name == "other")
+        module = load_module(path)
+        times = program.entry(module.times)
+        found.append((times(21), sum(times.stats.cache_hits.values())))
+        assert program.compiled_before()
+    assert found == [(42, 0), (42, 1), (63, 0)]
+    assert before == (numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES)
+
+
+def load_module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,8 @@
 """Every page as people meet it: wide and narrow, light and dark, by keyboard and screen reader, backwards too."""
 
 from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
@@ -18,7 +20,6 @@ pytestmark = pytest.mark.browser
 SMALL = PlanAsked(models=("qwen3-30b-a3b",), clusters=("h200-ib",), amount=40.0, isl=1000.0, osl=100.0)
 PLAN = "plan?" + urlencode({"plan": SMALL.text()})
 PAGES = (PLAN, "what-if", "overlap", "experts", "traffic", "training", "compare", "calibration", "trust")
-NAMES = [page.partition("?")[0] for page in PAGES]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +32,6 @@ def axe():
             pytest.fail("no axe-playwright-python; PERFMODEL_REQUIRE demands it")
         pytest.skip("no axe-playwright-python")
     return Axe()
-
-
-@pytest.fixture(scope="module", params=["light", "dark"])
-def visitor(request, chrome):  # noqa: F811
-    context = patient_context(chrome, viewport={"width": 1440, "height": 1400}, color_scheme=request.param)
-    context.theme = request.param
-    yield context
-    context.close()
 
 
 def complete(page):
@@ -69,39 +62,67 @@ UNTOLD = """() => [...document.querySelectorAll('[data-testid=stMain] [data-test
 """Charts that say nothing to who can't see them."""
 
 
-@pytest.mark.parametrize("path", PAGES, ids=NAMES)
-def test_nothing_is_cut_and_nothing_said_to_the_console(path, server, visitor):  # noqa: F811
-    page = visitor.new_page()
-    said = []
+class Shown(NamedTuple):
+    """A page that somebody opened by its address."""
+
+    page: Any
+    name: str
+    theme: str
+    said: list[str]
+    """Errors on the console."""
+    outside: list[str]
+    """What was asked of anybody but the server."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=product(("light", "dark"), PAGES),
+    ids=lambda param: f"{param[0]}-{param[1].partition('?')[0]}",
+)
+def shown(request, server, chrome):  # noqa: F811
+    """Opened once for all tests of it: to read and draw a page takes the browser five seconds of CPU."""
+    theme, path = request.param
+    context = patient_context(chrome, viewport={"width": 1440, "height": 1400}, color_scheme=theme)
+    page, said, asked = context.new_page(), [], []
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: asked.append(request.url))
     opened(page, f"{server}/{path}")
     complete(page)
-    name = path.partition("?")[0]
+    outside = [url for url in asked if "127.0.0.1" not in url and not url.startswith(("data:", "blob:"))]
+    yield Shown(page, path.partition("?")[0], theme, said, outside)
+    context.close()
+
+
+def test_every_page_has_a_result_and_no_error(shown):
+    page = shown.page
+    assert page.locator("[data-testid=stMain] h2").first.inner_text()  # the answer
+    assert not page.locator("[data-testid=stException]").count()
+    assert not page.locator("[data-testid=stAlertContentError]").count()
+    # Streamlit itself asks for its health below a page's address before it asks at the root
+    assert [text for text in shown.said if "404" not in text] == []
+    assert shown.outside == []
+    charts = page.locator("[data-testid=stMain] [data-testid=stPlotlyChart]")
+    assert page.evaluate(UNTOLD) == []
+    assert page.get_by_text("As a table", exact=True).count() == charts.count()
+
+
+def test_axe_finds_no_violation(shown, axe):
+    found = axe.run(shown.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_nothing_is_cut_at_any_width(shown):
+    page = shown.page
     PICTURES.mkdir(parents=True, exist_ok=True)
     for width in (1440, 1024, 420):
         page.set_viewport_size({"width": width, "height": 1400})
         page.wait_for_timeout(500)
-        page.screenshot(path=PICTURES / f"looks-{name}-{width}-{visitor.theme}.png")
+        page.screenshot(path=PICTURES / f"looks-{shown.name}-{width}-{shown.theme}.png")
         assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
         assert page.evaluate(CUT) == []
         assert page.evaluate(ALONE) == []
-    assert page.locator("[data-testid=stMain] h2").first.inner_text()  # the answer
-    charts = page.locator("[data-testid=stMain] [data-testid=stPlotlyChart]")
-    assert page.evaluate(UNTOLD) == []
-    assert page.get_by_text("As a table", exact=True).count() == charts.count()
     assert not page.locator("[data-testid=stException]").count()
-    assert [text for text in said if "404" not in text] == []
-    page.close()
-
-
-@pytest.mark.parametrize("path", PAGES, ids=NAMES)
-def test_axe_finds_no_violation(path, server, visitor, axe):  # noqa: F811
-    page = visitor.new_page()
-    opened(page, f"{server}/{path}")
-    complete(page)
-    found = axe.run(page)
-    assert found.violations_count == 0, found.generate_report()
-    page.close()
+    assert [text for text in shown.said if "404" not in text] == []
 
 
 def test_one_press_of_back_undoes_one_step_and_forward_does_it_again(server, chrome):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -33,7 +34,7 @@ COMMANDS = {page.name: commands_of(page) for page in PAGES}
 IN_TURN = ("README.md",)
 """Pages whose commands build on each other, from a clone on: test_newcomer.py walks through them."""
 CALIBRATING = [name for name, own in COMMANDS.items() if any(c.startswith("calibrate ") for c in own)]
-"""Pages whose commands build on each other: they time kernels, so they run alone, shortened."""
+"""Pages whose commands build on each other, and time kernels: they run shortened."""
 SINGLE = sorted(
     {
         c
@@ -46,7 +47,7 @@ SINGLE = sorted(
     }
 )
 SHORT = {
-    "--minutes": "0.2",
+    "--minutes": "0.08",
     "--model": "tiny",
     "--dtype": "fp32",
     "--device": "cpu",
@@ -57,15 +58,13 @@ SHORT = {
 """Values that make a documented command short, and possible without a GPU; the options stay the documented ones."""
 
 
-def run(command, folder):
-    program, *arguments = shlex.split(command)
-    module = ["-m", program] if program != "python" else []
+def run(words, folder):
     return subprocess.run(
-        [sys.executable, *module, *arguments],
+        [sys.executable, *words],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=1200,
         check=False,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )
@@ -103,23 +102,26 @@ def test_dashboard_serves(command):
         pass
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("page", CALIBRATING)
 def test_commands_of_a_page_run_in_turn(page, tmp_path):
+    """In one process, as one for each would import torch as often; test_calibrate_profile.py starts them for real."""
     if importlib.util.find_spec("torch") is None:
         pytest.skip("no torch: the commands of this page time its kernels")
-    for command in COMMANDS[page]:
-        done = run(shortened(command), tmp_path)
-        # a calibration of 12 seconds beside whatever runs here may miss its own claims: exit code 1 is an answer
+    commands = COMMANDS[page]
+    ran = run([Path(__file__).with_name("in_turn.py"), *map(shortened, commands)], tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    for command, line in zip(commands, ran.stdout.splitlines(), strict=True):
+        done = json.loads(line)
+        # a calibration of seconds beside whatever runs here may miss its own claims: exit code 1 is an answer
         allowed = (0, 1) if command.startswith("calibrate check") else (0,)
-        assert done.returncode in allowed, f"{command}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
-        assert done.stdout or done.stderr
+        assert done["returncode"] in allowed, f"{command}\n{done['stderr']}"
+        assert "Traceback" not in done["stderr"], f"{command}\n{done['stderr']}"
+        assert done["stdout"] or done["stderr"]
 
 
 @cache
 def help_of(module):
-    return run(f"python -m {module} --help", ROOT).stdout
+    return run(["-m", module, "--help"], ROOT).stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,7 +16,9 @@ from perfmodel.training.pipeline.times import StageTimes
 pytestmark = [pytest.mark.alone, pytest.mark.skipif(not has_torch(), reason=NO_TORCH)]
 
 WORKER = Path(__file__).with_name("pipeline_worker.py")
-RANKS, MICRO_BATCHES, STEPS = 4, 8, 5
+RANKS, MICRO_BATCHES, STEPS = 4, 8, 3
+ROUNDS = 3
+"""Times that steps are measured, where what the first ones differ by leaves a doubt."""
 SECONDS = (0.040, 0.050, 0.030)
 """Forward, input and weight gradient of one stage."""
 SCHEDULES = {
@@ -88,12 +90,27 @@ def floors_of(results):
     return {name: sorted(own["times"])[1] / min(own["times"]) - 1.0 for name, own in results.items()}
 
 
+def with_more(results, more):
+    """Both rounds' steps, and what actions really took in the first."""
+    return {name: {**own, "times": own["times"] + more[name]["times"]} for name, own in results.items()}
+
+
+def hold(errors, floors):
+    close = statistics.median(abs(error) for error in errors.values()) < 0.05
+    return close and all(abs(error) < max(0.05, 3.0 * floors[name]) for name, error in errors.items())
+
+
 def test_the_least_measured_makespan_is_the_simulated_one(tmp_path):
     """The noise of a shared machine is one-sided, so the least counts. Within 5 % for every schedule, or three times
     what its own steps differ by.
     """
-    results = measured(tmp_path)
-    errors, floors = errors_of(results), floors_of(results)
-    assert statistics.median(abs(error) for error in errors.values()) < 0.05, errors
-    for name, error in errors.items():
-        assert abs(error) < max(0.05, 3.0 * floors[name]), (errors, floors)
+    results = {}
+    for turn in range(ROUNDS):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        found = measured(folder)
+        results = with_more(results, found) if results else found
+        errors, floors = errors_of(results), floors_of(results)
+        if hold(errors, floors):
+            break
+    assert hold(errors, floors), (errors, floors)
