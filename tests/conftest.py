@@ -7,10 +7,14 @@ import pytest
 MAIN = sys.modules["__main__"]
 
 LONGEST = (
-    "test_dashboard_browser.py",
+    "test_dashboard_looks.py",
     "test_docs.py",
-    "test_published.py",
+    "test_dashboard_browser.py",
     "test_dashboard.py",
+    "test_newcomer.py",
+    "test_published.py",
+    "test_report_decision.py",
+    "test_dashboard_traffic.py",
     "test_balance.py",
     "test_engines.py",
     "test_calibrate_profile.py",

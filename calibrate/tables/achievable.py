@@ -46,11 +46,11 @@ def fit(samples: Sequence[KernelSample], ceiling: float, compute_fraction: float
 
     ``ceiling`` bounds the memory fraction: the highest that any timed kernel reached.
     """
-    seconds = np.array([sample.seconds for sample in samples])
+    seconds, work = np.array([sample.seconds for sample in samples]), _Work.of(samples)
 
     def predict(parameters: Array) -> Array:
         fc = float(parameters[0]) if compute_fraction is None else compute_fraction
-        return predicted_seconds(samples, fc, float(parameters[1]), float(parameters[2]))
+        return work.predicted_seconds(fc, float(parameters[1]), float(parameters[2]))
 
     bounds = ((0.02, 1.0), (0.02, ceiling), LATENCY_BOUNDS_US)
     best, residuals = fit_log(predict, seconds, STARTS, bounds)
@@ -62,13 +62,46 @@ def predicted_seconds(
     samples: Sequence[KernelSample], compute_fraction: float, memory_fraction: float, latency_us: float
 ) -> Array:
     """The cost model over samples: other kernels' time + sum of latency + max(compute, memory)."""
-    times = []
-    for sample in samples:
-        peak = compute_fraction * sample.gpu.peak_flops(sample.dtype)
-        bandwidth = memory_fraction * sample.gpu.hbm_bytes_per_s
-        kernels = sum(latency_us * US + max(f / peak, b / bandwidth) for f, b in sample.parts)
-        times.append(sample.fixed_s + kernels)
-    return np.array(times)
+    return _Work.of(samples).predicted_seconds(compute_fraction, memory_fraction, latency_us)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Samples as arrays, as a fit asks for their times thousands of times. ``flops`` and ``bytes`` [kernels, samples]
+    are 0 where a sample has fewer kernels than another, ``there`` is 1 where it has one.
+    """
+
+    peak_flops: Array
+    hbm_bytes_per_s: Array
+    fixed_s: Array
+    flops: Array
+    bytes: Array
+    there: Array
+
+    @classmethod
+    def of(cls, samples: Sequence[KernelSample]) -> "_Work":
+        peaks = {(one.gpu.name, one.dtype): one.gpu.peak_flops(one.dtype) for one in samples}
+        flops, moved, there = np.zeros((3, max((len(one.parts) for one in samples), default=0), len(samples)))
+        for column, one in enumerate(samples):
+            for row, part in enumerate(one.parts):
+                flops[row, column], moved[row, column] = part
+                there[row, column] = 1.0
+        return cls(
+            np.array([peaks[one.gpu.name, one.dtype] for one in samples]),
+            np.array([one.gpu.hbm_bytes_per_s for one in samples]),
+            np.array([one.fixed_s for one in samples]),
+            flops,
+            moved,
+            there,
+        )
+
+    def predicted_seconds(self, compute_fraction: float, memory_fraction: float, latency_us: float) -> Array:
+        """See :func:`predicted_seconds`."""
+        compute_s = self.flops / (compute_fraction * self.peak_flops)
+        memory_s = self.bytes / (memory_fraction * self.hbm_bytes_per_s)
+        kernels = self.there * latency_us * US + np.maximum(compute_s, memory_s)
+        total: Array = self.fixed_s + kernels.sum(axis=0)
+        return total
 
 
 def memory_ceiling() -> float:
