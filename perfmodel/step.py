@@ -10,9 +10,10 @@ import numpy as np
 
 from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import UnsupportedError
+from perfmodel.kernels.alike import timings_of
 from perfmodel.kernels.calibration import Calibration, load_calibration
 from perfmodel.kernels.communication import beside_compute
-from perfmodel.kernels.cost import costs_of
+from perfmodel.kernels.cost import costing
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
 from perfmodel.ops.apart import apart_ops
@@ -207,18 +208,15 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
         return _apart_segment(name, layer, work, scenario, count)
     parts = num_micro_batches(overlap)
     own = work.scaled(1 / parts)
-    batch = [layer_ops(layer, own, scenario) for _ in range(parts)]
+    ops = layer_ops(layer, own, scenario)
     if scenario.deployment.lora_adapters and scenario.costs != "report":
         slots = slots_of(layer.moe, scenario.deployment) if layer.moe else 0.0
-        batch = [with_adapters(one, own, scenario.deployment, slots) for one in batch]
+        ops = with_adapters(ops, own, scenario.deployment, slots)
     if scenario.costs == "report":
-        batch = [report_layer(one) for one in batch]
-    tasks = schedule_layer(overlap, batch)
-    timings = _timings(tasks, scenario, share=1 / parts)
-    if has_contention(scenario) and overlaps(overlap):
-        timings = tuple(
-            beside_compute_cost(t.op, timing, scenario) for t, timing in zip(tasks, timings, strict=True)
-        )
+        ops = report_layer(ops)
+    tasks = schedule_layer(overlap, [ops] * parts)
+    hides = has_contention(scenario) and overlaps(overlap)
+    timings = _timings(tasks, scenario, share=1 / parts, beside=hides)
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
 
 
@@ -249,9 +247,14 @@ def beside_compute_cost(op: Op, timing: Timing, scenario: Scenario) -> Timing:
     )
 
 
-def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[Timing, ...]:
-    """Time alone of each task; a given attention time is spread over attention's ops as they would share it."""
-    timings = list(_alone([task.op for task in tasks], scenario))
+def _timings(
+    tasks: Sequence[Task], scenario: Scenario, share: float, beside: bool = False
+) -> tuple[Timing, ...]:
+    """Time of each task; a given attention time is spread over attention's ops as they would share it.
+
+    ``beside``: transfers take as long as they do beside compute.
+    """
+    timings = list(_alone([task.op for task in tasks], scenario, beside=beside))
     given_us = scenario.given.attention_us
     if given_us is None:
         return tuple(timings)
@@ -271,12 +274,17 @@ def _timings(tasks: Sequence[Task], scenario: Scenario, share: float) -> tuple[T
     return tuple(timings)
 
 
-def _alone(ops: Sequence[Op], scenario: Scenario) -> tuple[Timing, ...]:
-    """Time alone of each op, by the scenario's calibration where it has one."""
+def _alone(ops: Sequence[Op], scenario: Scenario, beside: bool = False) -> tuple[Timing, ...]:
+    """Time alone of each op, by the scenario's calibration where it has one; ``beside``: transfers beside compute."""
     calibration = _calibration(scenario)
     slow = scenario.deployment.slowdown
-    timings = costs_of(ops, scenario.cluster, scenario.costs, calibration)
-    return tuple(_slowed(op, timing, slow) for op, timing in zip(ops, timings, strict=True))
+    cost = costing(scenario.cluster, scenario.costs, calibration)
+
+    def alone(op: Op) -> Timing:
+        timing = _slowed(op, cost(op), slow)
+        return beside_compute_cost(op, timing, scenario) if beside else timing
+
+    return timings_of(ops, alone)
 
 
 def _slowed(op: Op, timing: Timing, slow: Slowdown) -> Timing:

@@ -7,12 +7,17 @@ import pytest
 
 from perfmodel.kernels import cost as module
 from perfmodel.kernels.calibration import load_calibration
-from perfmodel.kernels.cost import _key, cost, costs_of
+from perfmodel.kernels.cost import LONGEST_KEPT, _key, cost, costing
 from perfmodel.load import load_scenario
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.step import step_segments
 
 BATCHES = {"deployment.batch_per_gpu": np.array([8.0, 64.0, 96.0])}
+
+
+def costs_of(ops, *how, **named):
+    known = costing(*how, **named)
+    return [known(op) for op in ops]
 
 
 def ops_of(scenario):
@@ -78,3 +83,10 @@ def test_little_is_kept(scenario, monkeypatch):
         assert len(module._kept) == 1
         assert all(len(kept) <= 5 for _, kept in module._kept.values())
     module._kept.clear()
+
+
+def test_long_arrays_are_not_kept(scenario):
+    module._kept.clear()
+    swept = with_arrays(scenario, {"deployment.batch_per_gpu": np.linspace(1.0, 128.0, LONGEST_KEPT + 1)})
+    ops_of(swept)
+    assert not any(np.size(t.seconds) > 1 for _, kept in module._kept.values() for t in kept.values())

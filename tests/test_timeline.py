@@ -11,9 +11,9 @@ from scenarios import BARE
 from perfmodel.kernels.timing import Timing
 from perfmodel.load import load_scenario
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
-from perfmodel.overlap import twin as twin_module
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, overlap_pct, stream_busy_s
 from perfmodel.overlap.graph import Segment, Task
+from perfmodel.overlap.state import State
 from perfmodel.overlap.timeline import simulate
 from perfmodel.overlap.twin import step_times
 from perfmodel.spec.arrays import with_arrays
@@ -127,11 +127,26 @@ def test_a_host_that_runs_ever_further_ahead_hides_no_settled_gpu(launch_us, mon
         Timing(latency_s=2e-6, compute_s=48e-6),
     )
     part = Segment("eager", (*launches, *kernels), timings, repeat=60, carries=True)
-    simulated = []
-    run = twin_module._run
-    monkeypatch.setattr(twin_module, "_run", lambda *a: simulated.append(a[2]) or run(*a))
-    assert step_times([part]).step_time_s[0] == pytest.approx(simulate([part]).step_time_s, rel=1e-9)
-    assert max(simulated) <= 16
+    rounds = []
+    advance = State.advance
+    monkeypatch.setattr(State, "advance", lambda state: rounds.append(state) or advance(state))
+    twin = step_times([part], compiled=False).step_time_s[0]
+    assert twin == pytest.approx(simulate([part]).step_time_s, rel=1e-9)
+    assert len(rounds) < 0.4 * part.repeat * len(part.tasks)
+
+
+@pytest.mark.parametrize("overlap", ["tbo", "sbo"])
+def test_of_equal_layers_the_twin_simulates_two_at_most(overlap, monkeypatch):
+    """28 layers: one by itself where layers join, and where they carry over until the second is as the first was, and
+    what is left when the last begins.
+    """
+    rounds = []
+    advance = State.advance
+    monkeypatch.setattr(State, "advance", lambda state: rounds.append(state) or advance(state))
+    segments_ = step_segments(load_scenario("longcat-flash-h800", [*BARE, f"deployment.overlap={overlap}"]))
+    step_times(segments_, compiled=False)
+    layer = max(len(segment.tasks) for segment in segments_ if not segment.is_chain)
+    assert len(rounds) <= (3 if overlap == "tbo" else 1) * layer + 1
 
 
 @QUICK

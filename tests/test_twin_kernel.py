@@ -4,8 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_timeline import segments
 
 from perfmodel.load import load_scenario
+from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
 from perfmodel.overlap import twin
 from perfmodel.spec.arrays import with_arrays
 from perfmodel.step import step_segments
@@ -27,9 +31,26 @@ def test_compiled_rounds_leave_the_same_numbers(overlap, more, contention):
             "deployment.context_tokens": np.linspace(1000, 9000, size),
         },
     )
-    segments = step_segments(scenario)
+    steps = step_segments(scenario)
     plain, fast = (
-        twin.step_times(segments, contention=contention, compiled=compiled) for compiled in (False, True)
+        twin.step_times(steps, contention=contention, compiled=compiled) for compiled in (False, True)
+    )
+    assert np.array_equal(plain.step_time_s, fast.step_time_s)
+    assert np.array_equal(plain.exposed_communication_s, fast.exposed_communication_s)
+
+
+STREAMS = (*COMPUTE_STREAMS, *COMMUNICATION_STREAMS, Stream.HOST, Stream.HOST)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.booleans().flatmap(lambda carries: segments(carries, STREAMS)), min_size=1, max_size=2),
+    st.booleans(),
+)
+def test_any_graph_is_advanced_alike(parts, contention):
+    """With a host in the way, ahead or behind from the segment before, and periods that are put on."""
+    plain, fast = (
+        twin.step_times(parts, contention=contention, compiled=compiled) for compiled in (False, True)
     )
     assert np.array_equal(plain.step_time_s, fast.step_time_s)
     assert np.array_equal(plain.exposed_communication_s, fast.exposed_communication_s)
@@ -49,9 +70,9 @@ def test_they_are_loaded_once_as_much_time_has_gone(monkeypatch):
     monkeypatch.setattr(type(twin_kernel()), "compiled_before", lambda _: True)
     monkeypatch.setattr(twin, "_SPENT", [0.0])
     monkeypatch.delitem(sys.modules, "perfmodel.overlap.kernel", raising=False)
-    segments = step_segments(load_scenario("longcat-flash-h800", ["deployment.overlap=tbo"]))
+    steps = step_segments(load_scenario("longcat-flash-h800", ["deployment.overlap=tbo"]))
     assert not twin._worth_compiled(1)
-    twin.step_times(segments, compiled=False)
+    twin.step_times(steps, compiled=False)
     assert twin._SPENT[0] > 0.0
     monkeypatch.setattr(twin, "LOADING_S", twin._SPENT[0])
     assert twin._worth_compiled(1)

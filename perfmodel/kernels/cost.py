@@ -1,6 +1,6 @@
 """How long one op takes alone, and what it uses meanwhile."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
@@ -34,28 +34,37 @@ ALIKE = {"lora_shrink": "grouped_gemm", "lora_expand": "grouped_gemm"}
 MOST_KEPT = 4096
 """Times of ops that are kept for one cluster and calibration, 4 MB where parts are arrays of 16."""
 MOST_CLUSTERS = 8
+LONGEST_KEPT = 256
+"""Scenarios of an op whose time is kept: a longer array is compared and held for as long as it is costed."""
 
 
-def costs_of(
-    ops: Iterable[Op], cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
-) -> list[Timing]:
-    """:func:`cost` of each op. Times are kept by what ops say: the ops of a step are the same twice where a busier rank
-    is asked about, and most are those of the step before where one number of a scenario has changed.
+def costing(
+    cluster: Cluster, costs: str = "roofline", calibration: Calibration | None = None
+) -> Callable[[Op], Timing]:
+    """:func:`cost` on a cluster. Times are kept by what ops say: the ops of a step are the same twice where a busier
+    rank is asked about, and most are those of the step before where one number of a scenario has changed.
     """
+
+    def anew(op: Op) -> Timing:
+        return cost(op, cluster, costs, calibration)
+
     try:
         kept = _kept_for(cluster, costs, calibration)
     except TypeError:  # a cluster whose numbers are arrays
-        return [cost(op, cluster, costs, calibration) for op in ops]
-    found = []
-    for op in ops:
+        return anew
+
+    def known(op: Op) -> Timing:
+        if any(np.size(value) > LONGEST_KEPT for value in (op.flops, op.hbm_bytes, *op.shape.values())):
+            return anew(op)
         key = _key(op)
         timing = kept.get(key)
         if timing is None:
             if len(kept) >= MOST_KEPT:
                 kept.clear()
-            kept[key] = timing = cost(op, cluster, costs, calibration)
-        found.append(timing)
-    return found
+            kept[key] = timing = anew(op)
+        return timing
+
+    return known
 
 
 _kept: dict[tuple[Cluster, str, int], tuple[Calibration | None, dict[Hashable, Timing]]] = {}

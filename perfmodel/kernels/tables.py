@@ -133,14 +133,13 @@ def _rise(log_seconds: Array, axis: int, done: Array) -> Array:
 
 def _interpolated(grid: Array, corners: Sequence[tuple[Any, Any, Any]]) -> Any:
     """Linear interpolation of a grid between the bracketing points of every axis."""
-    total: Any = 0.0
+    shares = [(1.0 - share, share) for _, _, share in corners]
+    parts = []
     for choice in product((0, 1), repeat=len(corners)):
-        weight: Any = 1.0
-        for side, (_, _, share) in zip(choice, corners, strict=True):
-            weight = weight * (share if side else 1.0 - share)
-        index = tuple(high if side else low for side, (low, high, _) in zip(choice, corners, strict=True))
-        total = total + weight * grid[index]
-    return total
+        index = tuple(corner[side] for side, corner in zip(choice, corners, strict=True))
+        weights = [own[side] for side, own in zip(choice, shares, strict=True)]
+        parts.append(math.prod(weights[1:], start=weights[0]) * grid[index] if weights else grid[index])
+    return sum(parts[1:], start=parts[0])
 
 
 def _bracket(log: Any, logs: Array) -> tuple[Any, Any, Any]:
@@ -475,6 +474,7 @@ class StoredTables(Sequence[Table]):
     def __init__(self, documents: Sequence[Mapping[str, Any]], arrays: Mapping[str, Any], name: str) -> None:
         self._documents, self._arrays, self._name = tuple(documents), arrays, name
         self._made: dict[int, Table] = {}
+        self._fixed_s: float | None = None
         self.matches = tuple(
             {str(key): float(value) for key, value in document["match"].items()} for document in documents
         )
@@ -499,7 +499,10 @@ class StoredTables(Sequence[Table]):
     @property
     def fixed_s(self) -> float:
         """Time of the smallest shape of all tables, s."""
-        return float(np.exp(min(unpack(self._values(place)).min() for place in range(len(self)))))
+        if self._fixed_s is None:
+            least = min(unpack(self._values(place)).min() for place in range(len(self)))
+            self._fixed_s = float(np.exp(least))
+        return self._fixed_s
 
     def _values(self, place: int) -> NDArray[np.int16]:
         """The steps of one table, flat."""

@@ -153,16 +153,22 @@ def _in_graph(segment: Segment, host: Host, engine: str) -> Segment:
     """
     if not _some(host.node_us) and not _some(host.join_us):
         return segment
-    counts = launches_of(segment, engine)
-    timings = list(segment.timings)
-    for index, (task, count) in enumerate(zip(segment.tasks, counts, strict=True)):
-        gap_us: Num = host.node_us * count
-        if not segment.is_chain and any(_joins(task.op, segment.tasks[other].op) for other in task.after):
-            gap_us = gap_us + host.join_us
-        if _some(gap_us):
-            latency_s = timings[index].latency_s + gap_us * US
-            timings[index] = replace(timings[index], latency_s=latency_s, gap_s=gap_us * US)
+    counts, in_line = launches_of(segment, engine), segment.is_chain
+    made: dict[tuple[int, float, bool], Timing] = {}  # what is alike stays one timing
+    timings = []
+    for task, timing, count in zip(segment.tasks, segment.timings, counts, strict=True):
+        joins = not in_line and any(_joins(task.op, segment.tasks[other].op) for other in task.after)
+        kind = (id(timing), count, joins)
+        if kind not in made:
+            made[kind] = _with_gap(timing, host.node_us * count + (host.join_us if joins else 0.0))
+        timings.append(made[kind])
     return replace(segment, timings=tuple(timings))
+
+
+def _with_gap(timing: Timing, gap_us: Num) -> Timing:
+    if not _some(gap_us):
+        return timing
+    return replace(timing, latency_s=timing.latency_s + gap_us * US, gap_s=gap_us * US)
 
 
 def _joins(op: Op, other: Op) -> bool:

@@ -3,6 +3,10 @@
 Each round every scenario moves to its own next end. Two kinds of state know a host that launches: :class:`State` takes
 it as one stream more, which shares nothing and may have been free before the GPU was; :class:`LaunchedState` knows when
 each op will have been launched, so it needs no rounds for that, for one iteration.
+
+Iterations that carry over come to a period. Each time the first stream ends one it is noted how far all streams are;
+where that is as some iterations before, whatever came after the earlier mark comes after the later one too, as long as
+no stream runs out of tasks. So the scenario is put on by as many periods as fit, and what is left is simulated.
 """
 
 from collections.abc import Sequence
@@ -13,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.kernels.timing import Timing
-from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Stream
+from perfmodel.ops.op import Stream
 from perfmodel.overlap.graph import Segment, Task
+from perfmodel.overlap.orders import Orders
 
 SETTLED = 1e-7
 """Share of a task within which two streams count as equally far."""
+LONGEST_PERIOD = 12
+"""Iterations, of the periods that are looked for; 1, 2, 3, 4 and 6 divide it."""
 
 SECONDS, LATENCY, PARTS, SHARES_AND_HELD = 0, 1, slice(2, 6), slice(6, 11)
 """Rows of a state's table."""
@@ -42,39 +49,28 @@ class State:
         lead: FloatArray | None = None,
     ) -> None:
         """At instant 0, from which the GPU is free; the host, where ``lead`` is given, since ``lead`` before."""
-        self.per_iteration, self.iterations = len(segment.tasks), iterations
-        self.total_tasks = self.per_iteration * iterations
-        self.streams = sorted({task.op.stream for task in segment.tasks}, key=list(Stream).index)
+        self.orders = Orders.of(segment, iterations)
         self.contention, self.size = contention, size
-        self.table = _table(segment.timings, size)
-        self.queues = _queues(segment, self.streams, iterations)
-        self.missing, self.dependents = _dependencies(segment, iterations, size)
-        shape = (len(self.streams), size)
-        self.heads = np.zeros(shape, dtype=np.int64)
-        self.task = np.zeros(shape, dtype=np.int64)
+        kinds, self.kinds = distinct(segment.timings)
+        self.table = _table(kinds, size)
+        shape = (len(self.orders.streams), size)
+        self.heads = np.zeros(shape, dtype=np.int64)  # tasks that are done
+        self.task = np.zeros(shape, dtype=np.int64)  # the next one; the number of tasks where there is none
+        self.needs = np.zeros((*shape[:1], *shape), dtype=np.int64)  # heads [first axis] that it waits for
         self.remaining = np.ones(shape)
         self.current = np.zeros((len(self.table), *shape))  # the table's rows for each stream's next task
         self.columns = np.arange(size)
         self.now, self.exposed = np.zeros(size), np.zeros(size)
-        self.computes = [row for row, s in enumerate(self.streams) if s in COMPUTE_STREAMS]
-        self.communicates = [row for row, s in enumerate(self.streams) if s in COMMUNICATION_STREAMS]
-        self.lengths = np.array([sum(task.op.stream == s for task in segment.tasks) for s in self.streams])
-        self.first = np.array([_first_waiting(segment, s) for s in self.streams])
-        self.sharing, self.free = self._by_sharing(segment)
-        self.marking = (self.sharing[0], *self.free) if iterations > 1 else ()
-        self.turn_ends, self.mark_progress = np.zeros((2, iterations, *shape))
-        self.mark_now = self.turn_ends[:, self.sharing[0]]
-        self.mark_exposed, self.mark_held_up = np.zeros((2, iterations, size))
-        self.host_row = -1
-        self.held_up = np.zeros(size)  # tasks that could have started before a free stream's ended
+        self.computes, self.communicates = list(self.orders.computes), list(self.orders.communicates)
+        self.marks = _Marks(shape)
+        self.held_up = np.zeros(size)  # tasks that could have started before the host's ended
+        self.host_end = np.zeros(size)
         self.closed: FloatArray | None = None  # until when a stream may not start its first task
         if lead is not None:
-            self.host_row = self.streams.index(Stream.HOST)
-            self.host_end = np.zeros(size)
             self.closed = np.zeros(shape)
-            self.closed[self.host_row] = -lead
+            self.closed[self.orders.host_row] = -lead
             self.now = self.closed.min(axis=0)
-        for row in range(len(self.streams)):
+        for row in range(len(self.heads)):
             self._next(row, self.columns)
 
     @property
@@ -88,83 +84,14 @@ class State:
             pass
         return self
 
-    def run_compiled(self) -> Self:
-        """As :meth:`run`, from the start: the same, in compiled code."""
-        from perfmodel.overlap import kernel
-
-        roles = np.zeros(len(self.streams), dtype=np.int64)
-        for rows, bit in (
-            (self.computes, kernel.COMPUTES),
-            (self.communicates, kernel.COMMUNICATES),
-            (self.sharing, kernel.SHARES),
-            (self.free, kernel.FREE),
-            (self.marking, kernel.MARKS),
-            (self.sharing[:1], kernel.FIRST_SHARING),
-        ):
-            roles[list(rows)] |= bit
-        host_end = self.host_end if self.host_row >= 0 else np.zeros(self.size)
-        scalars = np.stack([self.now, self.exposed, self.held_up, host_end])
-        marks = np.stack([self.mark_exposed, self.mark_held_up])
-        tasks = np.arange(self.total_tasks + 1)
-        kinds = np.where(tasks < self.total_tasks, tasks % self.per_iteration, self.per_iteration)
-        streams = np.zeros(self.total_tasks + 1, dtype=np.int64)
-        for row, queue in enumerate(self.queues):
-            streams[queue] = row
-        closed = np.full(self.heads.shape, -np.inf) if self.closed is None else self.closed
-        queues, dependents, of_kind, of_stream = (
-            one.astype(np.uint32) for one in (self.queues, self.dependents, kinds, streams)
-        )
-        kernel.run_all(
-            self.table, queues, self.missing[:, 0].astype(np.int32), dependents, of_kind, of_stream, roles,
-            self.lengths, self.host_row, self.contention, closed, self.heads, self.task, self.remaining, scalars,
-            self.turn_ends, self.mark_progress, marks,
-        )  # fmt: skip
-        self.now, self.exposed, self.held_up, host_end = scalars
-        if self.host_row >= 0:
-            self.host_end = host_end
-        self.mark_exposed, self.mark_held_up = marks
-        return self
-
-    def _by_sharing(self, segment: Segment) -> tuple[list[int], list[int]]:
-        """Streams whose tasks slow others or count as exposed, and streams that do neither (a host's)."""
-        loads: Bools = np.logical_or.reduce(self.table[SHARES_AND_HELD] > 0.0, axis=(0, 2))
-        sharing = {self.streams.index(task.op.stream) for i, task in enumerate(segment.tasks) if loads[i]}
-        sharing |= {*self.computes, *self.communicates}
-        rows = range(len(self.streams))
-        return sorted(sharing or rows), [row for row in rows if sharing and row not in sharing]
-
-    def marks_within(self) -> Bools:
-        """Marks from which a longer run cannot differ, [iterations, scenarios]: every stream still has tasks, and none
-        is at a task of the first iteration that would wait for a previous one.
-        """
-        far = self.mark_progress
-        inside: Bools = np.logical_and.reduce(far >= self.first[:, None] - SETTLED, axis=1)
-        for row in self.sharing:
-            inside &= far[:, row] < self.lengths[row] * self.iterations - SETTLED
-        return inside
-
-    def recurs(self, mark: int, period: int) -> Bools:
-        """Where every stream is as far into its iterations as ``period`` iterations before: [scenarios].
-
-        A stream that shares no resource (a host that launches) may be further than it was, time after time: others feel
-        it only where they wait for it, and once nobody has waited for a whole period nobody will.
-        """
-        grown = self.mark_progress[mark] - self.mark_progress[mark - period] - period * self.lengths[:, None]
-        equal: Bools = np.logical_and.reduce(np.abs(grown[self.sharing]) <= SETTLED)
-        if not self.free:
-            return equal
-        took = self.mark_now[mark] - self.mark_now[mark - period]
-        unfelt = self.mark_held_up[mark] == self.mark_held_up[mark - period]
-        for row in self.free:
-            done = self.mark_progress[mark, row] >= self.lengths[row] * self.iterations - SETTLED
-            own = self.turn_ends[-1, row] - self.turn_ends[-1 - period, row]  # once it is done: its last ones
-            keeps_up = np.where(done, own <= took * (1.0 + SETTLED), grown[row] >= -SETTLED)
-            equal &= keeps_up & (unfelt | ~(done | (grown[row] > SETTLED)))
-        return equal
+    def ready(self) -> Bools:
+        """Whether a stream has a task left whose inputs are there."""
+        there: Bools = np.logical_and.reduce(self.heads[:, None] >= self.needs, axis=0)
+        return there & (self.task < self.orders.count)
 
     def advance(self) -> bool:
         """Move every scenario to its next end; False once all are over."""
-        ready = self.missing[self.task, self.columns] == 0
+        ready = self.ready()
         if not ready.any():
             return False
         if self.closed is None:
@@ -196,45 +123,96 @@ class State:
             share = np.where(seconds > 0.0, step / seconds, 1.0)
         self.remaining -= np.where(running, share, 0.0)
         np.maximum(self.remaining, 0.0, out=self.remaining)
-        for row in range(len(self.streams)):
+        for row in range(len(self.heads)):
             scenarios = np.flatnonzero(ended[row])
             if scenarios.size:
                 self._end(row, scenarios)
 
     def _end(self, row: int, scenarios: IntArray) -> None:
-        """The running task of one stream is over in these scenarios: tell who waits, and take the next one."""
-        task = self.task[row, scenarios]
-        for waiting in self.dependents[task].T:
-            self.missing[waiting, scenarios] -= 1
-            if row in self.free and (waiting < self.total_tasks).any():
-                starts = (self.task[self.sharing][:, scenarios] == waiting).any(axis=0)
-                self.held_up[scenarios] += starts & (self.missing[waiting, scenarios] == 0)
-        self.heads[row, scenarios] += 1
-        self._next(row, scenarios)
-        if row == self.host_row:
+        """The running task of one stream is over in these scenarios: take the next one."""
+        if row == self.orders.host_row:
+            blocked = ~self.ready()[:, scenarios]
+            self.heads[row, scenarios] += 1
+            starts = blocked & self.ready()[:, scenarios]
+            starts[row] = False
+            self.held_up[scenarios] += starts.sum(axis=0)
             self.host_end[scenarios] = self.now[scenarios]
-        if row in self.marking:
-            turns, within = np.divmod(self.heads[row, scenarios], self.lengths[row])
-            self._mark(row, turns[within == 0] - 1, scenarios[within == 0])
-
-    def _mark(self, row: int, turns: IntArray, scenarios: IntArray) -> None:
-        """Note when a stream has ended an iteration; of the first that shares, how far all are then. Tasks end in order
-        on a stream, so this says who waits for what, too. One that ends at this moment counts as ended, told or not.
-        """
-        self.turn_ends[turns, row, scenarios] = self.now[scenarios]
-        if row == self.sharing[0]:
-            far = self.heads[:, scenarios] + 1.0 - self.remaining[:, scenarios]
-            self.mark_progress[turns, :, scenarios] = far.T
-            self.mark_exposed[turns, scenarios] = self.exposed[scenarios]
-            self.mark_held_up[turns, scenarios] = self.held_up[scenarios]
+        else:
+            self.heads[row, scenarios] += 1
+        self.remaining[row, scenarios] = 1.0
+        self._next(row, scenarios)
+        if row == self.orders.marking:
+            ended = self.heads[row, scenarios] % self.orders.lengths[row] == 0
+            self._mark(scenarios[ended & ~self.marks.settled[scenarios]])
 
     def _next(self, row: int, scenarios: IntArray) -> None:
         """Renew what is kept of a stream's next task."""
-        task = self.queues[row, self.heads[row, scenarios]]
-        kind = np.where(task < self.total_tasks, task % self.per_iteration, self.per_iteration)
+        orders = self.orders
+        turn, place = np.divmod(self.heads[row, scenarios], orders.lengths[row])
+        task = np.where(turn < orders.iterations, orders.tasks[row, place], orders.count)
         self.task[row, scenarios] = task
-        self.remaining[row, scenarios] = 1.0
-        self.current[:, row, scenarios] = self.table[:, kind, scenarios]
+        self.needs[:, row, scenarios] = orders.needs[row, place].T + turn * orders.lengths[:, None]
+        self.current[:, row, scenarios] = self.table[:, self.kinds[task], scenarios]
+
+    def _mark(self, scenarios: IntArray) -> None:
+        """Note how far all streams are, and put those scenarios on that are as they were some iterations before.
+
+        Tasks end in order on a stream, so this says who waits for what, too. One that ends at this moment counts as
+        ended, told or not.
+        """
+        orders, marks = self.orders, self.marks
+        mark = self.heads[orders.marking, scenarios] // orders.lengths[orders.marking] - 1
+        far = self.heads[:, scenarios] + 1.0 - self.remaining[:, scenarios]
+        for period in range(1, min(int(mark.max(initial=0)), LONGEST_PERIOD) + 1):
+            own = np.flatnonzero((mark >= period) & ~marks.settled[scenarios])
+            periods = self._periods(scenarios[own], far[:, own], mark[own] - period, period)
+            goes, periods = own[periods > 0], periods[periods > 0]
+            if goes.size:
+                self._put_on(scenarios[goes], mark[goes] - period, period, periods)
+        left = ~marks.settled[scenarios]
+        kept, place = scenarios[left], mark[left] % LONGEST_PERIOD
+        marks.far[place, :, kept] = far[:, left].T
+        marks.now[place, kept] = self.now[kept]
+        marks.exposed[place, kept] = self.exposed[kept]
+        marks.held_up[place, kept] = self.held_up[kept]
+
+    def _periods(self, scenarios: IntArray, far: FloatArray, earlier: IntArray, period: int) -> IntArray:
+        """By how many periods each scenario can be put on; 0 where it is not as it was at the earlier mark.
+
+        No stream may run out of tasks on the way, and none may have been at one of the first iteration that would wait
+        for a previous one. A host that waits for nobody may be further than it was, or done: others feel it only where
+        they wait for it, and if nobody has in a whole period nobody will.
+        """
+        orders, marks = self.orders, self.marks
+        before = marks.far[earlier % LONGEST_PERIOD, :, scenarios].T
+        unfelt = marks.held_up[earlier % LONGEST_PERIOD, scenarios] == self.held_up[scenarios]
+        possible = np.ones(scenarios.size, dtype=bool)
+        fit = np.full(scenarios.size, float(orders.iterations))
+        for row, length in enumerate(orders.lengths):
+            total = length * orders.iterations
+            grown = far[row] - before[row] - period * length
+            fits = np.floor((total - far[row] + SETTLED) / (period * length))
+            possible &= before[row] >= orders.first[row] - SETTLED
+            ahead = np.zeros(scenarios.size, dtype=bool)
+            if row == orders.host_row:
+                ahead = (far[row] >= total - SETTLED) | ((grown > SETTLED) & (not orders.host_waits))
+            possible &= np.where(ahead, unfelt, np.abs(grown) <= SETTLED)
+            fit = np.where(ahead, fit, np.minimum(fit, fits))
+        return np.where(possible, fit, 0.0).astype(np.int64)
+
+    def _put_on(self, scenarios: IntArray, earlier: IntArray, period: int, periods: IntArray) -> None:
+        """Go on so many periods later."""
+        orders, marks = self.orders, self.marks
+        place = earlier % LONGEST_PERIOD
+        self.now[scenarios] += periods * (self.now[scenarios] - marks.now[place, scenarios])
+        self.exposed[scenarios] += periods * (self.exposed[scenarios] - marks.exposed[place, scenarios])
+        for row, length in enumerate(orders.lengths):
+            later = self.heads[row, scenarios] + periods * (period * length)
+            over = later >= length * orders.iterations  # a host that is ahead
+            self.heads[row, scenarios] = np.minimum(later, length * orders.iterations)
+            self.remaining[row, scenarios[over]] = 1.0
+            self._next(row, scenarios)
+        marks.settled[scenarios] = True
 
     def _count_exposed(self, running: Bools, step: FloatArray) -> None:
         """Add the time to the next end where something communicates and nothing computes."""
@@ -255,6 +233,17 @@ class State:
         return shared
 
 
+class _Marks:
+    """What was noted of the last iterations, at the place of each in a circle."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.far = np.zeros((LONGEST_PERIOD, *shape))
+        """Tasks that each stream had done, and its share of the next."""
+        self.now, self.exposed, self.held_up = np.zeros((3, LONGEST_PERIOD, shape[1]))
+        self.settled = np.zeros(shape[1], dtype=bool)
+        """Where no more need be noted."""
+
+
 class LaunchedState(State):
     """One iteration of a segment whose ops wait for launches; the host is no stream of it.
 
@@ -266,19 +255,19 @@ class LaunchedState(State):
         """At instant 0, from which the GPU is free, and the host since ``lead`` before."""
         kept, tasks, timings = _on_gpu(segment)
         super().__init__(Segment(segment.name, tasks, timings), size, iterations=1, contention=contention)
-        self.launched = np.full((self.total_tasks + 1, size), -np.inf)
+        self.launched = np.full((self.orders.count + 1, size), -np.inf)
         self.blocks = _blocks(segment, kept, size)
         for launched, _ in (one for block in self.blocks for one in block.launches):
             self.launched[launched] = np.inf
         self.felt = np.zeros(size, dtype=bool)  # whether an op waited for its launch alone
         self.host_end = -lead
-        self.ends = np.full((self.total_tasks + 1, size), np.inf)
+        self.ends = np.full((self.orders.count + 1, size), np.inf)
         self.block = np.zeros(size, dtype=np.int64)
         self._launch(self.columns)
 
     def advance(self) -> bool:
         """Move every scenario to its next end or launch that is waited for; False once all are over."""
-        ready = self.missing[self.task, self.columns] == 0
+        ready = self.ready()
         if not ready.any():
             return False
         launched = self.launched[self.task, self.columns]
@@ -369,9 +358,16 @@ def without_host(segment: Segment) -> Segment:
     return replace(segment, tasks=tasks, timings=timings)
 
 
+def distinct(timings: Sequence[Timing]) -> tuple[list[Timing], IntArray]:
+    """The timings that there are, each once, and which of them each task has [tasks + 1]; the last has none of them."""
+    each = {id(timing): timing for timing in timings}
+    place = {one: number for number, one in enumerate(each)}
+    return list(each.values()), np.array([*(place[id(timing)] for timing in timings), len(place)])
+
+
 def _table(timings: Sequence[Timing], size: int) -> FloatArray:
-    """Figures of each task, [11, tasks + 1, scenarios]: time alone, latency, the parts on the four resources, the
-    shares of the time alone on them, held SMs. The last task is the one that never runs.
+    """Figures of each timing, [11, timings + 1, scenarios]: time alone, latency, the parts on the four resources, the
+    shares of the time alone on them, held SMs. The last is of the task that never runs.
     """
     table = np.zeros((11, len(timings) + 1, size))
     for index, t in enumerate(timings):
@@ -383,45 +379,3 @@ def _table(timings: Sequence[Timing], size: int) -> FloatArray:
     seconds[:] = table[LATENCY] + parts.max(axis=0)
     np.divide(parts, seconds, out=table[6:10], where=seconds > 0.0)
     return table
-
-
-def _queues(segment: Segment, streams: Sequence[Stream], iterations: int) -> IntArray:
-    """Task numbers in each stream's order, padded with the number of the task that never runs."""
-    count = len(segment.tasks)
-    orders = [[i for i, task in enumerate(segment.tasks) if task.op.stream == s] for s in streams]
-    longest = max(len(order) for order in orders) * iterations
-    queues = np.full((len(streams), longest + 1), count * iterations, dtype=np.int64)
-    for row, order in enumerate(orders):
-        numbers = [i + count * turn for turn in range(iterations) for i in order]
-        queues[row, : len(numbers)] = numbers
-    return queues
-
-
-def _first_waiting(segment: Segment, stream: Stream) -> int:
-    """Tasks of a stream up to the last one that waits for another stream's in a previous iteration: from there on the
-    first iteration is like any other.
-    """
-    own = [task for task in segment.tasks if task.op.stream == stream]
-    waits = [any(segment.tasks[other].op.stream != stream for other in task.after_previous) for task in own]
-    return max((place + 1 for place, waiting in enumerate(waits) if waiting), default=0)
-
-
-def _dependencies(segment: Segment, iterations: int, size: int) -> tuple[NDArray[np.int16], IntArray]:
-    """How many tasks of other streams each task still waits for [tasks + 2, scenarios], and who waits for each task
-    [tasks, most]. Row ``tasks`` never runs; row ``tasks + 1`` takes the padding. Order within a stream is implied.
-    """
-    count, total = len(segment.tasks), len(segment.tasks) * iterations
-    waiting: list[list[int]] = [[] for _ in range(total)]
-    missing = np.zeros((total + 2, size), dtype=np.int16)
-    missing[total] = 1
-    for turn in range(iterations):
-        for index, task in enumerate(segment.tasks):
-            needs = [(other, turn) for other in task.after]
-            needs += [(other, turn - 1) for other in task.after_previous if turn]
-            for other, when in needs:
-                if segment.tasks[other].op.stream != task.op.stream:
-                    waiting[other + count * when].append(index + count * turn)
-                    missing[index + count * turn] += 1
-    most = max(len(own) for own in waiting)
-    padded = [own + [total + 1] * (most - len(own)) for own in waiting]
-    return missing, np.array(padded, dtype=np.int64).reshape(total, most)

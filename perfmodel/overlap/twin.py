@@ -4,16 +4,16 @@ The same fluid model as :mod:`perfmodel.overlap.timeline`, advanced event by eve
 (:mod:`perfmodel.overlap.state`). Ops that follow each other need no simulation (:mod:`perfmodel.overlap.chains`).
 Another segment that joins between iterations is simulated once and multiplied. A segment that carries over (two-batch
 overlap) is simulated until its state, which is how far every stream has come, is that of an earlier iteration, and is
-then extended by that period; where micro-batches drift against each other for longer, more is simulated, in the end all
-of it. With a host that launches, iterations differ by how far the host is ahead: its lead goes from iteration to
-iteration and from segment to segment. Tests hold the two together.
+then put on by as many such periods as are left; where micro-batches drift against each other for longer, more is
+simulated, in the end all of it. With a host that launches, iterations differ by how far the host is ahead: its lead
+goes from iteration to iteration and from segment to segment. Tests hold the two together.
 """
 
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,20 +25,12 @@ from perfmodel.overlap.chains import chain_iterations, chain_seconds, exposed_se
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.state import (
     SETTLED,
-    Bools,
     FloatArray,
     IntArray,
     LaunchedState,
     State,
     without_host,
 )
-
-FIRST_UNROLLED = 4
-"""Iterations of a carrying segment that are simulated (or one more) before asking whether it has settled; doubled where
-not. At least four, because a period of two is seen in four."""
-
-FIRST_CYCLE, CYCLE = 2, 12
-"""What is left out is a multiple of so many iterations, which periods divide: 1 and 2 in a first run, then 3, 4, 6."""
 
 WORTH_COMPILED = 10_000
 """Scenarios from which on it is shorter to load compiled code."""
@@ -50,7 +42,7 @@ _SPENT = [0.0]
 PIECE = 1000
 """Scenarios that are advanced together."""
 PIECE_COMPILED = 4000
-"""The same in compiled code, which has one scenario at a time in the processor's caches."""
+"""The same in compiled code, which has few scenarios at a time in the processor's caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +71,10 @@ def step_times(
     total, exposed = np.zeros(size), np.zeros(size)
     together = PIECE_COMPILED if how.compiled else PIECE
     for start in range(0, size, together):
-        piece = np.arange(start, min(start + together, size))
-        clock = Clock(*(np.zeros(piece.size) for _ in range(3)))
+        piece = slice(start, min(start + together, size))
+        clock = Clock(*np.zeros((3, piece.stop - start)))
         for segment in segments:
-            clock = _advanced(_selected(segment, piece, size), clock, how)
+            clock = _advanced(_selected(segment, piece) if size > together else segment, clock, how)
         total[piece] = np.maximum(clock.gpu, clock.host)
         exposed[piece] = clock.exposed
     return StepTimes(total, exposed)
@@ -102,6 +94,22 @@ class How(NamedTuple):
     contention: bool
     """Whether ops that run together slow each other."""
     compiled: bool
+
+
+class Ran(Protocol):
+    """Scenarios that were run to their end, s, one each."""
+
+    @property
+    def now(self) -> FloatArray:
+        """When that was."""
+
+    @property
+    def exposed(self) -> FloatArray:
+        """Exposed communication until then."""
+
+    @property
+    def lead(self) -> FloatArray:
+        """How long before it the host was done."""
 
 
 def _worth_compiled(size: int) -> bool:
@@ -139,67 +147,24 @@ def _segment_times(
     if not segment.carries:
         run = _run(segment, size, 1, how)
         return run.now * segment.repeat, run.exposed * segment.repeat, None
-    total, exposed, ahead = np.zeros((3, size))
-    left = np.arange(size)
-    unrolled = FIRST_UNROLLED
-    while left.size:
-        part = _selected(segment, left, size)
-        iterations = _alike(unrolled, segment.repeat)
-        run = _run(part, left.size, iterations, how, None if lead is None else lead[left])
-        time_s, exposed_s, settled = _extended(run, segment.repeat)
-        done = left[settled]
-        total[done], exposed[done] = time_s[settled], exposed_s[settled]
-        if lead is not None:
-            ahead[done] = run.lead[settled]
-        left = left[~settled]
-        unrolled *= 2
+    run = _run(segment, size, segment.repeat, how, lead)
     if lead is None:
-        return total, exposed, None
+        return run.now, run.exposed, None
     if not _host_waits(segment):  # it may have run away from the GPU
-        ahead = lead + total - segment.repeat * _host_seconds(segment)
-    return total, exposed, ahead
+        return run.now, run.exposed, lead + run.now - segment.repeat * _host_seconds(segment)
+    return run.now, run.exposed, run.lead
 
 
-def _run(segment: Segment, size: int, iterations: int, how: How, lead: FloatArray | None = None) -> State:
-    """The state after so many iterations."""
-    state = State(segment, size, iterations, how.contention, lead)
+def _run(segment: Segment, size: int, iterations: int, how: How, lead: FloatArray | None = None) -> Ran:
+    """So many iterations."""
     if how.compiled:
-        return state.run_compiled()
+        from perfmodel.overlap.compiled import run
+
+        return run(segment, size, iterations, how.contention, lead)
     start = time.perf_counter()
-    state.run()
+    state = State(segment, size, iterations, how.contention, lead).run()
     _SPENT[0] += time.perf_counter() - start
     return state
-
-
-def _alike(unrolled: int, repeat: int) -> int:
-    """How many iterations to simulate: ``unrolled`` or a few more, so that whole periods are missing; at most all."""
-    cycle = CYCLE if unrolled >= CYCLE else FIRST_CYCLE
-    return repeat - max(repeat - unrolled, 0) // cycle * cycle
-
-
-def _extended(run: State, repeat: int) -> tuple[FloatArray, FloatArray, Bools]:
-    """Time and exposed communication after ``repeat`` iterations, and where they are certain.
-
-    Two marks of equal state, one period apart, before any stream has run out of tasks: whatever came after the first
-    comes after the second too, the end of the segment included. So a run that is longer by a period takes longer by
-    the time between them. With every iteration simulated all is certain.
-    """
-    missing = repeat - run.iterations
-    time_s, exposed_s = run.now.copy(), run.exposed.copy()
-    settled = np.full(run.size, missing == 0)
-    within = run.marks_within()
-    for period in range(1, run.iterations - 1):
-        if missing % period or settled.all():
-            continue
-        for mark in range(run.iterations - 2, period - 1, -1):
-            found = ~settled & within[mark] & within[mark - period] & run.recurs(mark, period)
-            if not found.any():
-                continue
-            for values, at_mark in ((time_s, run.mark_now), (exposed_s, run.mark_exposed)):
-                extra = missing // period * (at_mark[mark] - at_mark[mark - period])
-                values[found] += extra[found]
-            settled |= found
-    return time_s, exposed_s, settled
 
 
 def _joining(segment: Segment, clock: Clock, how: How) -> Clock:
@@ -227,7 +192,7 @@ def _joining(segment: Segment, clock: Clock, how: How) -> Clock:
         if free.size:
             new = free[np.isnan(alone_s[free])]
             if new.size:
-                state = _run(_selected(alone, new, size), new.size, 1, how)
+                state = _run(_selected(alone, new), new.size, 1, how)
                 alone_s[new], alone_exposed[new] = state.now, state.exposed
             count = _free_iterations(lead[free], launches[free], alone_s[free], missing[free])
             go(free, count, alone_s[free], alone_exposed[free])
@@ -235,7 +200,7 @@ def _joining(segment: Segment, clock: Clock, how: How) -> Clock:
             left = left[(missing[left] > 0) & (lead[left] < launches[left])]
             if not left.size:
                 continue
-        run = LaunchedState(_selected(segment, left, size), left.size, how.contention, lead[left]).run()
+        run = LaunchedState(_selected(segment, left), left.size, how.contention, lead[left]).run()
         steady = np.abs(run.lead - lead[left]) <= SETTLED * run.now
         if (
             waits
@@ -278,11 +243,13 @@ def _host_waits(segment: Segment) -> bool:
     return any(t.op.stream == Stream.HOST and (t.after or t.after_previous) for t in segment.tasks)
 
 
-def _selected(segment: Segment, scenarios: IntArray, size: int) -> Segment:
-    """The segment for some of its scenarios."""
-    if scenarios.size == size:
-        return segment
-    return replace(segment, timings=tuple(timing.selected(scenarios) for timing in segment.timings))
+def _selected(segment: Segment, scenarios: IntArray | slice) -> Segment:
+    """The segment for some of its scenarios; timings that were one stay one."""
+    made: dict[int, Timing] = {}
+    for timing in segment.timings:
+        if id(timing) not in made:
+            made[id(timing)] = timing.selected(scenarios)
+    return replace(segment, timings=tuple(made[id(timing)] for timing in segment.timings))
 
 
 def _size(timing: Timing) -> int:
