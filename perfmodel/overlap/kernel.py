@@ -357,7 +357,10 @@ def _scenario(
                 if periods == 0:
                     continue
                 before = (mark - period) % LONGEST_PERIOD
-                now += periods * (now - marks[before, AT])
+                later_s = periods * (now - marks[before, AT])
+                if host_row >= 0 and heads[host_row] < iterations * lengths[host_row]:
+                    host_end += later_s  # what it has done last it does last of all, unless that was all
+                now += later_s
                 exposed += periods * (exposed - marks[before, EXPOSED])
                 for other in range(streams):
                     heads[other] += periods * period * lengths[other]

@@ -204,7 +204,13 @@ class State:
         """Go on so many periods later."""
         orders, marks = self.orders, self.marks
         place = earlier % LONGEST_PERIOD
-        self.now[scenarios] += periods * (self.now[scenarios] - marks.now[place, scenarios])
+        later_s = periods * (self.now[scenarios] - marks.now[place, scenarios])
+        if orders.host_row >= 0:  # what it has done last it does last of all, unless that was all
+            left = (
+                self.heads[orders.host_row, scenarios] < orders.lengths[orders.host_row] * orders.iterations
+            )
+            self.host_end[scenarios] += np.where(left, later_s, 0.0)
+        self.now[scenarios] += later_s
         self.exposed[scenarios] += periods * (self.exposed[scenarios] - marks.exposed[place, scenarios])
         for row, length in enumerate(orders.lengths):
             later = self.heads[row, scenarios] + periods * (period * length)

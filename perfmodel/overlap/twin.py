@@ -240,7 +240,12 @@ def _host_seconds(segment: Segment, *, until_wait: bool = False) -> Num:
 
 def _host_waits(segment: Segment) -> bool:
     """Whether the host waits for the GPU in it."""
-    return any(t.op.stream == Stream.HOST and (t.after or t.after_previous) for t in segment.tasks)
+    return any(
+        segment.tasks[other].op.stream != Stream.HOST
+        for task in segment.tasks
+        if task.op.stream == Stream.HOST
+        for other in (*task.after, *task.after_previous)
+    )
 
 
 def _selected(segment: Segment, scenarios: IntArray | slice) -> Segment:
