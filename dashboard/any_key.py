@@ -1,19 +1,19 @@
 """A control for any key of a scenario, by its path: what no other control shows, and what a message names."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import streamlit as st
 
 from dashboard import session
-from dashboard.asked import SHOWN
+from dashboard.asked import SHOWN, Asked
 from dashboard.show import plain
 from perfmodel.spec.keys import key_paths
 from perfmodel.spec.scenario import Scenario
 
-SECTIONS = SHOWN | {"seed", "calibration", "engine", "costs", "power"}
+SECTIONS = SHOWN | {"seed", "calibration", "engine", "costs", "power", "training"}
 """Whose keys can be set; a model's and a cluster's are a file's matter."""
 PICK = "any-key"
 
@@ -31,7 +31,7 @@ def any_key(scenario: Scenario) -> None:
     with st.expander("Any other setting", icon=":material/key:"):
         path = st.selectbox(
             "Key",
-            settable(),
+            [path for path in settable() if not path.startswith("training.")],
             index=None,
             key=PICK,
             placeholder="type to search, e.g. max_running",
@@ -52,9 +52,17 @@ def named_in(text: str) -> Iterator[str]:
             yield path
 
 
-def key_field(scenario: Scenario, path: str, where: str) -> None:
-    """A field with a key's value; what is entered is asked, as YAML, and nothing at all takes the change back."""
-    now = session.asked().value(path)
+Change = Callable[[Mapping[str, str | None]], object]
+
+
+def key_field(
+    scenario: Scenario, path: str, where: str, asked: Asked | None = None, change: Change = session.change
+) -> None:
+    """A field with a key's value; what is entered is asked, as YAML, and nothing at all takes the change back.
+
+    ``asked`` and ``change``: where it is not the sidebar's scenario.
+    """
+    now = (asked or session.asked()).value(path)
     shown = now if now is not None else _written(_value(scenario, path))
     key = f"{where}-{path}"
     if st.session_state.get(key) != shown:
@@ -62,7 +70,7 @@ def key_field(scenario: Scenario, path: str, where: str) -> None:
 
     def changed() -> None:
         text = st.session_state[key].strip()
-        session.change({path: text or None})
+        change({path: text or None})
 
     st.text_input(
         path,

@@ -10,16 +10,19 @@ STYLE = """
 [data-testid="stMainBlockContainer"] { padding-top: 3.5rem; }
 .st-key-answer h2 { font-size: 1.4rem; font-weight: 600; line-height: 1.35; padding: 0 0 0.25rem 0; }
 [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.82; }
-@media (prefers-color-scheme: dark) { [data-testid="stMultiSelect"] span[title] { color: #101010; } }
+@media (prefers-color-scheme: dark) { [data-testid="stMultiSelect"] span[title] { color: #101010; }
+[data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primary"] * { color: #101010; } }
+@media (max-width: 1279.98px) {
+.st-key-beside-when-wide [data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"]) { flex-direction: column; }
+.st-key-beside-when-wide [data-testid="stColumn"] { width: 100%; } }
 .st-key-menu a { padding: 0.2rem 0.5rem; }
 [data-testid="stButtonGroup"] div:has(> button) { flex-wrap: wrap; max-width: 100%; }
 [data-testid="stMetricValue"] > div, [data-testid="stMetricLabel"] p { white-space: normal; }
 """
-"""No room above the title; the answer is a heading, but no larger than a title; captions, and what was chosen from a
-list, have a contrast of 4.5:1; a figure is never cut.
+"""No room above the title; the answer is a heading, but no larger than a title; captions, primary buttons and what was
+chosen from a list have a contrast of 4.5:1; charts that need width stand beside each other in wide windows alone; a
+figure is never cut.
 """
-
-
 WIDE, MIDDLE = "(min-width: 1280px)", "(min-width: 640px) and (max-width: 1279.98px)"
 """Widths of the window at which a row of tiles has its columns; below it has two."""
 MOST_TILES = 20

@@ -104,7 +104,8 @@ def _chosen(suites: tuple[str, ...], roles: tuple[str, ...], quantities: tuple[s
 
 
 def _charts(chosen: Filter, answered: Sequence[Row]) -> None:
-    left, right = st.columns(2)
+    with st.container(key="beside-when-wide"):
+        left, right = st.columns(2)
     with left:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("**Predicted against measured**", help=TRUST["scatter"], width="content")

@@ -207,6 +207,11 @@ def test_the_planner_answers_with_the_figures_of_plan_and_a_click_takes_it(serve
     page.wait_for_function("!location.pathname.includes('plan') && location.search.includes('yaml=')")
     page.get_by_text("Taken from the plan").wait_for()
     assert "tokens/s per user" in page.locator("[data-testid=stMain] h2").first.inner_text()
+    page.go_back()  # one press, and the question is there again; then the other way round
+    page.get_by_text("What do I get for this budget?").click()
+    page.get_by_role("spinbutton", name="$ a month").fill("4000")
+    page.get_by_role("spinbutton", name="$ a month").press("Enter")
+    page.get_by_role("heading", name="Most traffic").wait_for()
     context.close()
 
 

@@ -101,6 +101,13 @@ def test_a_change_that_is_no_run_leaves_the_page_as_it_was():
     assert heading(app) == before
 
 
+def test_a_refusal_has_a_field_for_each_key_that_it_names():
+    app = opened("training.recompute=none", "training.pp=1", "training.dp=896", "training.ep=32")
+    named = [one.key for one in app.text_input if one.key and one.key.startswith("train-refusal-training.")]
+    assert app.error, "it should not fit"
+    assert named, app.error[0].value
+
+
 def test_a_link_to_a_scenario_without_training_is_refused():
     app = opened(name="deepseek-v3-h800")
     assert any("training section" in one.value for one in app.error)

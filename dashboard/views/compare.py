@@ -62,6 +62,14 @@ def render(scenario: Scenario) -> None:
     for name, one in zip("AB", found, strict=True):
         if isinstance(one, Failed) and name == "A":
             st.error(plain(f"{name}: {one.text}"), icon=":material/block:")
+            if st.session_state[session.BASELINE] is not None:
+                st.button(
+                    f"Compare with {SAME if _overlaps() else UNCHANGED}",
+                    key="compare-mend",
+                    icon=":material/undo:",
+                    on_click=session.compare_with,
+                    args=(None,),
+                )
         elif isinstance(one, Failed):
             refuse(scenario, one, name)
     first, second = found

@@ -186,7 +186,7 @@ def _table(asked: PlanAsked, lines: list[Line]) -> None:
 
 _text = st.column_config.TextColumn
 _COLUMNS = {
-    "GPUs of": _text(width=170),
+    "GPUs of": _text(width=250),
     "GPUs": _text(width=110),
     "$ a month": _text(width=220),
     "Tokens/s per user": _text(width=150),

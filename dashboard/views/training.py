@@ -1,7 +1,7 @@
 """Training: days and dollars of a run, where a step's time goes, the pipeline drawn, memory of every stage."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import session
+from dashboard.any_key import key_field, named_in
 from dashboard.asked import Asked, yaml_of
 from dashboard.looks import tiles
 from dashboard.names import cluster_title, gpu_title, model_title
@@ -296,6 +297,12 @@ def _refuse(found: Failed) -> None:
                 on_click=session.ask_training,
                 args=(lambda now: replace(now, sets=()),),
             )
+    for path in named_in(found.text):
+        key_field(asked.scenario(), path, "train-refusal", asked, _change)
+
+
+def _change(changes: Mapping[str, str | None]) -> None:
+    session.ask_training(lambda now: now.changed(changes))
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
