@@ -388,6 +388,41 @@ def test_watts_of_kernels_where_they_are_known():
     assert times[950.0] == pytest.approx(times[None], rel=0.02)
 
 
+# energy
+
+
+def test_energy_is_power_times_time_and_between_idle_and_the_limit():
+    failures = {"per_gpu_day": 1e-2, "restart_s": 600.0, "spare_nodes": 2}
+    one = answer_train(small(tokens=1e12, failures=failures, checkpoints={"stall_s": 5.0}))
+    values, run = one.values, one.run
+    assert 121.7 < values["power_w_per_gpu"] < 700.0
+    assert values["energy_j_per_token"] == pytest.approx(
+        values["power_w_per_gpu"] * 16 / (4096 * 128) * values["step_time_s"]
+    )
+    steps, elapsed = run.productive_s + np.mean(run.lost_s), np.mean(run.elapsed_s)
+    still = 16 * 121.7 * (elapsed - steps) + 16 * 121.7 * elapsed  # and two spare nodes of eight
+    assert values["energy_j"] == pytest.approx(16 * values["power_w_per_gpu"] * steps + still)
+    assert answer_train(small()).values["energy_j"] is None
+
+
+def test_power_is_what_kernels_of_each_kind_draw():
+    """One share for all kinds, waiting included: the mean is that share, whatever the step is made of."""
+    even = {"compute": 0.6, "memory": 0.6, "communication": 0.6}
+    flat = build_scenario({**SMALL, "power": even})
+    assert answer_train(flat).values["power_w_per_gpu"] == pytest.approx(0.6 * 700.0)
+    waits = build_scenario({**SMALL, "power": {**even, "communication": 0.2}})
+    assert answer_train(waits).values["power_w_per_gpu"] < 0.6 * 700.0
+    caps = [
+        answer_train(small(power_cap_w=watts)).values["power_w_per_gpu"] for watts in (300.0, 450.0, 600.0)
+    ]
+    assert caps == sorted(caps)
+    assert caps[0] < 300.0
+    unknown = {"base": "h100-ib", "gpu": {"base": "h100-sxm", "idle_w": None}}
+    values = answer_train(build_scenario({**SMALL, "cluster": unknown})).values
+    assert values["power_w_per_gpu"] is None
+    assert any("energy is not answered" in text for text in values["caveats"])
+
+
 # tiers of checkpoints
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 import perfmodel
 from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing
+from perfmodel.economics.energy import unknown_power
+from perfmodel.economics.training_energy import run_energy_j, step_power
 from perfmodel.errors import InfeasibleError
 from perfmodel.kernels.power import clock_under
 from perfmodel.spec.scenario import Scenario
@@ -111,6 +113,7 @@ def answer_train(scenario: Scenario) -> TrainAnswer:
             for stage, own in enumerate(step.phases)
         ],
         **_run_values(step, run, (low, high)),
+        **_energy_values(step, run, parts),
         **_ramp_values(step, ramp),
         **_offload_values(step),
         **_capacity_values(step),
@@ -198,6 +201,22 @@ def _productive_s(step: TrainingStep, ramp: Sequence[RampLevel]) -> float:
     trained = sum(level.steps * level.global_batch_sequences for level in ramp)
     below = sum(level.steps * level.step_time_s for level in ramp)
     return max(0.0, full - trained / training.global_batch_sequences) * step.step_time_s + below
+
+
+def _energy_values(step: TrainingStep, run: TrainingRun | None, parts: dict[str, float]) -> dict[str, Any]:
+    """Power of the mean GPU and energy; unknown is None."""
+    power = step_power(step, parts)
+    if power is None:
+        return {"power_w_per_gpu": None, "energy_j_per_token": None, "energy_j": None}
+    training = step.training
+    rate = training.step_tokens / step.step_time_s / training.num_gpus
+    spares = (training.failures.spare_nodes or 0) * step.scenario.cluster.node.num_gpus
+    energy = None if run is None else run_energy_j(power, run, gpus=training.num_gpus, spares=spares)
+    return {
+        "power_w_per_gpu": power.step_w,
+        "energy_j_per_token": power.step_w / rate,
+        "energy_j": energy,
+    }
 
 
 def _ramp_values(step: TrainingStep, ramp: Sequence[RampLevel]) -> dict[str, Any]:
@@ -386,6 +405,12 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
             "validate --suite training"
         ),
     ]
+    unknown = unknown_power(step.scenario)
+    found.append(
+        standing(
+            unknown or "energy is the boards' by a coarse model, 2 to 31 % low in serving (docs/power.md)"
+        )
+    )
     if step.calibration is None:
         found.append(note(f"no calibration for {step.scenario.cluster.gpu.name}: kernels by roofline"))
     total = sum(float(timing.seconds) for kernel, timing in step.timings if not kernel.op.is_communication)

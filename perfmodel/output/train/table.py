@@ -10,11 +10,11 @@ from perfmodel.answers.train import TrainAnswer
 from perfmodel.output.caveats import folded
 from perfmodel.output.colours import op_class_name
 from perfmodel.output.console import console
-from perfmodel.output.formats import count, duration, percent, usd
+from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.scenario.reproduce import step_command
 from perfmodel.output.step.table import table_of
 from perfmodel.spec.scenario import Scenario
-from perfmodel.units import GB, MEGA, MS, TERA
+from perfmodel.units import GB, HOUR, MEGA, MS, TERA
 
 MOST_RANKS = 8
 """Pipeline ranks whose memory is listed; of more, the first, the last and the fullest between."""
@@ -183,6 +183,14 @@ def result_rows(answer: TrainAnswer) -> list[tuple[str, str, str]]:
                 f"{_days(failures['days_p90'])} days",
             ),
         ]
+        if values["energy_j"] is not None:
+            rows.append(
+                (
+                    "energy",
+                    f"{significant(values['energy_j'] / HOUR / MEGA)} MWh",
+                    f"boards; {power_words(values)}",
+                )
+            )
         if values["checkpoints"]["interval_s"]:
             rows.append(
                 (
@@ -221,6 +229,13 @@ def _ramp(found: Mapping[str, Any]) -> tuple[str, str]:
         f"{sum(one['steps'] for one in levels):,.0f} steps",
         f"from {first['global_batch_sequences']:,} sequences ({percent(first['bubble_fraction'])} bubble); "
         f"{duration(found['more_s'])} more than full batches",
+    )
+
+
+def power_words(values: Mapping[str, Any]) -> str:
+    """What a GPU draws, and a token takes."""
+    return (
+        f"{values['power_w_per_gpu']:.0f} W per GPU in a step, {values['energy_j_per_token']:.3g} J per token"
     )
 
 
