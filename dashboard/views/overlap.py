@@ -81,7 +81,7 @@ def render(scenario: Scenario) -> None:
 
 def _schedules(scenario: Scenario) -> list[str]:
     """Schedules that the model can run under."""
-    if scenario.costs == "report":
+    if scenario.costs == "report" or scenario.deployment.ffn_gpus:
         return [scenario.deployment.overlap]
     if scenario.model.moe is None:
         return ["sequential"]
