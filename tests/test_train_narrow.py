@@ -5,14 +5,18 @@ import csv
 import pytest
 from test_reference_env import NO_TORCH, has_torch
 
+from calibrate.tables.training_steps import errors
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.kernels.deepseek_rows import own_product
+from perfmodel.kernels.training_rows import _alone, in_step, timed
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.backward import Kernel, core_flops, gradients
 from perfmodel.ops.build import gemm
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.training import Training
+from perfmodel.training.layout import inner
+from perfmodel.training.memory import placeholder_bytes
 from perfmodel.training.narrow import casts
 from perfmodel.training.step import StepBuilder, simulate_training
 from perfmodel.validation.training_profile import predicted_s, published_s
@@ -166,3 +170,54 @@ def test_an_exchange_that_waits_for_weight_gradients_hides_less():
         return simulate_training(scenario).step_time_s
 
     assert seconds(delay=False) > seconds(delay=True)
+
+
+def b200(**training):
+    document = {
+        "model": {"base": "llama-3.1-70b", "num_hidden_layers": 4},
+        "cluster": "b200-ib",
+        "training": {"global_batch_sequences": 4, "tp": 2, "sequence_tokens": 4096, **training},
+    }
+    return build_scenario(document)
+
+
+def test_placeholders_are_one_gradient_of_every_shape():
+    """Llama 3 70B over TP2: query, key and value together, output, gate and up, down, 2 bytes a weight."""
+    plain, kept = (
+        simulate_training(b200(placeholder_gradients=on)).memory.ranks[0].workspace for on in (False, True)
+    )
+    h, ffn, keys = 8192, 28672, 2 * 8 * 128
+    weights = h * (h + keys) + h * h + 2 * h * ffn + ffn * h
+    assert kept - plain <= 2 * weights / 2 + 1
+    assert placeholder_bytes_of(b200()) == pytest.approx(2 * weights / 2)
+
+
+def placeholder_bytes_of(scenario):
+    own = inner(scenario, scenario.training)
+    return placeholder_bytes(own.model.layers[0], own, scenario.training)
+
+
+def test_collectives_inside_a_b200_node_take_what_was_timed():
+    """SimuMax's measured NCCL: a ring's bytes at 0.6735 of 900 GiB/s, 9.18 us a hop and 23.1 us."""
+    scenario = b200(tp=8)
+    builder = StepBuilder(scenario, scenario.training)
+    parts = builder.layer_chain(builder.scenario.model.layers[0]).layers[0]
+    kernel = next(k for part in parts.in_sequence() for k in part.forward if k.base.kernel == "all_gather")
+    seconds = builder.costing.alone(kernel).seconds
+    bytes_ = 4096 * 8192 * 2 * 7 / 8
+    assert seconds == pytest.approx(bytes_ / (0.6735 * 900 * 2**30) + (7 * 9.1828 + 23.1049) * 1e-6)
+
+
+def test_the_constant_of_b200_is_the_fit_rows():
+    """It makes the geometric mean of predicted over measured steps 1; attention is as it was timed."""
+    assert abs(sum(errors()) / len(errors())) < 1e-3
+    assert len(errors()) == 23
+    scenario = b200()
+    builder = StepBuilder(scenario, scenario.training)
+    parts = builder.layer_chain(builder.scenario.model.layers[0]).layers[0]
+    ops = {k.op.name: k for part in parts.in_sequence() for k in part.forward}
+    gpu = scenario.cluster.gpu
+    product, core = ops["ffn0.down"], ops["attention0.prefill_core"]
+    for kernel, factor in ((product, in_step("B200-SXM")), (core, 1.0)):
+        alone = _alone(kernel, "B200-SXM", gpu).seconds
+        assert timed(kernel, gpu).seconds / alone == pytest.approx(factor)

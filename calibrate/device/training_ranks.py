@@ -6,6 +6,7 @@ beginning to the last end.
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ from calibrate.device.steps import DTYPES, forced_ids
 from calibrate.device.training_steps import TrainingCase, as_segment, builder_for
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.overlap.timeline import simulate
+from perfmodel.training.overlap import parts_of
 from perfmodel.training.pipeline.actions import Action, Kind
 from perfmodel.training.pipeline.schedules import schedule
+from perfmodel.training.pipeline.simulate import simulate as simulate_pipeline
+from perfmodel.training.pipeline.times import StageTimes
 from reference_model import kernels
 from reference_model.config import SIZES
 from reference_model.model import LongcatFlash
@@ -55,6 +59,75 @@ def measure(kind: str, case: TrainingCase, micro_batches: int) -> list[float]:
     return [
         max(end for _, end in step) - min(start for start, _ in step) for step in zip(*spans, strict=True)
     ][1:]
+
+
+def predict_busy(
+    kind: str, case: TrainingCase, calibration: Calibration, path: str, micro_batches: int
+) -> float:
+    """The same without what travels: the pipeline's makespan with free transfers, or a rank's own kernels."""
+    if kind == "pipeline":
+        split = {"pp": RANKS, "global_batch_sequences": case.sequences * micro_batches}
+        step = builder_for(case, calibration, path, **split).step()
+        return pipeline_s(step.times.forward_s, np.asarray(step.times.backward_s), micro_batches)
+    split = {"ep": RANKS, "dp": RANKS, "global_batch_sequences": RANKS * case.sequences}
+    builder = builder_for(case, calibration, path, **split)
+    layers = [builder.layer_chain(layer, layer.count) for layer in builder.scenario.model.layers]
+    parts = [part for one in (builder.first_chain(), *layers, builder.last_chain()) for part in parts_of(one)]
+    kernels_ = [kernel for part in parts for kernel in (*part.forward, *part.input, *part.weight)]
+    own = [kernel for kernel in kernels_ if not kernel.op.is_communication]
+    return float(sum(builder.costing.alone(kernel).seconds for kernel in own))
+
+
+def measure_busy(kind: str, case: TrainingCase, micro_batches: int) -> float:
+    """A step as it would be if nobody else used the machine and nothing travelled: every rank's own CPU time, the least
+    of each action over steps and micro-batches, in the schedule's order.
+    """
+    ranks = run_ranks(_busy, RANKS, kind, case, micro_batches)
+    least = [{name: min(seconds) for name, seconds in rank.items()} for rank in ranks]
+    if kind == "experts":
+        return float(max(rank["step"] for rank in least))
+    forward, back = (np.array([rank[way.name] for rank in least]) for way in (Kind.FORWARD, Kind.BACKWARD))
+    return pipeline_s(forward, back, micro_batches)
+
+
+def pipeline_s(forward_s: np.ndarray, backward_s: np.ndarray, micro_batches: int) -> float:
+    """Makespan of 1F1B over two ranks whose transfers are free."""
+    none = np.zeros(RANKS)
+    times = StageTimes(forward_s, none, none, backward_s)
+    return float(simulate_pipeline(schedule("1f1b", RANKS, micro_batches), times).makespan_s)
+
+
+def _busy(kind: str, case: TrainingCase, micro_batches: int) -> dict[str, list[float]]:
+    """CPU time of one rank's own thread: of every action of a pipeline, or of whole steps."""
+    config, dtype = SIZES[case.size], DTYPES[case.dtype]
+    exchange = Exchange(config.n_routed_experts) if kind == "experts" else None
+    model = LongcatFlash(config, exchange=exchange, dtype=dtype)
+    init_weights(model, seed=0)
+    found: dict[str, list[float]] = {}
+    if kind == "experts":
+        step = _own_step(model, case)
+        for number in range(STEPS):
+            dist.barrier()
+            _noted(found, "step" if number else "warm-up", step)
+    else:
+        half = Half(model, case, dist.get_rank())
+        for number in range(STEPS):
+            sent: list[dist.Work] = []
+            for action in schedule("1f1b", RANKS, micro_batches).orders[dist.get_rank()]:
+                name = action.kind.name if number else "warm-up"
+                sent += _noted(found, name, lambda action=action: list(half.run(action)))  # type: ignore[misc]
+            for work in sent:
+                work.wait()
+    if exchange is not None:
+        exchange.close()
+    return found
+
+
+def _noted(found: dict[str, list[float]], name: str, call: Callable[[], Any]) -> Any:
+    start = time.thread_time()
+    done = call()
+    found.setdefault(name, []).append(time.thread_time() - start)
+    return done
 
 
 def _steps(kind: str, case: TrainingCase, micro_batches: int) -> list[tuple[float, float]]:

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import cache
 
 from perfmodel.kernels.achievable import read_rows
+from perfmodel.kernels.communication import lookup_collective
 from perfmodel.kernels.timing import Timing, spread_key
-from perfmodel.ops.backward import Kernel
+from perfmodel.ops.backward import CORES, Kernel
 from perfmodel.ops.build import MEMORY_BOUND
 from perfmodel.spec.hardware import Gpu
-from perfmodel.units import TERA, US
+from perfmodel.units import GIB, TERA, US
 
 FILE, BANDWIDTHS = "training_kernels.csv", "training_bandwidth.csv"
+COLLECTIVES, STEPS = "training_collectives.csv", "training_steps.csv"
 SOURCE = "measured: https://github.com/MooreThreads/SimuMax v1.2, configs/system"
 DEVICES = {"b200-sxm": "B200-SXM", "a100-sxm": "A100-PCIe"}
 """GPU of the catalogue -> device that was timed."""
@@ -51,6 +53,17 @@ def timed(kernel: Kernel, gpu: Gpu) -> Timing | None:
     device = DEVICES.get(gpu.name)
     if device is None:
         return None
+    if kernel.base.is_communication:
+        return _collective(kernel, device, gpu)
+    alone = _alone(kernel, device, gpu)
+    if (
+        alone is None or kernel.base.kernel in CORES
+    ):  # attention over long sequences is timed as hot as it runs
+        return alone
+    return alone.scaled(in_step(device))
+
+
+def _alone(kernel: Kernel, device: str, gpu: Gpu) -> Timing | None:
     if kernel.base.kernel in MEMORY_BOUND:
         return _moved(kernel, device, gpu)
     if kernel.base.dtype != "bf16":
@@ -90,6 +103,53 @@ def _moved(kernel: Kernel, device: str, gpu: Gpu) -> Timing:
         calibrated=True,
         flag=FLAGS.get(gpu.name, ""),
     )
+
+
+@cache
+def in_step(device: str) -> float:
+    """How many times their time alone a device's kernels take inside a step: one constant per framework and device, on
+    ``fit`` rows (``data/kernels/training_steps.csv``, :mod:`calibrate.tables.training_steps`); 1 where none was fitted.
+    """
+    return next((float(row["factor"]) for row in read_rows(STEPS) if row["device"] == device), 1.0)
+
+
+def _collective(kernel: Kernel, device: str, gpu: Gpu) -> Timing | None:
+    """NCCL inside one node as it was timed from a framework: bytes of a ring at a share of the link, a latency per hop
+    and a fixed one (launches outside of graphs: a multiple of what a graph's replay takes). None between nodes, for
+    other libraries, and for numbers of ranks that have no fixed time.
+    """
+    op = kernel.base
+    ranks = int(op.shape.get("ranks", 0))
+    row = _collectives(device).get((op.kernel, ranks)) or _collectives(device).get((op.kernel, 0))
+    if op.backend != "nccl" or op.network_bytes or row is None or ranks < 2:
+        return None
+    fraction, bytes_per_s, hop_s, fixed_s = row
+    held = lookup_collective("nccl", op.kernel, gpu.architecture).sms_held / gpu.num_sms
+    return Timing(
+        latency_s=fixed_s + hop_s * (ranks - 1),
+        memory_s=op.hbm_bytes / gpu.hbm_bytes_per_s,
+        link_s=op.link_bytes / (fraction * bytes_per_s),
+        held_sms=held,
+        log_std=NEAR_LOG_STD,
+        source=SOURCE,
+        spread_key=spread_key(kernel.op, "training"),
+        calibrated=True,
+    )
+
+
+@cache
+def _collectives(device: str) -> dict[tuple[str, int], tuple[float, float, float, float]]:
+    """(kernel, ranks; 0: any number) -> (share of the link, its bytes per s, s per hop, fixed s)."""
+    return {
+        (row["kernel"], int(row["ranks"] or 0)): (
+            float(row["fraction"]),
+            float(row["gib_per_s"]) * GIB,
+            float(row["hop_us"]) * US,
+            float(row["fixed_us"]) * US,
+        )
+        for row in read_rows(COLLECTIVES)
+        if row["device"] == device
+    }
 
 
 @cache

@@ -233,6 +233,9 @@ class Training(Spec):
     the casts of its recipe as kernels of their own and grids that leave the SMs of dispatch and combine alone."""
     kernels: Literal["fused", "eager"] = "fused"
     """Whose kernels keep what: a training framework's fused ones, or PyTorch's one by one (the reference model's)."""
+    placeholder_gradients: bool = False
+    """Whether a BF16 gradient of every distinct shape of weights is kept beside the main gradients, as Transformer
+    Engine's fused accumulation does under Megatron-LM."""
     early_probabilities: bool = True
     """Whether the router's weights are applied before the experts' second product, so that its output need not be
     kept."""

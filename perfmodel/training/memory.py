@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from perfmodel.engines.memory import runtime_bytes
 from perfmodel.numeric import Num, maximum
+from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.memory import buffer_bytes
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.spec.model import Layer
@@ -161,7 +162,22 @@ def backward_bytes(layer: Layer, scenario: Scenario, training: Training) -> floa
     if layer.moe:
         pairs = training.tokens_per_gpu * scenario.mean_real_experts
         widths.append(pairs * (3.0 * layer.moe.ffn_size + scenario.model.hidden_size))
-    return WEIGHT_BYTES * (max(widths) + rows * scenario.model.hidden_size)
+    placeholders = placeholder_bytes(layer, scenario, training) if training.placeholder_gradients else 0.0
+    return placeholders + WEIGHT_BYTES * (max(widths) + rows * scenario.model.hidden_size)
+
+
+def placeholder_bytes(layer: Layer, scenario: Scenario, training: Training) -> float:
+    """One BF16 gradient of every distinct shape of weights: what Transformer Engine hands to autograd where a weight
+    gradient was added into the main gradient already, kept from its first use on (``get_dummy_wgrad``). Experts of a
+    group have one shape.
+    """
+    whole = layer_ops(layer, micro_batch_work(training), scenario)
+    ops = [op for attention in whole.attentions for op in (*attention.pre, *attention.core)]
+    ops += [op for own in whole.ffns for op in own]
+    if whole.moe:
+        ops += [*whole.moe.shared, *whole.moe.experts]
+    shapes = {(op.shape["n"], op.shape["k"]) for op in ops if op.kernel in ("gemm", "grouped_gemm")}
+    return WEIGHT_BYTES * float(sum(n * k for n, k in shapes))
 
 
 def gathered_bytes(parameters: Parameters, training: Training, layers: Num) -> Num:

@@ -45,7 +45,14 @@ def calibrations() -> tuple[str, ...]:
 def rows(progress: Progress | None = None) -> list[Row]:
     """The suite's rows."""
     found: list[Row] = []
-    parts: tuple[Callable[[], Iterator[Row]], ...] = (_deepseek, _bridge, _a100, _simumax, _overlap, _longcat)
+    parts: tuple[Callable[[], Iterator[Row]], ...] = (
+        _deepseek,
+        _bridge,
+        _a100,
+        simumax_rows,
+        _overlap,
+        _longcat,
+    )
     for number, part in enumerate(parts):
         if progress is not None:
             progress(NAME, number, len(parts))
@@ -203,7 +210,7 @@ def _step_row(
     )  # fmt: skip
 
 
-def _simumax() -> Iterator[Row]:
+def simumax_rows() -> Iterator[Row]:
     """Time and peak memory as torch's allocator counts it: runtime and communication libraries left out."""
     for row in read(SIMUMAX):
         document, measured = setups.simumax(row), float(row["step_ms"]) * MS

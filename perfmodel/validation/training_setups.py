@@ -9,7 +9,7 @@ What a row does not state is assumed here, once for all rows of a source:
 - Megatron-LM's tables of A100 (arXiv 2205.05198, as calculon copies them): GPT's two matrices of 4 h stand as SwiGLU's
   three of 8/3 h, which are as many weights and FLOPs. Data-parallel size 1.
 - SimuMax's rows: no recomputation, experts padded to capacity 1 (balance), plain all-to-all; its launch scripts ask for
-  no overlap of gradients or weights, so neither is overlapped.
+  no overlap of gradients or weights, so neither is overlapped; Transformer Engine keeps a gradient of every shape.
 """
 
 import csv
@@ -54,6 +54,12 @@ MODELS: dict[str, Any] = {
         "intermediate_size": 53248,
         "num_attention_heads": 128,
         "num_key_value_heads": 16,
+    },
+    "deepseekv3_l4": {
+        "base": "deepseek-v3",
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 1,  # "DeepSeekV3 formal rows use dense_layers=1", SimuMax's summary of its rows
+        "num_nextn_predict_layers": 0,
     },
     "deepseekv2_l4": {
         "base": "deepseek-v3",
@@ -200,6 +206,7 @@ def simumax(record: Record) -> Document | None:
             "cp_exchange": "ulysses",
             "overlap_gradients": False,
             "overlap_parameters": False,
+            "placeholder_gradients": True,
         },
     }
 
