@@ -264,3 +264,12 @@ def test_the_command_times_gradients(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert lines[0]["requested"]["training"] is True
     assert len(lines) > 1
+
+
+def test_a_pipeline_of_two_equal_ranks_without_transfers_is_1f1bs_closed_form():
+    """(m + p - 1)(F + B): what CPU times of actions are put together by (bench.training_ranks)."""
+    from calibrate.device.training_ranks import pipeline_s
+
+    forward, back = np.array([1.0, 1.0]), np.array([2.0, 2.0])
+    assert pipeline_s(forward, back, 4) == pytest.approx((4 + 2 - 1) * 3.0)
+    assert pipeline_s(np.array([1.0, 3.0]), np.array([2.0, 6.0]), 4) == pytest.approx(1.0 + 4 * 9.0 + 2.0)
