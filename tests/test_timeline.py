@@ -11,6 +11,7 @@ from scenarios import BARE
 from perfmodel.kernels.timing import Timing
 from perfmodel.load import load_scenario
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, OpClass, Stream
+from perfmodel.overlap import timeline as timeline_module
 from perfmodel.overlap.analysis import breakdown_s, exposed_communication_s, overlap_pct, stream_busy_s
 from perfmodel.overlap.graph import Segment, Task
 from perfmodel.overlap.state import State
@@ -307,6 +308,31 @@ def test_all_ranks_alike_equal_the_representative_rank():
     every = simulate_step(load_scenario("longcat-flash-h800", [*BARE, *small, "deployment.ranks=all"]))
     assert every.step_time_s == pytest.approx(one, rel=1e-9)
     assert every.timeline.num_ranks == 16
+
+
+@pytest.mark.parametrize("overlap", ["sbo", "tbo"])
+def test_ranks_that_are_alike_run_as_one_and_end_as_each(overlap, monkeypatch):
+    """Four kinds of load over 16 ranks, against all 16 run by themselves: each rank's ops, to the last bit."""
+    loads = [1.3, 1.0, 0.9, 0.8] * 4
+    scenario = load_scenario(
+        "longcat-flash-h800",
+        [
+            *BARE,
+            "deployment.attention_dp=16",
+            "deployment.ep=16",
+            f"routing.rank_loads={loads}",
+            "deployment.ranks=all",
+            f"deployment.overlap={overlap}",
+        ],
+    )
+    parts = step_segments(scenario)
+    assert len(timeline_module._alike(parts, 16)) == 4
+    together = simulate(parts, num_ranks=16)
+    monkeypatch.setattr(timeline_module, "_alike", lambda _, ranks: [(rank,) for rank in range(ranks)])
+    apart = simulate(parts, num_ranks=16)
+    assert together.step_time_s == apart.step_time_s
+    assert len(together.spans) == len(apart.spans)
+    assert set(together.spans) == set(apart.spans)
 
 
 def test_unequal_loads_the_slowest_rank_sets_the_pace():

@@ -12,8 +12,10 @@ Segments follow each other, and so do iterations that do not carry over: the GPU
 stream is one process for the whole step: it waits for its own order and for what its tasks name, and runs ahead.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+import gc
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,12 +86,17 @@ class _Chip:
         if not running:
             self.rates = []
             return
-        self.rates = rates = shared_seconds([item[0] for item in running])
-        delay, first = running[0][1] * rates[0], 0
-        for index in range(1, len(running)):
-            other = running[index][1] * rates[index]
-            if other < delay:
-                delay, first = other, index
+        if len(running) == 1:
+            seconds = running[0][0].seconds
+            self.rates = [seconds]
+            delay, first = running[0][1] * seconds, 0
+        else:
+            self.rates = rates = shared_seconds([item[0] for item in running])
+            delay, first = running[0][1] * rates[0], 0
+            for index in range(1, len(running)):
+                other = running[index][1] * rates[index]
+                if other < delay:
+                    delay, first = other, index
         plan = self.plan
         timeout = self.env.timeout(max(delay, 0.0))
         timeout.callbacks.append(lambda _: self._finish(plan, first))
@@ -123,7 +130,7 @@ class _Barrier:
 
 @dataclass(slots=True)
 class _Plan:
-    """A segment prepared for one rank: who waits for whom across streams."""
+    """A segment prepared: who waits for whom across streams."""
 
     segment: Segment
     streams: dict[Stream, list[int]]
@@ -132,7 +139,12 @@ class _Plan:
     waits: list[tuple[int, ...]]
     carried: list[tuple[int, ...]]
     announces: list[bool]
-    demands: list[Demand]
+    demands: list[Demand] = field(default_factory=list)
+    """One rank's."""
+
+    def of_rank(self, rank: int) -> "_Plan":
+        """The same with what one rank's ops ask of its chip."""
+        return replace(self, demands=[demand(timing, rank) for timing in self.segment.timings])
 
 
 class _Iteration:
@@ -149,37 +161,65 @@ class _Iteration:
 def simulate(segments: Sequence[Segment], *, num_ranks: int = 1, contention: bool = True) -> Timeline:
     """Run the segments one after another and record every op.
 
-    With ``num_ranks`` > 1 timings may be arrays over ranks; every rank starts a barrier op together. With
-    ``contention`` off each op takes its time alone.
+    With ``num_ranks`` > 1 timings may be arrays over ranks; every rank starts a barrier op together. Ranks whose times
+    are equal do the same at the same instants: one of them is run, and its spans are all of theirs. With ``contention``
+    off each op takes its time alone.
     """
     env = simpy.Environment()
     spans: list[Span] = []
     barriers: dict[tuple[int, int], _Barrier] = {}
-    ends = [
-        _Rank(env, segments, rank, num_ranks, barriers, spans, contention).finished
-        for rank in range(num_ranks)
-    ]
-    env.run(until=env.all_of(ends))
+    alike = _alike(segments, num_ranks)
+    plans = [_plan(segment) for segment in segments]
+    ends = [_Rank(env, plans, ranks, len(alike), barriers, spans, contention).finished for ranks in alike]
+    with _uncollected():
+        env.run(until=env.all_of(ends))
     return Timeline(tuple(segments), tuple(spans), float(env.now), num_ranks)
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looking for cycles: a run of all ranks holds half a million events and spans, which no search frees."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _alike(segments: Sequence[Segment], num_ranks: int) -> list[tuple[int, ...]]:
+    """Ranks with equal times of all ops together, by the first of each."""
+    each = [timing for segment in segments for timing in segment.timings]
+    every: list[Any] = [
+        part
+        for timing in each
+        for part in (timing.latency_s, timing.compute_s, timing.memory_s, timing.link_s, timing.network_s)
+    ]
+    parts = [part for part in every if np.ndim(part)]
+    found: dict[bytes, list[int]] = {}
+    for rank in range(num_ranks):
+        found.setdefault(np.array([part[rank] for part in parts]).tobytes(), []).append(rank)
+    return [tuple(ranks) for ranks in found.values()]
+
+
 class _Rank:
-    """The processes of one rank."""
+    """The processes of one rank, which stands for others that are like it."""
 
     def __init__(
         self,
         env: simpy.Environment,
-        segments: Sequence[Segment],
-        rank: int,
+        plans: Sequence["_Plan"],
+        ranks: tuple[int, ...],
         num_ranks: int,
         barriers: dict[tuple[int, int], _Barrier],
         spans: list[Span],
         contention: bool,
     ) -> None:
-        self.env, self.rank, self.num_ranks = env, rank, num_ranks
+        self.env, self.ranks, self.num_ranks = env, ranks, num_ranks
         self.barriers, self.spans = barriers, spans
         self.chip = _Chip(env) if contention else None
-        plans = [_plan(segment, rank) for segment in segments]
+        plans = [plan.of_rank(ranks[0]) for plan in plans]
         iterations = [[_Iteration(env, plan) for _ in range(plan.segment.repeat)] for plan in plans]
         gpu = env.process(self._segments(plans, iterations))
         host = env.process(self._host(plans, iterations))
@@ -204,7 +244,9 @@ class _Rank:
                     start, seconds = env.now, plan.demands[index].seconds
                     if seconds > 0.0:
                         yield env.timeout(seconds)
-                    self.spans.append(Span(self.rank, number, count, index, start, env.now))
+                    self.spans.extend(
+                        [Span(rank, number, count, index, start, env.now) for rank in self.ranks]
+                    )
                     announced = iteration.done[index]
                     if announced is not None:
                         announced.succeed()
@@ -226,7 +268,7 @@ class _Rank:
         self, plan: _Plan, number: int, indices: Sequence[int], iterations: Sequence[_Iteration]
     ) -> Generator[simpy.Event, None, None]:
         env, segment, carries = self.env, plan.segment, plan.segment.carries
-        tasks, demands, chip, rank = segment.tasks, plan.demands, self.chip, self.rank
+        tasks, demands, chip, ranks = segment.tasks, plan.demands, self.chip, self.ranks
         previous: _Iteration | None = None
         for count, iteration in enumerate(iterations):
             if not (carries or iteration.started.processed):
@@ -247,7 +289,7 @@ class _Rank:
                 demand = demands[index]
                 if demand.seconds > 0.0:
                     yield env.timeout(demand.seconds) if chip is None else chip.run(demand)
-                self.spans.append(Span(rank, number, count, index, start, env.now))
+                self.spans.extend([Span(rank, number, count, index, start, env.now) for rank in ranks])
                 announced = iteration.done[index]
                 if announced is not None:
                     announced.succeed()
@@ -263,7 +305,7 @@ class _Rank:
         return self.barriers[key]
 
 
-def _plan(segment: Segment, rank: int) -> _Plan:
+def _plan(segment: Segment) -> _Plan:
     """Who runs where, and which ends others wait for; waiting within a stream is implied by its order."""
     streams: dict[Stream, list[int]] = {}
     for index, task in enumerate(segment.tasks):
@@ -278,8 +320,7 @@ def _plan(segment: Segment, rank: int) -> _Plan:
     carried = [elsewhere(i, task.after_previous) for i, task in enumerate(segment.tasks)]
     awaited = {other for group in (*waits, *carried) for other in group}
     announces = [i in awaited for i in range(len(segment.tasks))]
-    demands = [demand(timing, rank) for timing in segment.timings]
-    return _Plan(segment, streams, host, waits, carried, announces, demands)
+    return _Plan(segment, streams, host, waits, carried, announces)
 
 
 def demand(timing: Timing, rank: int = 0) -> Demand:
