@@ -563,6 +563,29 @@ def test_what_a_cap_or_a_capacity_needs_is_named():
         build_scenario(dense)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "precision", "words"),
+    [
+        ("h100-ib", "nvfp4", "h100-sxm does not multiply it; use fp8"),
+        ("h100-ib", "mxfp8", "h100-sxm does not multiply it; use fp8"),
+        ("a100-ib", "fp8", "a100-sxm does not multiply it; use bf16"),
+        ("b200-ib", "nvfp4", ""),
+        ("b200-ib", "mxfp8", ""),
+        ("h100-ib", "fp8", ""),
+    ],
+)
+def test_a_format_that_a_gpu_lacks_is_refused(cluster, precision, words):
+    document = {**SMALL, "cluster": cluster, "training": {**SMALL["training"], "precision": precision}}
+    document["prices"] = {"usd_per_gpu_hour": 2.0}
+    if words:
+        with pytest.raises(SpecError, match=words):
+            build_scenario(document)
+    else:
+        plain = simulate_training(build_scenario({**SMALL, "cluster": cluster}))
+        narrow = simulate_training(build_scenario(document))
+        assert narrow.phases[0].forward.seconds < plain.phases[0].forward.seconds
+
+
 NUMBERS = st.one_of(st.integers(-2, 200), st.floats(allow_nan=True), st.text(max_size=3), st.none())
 
 

@@ -334,6 +334,9 @@ def _training_problem(s: Scenario) -> str | None:
         return f"training.mtp = true: model {s.model.name} has no MTP layer"
     if t.moe_overlap != "none" and moe is None:
         return f"training.moe_overlap = {t.moe_overlap}: model {s.model.name} has no experts, use none"
+    problem = _format_problem(s, t.precision)
+    if problem:
+        return problem
     if t.capacity is not None and moe is None:
         return f"training.capacity: model {s.model.name} has no experts, leave it out"
     if t.power_cap_w is not None:
@@ -344,6 +347,16 @@ def _training_problem(s: Scenario) -> str | None:
     if available is not None and t.num_gpus > available:
         return f"training: tp x cp x dp x pp = {t.num_gpus} GPUs, cluster.num_gpus = {available}"
     return None
+
+
+def _format_problem(s: Scenario, precision: str) -> str | None:
+    """What the GPU does not multiply, or None. Scales per block of 32 or 16 came with units for FP4."""
+    gpu = s.cluster.gpu
+    needed = {"fp8": gpu.fp8_tflops, "mxfp8": gpu.fp4_tflops, "nvfp4": gpu.fp4_tflops}
+    if needed.get(precision, 1.0) is not None:
+        return None
+    other = "bf16" if gpu.fp8_tflops is None else "fp8"
+    return f"training.precision = {precision}: {gpu.name} does not multiply it; use {other}"
 
 
 def _power_cap_problem(s: Scenario, cap_w: float) -> str | None:
