@@ -23,7 +23,8 @@ HOST_SHARE = 0.46
 """Share of a host's peak memory bandwidth that an update in its processors reaches: median over the five sizes of
 DeepSpeed's CPU-Adam (arXiv 2101.06840, table 4: 1, 2, 4, 8 and 10 billion weights in 0.22, 0.51, 1.03, 2.41 and 2.57
 s) on a DGX-2, two Xeon 8168 with six channels of DDR4-2666 each, 256 GB/s, at 30 bytes per weight (FP32 weight and
-moments read and written, gradient read, FP16 weight written): 0.39 to 0.53."""
+moments read and written, gradient read, FP16 weight written): 0.39 to 0.53. The table is quoted from memory: the paper
+could not be fetched when this was written."""
 
 
 def transfer_bytes_per_s(scenario: Scenario) -> float:
