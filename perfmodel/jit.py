@@ -59,7 +59,9 @@ class Program:
     """Functions that are compiled together, from some source files."""
 
     def __init__(self, sources: Sequence[Path]) -> None:
-        """``sources``: every file that a compiled function is in, in a fixed order; no two of one name."""
+        """``sources``: every file that a compiled function or a constant of one is in, in a fixed order; no two with
+        entries have one name.
+        """
         self._sources = tuple(sources)
 
     def entry(self, function: F) -> F:

@@ -1,5 +1,6 @@
 """The compiled form of the simulation against the plain one that defines it: every record, to the last bit."""
 
+import ast
 import dataclasses
 import importlib.util
 import os
@@ -470,14 +471,14 @@ def test_what_was_compiled_belongs_to_its_sources_wherever_they_are(tmp_path, mo
         path.stem for path in folder.glob("*.py") if re.search(r"^@(compiled|entry)$", path.read_text(), re.M)
     }
     assert holders <= set(jit.SOURCES)
-    for path in map(Path, (*(folder / f"{name}.py" for name in jit.SOURCES), kernel.__file__)):
-        imported = set(re.findall(r"^from (perfmodel\S+) import", path.read_text(), re.M))
-        own = {f"perfmodel.serving.compiled.{name}" for name in jit.SOURCES}
-        assert imported <= own | {
-            "perfmodel.jit",
-            "perfmodel.serving.compiled.jit",
-            "perfmodel.overlap.compiled",
-        }
+    own = {f"perfmodel.serving.compiled.{name}" for name in jit.SOURCES}
+    own |= {f"perfmodel.serving.{name}" for name in jit.CONSTANTS}
+    own |= {"perfmodel.jit", "perfmodel.serving.compiled.jit", "perfmodel.overlap.compiled"}
+    for path in (*(folder / f"{name}.py" for name in jit.SOURCES), Path(kernel.__file__)):
+        for one in ast.walk(ast.parse(path.read_text())):
+            if isinstance(one, ast.ImportFrom) and one.module.startswith("perfmodel"):
+                whole = {f"{one.module}.{name.name}" for name in one.names}
+                assert one.module in own or whole <= own, path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
     found = []

@@ -10,6 +10,11 @@ SOURCES = (
     "state", "memory", "lists", "times", "hashed", "used", "tiers", "tree", "blocks", "lockstep", "runs", "routing",
     "links", "handoff", "steps", "core",
 )  # fmt: skip
-CORE = Program([Path(__file__).parent / f"{name}.py" for name in SOURCES])
+CONSTANTS = ("tiers", "sharing")
+"""Modules of :mod:`perfmodel.serving` whose constants are compiled in."""
+_FOLDER = Path(__file__).parent
+CORE = Program(
+    [*(_FOLDER / f"{name}.py" for name in SOURCES), *(_FOLDER.parent / f"{name}.py" for name in CONSTANTS)]
+)
 
 entry, cache_folder, compiled_before = CORE.entry, CORE.cache_folder, CORE.compiled_before
