@@ -20,6 +20,7 @@ from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.jit import Program, compiled
 from perfmodel.load import load_scenario
 from perfmodel.ops.memory import NOTHING, Beside
+from perfmodel.overlap import compiled as rounds
 from perfmodel.overlap import kernel
 from perfmodel.serving import cores
 from perfmodel.serving.batching import Batching
@@ -473,6 +474,7 @@ def test_what_was_compiled_belongs_to_its_sources_wherever_they_are(tmp_path, mo
     assert holders <= set(jit.SOURCES)
     own = {f"perfmodel.serving.compiled.{name}" for name in jit.SOURCES}
     own |= {f"perfmodel.serving.{name}" for name in jit.CONSTANTS}
+    own |= {f"perfmodel.overlap.{Path(name).stem}" for name in rounds._SOURCES}
     own |= {"perfmodel.jit", "perfmodel.serving.compiled.jit", "perfmodel.overlap.compiled"}
     for path in (*(folder / f"{name}.py" for name in jit.SOURCES), Path(kernel.__file__)):
         for one in ast.walk(ast.parse(path.read_text())):
