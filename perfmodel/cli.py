@@ -678,14 +678,15 @@ def run_program(application: typer.Typer, program: str) -> None:
 
 
 def _say(program: str, text: str, kind: str = "output", exit_code: int = 2) -> None:
-    """One message on stderr, if there is one: without anything in it that a terminal would obey; where ``--json`` is
-    asked, as one JSON object.
+    """One message on stderr, if there is one: on one line, whatever a name in it holds, and without anything that a
+    terminal would obey; where ``--json`` is asked, as one JSON object.
     """
     import json
 
-    plain = f"{program}: {printable(text)}"
+    message = printable(text).replace("\n", "\\n")
+    plain = f"{program}: {message}"
     if "--json" in sys.argv[1:]:
-        plain = json.dumps({"error": {"kind": kind, "message": printable(text), "exit_code": exit_code}})
+        plain = json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
     with suppress(OSError, ValueError):
         typer.echo(plain, err=True)
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from command import run_here
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bench.hostile.commands import MINE, judged
@@ -381,6 +381,7 @@ commands = st.one_of(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(arguments=commands)
+@example(["train", "mine.yaml", "--trace", "a\nb"])
 def test_whatever_is_given_it_is_one_line(tmp_path_factory, arguments):
     folder = tmp_path_factory.mktemp("any")
     (folder / "mine.yaml").write_text(MINE)

@@ -94,7 +94,9 @@ class RankPair:
                 good, answer = pipe.recv()
                 rank = self._pipes.index(pipe)
                 if not good:
-                    raise DataError(f"overlap experiment: {order}: rank {rank} failed:\n{answer}")
+                    print(answer, file=sys.stderr)
+                    why = answer.strip().splitlines()[-1]
+                    raise DataError(f"overlap experiment: {order}: rank {rank} failed (above): {why}")
                 answers[rank] = answer
         return tuple(answers[rank] for rank in range(len(self._pipes)))
 
