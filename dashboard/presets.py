@@ -20,8 +20,8 @@ OBJECTIVES_SOURCE = (
     "Objectives: first token within 2 s, at most 80 ms per token (MLPerf Inference 5.1, DeepSeek-R1, server; there the "
     "99th percentile)"
 )
-"""What presets without objectives of their own bring, so that there is a goodput. MLPerf's limits are quoted from memory:
-no text of theirs could be fetched when this was written."""
+"""What presets without objectives of their own bring, so that there is a goodput. MLPerf's limits are quoted from
+memory: no text of theirs could be fetched when this was written."""
 
 
 @dataclass(frozen=True)
