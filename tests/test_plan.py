@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from perfmodel.engines.launch import launchable, launches, unsaid
 from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.explore.plan import answer as answers
+from perfmodel.explore.plan import draws
 from perfmodel.explore.plan.answer import nearest_miss, plan
 from perfmodel.explore.plan.grids import BATCHES, grids_of
 from perfmodel.explore.plan.layouts import document_of, legal_layouts
@@ -175,6 +177,24 @@ def test_all_runs_of_a_plan_take_the_core_that_they_are_worth_together(monkeypat
     one = Simulator(asked, seconds=60.0, runs=1)
     assert one.traffic(0).num_requests < cores.WORTH_LOADING
     assert (one.core, Simulator(asked, seconds=60.0, runs=1000).core) == ("plain", "compiled")
+
+
+def test_draws_count_among_the_runs_that_choose_the_core(monkeypatch):
+    """Four candidates are 69 runs: 64 of them repeat the best four under drawn kernels."""
+    told = []
+
+    class Asked(Exception):
+        pass
+
+    def simulator(question, *, seconds, runs):
+        told.append(runs)
+        raise Asked
+
+    monkeypatch.setattr(answers, "Simulator", simulator)
+    for candidates in (4, 32, 1):
+        with pytest.raises(Asked):
+            plan(question(), simulate=candidates, screened=object())
+    assert told == [4 + 64 + 1, 32 + 64 + 1, 1 + 16 + 1]
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
@@ -355,9 +375,63 @@ def test_the_winner_of_an_objective_is_least_by_it():
         assert values[0] == min(values)
 
 
-def test_limits_that_nothing_keeps_name_the_nearest_miss():
+@pytest.fixture
+def repeats(monkeypatch):
+    """Scenarios of the runs that draws repeat."""
+    repeated = []
+
+    def watched(scenario, **stated):
+        repeated.append(scenario.hash)
+        return serve(scenario, **stated)
+
+    monkeypatch.setattr(draws, "serve", watched)
+    return repeated
+
+
+def test_draws_end_with_their_time(repeats):
+    """Whose time is up after a run says so instead of repeating all four eight times."""
+    space = {**SMALL, DP: [1]}
+    found = plan(question(users=16, space=space), simulate=2, seconds=1e-6)
+    assert found.winner is not None
+    assert len(repeats) == 1
+    assert [one["intervals"] for one in found.values["candidates"][:1]] == [{}]
+    assert any("raise --seconds" in text and "no intervals" in text for text in found.values["warnings"])
+
+
+def test_finalists_are_as_many_as_can_be_drawn_often_enough(monkeypatch, answer):
+    """Runs of a second each in 20 seconds: two candidates, eight times."""
+    clock = itertools.count()
+    now = [0.0]
+
+    def served(scenario, **stated):
+        now[0] += 1.0
+        return answer.runs[0].served
+
+    monkeypatch.setattr(draws, "serve", served)
+    monkeypatch.setattr(draws.time, "monotonic", lambda: now[0] + 1e-9 * next(clock))
+    told = []
+    found = draws.joint_draws(
+        answer.runs[:4],
+        Limits(2.0, 0.05),
+        "usd",
+        seconds=20.0,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert len(found.best) == len(found.intervals) == 2
+    assert now[0] == told[-1][0] == 20.0
+    assert told[-1][1] == 32
+    assert sum(found.best) == pytest.approx(1.0)
+    assert found.of(2) == ({}, None)
+
+
+def test_limits_that_nothing_keeps_name_the_nearest_miss(repeats):
     found = plan(question(limits=Limits(2.0, 0.0001), users=16), simulate=3, seconds=1e5)
     assert found.winner is None
+    assert len(repeats) == draws.REPEATS  # of the nearest miss alone
+    assert len(set(repeats)) == 1
+    first = found.values["candidates"][0]
+    assert first["intervals"]
+    assert first["probability_best"] is None
     error = nearest_miss(found)
     assert error.exit_code == 3
     assert "TPOT" in str(error)

@@ -53,7 +53,9 @@ def plan(
         str, typer.Option(metavar="NAME", help="usd, gpus, goodput (per GPU), ttft or tpot.")
     ] = "usd",
     simulate: Annotated[int, typer.Option(metavar="N", help="Candidates that are simulated at most.")] = 32,
-    seconds: Annotated[float, typer.Option(metavar="S", help="Time for simulating them.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", help="Time for simulating them, and as much again for draws.")
+    ] = 60.0,
     length_spread: Annotated[
         float,
         typer.Option(metavar="F", help="Lengths are uniform within this share of their mean; 0: all equal."),

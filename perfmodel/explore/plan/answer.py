@@ -12,7 +12,7 @@ from perfmodel.answers.step import plain
 from perfmodel.engines.launch import Launch, launches
 from perfmodel.errors import InfeasibleError, PerfModelError
 from perfmodel.explore.difference import Difference, difference
-from perfmodel.explore.plan.draws import joint_draws
+from perfmodel.explore.plan.draws import FINALISTS, Drawn, joint_draws, runs_of_a_plan
 from perfmodel.explore.plan.layouts import document_of
 from perfmodel.explore.plan.question import Question, workload_of
 from perfmodel.explore.plan.screen import Screen, screen
@@ -31,8 +31,6 @@ from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.workload import Workload
 
 SIMULATE, SECONDS = 32, 60.0
-FINALISTS = 4
-"""Simulated candidates whose spread is drawn."""
 SHOWN = 100
 """Screened candidates of the answer, beside those that were simulated."""
 PICTURE = 3000
@@ -73,7 +71,7 @@ def plan(
     Args:
         question: what is asked.
         simulate: candidates that are simulated at most.
-        seconds: wall time for simulation.
+        seconds: wall time for simulation, and as much again for draws.
         progress: told the stage, what is done and what there is.
         screened: the question's screen, where somebody has it already.
 
@@ -82,16 +80,16 @@ def plan(
         PerfModelError: the question is bad.
     """
     found = screened or screen(question)
-    simulator = Simulator(question, seconds=seconds, runs=simulate)
+    simulator = Simulator(question, seconds=seconds, runs=runs_of_a_plan(simulate))
     runs, apart = simulate_survivors(found, simulator, most=simulate, progress=_of(progress, "simulated"))
     keeping = [run for run in runs if run.keeps]
     winner = keeping[0] if keeping else None
-    finalists = (keeping or runs)[:FINALISTS]
+    finalists = keeping[:FINALISTS] or runs[:1]
     drawn = joint_draws(
         finalists,
         question.limits,
         question.objective,
-        goes_on=simulator.goes_on,
+        seconds=seconds,
         progress=_of(progress, "drawn"),
     )
     candidates = _candidates(found, runs, finalists, drawn)
@@ -120,7 +118,7 @@ def plan(
         "binding": binding_of(best, question.limits),
         "launch": _launch(best, question),
         "more_traffic": _more_traffic(best, question),
-        "warnings": _warnings(question, best, apart, drawn is None),
+        "warnings": _warnings(question, best, apart, drawn.missing),
         "provenance": {
             "perfmodel": perfmodel.__version__,
             "scenario_hash": best.scenario.hash,
@@ -185,13 +183,13 @@ def _candidates(
     found: Screen,
     runs: Sequence[Run],
     finalists: Sequence[Run],
-    drawn: tuple[list[dict[str, list[float]]], list[float]] | None,
+    drawn: Drawn,
 ) -> list[dict[str, Any]]:
     """Simulated ones first, ranked; then those that were screened alone."""
     rows = []
     for run in runs:
-        place = next((i for i, one in enumerate(finalists) if one is run), None)
-        known = drawn is not None and place is not None
+        place = next((i for i, one in enumerate(finalists) if one is run), len(finalists))
+        intervals, probability = drawn.of(place)
         rows.append(
             {
                 "layout": layout_words(run.scenario),
@@ -208,8 +206,8 @@ def _candidates(
                 "usd_per_million_output_tokens": run.mean("usd_per_million_output_tokens"),
                 "meets_limits": run.keeps,
                 "miss": None if run.keeps else run.miss,
-                "intervals": drawn[0][place] if known and drawn and place is not None else {},
-                "probability_best": drawn[1][place] if known and drawn and place is not None else None,
+                "intervals": intervals,
+                "probability_best": probability if run.keeps else None,
                 "replications": len(run.figures),
                 "simulated": True,
             }
@@ -407,7 +405,7 @@ def _why(keeping: Sequence[Run]) -> tuple[Difference | None, int]:
         return None, 0
 
 
-def _warnings(question: Question, best: Run, apart: bool, unknown: bool) -> list[str]:
+def _warnings(question: Question, best: Run, apart: bool, unknown: str) -> list[str]:
     found = []
     if not apart:
         found.append(
@@ -415,9 +413,7 @@ def _warnings(question: Question, best: Run, apart: bool, unknown: bool) -> list
             "and --seconds, or take the simplest of them"
         )
     if unknown:
-        found.append(
-            "no intervals and no probability of being best: the spread of some op's time is not known"
-        )
+        found.append(f"no intervals and no probability of being best: {unknown}")
     stated = best.scenario.deployment.precision
     if {stated.linear, stated.experts} & {"fp4", "int4"} or stated.kv_cache == "fp8":
         found.append(

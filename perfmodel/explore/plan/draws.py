@@ -6,7 +6,10 @@ two factors per draw, on steps that decode and on steps with prompts (:mod:`perf
 serves the same requests again: queues included.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +25,12 @@ from perfmodel.special import normal_quantile
 from perfmodel.step import common_log_std, drawable, has_contention, predict_steps
 from perfmodel.uncertainty import DRAWS, QUANTILES, drawn_step_times
 
-REPEATS = 16
-"""Draws whose runs are simulated: the first of the 64, which are spread evenly by themselves."""
+REPEATS, LEAST = 16, 8
+"""Draws whose runs are simulated: the first of the 64, which are spread evenly by themselves; fewer than the second
+say no interval.
+"""
+FINALISTS = 4
+"""Candidates that are drawn."""
 FIGURES = (
     "usd_per_million_output_tokens",
     "output_tokens_per_s_per_gpu",
@@ -69,46 +76,82 @@ def engine_normals(count: int) -> Array:
     return normal_quantile(np.clip(sobol(count, DRAWS, seed=1), 1e-6, 1.0 - 1e-6))
 
 
+def runs_of_a_plan(candidates: int) -> int:
+    """Simulations of a plan that simulates so many candidates: those, the draws', and one of more traffic; those that
+    tell the best apart come on top.
+    """
+    return candidates + REPEATS * min(candidates, FINALISTS) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What draws say of each finalist, in their order."""
+
+    intervals: list[dict[str, list[float]]]
+    """80 % intervals of FIGURES."""
+    best: list[float]
+    """Share of draws in which it is best."""
+    missing: str = ""
+    """Why nothing is said, if so."""
+
+    def of(self, place: int) -> tuple[dict[str, list[float]], float | None]:
+        """Intervals and the probability of being best; none where nobody drew it."""
+        if place >= len(self.best):
+            return {}, None
+        return self.intervals[place], self.best[place]
+
+
 def joint_draws(
     runs: Sequence[Run],
     limits: Limits,
     objective: str,
     *,
-    goes_on: Callable[[], bool],
+    seconds: float,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[dict[str, list[float]]], list[float]] | None:
-    """80 % intervals of FIGURES and the probability of being best, per run; None where they are not known.
+) -> Drawn:
+    """How sure finalists are, of whom the best come first.
 
     The best of a draw is the least by the objective of those that keep the limits in it; where none does, the one that
-    misses them by least. Draws that there is no time for are left out, at least half of them are made.
+    misses them by least. ``seconds`` are the wall time that draws may take: what the first run took says how many
+    finalists can be drawn LEAST times in it. Where that is not two (or all there are), nothing is drawn; of REPEATS as
+    many are made as there is time for.
     """
     factors = factors_of(runs)
     if factors is None:
-        return None
-    drawn: list[list[dict[str, float]]] = [[] for _ in runs]
-    wins = np.zeros(len(runs))
-    count = 0
+        return Drawn([], [], "the spread of some op's time is not known")
+
+    def again(number: int, draw: int) -> dict[str, Any]:
+        run = runs[number]
+        decode, prompt = factors[number, :, draw]
+        served = serve(
+            run.scenario,
+            requests=run.served.requests,
+            fleet=stretched(run.served.fleet, float(decode), float(prompt)),
+            core=run.served.core,
+        )
+        return figures_of(served, run.scenario, limits)
+
+    start = time.monotonic()
+    first = again(0, 0)
+    took = max(1e-9, time.monotonic() - start)
+    most = min(len(runs), int(seconds / (LEAST * took)))
+    if most < min(2, len(runs)):
+        return Drawn([], [], "no time was left to repeat runs under drawn kernels: raise --seconds")
+    drawn: list[list[dict[str, float]]] = [[] for _ in range(most)]
+    wins = np.zeros(most)
     for draw in range(REPEATS):
-        if draw >= REPEATS // 2 and not goes_on():
+        if draw >= LEAST and time.monotonic() >= start + seconds:
             break
-        count += 1
         ranks = []
-        for number, run in enumerate(runs):
-            decode, prompt = factors[number, :, draw]
-            served = serve(
-                run.scenario,
-                requests=run.served.requests,
-                fleet=stretched(run.served.fleet, float(decode), float(prompt)),
-                core=run.served.core,
-            )
-            found = figures_of(served, run.scenario, limits)
+        for number in range(most):
+            found = again(number, draw) if draw or number else first
             drawn[number].append({name: float(found[name]) for name in FIGURES})
             miss = float("inf") if found["behind"] else found["ratio"]
             keeps = miss <= SLACK
             ranks.append((not keeps, 0.0 if keeps else miss, objective_of_figures(found, objective), miss))
+            if progress is not None:
+                progress(draw * most + number + 1, REPEATS * most)
         wins[ranks.index(min(ranks))] += 1
-        if progress is not None:
-            progress(draw + 1, REPEATS)
     intervals = [
         {
             name: [
@@ -118,4 +161,4 @@ def joint_draws(
         }
         for own in drawn
     ]
-    return intervals, [float(share) for share in wins / count]
+    return Drawn(intervals, [float(share) for share in wins / wins.sum()])

@@ -154,10 +154,10 @@ class Simulator:
     """Serves candidates under the question's traffic, whose requests are drawn once per replication."""
 
     def __init__(self, question: Question, *, seconds: float, runs: int) -> None:
-        """``seconds``: wall time that simulation may take; ``runs``: simulations at least, all on the core that so many
-        requests together are worth.
+        """``seconds``: wall time that simulation may take, from the end of the first run on, which may compile;
+        ``runs``: simulations at least, all on the core that so many requests together are worth.
         """
-        self.question, self.ends = question, time.monotonic() + seconds
+        self.question, self.seconds, self.ends = question, seconds, float("inf")
         self.simulated = 0
         self.requests: dict[int, Requests] = {}
         self.core = chosen(runs * self.traffic(0).num_requests)
@@ -182,6 +182,8 @@ class Simulator:
             served = serve(scenario, requests=self.traffic(0), core=self.core)
         except InfeasibleError:
             return None
+        finally:
+            self.ends = min(self.ends, time.monotonic() + self.seconds)
         return Run(kind, keys, scenario, served, [figures_of(served, scenario, self.question.limits)])
 
     def again(self, run: Run, replication: int) -> Mapping[str, Any]:
