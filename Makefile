@@ -22,7 +22,7 @@ FREEZE = freeze --all --exclude-editable | sed 's/+[^ ]*$$//'
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-memory bench-peers hostile calibrate import-tables import-amd calibration-report engine-constants routing-skew keys pictures trust overlap-experiment dev-env oracle-env constraints clean
+.PHONY: help demo dash test check fmt bench bench-theory bench-kinds bench-memory bench-peers hostile calibrate import-tables import-amd calibration-report engine-constants routing-skew keys model-rows pictures trust overlap-experiment dev-env oracle-env constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ routing-skew: $(VENV)/.dev-$(KEY) ## EPLB's gain in prefill and decode by how sk
 
 keys: $(VENV)/.dev-$(KEY) ## write the tables of keys into docs/scenarios.md
 	$(BIN)/python docs/keys_table.py
+
+model-rows: $(VENV)/.dev-$(KEY) ## count the rows of `perfmodel show models` anew, after a change of models or families
+	$(BIN)/python -m perfmodel.output.catalogue.kept
 
 pictures: $(VENV)/.dev-$(KEY) ## redraw the pictures of docs/, screenshots of dashboard and report included (needs chromium)
 	$(BIN)/python docs/pictures.py

@@ -28,7 +28,7 @@ from ray_cluster import ray_cluster
 BATCH = "deployment.batch_per_gpu"
 CODE = (
     "import sys; from perfmodel.explore.sweep import run; run.PIECE['step'] = 1; "
-    "sys.argv[0] = 'perfmodel'; from perfmodel.cli import main; main()"
+    "sys.argv[0] = 'perfmodel'; from perfmodel.main import main; main()"
 )
 
 

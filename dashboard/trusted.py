@@ -12,7 +12,7 @@ from perfmodel.answers.constants import engine_constants
 from perfmodel.answers.step import StepAnswer
 from perfmodel.errors import PerfModelError
 from perfmodel.kernels.calibration import AnyCurve, Calibration
-from perfmodel.output.catalogue.table import calibration_values
+from perfmodel.output.catalogue.entries import calibration_values
 from perfmodel.output.formats import count, significant, with_unit
 from perfmodel.output.step.schedules import Told
 from perfmodel.output.validation.page import quantity_name

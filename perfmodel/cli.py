@@ -4,15 +4,8 @@ Results go to stdout; warnings and errors to stderr. Exit codes: 0 done, 1 ``val
 input, 3 a scenario that can't run. Heavy imports happen inside the commands, so that ``--help`` is quick.
 """
 
-import atexit
-import gc
-import io
-import os
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -28,10 +21,12 @@ from perfmodel.commands.options import (
 )
 from perfmodel.commands.plan import plan
 from perfmodel.commands.plan_train import plan_train
+from perfmodel.commands.process import print_json, run_guarded, say
 from perfmodel.commands.report import report
-from perfmodel.commands.several import lists_values
+from perfmodel.commands.several import answer_several, lists_values
+from perfmodel.commands.show import run_show
+from perfmodel.commands.step import run_step
 from perfmodel.commands.sweep import sweep
-from perfmodel.errors import PerfModelError
 from perfmodel.output.tell import tell
 from perfmodel.spec.paths import printable
 from perfmodel.validation.names_of_suites import TITLES
@@ -154,7 +149,7 @@ def init(
     file = out or place_of(ask)
     write_first(first, file, init_command(ask, out))
     if json:
-        _print_json({"file": str(file), "notes": list(first.notes), "scenario": first.document})
+        print_json({"file": str(file), "notes": list(first.notes), "scenario": first.document})
         return
     for note in first.notes:
         tell(f"note: {note}")
@@ -177,46 +172,7 @@ def step(
     why: Why = False,
 ) -> None:
     """One step of a batch: time, where it goes, what is hidden, memory, and what a million tokens cost."""
-    if lists_values(set_ or ()):
-        _several(scenario, set_ or (), "step", json, {"--trace": trace, "--html": html})
-        return
-    from perfmodel.load import load_scenario
-
-    if html is not None:  # before anything is written
-        from perfmodel.files import check_writable
-
-        check_writable(html)
-    asked = load_scenario(scenario, set_ or ())
-    if html is not None or trace is not None:
-        from perfmodel.output.inputs import check_outputs
-
-        check_outputs({"--html": html, "--trace": trace}, [scenario], set_ or ())
-
-    from perfmodel.answers.step import (
-        answer_step,  # what only an answer needs is imported once there will be one
-    )
-
-    answer = answer_step(asked)
-    if trace is not None:
-        from perfmodel.output.step.trace import write_trace
-
-        write_trace(answer.step, trace)
-    if html is not None:
-        from perfmodel.output.step.page import write_step_html
-
-        write_step_html(answer, html)
-    if json:
-        _print_json(answer.values)
-    else:
-        from perfmodel.output.caveats import print_basis, print_warnings
-        from perfmodel.output.step.table import print_step
-
-        print_step(answer, ops=ops)
-        print_basis(answer.values, answer.rest, why=why)
-        print_warnings(answer.values)
-    for path in (trace, html):
-        if path is not None:
-            tell(f"wrote {path}")
+    run_step(scenario, set_, json=json, trace=trace, html=html, ops=ops, why=why)
 
 
 @app.command()
@@ -270,13 +226,8 @@ def serve(
 ) -> None:
     """Traffic through the cluster: latency percentiles, goodput, throughput, and what a million tokens cost."""
     if lists_values(set_ or ()):
-        _several(
-            scenario,
-            set_ or (),
-            "serve",
-            json,
-            {"--requests": requests, "--result": result, "--trace": trace},
-        )
+        files = {"--requests": requests, "--result": result, "--trace": trace}
+        answer_several(scenario, set_ or (), "serve", json=json, files=files)
         return
     from perfmodel.errors import SpecError
     from perfmodel.load import load_scenario
@@ -348,7 +299,7 @@ def serve(
         if left_out:
             tell(f"{trace}: {left_out}")
     if json:
-        _print_json(answer.values)
+        print_json(answer.values)
     else:
         from perfmodel.output.caveats import print_basis, print_warnings
         from perfmodel.output.serve.table import print_serve
@@ -421,7 +372,7 @@ def train(
 
         write_train_html(answer, html)
     if json:
-        _print_json(answer.values)
+        print_json(answer.values)
     else:
         from perfmodel.output.caveats import print_warnings
         from perfmodel.output.train.table import print_caveats, print_train
@@ -473,7 +424,7 @@ def experts(
         variants = zero_experts.vary_zero_experts(asked, numbers)
     values = zero_experts.as_values(asked, variants)
     if json:
-        _print_json(values)
+        print_json(values)
     else:
         from perfmodel.output.caveats import print_basis, print_warnings
         from perfmodel.output.step.table import print_variants
@@ -513,20 +464,7 @@ def show(
     ] = False,
 ) -> None:
     """The catalogue, with counts, sources and dates."""
-    from perfmodel.output.catalogue.table import entry_values, list_values, print_entry, print_list
-
-    if yaml:
-        from perfmodel.output.scenario.stated import scenario_text
-
-        typer.echo(scenario_text(kind, name), nl=False)
-        return
-
-    if name is None:
-        rows = list_values(kind)
-        _print_json({kind: rows}) if json else print_list(kind, rows)
-    else:
-        values = entry_values(kind, name, set_ or ())
-        _print_json(values) if json else print_entry(values)
+    run_show(kind, name, set_, json=json, yaml=yaml)
 
 
 @app.command()
@@ -588,7 +526,7 @@ def validate(
 
         write_validation_html(result, html)
     if json:
-        _print_json(result.values)
+        print_json(result.values)
     elif markdown:
         from perfmodel.output.validation.markdown import validation_markdown
 
@@ -627,109 +565,31 @@ UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line by typer alone, which :func:`perfmodel.main.main` asks where a line is not plain."""
     run_program(app, "perfmodel")
 
 
 def run_program(application: typer.Typer, program: str) -> None:
     """Run a command line of ours; a user's mistake becomes one or two lines on stderr, with the program's name."""
-    _prepare_process()
-    if sys.stdout is None:  # closed: whatever is opened next would take its place
-        _say(
-            program,
-            "stdout is closed, so there is nowhere to print; redirect it to /dev/null to print nothing",
-        )
-        sys.exit(2)
-    code: Any = 0
+    run_guarded(lambda: by_typer(application, program), program)
+
+
+def by_typer(application: typer.Typer, program: str) -> Any:
+    """The exit code of a command line that typer reads; its own errors are told here."""
     try:
-        code = application(standalone_mode=False)
-    except SystemExit as end:
-        code = end.code
+        return application(standalone_mode=False)
     except UsageError as error:
-        code = error.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":  # no command at all: the help is what there is to say
             error.show()
         else:
             asked = error.ctx.command_path if error.ctx else program
-            _say(program, f"{error.format_message().rstrip('.?')}; see {asked} --help", "usage", code)
+            say(
+                program,
+                f"{error.format_message().rstrip('.?')}; see {asked} --help",
+                "usage",
+                error.exit_code,
+            )
+        return error.exit_code
     except typer.Abort:
-        _say(program, "stopped", exit_code=1)
-        code = 1
-    except PerfModelError as error:
-        _say(program, str(error), type(error).__name__.removesuffix("Error").lower(), error.exit_code)
-        code = error.exit_code
-    except OSError as error:
-        _silence(sys.stdout)
-        if not isinstance(
-            error, BrokenPipeError
-        ):  # else the reader went away: nothing to say, and nobody to say it to
-            _say(program, f"can't be written: {error.strerror or error}")
-            code = 2
-    try:  # what is still in the buffer may be what the disk has no room for
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _silence(sys.stdout)
-    except OSError as error:
-        _silence(sys.stdout)
-        _say(program, f"stdout can't be written: {error.strerror or error}")
-        code = code or 2
-    sys.exit(code)
-
-
-def _say(program: str, text: str, kind: str = "output", exit_code: int = 2) -> None:
-    """One message on stderr, if there is one: on one line, whatever a name in it holds, and without anything that a
-    terminal would obey; where ``--json`` is asked, as one JSON object.
-    """
-    import json
-
-    message = printable(text).replace("\n", "\\n")
-    plain = f"{program}: {message}"
-    if "--json" in sys.argv[1:]:
-        plain = json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
-    with suppress(OSError, ValueError):
-        typer.echo(plain, err=True)
-
-
-def _silence(stream: TextIO | None) -> None:
-    """Let whatever is still to be written go nowhere."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
-
-
-def _prepare_process() -> None:
-    """What makes a short run short; a user's own settings stay.
-
-    One thread multiplies our small matrices as fast as all cores do, starting others takes as long as importing numpy,
-    and sums come out alike whatever the number of cores. Nearly everything that a run makes it keeps: looking for
-    cycles every 700 objects is a tenth of a step's time, every 50,000 still a fiftieth, and once
-    more before Python ends a tenth of an error's.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault(
-        "PYDANTIC_DISABLE_PLUGINS", "__all__"
-    )  # else it reads every installed package's entry points
-    gc.set_threshold(200_000, 20, 100)
-    atexit.register(gc.freeze)
-    for stream in (sys.stdout, sys.stderr):  # a name that is no UTF-8 can still be printed
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _several(
-    scenario: str, overrides: Sequence[str], command: str, json: bool, files: dict[str, Path | None]
-) -> None:
-    """The answers of an override that lists values; a file can only hold one of them."""
-    from perfmodel.commands.several import answer_several
-    from perfmodel.errors import SpecError
-
-    given = [name for name, path in files.items() if path is not None]
-    if given:
-        raise SpecError(f"{given[0]}: holds one answer, and --set lists values: leave one of the two out")
-    answer_several(scenario, overrides, command, json=json)
-
-
-def _print_json(values: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(values, allow_nan=False, indent=1))
+        say(program, "stopped", exit_code=1)
+        return 1

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+MAINS = {"perfmodel": "perfmodel.main", "calibrate": "calibrate.cli"}
+
 
 class Done(NamedTuple):
     """What a process would leave."""
@@ -23,7 +25,7 @@ def run_here(program, *arguments, folder="."):
     raised, and so are warnings.
     """
     out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
-    main = import_module(f"{program}.cli").main
+    main = import_module(MAINS[program]).main
     code = 0
     try:
         os.chdir(folder)

@@ -27,7 +27,7 @@ MEMORY_MB = 500
 MEASURED = """
 import re, sys
 sys.argv = ["perfmodel", *sys.argv[1:]]
-from perfmodel.cli import main
+from perfmodel.main import main
 try:
     main()
 except SystemExit as end:
@@ -418,7 +418,7 @@ def test_a_check_that_was_edited_is_not_quoted(tmp_path):
     import shutil
 
     from perfmodel.kernels.sums import check_sum, write_sums
-    from perfmodel.output.catalogue.table import calibration_values
+    from perfmodel.output.catalogue.entries import calibration_values
     from perfmodel.spec.catalogue import DATA
 
     folder = tmp_path / "epyc"

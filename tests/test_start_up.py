@@ -23,7 +23,7 @@ SHORT = ("--set", "workload.trace=''", "--set", "workload.request_rate=2", "--se
 CODE = """
 import sys
 sys.argv = ["perfmodel", *sys.argv[1:]]
-from perfmodel.cli import main
+from perfmodel.main import main
 try:
     main()
 except SystemExit as end:
@@ -68,7 +68,8 @@ def test_nothing_heavy_is_imported(arguments, code, beside):
 
 
 def test_a_users_own_settings_stay():
-    code = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '3'; from perfmodel.cli import _prepare_process as p; p(); "
+    code = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '3'; "
+    code += "from perfmodel.commands.process import _prepare_process as p; p(); "
     done = subprocess.run(
         [sys.executable, "-c", code + "print(os.environ['OPENBLAS_NUM_THREADS'])"],
         capture_output=True,

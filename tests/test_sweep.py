@@ -213,7 +213,7 @@ def test_a_torn_journal_costs_one_piece(tmp_path, small_pieces):
 
 
 SWEEP_OF_24 = (
-    "import sys; from perfmodel.explore.sweep import run; run.PIECE['step'] = 1; from perfmodel.cli import main; "
+    "import sys; from perfmodel.explore.sweep import run; run.PIECE['step'] = 1; from perfmodel.main import main; "
     f"sys.argv = ['perfmodel', 'sweep', 'longcat-flash-h800', '--over', '{BATCH}=1:24', "
     "'--out', sys.argv[1], '--workers', '1', '--json']; "
 )

@@ -23,7 +23,7 @@ BATCH = "deployment.batch_per_gpu"
 POINTS = 24
 CODE = (
     "import sys; from perfmodel.explore.sweep import run; run.PIECE['step'] = 1; "
-    "sys.argv[0] = 'perfmodel'; from perfmodel.cli import main; main()"
+    "sys.argv[0] = 'perfmodel'; from perfmodel.main import main; main()"
 )
 """The command line, with pieces of one point."""
 

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from perfmodel.errors import DataError, SpecError
-from perfmodel.output.catalogue.table import trace_values
+from perfmodel.output.catalogue.entries import trace_values
 from perfmodel.serving.prefix_cache import paths_of
 from perfmodel.serving.requests import requests_of
 from perfmodel.spec.traces.read import read_trace, trace_of

@@ -21,7 +21,7 @@ MINE = "base: table7-qwen3-235b\n"
 
 def run(arguments: Sequence[str], folder: Path) -> tuple[int, str, str]:
     """Code, stdout and stderr of ``perfmodel`` in a folder; what a user would see as a traceback is raised."""
-    from perfmodel.cli import main
+    from perfmodel.main import main
 
     out, err, before, code = io.StringIO(), io.StringIO(), Path.cwd(), 0
     try:

@@ -1,8 +1,10 @@
 """``--set KEY=A,B,C`` of ``step`` and ``serve``: the short form of a sweep, answered on the spot."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from perfmodel.errors import SpecError
 
 WORDS = ("name", "title", "source")
 """Keys whose text may have commas."""
@@ -19,12 +21,19 @@ def _is_list(text: str) -> bool:
     return "," in raw and raw[:1] not in "[{\"'" and key.strip().rpartition(".")[2] not in WORDS
 
 
-def answer_several(scenario: str, overrides: Sequence[str], command: str, *, json: bool) -> None:
+def answer_several(
+    scenario: str, overrides: Sequence[str], command: str, *, json: bool, files: Mapping[str, object]
+) -> None:
     """Print an answer per combination: a table, or JSON with ``points``, each with ``set`` and its figures.
 
+    ``files``: options that name a file, and what they name; none may, since a file holds one answer.
+
     Raises:
-        SpecError: an unknown key, or a scenario that is none at every point.
+        SpecError: a file named, an unknown key, or a scenario that is none at every point.
     """
+    given = [name for name, path in files.items() if path is not None]
+    if given:
+        raise SpecError(f"{given[0]}: holds one answer, and --set lists values: leave one of the two out")
     from perfmodel.explore.sweep.design import plan_of
     from perfmodel.explore.sweep.piece import Material, answered
     from perfmodel.stated import document_of_file

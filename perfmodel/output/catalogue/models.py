@@ -18,6 +18,21 @@ from perfmodel.spec.models import families
 from perfmodel.units import GIGA
 
 
+def named_values(name: str) -> dict[str, Any]:
+    """Of a model of the catalogue, or of a ``config.json``; what is raised: :func:`config_values`."""
+    return model_values(name) if name in catalogue.names("models") else config_values(name)
+
+
+def model_rows() -> list[dict[str, Any]]:
+    """A line about every model of the catalogue, as its files say now."""
+    return [model_row(name) for name in catalogue.names("models")]
+
+
+def family_rows() -> list[dict[str, Any]]:
+    """A line about every family."""
+    return [family_row(name) for name in families.listed()]
+
+
 def model_values(name: str) -> dict[str, Any]:
     """Counts of a model: totals, active parameters by number of real experts, cache bytes, provenance."""
     reading, card = catalogue.model_reading(name), catalogue.entry("models", name)
