@@ -3,12 +3,15 @@
 Whatever one kind of entry alone needs is imported where it is asked for: a list of models reads no calibration.
 """
 
+import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perfmodel.errors import SpecError
 from perfmodel.output.catalogue.kept import kept_rows
-from perfmodel.output.console import console
+from perfmodel.output.console import PIPE_WIDTH, console
 from perfmodel.output.formats import number
 
 KINDS = (
@@ -82,6 +85,11 @@ def entry_values(kind: str, name: str, overrides: Sequence[str] = ()) -> dict[st
 
 def print_list(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the entries of one kind as a table."""
+    if rows and not sys.stdout.isatty():
+        plain = plain_table(kind, rows)
+        if plain is not None:
+            print(plain, end="", flush=True)
+            return
     from rich.table import Table
 
     if not rows:
@@ -93,8 +101,39 @@ def print_list(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
             column, overflow="fold", justify="right" if isinstance(rows[0][column], float) else "left"
         )
     for row in rows:
-        table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     console().print(table)
+
+
+def plain_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What rich prints of the same table into a pipe, without importing it; None: it would do more than set columns
+    beside each other (fold cells, read markup, colour, as the environment may ask).
+    """
+    if {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
+        return None
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    cells = [cell for line in lines for cell in line]
+    if not all(
+        cell.isascii() and cell.isprintable() and not re.search(r"[\[\\]|:\S+:", cell) for cell in cells
+    ):
+        return None
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    whole = sum(widths) + 2 * (len(widths) - 1)
+    if not all(widths) or not len(title) <= whole <= PIPE_WIDTH:
+        return None
+    right = [isinstance(value, float) for value in rows[0].values()]
+    shown = (
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        )
+        for line in lines
+    )
+    return "\n".join((title.ljust(whole), *shown)) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def print_entry(values: Mapping[str, Any], indent: int = 0) -> None:
