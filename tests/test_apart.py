@@ -90,8 +90,10 @@ def test_weights_lie_where_they_are_used():
     whole = weight_bytes(together.model, together.deployment)
     experts = 58 * (256 / 16 + 1) * 3 * 7168 * 2048 + 3 * 3 * 7168 * 18432
     assert whole - attention == pytest.approx(experts, rel=1e-3)  # FP8: a byte each
-    side = float(ffn_side_bytes(scenario))
-    assert experts < side < experts + 8e9
+    kept, step = (float(part) for part in ffn_side_bytes(scenario))
+    assert experts < kept < experts + 6e9
+    tokens, pairs = 64, 64 * 8  # of equal pools, spread evenly
+    assert step == (2 * (tokens + pairs) * 7168 + pairs * (2 * 7168 + 3 * 2048)) * 2  # no heads, no logits
 
 
 def test_all_gpus_divide_tokens_and_money():
@@ -113,6 +115,18 @@ def test_what_is_not_used_changes_no_hash():
     )
     assert plain.hash != apart().hash
     assert Deployment().gpu_share(ffn=True) == Deployment().gpu_share(ffn=False) == 1.0
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "trtllm", "atom", "deepseek"])
+def test_an_engines_all_to_all_is_of_one_pool(engine):
+    """Tokens go from pool to pool, whatever the engine sends between GPUs that have both; stated, it is refused."""
+    pools = "deployment={attention_gpus: 4, ffn_gpus: 4, precision: {linear: bf16, experts: bf16}}"
+    sets = ["model=qwen3-30b-a3b", "cluster=h100", pools, f"deployment.engine={engine}"]
+    scenario = load_scenario("deepseek-v3-h800", sets)
+    assert (scenario.deployment.all_to_all, scenario.deployment.backend) == ("auto", "m-to-n")
+    assert float(predict_steps(scenario).step_time_s[0]) > 0.0
+    with pytest.raises(SpecError, match="all_to_all = all-gather: where FFNs have GPUs of their own"):
+        load_scenario("deepseek-v3-h800", [*sets, "deployment.all_to_all=all-gather"])
 
 
 def test_experts_that_do_not_fit_are_refused():

@@ -1,6 +1,7 @@
 """Attention and FFNs on GPUs of their own under traffic: step times, cache, conservation, money."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -173,6 +174,20 @@ def test_ffns_that_do_not_fit_under_traffic_are_refused():
         InfeasibleError, match=r"FFNs and experts need [0-9.]+ GB on each of deployment.ffn_gpus = 8"
     ):
         serve(pools("deployment.ffn_gpus=8"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (("serving.max_running=300000",), "or lower serving.max_running$"),
+        (("serving.max_batched_tokens=1000000",), "or lower serving.max_batched_tokens$"),
+        (("deployment.ffn_gpus=4",), "GB of it|weights and the runtime: spread them over more$"),
+    ],
+)
+def test_a_refusal_says_what_makes_the_step_of_ffns_smaller(sets, says):
+    with pytest.raises(InfeasibleError, match="FFNs and experts need") as refused:
+        kv_tokens_of(pools(*sets))
+    assert re.search(says, str(refused.value))
 
 
 # --- traffic --------------------------------------------------------------------------------------------------------

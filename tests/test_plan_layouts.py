@@ -7,7 +7,7 @@ from test_plan import question
 
 from perfmodel.engines.launch import launches
 from perfmodel.errors import PerfModelError, SpecError
-from perfmodel.explore.plan.answer import layout_words
+from perfmodel.explore.plan.answer import keys_words, layout_words
 from perfmodel.explore.plan.layouts import document_of, legal_layouts
 from perfmodel.explore.plan.screen import screen
 from perfmodel.explore.plan.simulate import Simulator
@@ -185,6 +185,8 @@ def test_the_ratio_of_attention_to_ffns_is_a_dimension():
         d = one.scenario.deployment
         assert one.gpus == d.attention_dp + d.ffn_gpus
         assert d.ep == (d.ffn_gpus or d.attention_dp)
+        words = keys_words({**one.keys, REPLICAS: 1, CHUNK: 8192, "deployment.ffn_micro_batches": 2})
+        assert ("2 micro-batches" in words) == bool(d.ffn_gpus)
         assert build_scenario(document_of(asked.document(kind), one.keys)).hash == one.scenario.hash
 
 

@@ -20,6 +20,8 @@ OF_ENGINE = ("engine", "engine_version", "memory_utilization")
 """What they take beside, unless they state another engine: a setting of one engine means nothing to another."""
 OF_LAYOUT = ("rank_loads",)
 """What of a routing section is said of a layout, and holds for another EP no more."""
+OF_ONE_POOL = ("deployment.all_to_all",)
+"""What an engine sets of GPUs that have both attention and experts."""
 LARGEST = 10**9
 
 
@@ -59,6 +61,8 @@ def with_engine(
     if at is None:  # a size that is no number: validation will say so
         return Filled(shaped, dict(serving), {})
     stated = {path for path, _ in leaves({"deployment": deployment, "serving": serving})}
+    if shaped.get("ffn_gpus"):
+        stated |= set(OF_ONE_POOL)
     document: dict[str, Any] = {"deployment": shaped, "serving": dict(serving), "prefill": {}}
     for one in engine.settings(at):
         if one.path not in stated:

@@ -38,6 +38,7 @@ PP, CP, DCP = (f"deployment.{key}" for key in ("pp", "context_parallel", "decode
 ATTENTION, FFNS = "deployment.attention_gpus", "deployment.ffn_gpus"
 """Stages, prompts and caches divided by tokens, FFNs on GPUs of their own: looked at where a file names their choices,
 and divided ones where requests are long. Attention's GPUs then are TP x DP."""
+PARTS = "deployment.ffn_micro_batches"
 LONG = 32_768
 """Tokens of a request from which on prompts and caches divided by tokens are looked at unasked: shorter ones gain
 nothing by them (docs/layouts.md), and every choice more is as many layouts more."""

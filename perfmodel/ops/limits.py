@@ -194,17 +194,20 @@ def _largest(scenario: Scenario) -> str:
     return f"largest batch that fits: {found.text}"
 
 
-def _ffn_side_problem(s: Scenario) -> str | None:
-    """Whether GPUs that compute FFNs alone hold them, or None where there are no such, too."""
+def _ffn_side_problem(s: Scenario, lower: str = "the batch") -> str | None:
+    """Whether GPUs that compute FFNs alone hold them, or None where there are no such, too; ``lower``: what makes their
+    step smaller.
+    """
     d, device = s.deployment, float(s.cluster.gpu.memory_bytes)
     if not d.ffn_gpus:
         return None
-    needed = float(np.max(np.asarray(ffn_side_bytes(s))))
-    if needed <= device:
+    kept, step = (float(np.max(np.asarray(part))) for part in ffn_side_bytes(s))
+    if kept + step <= device:
         return None
     return (
-        f"does not fit: FFNs and experts need {needed / GB:.1f} GB on each of deployment.ffn_gpus = {d.ffn_gpus} "
-        f"GPUs of {device / GB:.1f}: spread them over more, or lower the batch"
+        f"does not fit: FFNs and experts need {(kept + step) / GB:.1f} GB on each of deployment.ffn_gpus = "
+        f"{d.ffn_gpus} GPUs of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: spread them over "
+        f"more{f', or lower {lower}' if kept < device else ''}"
     )
 
 
@@ -218,17 +221,18 @@ def check_ffn_side(scenario: Scenario, *, prompt_tokens: int, decodes: int) -> N
     if not scenario.deployment.ffn_gpus:
         return
     per_gpu = 1.0 / scenario.deployment.attention_tp
-    for changed in (
-        {"phase": "decode", "batch_per_gpu": decodes * per_gpu},
-        {
-            "phase": "prefill",
-            "prefill_requests_per_gpu": per_gpu,
-            "prefill_tokens": float(prompt_tokens),
-            "prefill_cached_tokens": 0.0,
-        },
+    prompts = {
+        "phase": "prefill",
+        "prefill_requests_per_gpu": per_gpu,
+        "prefill_tokens": float(prompt_tokens),
+        "prefill_cached_tokens": 0.0,
+    }
+    for lower, changed in (
+        ("serving.max_running", {"phase": "decode", "batch_per_gpu": decodes * per_gpu}),
+        ("serving.max_batched_tokens", prompts),
     ):
         step = scenario.model_copy(update={"deployment": scenario.deployment.model_copy(update=changed)})
-        text = _ffn_side_problem(step)
+        text = _ffn_side_problem(step, lower)
         if text:
             raise InfeasibleError(text)
 

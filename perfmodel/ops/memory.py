@@ -299,24 +299,30 @@ def activation_bytes(scenario: Scenario, work: Work) -> Num:
     allocators keep somewhat more.
     """
     model, deployment = scenario.model, scenario.deployment
-    tokens, element = work.tokens, deployment.precision.activation_bytes
-    rows = tokens * deployment.attention_tp
+    rows, element = work.tokens * deployment.attention_tp, deployment.precision.activation_bytes
     widest: Num = LOGIT_BYTES * work.logit_rows * model.vocab_size
     for run in model.layers:
         widest = maximum(widest, element * rows * _mixer_width(run, model) / deployment.attention_tp)
-        if deployment.ffn_gpus:
-            continue  # FFNs are elsewhere
-        if run.dense_ffn_size:
-            gathered = tokens * (deployment.attention_tp if deployment.replicated else deployment.dense_tp)
-            widest = maximum(widest, element * gathered * 3 * run.dense_ffn_size / deployment.dense_tp)
-        if run.moe:
-            pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
-            routed = run.moe.routed_size(model.hidden_size)
-            inputs = routed if deployment.dispatches else 0
-            per_pair = inputs + routed + 3 * run.moe.ffn_size / deployment.moe_tp
-            widest = maximum(widest, element * pairs * per_pair)
+        if not deployment.ffn_gpus:  # FFNs are elsewhere
+            widest = maximum(widest, _ffn_results(run, scenario, work))
     streams = model.hyper_connections.num_streams if model.hyper_connections else 1
     return (1.0 + streams) * element * rows * model.hidden_size + widest + _ring_bytes(scenario, work)
+
+
+def _ffn_results(run: Layer, scenario: Scenario, work: Work) -> Num:
+    """Bytes of the larger of what a layer's dense FFN and its experts make on one GPU; 0 without either."""
+    deployment, tokens = scenario.deployment, work.tokens
+    widest: Num = 0.0
+    if run.dense_ffn_size:
+        gathered = tokens * (deployment.attention_tp if deployment.replicated else deployment.dense_tp)
+        widest = gathered * 3 * run.dense_ffn_size / deployment.dense_tp
+    if run.moe:
+        pairs = tokens * deployment.moe_tp * scenario.mean_real_experts
+        routed = run.moe.routed_size(scenario.model.hidden_size)
+        inputs = routed if deployment.dispatches else 0
+        per_pair = inputs + routed + 3 * run.moe.ffn_size / deployment.moe_tp
+        widest = maximum(widest, pairs * per_pair)
+    return deployment.precision.activation_bytes * widest
 
 
 def _ring_bytes(scenario: Scenario, work: Work) -> Num:
@@ -403,13 +409,16 @@ def _ffn_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
     return total + _router_bytes(layer, hidden, deployment)
 
 
-def ffn_side_bytes(scenario: Scenario) -> Num:
-    """Bytes that a step needs on a GPU that computes FFNs and experts alone: weights, activations, what comes and goes,
-    and the runtime.
+def ffn_side_bytes(scenario: Scenario) -> tuple[Num, Num]:
+    """Bytes on a GPU that computes FFNs and experts alone: of weights and the runtime, and of a step's tokens: as they
+    come and as they go, in rows of tokens and of pairs, and the largest result between. It has no heads and no logits.
     """
     side = scenario.ffn_side
     work, hidden = step_work(side.deployment), scenario.model.hidden_size
     weights = sum(run.count * _ffn_bytes(run, hidden, side.deployment) for run in scenario.model.layers)
-    exchanged = 2.0 * side.deployment.precision.activation_bytes * work.tokens * hidden
-    pairs = exchanged * (scenario.mean_real_experts or 1.0)
-    return weights + activation_bytes(side, work) + pairs + sum(runtime_bytes(side))
+    rows = 2.0 * side.deployment.precision.activation_bytes * work.tokens * hidden
+    pairs = rows * (scenario.mean_real_experts or 1.0)
+    results: Num = 0.0
+    for run in scenario.model.layers:
+        results = maximum(results, _ffn_results(run, side, work))
+    return weights + sum(runtime_bytes(side)), rows + pairs + results

@@ -381,10 +381,11 @@ def tiers_of(scenario: Scenario) -> Tiers | None:
     each, offload, policy = cached_token_bytes(scenario), serving.offload, policy_of(scenario)
     state = checkpoint_bytes(scenario)
     if state and (policy.states or policy.write == "write-back"):
+        why = policy.states or "its checkpoints are modelled write-through alone"
+        way = "" if policy.states else "set serving.offload.write = write-through, or "
         raise UnsupportedError(
-            f"serving.host_cache, serving.storage_cache: model {scenario.model.name} keeps a state per request: "
-            f"{policy.states or 'its checkpoints are filled write-through alone (serving.offload.write)'}; leave them "
-            "out, or use sglang or vllm"
+            f"serving.host_cache, serving.storage_cache: model {scenario.model.name} keeps a state per request: {why}; "
+            f"{way}leave them out{', or use sglang or vllm' if policy.states else ''}"
         )
     host = serving.host_cache_tokens or int(serving.host_cache_gb * GB * stages / node / each)
     storage = serving.storage_cache_tokens or int(serving.storage_cache_gb * GB / (each * tp))

@@ -24,7 +24,7 @@ from perfmodel.explore.plan.simulate import (
     simulate_survivors,
     step_of,
 )
-from perfmodel.explore.space import CHUNK, CP, DCP, FFNS, FORMATS, PP, REPLICAS, RUNNING
+from perfmodel.explore.space import CHUNK, CP, DCP, FFNS, FORMATS, PARTS, PP, REPLICAS, RUNNING
 from perfmodel.serving.serve import serve
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
@@ -255,8 +255,7 @@ def keys_words(keys: Mapping[str, Any]) -> str:
     def of(prefix: str) -> str:
         get = {path.removeprefix(prefix): value for path, value in keys.items() if path.startswith(prefix)}
         tp, dp, ep = (get[f"deployment.{key}"] for key in ("attention_tp", "attention_dp", "ep"))
-        group = tp * dp
-        group = get.get(FFNS) or group
+        group = get.get(FFNS) or tp * dp
         words = [f"TP{tp} x DP{dp}", f"EP{ep}" + (f" x TP{group // ep}" if group > ep else "")]
         dense = get["deployment.dense_tp"]
         if dense != tp:
@@ -264,7 +263,9 @@ def keys_words(keys: Mapping[str, Any]) -> str:
         words += [
             f"{name}{get[key]}" for key, name in ((PP, "PP"), (CP, "CP"), (DCP, "DCP")) if get.get(key, 1) > 1
         ]
-        words += [f"{tp * dp} GPUs of attention, {get[FFNS]} of FFNs"] if get.get(FFNS) else []
+        if get.get(FFNS):
+            words.append(f"{tp * dp} GPUs of attention, {get[FFNS]} of FFNs")
+            words += [f"{get[PARTS]} micro-batches"] if PARTS in get else []
         overlap = get.get("deployment.overlap", "sequential")
         formats = {path: keys.get(path) for path in FORMATS["fp8"]}
         weights = "/".join(dict.fromkeys(str(value) for value in formats.values()))
