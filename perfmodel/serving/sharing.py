@@ -17,8 +17,8 @@ more than the step (c <= (1 - x) T since transfers queue on one wire; with equal
 A transfer may be shorter than a step: what is left of a step takes another time from the moment that caches begin or
 cease to come.
 
-Where FFNs have GPUs of their own, caches come in at attention's adapters beside the way back alone; here both ways count
-and are stretched, and at least half of the wire is left to caches: more than is shared, 0.2 % of Step-3's TPOT.
+Where FFNs have GPUs of their own, caches come in at attention's adapters beside the way back alone; here both ways
+count and are stretched, and at least half of the wire is left to caches: more than is shared, 0.2 % of Step-3's TPOT.
 
 Ranks step together, so the one whose wire is shared most stretches the steps of all. What is not known: how a switch or
 an adapter weighs a cache's few queue pairs against the many of an all-to-all; nothing is published. Halves are what two
