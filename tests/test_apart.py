@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from perfmodel.answers.step import answer_step
 from perfmodel.errors import InfeasibleError, PerfModelError, SpecError
 from perfmodel.load import load_scenario
+from perfmodel.ops.limits import check_runs, limits, with_batch
 from perfmodel.ops.memory import ffn_side_bytes, weight_bytes
 from perfmodel.overlap.schedules import AFD_PARTS
 from perfmodel.spec.deployment import Deployment
@@ -115,6 +116,24 @@ def test_what_is_not_used_changes_no_hash():
     )
     assert plain.hash != apart().hash
     assert Deployment().gpu_share(ffn=True) == Deployment().gpu_share(ffn=False) == 1.0
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        "deployment={attention_gpus: 32, ffn_gpus: 16, phase: prefill, prefill_tokens: 4096}",
+        "deployment={attention_gpus: 96, ffn_gpus: 16, context_tokens: 10}",
+        "deployment={attention_gpus: 16, ffn_gpus: 16, context_tokens: 4096}",
+    ],
+)
+def test_the_largest_batch_is_the_largest_of_both_pools(sets):
+    """One more is refused, by FFNs where many GPUs of attention stand before few of them."""
+    scenario = load_scenario("deepseek-v3-h800", [sets, "serving.max_running=100000"])
+    most = limits(scenario)
+    assert most.bound_by == "memory"
+    check_runs(with_batch(scenario, most.fits))
+    with pytest.raises(InfeasibleError, match="does not fit"):
+        check_runs(with_batch(scenario, most.fits + 1))
 
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm", "trtllm", "atom", "deepseek"])

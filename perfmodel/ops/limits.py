@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.engines.legality import refusal
 from perfmodel.errors import InfeasibleError
@@ -113,8 +114,7 @@ def longest_context(scenario: Scenario) -> int:
     key = f"deployment.{'prefill' if prefill else 'context'}_tokens"
 
     def least_too_long(tokens: Any) -> int:
-        sized = with_arrays(scenario, {key: tokens.astype(float)})
-        fits = np.broadcast_to(step_memory(sized).total <= usable_bytes(sized), tokens.shape)
+        fits = _fits(with_arrays(scenario, {key: tokens.astype(float)}), tokens.shape)
         return int(np.argmin(np.append(fits, False)))
 
     low, high = 0, scenario.model.max_context_tokens + 1
@@ -186,6 +186,14 @@ def runs(scenario: Scenario) -> bool:
     return True
 
 
+def _fits(sized: Scenario, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether memory holds the step of each of a scenario's array of sizes: on GPUs of FFNs alone, too."""
+    fits = np.asarray(step_memory(sized).total <= usable_bytes(sized))
+    if sized.deployment.ffn_gpus:
+        fits = fits & np.asarray(sum(ffn_side_bytes(sized)) <= sized.cluster.gpu.memory_bytes)
+    return np.broadcast_to(fits, shape)
+
+
 def _largest(scenario: Scenario) -> str:
     """What fits, for a message."""
     found = limits(scenario)
@@ -194,9 +202,9 @@ def _largest(scenario: Scenario) -> str:
     return f"largest batch that fits: {found.text}"
 
 
-def _ffn_side_problem(s: Scenario, lower: str = "the batch") -> str | None:
+def _ffn_side_problem(s: Scenario, lower: str = "") -> str | None:
     """Whether GPUs that compute FFNs alone hold them, or None where there are no such, too; ``lower``: what makes their
-    step smaller.
+    step smaller, if not its batch.
     """
     d, device = s.deployment, float(s.cluster.gpu.memory_bytes)
     if not d.ffn_gpus:
@@ -204,10 +212,12 @@ def _ffn_side_problem(s: Scenario, lower: str = "the batch") -> str | None:
     kept, step = (float(np.max(np.asarray(part))) for part in ffn_side_bytes(s))
     if kept + step <= device:
         return None
+    ways = ["spread them over more"]
+    if kept < device:
+        ways.append(f"lower {lower}" if lower else f"lower the batch; {_largest(s)}")
     return (
         f"does not fit: FFNs and experts need {(kept + step) / GB:.1f} GB on each of deployment.ffn_gpus = "
-        f"{d.ffn_gpus} GPUs of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: spread them over "
-        f"more{f', or lower {lower}' if kept < device else ''}"
+        f"{d.ffn_gpus} GPUs of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: {', or '.join(ways)}"
     )
 
 
@@ -322,8 +332,7 @@ def _memory_limit(scenario: Scenario) -> int:
 
     def least_too_large(requests: Any) -> int:
         """The place of the first that does not fit; their number if all do."""
-        sized = with_arrays(scenario, {path: requests / gpus})
-        fits = np.broadcast_to(step_memory(sized).total <= usable_bytes(sized), requests.shape)
+        fits = _fits(with_arrays(scenario, {path: requests / gpus}), requests.shape)
         return int(np.argmin(np.append(fits, False)))
 
     doubled = 2 ** np.arange(MOST.bit_length() - 1)

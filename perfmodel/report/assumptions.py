@@ -109,11 +109,12 @@ def _layout(scenario: Scenario) -> Iterator[Told]:
     work = []
     if d.phase != "prefill":
         work.append(
-            f"{number_of(d.batch_per_gpu, 'request')} per GPU, {number_of(d.context_tokens, 'token')} of context each"
+            f"{number_of(d.batch_per_gpu, 'request')} per {d.batch_gpu}, "
+            f"{number_of(d.context_tokens, 'token')} of context each"
         )
     if d.phase != "decode":
         work.append(
-            f"{d.prefill_requests_per_gpu:,g} x {number_of(d.prefill_tokens, 'prompt token')} per GPU"
+            f"{d.prefill_requests_per_gpu:,g} x {number_of(d.prefill_tokens, 'prompt token')} per {d.batch_gpu}"
         )
     yield "work of a step", f"{d.phase}: {'; '.join(work)}", source
     formats = f"linear {p.linear}, experts {p.experts}, attention {p.attention}, KV cache {p.kv_cache}"

@@ -265,7 +265,8 @@ def _memory(answer: StepAnswer) -> Table:
     total = sum(classes.values())
     table.add_row("needed", number(total / GB), f"{PERCENT * total / device:.1f} %", _bar(total / device))
     usable = float(usable_bytes(scenario))
-    note = f"largest batch that fits: {count(values['max_batch_per_gpu'])} per GPU ({values['max_batch_bound_by']})"
+    most, gpu = count(values["max_batch_per_gpu"]), scenario.deployment.batch_gpu
+    note = f"largest batch that fits: {most} per {gpu} ({values['max_batch_bound_by']})"
     table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
     return table
 
