@@ -217,7 +217,8 @@ def _ffn_side_problem(s: Scenario, lower: str = "") -> str | None:
         ways.append(f"lower {lower}" if lower else f"lower the batch; {_largest(s)}")
     return (
         f"does not fit: FFNs and experts need {(kept + step) / GB:.1f} GB on each of deployment.ffn_gpus = "
-        f"{d.ffn_gpus} GPUs of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: {', or '.join(ways)}"
+        f"{d.ffn_gpus} GPUs of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: "
+        f"{', or '.join(ways)}"
     )
 
 
