@@ -190,6 +190,15 @@ def test_the_ratio_of_attention_to_ffns_is_a_dimension():
         assert build_scenario(document_of(asked.document(kind), one.keys)).hash == one.scenario.hash
 
 
+def test_a_chunk_that_ffns_do_not_hold_leaves_the_smaller_ones():
+    """16 GPUs of FFNs behind 64 of attention hold 2,048 tokens of prompts from each, and 65,536 from none."""
+    space = {TP: [1], DP: [64], FFNS: [16], EP: ["all"], DENSE: [1], "weights": ["fp8"], KV: ["fp8"]}
+    asked = question("step-3", "96xh800", "", space={**space, CHUNK: [2048, 65536], "pools": ["together"]})
+    kind = asked.kinds[0]
+    (one,) = legal_layouts(asked, kind, asked.space_of(kind))
+    assert one.kv_tokens[0] > one.kv_tokens[1] == 0
+
+
 def test_the_screen_follows_the_simulation_of_pools():
     asked = question("step-3", "96xh800", "", space=APART, isl=200, osl=200, users=512, limits=None)
     screened, simulator = screen(asked), Simulator(asked, seconds=20.0, runs=1)

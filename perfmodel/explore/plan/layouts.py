@@ -199,7 +199,6 @@ def _is_consistent(scenario: Scenario) -> bool:
 def _layout(kind: Kind, keys: Mapping[str, Any], scenario: Scenario, chunks: tuple[int, ...]) -> Layout:
     try:
         most = requests_per_rank(scenario)
-        check_ffn_side(scenario, prompt_tokens=chunks[-1], decodes=most)
     except InfeasibleError:
         most = 0
     kv = tuple(
@@ -210,5 +209,19 @@ def _layout(kind: Kind, keys: Mapping[str, Any], scenario: Scenario, chunks: tup
     )
     low, high = kv
     span = max(1, chunks[-1] - chunks[0])
-    tokens = tuple(max(0, round(low + (high - low) * (chunk - chunks[0]) / span)) for chunk in chunks)
+    tokens = tuple(
+        max(0, round(low + (high - low) * (chunk - chunks[0]) / span))
+        if _ffns_hold(scenario, chunk, most)
+        else 0
+        for chunk in chunks
+    )
     return Layout(kind, keys, scenario, tokens, most)
+
+
+def _ffns_hold(scenario: Scenario, chunk: int, most: int) -> bool:
+    """Whether GPUs that compute FFNs alone, if there are any, hold steps with so many tokens of prompts a rank."""
+    try:
+        check_ffn_side(scenario, prompt_tokens=chunk, decodes=most)
+    except InfeasibleError:
+        return False
+    return True
