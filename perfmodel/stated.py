@@ -15,7 +15,7 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.documents import MAX_BYTES, parse_yaml, read_document
 from perfmodel.spec.keys import unknown_key
 from perfmodel.spec.messages import shown
-from perfmodel.spec.paths import printable
+from perfmodel.spec.paths import names_file, printable
 from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.scenario import Scenario
 
@@ -308,11 +308,6 @@ def _from_here(document: dict[str, Any], text: str) -> dict[str, Any]:
     if section == "routing" and key in FROM_FILES and isinstance(document[section][key], str):
         return {**document, section: {**document[section], key: str(Path(document[section][key]).absolute())}}
     return document
-
-
-def names_file(name: str) -> bool:
-    """Whether a scenario is a file rather than an entry of the catalogue."""
-    return name.endswith((".yaml", ".yml", ".json"))
 
 
 def _is_path(value: Any) -> bool:

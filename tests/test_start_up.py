@@ -46,7 +46,7 @@ def imported(*arguments):
     [
         (["--help"], 0, ("numpy", "pydantic", "rich")),
         (["step", "--help"], 0, ("numpy", "rich")),
-        (["step", "no-such-scenario"], 2, ("numpy", "simpy", "rich", "typer", "perfmodel.answers.step")),
+        (["step", "no-such-scenario"], 2, ("numpy", "pydantic", "simpy", "rich", "typer", "perfmodel.load")),
         (
             ["step", "longcat-flash-h800", "--set", "deployment.ep=banana"],
             2,

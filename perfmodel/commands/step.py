@@ -26,12 +26,15 @@ def run_step(
     if lists_values(set_ or ()):
         answer_several(scenario, set_ or (), "step", json=json, files={"--trace": trace, "--html": html})
         return
-    from perfmodel.load import load_scenario
-
     if html is not None:  # before anything is written
         from perfmodel.files import check_writable
 
         check_writable(html)
+    from perfmodel.spec.catalogue import check_scenario
+
+    check_scenario(scenario)
+    from perfmodel.load import load_scenario  # which takes longer than to refuse a name
+
     asked = load_scenario(scenario, set_ or ())
     if html is not None or trace is not None:
         from perfmodel.output.inputs import check_outputs

@@ -9,10 +9,10 @@ from perfmodel.errors import SpecError
 from perfmodel.files import check_distinct
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.paths import is_folder
+from perfmodel.spec.paths import is_folder, names_file
 from perfmodel.spec.routing import FROM_FILES
 from perfmodel.spec.traces.read import trace_path
-from perfmodel.stated import MAX_BASES, apply_override, document_of_file, names_file
+from perfmodel.stated import MAX_BASES, apply_override, document_of_file
 
 RANKS = "rank_*.json"
 """What a folder of a step's trace holds."""

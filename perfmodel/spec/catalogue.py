@@ -1,4 +1,8 @@
-"""The catalogue: named models, GPUs, clusters, prices and scenarios that ship as data files."""
+"""The catalogue: named models, GPUs, clusters, prices and scenarios that ship as data files.
+
+What describes models and hardware (pydantic, and a class for each part) is imported where an entry is made one: a name
+that there is not is told without.
+"""
 
 import difflib
 from collections.abc import Mapping
@@ -6,16 +10,16 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import SpecError
 from perfmodel.spec.documents import read_document
-from perfmodel.spec.hardware import Gpu
-from perfmodel.spec.model import Model
-from perfmodel.spec.model_overrides import refuse_unread
-from perfmodel.spec.models.reader import Reading, model_from_config, read_config
-from perfmodel.spec.models.wrappers import beneath
-from perfmodel.spec.paths import is_folder
+from perfmodel.spec.paths import is_folder, names_file
+
+if TYPE_CHECKING:
+    from perfmodel.spec.hardware import Gpu
+    from perfmodel.spec.model import Model
+    from perfmodel.spec.models.reader import Reading
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 """Folder of everything that ships as data."""
@@ -64,6 +68,16 @@ def _known(kind: str, name: str) -> None:
         raise SpecError(f"{kind}: {name!r} is not in the catalogue; {hint} (perfmodel show {kind})")
 
 
+def check_scenario(name: str) -> None:
+    """Refuse what is neither a path nor a scenario of the catalogue.
+
+    Raises:
+        SpecError: as said; the message proposes the nearest names.
+    """
+    if not (names_file(name) or "/" in name):
+        _known("scenarios", name)
+
+
 def cluster_named(name: str) -> str | None:
     """The cluster that a short name means: its own name, its GPU's, or that up to the first hyphen (h200); None: no
     cluster.
@@ -93,8 +107,10 @@ def calibration_path(name: str) -> Path:
     return Path(_table("calibrations")[name])
 
 
-def gpu(name: str) -> Gpu:
+def gpu(name: str) -> "Gpu":
     """A GPU of the catalogue."""
+    from perfmodel.spec.hardware import Gpu
+
     return Gpu(name=name, **entry("gpus", name))
 
 
@@ -103,7 +119,7 @@ def model_config(name: str) -> dict[str, Any]:
     return read_document(DATA / "models" / entry("models", name)["file"], infinite=True)
 
 
-def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
+def model(name: str, overrides: Mapping[str, Any] | None = None) -> "Model":
     """A model of the catalogue, with some keys of its config replaced.
 
     Raises:
@@ -113,18 +129,22 @@ def model(name: str, overrides: Mapping[str, Any] | None = None) -> Model:
     return model_reading(name, overrides).model
 
 
-def model_reading(name: str, overrides: Mapping[str, Any] | None = None) -> Reading:
+def model_reading(name: str, overrides: Mapping[str, Any] | None = None) -> "Reading":
     """As :func:`model`, with the family and the keys that nobody has read."""
     return _reading_of(name, overrides) if overrides else _reading_as_published(name)
 
 
 @cache
-def _reading_as_published(name: str) -> Reading:
+def _reading_as_published(name: str) -> "Reading":
     """Once for all scenarios: to read a config is most of what a scenario of the catalogue takes to load."""
     return _reading_of(name, {})
 
 
-def _reading_of(name: str, overrides: Mapping[str, Any] | None) -> Reading:
+def _reading_of(name: str, overrides: Mapping[str, Any] | None) -> "Reading":
+    from perfmodel.spec.model_overrides import refuse_unread
+    from perfmodel.spec.models.reader import model_from_config, read_config
+    from perfmodel.spec.models.wrappers import beneath
+
     card = entry("models", name)
     published_config = beneath(model_config(name), overrides or {})
     refuse_unread(overrides or {}, published_config, lambda one: model_from_config(one, name=name))
@@ -145,7 +165,7 @@ def _reading_of(name: str, overrides: Mapping[str, Any] | None) -> Reading:
     return replace(reading, model=found)
 
 
-def _with_activation(model: Model, published: Mapping[str, Any]) -> Model:
+def _with_activation(model: "Model", published: Mapping[str, Any]) -> "Model":
     """The model with the published spread and means of its number of real experts."""
     fields = {
         "std_real_experts": published["std"],

@@ -51,6 +51,11 @@ def is_folder(path: Path | str) -> bool:
     return kind_of(path) == "folder"
 
 
+def names_file(name: str) -> bool:
+    """Whether a scenario is a file rather than an entry of the catalogue."""
+    return name.endswith((".yaml", ".yml", ".json"))
+
+
 def resolved(path: Path | str) -> Path:
     """The file that a path leads to, links followed; one that does not exist yet too.
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perfmodel.errors import SpecError
 from perfmodel.spec.benchmarks.read import holds_benchmark, read_benchmarks
-from perfmodel.stated import document_of_file, names_file
+from perfmodel.spec.paths import names_file
+from perfmodel.stated import document_of_file
 from perfmodel.validation.names_of_suites import TITLES
 from perfmodel.validation.rows import Row, summarise
 from perfmodel.validation.user_data import RUNS_OF_SCENARIO, Measurements, own_records, read_measurements

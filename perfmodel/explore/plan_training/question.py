@@ -17,9 +17,10 @@ from perfmodel.spec.base import Spec
 from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.messages import shown
 from perfmodel.spec.model import Model
+from perfmodel.spec.paths import names_file
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
-from perfmodel.stated import document_of_file, names_file, with_overrides
+from perfmodel.stated import document_of_file, with_overrides
 from perfmodel.training.layout import PAIRED, training_of
 from perfmodel.training.pipeline.schedules import RULES
 

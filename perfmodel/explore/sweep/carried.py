@@ -14,9 +14,8 @@ from typing import Any
 
 from perfmodel.errors import DataError
 from perfmodel.spec import catalogue
-from perfmodel.spec.paths import is_file, is_folder, quoted, resolved
+from perfmodel.spec.paths import is_file, is_folder, names_file, quoted, resolved
 from perfmodel.spec.routing_files import READERS
-from perfmodel.stated import names_file
 
 MOST_BYTES = 512 * 2**20
 """Of all files of a sweep: they are held in every worker's memory."""
