@@ -1,6 +1,7 @@
 """`calibrate profile --training`: gradients timed one way at a time, fitted, and asked by perfmodel's training step."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from calibrate.cli import app
+from calibrate.device import training_ranks
 from calibrate.device.assemble import fit_folder
 from calibrate.device.backward import BUILDERS
 from calibrate.device.cases import BACKWARD, SHAPES, Case, build
@@ -38,7 +40,7 @@ from perfmodel.training.pipeline.schedules import schedule
 from reference_model.config import SIZES
 from reference_model.model import LongcatFlash
 from reference_model.parallel import Exchange
-from reference_model.ranks import run_ranks
+from reference_model.ranks import joined, run_ranks
 from reference_model.weights import init_weights
 from reference_model.work import Cache, Group
 
@@ -264,6 +266,29 @@ def test_the_command_times_gradients(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert lines[0]["requested"]["training"] is True
     assert len(lines) > 1
+
+
+def test_a_rank_s_own_time_is_without_its_exchanges_and_with_freed_memory_kept(tmp_path, monkeypatch):
+    """As kernels are timed (bench.training_ranks): a step's CPU time does not grow with what its exchanges take."""
+    kept = []
+    monkeypatch.setattr(training_ranks, "keep_freed_memory", lambda: kept.append(True))
+    swap, spent = Exchange.swap, []
+
+    def slow(self, x, send, receive):
+        start = time.thread_time()
+        while time.thread_time() < start + 0.05:
+            pass
+        spent.append(0.05)
+        return swap(self, x, send, receive)
+
+    with joined(init_method=f"file://{tmp_path}/meet", rank=0, world_size=1):
+        plain = training_ranks._busy("experts", CASE, 1)
+        monkeypatch.setattr(Exchange, "swap", slow)
+        slowed = training_ranks._busy("experts", CASE, 1)
+    assert kept == [True, True]
+    assert len(slowed["step"]) == training_ranks.STEPS - 1
+    each = sum(spent) / training_ranks.STEPS
+    assert min(slowed["step"]) < min(plain["step"]) + 0.5 * each
 
 
 def test_a_pipeline_of_two_equal_ranks_without_transfers_is_1f1bs_closed_form():

@@ -1,6 +1,7 @@
 """`perfmodel plan-train`: layouts screened together equal those simulated one by one, and the best is the best."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from perfmodel.answers.train import answer_train
 from perfmodel.cli import app
 from perfmodel.engines.megatron_flags import megatron_launch
 from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.explore.plan_training import pieces
 from perfmodel.explore.plan_training.answer import plan_training
 from perfmodel.explore.plan_training.pieces import WAYS, Workshop
 from perfmodel.explore.plan_training.question import (
@@ -26,6 +28,7 @@ from perfmodel.explore.plan_training.screen import ARRANGED, figures, screen
 from perfmodel.explore.train_difference import train_difference
 from perfmodel.explore.train_sensitivity import train_sensitivity
 from perfmodel.load import build_scenario, load_scenario
+from perfmodel.overlap.twin import step_times
 from perfmodel.training.layout import training_of
 from perfmodel.training.overlap import pair_phase
 from perfmodel.training.pipeline.flight import in_flight
@@ -41,6 +44,9 @@ model: {base: qwen3-30b-a3b, num_hidden_layers: 8}
 cluster: h100-ib
 training: {sequence_tokens: 4096, global_batch_sequences: 128, dp: 8, pp: 2, ep: 8, tokens: 1.0e+10}
 """
+
+
+RUN = {"sequence_tokens": 4096, "global_batch_sequences": 128, "dp": 8, "pp": 2, "ep": 8}
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +194,36 @@ def test_objectives_and_kinds(file):
         ({"optimizer.moments": ["bf16"]}, "state it with --set"),
         ({"tokens": [1e9]}, "state it with --set"),
         ({"schedule": [{}]}, "list of values"),
+        (
+            {"precision": ["bf16", "nvfp4"]},
+            "training.precision = nvfp4: h100-sxm does not multiply it; use fp8",
+        ),
+        ({"precision": ["foo"]}, "training.precision = 'foo': input should be 'bf16'"),
+        ({"schedule": ["foo"]}, "training.schedule = 'foo': input should be 'gpipe'"),
+        ({"power_cap_w": [100.0]}, "power_cap_w = 100: must be above cluster.gpu.idle_w"),
+        ({"mtp": [True]}, "model qwen3-30b-a3b has no MTP layer"),
     ],
 )
 def test_a_bad_space_is_one_line(small, stated, words):
     with pytest.raises(SpecError, match=words) as error:
         space_of(small, 16, stated)
     assert "\n" not in str(error.value)
+
+
+def test_of_several_kinds_each_takes_the_formats_that_it_multiplies(small):
+    stated = {"precision": ["bf16", "nvfp4"]}
+    assert space_of(small, 16, stated, of_several=True)["precision"] == ("bf16",)
+    with pytest.raises(SpecError, match="nvfp4: h100-sxm does not multiply it"):
+        space_of(small, 16, {"precision": ["nvfp4"]}, of_several=True)
+    b200 = build_scenario({**_document(), "cluster": "b200-ib", "training": RUN})
+    assert space_of(b200, 16, stated)["precision"] == ("bf16", "nvfp4")
+
+
+def test_kernels_that_only_hopper_has_are_no_choice_elsewhere(small):
+    stated = {"fp8_kernels": ["calibrated", "deepseek-2024"], "precision": ["fp8"]}
+    assert space_of(small, 16, stated)["fp8_kernels"] == ("calibrated", "deepseek-2024")
+    other = build_scenario({**_document(), "cluster": "b200-ib", "training": {**RUN, "precision": "fp8"}})
+    assert space_of(other, 16, stated)["fp8_kernels"] == ("calibrated",)
 
 
 def test_a_space_narrows_and_widens(small):
@@ -401,6 +431,18 @@ def test_flags_say_what_they_can_of_a_layout():
     assert not launch.cannot
 
 
+def test_graphs_run_in_compiled_code_as_without(small, monkeypatch):
+    """Layouts whose exchanges hold other SMs are other graphs: the compiled core has one number of each task."""
+    stated = {"moe_overlap": ["forward-backward"], "all_to_all": ["deepep-normal", "hybrid-ep", "all-to-all"]}
+    chosen = sample(small, 16, stated, 6)
+    found = []
+    for compiled in (False, True):
+        monkeypatch.setattr(pieces, "step_times", partial(step_times, compiled=compiled))
+        found.append(figures(small, chosen))
+    assert np.array_equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize(
     "stated",
     [
@@ -413,7 +455,7 @@ def test_graphs_that_run_together_take_what_each_takes_alone(stated):
     """Pieces whose ops run beside others: the twin for all shapes at once, the timeline one by one."""
     name = "longcat-flash-train-h800" if "two-chunks" in stated["moe_overlap"] else ""
     scenario = load_scenario(name) if name else build_scenario(
-        {**_document(), "training": {"sequence_tokens": 4096, "global_batch_sequences": 128, "dp": 8, "pp": 2, "ep": 8}}
+        {**_document(), "training": RUN}
     )  # fmt: skip
     workshop, asked = Workshop(scenario), []
     for keys in sample(scenario, training_of(scenario).num_gpus, stated, 5):

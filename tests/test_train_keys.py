@@ -470,6 +470,19 @@ def test_checkpoints_have_sizes_and_times_by_tier():
     assert "to storage every" in train_html(one)
 
 
+def test_checkpoints_go_to_storage_one_after_the_other():
+    """Asked for faster than one gets there, each goes when the last one is there; and that is said."""
+    asked = {"stall_s": 1.0, "storage_gb_per_s": 0.01, "storage_interval_s": 60.0}
+    one = answer_train(small(tokens=1e12, checkpoints=asked, failures={"per_gpu_day": 1e-2}))
+    found = one.values["checkpoints"]
+    assert found["storage_write_s"] > 60.0
+    assert found["storage_interval_s"] == pytest.approx(found["storage_write_s"])
+    words = "checkpoints.storage_interval_s is shorter than one takes there"
+    assert any(words in text for text in one.values["warnings"])
+    calm = answer_train(small(tokens=1e12, checkpoints={**asked, "storage_interval_s": 6e4}))
+    assert not any(words in text for text in calm.values["warnings"])
+
+
 # searched together
 
 
@@ -527,6 +540,8 @@ def test_screened_layouts_are_single_steps(changed, stated):
         ({"checkpoints": {"storage_gb_per_s": 1.0}}, "belong together: state both, or neither"),
         ({"checkpoints": {"memory_gb_per_s": 0.0}}, "training.checkpoints.memory_gb_per_s = 0"),
         ({"failures": {"node_lost": 1.2}}, "training.failures.node_lost = 1.2"),
+        ({"failures": {"node_lost": 0.5}}, "node_lost = 0.5 does nothing without storage to go back to"),
+        ({"checkpoints": {"stall_s": 3.0, "memory_gb_per_s": 20.0}}, "stall_s = 3 and memory_gb_per_s both say"),
         ({"offload": {"device": "nvme"}}, "training.offload.device: unknown key"),
     ],
 )  # fmt: skip

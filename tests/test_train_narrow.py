@@ -6,6 +6,7 @@ import pytest
 from test_reference_env import NO_TORCH, has_torch
 
 from calibrate.tables.training_steps import errors
+from perfmodel.answers.train import answer_train
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.kernels.deepseek_rows import own_product
 from perfmodel.kernels.training_rows import _alone, in_step, timed
@@ -170,6 +171,21 @@ def test_an_exchange_that_waits_for_weight_gradients_hides_less():
         return simulate_training(scenario).step_time_s
 
     assert seconds(delay=False) > seconds(delay=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [(["cluster=gb200-nvl72"], True), (["training.precision=bf16", "training.recompute=full"], False)],
+)
+def test_kernels_of_2024_are_hoppers_and_fp8s(changed, said):
+    """Elsewhere nothing of them is left: neither their grids, nor the router's kernels, nor a copy in 12 bits."""
+    asked, plain = (
+        answer_train(load_scenario("deepseek-v3-train-h800", [*changed, f"training.fp8_kernels={kernels}"]))
+        for kernels in ("deepseek-2024", "calibrated")
+    )
+    assert asked.values["step_time_s"] == plain.values["step_time_s"]
+    assert asked.values["memory_by_stage"] == plain.values["memory_by_stage"]
+    assert any("fp8_kernels: DeepSeek-V3's" in text for text in asked.values["warnings"]) is said
 
 
 def b200(**training):

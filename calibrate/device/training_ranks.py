@@ -5,7 +5,7 @@ beginning to the last end.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from calibrate.device.environment import keep_freed_memory
 from calibrate.device.steps import DTYPES, forced_ids
 from calibrate.device.training_steps import TrainingCase, as_segment, builder_for
 from perfmodel.kernels.calibration import Calibration
@@ -98,17 +99,20 @@ def pipeline_s(forward_s: np.ndarray, backward_s: np.ndarray, micro_batches: int
 
 
 def _busy(kind: str, case: TrainingCase, micro_batches: int) -> dict[str, list[float]]:
-    """CPU time of one rank's own thread: of every action of a pipeline, or of whole steps."""
+    """CPU time of one rank's own thread: of every action of a pipeline, or of whole steps without their exchanges."""
+    keep_freed_memory()  # as where kernels were timed: this is a process of its own
     config, dtype = SIZES[case.size], DTYPES[case.dtype]
-    exchange = Exchange(config.n_routed_experts) if kind == "experts" else None
+    exchange = TimedExchange(config.n_routed_experts) if kind == "experts" else None
     model = LongcatFlash(config, exchange=exchange, dtype=dtype)
     init_weights(model, seed=0)
     found: dict[str, list[float]] = {}
-    if kind == "experts":
+    if exchange is not None:
         step = _own_step(model, case)
         for number in range(STEPS):
             dist.barrier()
-            _noted(found, "step" if number else "warm-up", step)
+            before, name = exchange.spent_s, "step" if number else "warm-up"
+            _noted(found, name, step)
+            found[name][-1] -= exchange.spent_s - before
     else:
         half = Half(model, case, dist.get_rank())
         for number in range(STEPS):
@@ -123,6 +127,19 @@ def _busy(kind: str, case: TrainingCase, micro_batches: int) -> dict[str, list[f
     return found
 
 
+class TimedExchange(Exchange):
+    """An exchange that adds up its own CPU time: gloo copies into and out of sockets in the caller's thread."""
+
+    spent_s = 0.0
+
+    def swap(self, x: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """As :meth:`Exchange.swap`."""
+        start = time.thread_time()
+        came = super().swap(x, send, receive)
+        self.spent_s += time.thread_time() - start
+        return came
+
+
 def _noted(found: dict[str, list[float]], name: str, call: Callable[[], Any]) -> Any:
     start = time.thread_time()
     done = call()
@@ -132,6 +149,7 @@ def _noted(found: dict[str, list[float]], name: str, call: Callable[[], Any]) ->
 
 def _steps(kind: str, case: TrainingCase, micro_batches: int) -> list[tuple[float, float]]:
     """What one rank does: (beginning, end) of each step, on the machine's clock."""
+    keep_freed_memory()
     config, dtype = SIZES[case.size], DTYPES[case.dtype]
     exchange = Exchange(config.n_routed_experts) if kind == "experts" else None
     model = LongcatFlash(config, exchange=exchange, dtype=dtype)

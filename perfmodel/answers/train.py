@@ -304,11 +304,15 @@ def _storage(step: TrainingStep) -> Storage | None:
     own = step.training.checkpoints
     if own.storage_gb_per_s is None or own.storage_interval_s is None:
         return None
-    return Storage(
-        max(own.storage_interval_s, step.step_time_s),
-        step.checkpoint_bytes / (own.storage_gb_per_s * GB),
-        step.training.failures.node_lost,
-    )
+    write_s = step.checkpoint_bytes / (own.storage_gb_per_s * GB)
+    interval_s = max(own.storage_interval_s, step.step_time_s, write_s)  # one after the other
+    return Storage(interval_s, write_s, step.training.failures.node_lost)
+
+
+def _storage_late(step: TrainingStep) -> bool:
+    """Whether checkpoints would go to storage faster than they get there."""
+    storage, asked = _storage(step), step.training.checkpoints.storage_interval_s
+    return storage is not None and asked is not None and storage.write_s > asked
 
 
 def _run_values(step: TrainingStep, run: TrainingRun | None, interval: tuple[float, float]) -> dict[str, Any]:
@@ -430,6 +434,18 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
             note(
                 "offload: the host's update is its bytes over 0.46 of its memory's peak bandwidth, as DeepSpeed's "
                 "CPU-Adam reached; PyTorch's own takes several times as long"
+            )
+        )
+    if _storage_late(step):
+        found.append(
+            note(
+                "checkpoints.storage_interval_s is shorter than one takes there: one goes as the other is there"
+            )
+        )
+    if step.scenario.training and step.scenario.training.fp8_kernels != training.fp8_kernels:
+        found.append(
+            note(
+                f"fp8_kernels: DeepSeek-V3's run on Hopper; on {step.scenario.cluster.gpu.name} calibrated ones do"
             )
         )
     if training.capacity is not None:

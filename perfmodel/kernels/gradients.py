@@ -34,7 +34,7 @@ def kernel_cost(
     cluster: Cluster,
     costs: str = "roofline",
     calibration: Calibration | None = None,
-    fp8_kernels: str = "calibrated",
+    own_fp8_kernels: bool = False,
 ) -> Timing:
     """Time alone of one op of a training step: as timed by stage, on the user's own device or by others, else as the
     product or forward that it is like.
@@ -44,7 +44,7 @@ def kernel_cost(
     calibration timed inside one: data parallelism moves gigabytes, and came out faster than the wire.
     """
     own = timed(kernel, cluster.gpu)
-    if own is None and fp8_kernels == "deepseek-2024":
+    if own is None and own_fp8_kernels:
         own = own_product(kernel, cluster.gpu)
     if own is not None:
         return own
@@ -61,7 +61,7 @@ def kernel_cost(
         base.is_communication and calibration is not None and not calibration.times_wire_of(base)
     )
     timing = cost(base, cluster, costs, None if other else calibration)
-    if fp8_kernels == "deepseek-2024" and router_kernels(kernel) > 1:
+    if own_fp8_kernels and router_kernels(kernel) > 1:
         timing = timing.scaled(router_kernels(kernel))
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
     if row is None:

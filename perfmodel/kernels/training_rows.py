@@ -12,6 +12,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
 from perfmodel.kernels.achievable import read_rows
 from perfmodel.kernels.communication import lookup_collective
 from perfmodel.kernels.timing import Timing, spread_key
@@ -121,7 +123,7 @@ def _collective(kernel: Kernel, device: str, gpu: Gpu) -> Timing | None:
     op = kernel.base
     ranks = int(op.shape.get("ranks", 0))
     row = _collectives(device).get((op.kernel, ranks)) or _collectives(device).get((op.kernel, 0))
-    if op.backend != "nccl" or op.network_bytes or row is None or ranks < 2:
+    if op.backend != "nccl" or np.any(op.network_bytes) or row is None or ranks < 2:
         return None
     fraction, bytes_per_s, hop_s, fixed_s = row
     held = lookup_collective("nccl", op.kernel, gpu.architecture).sms_held / gpu.num_sms

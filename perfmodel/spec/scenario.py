@@ -79,7 +79,7 @@ class Scenario(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> "Scenario":
         problems = (_layout_problem(self), _capability_problem(self), _serving_problem(self))
-        for problem in (*problems, _training_problem(self)):
+        for problem in (*problems, training_problem(self)):
             if problem:
                 raise ValueError(problem)
         return self
@@ -311,7 +311,7 @@ def _serving_problem(s: Scenario) -> str | None:
     return None
 
 
-def _training_problem(s: Scenario) -> str | None:
+def training_problem(s: Scenario) -> str | None:
     """What of a training run the model or the cluster does not take, or None."""
     t, moe = s.training, s.model.moe
     if t is None:

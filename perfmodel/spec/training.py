@@ -48,18 +48,24 @@ class Checkpoints(Spec):
     """How long training stands still for one (asynchronous ones: the copy to host memory)."""
     memory_gb_per_s: Speed | None = None
     """Bandwidth of one GPU into its host's memory, GB/s: where it is stated and ``stall_s`` is not, training stands
-    still for what the GPU holds over it. None: ``stall_s`` says it."""
+    still for what the GPU holds over it; only one of the two. None: ``stall_s`` says it."""
     storage_gb_per_s: Speed | None = None
     """Bandwidth of one GPU's part to storage, GB/s; written in the background. None: every checkpoint outlives its
     nodes at once."""
     storage_interval_s: Positive | None = None
-    """Time between checkpoints that go on to storage, beside ``storage_gb_per_s``."""
+    """Time between checkpoints that go on to storage, beside ``storage_gb_per_s``; not shorter than one takes there."""
 
     @model_validator(mode="after")
-    def _both(self) -> "Checkpoints":
+    def _tiers(self) -> "Checkpoints":
         if (self.storage_gb_per_s is None) != (self.storage_interval_s is None):
-            msg = "storage_gb_per_s and storage_interval_s belong together: state both, or neither"
-            raise ValueError(msg)
+            raise ValueError(
+                "storage_gb_per_s and storage_interval_s belong together: state both, or neither"
+            )
+        if self.stall_s and self.memory_gb_per_s is not None:
+            raise ValueError(
+                f"stall_s = {self.stall_s:g} and memory_gb_per_s both say how long training stands still: state one "
+                "(stall_s: 0 leaves it to memory_gb_per_s)"
+            )
         return self
 
 
@@ -230,7 +236,8 @@ class Training(Spec):
     fp8_kernels: Literal["calibrated", "deepseek-2024"] = "calibrated"
     """Which kernels FP8 products are on Hopper: the GPU's calibration's, or DeepSeek-V3's own of 2024, by its authors'
     figures (DeepGEMM's first tables and pull request 95, both over what they say they gained on those kernels), with
-    the casts of its recipe as kernels of their own and grids that leave the SMs of dispatch and combine alone."""
+    the casts of its recipe as kernels of their own and grids that leave the SMs of dispatch and combine alone. In other
+    formats than FP8 and on other GPUs it is ``calibrated``."""
     kernels: Literal["fused", "eager"] = "fused"
     """Whose kernels keep what: a training framework's fused ones, or PyTorch's one by one (the reference model's)."""
     placeholder_gradients: bool = False
@@ -304,6 +311,11 @@ class Training(Spec):
         ramp = self.batch_ramp and self.batch_ramp.problem(self.global_batch_sequences, per_pass)
         if ramp:
             return f"batch_ramp: {ramp}"
+        if self.failures.node_lost < 1.0 and self.checkpoints.storage_gb_per_s is None:
+            return (
+                f"failures.node_lost = {self.failures.node_lost:g} does nothing without storage to go back to: state "
+                "checkpoints.storage_gb_per_s and checkpoints.storage_interval_s"
+            )
         if self.capacity and self.capacity.pad and self.all_to_all == "deepep-normal" and self.etp == 1:
             return "capacity.pad: DeepEP sends no empty rows; use all_to_all: all-to-all"
         return self._divided_problem() or self._offload_problem()
@@ -362,6 +374,11 @@ class Training(Spec):
     def expert_shards(self) -> int:
         """The same of experts."""
         return self.expert_dp // self.dp_replicate
+
+    @property
+    def own_fp8_kernels(self) -> bool:
+        """Whether products are DeepSeek-V3's kernels of 2024: FP8 alone is."""
+        return self.fp8_kernels == "deepseek-2024" and self.precision == "fp8"
 
     @property
     def micro_batches(self) -> int:

@@ -34,7 +34,7 @@ class TrainingLayout(Deployment):
 
 
 def training_of(scenario: Scenario) -> Training:
-    """The scenario's training section.
+    """The scenario's training section; kernels that only Hopper has are left out on other GPUs.
 
     Raises:
         SpecError: it has none, or the schedule does not take its numbers.
@@ -58,6 +58,8 @@ def training_of(scenario: Scenario) -> Training:
             f"training.moe_overlap = forward-backward: schedule {training.schedule} runs no forward beside a backward; "
             f"allowed: {', '.join(PAIRED)}"
         )
+    if training.own_fp8_kernels and scenario.cluster.gpu.architecture != "hopper":
+        return training.model_copy(update={"fp8_kernels": "calibrated"})
     return training
 
 

@@ -42,11 +42,6 @@ class Casts:
     weight: tuple[Kernel, ...] = ()
 
 
-def own_kernels(training: Training) -> bool:
-    """Whether DeepSeek-V3's own kernels run."""
-    return training.fp8_kernels == "deepseek-2024"
-
-
 def casts(op: Op, training: Training) -> Casts:
     """What a product in a narrow format has in front of itself and of its gradients; nothing for other ops."""
     if op.dtype not in NARROW or op.kernel not in ("gemm", "grouped_gemm"):
@@ -59,7 +54,7 @@ def casts(op: Op, training: Training) -> Casts:
 def _dense(op: Op, training: Training) -> Casts:
     m, n, k, element = op.shape["m"], op.shape["n"], op.shape["k"], BYTES_PER_ELEMENT[op.dtype]
     again = _cast(op, "input_again", m, k, input_bytes_kept(training) + element)
-    if not own_kernels(training):
+    if not training.own_fp8_kernels:
         return Casts(weight=(again,))
     quantised = () if _sent_narrow(op, training) else (_cast(op, "input_quantised", m, k, BF16 + element),)
     gradient = _cast(op, "gradient_quantised", m, n, BF16 + element)
@@ -83,7 +78,7 @@ def _grouped(op: Op, training: Training) -> Casts:
         forward.append(_cast(op, "input_quantised", rows, k, BF16 + element))
     if first or not narrow:
         input_.append(_cast(op, "gradient_quantised", rows, n, BF16 + element))
-    if own_kernels(training):
+    if training.own_fp8_kernels:
         forward.append(_scales(op, rows, k))
         input_ += [_scales(op, rows, n), _transposed(op, op.shape["groups"])]
     came = element if narrow and not first else BF16
@@ -163,10 +158,10 @@ def _kept(op: Op, training: Training) -> tuple[Op, ...]:
     if op.name.endswith(".gate_up") and training.keep_gate_up == "fp8":
         rows = op.shape["rows" if op.kernel == "grouped_gemm" else "m"]
         return (_moved(f"{op.name}.kept", op.op_class, rows, op.shape["n"], BF16 + 1.0),)
-    if op.kernel == "mla_prefill" and own_kernels(training):
+    if op.kernel == "mla_prefill" and training.own_fp8_kernels:
         rows, width = op.shape["requests"] * op.shape["new_tokens"], op.shape["heads"] * op.shape["value"]
         return (_moved(f"{op.name}.output_kept", op.op_class, rows, width, BF16 + E5M6_BYTES),)
-    if op.name.endswith(".o") and op.op_class == OpClass.ATTENTION and own_kernels(training):
+    if op.name.endswith(".o") and op.op_class == OpClass.ATTENTION and training.own_fp8_kernels:
         return (_moved(f"{op.name}.scaled", op.op_class, op.shape["m"], op.shape["n"], 2.0 * BF16),)
     return ()
 
@@ -175,13 +170,13 @@ def residual_factor(training: Training) -> float:
     """What a norm's backward moves over a fused one's, which reads x, the residual's and the output's gradient and
     writes one: reading x and dy, writing dx, then two gradients read and their sum written.
     """
-    return 6.0 / 4.0 if own_kernels(training) else 1.0
+    return 6.0 / 4.0 if training.own_fp8_kernels else 1.0
 
 
 def weights_of_choice(op: Op, training: Training) -> tuple[Kernel, ...]:
     """The gradient of the router's weights where they were applied at the activation: fused into its backward, or a
     kernel that reads the activation and its gradient.
     """
-    if not (own_kernels(training) and training.early_probabilities):
+    if not (training.own_fp8_kernels and training.early_probabilities):
         return ()
     return (_cast(op, "probabilities", op.shape["rows"], op.shape["width"], 2.0 * BF16),)

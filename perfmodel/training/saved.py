@@ -128,9 +128,7 @@ def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> di
     if training.recomputes("attention_core"):
         found["output"] = 0.0
     else:
-        element = (
-            E5M6_BYTES if training.fp8_kernels == "deepseek-2024" and isinstance(attention, Mla) else BF16
-        )
+        element = E5M6_BYTES if training.own_fp8_kernels and isinstance(attention, Mla) else BF16
         found["output"] = (
             element * rows * heads * value + FP32 * rows * heads
         )  # quantised again for the projection

@@ -20,7 +20,6 @@ from perfmodel.spec.training import Training
 from perfmodel.step import beside_compute_cost
 from perfmodel.training.layout import inner, micro_batch_work, stage_layers, training_of
 from perfmodel.training.memory import HostMemory, TrainingMemory, host_memory, training_memory
-from perfmodel.training.narrow import own_kernels
 from perfmodel.training.offload import activations_copy_s
 from perfmodel.training.optimizer import update_s
 from perfmodel.training.overlap import (
@@ -284,7 +283,7 @@ class StepBuilder:
         """DeepSeek-V3's kernels divide the SMs once: grids leave those of dispatch and combine alone, whether one runs
         or not, so exchanges then take nothing from anyone.
         """
-        if not own_kernels(self.training):
+        if not self.training.own_fp8_kernels:
             return timing
         if op.is_communication:
             return replace(timing, held_sms=0.0)
@@ -292,7 +291,7 @@ class StepBuilder:
         return replace(timing, compute_s=timing.compute_s / (1.0 - held))
 
     def _cost(self, kernel: Kernel) -> Timing:
-        own = self.training.fp8_kernels
+        own = self.training.own_fp8_kernels
         plain = kernel.base is kernel.op
         key = (kernel.way, own, _content(kernel.op), None if plain else _content(kernel.base))
         if key not in self.memo:

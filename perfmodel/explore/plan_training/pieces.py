@@ -55,7 +55,7 @@ class Pieces:
     runtime: float
 
 
-COLUMNS = ("latency_s", "compute_s", "memory_s", "link_s", "network_s", "held_sms")
+COLUMNS = ("latency_s", "compute_s", "memory_s", "link_s", "network_s")
 """What of a timing a graph's run depends on."""
 
 
@@ -65,7 +65,7 @@ class Runs:
     def __init__(self, *, contention: bool) -> None:
         self.contention = contention
         self.graphs: dict[tuple[Any, ...], list[Sketch]] = defaultdict(list)
-        """By structure: streams and what waits for what."""
+        """By structure: streams, what waits for what, and which SMs are held, which the compiled core has one of."""
         self.places: dict[tuple[Any, ...], list[tuple[np.ndarray, Any, int]]] = defaultdict(list)
 
     def ask(self, graph: Sketch, into: np.ndarray, at: Any, over: int = 1) -> None:
@@ -73,7 +73,8 @@ class Runs:
         if not graph.ops:
             into[at] = 0.0
             return
-        structure = (*(op.stream for op in graph.ops), *graph.after)
+        held = (timing.held_sms for timing in graph.timings)
+        structure = (*(op.stream for op in graph.ops), *graph.after, *held)
         self.graphs[structure].append(graph)
         self.places[structure].append((into, at, over))
 
@@ -91,7 +92,8 @@ class Runs:
         own = attrgetter(*COLUMNS)
         figures = np.array([[own(timing) for timing in one.timings] for one in graphs], dtype=float)
         timings = tuple(
-            Timing(**dict(zip(COLUMNS, figures[:, task].T, strict=True))) for task in range(figures.shape[1])
+            Timing(**dict(zip(COLUMNS, figures[:, task].T, strict=True)), held_sms=one.held_sms)
+            for task, one in enumerate(graphs[0].timings)
         )
         segment = Segment("stage", graphs[0].tasks(), timings)
         return step_times((segment,), contention=self.contention).step_time_s

@@ -10,15 +10,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
 from perfmodel.errors import SpecError
 from perfmodel.explore.plan.question import cluster_named
 from perfmodel.load import build_scenario
 from perfmodel.spec.base import Spec
 from perfmodel.spec.keys import key_paths, unknown_key
-from perfmodel.spec.messages import shown
+from perfmodel.spec.messages import describe, shown
 from perfmodel.spec.model import Model
 from perfmodel.spec.paths import names_file
-from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.scenario import Scenario, training_problem
 from perfmodel.spec.training import Training
 from perfmodel.stated import document_of_file, with_overrides
 from perfmodel.training.layout import PAIRED, training_of
@@ -149,11 +151,19 @@ def objective_of(name: str) -> Objective:
     return name  # type: ignore[return-value]
 
 
-def space_of(scenario: Scenario, gpus: int, stated: Mapping[str, Any]) -> dict[str, Choices]:
+def space_of(
+    scenario: Scenario, gpus: int, stated: Mapping[str, Any], *, of_several: bool = False
+) -> dict[str, Choices]:
     """Choices for every key of :data:`LAYOUT`, and for any other key of ``training`` that a space file states.
 
+    Args:
+        scenario: the run.
+        gpus: how many it has.
+        stated: what the space file says.
+        of_several: these GPUs are one kind of several, so that values which they do not take are left to the others.
+
     Raises:
-        SpecError: an unknown key, or no choice left.
+        SpecError: an unknown key, a value that the model or the GPU does not take, or no choice left.
     """
     own, model = training_of(scenario), scenario.model
     link = scenario.cluster.node.link_domain_gpus
@@ -188,7 +198,38 @@ def space_of(scenario: Scenario, gpus: int, stated: Mapping[str, Any]) -> dict[s
                 else f"space: {unknown_key(f'training.{key}')}"
             )
         found[key] = _choices(key, value, found.get(key))
+        found[key] = _taken(scenario, key, found[key], of_several=of_several)
     return found
+
+
+def _taken(scenario: Scenario, key: str, choices: Choices, *, of_several: bool) -> Choices:
+    """The choices that the run's model and GPU take, say number formats that the GPU multiplies.
+
+    Raises:
+        SpecError: one is no value of the key, or not taken while no other kind of GPUs might, or none is.
+    """
+    own = training_of(scenario)
+    taken, problem = [], None
+    for value in choices:
+        try:
+            training = Training.model_validate(own.model_dump() | {key: value})
+        except ValidationError as error:
+            if any(one["loc"][:1] == (key,) for one in error.errors()):
+                raise SpecError(f"space: training.{describe(error)}") from None
+            taken.append(value)  # goes with another layout, maybe
+            continue
+        if key in LAYOUT:
+            taken.append(value)
+            continue
+        stated = scenario.model_copy(update={"training": training})
+        refused = training_problem(stated)
+        if refused is None:
+            runs = getattr(training_of(stated), key)
+            taken.append(value if runs == value else runs)
+        problem = problem or refused
+    if problem and not (of_several and taken):
+        raise SpecError(f"space: {problem}")
+    return tuple(dict.fromkeys(taken))
 
 
 def _with_own(values: list[Any], own: Any) -> Choices:

@@ -72,7 +72,7 @@ def screen(question: Question, kind: Kind) -> Screened:
     """
     scenario = question.scenario(kind)
     check_model(scenario.model)
-    space = space_of(scenario, kind.gpus, question.space)
+    space = space_of(scenario, kind.gpus, question.space, of_several=len(question.kinds) > 1)
     found = list(layouts(scenario, kind.gpus, space, question.space))
     step_s, memory = figures(scenario, found)
     return Screened(kind, scenario, found, step_s, memory)
