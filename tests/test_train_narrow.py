@@ -1,8 +1,10 @@
 """What narrow products ask beside themselves: bytes by hand, DeepSeek's own kernels against their authors' figures."""
 
 import csv
+from pathlib import Path
 
 import pytest
+import yaml
 from test_reference_env import NO_TORCH, has_torch
 
 from calibrate.tables.training_steps import errors
@@ -22,7 +24,7 @@ from perfmodel.training.narrow import casts
 from perfmodel.training.step import StepBuilder, simulate_training
 from perfmodel.validation.training_profile import predicted_s, published_s
 from perfmodel.validation.training_roles import BRIDGE, MEASURED, read
-from perfmodel.validation.training_setups import bridge, qwen_pair
+from perfmodel.validation.training_setups import PRICE, bridge, qwen_pair
 
 M, N, K = 4096, 7168, 2048
 PRODUCT = gemm("shared.down", OpClass.EXPERTS, m=M, n=N, k=K, dtype="fp8")
@@ -186,6 +188,26 @@ def test_kernels_of_2024_are_hoppers_and_fp8s(changed, said):
     assert asked.values["step_time_s"] == plain.values["step_time_s"]
     assert asked.values["memory_by_stage"] == plain.values["memory_by_stage"]
     assert any("fp8_kernels: DeepSeek-V3's" in text for text in asked.values["warnings"]) is said
+
+
+def test_the_page_s_recipe_is_what_validation_runs():
+    """What a user copies from docs/train.md gives the step of the error table, to the digit."""
+    text = Path("docs/train.md").read_text(encoding="utf-8")
+    block = text.split("### As your framework runs it")[1].split("```yaml")[1].split("```")[0]
+    stated = {**yaml.safe_load(block), "prices": PRICE}
+    with (DATA / "published" / "training.csv").open(newline="", encoding="utf-8") as stream:
+        row = next(csv.DictReader(stream))
+    assert (row["model"], row["system"], row["release"][:5]) == ("DeepSeekV3", "DGX-GB200", "26.06")
+    mine, theirs = (build_scenario(one) for one in (stated, bridge(row)))
+    assert mine.training == theirs.training
+    seconds = simulate_training(mine).step_time_s
+    assert seconds == simulate_training(theirs).step_time_s
+    assert f"{seconds:.1f} s; without its last four lines" in text
+    plain = {key: stated["training"][key] for key in list(stated["training"])[:-4]}
+    without = simulate_training(build_scenario({**stated, "training": plain})).step_time_s
+    assert f"without its last four lines {without:.1f} s" in text
+    measured = 4096 * 4096 / 256 / float(row["tok_s_gpu"])
+    assert f"256 GB200 ({measured:.1f} s measured)" in text
 
 
 def b200(**training):
