@@ -35,7 +35,7 @@ def step_interval(
     segments: Sequence[Segment], *, common_log_std: float, contention: bool
 ) -> tuple[float, float] | None:
     """80 % interval of the step time, s; None where an op's time has no known spread, or differs between ranks."""
-    drawn = drawn_step_times([segments], common_log_std=common_log_std, contention=contention)
+    drawn = drawn_step_times([segments], common_log_std=common_log_std, contention=[contention])
     return None if drawn is None else interval(drawn[0])
 
 
@@ -46,10 +46,11 @@ def interval(values: Array) -> tuple[float, float]:
 
 
 def drawn_step_times(
-    steps: Sequence[Sequence[Segment]], *, common_log_std: float, contention: bool
+    steps: Sequence[Sequence[Segment]], *, common_log_std: float, contention: Sequence[bool]
 ) -> list[Array] | None:
     """Times of several steps under the same 64 draws, s: what the steps share (a kernel on a shape, the engine) errs
-    alike in all of them. None where an op's time has no known spread, or is an array already.
+    alike in all of them. None where an op's time has no known spread, or is an array already. ``contention``: of each
+    step, whether its ops slow each other.
     """
     keys: dict[str, float] = {}
     for segments in steps:
@@ -59,8 +60,8 @@ def drawn_step_times(
         return None
     factors = _factors(keys, common_log_std)
     return [
-        step_times([_scaled(segment, factors) for segment in segments], contention=contention).step_time_s
-        for segments in steps
+        step_times([_scaled(segment, factors) for segment in segments], contention=own).step_time_s
+        for segments, own in zip(steps, contention, strict=True)
     ]
 
 

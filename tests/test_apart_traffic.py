@@ -1,5 +1,6 @@
 """Attention and FFNs on GPUs of their own under traffic: step times, cache, conservation, money."""
 
+import dataclasses
 import json
 import re
 
@@ -19,6 +20,7 @@ from perfmodel.ops.op import OpClass, Stream
 from perfmodel.ops.routed import rank_load
 from perfmodel.serving.records import StepRuns
 from perfmodel.serving.serve import kv_tokens_of, layout_of, serve
+from perfmodel.serving.spread import run_spread
 from perfmodel.serving.step_times import TwinStepTimes, with_uneven_ranks
 from perfmodel.step import predict_steps, simulate_step, step_segments
 
@@ -188,6 +190,22 @@ def test_a_refusal_says_what_makes_the_step_of_ffns_smaller(sets, says):
     with pytest.raises(InfeasibleError, match="FFNs and experts need") as refused:
         kv_tokens_of(pools(*sets))
     assert re.search(says, str(refused.value))
+
+
+def test_prompts_that_share_wires_are_drawn_beside_decodes_that_do_not():
+    """Decode in pools, whose ops slow nothing, prompts under two-batch overlap, whose transfers slow compute: prompt
+    steps are drawn as those of a run that has no others.
+    """
+    served = serve(load_scenario("step-3-h800-afd", ["workload.num_requests=100"]))
+    runs, own = served.records.load.runs, served.scenario
+    prompts = StepRuns(
+        **{one.name: getattr(runs, one.name)[runs.prompt > 0.0] for one in dataclasses.fields(runs)}
+    )
+    both = run_spread(own, runs, common_log_std=0.0)
+    alone = run_spread(own.prefill_side, prompts, common_log_std=0.0)
+    assert both.prompt_mean == pytest.approx(
+        alone.prompt_mean, abs=0.005
+    )  # other draws, for there are more kernels
 
 
 # --- traffic --------------------------------------------------------------------------------------------------------

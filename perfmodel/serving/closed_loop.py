@@ -161,9 +161,10 @@ def tpot_draws(steps: Steps, load: ClosedLoop, mean: MeanStep, *, common_log_std
     elif load.policy == "prefill-first":
         asked.append(_with_values(steps.prefill, _prefill_values(steps, load, chunks // 2)))
         weights.append(others(load, mean.running) * chunks / prompts)
-    contention = has_contention(steps.decode)
     drawn = drawn_step_times(
-        [drawable(scenario) for scenario in asked], common_log_std=common_log_std, contention=contention
+        [drawable(scenario) for scenario in asked],
+        common_log_std=common_log_std,
+        contention=[has_contention(scenario) for scenario in asked],
     )
     if drawn is None:
         return None

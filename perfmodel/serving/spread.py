@@ -80,7 +80,7 @@ def run_spread(scenario: Scenario, runs: StepRuns, *, common_log_std: float) -> 
     drawn = drawn_step_times(
         [drawable(step) for step in steps],
         common_log_std=common_log_std,
-        contention=has_contention(scenario),
+        contention=[has_contention(step) for step in steps],
     )
     if drawn is None:
         return None

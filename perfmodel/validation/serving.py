@@ -383,6 +383,6 @@ def _gain(record: Mapping[str, str], gain: Gain) -> tuple[float, float | None, f
     drawn = drawn_step_times(
         [drawable(on), drawable(off)],
         common_log_std=common_log_std(on),
-        contention=has_contention(on),
+        contention=[has_contention(on), has_contention(off)],
     )
     return (ratio, None, None) if drawn is None else (ratio, *bounds(drawn[1] / drawn[0]))

@@ -39,7 +39,7 @@ def predict_step(scenario: Scenario) -> StepPrediction:
     contention = has_contention(scenario)
     seconds = float(step_times(segments, contention=contention).step_time_s[0])
     found = drawn_step_times(
-        [drawable(scenario, segments)], common_log_std=common_log_std(scenario), contention=contention
+        [drawable(scenario, segments)], common_log_std=common_log_std(scenario), contention=[contention]
     )
     alone = {
         task.op.name: float(np.mean(timing.seconds))

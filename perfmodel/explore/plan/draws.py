@@ -55,7 +55,9 @@ def factors_of(runs: Sequence[Run]) -> Array | None:
     pairs = [typical_steps(run) for run in runs]
     steps = [step for pair in pairs for step in pair]
     drawn = drawn_step_times(
-        [drawable(step) for step in steps], common_log_std=0.0, contention=has_contention(steps[0])
+        [drawable(step) for step in steps],
+        common_log_std=0.0,
+        contention=[has_contention(step) for step in steps],
     )
     if drawn is None:
         return None

@@ -283,7 +283,7 @@ def _decode_step(question: Question, offer: Offer) -> Scenario:
 def step_factors(question: Question, offer: Offer) -> tuple[float, float] | None:
     """80 % interval of the offer's decode step over its middle; None where some op has no known spread."""
     step = _decode_step(question, offer)
-    drawn = drawn_step_times([drawable(step)], common_log_std=0.0, contention=has_contention(step))
+    drawn = drawn_step_times([drawable(step)], common_log_std=0.0, contention=[has_contention(step)])
     if drawn is None:
         return None
     common = np.exp(common_log_std(step) * engine_normals(1)[:, 0])
