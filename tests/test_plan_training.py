@@ -402,10 +402,16 @@ def test_flags_say_what_they_can_of_a_layout():
         "--exp-avg-dtype bf16",
         "--fp8-recipe blockwise",
         "--mtp-num-layers 1",
-        "--moe-enable-deepep",
+        "--moe-token-dispatcher-type flex --moe-flex-dispatcher-backend deepep",
     ):
         assert flag in text
     assert any("dualpipe" in words for words in launch.cannot)
+    assert any("FP8 kernels of 2024" in words for words in launch.cannot)
+    paired = {"schedule": "interleaved-1f1b", "all_to_all": "hybrid-ep", "delay_weights": False}
+    hybrid = training_of(scenario).model_copy(update=paired)
+    flags = megatron_launch(hybrid, scenario.model).flags
+    assert "--moe-token-dispatcher-type flex --moe-flex-dispatcher-backend hybridep" in flags
+    assert "--overlap-moe-expert-parallel-comm" in flags
     own = training_with(
         training_of(scenario),
         {

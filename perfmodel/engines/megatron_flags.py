@@ -22,6 +22,8 @@ MODULES = {
     "experts": "moe",
 }
 """What is recomputed -> Megatron-Core's name of it."""
+FLEXIBLE = {"deepep-normal": "deepep", "hybrid-ep": "hybridep"}
+"""Library of dispatch and combine -> backend of the flexible dispatcher."""
 EXCHANGES = {"ring": "p2p", "all-gather": "allgather", "ulysses": "a2a"}
 FORMATS = {
     "fp8": "--fp8-format e4m3 --fp8-recipe blockwise",
@@ -115,12 +117,12 @@ def _formats(t: Training) -> Iterator[str]:
 def _experts(t: Training) -> Iterator[str]:
     yield f"--expert-model-parallel-size {t.ep} --expert-tensor-parallel-size {t.etp}"
     yield "--moe-grouped-gemm --moe-permute-fusion"
-    if t.all_to_all == "deepep-normal":
-        yield "--moe-token-dispatcher-type flex --moe-enable-deepep"
+    if t.all_to_all in FLEXIBLE:
+        yield f"--moe-token-dispatcher-type flex --moe-flex-dispatcher-backend {FLEXIBLE[t.all_to_all]}"
     else:
         yield "--moe-token-dispatcher-type alltoall"
     if t.moe_overlap == "forward-backward" and t.schedule in ("1f1b", "interleaved-1f1b"):
-        yield "--overlap-moe-expert-parallel-comm --delay-wgrad-compute"
+        yield "--overlap-moe-expert-parallel-comm" + (" --delay-wgrad-compute" if t.delay_weights else "")
     if t.capacity:
         pad = " --moe-pad-expert-input-to-capacity" if t.capacity.pad else ""
         yield (
@@ -137,6 +139,8 @@ def _cannot(t: Training) -> Iterator[str]:
         yield f"layers per stage {list(t.stage_layers)}: write --pipeline-model-parallel-layout by hand"
     if t.optimizer.kind == "muon":
         yield "Muon: --optimizer muon of the development branch"
+    if t.own_fp8_kernels:
+        yield "DeepSeek's own FP8 kernels of 2024"
     if t.dispatch == "fp8":
         yield "dispatch in FP8"
     if t.offload.activations_fraction:
