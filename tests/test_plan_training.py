@@ -419,6 +419,7 @@ def test_flags_say_what_they_can_of_a_layout():
             "dp_replicate": 2, "offload": {"optimizer_fraction": 0.5, "overlap": True}, "stage_layers": None,
             "batch_ramp": {"start_sequences": 7680, "increment_sequences": 7680, "ramp_sequences": 10**6},
             "capacity": {"factor": 1.25, "pad": True}, "all_to_all": "all-to-all", "dispatch": "bf16",
+            "fp8_kernels": "calibrated",
         },
     )  # fmt: skip
     launch = megatron_launch(own, scenario.model)
