@@ -13,7 +13,8 @@ from test_serving import number_in_system
 
 from perfmodel.answers.serve import answer_serve
 from perfmodel.answers.step import answer_step, utilisation
-from perfmodel.economics.work import peak_seconds, work_of_runs
+from perfmodel.economics.peaks import peak_seconds
+from perfmodel.economics.work import work_of_runs
 from perfmodel.errors import InfeasibleError, PerfModelError
 from perfmodel.load import load_scenario
 from perfmodel.ops.op import OpClass, Stream

@@ -54,7 +54,11 @@ def imported(*arguments):
         ),
         (["show", "models"], 0, ("numpy", "pydantic", "rich", "typer", "perfmodel.spec.catalogue")),
         (["show", "models", "--json"], 0, ("numpy", "pydantic", "rich", "typer", "perfmodel.spec.catalogue")),
-        (["step", "longcat-flash-h800", "--json"], 0, ("rich", "typer")),
+        (
+            ["step", "longcat-flash-h800", "--json"],
+            0,
+            ("rich", "typer", "perfmodel.serving", "perfmodel.training"),
+        ),
         (["step", "deepseek-v3-h800", "--json"], 0, ("rich", "typer")),
         (["serve", "longcat-flash-h800", "--json", *SHORT], 0, ("rich.table",)),
     ],

@@ -11,9 +11,9 @@ from perfmodel.answers.serve_intervals import check_repeats, run_intervals
 from perfmodel.answers.step import plain, provenance, refuse_beyond_peak, utilisation
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of, usage_values
 from perfmodel.economics.facts import Facts, facts_of
+from perfmodel.economics.peaks import peak_seconds
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.requests import client_wait, serving_metrics
-from perfmodel.economics.work import peak_seconds
 from perfmodel.errors import SpecError
 from perfmodel.serving.cluster import Progress
 from perfmodel.serving.requests import Requests

@@ -12,8 +12,8 @@ import perfmodel
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import caveat_values, step_caveats
 from perfmodel.answers.tails import step_tails
+from perfmodel.economics.peaks import hbm_seconds, peak_seconds
 from perfmodel.economics.rates import rate_range, step_rates
-from perfmodel.economics.work import hbm_seconds, peak_seconds
 from perfmodel.errors import SpecError
 from perfmodel.kernels.calibration import INSIDE
 from perfmodel.kernels.timing import Timing

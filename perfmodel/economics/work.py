@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.economics.peaks import hbm_seconds, peak_seconds
 from perfmodel.kernels.power import kernel_power
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, maximum, minimum, where
@@ -47,18 +48,6 @@ class Work:
     """What kernels bound by their arithmetic draw above idle power, J, where watts of kernels are known; else 0."""
     memory_j: Floats
     """The same of kernels bound by device memory."""
-
-
-def peak_seconds(op: Op, gpu: Gpu) -> Num:
-    """FLOPs over the peak of the op's dtype, s; their sum over time is MFU."""
-    if op.op_class == OpClass.HOST or op.is_communication:
-        return 0.0
-    return op.flops / gpu.peak_flops(op.dtype)
-
-
-def hbm_seconds(op: Op, gpu: Gpu) -> Num:
-    """HBM bytes over the peak bandwidth, s; their sum over time is MBU."""
-    return op.hbm_bytes / gpu.hbm_bytes_per_s
 
 
 def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
