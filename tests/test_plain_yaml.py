@@ -10,7 +10,7 @@ from perfmodel.spec.documents import _parse_any_yaml, parse_yaml
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 SHIPPED = sorted(DATA.rglob("*.yaml"))
-SLOW = {"silicon_setups.yaml", *(f"launch/{name}.yaml" for name in ("sglang", "trtllm", "vllm"))}
+SLOW = {"silicon_setups.yaml", *(f"launch/{name}.yaml" for name in ("atom", "sglang", "trtllm", "vllm"))}
 """What the small reader leaves alone (words that begin like dates or options); only validate and bring read them."""
 PIECES = [
     *"{}[]:,-#'\"&*!|>%@`?~ \t\n\\0123456789.eE+_aTxyn=<", "- ", ": ", " #", "\n  ", "\n- ", "null", "true", "yes",
