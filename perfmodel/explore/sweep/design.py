@@ -85,6 +85,9 @@ def domain_of(text: str) -> Domain:
         raise SpecError(f"--over {key}: has no values")
     if len(values) > MOST_VALUES:
         raise SpecError(f"--over {key}: has {len(values):,} values; must be at most {MOST_VALUES:,}")
+    for value in values:
+        if type(value) is int and abs(value) > LARGEST:
+            raise SpecError(f"--over {key} = {shown(value)}: a number must be at most {LARGEST:g}")
     return Domain(key, values)
 
 
