@@ -70,7 +70,8 @@ def key_field(
 
     def changed() -> None:
         text = st.session_state[key].strip()
-        change({path: text or None})
+        if text != shown:  # else nobody typed: the browser still sends a field that its message took along
+            change({path: text or None})
 
     st.text_input(
         path,

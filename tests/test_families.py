@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle_env import run_oracle
 
@@ -434,6 +434,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=150, deadline=None)
 @given(case=broken_files())
+@example(case=("qwen3_moe", "qwen3_moe", ("ffn_of_layer", "period"), 0))
 def test_a_broken_familys_file_gives_a_model_or_one_line(
     files: Path, case: tuple[str, str, tuple[str, ...], Any]
 ) -> None:

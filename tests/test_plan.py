@@ -524,6 +524,7 @@ ASK = ("plan", "qwen3-30b-a3b", "--gpus", "2xh200", "--isl", "500", "--osl", "10
     [
         ((*ASK,), "--users N or --rate R"),
         ((*ASK, "--users", "0"), "--users 0"),
+        ((*ASK, "--users", "9" * 400), "must be from 1 to 10,000,000"),
         ((*ASK, "--users", "4", "--tpot", "-1"), "--tpot -1"),
         ((*ASK, "--users", "4", "--objective", "fame"), "--objective fame"),
         ((*ASK, "--users", "4", "--percentile", "0"), "--percentile 0"),

@@ -80,7 +80,9 @@ def one_sweep(chance: random.Random, folder: Path, whole: str) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         (folder / "ds" / "journal.txt").open("a").write(chance.choice(["", "1", "0"]))  # a line that was cut
     swept(folder / "ds")
-    left = [path.name for path in (folder / "ds").rglob(".*")]
+    left = [
+        path.name for path in (folder / "ds").rglob(".*") if path.name != ".lock"
+    ]  # which a dataset keeps
     return [
         *(["another dataset"] if _digest(folder / "ds") != whole else []),
         *(f"left: {name}" for name in left),

@@ -248,7 +248,7 @@ def traffic_of(
         raise SpecError("traffic: give --isl N --osl N with --users N or --rate R, or give --trace NAME")
     for name, value, least in (("--isl", isl, 1.0), ("--osl", osl, 2.0), ("--users", users, 1.0)):
         if value is not None and not least <= value <= 1e7:
-            raise SpecError(f"{name} {value:g}: must be from {least:g} to 10,000,000")
+            raise SpecError(f"{name} {shown(value)}: must be from {least:g} to 10,000,000")
     if rate is not None and not (0.0 < rate <= 1e6 and math.isfinite(rate)):
         raise SpecError(f"--rate {rate:g}: must be above 0 and up to 1,000,000 requests per second")
     if not 0.0 <= length_spread < 1.0:

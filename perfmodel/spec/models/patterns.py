@@ -122,6 +122,10 @@ def _by_words(
 def _by_period(pattern: Mapping[str, Any], fields: Fields, num_layers: int) -> list[str]:
     period = evaluate(pattern.get("period", 1), fields, Target("integer", high=MAX_LAYERS))
     within = Target("integer", low=0, high=num_layers)
+    if not period:
+        raise DataError(
+            f"family of {fields.model_type}: {pattern!r} is no pattern of layers (docs/models.md)"
+        )
     offset = evaluate(pattern.get("offset", 0), fields, POSITION)
     first = evaluate(pattern.get("first", 0), fields, within if "first" in pattern else POSITION)
     last = evaluate(pattern.get("last"), fields, POSITION)
