@@ -219,6 +219,7 @@ BAD_AZURE = {
     "commas only": (("879,55", ","), "line 4: GeneratedTokens = nothing: must be a whole number of tokens from 0"),
     "missing value": ((",109", ","), "line 3: GeneratedTokens = nothing"),
     "short row": ((",109", ""), r"line 3: .* has 2 values, the header has 3"),
+    "carriage return": (("TIMESTAMP", '\r"ti"h\rTIMESTAMP'), r"line 1: .* is not CSV"),
     "long row": ((",109", ",109,3"), r"line 3: .* has 4 values, the header has 3"),
     "negative": ((",109", ",-109"), r"line 3: GeneratedTokens = '-109': must be a whole number of tokens from 0"),
     "fraction": ((",396", ",396.5"), r"line 3: ContextTokens = '396.5': must be a whole number of tokens from 1"),

@@ -29,10 +29,18 @@ SESSION_WIDTH = 64
 """Characters of a session's id that the fast way takes."""
 
 
-def header_cells(line: str) -> tuple[list[str], str]:
-    """Names in a header, and what stands between them: of DELIMITERS the one that is there most often."""
+def header_cells(line: str, where: str) -> tuple[list[str], str]:
+    """Names in a header, and what stands between them: of DELIMITERS the one that is there most often.
+
+    Raises:
+        DataError: no CSV, e.g. a carriage return within the line.
+    """
     delimiter = max(DELIMITERS, key=line.count)
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])], delimiter
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise DataError(f"{where}: {line[:60]!r} is not CSV: {error}") from error
+    return [cell.strip() for cell in cells], delimiter
 
 
 class CsvParser:

@@ -147,7 +147,7 @@ def _read(name: str, asked: TraceFormat, window: Window, reading: Reading) -> Tr
         if start.startswith(b"{") or asked == "mooncake":
             return _of_json_lines(lines, path, name, asked, window, reading)
         first_line, first = next(lines)
-        cells, delimiter = header_cells(first[0])
+        cells, delimiter = header_cells(first[0], f"{path}: line 1")
         columns = columns_of(
             cells, path, "line 1", asked=asked, mapped=reading.columns, unit=reading.time_unit, csv=True
         )
