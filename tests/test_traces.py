@@ -395,7 +395,7 @@ def test_the_fast_way_never_takes_what_the_slow_one_refuses(rows, sort, file):
     if sort:
         rows = [(str(i), *row[1:]) for i, row in enumerate(rows)]
     lines = [f"{time},m,{given_in},{given_out},9,x" for time, given_in, given_out in rows]
-    cells, _ = header_cells(BURSTGPT.split("\n")[0])
+    cells, _ = header_cells(BURSTGPT.split("\n")[0], "f: line 1")
     columns = columns_of(cells, Path("f"), "line 1", csv=True)
     fast = CsvParser(Path("f"), columns, cells).fast(lines, -np.inf)
     try:
