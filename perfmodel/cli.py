@@ -427,7 +427,7 @@ def experts(
         print_json(values)
     else:
         from perfmodel.output.caveats import print_basis, print_warnings
-        from perfmodel.output.step.table import print_variants
+        from perfmodel.output.experts import print_variants
 
         print_variants(asked, variants)
         print_basis(values, why=why)
@@ -532,7 +532,7 @@ def validate(
 
         typer.echo(validation_markdown(result), nl=False)
     else:
-        from perfmodel.output.step.table import print_validation
+        from perfmodel.output.validation.table import print_validation
 
         print_validation(result)
     if html is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serving_laws import equal
 
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.jit import Program, compiled
@@ -63,18 +64,6 @@ def on_grids(base=0.01):
             Grid.of((EVEN, BATCHES, CONTEXTS[:1]), lambda e, n, k: 1.0 - base / 2 / step(2.0, e, n, k)),
         ),
     )  # fmt: skip
-
-
-def equal(plain, core):
-    """Every column of both, the table of steps included, bit by bit."""
-    for one in dataclasses.fields(plain):
-        if one.name != "load":
-            first, second = getattr(plain, one.name), getattr(core, one.name)
-            assert np.array_equal(first, second), one.name
-    assert plain.load.span_s == core.load.span_s
-    assert plain.load.prefilled_tokens == core.load.prefilled_tokens
-    for name in plain.load.runs.__slots__:
-        assert np.array_equal(getattr(plain.load.runs, name), getattr(core.load.runs, name)), name
 
 
 def both(requests, layout, batching, steps, changes=(), times=None, **more):

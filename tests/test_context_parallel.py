@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled_core import equal
-from test_serving import number_in_system
+from serving_laws import keeps_the_laws
 
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.load import build_scenario
@@ -409,14 +408,7 @@ def test_prompts_of_a_replica_take_what_step_says():
     ids=["prompts divided by 8", "by 2", "in a ring", "caches divided by 8"],
 )
 def test_everything_holds_under_traffic(own):
-    plain = serve(own, core="plain")
-    equal(plain.records, serve(own, core="compiled", fleet=plain.fleet).records)
-    alone = serve(own, core="plain", fleet=plain.fleet, together=False).records
-    for name in ("first_token_s", "end_s"):
-        assert np.allclose(getattr(alone, name), getattr(plain.records, name), rtol=1e-9)
-    inside, span = number_in_system(plain.records)
-    assert inside == pytest.approx((plain.records.end_s - plain.records.arrival_s).sum() / span, rel=1e-9)
-    assert plain.records.load.prefilled_tokens == plain.records.input_tokens.sum()
+    keeps_the_laws(own)
     assert layout_of(own).blocks > 0
 
 

@@ -7,7 +7,8 @@ import pytest
 import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_serving import LAYOUTS, Linear, Watching, number_in_system, requests_of, served, traffic
+from serving_laws import number_in_system
+from test_serving import LAYOUTS, Linear, Watching, requests_of, served, traffic
 
 from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import Beside

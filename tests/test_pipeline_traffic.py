@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled_core import equal
-from test_serving import number_in_system, requests_of
+from serving_laws import keeps_the_laws
+from test_serving import requests_of
 
 from perfmodel.answers.serve import answer_serve
 from perfmodel.answers.step import answer_step
@@ -279,11 +279,4 @@ def test_everything_holds_with_stages(pp, dp, engine, concurrency, seed):
     }
     own = scenario(pp=pp, engine=engine, workload=traffic, serving={"kv_tokens": 20_000}, **sizes)
     own = own.model_copy(update={"seed": seed})
-    plain = serve(own, core="plain")
-    equal(plain.records, serve(own, core="compiled", fleet=plain.fleet).records)
-    alone = serve(own, core="plain", fleet=plain.fleet, together=False).records
-    for name in ("first_token_s", "end_s"):
-        assert np.allclose(getattr(alone, name), getattr(plain.records, name), rtol=1e-9)
-    inside, span = number_in_system(plain.records)
-    assert inside == pytest.approx((plain.records.end_s - plain.records.arrival_s).sum() / span, rel=1e-9)
-    assert plain.records.load.prefilled_tokens == plain.records.input_tokens.sum()
+    keeps_the_laws(own)

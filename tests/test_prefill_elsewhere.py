@@ -1,11 +1,9 @@
 """Prefill on a cluster of its own: its kernels, its price, its engine's version, and caches over both networks."""
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_compiled_core import equal
-from test_serving import number_in_system
+from serving_laws import TIMES, equal, keeps_the_laws
 
 from perfmodel.answers.serve import answer_serve
 from perfmodel.errors import PerfModelError, SpecError
@@ -121,14 +119,7 @@ def test_engine_versions_of_each_side():
 
 def test_both_cores_agree_and_the_law_of_little_holds():
     found = scenario()
-    plain = serve(found, core="plain")
-    equal(plain.records, serve(found, core="compiled", fleet=plain.fleet).records)
-    slow = serve(found, core="plain", fleet=plain.fleet, together=False).records
-    for name in ("first_token_s", "end_s", "prefilled_s"):
-        assert np.allclose(getattr(slow, name), getattr(plain.records, name), rtol=1e-9)
-    inside, span = number_in_system(plain.records)
-    assert inside == pytest.approx((plain.records.end_s - plain.records.arrival_s).sum() / span, rel=1e-9)
-    assert plain.records.load.prefilled_tokens == plain.records.input_tokens.sum()
+    plain = keeps_the_laws(found, (*TIMES, "prefilled_s"))
     assert (plain.records.end_s > plain.records.first_token_s).all()
 
 

@@ -18,6 +18,7 @@ from queues import (
     waits_by_recursion,
     waits_of,
 )
+from serving_laws import number_in_system
 
 from perfmodel.errors import InfeasibleError
 from perfmodel.ops.memory import Beside
@@ -172,18 +173,6 @@ def test_a_closed_network_repairs_as_many_as_theory_says():
     error = np.std(rates, ddof=1) / np.sqrt(len(rates))
     assert np.mean(rates) == pytest.approx(repairs_per_s(5, 4.0), abs=4 * error)
     assert 4 * error < 0.03
-
-
-def number_in_system(records):
-    """Time average of the requests that have arrived and not ended, by the events' own order."""
-    events = np.concatenate(
-        [np.stack([records.arrival_s, np.ones(len(records.arrival_s))], 1),
-         np.stack([records.end_s, -np.ones(len(records.end_s))], 1)]
-    )  # fmt: skip
-    events = events[np.argsort(events[:, 0], kind="stable")]
-    inside = np.cumsum(events[:, 1])
-    span = events[-1, 0] - events[0, 0]
-    return float((inside[:-1] * np.diff(events[:, 0])).sum() / span), span
 
 
 def test_littles_law_holds_exactly():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled_core import equal
-from test_serving import number_in_system
+from serving_laws import keeps_the_laws
 
 from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError, PerfModelError, SpecError
@@ -14,7 +13,6 @@ from perfmodel.ops.memory import weight_bytes
 from perfmodel.ops.parameters import expert_parameters
 from perfmodel.ops.routed import rank_load
 from perfmodel.routing.placement import Placement
-from perfmodel.serving.serve import serve
 from perfmodel.step import predict_steps, simulate_step
 
 
@@ -174,11 +172,4 @@ def test_whatever_is_stated_is_read_or_told_in_one_line(keys):
 def test_traffic_through_unequal_ranks():
     traffic = {"num_requests": 120, "request_rate": 200, "input_tokens": 500, "output_tokens": 40}
     found = scenario(workload=traffic)
-    plain = serve(found, core="plain")
-    equal(plain.records, serve(found, core="compiled", fleet=plain.fleet).records)
-    slow = serve(found, core="plain", fleet=plain.fleet, together=False).records
-    for name in ("first_token_s", "end_s"):
-        assert np.allclose(getattr(slow, name), getattr(plain.records, name), rtol=1e-9)
-    inside, span = number_in_system(plain.records)
-    assert inside == pytest.approx((plain.records.end_s - plain.records.arrival_s).sum() / span, rel=1e-9)
-    assert plain.records.load.prefilled_tokens == plain.records.input_tokens.sum()
+    keeps_the_laws(found)

@@ -129,7 +129,7 @@ def _continued(grid: Grid, axis: int) -> tuple[Array, Array]:
 
     Above: the seconds per unit of the last two, at least 0 (more work is never faster) and at most proportional. Below:
     the edge. (The slope of the logarithms instead, which does not grow towards proportional as a fixed cost pales, left
-    MLA cores of more than 262,144 cached tokens 28 to 40 % too fast; this is off by 1 to 6 %: docs/developers/log.md.)
+    MLA cores of more than 262,144 cached tokens 28 to 40 % too fast; this is off by 1 to 6 %: docs/log.md.)
     """
     points, logs = grid.points[axis], np.log(grid.points[axis])
     values = np.moveaxis(grid.values, axis, -1)

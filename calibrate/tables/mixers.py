@@ -13,7 +13,7 @@ from perfmodel.ops.mixers.mamba1 import SCAN_FLOPS
 from perfmodel.spec import catalogue
 
 PACKAGE = "PyPI package aisimulate 0.13.0.dev202610270000000085"
-"""Public kernel tables (Apache-2.0), read on 2026-11-29 (docs/developers/log.md has what was read)."""
+"""Public kernel tables (Apache-2.0), read on 2026-11-29 (docs/log.md has what was read)."""
 
 
 @dataclass(frozen=True, slots=True)

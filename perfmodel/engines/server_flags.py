@@ -30,16 +30,20 @@ ALL_TO_ALL = {
 }
 """vLLM's ``--all2all-backend``."""
 
-_SAME = {
+_VLLM_AND_ATOM = {
+    "tensor-parallel-size": "deployment.attention_tp",
+    "data-parallel-size": "deployment.attention_dp",
+    "pipeline-parallel-size": "deployment.pp",
+    "decode-context-parallel-size": "deployment.decode_context_parallel",
+    "max-num-seqs": "serving.max_running",
+    "max-num-batched-tokens": "serving.max_batched_tokens",
+    "gpu-memory-utilization": "deployment.memory_utilization",
+    "block-size": "serving.block_tokens",
+}
+"""ATOM has its flags from vLLM."""
+_SAME: Mapping[str, Mapping[str, str]] = {
     "vllm": {
-        "tensor-parallel-size": "deployment.attention_tp",
-        "data-parallel-size": "deployment.attention_dp",
-        "pipeline-parallel-size": "deployment.pp",
-        "decode-context-parallel-size": "deployment.decode_context_parallel",
-        "max-num-seqs": "serving.max_running",
-        "max-num-batched-tokens": "serving.max_batched_tokens",
-        "gpu-memory-utilization": "deployment.memory_utilization",
-        "block-size": "serving.block_tokens",
+        **_VLLM_AND_ATOM,
         "api-server-count": "serving.front_end.servers",
         "stream-interval": "serving.front_end.stream_interval",
         "max-loras": "deployment.lora_adapters",
@@ -69,14 +73,7 @@ _SAME = {
         "stream-interval": "serving.front_end.stream_interval",
     },
     "atom": {
-        "tensor-parallel-size": "deployment.attention_tp",
-        "data-parallel-size": "deployment.attention_dp",
-        "pipeline-parallel-size": "deployment.pp",
-        "decode-context-parallel-size": "deployment.decode_context_parallel",
-        "max-num-seqs": "serving.max_running",
-        "max-num-batched-tokens": "serving.max_batched_tokens",
-        "gpu-memory-utilization": "deployment.memory_utilization",
-        "block-size": "serving.block_tokens",
+        **_VLLM_AND_ATOM,
         "state-checkpoint-interval-tokens": "serving.checkpoint_tokens",
     },
 }

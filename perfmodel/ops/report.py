@@ -13,7 +13,7 @@ def report_layer(layer: LayerOps) -> LayerOps:
     """The layer with router, shared and routed experts fused into one op, at the experts' peak.
 
     The table's MoE row is the FLOPs of routed and shared experts and of the router over the FP8 peak (derived from all
-    three columns: docs/developers/table7.md). A dense layer is its attention alone: that is how DeepSeek-V3's three
+    three columns: docs/table7.md). A dense layer is its attention alone: that is how DeepSeek-V3's three
     reproduce the printed TPOT.
     """
     moe = layer.moe

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from perfmodel.answers.basis import Rest, operations, percent_of_time
 from perfmodel.output.console import console
-from perfmodel.output.step.table import table_of
+from perfmodel.output.tables import table_of
 from perfmodel.spec.messages import number_of
 
 MOST_OPS = 6

@@ -13,7 +13,8 @@ from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
 from perfmodel.serving.prefix_cache import Checkpoints, PrefixCache
 from perfmodel.serving.rank import Rank
-from perfmodel.serving.replica import Receiver, Replica, Sender
+from perfmodel.serving.replica import Replica
+from perfmodel.serving.sides import Receiver, Sender
 from perfmodel.serving.step_times import StepTimes
 from perfmodel.serving.tiers import Below, Store
 

@@ -8,78 +8,22 @@ runs and single steps give the same records.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import simpy
 
 from perfmodel.serving.batching import Batching
 from perfmodel.serving.book import Book
+from perfmodel.serving.decoding import DecodeRun
 from perfmodel.serving.gaps import Gaps
 from perfmodel.serving.instant import at_the_end_of_this_instant
 from perfmodel.serving.lockstep import Lockstep
 from perfmodel.serving.prefix_cache import Path
 from perfmodel.serving.rank import Prompt, Rank
 from perfmodel.serving.sharing import stretch_of
+from perfmodel.serving.sides import Receiver, Sender
 from perfmodel.serving.step_times import StepTimes
 from perfmodel.serving.tiers import IN_HOST, IN_STORAGE, Tiers
-
-
-class Sender(Protocol):
-    """Where a replica's prompts go once they are computed."""
-
-    def computing(self, request: int, tokens: int, seconds: float) -> None:
-        """A step of ``seconds`` begins that computes ``tokens`` of a request's cache (those found are among them)."""
-        ...
-
-    def computed(self, request: int) -> None:
-        """All of them are."""
-        ...
-
-
-class Receiver(Protocol):
-    """Where a replica's requests have their prompts computed."""
-
-    @property
-    def shares(self) -> bool:
-        """Whether caches come over a wire that steps use, too."""
-        ...
-
-    def computed_elsewhere(self, request: int) -> bool:
-        """Whether the replica shall reserve blocks for a request, or compute its prompt itself."""
-        ...
-
-    def reserved(self, request: int) -> None:
-        """It has."""
-        ...
-
-    def leaves_room(self, ranks: Iterable[Rank]) -> None:
-        """Steps leave another share (:attr:`Replica.room`) of these ranks' wires to the caches that come over them."""
-        ...
-
-
-@dataclass(slots=True)
-class _Run:
-    """Decode steps that are under way."""
-
-    start_s: float
-    times: StepTimes
-    copying_s: float
-    """Of caches between GPU and host, before the first step."""
-    steps: int
-    requests: int
-    tokens: float
-    growth: float
-    even: float
-    waiting: int
-    held: int
-    stretch: float
-    """How much longer what is sent takes, for caches on the same wire."""
-    late_s: float = 0.0
-    """What the last step takes longer than that, for a stretch that came or went in it."""
-    cut: bool = False
-    """Whether it ends with the step that is under way."""
 
 
 class Replica:
@@ -112,7 +56,7 @@ class Replica:
         self.outstanding = 0
         self.prefilled_tokens = 0
         self._busy = False
-        self._run: _Run | None = None
+        self._run: DecodeRun | None = None
         self._plan = 0
         self._gaps = Gaps(book.gap_s, book.gap_count, book.last_output_s)
         self._waking = False
@@ -212,16 +156,12 @@ class Replica:
                 self._plan_anew(self._run, stretch)
             self._stretch = stretch
 
-    def _plan_anew(self, run: _Run, stretch: float) -> None:
+    def _plan_anew(self, run: DecodeRun, stretch: float) -> None:
         """What is left of the step under way takes another time, and the run ends with it."""
         self._cut()
         run.cut = True
-        now, tokens = self.env.now, run.tokens + run.growth * (run.steps - 1)
-        left = max(0.0, run.start_s + self._seconds(run, run.steps) - now)
-        before = run.times.decode_s(run.requests, tokens, run.even, self._stretch)
-        after = run.times.decode_s(run.requests, tokens, run.even, stretch)
-        run.late_s += left * (after / before - 1.0)
-        self._after(max(0.0, run.start_s + self._seconds(run, run.steps) - now), self._run_done)
+        run.stretched(self.env.now, self._stretch, stretch)
+        self._after(max(0.0, run.end_s - self.env.now), self._run_done)
 
     def _leave_room(self, room: float) -> None:
         if room != self.room and self._receives is not None:
@@ -241,7 +181,7 @@ class Replica:
         again with what they put out.
         """
         if self._run is not None:
-            whole = self._steps_after(self._run, self.env.now - self._run.start_s) - 1
+            whole = self._run.steps_after(self.env.now - self._run.start_s) - 1
             if whole:
                 self._run.steps, self._run.late_s = whole, 0.0
                 self._keep_run(self._run)
@@ -599,7 +539,7 @@ class Replica:
         sizes = self.batching.graph_batches
         if sizes and requests <= sizes[-1]:
             requests = sizes[bisect_left(sizes, requests)]
-        run = self._run = _Run(
+        run = self._run = DecodeRun(
             self.env.now,
             self.times,
             self._copying_s(),
@@ -614,20 +554,12 @@ class Replica:
         )
         if self._receives is not None and self._receives.shares:
             self._leave_room(self.times.room(requests, even))
-        self._after(self._seconds(run, steps), self._run_done)
+        self._after(run.seconds(steps), self._run_done)
 
     def _polled(self, step: int) -> int:
         """The first step, from ``step`` on, at whose end requests are looked at."""
         poll = self.batching.poll_steps
         return -(-step // poll) * poll
-
-    def _seconds(self, run: _Run, steps: int) -> float:
-        requests, tokens, even, stretch = run.requests, run.tokens, run.even, run.stretch
-        late_s = run.late_s if steps == run.steps else 0.0
-        if steps == 1:
-            return run.copying_s + run.times.decode_s(requests, tokens, even, stretch) + late_s
-        own_s = run.times.decode_run_s(requests, tokens, run.growth, steps, even, stretch)
-        return run.copying_s + own_s + late_s
 
     def _cut(self) -> None:
         """End the run at the end of the step that is under way."""
@@ -636,25 +568,16 @@ class Replica:
         if run.steps == 1 or run.cut:
             return
         passed = self.env.now - run.start_s
-        steps = self._steps_after(run, passed)
+        steps = run.steps_after(passed)
         steps = self._polled(self.step + steps) - self.step
         if steps < run.steps:
             run.steps = steps
-            self._after(max(0.0, self._seconds(run, steps) - passed), self._run_done)
-
-    def _steps_after(self, run: _Run, passed: float) -> int:
-        """Steps of a run until the first one that ends ``passed`` seconds after its start, or later; at least one."""
-        steps = max(1, min(run.steps, int(passed / self._seconds(run, run.steps) * run.steps)))
-        while steps < run.steps and self._seconds(run, steps) < passed:
-            steps += 1
-        while steps > 1 and self._seconds(run, steps - 1) >= passed:
-            steps -= 1
-        return steps
+            self._after(max(0.0, run.seconds(steps) - passed), self._run_done)
 
     def settle(self) -> None:
         """Evict what a run's steps up to now have pushed out of the caches, so that a router sees what there is."""
         if self._run is not None and self._run.steps > 1:
-            done = self._steps_after(self._run, self.env.now - self._run.start_s) - 1
+            done = self._run.steps_after(self.env.now - self._run.start_s) - 1
             for rank in self.ranks:
                 rank.trim(self.step + done + 1)
 
@@ -669,10 +592,10 @@ class Replica:
         self._end_finished()
         self._next()
 
-    def _keep_run(self, run: _Run) -> None:
+    def _keep_run(self, run: DecodeRun) -> None:
         """A run's steps are done: what is kept of them."""
-        seconds = self._seconds(run, run.steps)
-        first = self._seconds(run, 1)
+        seconds = run.seconds(run.steps)
+        first = run.seconds(1)
         middle = run.tokens + run.growth * (run.steps - 1) / 2.0
         row = (run.start_s, self.number, seconds, run.steps, run.waiting, run.held)
         self.book.runs.extend((*row, run.requests, middle, 0.0, 0.0, run.even))

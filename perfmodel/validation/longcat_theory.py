@@ -2,7 +2,7 @@
 
 The table's scenarios (``table7-*`` in the catalogue) run through the timeline like any other. Beside each row for
 TPOT and cost the suite prints what real two-batch overlap (``tbo``, half batches) gives:
-docs/developers/table7.md explains the difference.
+docs/table7.md explains the difference.
 """
 
 import csv

@@ -9,7 +9,7 @@ from rich.text import Text
 from perfmodel.explore.plan.answer import PlanAnswer
 from perfmodel.output.console import console
 from perfmodel.output.formats import UNKNOWN, duration, percent, significant, usd
-from perfmodel.output.step.table import table_of
+from perfmodel.output.tables import table_of
 
 ROWS = 8
 """Candidates that are listed."""

@@ -9,7 +9,7 @@ from rich.text import Text
 from perfmodel.explore.plan_training.answer import CLOSE, TrainPlan
 from perfmodel.output.console import console
 from perfmodel.output.formats import duration, percent, significant, usd
-from perfmodel.output.step.table import table_of
+from perfmodel.output.tables import table_of
 from perfmodel.output.train.table import difference_table
 from perfmodel.units import GB
 

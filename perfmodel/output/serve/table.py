@@ -12,7 +12,7 @@ from perfmodel.output.console import console
 from perfmodel.output.formats import count, number, scaled, significant, with_unit
 from perfmodel.output.scenario.reproduce import scenario_title
 from perfmodel.output.serve.fleet_words import fleet_sizes
-from perfmodel.output.step.table import table_of, titled
+from perfmodel.output.tables import table_of, titled
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.slo import Slo

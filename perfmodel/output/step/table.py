@@ -1,32 +1,25 @@
-"""Tables for a terminal: one step, its ops, a validation. Values come in SI and are scaled here."""
+"""Tables for a terminal: one step and its ops. Values come in SI and are scaled here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from perfmodel.answers.caveats import condition
 from perfmodel.answers.step import StepAnswer
-from perfmodel.explore.zero_experts import Variant
 from perfmodel.ops.memory import usable_bytes
 from perfmodel.output.console import console
-from perfmodel.output.formats import count, number, significant, with_unit
+from perfmodel.output.formats import count, number
 from perfmodel.output.scenario.reproduce import scenario_title
+from perfmodel.output.tables import table_of, titled
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, GIGA, MEGA, MS, PERCENT, US
-from perfmodel.validation.rows import Row, summarise, unanswered
-from perfmodel.validation.suites import Validation
 
 BAR_CELLS = 24
 MIN_WIDTH = 60
-MAX_LISTED = 100
-"""Rows of a validation that are all listed; of more, the FURTHEST off are."""
-FURTHEST = 20
 MOST_RUNS = 4
 """Runs of equal layers that are shown apart; of more, their stages are summed up."""
-ERRORS_CAPTION = "inside and width: the 80 % interval; ours there: on the rows that the peer answers too"
 
 
 def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
@@ -45,110 +38,6 @@ def print_step(answer: StepAnswer, *, ops: bool = False) -> None:
         out.print(
             "[dim]--ops lists every op; --html FILE draws the timeline; --json gives everything in SI units[/]"
         )
-
-
-def print_variants(scenario: Scenario, variants: Sequence[Variant]) -> None:
-    """Print the comparison of numbers of zero-computation experts, one column per variant."""
-    out = console()
-    out.print(Text(scenario_title(scenario), style="bold"))
-    names = [f"{one.zero_experts}" for one in variants]
-    table = table_of("Zero-computation experts: what they change", "per GPU and step", *names)
-    for label, cell in _VARIANT_ROWS:
-        cells = [cell(one) for one in variants]
-        if any(cells):
-            table.add_row(label, *(Text(text) for text in cells))
-    out.print(table)
-    out.print("[dim]Cost only: what it does to the model's quality is not known here. --json: SI units[/]")
-
-
-_VARIANT_ROWS: tuple[tuple[str, Callable[[Variant], str]], ...] = (
-    ("real experts per token", lambda v: f"{v.mean_real_experts:.3g} ± {v.std_real_experts:.3g}"),
-    ("active parameters (B)", lambda v: f"{v.active_parameters_mean / GIGA:.1f}"),
-    (
-        "of a token, least to most",
-        lambda v: f"{v.active_parameters_least / GIGA:.1f} to {v.active_parameters_most / GIGA:.1f}",
-    ),
-    ("step time (ms)", lambda v: f"{v.step_time_s / MS:.1f}"),
-    ("its p99 (ms)", lambda v: "" if v.step_time_p99_s is None else f"{v.step_time_p99_s / MS:.1f}"),
-    ("TPOT (ms)", lambda v: "" if v.tpot_s is None else f"{v.tpot_s / MS:.1f}"),
-    ("dispatch and combine (GB)", lambda v: significant(v.exchanged_bytes / GB)),
-    ("exposed communication (ms)", lambda v: f"{v.exposed_communication_s / MS:.1f}"),
-    ("memory (GB)", lambda v: f"{v.memory_bytes / GB:.1f}"),
-    ("largest batch that fits", lambda v: count(v.max_batch_per_gpu)),
-    ("tokens/s", lambda v: f"{v.tokens_per_s_per_gpu:,.0f}"),
-    ("$ per million tokens", lambda v: significant(v.usd_per_million_tokens)),
-)
-"""Rows of the comparison: label, and a variant's cell."""
-
-
-def print_validation(result: Validation) -> None:
-    """Print the rows of a validation (of many: those furthest off), what is unanswered and why, and the summary."""
-    from perfmodel.output.validation.comparisons import print_comparisons  # it takes its tables from here
-
-    out = console()
-    print_comparisons(out, result.runs)
-    told = {id(row) for run in result.runs for row in run.rows}
-    rows = _validation_rows([row for row in result.rows if id(row) not in told])
-    if rows.row_count:
-        out.print(rows)
-    reasons = unanswered(result.rows)
-    if reasons:
-        table = table_of("Not answered", "suite", "rows", "reason")
-        for suite, reason, number_of_rows in reasons:
-            table.add_row(Text(suite), str(number_of_rows), Text(reason))
-        out.print(table)
-    if rows.row_count or len(result.runs) > 1:
-        out.print(_errors([line for line in summarise(result.rows) if line["answered"]]))
-    if result.calibrations:
-        out.print(
-            f"[dim]Predictions rest on {', '.join(result.calibrations)}; --html FILE draws and filters the rows[/]"
-        )
-
-
-def _validation_rows(rows: Sequence[Row]) -> Table:
-    """What rows bring along is printed as it is: an id in square brackets is no markup."""
-    title = "Measured or published against predicted"
-    if len(rows) > MAX_LISTED:
-        title += f": up to {FURTHEST} rows, furthest off, of {len(rows):,} (--html FILE or --json for all)"
-        answered = [row for row in rows if row.error_pct is not None]
-        rows = sorted(answered, key=lambda row: -abs(row.error_pct or 0.0))[:FURTHEST]
-    table = table_of(title, "row", "quantity", "measured", "predicted", "error", "as printed", "role")
-    for row in rows:
-        printed = {None: "", True: "yes", False: "NO"}[row.matches_printed]
-        predicted = "" if row.predicted is None else with_unit(row.predicted, row.unit)
-        error = "" if row.error_pct is None else f"{row.error_pct:+.1f} %"
-        cells = (row.id, row.quantity, with_unit(row.measured, row.unit), predicted, error, printed, row.role)
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def _errors(summary: Sequence[Mapping[str, Any]]) -> Table:
-    """The summary; columns that would be empty are left out."""
-    percents = {
-        "median": "median_abs_pct",
-        "p90": "p90_abs_pct",
-        "mean": "mean_abs_pct",
-        "bias": "bias_pct",
-        "inside 80 %": "coverage_pct",
-        "width": "mean_interval_width_pct",
-        "peer's median": "peer_median_abs_pct",
-        "ours there": "median_abs_pct_beside_peer",
-    }
-    always = ("median", "p90", "mean", "bias")
-    shown = {
-        name: key
-        for name, key in percents.items()
-        if name in always or any(line[key] is not None for line in summary)
-    }
-    table = table_of(
-        "Errors, % of the measured figure", "suite", "quantity", "role", "rows", "answered", *shown
-    )
-    for line in summary:
-        cells = ("" if line[key] is None else f"{line[key]:.1f}" for key in shown.values())
-        names = (Text(line[key]) for key in ("suite", "quantity", "role"))
-        table.add_row(*names, str(line["n"]), str(line["answered"]), *cells)
-    table.caption = None if len(shown) == len(always) else ERRORS_CAPTION
-    return table
 
 
 def _subtitle(answer: StepAnswer) -> str:
@@ -308,37 +197,3 @@ def _ops(rows: Sequence[dict[str, Any]]) -> Table:
 def _bar(share: float) -> str:
     cells = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
     return "█" * cells
-
-
-def titled(title: str, scenario: Scenario) -> str:
-    """The title of an answer's figures, with the condition under which they hold where there is one."""
-    even = condition(scenario)
-    return f"{title}, {even}" if even else title
-
-
-def table_of(title: str, *columns: str) -> Table:
-    """An empty table in the style of all others; columns of figures are right-justified."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    texts = (
-        "op",
-        "class",
-        "part",
-        "quantity",
-        "stream",
-        "bound by",
-        "source",
-        "row",
-        "suite",
-        "role",
-        "as printed",
-        "reason",
-        "kind",
-        "ops",
-        "deployment",
-        "",
-    )
-    for column in columns:
-        table.add_column(column, justify="left" if column in texts else "right", overflow="fold")
-    return table

@@ -16,7 +16,7 @@ from perfmodel.output.colours import DASHES, SERIES
 from perfmodel.output.console import console
 from perfmodel.output.formats import significant
 from perfmodel.output.pages import embed
-from perfmodel.output.step.table import table_of
+from perfmodel.output.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd

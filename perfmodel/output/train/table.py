@@ -12,7 +12,7 @@ from perfmodel.output.colours import op_class_name
 from perfmodel.output.console import console
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.scenario.reproduce import step_command
-from perfmodel.output.step.table import table_of
+from perfmodel.output.tables import table_of
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, HOUR, MEGA, MS, TERA
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from perfmodel.output.formats import with_unit
-from perfmodel.output.step.table import table_of
+from perfmodel.output.tables import table_of
 from perfmodel.spec.messages import number_of
 from perfmodel.validation.benchmarks import Comparison
 from perfmodel.validation.figures import RUN_FIGURES
