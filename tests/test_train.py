@@ -576,3 +576,9 @@ def test_no_transfer_of_a_step_is_faster_than_its_wire(name):
         assert float(timing.seconds) >= 0.999 * op.link_bytes / cluster.link_bytes_per_s, op.name
         wire = cluster.network_bytes_per_s(same_rail=True)
         assert float(timing.seconds) >= 0.999 * op.network_bytes / wire, op.name
+
+
+def test_notes_are_in_words_and_whole_numbers():
+    notes = answer_train(load_scenario("longcat-flash-train-h800")).values["warnings"]
+    assert any("dense GEMMs outside what was timed: m 131,072; timed up to" in text for text in notes)
+    assert not any("e+0" in text or " is above the timed " in text for text in notes)

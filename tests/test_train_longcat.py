@@ -23,7 +23,9 @@ def exposed_pct(*changes):
     return 100.0 * (exposed["dispatch"] + exposed["combine"]) / busy_s
 
 
-@pytest.mark.parametrize("row", re.findall(r"\| \**([\d.]+) GB/s.*?\| \**([\d.]+) % *\**.*?\| \**([\d.]+) %", PAGE))
+@pytest.mark.parametrize(
+    "row", re.findall(r"\| \**([\d.]+) GB/s.*?\| \**([\d.]+) % *\**.*?\| \**([\d.]+) %", PAGE)
+)
 def test_exposed_exchanges_by_network(row):
     network, sequential, chunks = map(float, row)
     own = f"cluster.network.gb_per_s_per_gpu={network}"

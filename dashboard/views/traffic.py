@@ -192,7 +192,7 @@ def _figures(run: Run) -> None:
     values = run.answer.values
     stated = run.answer.scenario.slo != Slo()
     used = values["capacity_used_pct"]
-    fill = [] if used is None else [("Load", percent(used / PERCENT), "fill", "of what GPUs can carry")]
+    fill = [] if used is None else [("Load", percent(used / PERCENT), "fill", "of capacity")]
     figures: list[tuple[str, str, str, str | None]] = []
     for name, key in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("E2E", "e2e_s")):
         found = values[key]

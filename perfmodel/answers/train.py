@@ -1,6 +1,6 @@
 """A training run's answer: the step, its memory, the run's days and dollars, with what makes it less certain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,10 +8,13 @@ import numpy as np
 
 import perfmodel
 from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing
+from perfmodel.answers.flags import beyond_of, other_texts, words_of
 from perfmodel.economics.energy import unknown_power
 from perfmodel.economics.training_energy import run_energy_j, step_power
 from perfmodel.errors import InfeasibleError
+from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.power import clock_under
+from perfmodel.ops.op import Op
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Checkpoints
 from perfmodel.training.capacity import kept_of, rows_per_token
@@ -421,7 +424,7 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
     shares: dict[str, float] = {}
     for kernel, timing in step.timings:
         if timing.flag and not kernel.op.is_communication:
-            for text in timing.flag.split("; "):
+            for text in _flag_texts(timing.flag, kernel.op, step.calibration):
                 shares[text] = shares.get(text, 0.0) + float(timing.seconds) / total
     worst = sorted((share, text) for text, share in shares.items() if share > LEAST_NAMED)[::-1]
     found += [note(f"{text} ({share:.0%} of the kernels' time)") for share, text in worst[:MOST_NOTES]]
@@ -457,6 +460,14 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
     if run is not None and not training.failures.per_gpu_day:
         found.append(note("training.failures.per_gpu_day = 0: nothing goes wrong in this run"))
     return found
+
+
+def _flag_texts(flag: str, op: Op, calibration: Calibration | None) -> Iterator[str]:
+    """What a flag says, in words, part by part."""
+    for beyond in beyond_of(flag, op):
+        yield f"{words_of(op)} outside what was timed: {beyond.words}"
+    for text in other_texts(flag, calibration.name if calibration else ""):
+        yield from text.split("; ")
 
 
 def _provenance(step: TrainingStep) -> dict[str, Any]:
