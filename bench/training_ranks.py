@@ -19,7 +19,7 @@ from calibrate.device.profile import profile
 from calibrate.device.timing import Bench
 from calibrate.device.training_ranks import KINDS, measure_busy, predict_busy
 from calibrate.device.training_steps import draw_training_steps
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.units import MS, PERCENT
 
 ASKED = {"max_tokens": 256, "max_context": 256, "ranks": 1, "seed": 0, "training": True}

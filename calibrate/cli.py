@@ -118,7 +118,7 @@ def check(
     from calibrate.device.timing import Bench
     from perfmodel.errors import DataError
     from perfmodel.files import check_writable
-    from perfmodel.kernels.calibration import FILE_NAME, load_calibration
+    from perfmodel.kernels.calibration_file import FILE_NAME, load_calibration
     from perfmodel.spec.paths import is_file, quoted
 
     if not is_file(folder / FILE_NAME):

@@ -14,7 +14,7 @@ from dashboard.results import Failed
 from dashboard.trusted import days, kernel_row
 from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError, PerfModelError
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.spec.scenario import Scenario
 
 Files = tuple[tuple[str, bytes], ...]

@@ -11,7 +11,8 @@ import numpy as np
 from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import UnsupportedError
 from perfmodel.kernels.alike import timings_of
-from perfmodel.kernels.calibration import Calibration, load_calibration
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import beside_compute
 from perfmodel.kernels.cost import costing
 from perfmodel.kernels.timing import Timing

@@ -18,7 +18,7 @@ from perfmodel.engines.server_flags import read_command
 from perfmodel.errors import DataError
 from perfmodel.kernels import achievable
 from perfmodel.kernels.achievable import lookup
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import lookup_collective
 from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.build import gemm

@@ -25,7 +25,7 @@ from calibrate.device.journal import Record, open_journal
 from calibrate.device.needs import load_model, needed_ranges, step_ops
 from calibrate.device.steps import draw_steps, segments_of
 from perfmodel.errors import DataError, SpecError
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.ops.op import Stream
 
 ASKED = {"models": ["tiny"], "dtypes": ["fp32"], "max_tokens": 64, "max_context": 128, "ranks": 1, "seed": 0}

@@ -34,7 +34,7 @@ from calibrate.device.training_steps import (
     builder_for,
     predict,
 )
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.training.overlap import parts_of
 from perfmodel.training.pipeline.schedules import schedule
 from reference_model.config import SIZES

@@ -11,7 +11,8 @@ import pytest
 import perfmodel
 from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError, SpecError
-from perfmodel.kernels.calibration import Calibration, content_id, load_calibration
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.calibration_file import content_id, load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.ops.build import MEMORY_BOUND, gemm
 from perfmodel.ops.op import OpClass
@@ -264,7 +265,7 @@ def test_parts_add_up_to_the_curves_time():
 
 
 def parsed(**changes) -> Calibration:
-    from perfmodel.kernels.calibration import parse
+    from perfmodel.kernels.calibration_file import parse
 
     return parse(document(**changes), name="mine")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from calibrate.public.report import gpus_markdown, parts_markdown
-from perfmodel.kernels import calibration as module
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels import calibration_file as module
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.ops.build import gemm
 from perfmodel.ops.op import Op, OpClass, Stream
@@ -142,9 +142,9 @@ def test_held_out_shapes_of_parts_are_predicted_as_well_as_it_says(name):
             if error["left_out"] == "random 20 %"
         }
         curves = {(c.kernel, c.dtype, c.backend, c.engine): c for c in part.all_curves}
-        path = calibration.parts[part.name.rpartition("/")[2]]
+        folder = catalogue.calibration_path(name).parent / part.name.rpartition("/")[2]
         errors = {}
-        with (path.parent / "heldout.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / "heldout.csv").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 key = tuple(row[column] for column in ("kernel", "dtype", "backend", "engine"))
                 shape = {n: float(v) for n, v in (pair.split("=") for pair in row["shape"].split())}

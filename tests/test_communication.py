@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrate.tables import communication as fits
+from calibrate.tables import collective_samples as timed
 from perfmodel.errors import DataError
 from perfmodel.kernels.communication import collective_seconds, collectives, lookup_collective
 from perfmodel.load import load_scenario
@@ -18,8 +18,8 @@ from perfmodel.routing.destinations import Destinations, destinations
 from perfmodel.spec.model import Moe
 from perfmodel.step import step_segments
 
-H800 = fits.cluster_of("H800-SXM")
-GB200 = fits.cluster_of("gb200")
+H800 = timed.cluster_of("H800-SXM")
+GB200 = timed.cluster_of("gb200")
 
 
 def enumerated_low_latency(choices, ranks, domain, experts):
@@ -91,7 +91,7 @@ def test_quoted_bandwidths_count_every_message():
 
     Its benchmark masks up to 10 of 1024 selections, so the printed figure lies up to 2 % below ours.
     """
-    rows = [row for row in fits._rows("DeepEP V1 low-latency") if row["gpu"] == "H800-SXM"]
+    rows = [row for row in timed.rows_of("DeepEP V1 low-latency") if row["gpu"] == "H800-SXM"]
     assert len(rows) == 12
     for row in rows:
         message = 7408 if row["op"] == "dispatch" else 14336
@@ -224,7 +224,7 @@ CEILINGS = {
 def errors_pct():
     """|predicted / measured - 1| of every measured collective, with the shipped table."""
     found = defaultdict(list)
-    for sample in fits.samples():
+    for sample in timed.samples():
         gpu = sample.cluster.gpu
         row = lookup_collective(sample.backend, sample.kernel, gpu.architecture)
         same_rail = sample.backend == "deepep-normal"
@@ -251,14 +251,14 @@ def test_every_measured_row_is_accounted_for():
 
 def _by_backend():
     groups = defaultdict(list)
-    for sample in fits.samples():
+    for sample in timed.samples():
         groups[sample.backend].append(sample)
     return groups
 
 
 def test_benchmark_routing_reaches_nearly_four_nodes():
     """DeepEP's benchmark picks nodes by their best expert: 3.98 of 8; a uniform choice reaches 3.63."""
-    ranks, nodes = fits.benchmark_destinations(256, 64, 8, 8)
+    ranks, nodes = timed.benchmark_destinations(256, 64, 8, 8)
     assert nodes == pytest.approx(3.984, abs=0.01)
     assert ranks == pytest.approx(7.46, abs=0.03)
 

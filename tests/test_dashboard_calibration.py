@@ -15,7 +15,7 @@ from dashboard.calibration_facts import NAMES, Facts, brought, facts
 from dashboard.results import Failed
 from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError
-from perfmodel.kernels.calibration import content_id, load_calibration
+from perfmodel.kernels.calibration_file import content_id, load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.output.formats import percent
 from perfmodel.spec.catalogue import DATA

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.show import plain
 from dashboard.trusted import days, pct
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.output.charts.validation import sample
 from perfmodel.output.validation.page import quantity_name
 from perfmodel.spec import catalogue

@@ -11,7 +11,7 @@ from calibrate.cli import app
 from calibrate.public import derived
 from perfmodel.cli import app as perfmodel_app
 from perfmodel.errors import PerfModelError
-from perfmodel.kernels.calibration import content_id, load_calibration
+from perfmodel.kernels.calibration_file import content_id, load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.ops.build import gemm
 from perfmodel.ops.op import OpClass

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scenarios import told
 
-from perfmodel.kernels.calibration import MODULES, load_calibration
+from perfmodel.kernels.calibration import MODULES
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import beside_compute, stretches
 from perfmodel.kernels.cost import cost
 from perfmodel.load import load_scenario

@@ -15,7 +15,7 @@ from command import run_here
 
 from perfmodel.errors import DataError, SpecError
 from perfmodel.files import _part_stem, atomic_write
-from perfmodel.kernels.calibration import content_id, load_calibration
+from perfmodel.kernels.calibration_file import content_id, load_calibration
 from perfmodel.load import load_scenario, scenario_of_name
 from perfmodel.spec.paths import is_file, is_folder, kind_of, printable, quoted, resolved
 from perfmodel.spec.traces.read import read_trace

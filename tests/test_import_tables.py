@@ -18,7 +18,7 @@ from calibrate.public import gemm
 from calibrate.public.build import available, build, system_of
 from calibrate.public.source import Source
 from perfmodel.errors import DataError
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.ops.build import gemm as gemm_op
 from perfmodel.ops.op import OpClass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perfmodel.kernels import cost as module
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.cost import LONGEST_KEPT, _key, cost, costing
 from perfmodel.load import load_scenario
 from perfmodel.spec.arrays import with_arrays

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from calibrate.public.source import Source
 from calibrate.public.transfers import rack_samples
 from calibrate.tables import communication as fits
+from calibrate.tables.collective_samples import all_reduce_samples
 from perfmodel.cli import app
 from perfmodel.errors import DataError
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import OF_ALL_REDUCE, collectives, lookup_collective, spread, with_stated
 from perfmodel.kernels.cost import cost
 from perfmodel.load import load_scenario
@@ -115,7 +116,7 @@ def test_tests_of_single_clusters_are_fitted_within_a_third():
         small = [
             one.seconds
             for gpu in fits.TESTED_GPUS
-            for one in fits.all_reduce_samples(gpu)
+            for one in all_reduce_samples(gpu)
             if one.label.startswith(name) and one.traffic.network_bytes < 2e4
         ]
         if small and "NVIDIA" not in name:

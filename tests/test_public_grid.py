@@ -14,7 +14,7 @@ from calibrate.public.heldout import RANDOM, hold_out, shape_order
 from calibrate.public.samples import Samples
 from calibrate.public.timed import TIMED, table
 from perfmodel.errors import DataError
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 
 M = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 N = (128, 256, 512, 1024, 2048, 4096)

@@ -9,7 +9,8 @@ from mixer_models import CSA, HCA, REAL
 from calibrate.public import modules
 from calibrate.public.heldout import hold_out
 from calibrate.public.source import Source
-from perfmodel.kernels.calibration import MODULES, load_calibration
+from perfmodel.kernels.calibration import MODULES
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.ops.mixers import mixer
 from perfmodel.ops.work import Group, Work

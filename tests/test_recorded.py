@@ -6,7 +6,7 @@ import pytest
 
 from calibrate.trust import write_record
 from perfmodel.errors import DataError
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.load import load_scenario
 from perfmodel.output.validation.markdown import validation_markdown
 from perfmodel.spec import catalogue

@@ -16,18 +16,11 @@ from scipy.interpolate import RegularGridInterpolator
 
 import perfmodel
 from perfmodel.errors import DataError
-from perfmodel.kernels.calibration import INSIDE, MODULES, Calibration, content_id, load_calibration, parse
+from perfmodel.kernels.calibration import INSIDE, MODULES, Calibration
+from perfmodel.kernels.calibration_file import content_id, load_calibration, parse
 from perfmodel.kernels.cost import cost
-from perfmodel.kernels.tables import (
-    FILE,
-    Store,
-    Table,
-    TableCurve,
-    pack,
-    table_curve_document,
-    table_curve_from,
-    unpack,
-)
+from perfmodel.kernels.table_file import FILE, Store, pack, table_curve_document, table_curve_from, unpack
+from perfmodel.kernels.tables import Table, TableCurve
 from perfmodel.load import load_scenario
 from perfmodel.ops.build import gemm
 from perfmodel.ops.moe import expert_ops

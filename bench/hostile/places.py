@@ -48,7 +48,7 @@ def furnished(folder: Path) -> list[str]:
 def path(chance: random.Random, folder: Path) -> str | None:
     """Any use of any name; what was there before stays."""
     from perfmodel.files import atomic_write, check_distinct, check_writable
-    from perfmodel.kernels.calibration import load_calibration
+    from perfmodel.kernels.calibration_file import load_calibration
     from perfmodel.load import load_scenario
     from perfmodel.output.inputs import check_outputs
     from perfmodel.spec.traces.read import read_trace

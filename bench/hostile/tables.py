@@ -36,7 +36,7 @@ def routing(chance: random.Random, folder: Path) -> str | None:
 def calibration(chance: random.Random, folder: Path) -> str | None:
     """A calibration with its JSON changed (and hashed again), or one of its other files."""
     from bench.hostile.scenarios import answered
-    from perfmodel.kernels.calibration import content_id, load_calibration
+    from perfmodel.kernels.calibration_file import content_id, load_calibration
     from perfmodel.load import load_scenario
     from perfmodel.spec.catalogue import DATA
 

@@ -18,7 +18,7 @@ from calibrate.device.environment import gpu_spec
 from calibrate.device.journal import JOURNAL, PARQUET, read_metadata, read_timings, to_parquet
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
-from perfmodel.kernels.calibration import FILE_NAME, FORMAT, content_id, parse
+from perfmodel.kernels.calibration_file import FILE_NAME, FORMAT, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.kernels.sums import write_sums
 from perfmodel.spec.paths import is_file

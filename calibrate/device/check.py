@@ -33,7 +33,8 @@ from calibrate.device.training_steps import build_training_step, draw_training_s
 from calibrate.device.training_steps import predict as predict_training
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
-from perfmodel.kernels.calibration import Calibration, load_calibration
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.curves import Curve
 from perfmodel.kernels.sums import write_sums
 from perfmodel.units import PERCENT

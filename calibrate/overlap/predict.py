@@ -22,7 +22,7 @@ from calibrate.device.environment import gpu_spec
 from calibrate.overlap.measure import BlockRun, Measured
 from calibrate.overlap.workload import DTYPE, NUM_RANKS, block_segment, scenario
 from perfmodel.files import atomic_write
-from perfmodel.kernels.calibration import FILE_NAME, FORMAT, content_id
+from perfmodel.kernels.calibration_file import FILE_NAME, FORMAT, content_id
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.timeline import simulate

@@ -15,7 +15,7 @@ from calibrate.public.heldout import hold_out
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
 from perfmodel.kernels.achievable import FOLDER
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.units import US
 
 TIMED = {"mi300x": "gfx942 with 304 compute units (MI300X or MI325X)", "mi355x": "gfx950 (MI350X or MI355X)"}

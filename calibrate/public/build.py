@@ -34,11 +34,11 @@ from calibrate.public.source import ENGINES, SYSTEMS, Source
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
 from perfmodel.kernels import parts
-from perfmodel.kernels.calibration import FILE_NAME, content_id, parse
+from perfmodel.kernels.calibration_file import FILE_NAME, content_id, parse
 from perfmodel.kernels.curves import Curve, curve_document
 from perfmodel.kernels.sums import write_sums
-from perfmodel.kernels.tables import FILE as TABLES_NAME
-from perfmodel.kernels.tables import Store, table_curve_document
+from perfmodel.kernels.table_file import FILE as TABLES_NAME
+from perfmodel.kernels.table_file import Store, table_curve_document
 from perfmodel.spec import catalogue
 
 Reader: TypeAlias = Callable[[Source, str], list[Samples]]

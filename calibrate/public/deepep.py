@@ -24,7 +24,7 @@ from calibrate.device.curves import fit_terms, leave_out_residuals, robust_std
 from calibrate.public import deepep_rows
 from calibrate.public.deepep_rows import KERNELS, VARIABLES, Fabric, Timings, fabric
 from calibrate.public.source import Source
-from calibrate.tables.communication import LEGACY
+from calibrate.tables.collective_samples import LEGACY
 from perfmodel.kernels.curves import Curve, evaluate
 from perfmodel.units import PERCENT
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.public.source import SYSTEMS, Source
-from calibrate.tables.communication import (
+from calibrate.tables.collective_samples import (
     BLOG18,
     DEEPEP_NORMAL_SMS,
     LEGACY,

@@ -19,7 +19,8 @@ from calibrate.device.curves import robust_std
 from calibrate.public.clusters import cluster_section
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
-from perfmodel.kernels.calibration import FILE_NAME, Calibration, content_id, load_calibration
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.calibration_file import FILE_NAME, content_id, load_calibration
 from perfmodel.kernels.tables import TableCurve
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec import catalogue

@@ -33,7 +33,7 @@ def print_errors(built: Built) -> None:
 
 def gpus_markdown() -> str:
     """What ships for each GPU, as a Markdown table."""
-    from perfmodel.kernels.calibration import load_calibration
+    from perfmodel.kernels.calibration_file import load_calibration
     from perfmodel.spec import catalogue
 
     lines = [
@@ -67,7 +67,7 @@ def gpus_markdown() -> str:
 
 def parts_markdown() -> str:
     """Held-out errors of the classes in parts, by GPU, as a Markdown table: random fifth / worst slice, %."""
-    from perfmodel.kernels.calibration import load_calibration
+    from perfmodel.kernels.calibration_file import load_calibration
     from perfmodel.spec import catalogue
 
     found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calibrate.public import deepep
 from calibrate.public.samples import Samples
 from calibrate.public.source import ENGINES, Source
-from calibrate.tables.communication import NCCL_OPS
+from calibrate.tables.collective_samples import NCCL_OPS
 from perfmodel.kernels.curves import Curve
 from perfmodel.ops import communication as wire
 from perfmodel.ops.communication import Traffic

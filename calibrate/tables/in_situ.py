@@ -16,10 +16,10 @@ import csv
 import math
 from dataclasses import replace
 
-from calibrate.tables.communication import cluster_of
+from calibrate.tables.collective_samples import cluster_of
 from perfmodel.engines.profile import kernels_of
 from perfmodel.kernels.achievable import FOLDER
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import Stretch, collective_seconds, lookup_collective
 from perfmodel.kernels.cost import cost
 from perfmodel.load import load_scenario

@@ -1,51 +1,26 @@
-"""A calibration: curves fitted on kernels that were timed on one device, and where they come from.
+"""A calibration: curves fitted on kernels that were timed on one device, and what they say of an op."""
 
-On disk it is a folder with ``calibration.json`` (what this module reads) and ``timings.parquet`` (the raw timings, for
-people and for a later fit); docs/calibration_format.md describes both. The file's ``id`` is a hash of its content, so a
-damaged or edited file is refused, and every result can name what it rests on.
-"""
-
-import hashlib
-import io
-import json
 import math
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from perfmodel.errors import DataError
 from perfmodel.kernels.communication import SAME_RAIL, held_sms
-from perfmodel.kernels.curves import Curve, curve_from, variables_of
-from perfmodel.kernels.derivation import Derivation, derivation_from
-from perfmodel.kernels.parts import NAMES as PARTS
-from perfmodel.kernels.parts import RACKS, found_in, part_of
-from perfmodel.kernels.tables import FILE as TABLES_NAME
-from perfmodel.kernels.tables import TableCurve, table_curve_from
+from perfmodel.kernels.curves import Curve, variables_of
+from perfmodel.kernels.derivation import Derivation
+from perfmodel.kernels.parts import RACKS, part_of
+from perfmodel.kernels.tables import TableCurve
 from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.numeric import Num, maximum, minimum, where
 from perfmodel.ops.op import Op
-from perfmodel.spec import catalogue
-from perfmodel.spec.documents import read_document
 from perfmodel.spec.formats import STAND_IN_SPREAD, STAND_INS
 from perfmodel.spec.hardware import Cluster, Gpu
-from perfmodel.spec.paths import is_file
-
-FORMATS = (1, 2)
-"""Versions of the file format that are read; 2 adds tables, engines and backends."""
-FORMAT = 1
-"""What ``calibrate fit`` writes."""
-FILE_NAME = "calibration.json"
-TIMINGS_NAME = "timings.parquet"
 
 AnyCurve: TypeAlias = Curve | TableCurve
 Key: TypeAlias = tuple[str, str, str]
 """(kernel, number format, backend)."""
-
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv")
 """Kernels of torch.distributed's own library: a curve that names no backend is its, whatever that is called."""
 LAYOUTS = {
@@ -92,8 +67,9 @@ class Calibration:
     """What was timed, where that is another device than :attr:`made_on`: a derived calibration."""
     derivation: Derivation | None = None
     """How times of :attr:`timed_on` become those of :attr:`made_on`."""
-    parts: Mapping[str, Path] = field(default_factory=dict)
-    """Part (:mod:`perfmodel.kernels.parts`) -> its file, which is read when one of its classes is asked for."""
+    parts: "Mapping[str, Callable[[str], Calibration]]" = field(default_factory=dict, compare=False)
+    """Part (:mod:`perfmodel.kernels.parts`) -> what reads it for an engine, called when one of its classes is asked
+    for."""
 
     @property
     def gpu(self) -> str:
@@ -107,7 +83,7 @@ class Calibration:
 
     def for_engine(self, engine: str) -> "Calibration":
         """The same calibration, answering with ``engine``'s kernels where it has them."""
-        return replace(self, engine=engine, curves=_of_engine(self.all_curves, engine))
+        return replace(self, engine=engine, curves=of_engine(self.all_curves, engine))
 
     def curve(self, op: Op) -> AnyCurve | None:
         """The curve that costs ``op``, or None where this calibration has none."""
@@ -132,8 +108,8 @@ class Calibration:
 
     def part(self, name: str) -> "Calibration | None":
         """One part of this calibration, for the same engine; None where it has none of that name."""
-        path = self.parts.get(name)
-        return _load_for(path, path.stat().st_mtime_ns, self.engine) if path else None
+        read = self.parts.get(name)
+        return read(self.engine) if read else None
 
     def whole(self) -> "tuple[AnyCurve, ...]":
         """The curves of every engine, those of parts as well: reads them all."""
@@ -358,7 +334,7 @@ INSIDE = "inside"
 """Source of an op whose time is in another op's."""
 
 
-def _of_engine(curves: Sequence[AnyCurve], engine: str) -> dict[Key, AnyCurve]:
+def of_engine(curves: Sequence[AnyCurve], engine: str) -> dict[Key, AnyCurve]:
     """One curve per key: ``engine``'s, else one of no engine, else the first there is."""
     chosen: dict[Key, AnyCurve] = {}
     for curve in sorted(curves, key=lambda curve: (curve.engine != engine, bool(curve.engine))):
@@ -369,240 +345,6 @@ def _of_engine(curves: Sequence[AnyCurve], engine: str) -> dict[Key, AnyCurve]:
 
 def _computes(compute_s: Num, memory_s: Num, gpu: Gpu) -> Any:
     return True if gpu.architecture == "cpu" else compute_s >= memory_s
-
-
-def load_calibration(name: str, engine: str = "") -> Calibration:
-    """The calibration of a catalogue name, a folder or a ``calibration.json``, answering for ``engine``.
-
-    Raises:
-        SpecError: no such name in the catalogue.
-        DataError: unreadable, of another format version, or damaged.
-    """
-    path = catalogue.calibration_path(name)
-    return _load_for(path, path.stat().st_mtime_ns if is_file(path) else 0, engine)
-
-
-@cache
-def _load_for(path: Path, modified: int, engine: str) -> Calibration:
-    return _load(path, modified).for_engine(engine)
-
-
-@cache
-def _load(path: Path, _modified: int) -> Calibration:
-    document = read_document(path)
-    shipped = path.is_relative_to(catalogue.DATA)
-    check_document(document, path, shipped=shipped)
-    if "derived" in document:
-        return _derived(document, path.parent.name)
-    folder = path.parent
-    name = f"{folder.parent.name}/{folder.name}" if folder.name in PARTS else folder.name
-    arrays = _read_tables(document, path)
-    calibration = parse(document, name=name, arrays=arrays, shipped=shipped)
-    _check_timings(document, path)
-    return replace(calibration, parts=found_in(folder, FILE_NAME))
-
-
-def _derived(document: Mapping[str, Any], name: str) -> Calibration:
-    """Another calibration's curves as those of this device.
-
-    Raises:
-        DataError: a missing or malformed field, or another version of the calibration that it names.
-    """
-    stated = derivation_from(document, name)
-    base = load_calibration(stated.base)
-    if base.id != stated.base_id:
-        raise DataError(
-            f"{name}: derived from {stated.base}-{stated.base_id}, but {stated.base} is {base.id}; run calibrate "
-            "import-tables again"
-        )
-    own = parse(document, name=name)
-    return replace(
-        own,
-        all_curves=base.all_curves,
-        curves=base.curves,
-        timed_on=base.made_on,
-        derivation=stated,
-        parts=base.parts,
-    )
-
-
-def _read_tables(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The arrays beside the file, if it states any; nothing but the stated bytes is read, and no pickle."""
-    stated = document.get("tables")
-    if not stated:
-        return {}
-    file = path.parent / TABLES_NAME
-    try:
-        if is_file(file) and file.stat().st_size > MOST_TABLE_BYTES:
-            raise DataError(f"{file}: larger than {MOST_TABLE_BYTES:,} bytes, which no tables are")
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: can't be read: {error.strerror or error}") from error
-    if not isinstance(stated, Mapping) or hashlib.sha256(content).hexdigest() != stated.get("sha256"):
-        raise DataError(
-            f"{file}: not the tables that {FILE_NAME} was made with; run calibrate import-tables again"
-        )
-    try:
-        _check_headers(content, file)
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in TABLE_ARRAYS}
-    except DataError:
-        raise
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise DataError(
-            f"{file}: not an archive of numbers ({error}); run calibrate import-tables again"
-        ) from error
-
-
-TABLE_ARRAYS = {"values": "i", "points": "f"}
-"""Arrays of the tables -> their kind: whole numbers, or numbers."""
-MOST_TABLE_BYTES = 64 * 2**20
-"""Of the file, and of each array: eighty times what a shipped GPU has."""
-
-
-def _check_headers(content: bytes, file: Path) -> None:
-    """Refuse arrays that are not flat, of another kind, or too large: what their headers claim, before they are made.
-
-    Raises:
-        DataError: as said.
-        ValueError, zipfile.BadZipFile: not an archive of arrays.
-    """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for name, kind in TABLE_ARRAYS.items():
-            member = archive.getinfo(f"{name}.npy")
-            with archive.open(member) as array:
-                version = np.lib.format.read_magic(array)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read(array)
-            size = math.prod(shape) * dtype.itemsize
-            if (
-                len(shape) != 1
-                or dtype.kind != kind
-                or size > MOST_TABLE_BYTES
-                or member.file_size > size + 2**16
-            ):
-                raise DataError(
-                    f"{file}: {name} is of shape {str(shape)[:40]} and type {str(dtype)[:20]}; must be one row of "
-                    f"numbers of at most {MOST_TABLE_BYTES:,} bytes"
-                )
-
-
-def parse(
-    document: Mapping[str, Any],
-    *,
-    name: str,
-    arrays: Mapping[str, Any] | None = None,
-    shipped: bool = False,
-) -> Calibration:
-    """The calibration in a document whose format and id were checked; ``arrays`` are its tables' values. Tables of one
-    that is ``shipped`` with the package are checked when they are asked for.
-
-    Raises:
-        DataError: a missing or malformed field.
-    """
-    try:
-        curves = tuple(
-            table_curve_from(curve, arrays or {}, name, shipped=shipped)
-            if "tables" in curve
-            else curve_from(curve, name)
-            for curve in document["curves"]
-        )
-        return Calibration(
-            id=str(document["id"]),
-            name=name,
-            made_on=Cluster.model_validate(dict(document["cluster"])),
-            created=str(document["created"]),
-            perfmodel=str(document["perfmodel"]),
-            all_curves=curves,
-            curves=_of_engine(curves, ""),
-            engine="",
-            compute_held=_share(document["contention"]["compute_held"], name),
-            repeat_log_std=_spread(document["clock"]["repeat_log_std"], name),
-            launch_s=_launch(document, name),
-            document=document,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{name}: {FILE_NAME} lacks or garbles {error}; make it anew with calibrate fit"
-        ) from error
-
-
-def check_document(document: Mapping[str, Any], path: Path, *, shipped: bool = False) -> None:
-    """Refuse another format version, and content that does not hash to its id (of those that ship with the package a
-    test has checked that).
-
-    Raises:
-        DataError: as said.
-    """
-    version = document.get("format")
-    if version not in FORMATS:
-        readable = " and ".join(map(str, FORMATS))
-        raise DataError(
-            f"{path}: format = {version!r}, this version reads {readable}; run calibrate fit again"
-        )
-    if shipped:
-        return
-    expected = content_id(document)
-    if document.get("id") != expected:
-        raise DataError(
-            f"{path}: damaged or edited: id = {document.get('id')!r}, its content hashes to {expected!r}; run "
-            f"calibrate fit on its {TIMINGS_NAME} again"
-        )
-
-
-def content_id(document: Mapping[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of everything but the id itself, in canonical JSON."""
-    content = {key: value for key, value in document.items() if key != "id"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _check_timings(document: Mapping[str, Any], path: Path) -> None:
-    """The raw timings may be left behind, but if they are there they are those that were fitted."""
-    timings = path.parent / TIMINGS_NAME
-    stated = document.get("timings")
-    if not isinstance(stated, Mapping) or not is_file(timings):
-        return
-    with timings.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != stated.get("sha256"):
-        raise DataError(f"{timings}: not the timings that {FILE_NAME} was fitted on; run calibrate fit again")
-
-
-def _spread(value: Any, name: str) -> float:
-    spread = float(value)
-    if not 0.0 <= spread < 10.0:
-        raise DataError(f"{name}: clock.repeat_log_std = {spread:g} must be at least 0 and below 10")
-    return spread
-
-
-def _launch(document: Mapping[str, Any], name: str) -> float:
-    on_cpu = document["cluster"]["gpu"]["architecture"] == "cpu"
-    seconds = float(document.get("launch_s") or 0.0) if on_cpu else 0.0
-    if not 0.0 <= seconds < 1.0:
-        raise DataError(f"{name}: launch_s = {seconds:g} must be at least 0 and below 1")
-    return seconds
-
-
-def _share(value: Any, name: str) -> float:
-    share = float(value)
-    if not 0.0 <= share < 1.0:
-        raise DataError(f"{name}: contention.compute_held = {share:g} must be at least 0 and below 1")
-    return share
 
 
 def mismatches(calibration: Calibration, cluster: Cluster, version: str) -> Sequence[str]:

@@ -5,16 +5,14 @@ Values never fall along an axis, so more work is never faster. Below the grid th
 what it costs), above it time goes on at the slope of the last points: what is fixed stays fixed. A curve may hold
 several tables, one per model dimension that was measured (heads, expert width); the nearest answers, scaled, and says
 so.
-
-On disk the values are 16-bit integers, 1000 x ln(seconds / 1 ns), in ``tables.npz`` beside ``calibration.json``: one
-flat array of all values and one of all grid points; the JSON says where each table begins.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +22,6 @@ from perfmodel.kernels.curves import DOMAIN_SLACK, describe_outside
 from perfmodel.numeric import Num, maximum, where
 
 Array = NDArray[np.float64]
-FILE = "tables.npz"
-UNIT_S = 1e-9
-STEPS = 1000.0
-"""Steps per factor e: a resolution of 0.1 %."""
 SPANS = (2.0, 4.0)
 """Beyond the grid the slope is that over the last factor 2 or 4 of work, whichever is steeper: time bends upward until
 work alone counts, and one point that repeats its neighbour must not make it flat."""
@@ -151,6 +145,18 @@ def _bracket(log: Any, logs: Array) -> tuple[Any, Any, Any]:
     return low, low + 1, (log - logs[low]) / (logs[low + 1] - logs[low])
 
 
+class Tables(Sequence[Table]):
+    """Tables of a curve that are made as they are asked for; what all of them say is known without making them."""
+
+    matches: Sequence[Mapping[str, float]]
+    """What each was measured for."""
+
+    @property
+    @abstractmethod
+    def fixed_s(self) -> float:
+        """Time of the smallest shape of all tables, s."""
+
+
 @dataclass(frozen=True, slots=True)
 class TableCurve:
     """Time of one kernel class in one number format, by one engine's kernels, from tables."""
@@ -210,7 +216,7 @@ class TableCurve:
     def _matches(self) -> Sequence[Mapping[str, float]]:
         """The dimensions that every table was measured for, without making the tables."""
         stored = self.tables
-        return stored.matches if isinstance(stored, StoredTables) else [table.match for table in stored]
+        return stored.matches if isinstance(stored, Tables) else [table.match for table in stored]
 
     def covers(self, variables: Mapping[str, Num]) -> bool:
         """Whether a table has the op's own ``exact`` dimensions."""
@@ -246,7 +252,7 @@ class TableCurve:
     def fixed_s(self) -> float:
         """Time of the smallest shape, s."""
         stored = self.tables
-        return stored.fixed_s if isinstance(stored, StoredTables) else min(table.fixed_s for table in stored)
+        return stored.fixed_s if isinstance(stored, Tables) else min(table.fixed_s for table in stored)
 
     def outside(self, variables: Mapping[str, Num]) -> str:
         """Which variable leaves what was measured, in words; empty inside."""
@@ -367,184 +373,3 @@ def _of_chunk(table: Table, asked: Mapping[str, Num]) -> Num:
     new, context = asked["new_tokens"], asked["context"]
     behind = table.seconds(asked) - table.seconds({**asked, "queries": context - new})
     return maximum(table.seconds({**asked, "queries": new}), where(context > new, behind, 0.0))
-
-
-class Store:
-    """The numbers of a calibration's tables, in two flat arrays: values as 16-bit steps, and grid points."""
-
-    def __init__(self) -> None:
-        self._values: list[NDArray[np.int16]] = []
-        self._points: list[Array] = []
-        self._places: dict[bytes, int] = {}
-        self._sizes = [0, 0]
-
-    def add(self, table: Table) -> dict[str, Any]:
-        """Keep a table's numbers; what a file says of it: where they are."""
-        packed = pack(table.log_seconds).ravel()
-        at = self._sizes[0]
-        self._values.append(packed)
-        self._sizes[0] += packed.size
-        axes = {name: [self._add_points(points), len(points)] for name, points in table.axes.items()}
-        return {"match": dict(table.match), "axes": axes, "at": at}
-
-    def arrays(self) -> dict[str, Any]:
-        """What ``tables.npz`` holds."""
-        empty_values, empty_points = np.empty(0, dtype=np.int16), np.empty(0)
-        return {
-            "values": np.concatenate([empty_values, *self._values]),
-            "points": np.concatenate([empty_points, *self._points]),
-        }
-
-    def _add_points(self, points: Array) -> int:
-        """Where an axis is; equal axes are kept once."""
-        key = points.tobytes()
-        if key not in self._places:
-            self._places[key] = self._sizes[1]
-            self._points.append(points)
-            self._sizes[1] += points.size
-        return self._places[key]
-
-
-def table_curve_document(curve: TableCurve, store: Store) -> dict[str, Any]:
-    """A curve as a calibration file holds it; its numbers go to ``store``."""
-    return {
-        "kernel": curve.kernel,
-        "dtype": curve.dtype,
-        "backend": curve.backend,
-        "engine": curve.engine,
-        "scale_by": list(curve.scale_by),
-        "exact": list(curve.exact),
-        "includes": list(curve.includes),
-        "log_std": float(f"{curve.log_std:.4g}"),
-        "rows": curve.num_rows,
-        "leave_out_median_pct": float(f"{curve.median_error_pct:.4g}"),
-        "leave_out_p90_pct": float(f"{curve.p90_error_pct:.4g}"),
-        "source": curve.source,
-        "flag": curve.flag,
-        "note": curve.note,
-        "tables": [store.add(table) for table in curve.tables],
-        **({"of_model": list(curve.of_model)} if curve.of_model else {}),
-        **({"between": curve.between} if curve.between else {}),
-    }
-
-
-def table_curve_from(
-    document: Mapping[str, Any], arrays: Mapping[str, Any], name: str, *, shipped: bool = False
-) -> TableCurve:
-    """A curve as a calibration file holds it; the inverse of :func:`table_curve_document`.
-
-    Every table is made and checked here, but those that ship with the package, which a test has checked: they are made
-    as they are asked for.
-
-    Raises:
-        DataError: a missing or malformed field.
-    """
-    try:
-        stored = StoredTables(document["tables"], arrays, name)
-        return TableCurve(
-            kernel=str(document["kernel"]),
-            dtype=str(document["dtype"]),
-            backend=str(document["backend"]),
-            engine=str(document["engine"]),
-            tables=stored if shipped else tuple(stored),
-            scale_by=tuple(document["scale_by"]),
-            exact=tuple(document["exact"]),
-            of_model=tuple(document.get("of_model", ())),
-            between=str(document.get("between", "")),
-            includes=tuple(document["includes"]),
-            log_std=float(document["log_std"]),
-            num_rows=int(document["rows"]),
-            median_error_pct=float(document["leave_out_median_pct"]),
-            p90_error_pct=float(document["leave_out_p90_pct"]),
-            source=str(document["source"]),
-            flag=str(document["flag"]),
-            note=str(document["note"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{name}: a table is malformed ({type(error).__name__}: {error})") from error
-
-
-class StoredTables(Sequence[Table]):
-    """The tables of a curve as a file holds them: made as they are asked for: a step asks a few of thousands.
-
-    Raises:
-        DataError: where a table is made that is malformed; the numbers it was measured for are read at once.
-    """
-
-    def __init__(self, documents: Sequence[Mapping[str, Any]], arrays: Mapping[str, Any], name: str) -> None:
-        self._documents, self._arrays, self._name = tuple(documents), arrays, name
-        self._made: dict[int, Table] = {}
-        self._fixed_s: float | None = None
-        self.matches = tuple(
-            {str(key): float(value) for key, value in document["match"].items()} for document in documents
-        )
-
-    def __len__(self) -> int:
-        return len(self._documents)
-
-    @overload
-    def __getitem__(self, at: int) -> Table: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Table]: ...
-
-    def __getitem__(self, at: int | slice) -> Table | Sequence[Table]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(len(self))[at]]
-        place = range(len(self))[at]
-        if place not in self._made:
-            self._made[place] = self._table(place)
-        return self._made[place]
-
-    @property
-    def fixed_s(self) -> float:
-        """Time of the smallest shape of all tables, s."""
-        if self._fixed_s is None:
-            least = min(unpack(self._values(place)).min() for place in range(len(self)))
-            self._fixed_s = float(np.exp(least))
-        return self._fixed_s
-
-    def _values(self, place: int) -> NDArray[np.int16]:
-        """The steps of one table, flat."""
-        document = self._documents[place]
-        try:
-            count = math.prod(int(points) for _, points in document["axes"].values())
-            at = int(document["at"])
-            found: NDArray[np.int16] = self._arrays["values"][at : at + count]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise self._malformed(error) from error
-        if at < 0 or count < 1 or found.shape != (count,):
-            raise self._malformed(f"its {count} values are not in {FILE}")
-        return found
-
-    def _table(self, place: int) -> Table:
-        values, points = self._values(place), self._arrays["points"]
-        try:
-            axes = {
-                str(name): np.array(points[start : start + count])
-                for name, (start, count) in self._documents[place]["axes"].items()
-            }
-            shape = tuple(len(axis) for axis in axes.values())
-            return Table(axes, unpack(values).reshape(shape), self.matches[place])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise self._malformed(error) from error
-
-    def _malformed(self, error: object) -> DataError:
-        kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
-        return DataError(f"{self._name}: a table is malformed ({kind}{error})")
-
-
-def pack(log_seconds: Array) -> NDArray[np.int16]:
-    """ln(seconds) as 16-bit steps above 1 ns; times from 1 ns to 170 ks fit."""
-    steps = np.rint(STEPS * (log_seconds - np.log(UNIT_S)))
-    if np.any(steps < 0) or np.any(steps > np.iinfo(np.int16).max):
-        raise DataError("table: times must lie between 1 ns and 170,000 s")
-    packed: NDArray[np.int16] = steps.astype(np.int16)
-    return packed
-
-
-def unpack(steps: NDArray[np.int16]) -> Array:
-    """The inverse of :func:`pack`."""
-    return steps.astype(float) / STEPS + float(np.log(UNIT_S))

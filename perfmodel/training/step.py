@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.kernels.calibration import Calibration, load_calibration
+from perfmodel.kernels.calibration import Calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.gradients import kernel_cost
 from perfmodel.kernels.power import capped
 from perfmodel.kernels.timing import Timing

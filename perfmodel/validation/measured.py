@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.kernels.calibration import AnyCurve, Calibration, load_calibration
+from perfmodel.kernels.calibration import AnyCurve, Calibration
+from perfmodel.kernels.calibration_file import FILE_NAME, load_calibration
+from perfmodel.kernels.parts import found_in
 from perfmodel.kernels.sums import check_sum
 from perfmodel.spec import catalogue
 from perfmodel.validation.rows import Row
@@ -109,7 +111,7 @@ def _key(curve: AnyCurve) -> tuple[str, ...]:
 def _read(name: str) -> Iterator[dict[str, str]]:
     """Of the calibration's file and of its parts."""
     folder = catalogue.calibration_path(name).parent
-    for held in (folder, *(path.parent for path in shipped(name).parts.values())):
+    for held in (folder, *(path.parent for path in found_in(folder, FILE_NAME).values())):
         path = held / "heldout.csv"
         check_sum(path)
         with path.open(newline="", encoding="utf-8") as file:

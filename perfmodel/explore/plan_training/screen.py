@@ -14,7 +14,7 @@ import numpy as np
 
 from perfmodel.explore.plan_training.pieces import WAYS, Pieces, Workshop
 from perfmodel.explore.plan_training.question import SHAPE, Kind, Question, layouts, space_of, training_with
-from perfmodel.kernels.calibration import load_calibration
+from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.gradients import kernel_cost
 from perfmodel.ops.backward import Kernel
 from perfmodel.ops.op import Op

@@ -72,7 +72,7 @@ def calibration_values(name: str) -> dict[str, Any]:
         SpecError: no such name.
         DataError: unreadable or damaged.
     """
-    from perfmodel.kernels.calibration import load_calibration
+    from perfmodel.kernels.calibration_file import load_calibration
 
     calibration = load_calibration(name)
     document = calibration.document
@@ -226,7 +226,7 @@ def _scenario_row(name: str) -> dict[str, Any]:
 
 
 def _calibration_row(name: str) -> dict[str, Any]:
-    from perfmodel.kernels.calibration import load_calibration
+    from perfmodel.kernels.calibration_file import load_calibration
 
     calibration = load_calibration(name)
     curves = calibration.whole()
