@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from calibrate.tables import achievable as fits
 from calibrate.tables import communication as collective_fits
-from calibrate.tables import in_situ, measured, mixers
+from calibrate.tables import in_situ, measured, mixers, roofline_fit
 from perfmodel.errors import DataError
 from perfmodel.kernels.achievable import FOLDER, lookup, read_rows, table
 from perfmodel.spec import catalogue
@@ -139,7 +139,7 @@ CEILINGS = {
 
 
 def samples_of(kernel, dtype, architecture):
-    gpus = fits.HOPPER if architecture == "hopper" else fits.BLACKWELL
+    gpus = roofline_fit.HOPPER if architecture == "hopper" else roofline_fit.BLACKWELL
     if kernel == "gemm":
         return measured.gemm_samples(gpus, dtype)
     if kernel == "mla_decode":
@@ -152,7 +152,9 @@ def test_measured_kernels_stay_below_their_ceilings(key):
     row, samples = table()[key], samples_of(*key)
     assert row.num_rows == len(samples)
     seconds = np.array([sample.seconds for sample in samples])
-    predicted = fits.predicted_seconds(samples, row.compute_fraction, row.memory_fraction, row.latency_us)
+    predicted = roofline_fit.predicted_seconds(
+        samples, row.compute_fraction, row.memory_fraction, row.latency_us
+    )
     errors = 100 * np.abs(predicted / seconds - 1)
     median, largest = CEILINGS[key]
     assert np.median(errors) <= median
@@ -166,12 +168,14 @@ def test_another_librarys_experts_are_a_check_not_a_fit():
     samples = measured.expert_samples({"h100-sxm", "h200-sxm"}, "fp8")
     assert len(samples) == 50
     seconds = np.array([sample.seconds for sample in samples])
-    predicted = fits.predicted_seconds(samples, row.compute_fraction, row.memory_fraction, row.latency_us)
+    predicted = roofline_fit.predicted_seconds(
+        samples, row.compute_fraction, row.memory_fraction, row.latency_us
+    )
     assert np.median(np.abs(predicted / seconds - 1)) <= 0.32
 
 
 def test_no_timed_kernel_beats_the_memory_bound():
-    ceiling = fits.memory_ceiling()
+    ceiling = roofline_fit.memory_ceiling()
     assert 0.85 < ceiling < 0.95
     for row in table().values():
         assert row.memory_fraction <= ceiling + 1e-3

@@ -14,6 +14,7 @@ import numpy as np
 
 from calibrate.public.aiter import SOURCE, chip
 from calibrate.tables.measured import KernelSample, gemm_work
+from calibrate.tables.roofline_fit import fit, memory_ceiling, predicted_seconds
 from perfmodel.kernels.achievable import Achievable, read_rows
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
 from perfmodel.units import US
@@ -122,8 +123,6 @@ def left_out_errors() -> list[tuple[str, str, str, int, float, float]]:
     """(kernel, format, GPU, rows, median and 90th percentile of |error| in %) where every fifth shape (n, k;
     experts too) is left out of the fit in turn.
     """
-    from calibrate.tables.achievable import fit, memory_ceiling, predicted_seconds
-
     ceiling, found = memory_ceiling(), []
     for architecture, gpu in ARCHITECTURES.items():
         for kernel, dtypes in FORMATS[architecture].items():
