@@ -1,1 +1,1 @@
-"""Commands of the command line that have a module of their own; :mod:`perfmodel.cli` registers them."""
+"""Commands of the command line; :mod:`perfmodel.cli` registers them."""

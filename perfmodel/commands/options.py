@@ -4,6 +4,21 @@ from typing import Annotated
 
 import typer
 
+
+def complete_scenario(incomplete: str) -> list[str]:
+    """Names of the catalogue that begin so, for a shell's completion."""
+    from perfmodel.spec import catalogue
+
+    return [name for name in catalogue.names("scenarios") if name.startswith(incomplete)]
+
+
+ScenarioName = Annotated[
+    str,
+    typer.Argument(
+        help="A catalogue name (perfmodel show scenarios) or a YAML file.", autocompletion=complete_scenario
+    ),
+]
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
