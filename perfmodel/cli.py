@@ -85,8 +85,9 @@ def init(
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="The command that starts a server of vLLM, SGLang or TensorRT-LLM, in quotes: its flags decide layout "
-            "and limits, and each is told.",
+            help="The command that starts a server of vLLM, SGLang, TensorRT-LLM or ATOM, or a training run of "
+            "Megatron-LM "
+            "or torchtitan, in quotes: its flags decide layout and limits, and each is told.",
         ),
     ] = None,
     usd_per_gpu_hour: Annotated[
@@ -98,15 +99,22 @@ def init(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """A first scenario for a model on GPUs: a commented file that step and serve answer."""
+    """A first scenario for a model on GPUs: a commented file that step and serve answer, or train."""
     from perfmodel.errors import SpecError
     from perfmodel.explore.first import Ask, first_scenario
     from perfmodel.output.scenario.first import init_command, parse_slo, place_of, write_first
 
     server = None
     if from_command is not None:
+        from perfmodel.commands.init import init_training
+        from perfmodel.engines.frameworks.command import training_command
         from perfmodel.engines.server_flags import read_command
 
+        trained = training_command(from_command)
+        if trained is not None:
+            served = {"--engine": engine, "--users": users, "--rate": rate, "--slo": slo}
+            init_training(trained, from_command, model or "", gpus, served, usd_per_gpu_hour, out, json=json)
+            return
         server = read_command(from_command)
     name = model or (server.model if server else "")
     if not name:

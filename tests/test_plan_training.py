@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from perfmodel.answers.train import answer_train
 from perfmodel.cli import app
-from perfmodel.engines.megatron_flags import megatron_launch
+from perfmodel.engines.frameworks.megatron_launch import megatron_launch
 from perfmodel.errors import InfeasibleError, SpecError
 from perfmodel.explore.plan_training import pieces
 from perfmodel.explore.plan_training.answer import plan_training

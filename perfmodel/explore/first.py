@@ -161,8 +161,8 @@ def _as_served(ask: Ask, base: dict[str, Any], count: int, longest: int) -> Firs
     return _finished(ask, {**base, "serving": stated["serving"]}, count, (size, found, layout, {}))
 
 
-def parse_gpus(text: str) -> tuple[int, str]:
-    """``16xh100`` as a number and a cluster of the catalogue; without a number, one node.
+def parse_gpus(text: str, *, most: int = MOST_GPUS) -> tuple[int, str]:
+    """``16xh100`` as a number, of ``most``, and a cluster of the catalogue; without a number, one node.
 
     Raises:
         SpecError: not of that form, no such GPU, or no whole number of nodes.
@@ -186,8 +186,8 @@ def parse_gpus(text: str) -> tuple[int, str]:
         )
     node = catalogue.entry("clusters", fit)["node"]
     count = int(found[1]) if found[1] else int(node["num_gpus"])
-    if not 1 <= count <= MOST_GPUS:
-        raise SpecError(f"--gpus {text}: must be 1 to {MOST_GPUS:,} GPUs")
+    if not 1 <= count <= most:
+        raise SpecError(f"--gpus {text}: must be 1 to {most:,} GPUs")
     if count > node["num_gpus"] and count % node["num_gpus"]:
         raise SpecError(
             f"--gpus {text}: nodes of {fit} have {node['num_gpus']} GPUs: give a multiple, or at most one node"

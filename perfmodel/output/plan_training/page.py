@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.engines.megatron_flags import SOURCES, megatron_launch
+from perfmodel.engines.frameworks.megatron_launch import SOURCES, megatron_launch
 from perfmodel.explore.plan_training.answer import CLOSE, Candidate, TrainPlan, layout_words
 from perfmodel.explore.plan_training.screen import Screened
 from perfmodel.files import atomic_write

@@ -88,14 +88,14 @@ def first_text(first: First, command: str, file: str = "FILE.yaml") -> str:
         "# Every key, with its unit and default: perfmodel show keys",
         *(f"# Note: {note}" for note in first.notes),
         "",
-        f"title: {_scalar(f'{scenario.model.name} on {gpus} {scenario.cluster.gpu.name}')}",
-        _line("", "model", document["model"], f"{scenario.model.num_layers} layers; a catalogue name or a config.json"),
-        _line("", "cluster", document["cluster"], f"nodes of {node.num_gpus}, {node.link_gb_per_s:g} GB/s inside, "
+        f"title: {scalar(f'{scenario.model.name} on {gpus} {scenario.cluster.gpu.name}')}",
+        line("", "model", document["model"], f"{scenario.model.num_layers} layers; a catalogue name or a config.json"),
+        line("", "cluster", document["cluster"], f"nodes of {node.num_gpus}, {node.link_gb_per_s:g} GB/s inside, "
               f"{network.gb_per_s_per_gpu:g} GB/s per GPU between; brings calibration "
               f"{scenario.calibration or '(none)'} along"),
     ]  # fmt: skip
     if "prices" in document:
-        lines += ["prices:", _line("  ", "usd_per_gpu_hour", document["prices"]["usd_per_gpu_hour"], "yours")]
+        lines += ["prices:", line("  ", "usd_per_gpu_hour", document["prices"]["usd_per_gpu_hour"], "yours")]
     else:
         price = scenario.prices
         lines.append(
@@ -105,21 +105,21 @@ def first_text(first: First, command: str, file: str = "FILE.yaml") -> str:
         what = (
             f"its defaults at {d.engine_version} fill in what is left out (perfmodel show engines {d.engine})"
         )
-        lines.append(_line("", "engine", document["engine"], what))
+        lines.append(line("", "engine", document["engine"], what))
     else:
         lines.append("# engine: vllm   fills in what is left out (perfmodel show engines)")
     lines += ["deployment:"]
     said = _words(first)
-    lines += [_line("  ", key, value, said.get(key, "")) for key, value in document["deployment"].items()]
+    lines += [line("  ", key, value, said.get(key, "")) for key, value in document["deployment"].items()]
     lines += ["workload:"]
-    lines += [_line("  ", key, value, said.get(key, "")) for key, value in document["workload"].items()]
+    lines += [line("  ", key, value, said.get(key, "")) for key, value in document["workload"].items()]
     if "serving" in document:
         said["replicas"] = f"of {d.num_gpus} GPUs each"
         lines.append("serving:")
-        lines += [_line("  ", key, value, said.get(key, "")) for key, value in document["serving"].items()]
+        lines += [line("  ", key, value, said.get(key, "")) for key, value in document["serving"].items()]
     if "slo" in document:
         lines.append("slo:")
-        lines += [_line("  ", key, value, "") for key, value in document["slo"].items()]
+        lines += [line("  ", key, value, "") for key, value in document["slo"].items()]
     else:
         lines.append("# slo: {ttft_ms: 1000, tpot_ms: 50}   what a request must keep to count as good")
     return "\n".join(lines) + "\n"
@@ -146,15 +146,20 @@ def _words(first: First) -> dict[str, str]:
     }
 
 
-def _line(indent: str, key: str, value: Any, comment: str) -> str:
-    text = f"{indent}{key}: {_scalar(value)}"
-    return f"{text:<{WIDTH}}# {comment}" if comment else text
+def line(indent: str, key: str, value: Any, comment: str) -> str:
+    """A key of a file on one line, with what is said of it."""
+    text = f"{indent}{key}: {scalar(value)}"
+    return f"{text:<{WIDTH - 1}} # {comment}" if comment else text
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     """A value in YAML, on one line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(scalar, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_scalar(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {scalar(one)}" for key, one in value.items()) + "}"
     if isinstance(value, str):
         plain = value.replace("-", "").replace(".", "").replace("_", "").replace("/", "").isalnum()
         number = value.replace(".", "").isdigit()

@@ -1,0 +1,1 @@
+"""Training frameworks' own words: a launch line as keys of ``training``, and a layout as a launch line."""

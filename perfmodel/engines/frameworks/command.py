@@ -1,0 +1,91 @@
+"""A command that starts a training run: whose it is, its flags, how many processes it starts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perfmodel.engines.frameworks import megatron, torchtitan
+from perfmodel.engines.frameworks.line import WHERE, Trainer, flags_of, launched, words_of
+from perfmodel.errors import SpecError
+from perfmodel.spec.model import Model
+
+KINDS = (
+    "torchrun ... pretrain_gpt.py --tensor-model-parallel-size ... (Megatron-LM)",
+    "CONFIG_FILE=FILE.toml ./run_train.sh --parallelism.tensor_parallel_degree=... (torchtitan)",
+)
+"""What is read, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What starts a training run."""
+
+    framework: str
+    """megatron or torchtitan."""
+    flags: Mapping[str, tuple[str, ...]]
+    """Name without dashes -> values; of torchtitan's file, too."""
+    gpus: int | None
+    """Processes that it starts; None: it does not say, or by variables."""
+
+    def stated_model(self) -> tuple[str | dict[str, Any], list[str]]:
+        """The model that the command says, as a scenario states it, and notes on it.
+
+        Raises:
+            SpecError: it says none that is known here.
+        """
+        if self.framework == "megatron":
+            return megatron.stated_model(self.flags)
+        return torchtitan.stated_model(self.flags), []
+
+    def read(self, gpus: int, model: Model, *, named: bool) -> Trainer:
+        """Its flags as keys of ``training``.
+
+        Args:
+            gpus: of the run.
+            model: what is trained.
+            named: whether the model was given beside the command.
+
+        Raises:
+            SpecError: flags that contradict each other, products that do not divide, values that mean nothing.
+        """
+        if self.framework == "megatron":
+            return megatron.read_megatron(self.flags, gpus, model, named=named)
+        return torchtitan.read_torchtitan(self.flags, gpus, model, named=named)
+
+
+def training_command(text: str) -> Command | None:
+    """The training run that a command starts; None: it starts none that is known.
+
+    Raises:
+        SpecError: a quotation that does not end, a variable of the shell where flags must stand.
+        DataError: a file of settings that can't be read.
+    """
+    words = words_of(text)
+    variables = {}
+    while words and re.match(r"[A-Za-z_]\w*=", words[0]):
+        name, _, value = words.pop(0).partition("=")
+        variables[name] = value
+    program = next((i for i, word in enumerate(words) if megatron.PROGRAM.search(word)), None)
+    if program is not None:
+        flags = flags_of(words[program + 1 :])
+        flags = {name.replace("_", "-"): values for name, values in flags.items()}
+        return Command("megatron", flags, launched(words[:program], variables))
+    program = next((i for i, word in enumerate(words) if torchtitan.PROGRAM.search(word)), None)
+    if program is None:
+        return None
+    flags = torchtitan.all_flags(flags_of(words[program + 1 :]), variables)
+    return Command("torchtitan", flags, _of_script(words, program, variables))
+
+
+def _of_script(words: Sequence[str], program: int, variables: Mapping[str, str]) -> int | None:
+    """Processes of torchtitan: those of its script's ``NGPU``, or of torchrun."""
+    if words[program].endswith(".sh"):
+        number = variables.get("NGPU", "")
+        return int(number) if number.isdigit() and 0 < int(number) < 10**6 else None
+    return launched(words[:program], variables)
+
+
+def refused(text: str) -> SpecError:
+    """Why a command is not read as a training run."""
+    return SpecError(f"{WHERE} {text[:60]!r}: must start a training run: {' or '.join(KINDS)}")

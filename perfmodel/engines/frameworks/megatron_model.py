@@ -1,0 +1,156 @@
+"""A model by its sizes on a line of Megatron-LM's, as a model of the catalogue with other sizes.
+
+Kinds of models are few: latent attention as DeepSeek-V3's, experts with shared ones or dense layers before them as
+GLM-4.5's, experts alone as Qwen3's, dense as Llama's. Sizes that none of them has are refused: MODEL says them.
+"""
+
+from typing import Any
+
+from perfmodel.engines.frameworks.line import WHERE, Line, Trainer
+from perfmodel.engines.frameworks.megatron_stages import pattern_of
+from perfmodel.errors import SpecError
+
+SIZES = (
+    "num-layers", "encoder-num-layers", "hidden-size", "ffn-hidden-size", "num-attention-heads", "kv-channels",
+    "group-query-attention", "num-query-groups", "swiglu", "squared-relu", "quick-geglu", "multi-latent-attention",
+    "q-lora-rank", "kv-lora-rank", "qk-head-dim", "qk-pos-emb-head-dim", "v-head-dim", "num-experts",
+    "moe-ffn-hidden-size", "moe-router-topk", "moe-shared-expert-intermediate-size", "moe-layer-freq",
+    "moe-router-num-groups", "moe-router-group-topk", "vocab-size", "padded-vocab-size",
+    "make-vocab-size-divisible-by", "untie-embeddings-and-output-weights", "max-position-embeddings",
+)  # fmt: skip
+"""Flags that say the model."""
+OTHERS = (
+    "window-size", "window-attn-skip-freq", "experimental-attention-variant", "linear-attention-freq",
+    "hybrid-layer-pattern", "hybrid-override-pattern", "heterogeneous-layers-config-path",
+    "heterogeneous-layers-config-encoded-json", "moe-latent-size", "is-hybrid-model", "spec",
+)  # fmt: skip
+"""Flags of models that sizes do not say here."""
+COMPARED = {"num-layers": "num_layers", "hidden-size": "hidden_size"}
+
+
+def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
+    """A model as a scenario states it, ``base`` and the keys of its config that differ.
+
+    Raises:
+        SpecError: a size that Megatron-LM needs is missing, or one that no kind of model here has.
+    """
+    other = next((name for name in OTHERS if line.given(name) and line.left[name] != ("local",)), None)
+    if other:
+        raise SpecError(
+            f"{WHERE}: --{other}: sizes on the line do not say such a model here: give MODEL beside it, a name of the "
+            "catalogue or a config.json"
+        )
+    needed = {}
+    for name in ("num-layers", "hidden-size", "num-attention-heads"):
+        value = line.whole(name)
+        if value is None:
+            raise SpecError(
+                f"{WHERE}: --{name}: missing, so the line does not say the model: give MODEL beside it, a name of the "
+                "catalogue or a config.json"
+            )
+        needed[name] = value
+    layers, hidden, heads = needed.values()
+    gated = line.switch("swiglu") or line.switch("quick-geglu")
+    line.switch("squared-relu")
+    ffn = line.whole("ffn-hidden-size") or (int(8 * hidden / 3 / 64) * 64 if gated else 4 * hidden)
+    keys: dict[str, Any] = {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": _gated(ffn, gated),
+        "tie_word_embeddings": not line.switch("untie-embeddings-and-output-weights"),
+    }
+    if not gated:
+        trainer.notes.append(
+            "two matrices per FFN (no --swiglu): taken as SwiGLU's three of 2/3 the width, which are as many "
+            "weights and "
+            "FLOPs"
+        )
+    positions = line.whole("max-position-embeddings")
+    if positions is not None:
+        keys["max_position_embeddings"] = positions
+    _vocabulary(line, trainer, keys, tp)
+    latent = line.switch("multi-latent-attention")
+    if latent:
+        _latent(line, keys)
+    else:
+        _grouped(line, keys, heads, hidden)
+    experts = line.whole("num-experts", 0)
+    shared = line.whole("moe-shared-expert-intermediate-size", 0)
+    mtp = line.left.get("mtp-num-layers", ("0",))[0] not in ("0", "")
+    if not experts:
+        for name in ("moe-router-topk", "moe-layer-freq", "moe-ffn-hidden-size"):
+            line.left.pop(name, None)
+        if latent:
+            raise SpecError(
+                f"{WHERE}: --multi-latent-attention without --num-experts: no model here has both: give MODEL beside it"
+            )
+        return {"base": "llama-3.1-70b", **keys}
+    freq = line.text("moe-layer-freq") or "1"
+    where = pattern_of(freq, layers, "moe-layer-freq")
+    dense = where.index(1) if 1 in where else layers
+    if 0 in where[dense:]:
+        raise SpecError(
+            f"{WHERE}: --moe-layer-freq {freq[:60]}: dense layers between those with experts: give MODEL beside it"
+        )
+    moe_ffn = _gated(line.whole("moe-ffn-hidden-size") or ffn, gated)
+    if not dense:
+        del keys["intermediate_size"]  # no layer has a dense FFN
+    keys |= {"moe_intermediate_size": moe_ffn, "num_experts_per_tok": line.whole("moe-router-topk") or 2}
+    groups, top_groups = line.whole("moe-router-num-groups"), line.whole("moe-router-group-topk")
+    if not (latent or shared or dense or mtp or groups):
+        return {"base": "qwen3-30b-a3b", **keys, "num_experts": experts}
+    shared = _gated(shared or 0, gated) if shared else 0
+    if shared % moe_ffn:
+        raise SpecError(
+            f"{WHERE}: --moe-shared-expert-intermediate-size {shared}: no multiple of the {moe_ffn} of a routed "
+            "expert: "
+            "give MODEL beside it"
+        )
+    keys |= {
+        "n_routed_experts": experts,
+        "n_shared_experts": shared // moe_ffn,
+        "first_k_dense_replace": dense,
+        "n_group": groups or 1,
+        "topk_group": top_groups or groups or 1,
+        "num_nextn_predict_layers": int(mtp),
+    }
+    return {"base": "deepseek-v3" if latent else "glm-4.5", **keys}
+
+
+def _gated(width: int, gated: bool) -> int:
+    return width if gated else max(64, round(2 * width / 3 / 64) * 64)
+
+
+def _grouped(line: Line, keys: dict[str, Any], heads: int, hidden: int) -> None:
+    grouped, groups = line.switch("group-query-attention"), line.whole("num-query-groups")
+    keys["num_key_value_heads"] = groups or heads if grouped else heads
+    width = line.whole("kv-channels")
+    if width is None and hidden % heads:
+        raise SpecError(f"{WHERE}: --num-attention-heads {heads}: must divide --hidden-size {hidden}")
+    keys["head_dim"] = width or hidden // heads
+
+
+def _latent(line: Line, keys: dict[str, Any]) -> None:
+    line.left.pop("kv-channels", None)  # each part of a head has its own width
+    for name, key, default in (
+        ("q-lora-rank", "q_lora_rank", None),
+        ("kv-lora-rank", "kv_lora_rank", 32),
+        ("qk-head-dim", "qk_nope_head_dim", 128),
+        ("qk-pos-emb-head-dim", "qk_rope_head_dim", 64),
+        ("v-head-dim", "v_head_dim", 128),
+    ):
+        keys[key] = line.whole(name) or default
+    keys["num_key_value_heads"] = keys["num_attention_heads"]
+
+
+def _vocabulary(line: Line, trainer: Trainer, keys: dict[str, Any], tp: int) -> None:
+    padded, size = line.whole("padded-vocab-size"), line.whole("vocab-size")
+    multiple = (line.whole("make-vocab-size-divisible-by") or 128) * tp
+    if padded or size:
+        keys["vocab_size"] = padded or -(-(size or 1) // multiple) * multiple
+    else:
+        trainer.notes.append(
+            "the vocabulary is the tokenizer's, and not on the line: that of the model like it is taken; state "
+            "model.vocab_size"
+        )
