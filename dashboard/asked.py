@@ -38,7 +38,7 @@ MOST_PICKS = 128
 """What a page computes while somebody waits for it."""
 MOST_NUMBER = 2**53 - 1
 """Beyond it a browser's numbers are no longer whole, and its controls fail."""
-SHOWN = {"cluster", "deployment", "serving", "workload", "slo", "routing", "prices", "prefill"}
+SHOWN = {"cluster", "deployment", "serving", "workload", "slo", "routing", "prices", "prefill", "ffns"}
 """Sections whose numbers controls show."""
 
 Sets = tuple[tuple[str, str], ...]

@@ -110,7 +110,9 @@ def build_scenario(document: Mapping[str, Any], *, folder: Path = Path()) -> Sce
         notes += _what_moved(fields, before, [key for key in PLACE if key not in document])
     fields["power"] = _power(fields.get("power", {}), fields["cluster"])
     if isinstance(fields.get("prefill"), Mapping):
-        fields["prefill"] = _placed(fields["prefill"], fields)
+        fields["prefill"] = _placed("prefill", fields)
+    if isinstance(fields.get("ffns"), Mapping):
+        fields["ffns"] = _differing(_placed("ffns", fields), fields)
     _write_out_drafts(fields)
     sections, differing = _with_engines(fields, gpu)
     fields |= sections
@@ -131,31 +133,31 @@ def calibration_for(fields: Mapping[str, Any], gpu: Any) -> Any:
     return name if name in catalogue.names("calibrations") and fields.get("costs") != "report" else ""
 
 
-def _placed(prefill: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The prefill section with its own cluster in full, and that GPU's calibration, price and power where none is
-    stated; what decodes on the same GPU lends its own.
+def _placed(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``prefill`` or ``ffns`` with its own cluster in full, and that GPU's calibration, price and power
+    where none is stated; what has the same GPU as the scenario is lent the scenario's.
 
     Raises:
         SpecError: no price.
     """
-    found = dict(prefill)
+    found = dict(fields[name])
     for key in ("calibration", "cluster", "prices"):
         if key in found and found[key] is None:
             del found[key]
     if "calibration" in found:
-        found["calibration"] = calibration_place(found["calibration"], Path(), "prefill.calibration")
+        found["calibration"] = calibration_place(found["calibration"], Path(), f"{name}.calibration")
     if "cluster" not in found:
         if "prices" in found:
-            found["prices"] = _prices(found["prices"], "prefill.prices")
+            found["prices"] = _prices(found["prices"], f"{name}.prices")
         if "power" in found:
             found["power"] = _power(found["power"] or {}, fields["cluster"])
         return found
     if _base(found["cluster"]) == CALIBRATED:
         raise SpecError(
-            f"prefill.cluster = {CALIBRATED}: stands for the scenario's own calibration; name a cluster, or leave it "
-            "out where prompts are computed on the same GPUs"
+            f"{name}.cluster = {CALIBRATED}: stands for the scenario's own calibration; name a cluster, or leave it "
+            f"out where {PLACED[name]} the same GPUs"
         )
-    found["cluster"] = cluster = _section("clusters", found["cluster"], "prefill.cluster")
+    found["cluster"] = cluster = _section("clusters", found["cluster"], f"{name}.cluster")
     gpu = cluster.get("gpu", {})
     alike = isinstance(gpu, Mapping) and gpu == fields["cluster"].get("gpu")
     if "calibration" not in found:
@@ -165,9 +167,24 @@ def _placed(prefill: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, 
     if alike and "prices" not in found:
         found["prices"] = fields["prices"]
     else:
-        found["prices"] = _prices(prices_for(found, gpu, {}, "prefill.prices"), "prefill.prices")
+        found["prices"] = _prices(prices_for(found, gpu, {}, f"{name}.prices"), f"{name}.prices")
     found["power"] = _power(found.get("power") or {}, cluster)
     return found
+
+
+PLACED = {"prefill": "prompts are computed on", "ffns": "FFNs are computed on"}
+"""Sections that may stand on another cluster -> what is done there."""
+
+
+def _differing(ffns: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section ``ffns``, without a cluster that is the scenario's and what else is as there; None: all of it. With
+    ``num_gpus`` it is a cluster of its own, however alike.
+    """
+    cluster = ffns.get("cluster")
+    if cluster is not None and (cluster != fields["cluster"] or cluster.get("num_gpus") is not None):
+        return dict(ffns)
+    kept = {key: value for key, value in ffns.items() if value is not None and value != fields.get(key)}
+    return kept or None
 
 
 def prices_for(fields: Mapping[str, Any], gpu: Any, before: Mapping[str, Any], field: str = "prices") -> Any:

@@ -27,7 +27,7 @@ BEFORE = "(before)"
 """Key under which a document keeps what was stated for a cluster that a later layer replaced; no file can hold it."""
 PLACE = ("calibration", "prices")
 """Sections that belong to a cluster: another cluster brings its own along."""
-CALIBRATIONS = (("calibration",), ("prefill", "calibration"))
+CALIBRATIONS = (("calibration",), ("prefill", "calibration"), ("ffns", "calibration"))
 """Where a calibration is stated."""
 MOVES = frozenset({"cluster", "cluster.base", "cluster.gpu", "cluster.gpu.base"})
 """Overrides that name another cluster or GPU; others change a figure of the one that is there."""
@@ -107,7 +107,8 @@ def with_overrides(
 def _stated_within(key: str, document: Mapping[str, Any], stated: Set[str]) -> Any:
     """What overrides state of a section: all of it where they name it, else the keys that they set; None: nothing."""
     if {key, f"{key}.base"} & stated:
-        return document[key]
+        nothing = "" if key == "calibration" else None  # ``calibration=``: without one
+        return nothing if document[key] is None else document[key]
     inside = {path.partition(".")[2].partition(".")[0] for path in stated if path.startswith(f"{key}.")}
     return {name: document[key][name] for name in sorted(inside)} or None
 

@@ -17,13 +17,13 @@ from perfmodel.kernels.communication import beside_compute
 from perfmodel.kernels.cost import costing
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, ceil_div
-from perfmodel.ops.apart import apart_ops
+from perfmodel.ops.apart import apart_ops, is_transfer, on_ffns
 from perfmodel.ops.collective import send_receive
 from perfmodel.ops.drafter import Pass, draft_passes
 from perfmodel.ops.ends import draft_ops, embedding_ops, head_ops
 from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.lora import slots_of, with_adapters
-from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass
+from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass, Stream
 from perfmodel.ops.report import report_layer
 from perfmodel.ops.work import Work, divided, draft_work, step_work
 from perfmodel.overlap.graph import Graph, Segment, Task
@@ -39,9 +39,22 @@ from perfmodel.overlap.timeline import Timeline, simulate
 from perfmodel.overlap.twin import StepTimes, step_times
 from perfmodel.routing.activation import layer_activations
 from perfmodel.spec.deployment import Slowdown
+from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import US
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """GPUs and network that ops run on, and what times their kernels."""
+
+    cluster: Cluster
+    calibration: Calibration | None
+
+    def cost(self, op: Op, costs: str) -> Timing:
+        """Time of an op there, alone and on a healthy GPU."""
+        return costing(self.cluster, costs, self.calibration)(op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,26 @@ class Step:
     segments: tuple[Segment, ...]
     timeline: Timeline
     calibration: Calibration | None = None
-    """What ops were costed by, where the scenario names one."""
+    """What ops were costed by, where the scenario names one; where FFNs have other GPUs, those of attention."""
+    ffn_calibration: Calibration | None = None
+    """What ops of FFNs were costed by, where they have other GPUs."""
+
+    @property
+    def places(self) -> "tuple[Place, ...]":
+        """Where ops run: one place, or attention's and the FFNs'."""
+        own = Place(self.scenario.cluster, self.calibration)
+        ffns = self.scenario.ffns
+        if ffns is None or (ffns.cluster is None and ffns.calibration is None):
+            return (own,)
+        return own, Place(self.scenario.ffn_cluster, self.ffn_calibration)
+
+    def place_of(self, op: Op) -> int:
+        """Which of ``places`` an op runs in; of a transfer between two clusters the end that sets its time."""
+        places = self.places
+        if len(places) == 1 or not is_transfer(op):
+            return int(on_ffns(op)) if len(places) > 1 else 0
+        here, there = (float(np.mean(one.cost(op, self.scenario.costs).seconds)) for one in places)
+        return int(there > here)
 
     @property
     def step_time_s(self) -> float:
@@ -73,7 +105,8 @@ def simulate_step(scenario: Scenario) -> Step:
         num_ranks=scenario.deployment.ep if all_ranks else 1,
         contention=has_contention(scenario),
     )
-    return Step(scenario, segments, timeline, _calibration(scenario))
+    ffns = _calibration(scenario.ffn_side) if scenario.ffns else None
+    return Step(scenario, segments, timeline, _calibration(scenario), ffns)
 
 
 def predict_steps(scenario: Scenario) -> StepTimes:
@@ -101,9 +134,11 @@ def has_contention(scenario: Scenario) -> bool:
 
 
 def common_log_std(scenario: Scenario) -> float:
-    """Spread that all ops of a step share: the device's noise between runs, and what the engine's constants leave."""
-    calibration = _calibration(scenario)
-    repeat = calibration.repeat_log_std if calibration else 0.0
+    """Spread that all ops of a step share: the device's noise between runs (of two kinds of GPUs the larger), and what
+    the engine's constants leave.
+    """
+    sides = (scenario, scenario.ffn_side) if scenario.ffns else (scenario,)
+    repeat = max(one.repeat_log_std if one else 0.0 for one in map(_calibration, sides))
     return math.hypot(repeat, scenario.deployment.step_log_std)
 
 
@@ -217,7 +252,7 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
         ops = report_layer(ops)
     tasks = schedule_layer(overlap, [ops] * parts)
     hides = has_contention(scenario) and overlaps(overlap)
-    timings = _timings(tasks, scenario, share=1 / parts, beside=hides)
+    timings = _with_given(tasks, _alone(_ops(tasks), scenario, beside=hides), scenario, share=1 / parts)
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
 
 
@@ -226,7 +261,7 @@ def _apart_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
     parts = scenario.deployment.ffn_micro_batches
     own = apart_ops(layer, work.scaled(1 / parts), scenario)
     tasks, streams = attention_ffn([own] * parts)
-    timings = _timings(tasks, scenario, share=1 / parts)
+    timings = _with_given(tasks, _apart(_ops(tasks), streams, scenario), scenario, share=1 / parts)
     queued = tuple(
         replace(task, op=replace(task.op, stream=stream)) for task, stream in zip(tasks, streams, strict=True)
     )
@@ -248,17 +283,18 @@ def beside_compute_cost(op: Op, timing: Timing, scenario: Scenario) -> Timing:
     )
 
 
-def _timings(
-    tasks: Sequence[Task], scenario: Scenario, share: float, beside: bool = False
-) -> tuple[Timing, ...]:
-    """Time of each task; a given attention time is spread over attention's ops as they would share it.
+def _ops(tasks: Sequence[Task]) -> list[Op]:
+    return [task.op for task in tasks]
 
-    ``beside``: transfers take as long as they do beside compute.
-    """
-    timings = list(_alone([task.op for task in tasks], scenario, beside=beside))
+
+def _with_given(
+    tasks: Sequence[Task], alone: tuple[Timing, ...], scenario: Scenario, share: float
+) -> tuple[Timing, ...]:
+    """Time of each task; a given attention time is spread over attention's ops as they would share it."""
     given_us = scenario.given.attention_us
     if given_us is None:
-        return tuple(timings)
+        return alone
+    timings = list(alone)
     for prefix in sorted({task.op.name.split(".")[0] for task in tasks if _is_attention(task.op)}):
         for micro_batch in {task.micro_batch for task in tasks}:
             own = [
@@ -286,6 +322,25 @@ def _alone(ops: Sequence[Op], scenario: Scenario, beside: bool = False) -> tuple
         return beside_compute_cost(op, timing, scenario) if beside else timing
 
     return timings_of(ops, alone)
+
+
+def _apart(ops: Sequence[Op], streams: Sequence[Stream], scenario: Scenario) -> tuple[Timing, ...]:
+    """Time alone of ops of two pools that queue on ``streams``: each by its own GPU, and a transfer between two
+    clusters by the slower of their networks.
+    """
+    if scenario.ffns is None:
+        return _alone(ops, scenario)
+    side = scenario.ffn_side
+    found: dict[int, Timing] = {}
+    for stream in dict.fromkeys(streams):
+        places = [i for i, queue in enumerate(streams) if queue == stream]
+        own = [ops[i] for i in places]
+        timings = _alone(own, side if stream == Stream.EXPERTS else scenario)
+        if stream in (Stream.NETWORK, Stream.LINK):
+            ends = zip(timings, _alone(own, side), strict=True)
+            timings = tuple(here.or_slower(there) for here, there in ends)
+        found |= zip(places, timings, strict=True)
+    return tuple(found[i] for i in range(len(ops)))
 
 
 def _slowed(op: Op, timing: Timing, slow: Slowdown) -> Timing:

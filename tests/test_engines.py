@@ -543,3 +543,10 @@ def test_settings_of_a_row_are_listed_in_the_output():
     assert all(any(one.startswith(f"{path}=") for one in listed) for path, _ in leaves(overrides_of(record)))
     bare = {key: value for key, value in document_of(record, setup_of(record)).items() if key != "workload"}
     assert build_scenario(with_overrides(bare, listed)).hash == own.hash
+
+
+def test_another_cluster_without_a_calibration_has_none():
+    """As without the cluster: what is stated empty is stated."""
+    sets = ["cluster=h100-ib", "calibration="]
+    assert load_scenario("longcat-flash-h800", sets).calibration == ""
+    assert load_scenario("longcat-flash-h800", sets[:1]).calibration == "h100-sxm"

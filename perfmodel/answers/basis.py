@@ -14,7 +14,7 @@ from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Op, Stream
 from perfmodel.overlap.analysis import critical_path, slowest_rank
 from perfmodel.spec.scenario import Scenario
-from perfmodel.step import Step
+from perfmodel.step import Place, Step
 from perfmodel.units import PERCENT
 
 KINDS = {
@@ -49,11 +49,14 @@ class Use:
     """Of the time, 0 to 1; 0 where something else hides it."""
     kernels_of: str
     """Engine whose kernels were timed for it; empty: no engine's in particular, or not timed."""
+    place: int = 0
+    """Which of its step's places it runs in."""
 
     @property
     def calibration(self) -> str:
-        """Name of its step's calibration; empty: none."""
-        return self.step.calibration.name if self.step.calibration else ""
+        """Name of the calibration of where it runs; empty: none."""
+        used = self.step.places[self.place].calibration
+        return used.name if used else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,42 +136,44 @@ def _uses(step: Step, weight: float) -> Iterable[Use]:
             key = (item.span.segment, item.span.task)
             on_path[key] = on_path.get(key, 0.0) + item.end_s - item.start_s
     scale = weight / step.step_time_s if step.step_time_s else 0.0
-    rescaled = is_rescaled(step)
+    places = step.places
+    rescaled = [is_rescaled(one) for one in places]
     for number, segment in enumerate(step.segments):
         for place, (task, timing) in enumerate(zip(segment.tasks, segment.timings, strict=True)):
-            kernels_of = _kernels_of(step, task.op, timing)
-            kind = _kind(step, task.op, timing, kernels_of, rescaled=rescaled)
+            at = step.place_of(task.op)
+            kernels_of = _kernels_of(places[at], task.op, timing)
+            kind = _kind(step, places[at], task.op, timing, kernels_of, rescaled=rescaled[at])
             share = scale * on_path.get((number, place), 0.0)
             gap = float(np.mean(timing.gap_s / timing.seconds)) if np.any(timing.gap_s) else 0.0
             if gap:
                 constant = replace(timing, flag="", calibrated=False, source="given")
-                yield Use(step, task.op, constant, "engine", share * gap, "")
+                yield Use(step, task.op, constant, "engine", share * gap, "", at)
             if gap < 1.0:
-                yield Use(step, task.op, timing, kind, share * (1.0 - gap), kernels_of)
+                yield Use(step, task.op, timing, kind, share * (1.0 - gap), kernels_of, at)
 
 
-def _kernels_of(step: Step, op: Op, timing: Timing) -> str:
-    if step.calibration is None or not timing.calibrated or timing.source.startswith(INSIDE):
+def _kernels_of(place: Place, op: Op, timing: Timing) -> str:
+    if place.calibration is None or not timing.calibrated or timing.source.startswith(INSIDE):
         return ""
-    curve = step.calibration.curve(op)
+    curve = place.calibration.curve(op)
     return curve.engine if curve is not None else ""
 
 
-def _kind(step: Step, op: Op, timing: Timing, kernels_of: str, *, rescaled: bool) -> str:
-    scenario, used = step.scenario, step.calibration
-    engine = scenario.deployment.engine
+def _kind(step: Step, place: Place, op: Op, timing: Timing, kernels_of: str, *, rescaled: bool) -> str:
+    used, gpu = place.calibration, place.cluster.gpu
+    engine = step.scenario.deployment.engine
     if op.stream == Stream.HOST:
         return "engine" if engine else "given"
     if timing.source == "given":
         return "given"
     if timing.calibrated and used is not None:
-        if used.gpu != scenario.cluster.gpu.name:
+        if used.gpu != gpu.name:
             return "other_gpu"
         if engine and kernels_of not in ("", engine):
             return "other_engine"
         derived = rescaled or any(word in timing.flag for word in DERIVED)
         return "derived" if derived else "timed"
-    if names_another_architecture(timing, scenario.cluster.gpu.architecture):
+    if names_another_architecture(timing, gpu.architecture):
         return "other_gpu"
     return "derived" if timing.source.startswith(("fitted:", "measured:")) else "convention"
 
@@ -183,9 +188,9 @@ DERIVED = (
 """What a flag says of a calibration's time that was not timed as it is used."""
 
 
-def is_rescaled(step: Step) -> bool:
+def is_rescaled(place: Place) -> bool:
     """Whether the calibration's GPU is asked with other figures than it was timed with: a what-if."""
-    used, cluster = step.calibration, step.scenario.cluster
+    used, cluster = place.calibration, place.cluster
     if used is None or used.gpu != cluster.gpu.name:
         return False
     return any("made with another" in text for text in mismatches(used, cluster, used.perfmodel))
@@ -198,7 +203,7 @@ def names_another_architecture(timing: Timing, own: str) -> bool:
 
 
 def _sentence(rest: Rest) -> str:
-    scenario, used = rest.step.scenario, rest.step.calibration
+    scenario = rest.step.scenario
     if scenario.costs == "report":
         return "Nothing of this is timed: FLOPs over peaks and bytes over bandwidths, as the report's Table 7 counts."
     found, words = rest.fractions, kind_words(scenario)
@@ -211,12 +216,11 @@ def _sentence(rest: Rest) -> str:
     )
     told += [f"{percent_of_time(share)} {words}" for share, words in others]
     text = ", ".join(told)
-    if used is None:
+    # prefill replicas and FFNs on another GPU have a calibration of their own
+    used = [place.calibration for step, _ in rest.steps for place in step.places]
+    all_used = {one.id: one for one in used if one is not None}
+    if not all_used:
         return f"{text}; no calibration."
-    # prefill replicas on another GPU have a calibration of their own
-    all_used = {
-        one.id: one for one in (used, *(step.calibration for step, _ in rest.steps)) if one is not None
-    }
     named = (f"{one.name}-{one.id}, timed on {device_of(one)}" for one in all_used.values())
     return f"{text}; calibration {', and '.join(named)}."
 

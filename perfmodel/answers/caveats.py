@@ -157,8 +157,9 @@ def _streaming(step: Step) -> Iterator[Caveat]:
 
 def _rows(scenario: Scenario) -> Iterator[Caveat]:
     """An engine on GPUs of which no engine's steps are at hand."""
-    gpu = scenario.cluster.gpu
-    if scenario.deployment.engine and gpu.architecture in WITHOUT_ROWS:
+    for gpu in {one.gpu.name: one.gpu for one in (scenario.cluster, scenario.ffn_cluster)}.values():
+        if not scenario.deployment.engine or gpu.architecture not in WITHOUT_ROWS:
+            continue
         yield note(
             f"{gpu.name}: no published serving row of {gpu.architecture} is at hand: the engine's constants are from "
             "NVIDIA's GPUs and the interval is that of an engine without rows; perfmodel validate --data FILE.csv "
@@ -234,23 +235,25 @@ def _devices(rest: Rest) -> Iterator[Caveat]:
 
 def _about_device(rest: Rest, step: Step, share: float) -> Iterator[tuple[Weight, str, float]]:
     """(weight, text, share of the time; 0: not about ops) of one step's calibration."""
-    used, scenario = step.calibration, step.scenario
-    gpu = scenario.cluster.gpu.name
-    own = gpu if gpu in catalogue.names("calibrations") else ""
-    if scenario.costs == "report":
+    if step.scenario.costs == "report":
         return
-    if used is None:
-        way = f"calibration: {own} holds timings of it" if own else "calibrate profile on it makes one"
-        yield Weight.DANGER, f"nothing was timed on {gpu}, for no calibration is named; {way}", share
-        return
-    for text in mismatches(used, scenario.cluster, perfmodel.__version__):
-        if "was made on" in text:
-            way = f" (calibration: {own} is {gpu}'s)" if own else ""
-            calibrated = (use for use in rest.uses if use.step is step and use.timing.calibrated)
-            foreign = sum(use.share for use in calibrated if use.kind == "other_gpu")
-            yield Weight.DANGER, f"{text}{way}", foreign
-        else:
-            yield Weight.NOTE, text, share if "was made with another" in text else 0.0
+    for number, place in enumerate(step.places):
+        used, gpu = place.calibration, place.cluster.gpu.name
+        own = gpu if gpu in catalogue.names("calibrations") else ""
+        uses = [use for use in rest.uses if use.step is step and use.place == number]
+        if len(step.places) > 1:
+            share = sum(use.share for use in uses)
+        if used is None:
+            way = f"calibration: {own} holds timings of it" if own else "calibrate profile on it makes one"
+            yield Weight.DANGER, f"nothing was timed on {gpu}, for no calibration is named; {way}", share
+            continue
+        for text in mismatches(used, place.cluster, perfmodel.__version__):
+            if "was made on" in text:
+                way = f" (calibration: {own} is {gpu}'s)" if own else ""
+                foreign = sum(use.share for use in uses if use.timing.calibrated and use.kind == "other_gpu")
+                yield Weight.DANGER, f"{text}{way}", foreign
+            else:
+                yield Weight.NOTE, text, share if "was made with another" in text else 0.0
 
 
 def _outside(rest: Rest) -> Iterator[Caveat]:
@@ -311,21 +314,24 @@ def _engines(rest: Rest) -> Iterator[Caveat]:
 
 def _uncovered(rest: Rest) -> Iterator[Caveat]:
     """Ops that the calibration does not cover."""
-    used = rest.step.calibration
-    ran = [use for use in rest.uses if use.timing.source != "given"]
-    missing = [use for use in ran if not use.timing.calibrated]
-    if used is None or not missing:
-        return
-    share = sum(use.share for use in missing)
-    weight = Weight.DANGER if share >= MOSTLY else Weight.NOTE if share >= CONVENTIONAL else Weight.STANDING
-    covered = len(ran) - len(missing)
-    yield _weighed(
-        rest,
-        weight,
-        share,
-        f"calibration {used.name} covers {covered} of {number_of(len(ran), 'op')}; the rest by roofline",
-        _ops(missing),
-    )
+    for number, place in enumerate(rest.step.places):
+        used = place.calibration
+        ran = [use for use in rest.uses if use.timing.source != "given" and use.place == number]
+        missing = [use for use in ran if not use.timing.calibrated]
+        if used is None or not missing:
+            continue
+        share = sum(use.share for use in missing)
+        weight = (
+            Weight.DANGER if share >= MOSTLY else Weight.NOTE if share >= CONVENTIONAL else Weight.STANDING
+        )
+        covered = len(ran) - len(missing)
+        yield _weighed(
+            rest,
+            weight,
+            share,
+            f"calibration {used.name} covers {covered} of {number_of(len(ran), 'op')}; the rest by roofline",
+            _ops(missing),
+        )
 
 
 def _report(scenario: Scenario) -> Iterator[Caveat]:

@@ -8,7 +8,7 @@ from typing import Any
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import Caveat, caveat_values, danger, note, standing, step_caveats
 from perfmodel.answers.serve_intervals import check_repeats, run_intervals
-from perfmodel.answers.step import plain, provenance, refuse_beyond_peak, utilisation
+from perfmodel.answers.step import ffns_of, plain, provenance, refuse_beyond_peak, utilisation
 from perfmodel.economics.energy import add_usages, unknown_power, usage_of, usage_values
 from perfmodel.economics.facts import Facts, facts_of
 from perfmodel.economics.peaks import peak_seconds
@@ -127,6 +127,7 @@ def answer_of(
         "model": scenario.model.name,
         "cluster": scenario.cluster.name,
         "gpu": scenario.cluster.gpu.name,
+        **ffns_of(scenario),
         "replicas": scenario.serving.replicas,
         "policy": run.pool.batching.policy,
         "kv_tokens_per_rank": run.pool.kv_tokens,
@@ -292,7 +293,7 @@ def _intervals(
 def _caveats(run: Run, facts: Facts, waits: dict[str, float] | None) -> list[Caveat]:
     """What of the traffic, or of what is known, makes the answer less certain."""
     scenario, workload = run.scenario, run.scenario.workload
-    sides = (scenario, scenario.prefill_side or scenario)
+    sides = (scenario, scenario.ffn_side if scenario.ffns else scenario, scenario.prefill_side or scenario)
     unknown = dict.fromkeys(text for text in map(unknown_power, sides) if text)
     found = [note(text) for text in unknown]
     found += [note(f"workload.trace: {text}") for text in run.requests.notes]

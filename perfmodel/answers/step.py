@@ -12,14 +12,14 @@ import perfmodel
 from perfmodel.answers.basis import Rest, basis, rest_of
 from perfmodel.answers.caveats import caveat_values, step_caveats
 from perfmodel.answers.tails import step_tails
-from perfmodel.economics.peaks import hbm_seconds, peak_seconds
+from perfmodel.economics.peaks import gpus_of_ops, hbm_seconds, peak_seconds
 from perfmodel.economics.rates import rate_range, step_rates
 from perfmodel.errors import SpecError
-from perfmodel.kernels.calibration import INSIDE
+from perfmodel.kernels.calibration import INSIDE, Calibration
 from perfmodel.kernels.timing import Timing
+from perfmodel.ops.apart import on_ffns
 from perfmodel.ops.limits import check_runs, limits
 from perfmodel.ops.memory import step_memory
-from perfmodel.ops.op import Stream
 from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
@@ -73,6 +73,7 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
         "model": scenario.model.name,
         "cluster": scenario.cluster.name,
         "gpu": scenario.cluster.gpu.name,
+        **ffns_of(scenario),
         "phase": deployment.phase,
         "overlap": deployment.overlap,
         "num_gpus": deployment.num_gpus,
@@ -112,7 +113,20 @@ def at_price(values: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
         low, high = values["intervals"]["step_time_s"]
         found["intervals"] = plain(_rate_intervals(scenario, low, high))
     found["provenance"] = {**values["provenance"], **_asked(scenario)}
+    if scenario.ffns is not None:
+        found["ffns"] = plain({**values["ffns"], **ffns_of(scenario)["ffns"]})
+        found["provenance"]["ffns"] = {**values["provenance"]["ffns"], **_price(scenario.ffn_side)}
     return found
+
+
+def ffns_of(scenario: Scenario) -> dict[str, Any]:
+    """``ffns``: what computes FFNs, at which price, where those are other GPUs than attention's."""
+    if scenario.ffns is None:
+        return {}
+    side = scenario.ffn_side
+    place = {"cluster": side.cluster.name, "gpu": side.cluster.gpu.name}
+    price = side.prices.usd_per_gpu_hour
+    return {"ffns": {**place, "num_gpus": scenario.deployment.ffn_gpus, "usd_per_gpu_hour": price}}
 
 
 def refuse_beyond_peak(step: Step, mfu: float) -> None:
@@ -154,7 +168,7 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
     ``count`` is how often the op runs in a step, ``launches`` how many kernels an engine launches for it. The host's
     launches of a segment are one row.
     """
-    rows = []
+    rows, gpu_of = [], gpus_of_ops(step.scenario)
     for segment in (merged_launches(one) for one in step.segments):
         counts = launches_of(segment, step.scenario.deployment.engine)
         for task, timing, launches in zip(segment.tasks, segment.timings, counts, strict=True):
@@ -176,8 +190,8 @@ def op_rows(step: Step) -> list[dict[str, Any]]:
                     "dtype": op.dtype,
                     "time_s": _mean(timing.seconds),
                     "bound": timing.bound,
-                    "mfu": _share(peak_seconds(op, step.scenario.cluster.gpu), timing),
-                    "mbu": _share(hbm_seconds(op, step.scenario.cluster.gpu), timing),
+                    "mfu": _share(peak_seconds(op, gpu_of(op)), timing),
+                    "mbu": _share(hbm_seconds(op, gpu_of(op)), timing),
                     "log_std": timing.log_std,
                     "source": timing.source,
                     "flag": timing.flag,
@@ -190,11 +204,9 @@ def utilisation(step: Step, ideal: Any) -> float:
     """Ideal seconds of all ops (``ideal`` gives one op's) over the step time, averaged over ranks; where FFNs have GPUs
     of their own, over both kinds.
     """
-    share = step.scenario.deployment.gpu_share
+    share, gpu_of = step.scenario.deployment.gpu_share, gpus_of_ops(step.scenario)
     total = sum(
-        segment.repeat
-        * share(ffn=task.op.stream == Stream.EXPERTS)
-        * _mean(ideal(task.op, step.scenario.cluster.gpu))
+        segment.repeat * share(ffn=on_ffns(task.op)) * _mean(ideal(task.op, gpu_of(task.op)))
         for segment in step.segments
         for task in segment.tasks
     )
@@ -205,19 +217,29 @@ def provenance(step: Step) -> dict[str, Any]:
     """What reproduces an answer: version, scenario hash, calibration, seed.
 
     ``calibration`` is NAME-ID of a calibration file with ``calibrated_ops`` of ``ops`` costed by it, or the shipped
-    tables' hash.
+    tables' hash; ``ffns`` has that of FFNs on other GPUs, whose ops are among those.
     """
     scenario, used = step.scenario, step.calibration
-    name = f"roofline-{calibration_id()}" if scenario.costs == "roofline" else "report"
     covered, total = _coverage(step)
+    ffns = {}
+    if scenario.ffns is not None:
+        own = {"calibration": _calibration_name(scenario, step.ffn_calibration)}
+        ffns = {"ffns": own | _price(scenario.ffn_side)}
     return {
         "perfmodel": perfmodel.__version__,
         "scenario_hash": scenario.hash,
-        "calibration": f"{used.name}-{used.id}" if used else name,
+        "calibration": _calibration_name(scenario, used),
         "calibrated_ops": covered,
         "ops": total,
         **_asked(scenario),
+        **ffns,
     }
+
+
+def _calibration_name(scenario: Scenario, used: Calibration | None) -> str:
+    if used is not None:
+        return f"{used.name}-{used.id}"
+    return f"roofline-{calibration_id()}" if scenario.costs == "roofline" else "report"
 
 
 def _asked(scenario: Scenario) -> dict[str, Any]:
@@ -225,9 +247,12 @@ def _asked(scenario: Scenario) -> dict[str, Any]:
     return {
         "scenario_hash": scenario.hash,
         "seed": scenario.seed,
-        "price": scenario.prices.name or None,
-        "price_source": scenario.prices.source or None,
+        **_price(scenario),
     }
+
+
+def _price(scenario: Scenario) -> dict[str, Any]:
+    return {"price": scenario.prices.name or None, "price_source": scenario.prices.source or None}
 
 
 def _coverage(step: Step) -> tuple[int, int]:

@@ -5,12 +5,12 @@ their arithmetic, another in those bound by memory, a third in the rest of the s
 are not counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from perfmodel.economics.work import work_of_runs
+from perfmodel.economics.work import Work, work_of_runs
 from perfmodel.serving.records import StepRuns
 from perfmodel.spec.scenario import Scenario
 
@@ -58,10 +58,18 @@ class WorkSums:
     memory_s: float = 0.0
     compute_j: float = 0.0
     memory_j: float = 0.0
+    ffns: "WorkSums | None" = None
+    """Of the mean GPU of FFNs, where these are other GPUs than attention's: all else is of the latter then."""
 
     def __add__(self, other: "WorkSums") -> "WorkSums":
         """Of both."""
-        return WorkSums(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        own = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
+        both = [one for one in (self.ffns, other.ffns) if one is not None]
+        return WorkSums(**own, ffns=sum(both, WorkSums()) if both else None)
+
+
+SUMS = ("seconds", "peak_s", "hbm_s", "compute_s", "memory_s", "compute_j", "memory_j")
+"""What of a :class:`WorkSums` is a number."""
 
 
 def work_sums(scenario: Scenario, runs: StepRuns) -> WorkSums:
@@ -71,7 +79,13 @@ def work_sums(scenario: Scenario, runs: StepRuns) -> WorkSums:
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    work = work_of_runs(scenario, runs)
+    if scenario.ffns is None:
+        return _sums(work_of_runs(scenario, runs), runs)
+    attention, ffns = (_sums(work_of_runs(scenario, runs, ffn=ffn), runs) for ffn in (False, True))
+    return replace(attention, ffns=ffns)
+
+
+def _sums(work: Work, runs: StepRuns) -> WorkSums:
     each = runs.seconds / np.maximum(runs.steps, 1.0)
     # kernels of two streams that run together share the GPU: no more than the step has
     busy = work.compute_s + work.memory_s
@@ -90,14 +104,27 @@ def work_sums(scenario: Scenario, runs: StepRuns) -> WorkSums:
 
 def usage_of(scenario: Scenario, work: WorkSums, *, replicas: int, span_s: float) -> Usage:
     """Utilisation and energy of ``replicas`` copies of the scenario's deployment over ``span_s`` seconds."""
-    whole = replicas * span_s
+    deployment = scenario.deployment
+    if scenario.ffns is None:
+        return _usage(scenario, deployment.num_gpus, work, replicas * span_s)
+    attention, ffns = deployment.attention_gpus, deployment.ffn_gpus
+    return add_usages(
+        _usage(scenario, attention, work, replicas * span_s),
+        attention,
+        _usage(scenario.ffn_side, ffns, work.ffns or WorkSums(), replicas * span_s),
+        ffns,
+    )
+
+
+def _usage(scenario: Scenario, gpus: int, work: WorkSums, whole: float) -> Usage:
+    """Of ``gpus`` of the scenario's kind in each replica, over ``whole`` seconds summed over replicas."""
     measured = None
     if scenario.power is not None and scenario.power.kernels:
         measured = (work.compute_j, work.memory_j)
     return Usage(
         mfu=work.peak_s / whole,
         mbu=work.hbm_s / whole,
-        energy=_energy(scenario, whole, work.compute_s, work.memory_s, work.seconds, measured),
+        energy=_energy(scenario, gpus, whole, work.compute_s, work.memory_s, work.seconds, measured),
     )
 
 
@@ -128,6 +155,7 @@ def add_usages(one: Usage, gpus: int, other: Usage, other_gpus: int) -> Usage:
 
 def _energy(
     scenario: Scenario,
+    gpus: int,
     whole_s: float,
     compute_s: float,
     memory_s: float,
@@ -139,7 +167,7 @@ def _energy(
     ``measured``, where watts of kernels are known: joules of one GPU above idle power in kernels bound by arithmetic
     and by memory.
     """
-    gpu, power, gpus = scenario.cluster.gpu, scenario.power, scenario.deployment.num_gpus
+    gpu, power = scenario.cluster.gpu, scenario.power
     if gpu.tdp_w is None or gpu.idle_w is None or power is None:
         return None
     idle_w, limit_w = gpu.idle_w, gpu.tdp_w

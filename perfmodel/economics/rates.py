@@ -58,7 +58,7 @@ def step_rates(scenario: Scenario, step_time_s: Num, *, streaming: float = 1.0) 
     if deployment.ffn_gpus:  # which hold no requests
         share = deployment.gpu_share(ffn=False)
         output, prompt = (None if rate is None else rate * share for rate in (output, prompt))
-    price = scenario.prices.usd_per_gpu_hour
+    price = scenario.replica_usd_per_gpu_hour
     return StepRates(
         tokens_per_step=per_step,
         tpot_s=tpot,

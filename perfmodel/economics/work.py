@@ -15,7 +15,8 @@ from perfmodel.economics.peaks import hbm_seconds, peak_seconds
 from perfmodel.kernels.power import kernel_power
 from perfmodel.kernels.timing import Timing
 from perfmodel.numeric import Num, maximum, minimum, where
-from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.ops.apart import on_ffns
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.serving.records import StepRuns
 from perfmodel.serving.step_times import decode_leaves, prompt_leaves
 from perfmodel.spec.arrays import with_arrays
@@ -50,8 +51,8 @@ class Work:
     """The same of kernels bound by device memory."""
 
 
-def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
-    """What one step of each run asks of the mean GPU.
+def work_of_runs(scenario: Scenario, runs: StepRuns, *, ffn: bool | None = None) -> Work:
+    """What one step of each run asks of the mean GPU; ``ffn``: of those that compute FFNs alone, or of the others.
 
     ``scenario`` has the deployment of the replicas whose runs these are: where pools differ, ask for each.
 
@@ -75,7 +76,7 @@ def work_of_runs(scenario: Scenario, runs: StepRuns) -> Work:
             shares["_prefill"] = prompt[rows] / most
             mean |= prompt_leaves(most, attended, shares["_prefill"] * per_gpu)
             alone |= prompt_leaves(most, attended, per_gpu)
-        found[:, rows] = _count(_balanced(scenario, phase), mean, alone, shares)
+        found[:, rows] = _count(_balanced(scenario, phase), mean, alone, shares, ffn)
     return Work(*found)
 
 
@@ -117,6 +118,7 @@ def _count(
     mean: Mapping[str, Floats],
     alone: Mapping[str, Floats],
     shares: Mapping[str, Floats],
+    ffn: bool | None,
 ) -> Floats:
     """The columns of :class:`Work` (COLUMNS, rows) of steps whose leaves are arrays.
 
@@ -124,25 +126,30 @@ def _count(
     the end of the kernel's name, and there as ``alone`` says: a hundredth of a prompt on every rank would take each of
     them as long as the smallest kernel does.
     """
-    gpu, gpu_share = scenario.cluster.gpu, scenario.deployment.gpu_share
+    gpu_share = scenario.deployment.gpu_share
+    side = scenario if ffn is not True else scenario.ffn_side
+    gpu = side.cluster.gpu
     total = np.zeros((COLUMNS, len(next(iter(mean.values())))))
     steps = (step_segments(with_arrays(scenario, leaves)) for leaves in (mean, alone))
     for segment, other in zip(*steps, strict=True):
         pairs = zip(segment.tasks, segment.timings, other.tasks, other.timings, strict=True)
         for task, timing, task_alone, timing_alone in pairs:
             op = task.op
-            factor = np.asarray(segment.repeat * gpu_share(ffn=op.stream == Stream.EXPERTS))
-            for end, share in shares.items():
+            if ffn is not None and on_ffns(op) != ffn:
+                continue
+            share = gpu_share(ffn=on_ffns(op)) if ffn is None else 1.0
+            factor = np.asarray(segment.repeat * share)
+            for end, part in shares.items():
                 if op.kernel.endswith(end):
-                    op, timing, factor = task_alone.op, timing_alone, factor * share
+                    op, timing, factor = task_alone.op, timing_alone, factor * part
             parts = (
                 peak_seconds(op, gpu),
                 hbm_seconds(op, gpu),
                 *_busy(op, timing),
-                *_drawn(op, timing, gpu, scenario.power),
+                *_drawn(op, timing, gpu, side.power),
             )
-            for column, part in zip(total, parts, strict=True):
-                column += factor * part
+            for column, each in zip(total, parts, strict=True):
+                column += factor * each
     return total
 
 

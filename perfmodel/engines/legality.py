@@ -132,12 +132,17 @@ def _formats(scenario: Scenario) -> dict[str, str]:
     return found
 
 
+OF_FFNS = ("dense", "experts", "shared")
+"""Formats of what GPUs of FFNs alone hold."""
+
+
 def _format_problem(s: Scenario) -> str | None:
-    gpu, engine = s.cluster.gpu, s.deployment.engine
+    engine = s.deployment.engine
     attention = {"attention": s.deployment.precision.attention}
     for known, formats in ((rules().formats, _formats(s)), (rules().attention, attention)):
         for rule in known:
             for name, dtype in formats.items():
+                gpu = (s.ffn_cluster if name in OF_FFNS else s.cluster).gpu
                 if (
                     engine in rule.engines
                     and dtype in rule.formats

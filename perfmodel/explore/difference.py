@@ -120,7 +120,7 @@ def step_parts(step: Step) -> Parts:
         },
         tokens_per_step_per_gpu=float(per_s * step.step_time_s),
         tokens_per_step=None if rates.tokens_per_step is None else float(rates.tokens_per_step),
-        usd_per_gpu_hour=float(scenario.prices.usd_per_gpu_hour),
+        usd_per_gpu_hour=float(scenario.replica_usd_per_gpu_hour),
     )
 
 

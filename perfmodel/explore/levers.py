@@ -116,6 +116,8 @@ def _hbm(scenario: Scenario, _: float | None) -> Ends | LeftOut:
 def _network(scenario: Scenario, _: float | None) -> Ends | LeftOut:
     if scenario.costs == "report":
         return OWN_BANDWIDTHS
+    if scenario.two_clusters:  # one fabric joins them, at the slower end's pace
+        return scaled(scenario, "cluster.network.gb_per_s_per_gpu", gb_per_s_text, also=FFN_NETWORK)
     if scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus:
         return LeftOut("all GPUs of a replica are in one link domain: nothing crosses the network")
     return scaled(scenario, "cluster.network.gb_per_s_per_gpu", gb_per_s_text)
@@ -230,14 +232,23 @@ def _real_experts(scenario: Scenario, _: float | None) -> Ends | LeftOut:
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def scaled(scenario: Scenario, path: str, text: Callable[[float], str], reason: str = WHAT_IF) -> Ends:
-    """The field at ``path`` lower and higher by WHAT_IF_PCT."""
-    own = float(_at(scenario, path))
-    low, high = (own * (1.0 + sign * WHAT_IF_PCT / PERCENT) for sign in (-1.0, 1.0))
-    return (
-        Setting(low, text(low), with_value(scenario, path, low), reason=reason),
-        Setting(high, text(high), with_value(scenario, path, high)),
-    )
+def scaled(
+    scenario: Scenario,
+    path: str,
+    text: Callable[[float], str],
+    reason: str = WHAT_IF,
+    also: str = "",
+) -> Ends:
+    """The field at ``path``, and that at ``also``, lower and higher by WHAT_IF_PCT; told in figures of the first."""
+
+    def end(sign: float, why: str) -> Setting:
+        factor, changed = 1.0 + sign * WHAT_IF_PCT / PERCENT, scenario
+        for one in filter(None, (path, also)):
+            changed = with_value(changed, one, float(_at(scenario, one)) * factor)
+        value = float(_at(changed, path))
+        return Setting(value, text(value), changed, reason=why)
+
+    return end(-1.0, reason), end(1.0, "")
 
 
 def _at(spec: Any, path: str) -> Any:
@@ -305,3 +316,31 @@ LEVERS = (
     Lever("link bandwidth", "GB/s per GPU", lambda s: gb_per_s_text(s.cluster.node.link_gb_per_s), _link),
 )
 """In the order in which they are asked."""
+
+
+# --- FFNs on other GPUs ---------------------------------------------------------------------------------------------
+
+FFN_NETWORK = "ffns.cluster.network.gb_per_s_per_gpu"
+FFN_HBM, FFN_PRICE = "ffns.cluster.gpu.hbm_gb_per_s", "ffns.prices.usd_per_gpu_hour"
+
+
+def _ffn_price(scenario: Scenario, _: float | None) -> Ends | LeftOut:
+    if not scenario.ffn_side.prices.usd_per_gpu_hour:
+        return LeftOut("the GPUs of FFNs have no price")
+    return scaled(scenario, FFN_PRICE, usd_text)
+
+
+FFN_LEVERS = (
+    Lever("GPU price of FFNs", "USD per GPU hour", lambda s: usd_text(_at(s, FFN_PRICE)), _ffn_price),
+    Lever(
+        "HBM bandwidth of FFNs",
+        "GB/s",
+        lambda s: gb_per_s_text(_at(s, FFN_HBM)),
+        lambda s, _: scaled(s, FFN_HBM, gb_per_s_text),
+    ),
+)
+
+
+def levers_of(scenario: Scenario) -> tuple[Lever, ...]:
+    """Those that are asked of a scenario: other GPUs for FFNs have their own."""
+    return (*LEVERS, *(FFN_LEVERS if scenario.two_clusters else ()))

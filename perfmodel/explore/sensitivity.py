@@ -14,7 +14,7 @@ from typing import Any
 from perfmodel.economics.rates import step_rates
 from perfmodel.economics.utilisation import usd_at_utilisation
 from perfmodel.errors import PerfModelError
-from perfmodel.explore.levers import LEVERS, LeftOut, Lever, Setting
+from perfmodel.explore.levers import LeftOut, Lever, Setting, levers_of
 from perfmodel.numeric import comparable
 from perfmodel.spec.scenario import Scenario
 from perfmodel.step import simulate_step
@@ -88,13 +88,13 @@ def sensitivity(
     Raises:
         UnsupportedError: the model has a part whose run time is not modelled.
     """
-    base = _cost(scenario)
+    base, levers = _cost(scenario), levers_of(scenario)
     found = each(
-        partial(_moved, scenario, peak_to_mean), range(len(LEVERS)), executor=executor, progress=progress
+        partial(_moved, scenario, peak_to_mean), range(len(levers)), executor=executor, progress=progress
     )
     swings = [one for one in found if isinstance(one, Swing)]
     left_out = {
-        lever.name: one for lever, one in zip(LEVERS, found, strict=True) if not isinstance(one, Swing)
+        lever.name: one for lever, one in zip(levers, found, strict=True) if not isinstance(one, Swing)
     }
     swings.sort(key=lambda swing: -comparable(swing.width_usd))
     return Sensitivity(base[0], base[1], tuple(swings), left_out)
@@ -102,7 +102,7 @@ def sensitivity(
 
 def _moved(scenario: Scenario, peak_to_mean: float | None, number: int) -> Swing | str:
     """What one lever does, or why it is left out."""
-    lever = LEVERS[number]
+    lever = levers_of(scenario)[number]
     found = lever.settings(scenario, peak_to_mean)
     if isinstance(found, LeftOut):
         return found.reason

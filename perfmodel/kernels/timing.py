@@ -8,6 +8,9 @@ import numpy as np
 from perfmodel.numeric import Num, maximum
 from perfmodel.ops.op import Op
 
+PARTS = ("latency_s", "compute_s", "memory_s", "link_s", "network_s", "gap_s")
+"""Of a timing: seconds that may be arrays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -71,6 +74,20 @@ class Timing:
             network_s=self.network_s * factor,
             gap_s=self.gap_s * factor,
             source=self.source if source is None else source,
+        )
+
+    def or_slower(self, other: "Timing") -> "Timing":
+        """The slower of the two; of arrays in each place, in the words of that which is slower on the whole."""
+        first = np.asarray(self.seconds >= other.seconds)
+        if first.all():
+            return self
+        if not first.any():
+            return other
+        words = self if np.mean(self.seconds) >= np.mean(other.seconds) else other
+        return replace(
+            words,
+            **{part: np.where(first, getattr(self, part), getattr(other, part)) for part in PARTS},
+            log_std=max(self.log_std, other.log_std),
         )
 
     def selected(self, indices: Any) -> "Timing":

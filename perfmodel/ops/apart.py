@@ -44,7 +44,7 @@ def apart_ops(layer: Layer, work: Work, scenario: Scenario) -> dict[str, tuple[O
             layer.dense_ffn_size,
             tokens,
             side.deployment,
-            scenario.cluster,
+            side.cluster,
             hidden=hidden,
             activation=layer.dense_activation,
         )
@@ -55,6 +55,16 @@ def apart_ops(layer: Layer, work: Work, scenario: Scenario) -> dict[str, tuple[O
         "FFN": ffn,
         "back": (exchange("from_ffn", OpClass.COMBINE, back, Stream.LINK, scenario),),
     }
+
+
+def on_ffns(op: Op) -> bool:
+    """Whether an op of a step in which attention and FFNs have GPUs of their own runs on those of FFNs."""
+    return op.stream == Stream.EXPERTS
+
+
+def is_transfer(op: Op) -> bool:
+    """Whether such an op is what goes from one to the other."""
+    return op.op_class in (OpClass.DISPATCH, OpClass.COMBINE)
 
 
 def transfer_bytes(moe: Moe | None, tokens: Num, scenario: Scenario) -> tuple[Num, Num]:

@@ -67,9 +67,11 @@ def ring_pass(name: str, rows: Num, width: Num, deployment: Deployment, cluster:
 
 def exchange(name: str, op_class: OpClass, nbytes: Num, stream: Stream, scenario: Scenario) -> Op:
     """Bytes between two pools of GPUs, point to point, of the GPU whose adapter has most: over the link where all of
-    them are in one domain, else over the network. Costed as NCCL's send and receive are, whatever library does it.
+    them are in one domain, else (and always between two clusters) over the network. Costed as NCCL's send and receive
+    are, whatever library does it.
     """
-    inside = scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus
+    near = scenario.deployment.num_gpus <= scenario.cluster.node.link_domain_gpus
+    inside = near and not scenario.two_clusters
     traffic = communication.send_recv(nbytes, same_domain=inside)
     return _op(name, op_class, "send_recv", "nccl", stream, traffic, ranks=2)
 

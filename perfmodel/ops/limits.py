@@ -190,7 +190,7 @@ def _fits(sized: Scenario, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Whether memory holds the step of each of a scenario's array of sizes: on GPUs of FFNs alone, too."""
     fits = np.asarray(step_memory(sized).total <= usable_bytes(sized))
     if sized.deployment.ffn_gpus:
-        fits = fits & np.asarray(sum(ffn_side_bytes(sized)) <= sized.cluster.gpu.memory_bytes)
+        fits = fits & np.asarray(sum(ffn_side_bytes(sized)) <= sized.ffn_cluster.gpu.memory_bytes)
     return np.broadcast_to(fits, shape)
 
 
@@ -206,18 +206,20 @@ def _ffn_side_problem(s: Scenario, lower: str = "") -> str | None:
     """Whether GPUs that compute FFNs alone hold them, or None where there are no such, too; ``lower``: what makes their
     step smaller, if not its batch.
     """
-    d, device = s.deployment, float(s.cluster.gpu.memory_bytes)
+    d, gpu = s.deployment, s.ffn_cluster.gpu
     if not d.ffn_gpus:
         return None
+    device = float(gpu.memory_bytes)
     kept, step = (float(np.max(np.asarray(part))) for part in ffn_side_bytes(s))
     if kept + step <= device:
         return None
     ways = ["spread them over more"]
     if kept < device:
         ways.append(f"lower {lower}" if lower else f"lower the batch; {_largest(s)}")
+    kind = f"{gpu.name} GPUs" if s.two_clusters else "GPUs"
     return (
         f"does not fit: FFNs and experts need {(kept + step) / GB:.1f} GB on each of deployment.ffn_gpus = "
-        f"{d.ffn_gpus} GPUs of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: "
+        f"{d.ffn_gpus} {kind} of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: "
         f"{', or '.join(ways)}"
     )
 

@@ -95,9 +95,8 @@ def _files_named(document: Mapping[str, Any], folder: Path) -> Iterator[tuple[st
     if isinstance(base, str) and (base.endswith(".json") or "/" in base):
         own = folder / base
         yield "model", own / "config.json" if is_folder(own) else own
-    prefill = document.get("prefill")
-    for section in (document, prefill if isinstance(prefill, Mapping) else {}):
-        calibration = section.get("calibration")
+    for section in (document, document.get("prefill"), document.get("ffns")):
+        calibration = section.get("calibration") if isinstance(section, Mapping) else None
         if isinstance(calibration, str) and calibration:
             for file in sorted(catalogue.calibration_path(calibration).parent.glob("*")):
                 yield f"calibration ({file.name})", file

@@ -26,7 +26,8 @@ def assumptions(step: StepAnswer, serve: ServeAnswer | None) -> list[Row]:
     scenario = step.scenario
     rows = [
         *_model(step),
-        *_hardware(scenario),
+        *_hardware(scenario.cluster),
+        *((f"{what} of FFNs", text, source) for what, text, source in _ffn_hardware(scenario)),
         _price(scenario),
         *_layout(scenario),
         *_timing(step),
@@ -51,8 +52,13 @@ def _model(step: StepAnswer) -> Iterator[Told]:
     yield "model", text, source
 
 
-def _hardware(scenario: Scenario) -> Iterator[Told]:
-    cluster, gpu = scenario.cluster, scenario.cluster.gpu
+def _ffn_hardware(scenario: Scenario) -> Iterator[Told]:
+    if scenario.two_clusters:
+        yield from _hardware(scenario.ffn_cluster)
+
+
+def _hardware(cluster: Cluster) -> Iterator[Told]:
+    gpu = cluster.gpu
     peaks = [("BF16", gpu.bf16_tflops), ("FP8", gpu.fp8_tflops), ("FP4", gpu.fp4_tflops)]
     figures = [f"{gpu.memory_bytes / GB:,.4g} GB", f"{gpu.hbm_gb_per_s:,.4g} GB/s HBM"]
     figures += [f"{peak:,.4g} TFLOP/s {name}" for name, peak in peaks if peak]
@@ -80,6 +86,8 @@ def _price(scenario: Scenario) -> Told:
         text += f", {prices.term}"
     if prices.gpu and not scenario.cluster.gpu.name.upper().startswith(prices.gpu.upper()):
         text += f" (quoted for {prices.gpu})"
+    if scenario.ffns is not None and scenario.ffns.prices is not None:
+        text += f"; ${scenario.ffns.prices.usd_per_gpu_hour:,.4g} for {scenario.ffn_cluster.gpu.name} of FFNs"
     side = scenario.prefill_side
     if side is not None and side.prices != prices:
         text += f"; ${side.prices.usd_per_gpu_hour:,.4g} for {side.cluster.gpu.name} that compute prompts"
@@ -141,6 +149,8 @@ def _drafter(drafter: Drafter | None) -> str:
 def _timing(step: StepAnswer) -> Iterator[Told]:
     scenario, found = step.scenario, step.values["provenance"]
     used = step.step.calibration
+    if len(step.step.places) > 1:
+        yield "calibration of FFNs", found["ffns"]["calibration"], ""
     if used is not None:
         text = (
             f"{found['calibration']}: times of {found['calibrated_ops']} of {number_of(found['ops'], 'op')}"

@@ -21,7 +21,7 @@ def money(step: StepAnswer, serve: ServeAnswer | None) -> dict[str, Any]:
     critical path, since a GPU second costs the same whatever runs.
     """
     scenario, values = step.scenario, step.values
-    price = scenario.prices.usd_per_gpu_hour
+    price = scenario.replica_usd_per_gpu_hour
     input_usd, input_interval, basis = _input_cost(step)
     output_usd = values["usd_per_million_output_tokens"]
     usd = output_usd if output_usd is not None else input_usd

@@ -62,7 +62,7 @@ def terms(scenario: Scenario, gpus: int, ownership: Ownership) -> list[dict[str,
         }
     ]
     family = _family(scenario)
-    if scenario.prefill is not None and scenario.prefill.prices is not None:
+    if any(one is not None and one.prices is not None for one in (scenario.prefill, scenario.ffns)):
         rows[0]["note"] = "the mean of two clusters, each at its own price: other terms are not compared"
         return [_monthly(row, gpus) for row in rows]
     stand_in = catalogue.entry("ownership", "stand_in").get(family)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from perfmodel.kernels.calibration import Calibration
 from perfmodel.step import Step
 from perfmodel.validation.evidence import closest
 from perfmodel.validation.recorded import Recorded, recorded_results
@@ -71,18 +72,21 @@ def validation_lines(step: Step) -> list[Line]:
 
 
 def _curve_lines(step: Step) -> Iterator[Line]:
-    calibration = step.calibration
-    if calibration is None:
-        return
-    used = {
-        (task.op.kernel, task.op.dtype)
+    for number, place in enumerate(step.places):
+        if place.calibration is not None:
+            yield from _curve_lines_of(place.calibration, step, number)
+
+
+def _curve_lines_of(calibration: Calibration, step: Step, place: int) -> Iterator[Line]:
+    """Of the ops in one of a step's places."""
+    there = [
+        (task.op, timing)
         for segment in step.segments
         for task, timing in zip(segment.tasks, segment.timings, strict=True)
-        if timing.calibrated
-    }
-    backends = {task.op.backend for segment in step.segments for task in segment.tasks if task.op.backend} | {
-        ""
-    }
+        if step.place_of(task.op) == place
+    ]
+    used = {(op.kernel, op.dtype) for op, timing in there if timing.calibrated}
+    backends = {op.backend for op, _ in there} | {""}
     for (kernel, dtype, backend), curve in calibration.curves.items():
         own = (kernel, dtype) in used or (dtype == "any" and any(kernel == name for name, _ in used))
         if own and (not backend or backend in backends) and curve.median_error_pct is not None:

@@ -254,7 +254,7 @@ def kv_path(scenario: Scenario, prefill: Scenario, *, layer_wise: bool) -> KvPat
     """
     cluster, receivers = scenario.cluster, scenario.deployment.attention_tp
     apart = scenario.prefill is not None and scenario.prefill.cluster is not None
-    together = not apart and scenario.fleet_gpus <= cluster.node.link_domain_gpus
+    together = not apart and scenario.cluster_gpus <= cluster.node.link_domain_gpus
     wire = point_to_point(cluster, same_domain=together)
     sending = point_to_point(prefill.cluster, same_domain=together) if apart else wire
     return KvPath(
@@ -282,11 +282,15 @@ def _check_servable(scenario: Scenario, *, prompts_alone: bool = False) -> None:
             _check_servable(side, prompts_alone=True)
         except SpecError as error:
             raise SpecError(f"prefill.{error}") from error
-    available = scenario.cluster.num_gpus
-    apart = scenario.prefill is not None and scenario.prefill.cluster is not None
-    needed = scenario.deployment.num_gpus * scenario.serving.replicas if apart else scenario.fleet_gpus
-    if available is not None and needed > available:
-        raise SpecError(f"serving.replicas: all replicas need {needed} GPUs, cluster.num_gpus = {available}")
+    clusters = [("cluster", scenario.cluster.num_gpus, scenario.cluster_gpus)]
+    if scenario.two_clusters:
+        ffns = scenario.deployment.ffn_gpus * scenario.serving.replicas
+        clusters.append(("ffns.cluster", scenario.ffn_cluster.num_gpus, ffns))
+    for name, available, needed in clusters:
+        if available is not None and needed > available:
+            raise SpecError(
+                f"serving.replicas: all replicas need {needed} GPUs, {name}.num_gpus = {available}"
+            )
     if scenario.deployment.context_parallel > 1 and not prompts_alone:
         raise SpecError(
             f"deployment.context_parallel = {scenario.deployment.context_parallel}: replicas that decode too do not "

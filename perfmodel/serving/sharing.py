@@ -61,5 +61,5 @@ def shared_wire(scenario: Scenario, *, one_domain: bool) -> Wire:
     gpus, cluster = scenario.deployment.num_gpus, scenario.cluster
     if one_domain:
         return "link" if gpus > 1 else ""
-    within = gpus <= cluster.node.link_domain_gpus
+    within = gpus <= cluster.node.link_domain_gpus and not scenario.two_clusters
     return "" if within or cluster.network.caches_apart else "network"

@@ -1,13 +1,14 @@
 """A scenario: a model on a cluster in a deployment, at a price. What every command takes."""
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from perfmodel.spec.base import CountOrZero, Positive, Spec, unused
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.faults import Fault
+from perfmodel.spec.ffns import Ffns
 from perfmodel.spec.hardware import Cluster
 from perfmodel.spec.mixers import CompressedAttention, Gqa, Mla, divided_parts
 from perfmodel.spec.model import Model, Moe
@@ -21,7 +22,7 @@ from perfmodel.spec.training import Training
 from perfmodel.spec.workload import Workload
 
 PLACES = ("cluster", "calibration", "prices", "power")
-"""Sections that prefill replicas may have of their own, since they may stand elsewhere."""
+"""Sections that prefill replicas, and GPUs of FFNs alone, may have of their own, since they may stand elsewhere."""
 
 
 class Given(Spec):
@@ -33,6 +34,8 @@ class Given(Spec):
 
 class Scenario(Spec):
     """Everything that a prediction depends on."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"ffns"})
 
     name: str = "scenario"
     """Catalogue name or file stem."""
@@ -58,6 +61,9 @@ class Scenario(Spec):
     """How replicas batch, for ``perfmodel serve``."""
     prefill: Prefill | None = None
     """Replicas that compute prompts only, for ``perfmodel serve``. None: those of ``deployment`` do both."""
+    ffns: Ffns | None = None
+    """Other GPUs for FFNs and experts than for attention, where ``deployment.ffn_gpus`` has them apart. None: all are
+    of ``cluster``. Prefill replicas are of one kind: ``prefill.cluster``."""
     faults: tuple[Fault, ...] = Field(default=(), max_length=1000)
     """What goes wrong meanwhile, for ``perfmodel serve``."""
     training: Training | None = None
@@ -91,14 +97,38 @@ class Scenario(Spec):
             return None
         own = self.prefill
         routing = self.routing if own.routing is None else own.routing
-        sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing, "prefill": None}
-        places = {key: getattr(own, key) for key in PLACES if getattr(own, key) is not None}
-        return self.model_copy(update=sections | places)
+        sections = {"deployment": own.deployment, "serving": own.serving, "routing": routing}
+        return self.model_copy(update={**sections, "prefill": None, "ffns": None, **_places(own)})
 
     @property
     def ffn_side(self) -> "Scenario":
         """The scenario as GPUs see it that compute FFNs and experts alone."""
-        return self.model_copy(update={"deployment": self.deployment.ffn_side})
+        own = {} if self.ffns is None else {"ffns": None, **_places(self.ffns)}
+        return self.model_copy(update={"deployment": self.deployment.ffn_side, **own})
+
+    @property
+    def ffn_cluster(self) -> Cluster:
+        """Hardware of FFNs and experts: another than attention's where the scenario has one for them."""
+        return self.cluster if self.ffns is None or self.ffns.cluster is None else self.ffns.cluster
+
+    @property
+    def two_clusters(self) -> bool:
+        """Whether attention and FFNs are in two clusters, between which there is no link."""
+        return self.ffns is not None and self.ffns.cluster is not None
+
+    @property
+    def gpu_names(self) -> str:
+        """What computes, in words: ``h800-sxm``, or ``h20-sxm and l40s`` where FFNs are on another."""
+        name = self.cluster.gpu.name
+        return f"{name} and {self.ffn_cluster.gpu.name}" if self.two_clusters else name
+
+    @property
+    def replica_words(self) -> str:
+        """A replica's GPUs by kind: ``48 x h800-sxm``, or ``32 x h20-sxm + 16 x l40s``."""
+        d, name = self.deployment, self.cluster.gpu.name
+        if not self.two_clusters:
+            return f"{d.num_gpus:,} x {name}"
+        return f"{d.attention_gpus:,} x {name} + {d.ffn_gpus:,} x {self.ffn_cluster.gpu.name}"
 
     @property
     def drafting(self) -> "Scenario":
@@ -121,13 +151,31 @@ class Scenario(Spec):
         return gpus + (prefill.deployment.num_gpus * prefill.serving.replicas if prefill else 0)
 
     @property
+    def cluster_gpus(self) -> int:
+        """Those of them that are in ``cluster``."""
+        elsewhere = self.deployment.ffn_gpus * self.serving.replicas if self.two_clusters else 0
+        if self.prefill is not None and self.prefill.cluster is not None:
+            elsewhere += self.prefill.deployment.num_gpus * self.prefill.serving.replicas
+        return self.fleet_gpus - elsewhere
+
+    @property
     def fleet_usd_per_gpu_hour(self) -> Any:
         """USD per hour of the mean GPU of all replicas; prefill replicas may have a price of their own."""
-        prefill, price = self.prefill, self.prices.usd_per_gpu_hour
-        if prefill is None or prefill.prices is None:
+        prefill, price = self.prefill, self.replica_usd_per_gpu_hour
+        if prefill is None or (prefill.prices is None and self.ffns is None):
             return price
         apart = prefill.deployment.num_gpus * prefill.serving.replicas / self.fleet_gpus
-        return price + apart * (prefill.prices.usd_per_gpu_hour - price)
+        return price + apart * ((prefill.prices or self.prices).usd_per_gpu_hour - price)
+
+    @property
+    def replica_usd_per_gpu_hour(self) -> Any:
+        """USD per hour of the mean GPU of one replica of ``deployment``; FFNs on GPUs of their own may have a price of
+        their own.
+        """
+        ffns, price = self.ffns, self.prices.usd_per_gpu_hour
+        if ffns is None or ffns.prices is None:
+            return price
+        return price + self.deployment.gpu_share(ffn=True) * (ffns.prices.usd_per_gpu_hour - price)
 
     @property
     def hash(self) -> str:
@@ -146,6 +194,7 @@ class Scenario(Spec):
             "calibration": True,
             "workload": {"trace": True, "percentiles": True, **unused(self.workload)},
             "prefill": {"calibration": True, **prefill},
+            "ffns": {"calibration": True, **unused(self.ffns)} if self.ffns else True,
         }
         if self.training is None:  # inference has the hash that it had before there was training
             left_out["training"] = True
@@ -196,12 +245,37 @@ def _layout_problem(s: Scenario) -> str | None:
         )
     if d.pp > s.model.num_layers:
         return f"deployment.pp = {d.pp} exceeds the model's {s.model.num_layers} layers"
-    available = s.cluster.num_gpus
-    if available is not None and d.num_gpus > available:
-        return f"the deployment needs {d.num_gpus} GPUs, cluster.num_gpus = {available}"
+    problem = _ffns_problem(s)
+    if problem:
+        return problem
+    available, needed = s.cluster.num_gpus, d.request_gpus if s.two_clusters else d.num_gpus
+    if available is not None and needed > available:
+        return f"the deployment needs {needed} GPUs, cluster.num_gpus = {available}"
     loads = s.routing.rank_loads
     if loads is not None and len(loads) != d.ep:
         return f"routing.rank_loads has {len(loads)} values, deployment.ep = {d.ep} ranks need one each"
+    return None
+
+
+def _places(own: Prefill | Ffns) -> dict[str, Any]:
+    """Where a section that may stand elsewhere does; another GPU's power may be unknown."""
+    found = {key: getattr(own, key) for key in PLACES if getattr(own, key) is not None}
+    return found if own.cluster is None else {**found, "power": own.power}
+
+
+def _ffns_problem(s: Scenario) -> str | None:
+    """Why FFNs can't stand where ``ffns`` says, or None."""
+    if s.ffns is None:
+        return None
+    d = s.deployment
+    if not d.ffn_gpus:
+        return (
+            "ffns: deployment.ffn_gpus = 0, so all GPUs compute FFNs: leave ffns out, or state "
+            "deployment.attention_gpus and deployment.ffn_gpus"
+        )
+    available = s.ffn_cluster.num_gpus
+    if s.two_clusters and available is not None and d.ffn_gpus > available:
+        return f"deployment.ffn_gpus = {d.ffn_gpus} exceeds ffns.cluster.num_gpus = {available}"
     return None
 
 

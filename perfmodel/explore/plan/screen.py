@@ -273,7 +273,7 @@ def _columns(layouts: Sequence[Layout]) -> dict[str, Array]:
         "tokens": np.array([float(tokens_per_step(s.deployment)) for s in scenarios]),
         "mixes": np.array([s.serving.policy == "mixed" for s in scenarios]),
         "whole": np.array([s.serving.whole_prompts for s in scenarios]),
-        "price": np.array([float(s.prices.usd_per_gpu_hour) for s in scenarios]),
+        "price": np.array([float(s.replica_usd_per_gpu_hour) for s in scenarios]),
         "front": np.array(
             [float(s.serving.front_end.latency_s + s.serving.front_end.request_s) for s in scenarios]
         ),

@@ -22,6 +22,7 @@ MOST_BYTES = 512 * 2**20
 KEYS = (
     "calibration",
     "prefill.calibration",
+    "ffns.calibration",
     "model",
     "model.base",
     "workload.trace",

@@ -42,7 +42,7 @@ def sentence(part: Part) -> str:
     if found is None:
         return ""
     gpus, seen, scenario = found["gpus"], found["latencies"], part.scenario
-    kind = f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}"
+    kind = f"{scenario.gpu_names} {scenario.cluster.gpu.kind}"
     spare = f", {count(gpus['spare'])} of them spare," if gpus["spare"] else ""
     cost = ""
     if gpus["usd_per_month"]:

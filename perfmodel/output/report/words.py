@@ -45,7 +45,7 @@ def answer(part: Part) -> str:
         speed = f"gives each user {significant(values['tokens_per_s_per_user'])} tokens/s {where}"
         kind = "output"
     key = f"usd_per_million_{kind}_tokens"
-    price, even = part.scenario.prices.usd_per_gpu_hour, condition(part.scenario)
+    price, even = part.scenario.replica_usd_per_gpu_hour, condition(part.scenario)
     if not price:
         bounds = _said(values.get("intervals", {}).get("step_time_s"), duration)
         step = f"a step taking {duration(values['step_time_s'])}{bounds}"
@@ -66,7 +66,7 @@ def _said(bounds: Any, text: Any) -> str:
 
 
 def _gpus(number: int, scenario: Scenario) -> str:
-    return number_of(number, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
+    return number_of(number, f"{scenario.gpu_names} {scenario.cluster.gpu.kind}")
 
 
 def traffic_answer(part: Part, *, has_cost: bool = True) -> str:

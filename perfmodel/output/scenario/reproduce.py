@@ -59,7 +59,7 @@ def scenario_title(scenario: Scenario) -> str:
     if scenario.title and "--set" not in step_command(scenario)[0]:
         return scenario.title
     d = scenario.deployment
-    return f"{scenario.model.name}: {d.phase} on {d.num_gpus:,} x {scenario.cluster.gpu.name}"
+    return f"{scenario.model.name}: {d.phase} on {scenario.replica_words}"
 
 
 def _named_sections(scenario: Scenario) -> list[str]:

@@ -151,6 +151,10 @@ _LATENCIES = (
 def _replicas(values: Mapping[str, Any], scenario: Scenario) -> str:
     """``2 x 16 + 1 x 128 x h800-sxm``."""
     own, prefill = f"{values['replicas']} x {scenario.deployment.num_gpus}", scenario.prefill
+    if scenario.two_clusters:
+        own, side = f"{values['replicas']} x ({scenario.replica_words})", scenario.prefill_side
+        apart = f"{side.serving.replicas} x {side.replica_words} for prefill and " if side is not None else ""
+        return f"{apart}{own}{' for decode' if apart else ''}"
     if prefill is None:
         return f"{own} x {values['gpu']}"
     apart = f"{prefill.serving.replicas} x {prefill.deployment.num_gpus}"

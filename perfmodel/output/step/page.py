@@ -109,7 +109,7 @@ def question(scenario: Scenario) -> str:
     """What the page answers, in one sentence."""
     d = scenario.deployment
     verb = {"decode": "decode", "prefill": "prefill", "mixed": "decode and prefill in one batch"}[d.phase]
-    gpus = number_of(d.num_gpus, f"{scenario.cluster.gpu.name} {scenario.cluster.gpu.kind}")
+    gpus = number_of(d.num_gpus, f"{scenario.gpu_names} {scenario.cluster.gpu.kind}")
     work = []
     if d.phase != "prefill":
         context = number_of(d.context_tokens, "token")
@@ -125,7 +125,7 @@ def question(scenario: Scenario) -> str:
         work.append(f"{number_of(drafts, 'draft token')} {d.mtp.words}")
     return (
         f"How fast does {scenario.model.name} {verb} on {gpus} with {', '.join(work)}, under {SCHEDULES[d.overlap]}, "
-        f"and what does it cost at {usd(scenario.prices.usd_per_gpu_hour)} per GPU hour?"
+        f"and what does it cost at {usd(scenario.replica_usd_per_gpu_hour)} per GPU hour?"
     )
 
 
@@ -351,12 +351,14 @@ def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
     scenario, found = answer.scenario, answer.values["provenance"]
     cluster, prices = scenario.cluster, scenario.prices
     price = f"{usd(prices.usd_per_gpu_hour)} per GPU hour"
+    ffns = scenario.ffn_cluster
     rows = [
         ("scenario", f"{scenario.name}, hash {found['scenario_hash']}"),
         ("scenario's source", scenario.source),
         ("layout", _layout(scenario)),
         ("GPU", f"{cluster.gpu.name}: {cluster.gpu.source}" if cluster.gpu.source else cluster.gpu.name),
         ("cluster", f"{cluster.name}: {cluster.source}" if cluster.source else cluster.name),
+        ("GPU and cluster of FFNs", f"{ffns.gpu.name}, {ffns.name}" if scenario.two_clusters else ""),
         ("price", ", ".join(part for part in (price, prices.term, prices.date, prices.source) if part)),
         ("calibration", found["calibration"]),
         ("perfmodel", found["perfmodel"]),

@@ -62,8 +62,8 @@ def _subtitle(answer: StepAnswer) -> str:
         by = f" by {d.mtp.drafter.name or d.mtp.drafter.model.name}" if d.mtp.drafter else ""
         work.append(f"{number_of(drafts, 'draft token')}{by} {often}")
     return (
-        f"{scenario.model.name} | {d.phase} on {d.num_gpus} x {scenario.cluster.gpu.name} | {layout} | "
-        f"{d.overlap} | {'; '.join(work)} | ${scenario.prices.usd_per_gpu_hour:g} per GPU hour"
+        f"{scenario.model.name} | {d.phase} on {scenario.replica_words} | {layout} | "
+        f"{d.overlap} | {'; '.join(work)} | ${scenario.replica_usd_per_gpu_hour:g} per GPU hour"
     )
 
 
