@@ -1,5 +1,6 @@
-"""How long a gradient takes: as the product of its own shape, or as its forward, times what public timings say of the
-kind.
+"""How long a kernel of a training step takes: a gradient as the product of its own shape, or as its forward, times what
+public timings say of the kind; a grouped product that nobody timed on an architecture as a dense one, times what
+frameworks' grouped products take over those where they were timed.
 
 Rows of ``data/kernels/gradients.csv`` were made by :mod:`calibrate.tables.gradients`.
 """
@@ -8,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 
+from perfmodel.kernels import achievable
 from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.cost import cost
@@ -15,6 +17,7 @@ from perfmodel.kernels.deepseek_rows import own_product, router_kernels
 from perfmodel.kernels.timing import Timing
 from perfmodel.kernels.training_rows import timed
 from perfmodel.ops.backward import Kernel
+from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Cluster
 
 
@@ -63,13 +66,30 @@ def kernel_cost(
     timing = cost(base, cluster, costs, None if other else calibration)
     if own_fp8_kernels and router_kernels(kernel) > 1:
         timing = timing.scaled(router_kernels(kernel))
+    if costs == "roofline" and stands_for_dense(base, cluster) and not timing.calibrated:
+        timing = _times(timing, lookup("grouped_gemm", "forward", cluster.gpu.architecture), "grouped")
+    if kernel.way == "forward":
+        return timing
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
+    found = _times(timing, row, "gradient")
+    return replace(found, spread_key=f"{found.spread_key} {kernel.way}") if row and found.spread_key else found
+
+
+def stands_for_dense(op: Op, cluster: Cluster) -> bool:
+    """Whether an op is a grouped product that is costed by a dense one's fractions, for want of timings."""
+    return (
+        op.kernel == "grouped_gemm"
+        and achievable.lookup(op.kernel, op.dtype, cluster.gpu.architecture).num_rows == 0
+    )
+
+
+def _times(timing: Timing, row: GradientRow | None, what: str) -> Timing:
+    """The timing by a row's factor, with its spread and flag."""
     if row is None:
         return timing
     return replace(
-        timing.scaled(row.factor, source=f"{timing.source}; gradient: {row.source}"),
+        timing.scaled(row.factor, source=f"{timing.source}; {what}: {row.source}"),
         log_std=math.hypot(timing.log_std, row.log_std),
-        spread_key=f"{timing.spread_key} {kernel.way}" if timing.spread_key else "",
         flag="; ".join(filter(None, (timing.flag, row.flag))),
     )
 

@@ -14,10 +14,11 @@ from perfmodel.ops.layer import layer_ops
 from perfmodel.ops.moe import MoeOps
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.spec.formats import BYTES_PER_ELEMENT
-from perfmodel.spec.mixers import Mla
+from perfmodel.spec.mixers import Gqa, Mla
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
+from perfmodel.training import hybrid_ep
 from perfmodel.training.layout import every_token, micro_batch_work
 from perfmodel.training.narrow import (
     BF16,
@@ -38,6 +39,7 @@ REPLAYED = {
 """What is recomputed -> kernel classes that run again."""
 UP_PROJECTIONS = (".q_b", ".kv_b", ".latent_norm", ".rope_cache")
 """Ops that run again with ``mla_up_projection``."""
+HEAD_NORM = "qk_norm"
 LATE_PROBABILITIES = 1.5
 """What an un-permutation's backward moves over its forward where it weighs rows: it reads them once more, for the
 gradient of the weights."""
@@ -104,6 +106,7 @@ def layer_parts(layer: Layer, scenario: Scenario, training: Training) -> LayerPa
     for i, (attention, norms) in enumerate(zip(whole.attentions, whole.post_norms, strict=True)):
         router = whole.moe.router if whole.moe and i == 0 else ()
         ops = _laid_out(_own_keys((*attention.pre, *attention.core), layer, training), layer, training)
+        ops = _head_norms(ops, layer)
         ring, ops = _context_parallel(ops, layer, scenario, training, f"attention{i}")
         attentions.append(_part(f"attention {i}", (*ops, *norms, *router), training, ring))
     exchanges: list[Exchange] = []
@@ -114,7 +117,7 @@ def layer_parts(layer: Layer, scenario: Scenario, training: Training) -> LayerPa
             work.tokens / chunks, layer.moe.routed_size(scenario.model.hidden_size), training
         )
         names = [f" {chunk}" if chunks > 1 else "" for chunk in range(chunks)]
-        exchanges = [_exchange(moe, training, name, rows) for name in names]
+        exchanges = [_exchange(moe, training, name, rows, scenario) for name in names]
     return LayerParts(
         tuple(attentions),
         tuple(_part(f"FFN {i}", ops, training) for i, ops in enumerate(whole.ffns)),
@@ -213,32 +216,94 @@ def _scaled(kernel: Kernel, factor: float) -> Kernel:
 
 def _replayed(op: Op, training: Training) -> bool:
     """Whether an op runs again in its own part's backward; whole layers run again as a whole."""
-    if isinstance(training.recompute, str):
-        return False
+    if isinstance(training.recompute, str) or op.name.endswith(f".{HEAD_NORM}"):
+        return False  # what it reads is kept, whatever norms do
     if "mla_up_projection" in training.recompute and op.name.endswith(UP_PROJECTIONS):
         return True
     return any(op.kernel in REPLAYED.get(part, ()) for part in training.recompute)
 
 
-def _exchange(moe: MoeOps, training: Training, suffix: str, rows: tuple[Kernel, ...]) -> Exchange:
+def _exchange(
+    moe: MoeOps, training: Training, suffix: str, rows: tuple[Kernel, ...], scenario: Scenario
+) -> Exchange:
     """Dispatch, experts and combine; what comes back as gradient takes the way of the other, with the other's
     payload, quantised (``rows``) as that is.
     """
+    if hybrid_ep.permutes_itself(moe, training):
+        return _permuting_exchange(moe, training, suffix, rows, scenario)
     dispatch = _part(f"dispatch{suffix}", moe.dispatch, training)
     combine = _part(f"combine{suffix}", (*moe.combine, *moe.unpack), training)
     experts = _part(f"experts{suffix}", (*moe.shared, *moe.experts), training)
-    sent = tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in moe.dispatch)
-    returned = tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in moe.combine)
-    unpacked = tuple(
+    again = (*rows, *dispatch.forward, *experts.forward[:-1]) if _replays_experts(training) else ()
+    return Exchange(
+        replace(dispatch, forward=(*rows, *dispatch.forward), input=_mirrored(moe.combine)),
+        replace(experts, input=(*again, *experts.input)),
+        replace(combine, input=(*_unpacked(moe, training), *rows, *_mirrored(moe.dispatch))),
+    )
+
+
+def _permuting_exchange(
+    moe: MoeOps, training: Training, suffix: str, rows: tuple[Kernel, ...], scenario: Scenario
+) -> Exchange:
+    """The same where rows are put in order and back by the exchange (:mod:`perfmodel.training.hybrid_ep`)."""
+    first, computed, last = hybrid_ep.permutations(moe)
+    there, back = moe.dispatch[0], moe.combine[0]
+    into, out = _part("rows in", (first,), training), _part("rows out", (last,), training)
+    experts = _part(f"experts{suffix}", (*moe.shared, *computed), training)
+    dispatch = _part(f"dispatch{suffix}", moe.dispatch, training)
+    combine = _part(f"combine{suffix}", (*moe.combine, *moe.unpack), training)
+    registered = hybrid_ep.copied(there, first.shape["width"], scenario)
+    sent = (*rows, *hybrid_ep.maps(there, scenario), *registered, *dispatch.forward)
+    sent = (*sent, *hybrid_ep.on_its_stream(into.forward, there))
+    gradients_sent = (*registered, *_mirrored(moe.dispatch), *hybrid_ep.on_its_stream(out.input, there))
+    returned = (*hybrid_ep.on_its_stream(into.input, back), *_mirrored(moe.combine))
+    again = (*sent, *experts.forward) if _replays_experts(training) else ()
+    return Exchange(
+        replace(dispatch, forward=sent, input=returned),
+        replace(experts, input=(*again, *experts.input)),
+        replace(
+            combine,
+            forward=(*hybrid_ep.on_its_stream(out.forward, back), *combine.forward),
+            input=(*_unpacked(moe, training), *rows, *gradients_sent),
+        ),
+    )
+
+
+def _mirrored(transfers: Sequence[Op]) -> tuple[Kernel, ...]:
+    """Transfers of gradients, which take the way of the others."""
+    return tuple(Kernel.plain(replace(op, name=f"{op.name}.backward")) for op in transfers)
+
+
+def _unpacked(moe: MoeOps, training: Training) -> tuple[Kernel, ...]:
+    """Gradients of what follows the combine."""
+    return tuple(
         kernel for op in reversed(moe.unpack) for kernel in _backward(op, gradients(op).input, training)
     )
-    replayed = training.recompute != "full" and training.recomputes("experts")
-    again = (*rows, *dispatch.forward, *experts.forward[:-1]) if replayed else ()
-    return Exchange(
-        replace(dispatch, forward=(*rows, *dispatch.forward), input=returned),
-        replace(experts, input=(*again, *experts.input)),
-        replace(combine, input=(*unpacked, *rows, *sent)),
+
+
+def _replays_experts(training: Training) -> bool:
+    return training.recompute != "full" and training.recomputes("experts")
+
+
+def _head_norms(ops: tuple[Op, ...], layer: Layer) -> tuple[Op, ...]:
+    """Norms of each query and key head, kernels of their own in training: read and written, back read twice and
+    written. (Engines' rotary kernels take them along in inference.)
+    """
+    attention = attention_of(layer)
+    if not isinstance(attention, Gqa) or not attention.qk_norm or attention.qk_norm_all_heads:
+        return ops
+    at = next(i for i, op in enumerate(ops) if op.kernel == "rope")
+    rotated = ops[at].shape
+    rows, width = rotated["rows"], rotated["heads"] * attention.head_dim
+    norm = memory_bound(
+        ops[at].name.replace("rope_cache", HEAD_NORM),
+        OpClass.ATTENTION,
+        "latent_norm",
+        hbm_bytes=2.0 * BF16 * rows * width,
+        dtype="bf16",
+        shape={"rows": rows, "width": width},
     )
+    return (*ops[:at], norm, *ops[at:])
 
 
 def _laid_out(ops: tuple[Op, ...], layer: Layer, training: Training) -> tuple[Op, ...]:

@@ -125,6 +125,8 @@ def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> di
         value = attention.value_head_dim
         elements = (heads + groups) * attention.head_dim + groups * value
         found["queries, keys, values"] = BF16 * rows * elements
+        if attention.qk_norm and not attention.qk_norm_all_heads:
+            found["queries and keys before their norm"] = BF16 * rows * (heads + groups) * attention.head_dim
     if training.recomputes("attention_core"):
         found["output"] = 0.0
     else:
