@@ -210,6 +210,7 @@ def _row(kernel: str, way: str, architecture: str, ratios: list[float], source: 
 
 
 def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> Row:
+    kind = "forward" if way == "forward" else f"{way} gradient"
     return {
         "kernel": kernel,
         "way": way,
@@ -219,7 +220,7 @@ def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> 
         "log_std": f"{spread:.4g}",
         "num_rows": "0",
         "source": f"derived: {what} ({SOURCE})",
-        "flag": f"{kernel} {'forward' if way == 'forward' else f'{way} gradient'} on hopper: no timings by stage, {what}",
+        "flag": f"{kernel} {kind} on hopper: no timings by stage, {what}",
     }
 
 

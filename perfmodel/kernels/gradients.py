@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
+
 from perfmodel.kernels import achievable
 from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.kernels.calibration import Calibration
@@ -66,13 +68,25 @@ def kernel_cost(
     timing = cost(base, cluster, costs, None if other else calibration)
     if own_fp8_kernels and router_kernels(kernel) > 1:
         timing = timing.scaled(router_kernels(kernel))
+    if "blocks" in base.shape:
+        timing = of_blocks(timing, float(base.shape["blocks"]), cluster)
     if costs == "roofline" and stands_for_dense(base, cluster) and not timing.calibrated:
-        timing = _times(timing, lookup("grouped_gemm", "forward", cluster.gpu.architecture), "grouped")
+        timing = _times(timing, _grouped_row(base, cluster), "grouped")
     if kernel.way == "forward":
         return timing
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
     found = _times(timing, row, "gradient")
-    return replace(found, spread_key=f"{found.spread_key} {kernel.way}") if row and found.spread_key else found
+    return (
+        replace(found, spread_key=f"{found.spread_key} {kernel.way}") if row and found.spread_key else found
+    )
+
+
+def of_blocks(timing: Timing, blocks: float, cluster: Cluster) -> Timing:
+    """A memory-bound kernel of fewer thread blocks than the GPU has SMs: it gets their share of the bandwidth and
+    leaves the rest to others.
+    """
+    share = min(1.0, blocks / cluster.gpu.num_sms)
+    return replace(timing, latency_s=timing.latency_s + timing.memory_s * (1.0 / share - 1.0))
 
 
 def stands_for_dense(op: Op, cluster: Cluster) -> bool:
@@ -81,6 +95,26 @@ def stands_for_dense(op: Op, cluster: Cluster) -> bool:
         op.kernel == "grouped_gemm"
         and achievable.lookup(op.kernel, op.dtype, cluster.gpu.architecture).num_rows == 0
     )
+
+
+FEWEST_ROWS = 1024
+"""Rows of a group on which grouped products were compared with dense ones (:mod:`calibrate.tables.gradients`)."""
+OTHER_FORMAT_LOG_STD = 0.15
+"""Spread that a factor of BF16 products gets in other formats: what it differs by between Ampere and Blackwell."""
+
+
+def _grouped_row(op: Op, cluster: Cluster) -> GradientRow | None:
+    """By how much a grouped product is slower than the dense one that stands for it, flagged beyond what was timed."""
+    row = lookup("grouped_gemm", "forward", cluster.gpu.architecture)
+    if row is None:
+        return None
+    flags = [row.flag]
+    if float(np.min(op.shape["rows_per_group"])) < FEWEST_ROWS:
+        flags.append(f"groups of fewer than {FEWEST_ROWS:,} rows: slower still (B200: up to 2.7 times dense)")
+    if op.dtype != "bf16":
+        flags.append(f"grouped {op.dtype} products: BF16's factor over dense ones")
+        row = replace(row, log_std=math.hypot(row.log_std, OTHER_FORMAT_LOG_STD))
+    return replace(row, flag="; ".join(filter(None, flags)))
 
 
 def _times(timing: Timing, row: GradientRow | None, what: str) -> Timing:

@@ -366,14 +366,21 @@ class Training(Spec):
         return self.stage_gpus // (self.ep * self.etp)
 
     @property
+    def stage_copies(self) -> int:
+        """Pipeline ranks that hold the same stage: with DualPipe two, whose gradients are one sum, so they are
+        data-parallel ranks of its weights.
+        """
+        return 2 if self.schedule == "dualpipe" else 1
+
+    @property
     def shards(self) -> int:
         """Parts into which ``zero`` divides what the ranks of dense weights hold."""
-        return self.dp * self.cp // self.dp_replicate
+        return self.dp * self.cp * self.stage_copies // self.dp_replicate
 
     @property
     def expert_shards(self) -> int:
         """The same of experts."""
-        return self.expert_dp // self.dp_replicate
+        return self.expert_dp * self.stage_copies // self.dp_replicate
 
     @property
     def own_fp8_kernels(self) -> bool:

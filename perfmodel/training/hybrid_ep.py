@@ -21,7 +21,7 @@ from perfmodel.ops import communication
 from perfmodel.ops.backward import Kernel
 from perfmodel.ops.build import memory_bound, rows_moved
 from perfmodel.ops.moe import MoeOps
-from perfmodel.ops.op import Op, OpClass, Stream
+from perfmodel.ops.op import Op, OpClass
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
 

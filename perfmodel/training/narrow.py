@@ -16,9 +16,11 @@ holds already depends on what was timed:
 its published trace say which run: one FP8 copy of the weights, transposed for the input gradient since Hopper takes
 both operands along k alone; scales transposed for each product; attention's output kept in 12 bits (E5M6) and, after
 its projection, scaled; the gradient of the router's weights as a kernel of its own; gradients of the residual stream
-added apart from the norm's. None of the trace's times sets a number.
+added apart from the norm's; rows that arrived counted and put in the order of their experts by kernels of one thread
+block per expert. None of the trace's times sets a number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from perfmodel.ops.backward import NARROW, Kernel
@@ -129,6 +131,34 @@ def quantised_to_send(tokens: float, width: float, training: Training) -> tuple[
     each = BF16 + BYTES_PER_ELEMENT["fp8"]
     op = _moved("dispatch.quantised", OpClass.DISPATCH, tokens, width, each)
     return (Kernel.plain(replace(op, stream=Stream.EXPERTS)),)
+
+
+CHOICE_BYTES, PLACE_BYTES = 8.0, 4.0
+"""Of a row and one of its choices: an expert's number (INT64), and where the pair goes (INT32)."""
+
+
+def sorted_by_expert(experts: Sequence[Op], top_k: float, training: Training) -> tuple[Kernel, ...]:
+    """Kernels that find the order of the rows that came, of one block of threads per expert (the trace has grids of 4,
+    DeepSeek-V3's experts of a rank): each block reads all rows' choices, to count its own and to write where they go.
+    Fused elsewhere, and a few us.
+    """
+    if not training.own_fp8_kernels:
+        return ()
+    rows = next((op.shape["tokens"] for op in experts if op.kernel == "permute"), 0.0)
+    blocks = next(op.shape["groups"] for op in experts if op.kernel == "grouped_gemm")
+    choices = rows * top_k * blocks
+    shape = {"rows": rows, "width": top_k, "blocks": blocks}
+
+    def scanned(name: str, per_choice: float) -> Kernel:
+        moved = per_choice * choices
+        return Kernel.plain(
+            memory_bound(name, OpClass.EXPERTS, "gather", hbm_bytes=moved, dtype="bf16", shape=shape)
+        )
+
+    return (
+        scanned("experts.count", CHOICE_BYTES),
+        scanned("experts.order", CHOICE_BYTES + PLACE_BYTES / blocks),
+    )
 
 
 def with_kept(ops: tuple[Op, ...], training: Training) -> tuple[tuple[Op, Op], ...]:

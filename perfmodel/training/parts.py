@@ -26,6 +26,7 @@ from perfmodel.training.narrow import (
     quantised_to_send,
     residual_factor,
     row_bytes,
+    sorted_by_expert,
     weights_of_choice,
     with_kept,
 )
@@ -234,10 +235,12 @@ def _exchange(
     dispatch = _part(f"dispatch{suffix}", moe.dispatch, training)
     combine = _part(f"combine{suffix}", (*moe.combine, *moe.unpack), training)
     experts = _part(f"experts{suffix}", (*moe.shared, *moe.experts), training)
+    chosen = next(float(op.shape["top_k"]) for op in moe.router if op.kernel == "select")
+    order = sorted_by_expert(moe.experts, chosen, training)
     again = (*rows, *dispatch.forward, *experts.forward[:-1]) if _replays_experts(training) else ()
     return Exchange(
         replace(dispatch, forward=(*rows, *dispatch.forward), input=_mirrored(moe.combine)),
-        replace(experts, input=(*again, *experts.input)),
+        replace(experts, forward=(*order, *experts.forward), input=(*again, *experts.input)),
         replace(combine, input=(*_unpacked(moe, training), *rows, *_mirrored(moe.dispatch))),
     )
 
@@ -287,7 +290,7 @@ def _replays_experts(training: Training) -> bool:
 
 def _head_norms(ops: tuple[Op, ...], layer: Layer) -> tuple[Op, ...]:
     """Norms of each query and key head, kernels of their own in training: read and written, back read twice and
-    written. (Engines' rotary kernels take them along in inference.)
+    written. In inference engines' rotary kernels take them along.
     """
     attention = attention_of(layer)
     if not isinstance(attention, Gqa) or not attention.qk_norm or attention.qk_norm_all_heads:

@@ -36,14 +36,16 @@ def groups(parameters: Parameters, training: Training, cluster: Cluster) -> tupl
     """Dense weights and experts, each with its own data parallelism.
 
     Tensor-parallel ranks lie next to each other, then those of a sequence, then data-parallel ones; experts' ranks
-    lie next to each other, so copies of an expert are ep x etp GPUs apart.
+    lie next to each other, so copies of an expert are ep x etp GPUs apart. DualPipe's second copy of a stage is on
+    another pipeline rank, in another link domain.
     """
     domain = cluster.node.link_domain_gpus
     copies = training.dp_replicate
-    found = [Group("dense", parameters.dense, training.shards, max(1, domain // training.tp), copies)]
+    near = min(max(1, domain // training.tp), training.dp * training.cp)
+    found = [Group("dense", parameters.dense, training.shards, near, copies)]
     if np.any(parameters.experts):
         apart = training.ep * training.etp
-        near = max(1, domain // apart)
+        near = min(max(1, domain // apart), training.expert_dp)
         found.append(Group("experts", parameters.experts, training.expert_shards, near, copies))
     return tuple(found)
 

@@ -1,0 +1,227 @@
+"""What a training step's exchanges are made of, and what grouped products and DualPipe's copies cost."""
+
+import math
+
+import pytest
+
+from perfmodel.kernels.achievable import lookup as achievable
+from perfmodel.kernels.achievable import read_rows
+from perfmodel.kernels.cost import cost
+from perfmodel.kernels.gradients import kernel_cost, lookup, of_blocks, stands_for_dense
+from perfmodel.kernels.timing import Timing
+from perfmodel.load import build_scenario, load_scenario
+from perfmodel.ops.op import OpClass, Stream
+from perfmodel.spec.training import Training
+from perfmodel.training.layout import inner
+from perfmodel.training.parameters import Parameters
+from perfmodel.training.parts import layer_parts
+from perfmodel.training.saved import layer_saved
+from perfmodel.training.step import StepBuilder, simulate_training
+from perfmodel.training.traffic import gradient_ops, groups, updated
+from perfmodel.validation.training_roles import MEASURED, read
+from perfmodel.validation.training_setups import qwen_pair
+
+TOKENS, HIDDEN, EXPERTS, RANKS = 4096, 2048, 128, 16
+
+
+def scenario_of(cluster="h100-ib", **training):
+    keys = {"global_batch_sequences": 1024, "dp": RANKS, "ep": RANKS, "all_to_all": "hybrid-ep", **training}
+    return build_scenario({"model": "qwen3-30b-a3b", "cluster": cluster, "training": keys})
+
+
+def parts_of(scenario):
+    return layer_parts(scenario.model.layers[0], inner(scenario, scenario.training), scenario.training)
+
+
+def kernels(part, way):
+    return {kernel.op.name: kernel for kernel in getattr(part, way)}
+
+
+def test_hybrid_ep_puts_rows_in_order_on_its_own_stream():
+    """dispatch_with_permute and combine_with_unpermute: what DeepEP leaves to the compute stream is the exchange's, as
+    long as before, and gradients go through without a new map.
+    """
+    (own,) = parts_of(scenario_of()).exchanges
+    (other,) = parts_of(scenario_of(all_to_all="deepep-normal")).exchanges
+    assert list(kernels(own.dispatch, "forward")) == [
+        "dispatch.maps",
+        "dispatch.places",
+        "dispatch.registered",
+        "dispatch",
+        "experts.permute",
+    ]
+    assert list(kernels(own.combine, "forward")) == ["experts.unpermute", "combine"]
+    assert list(kernels(own.combine, "input")) == [
+        "dispatch.registered",
+        "dispatch.backward",
+        "experts.unpermute.backward",
+    ]
+    assert list(kernels(own.dispatch, "input")) == ["experts.permute.backward", "combine.backward"]
+    for way, moved in (("forward", ("permute", "unpermute")), ("input", ("unpermute", "permute"))):
+        left = {kernel.base.kernel for kernel in getattr(own.experts, way)}
+        assert not left & {"permute", "unpermute"}
+        assert left | {"permute", "unpermute"} == {
+            kernel.base.kernel for kernel in getattr(other.experts, way)
+        }
+        for part, kernel in zip((own.dispatch, own.combine), moved, strict=True):
+            (found,) = (one for one in getattr(part, way) if one.base.kernel == kernel)
+            assert found.op.stream == Stream.NETWORK
+            assert found.base.stream == Stream.COMPUTE  # costed as the memory-bound kernel that it is
+            assert found.op.op_class in (OpClass.DISPATCH, OpClass.COMBINE)
+
+
+def test_maps_and_copies_move_their_bytes():
+    """A boolean per token and expert of 16 ranks; between two nodes same-numbered GPUs swap theirs, 1/16 of it."""
+    (exchange,) = parts_of(scenario_of()).exchanges
+    found = kernels(exchange.dispatch, "forward")
+    size = TOKENS * EXPERTS * RANKS
+    maps = found["dispatch.maps"].op
+    assert maps.network_bytes == size / RANKS
+    assert maps.link_bytes == size * 7 / 8
+    assert found["dispatch.places"].op.hbm_bytes == size + 4 * TOKENS * RANKS
+    assert found["dispatch.registered"].op.hbm_bytes == 2 * 2 * TOKENS * HIDDEN
+    rack = scenario_of("gb200-nvl72")  # one link domain: rows are sent as they lie
+    (exchange,) = parts_of(rack).exchanges
+    assert "dispatch.registered" not in kernels(exchange.dispatch, "forward")
+    assert kernels(exchange.dispatch, "forward")["dispatch.maps"].op.network_bytes == 0.0
+
+
+def test_recomputed_experts_go_through_the_exchange_again():
+    whole, again = (parts_of(scenario_of(recompute=part)).exchanges[0] for part in ("none", ["experts"]))
+    before = len(again.experts.input) - len(whole.experts.input)
+    assert [kernel.op.name for kernel in again.experts.input[:before]] == [
+        kernel.op.name for kernel in (*whole.dispatch.forward, *whole.experts.forward)
+    ]
+
+
+def test_exchanges_of_the_published_profile():
+    """Megatron-Bridge's Nsight profile of Qwen3-30B on 16 H100: 9.079 ms of communication beside compute were 0.11 % of
+    it, so it took 8.25 s; with the overlap 3.959 s were 36.55 %, so 10.83 s.
+    """
+    off, on = (row for row in read(MEASURED) if row["model"] == "Qwen3-30B-A3B" and row["seq"])
+    took = []
+    for row in (off, on):
+        step = simulate_training(build_scenario(qwen_pair(row)))
+        own = (
+            next(iter(step.pairs.values()))
+            if step.pairs
+            else step.phases[0].forward + step.phases[0].backward
+        )
+        took.append(step.training.micro_batches * (own.transfer_s["dispatch"] + own.transfer_s["combine"]))
+    assert took[0] == pytest.approx(9.079e-3 / 0.0011, rel=0.05)
+    assert took[1] == pytest.approx(3.959 / 0.3655, rel=0.05)
+
+
+def test_heads_norms_are_kernels_of_their_own():
+    """Queries of 32 heads and keys of 4, 128 wide: read and written, back read twice and written."""
+    attention = parts_of(scenario_of()).attentions[0]
+    size = 2 * TOKENS * (32 + 4) * 128
+    assert kernels(attention, "forward")["attention0.qk_norm"].op.hbm_bytes == 2 * size
+    assert kernels(attention, "input")["attention0.qk_norm.backward"].op.hbm_bytes == 3 * size
+    scenario = scenario_of()
+    layer, own = scenario.model.layers[0], inner(scenario, scenario.training)
+    plain = layer.model_copy(update={"attention": layer.attention.model_copy(update={"qk_norm": False})})
+    kept, less = (sum(layer_saved(one, own, scenario.training).values()) for one in (layer, plain))
+    assert kept - less == size
+    names = kernels(layer_parts(plain, own, scenario.training).attentions[0], "forward")
+    assert "attention0.qk_norm" not in names
+    replayed = parts_of(scenario_of(recompute=["norms"])).attentions[0]
+    assert "attention0.norm" in kernels(replayed, "input")
+    assert "attention0.qk_norm" not in kernels(replayed, "input")
+
+
+@pytest.mark.parametrize(("cluster", "architecture"), [("h100-ib", "hopper"), ("gb200-nvl72", "blackwell")])
+def test_grouped_products_nobody_timed_take_longer_than_dense_ones(cluster, architecture):
+    """By the factor of where a framework's were timed, gradients too; once, and not on top of timings of their own."""
+    scenario = scenario_of(cluster)
+    builder = StepBuilder(scenario, scenario.training)
+    experts = parts_of(scenario).exchanges[0].experts
+    factor = lookup("grouped_gemm", "forward", architecture).factor
+    for way, name in (
+        ("forward", "experts.gate_up"),
+        ("input", "experts.gate_up.dgrad"),
+        ("weight", "experts.gate_up.wgrad"),
+    ):
+        kernel = kernels(experts, way)[name]
+        dense = cost(kernel.base, scenario.cluster)
+        own = 1.0 if way == "forward" else lookup("grouped_gemm", way, architecture).factor
+        timing = kernel_cost(kernel, scenario.cluster, "roofline", builder.calibration)
+        assert timing.seconds == pytest.approx(dense.seconds * factor * own)
+        assert timing.log_std > dense.log_std
+    narrow = scenario_of(precision="fp8")
+    product = kernels(parts_of(narrow).exchanges[0].experts, "forward")["experts.gate_up"]
+    assert not stands_for_dense(product.op, narrow.cluster)  # DeepGEMM's FP8 groups were timed
+    assert kernel_cost(product, narrow.cluster).seconds == cost(product.op, narrow.cluster).seconds
+
+
+def test_grouped_factors_lie_inside_what_was_timed():
+    """Rates of rows of 1,024 and more a group against the dense fraction of the peak, by hand."""
+    for device, architecture in (("B200-SXM", "blackwell"), ("A100-PCIe", "ampere")):
+        dense = achievable("gemm", "bf16", architecture).compute_fraction
+        ratios = []
+        for row in read_rows("training_kernels.csv"):
+            sizes = dict(part.split("=") for part in row["shape"].split(", "))
+            same = (row["device"], row["kernel"], sizes.get("stage")) == (device, "group_matmul", "fwd")
+            if same and int(sizes["M"]) >= 1024:
+                ratios.append(dense / float(row["efficiency"]))
+        assert min(ratios) < lookup("grouped_gemm", "forward", architecture).factor < max(ratios)
+    hopper, others = (
+        lookup("grouped_gemm", "forward", "hopper"),
+        [lookup("grouped_gemm", "forward", one).factor for one in ("ampere", "blackwell")],
+    )
+    assert hopper.factor == pytest.approx(math.sqrt(math.prod(others)), rel=1e-3)
+    assert hopper.flag
+
+
+def test_a_kernel_of_few_blocks_gets_their_share_of_the_bandwidth():
+    cluster = scenario_of().cluster
+    timing = Timing(latency_s=3e-6, memory_s=1e-6)
+    assert of_blocks(timing, 4, cluster).seconds == pytest.approx(3e-6 + 1e-6 * 132 / 4)
+    assert of_blocks(timing, 4, cluster).memory_s == timing.memory_s  # others have the rest
+    assert of_blocks(timing, 500, cluster).seconds == timing.seconds
+
+
+def test_deepseeks_kernels_sort_what_arrives():
+    """Two scans of all rows' choices by one block per expert: 0.24 ms a layer in the trace."""
+    scenario = load_scenario("deepseek-v3-train-h800")
+    builder = StepBuilder(scenario, scenario.training)
+    layer = builder.layer_chain(scenario.model.layers[-1]).layers[0]
+    found = kernels(layer.exchanges[0].experts, "forward")
+    count, order = found["experts.count"], found["experts.order"]
+    rows = found["experts.permute"].op.shape["tokens"]
+    assert count.op.hbm_bytes == pytest.approx(8 * 8 * rows * 4)
+    assert order.op.hbm_bytes == pytest.approx(count.op.hbm_bytes + 4 * 8 * rows)
+    seconds = sum(float(builder.costing.alone(one).seconds) for one in (count, order))
+    assert seconds == pytest.approx(0.24e-3, rel=0.2)
+    plain = load_scenario("deepseek-v3-train-h800", ["training.fp8_kernels=calibrated"])
+    builder = StepBuilder(plain, plain.training)
+    layer = builder.layer_chain(plain.model.layers[-1]).layers[0]
+    assert "experts.count" not in kernels(layer.exchanges[0].experts, "forward")
+
+
+def test_dualpipes_second_copy_is_a_data_parallel_rank():
+    """Gradients of a stage are one sum over both ranks that hold it: twice the ranks, each of which updates half."""
+    one = Parameters(3e9, 2e9)
+    single, double = (
+        Training(global_batch_sequences=1024, dp=16, ep=4, pp=4, schedule=name, zero=1)
+        for name in ("1f1b", "dualpipe")
+    )
+    cluster = scenario_of().cluster
+    before, after = ([group.ranks for group in groups(one, own, cluster)] for own in (single, double))
+    assert (before, after) == ([16, 4], [32, 8])
+    assert updated(one, double) == updated(one, single) / 2
+    # copies lie on other pipeline ranks: as many as before share a link domain
+    assert [g.near for g in groups(one, single, cluster)] == [g.near for g in groups(one, double, cluster)]
+    alone = Training(global_batch_sequences=64, dp=1, pp=4, schedule="dualpipe", zero=0)
+    (summed,) = gradient_ops(Parameters(1e9, 0.0), alone, cluster)
+    assert summed.kernel == "all_reduce"
+    assert summed.network_bytes == pytest.approx(2 * 4e9 / 2)  # all of it, to the one other rank
+    assert not gradient_ops(Parameters(1e9, 0.0), alone.model_copy(update={"schedule": "1f1b"}), cluster)
+
+
+def test_deepseeks_optimizer_phase():
+    """0.29 s published: the update of 1/256 of the weights, gradients and weights on their way with nothing beside."""
+    step = simulate_training(load_scenario("deepseek-v3-train-h800"))
+    tail = max(step.tails, key=lambda one: one.seconds)
+    assert tail.optimizer_s < 0.01
+    assert tail.seconds == pytest.approx(0.29, rel=0.3)
