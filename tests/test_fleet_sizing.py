@@ -1,6 +1,7 @@
 """Replicas for a day's traffic: arithmetic by hand, the largest rate by simulation, options that say too little."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from typer.testing import CliRunner
 from perfmodel.answers.serve import answer_serve
 from perfmodel.cli import app
 from perfmodel.errors import InfeasibleError, SpecError
+from perfmodel.explore import fleet
 from perfmodel.explore.fleet import TOLERANCE, Traffic, fastest, with_fleet
+from perfmodel.explore.speeds import drawn_rate, repeated
+from perfmodel.report.content import build_report
+from perfmodel.report.part import Options
 from perfmodel.serving.serve import serve
 from perfmodel.serving.stretch import stretched
 
@@ -237,13 +242,13 @@ def test_with_prefill_apart_the_whole_scenario_is_what_a_fleet_has_several_of():
         "prefill={deployment: {engine: sglang, attention_tp: 8, dense_tp: 8, ep: 8}, serving: {replicas: 2}}"
     )
     answer = answer_serve(traffic(20, 200, "slo.ttft_ms=2000", "slo.tpot_ms=60", apart, "serving.replicas=3"))
-    fleet = with_fleet(answer, Traffic(2.0, requests_per_day=1e7)).values["fleet"]
-    for size in (fleet["by_throughput"], fleet["by_slo"]):
+    sized = with_fleet(answer, Traffic(2.0, requests_per_day=1e7)).values["fleet"]
+    for size in (sized["by_throughput"], sized["by_slo"]):
         assert size["num_gpus"] == size["replicas"] * 5 * 8
-    assert fleet["by_slo"]["requests_per_s_per_replica"] > 0.0
+    assert sized["by_slo"]["requests_per_s_per_replica"] > 0.0
 
 
-@pytest.mark.parametrize("requests", [400, 2_000])
+@pytest.mark.parametrize("requests", [30, 400, 2_000])
 def test_a_server_is_not_sold_for_more_than_it_can_do(requests):
     """One request at a time, an objective that nobody misses: the rate is the server's own."""
     alone = node("workload.num_requests=1", "workload.output_tokens=100")
@@ -252,3 +257,42 @@ def test_a_server_is_not_sold_for_more_than_it_can_do(requests):
     found = fastest(serve(traffic(2, requests, *even)), 99.0)
     assert found.requests_per_s == pytest.approx(capacity, rel=0.15)
     assert found.limited_by == "throughput"
+
+
+def test_a_short_run_is_made_longer_where_its_own_length_sets_the_rate():
+    """Requests take seconds, so that a run of 40 is over before the first of them has ended: its queue only grows."""
+    rates = [fastest(serve(traffic(2, n, "slo.ttft_ms=5000")), 99.0) for n in (40, 2_000)]
+    assert rates[0].times > 1
+    assert rates[0].limited_by == rates[1].limited_by
+    assert rates[0].requests_per_s == pytest.approx(rates[1].requests_per_s, rel=0.25)
+
+
+def test_a_run_that_can_not_be_made_long_enough_concludes_nothing(monkeypatch):
+    monkeypatch.setattr(fleet, "MOST_REQUESTS", {"compiled": 100, "plain": 100})
+    scenario = traffic(2, 40, "slo.e2e_ms=1e9", "prices.usd_per_gpu_hour=3")
+    found = fleet_of(scenario, requests_per_day=1e7)
+    assert found["fleet"]["by_slo"]["replicas"] is None
+    assert found["fleet"]["by_slo"]["limited_by"] == "length"
+    assert any("can't be concluded from a run of 40 requests" in text for text in found["dangers"])
+    part = build_report([scenario], Options(traffic=Traffic(2.0, requests_per_day=1e7))).values["scenarios"][
+        0
+    ]
+    assert part["decision"] is None
+    assert "can't be concluded" in part["decision_reason"]
+
+
+def test_requests_that_come_again_are_new_ones_at_the_same_pace():
+    asked = serve(traffic(2, 12, "workload.turns=3", "workload.turn_tokens=50")).requests
+    asked = replace(asked, hash_ids=np.arange(12), hash_offsets=np.arange(13))  # a block of its own each
+    again = repeated(asked, 3)
+    assert again.num_requests == 36
+    assert len(set(again.hash_ids.tolist())) == 36
+    assert again.hash_offsets.tolist() == list(range(37))
+    assert drawn_rate(again) == pytest.approx(drawn_rate(asked), rel=0.2)
+    roots, own = again.roots, asked.roots
+    assert np.ptp(np.diff(again.arrival_s[roots]).reshape(-1)[: len(own) - 1]) == pytest.approx(
+        np.ptp(np.diff(asked.arrival_s[own]))
+    )
+    children = again.parent >= 0
+    assert (again.parent[children] == np.flatnonzero(children) - 1).all()
+    assert repeated(asked, 1) is asked

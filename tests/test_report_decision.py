@@ -41,6 +41,7 @@ from perfmodel.report.terms import HOURS_PER_MONTH, Ownership, terms
 from perfmodel.serving.serve import serve
 from perfmodel.spec.catalogue import DATA
 from perfmodel.spec.documents import read_document
+from perfmodel.spec.slo import USUAL
 
 DOCS = Path(__file__).parent.parent / "docs"
 SLO = ["slo.ttft_ms=400", "slo.tpot_ms=30"]
@@ -79,7 +80,9 @@ def found(kept):
 @pytest.fixture(scope="module")
 def flagship():
     """The scenario that everybody sees first, with a stated day."""
-    scenario = load_scenario("longcat-flash-h800", ["workload.num_requests=500", "slo.ttft_ms=2000"])
+    scenario = load_scenario(
+        "longcat-flash-h800", ["workload.num_requests=3000", "slo.ttft_ms=2000", "slo.tpot_ms=80"]
+    )
     return build_report(
         [scenario], Options(traffic=Traffic(2.0, tokens_per_day=5e8)), command="perfmodel report x"
     )
@@ -156,11 +159,38 @@ def test_ends_are_searched_with_stretched_steps():
     assert need.fast_requests_per_s > need.requests_per_s > need.slow_requests_per_s
 
 
-def test_without_objectives_replicas_keep_up():
-    found = report_of(traffic()).values["scenarios"][0]["decision"]
-    assert found["basis"] == "keeping up"
-    strict = report_of(traffic(*SLO)).values["scenarios"][0]["decision"]
-    assert found["gpus"]["serving"] <= strict["gpus"]["serving"]
+def test_without_objectives_usual_ones_are_taken_and_told():
+    report = report_of(traffic())
+    found = report.values["scenarios"][0]["decision"]
+    assert found["basis"] == "slo"
+    assert (found["objectives"]["ttft_ms"], found["objectives"]["tpot_ms"]) == (USUAL.ttft_ms, USUAL.tpot_ms)
+    assert not found["objectives_stated"]
+    stated = report_of(traffic("slo.ttft_ms=2000", "slo.tpot_ms=80")).values["scenarios"][0]["decision"]
+    assert stated["objectives_stated"]
+    assert found["gpus"] == stated["gpus"]
+    assert "taken since none is stated" in report_html(report)
+    assert "MLPerf" in report_html(report)
+
+
+def test_where_nothing_keeps_the_usual_objectives_replicas_keep_up():
+    """Prompts that alone take longer than users usually wait."""
+    found = report_of(traffic("workload.input_tokens=60000", "workload.num_requests=40")).values["scenarios"]
+    decided = found[0]["decision"]
+    assert found[0]["serve"]["ttft_s"]["p50"] > USUAL.ttft_ms / 1e3
+    assert decided["basis"] == "keeping up"
+    assert decided["objectives"]["ttft_ms"] is None
+
+
+def test_a_closed_loop_too_short_is_made_longer():
+    """Of 16 users with one request each all prompts come at once, and nobody comes after them."""
+    long = ["workload.max_concurrency=16", "workload.output_tokens=100", "prices.usd_per_gpu_hour=3"]
+    rates = [
+        report_of(node(f"workload.num_requests={n}", *long)).values["scenarios"][0]["decision"]
+        for n in (16, 800)
+    ]
+    assert rates[0]["requests_per_s_per_replica"] == pytest.approx(
+        rates[1]["requests_per_s_per_replica"], rel=0.06
+    )
 
 
 def test_a_closed_loop_counts_what_it_served():

@@ -12,8 +12,10 @@ kept up gives enough replicas to keep up, whatever users wait (``bound`` is "upp
 **By objective** (``slo``): the peak over the largest request rate of one replica at which enough requests keep every
 objective, found by simulation: the scenario's traffic for one replica, sped up and slowed down by bisection. A rate
 counts only if the replica keeps up, too: what is left after the last arrival takes at most half as long as the arrivals
-did. Several replicas behind a router do a little better than one each, so the number is rather too large. Where the
-answer has model intervals, so have these replicas.
+did, and the queue has ceased to grow. A short run is all beginning, in which requests in the system only grow, whatever
+the rate: so a rate that this sets is believed once a run LONGER times as long, of the same requests again and again,
+finds it within SETTLED. Several replicas behind a router do a little better than one each, so the number is rather too
+large. Where the answer has model intervals, so have these replicas.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +31,9 @@ from perfmodel.answers.serve import ServeAnswer
 from perfmodel.answers.serve_intervals import worth_sharing
 from perfmodel.economics.requests import serving_metrics
 from perfmodel.errors import InfeasibleError, SpecError
-from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate
+from perfmodel.explore.speeds import at_speed, behind, drawn_rate, fixed_rate, repeated
 from perfmodel.serving.conditions import Fleet
+from perfmodel.serving.cores import Core, chosen
 from perfmodel.serving.serve import Served, serve
 from perfmodel.serving.spread import Spread
 from perfmodel.serving.stretch import stretched
@@ -51,6 +54,11 @@ FEW = 30.0
 """Requests that may miss the objectives, below which chance decides."""
 ALONE = 2.0**20
 """So many times slower, requests meet nobody; so many times faster, they come at once."""
+LONGER, SETTLED = 4, 1.1
+"""How much longer a run is made to see whether the rate that replicas keep up with depends on its length, and the
+factor within which it does not."""
+MOST_REQUESTS = {"compiled": 200_000, "plain": 20_000}
+"""Of a run that was made longer: some ten of them take seconds."""
 MOST_REPLICAS = 10**9
 
 Progress = Callable[[int, int], None]
@@ -133,9 +141,12 @@ class Fastest:
     """Share of requests that keep them there."""
     limited_by: str
     """What fails just above: "slo", or "throughput" (the replica does not keep up); "requests": nothing does, there are
-    too few of them."""
+    too few of them; "length": the replica did not keep up, and a run too short to say so is all there is (then
+    ``requests_per_s`` is None)."""
     runs: int
     """Simulated to find it."""
+    times: int = 1
+    """How often the run's requests came, one time after the other, in the run that settled it."""
 
 
 def with_fleet(
@@ -147,7 +158,7 @@ def with_fleet(
 ) -> ServeAnswer:
     """The same answer with ``fleet`` (SI units) and what is to be said about it.
 
-    An ``executor`` shares out the searches for the rate and for its bounds; the figures are the same. ``by_slo`` is
+    An ``executor`` shares out the searches for the rate's bounds; the figures are the same. ``by_slo`` is
     None where the scenario states no objective, or its traffic has no rate that could be changed; its replicas are None
     where no rate keeps the objectives.
 
@@ -178,6 +189,7 @@ def with_fleet(
             "found_good_pct": found.good_pct,
             "limited_by": found.limited_by,
             "runs": found.runs,
+            "times": found.times,
         }
     fleet = {
         "requests_per_day": per_day,
@@ -215,18 +227,14 @@ def _searched(
     slow, as one draw of the model's spread in ten.
     """
     served, draws = answer.served, answer.values.get("interval_draws")
-    fleets = [served.fleet]
-    if draws is not None:
-        spread = Spread(**{name: draws[name] for name in Spread.__slots__})
-        fleets += [stretched(served.fleet, *spread.at(NormalDist().inv_cdf(share))) for share in QUANTILES]
-    if executor is None or draws is None or not worth_sharing(served.requests, draws["repeats"]):
-        return [fastest(served, good_pct, fleet=fleet, progress=progress) for fleet in fleets]
-    return each(partial(_fastest_of, served, good_pct), fleets, executor=executor)
-
-
-def _fastest_of(served: Served, good_pct: float, fleet: Fleet) -> Fastest:
-    """As :func:`fastest`, as a piece of work that can go to another process."""
-    return fastest(served, good_pct, fleet=fleet)
+    found = fastest(served, good_pct, progress=progress)
+    if draws is None or found.requests_per_s is None:
+        return [found]
+    spread = Spread(**{name: draws[name] for name in Spread.__slots__})
+    fleets = [stretched(served.fleet, *spread.at(NormalDist().inv_cdf(share))) for share in QUANTILES]
+    if executor is None or not worth_sharing(served.requests, draws["repeats"]):
+        return [found, *(fastest_beside(served, good_pct, found, fleet, progress) for fleet in fleets)]
+    return [found, *each(partial(fastest_beside, served, good_pct, found), fleets, executor=executor)]
 
 
 def _interval(
@@ -278,6 +286,8 @@ def _said(found: Fastest, good_pct: float, judged: int) -> list[Caveat]:
                 "fleet: all requests at once keep the objectives, there are too few: raise workload.num_requests"
             )
         ]
+    if found.limited_by == "length":
+        return [danger(f"fleet: {unsettled(judged, found.times)}")]
     if found.requests_per_s is None:
         return [
             danger(
@@ -286,11 +296,12 @@ def _said(found: Fastest, good_pct: float, judged: int) -> list[Caveat]:
             )
         ]
     caveats = []
+    judged *= found.times
     if found.limited_by == "throughput":
         caveats.append(
             note(
-                "fleet: the largest rate is the one that a replica keeps up with; if a run of more requests "
-                "(workload.num_requests) settles, it may find a higher one"
+                "fleet: the largest rate is the one that a replica keeps up with, whatever users wait beyond the "
+                "objectives that are stated"
             )
         )
     may_miss = judged * (1.0 - good_pct / PERCENT)
@@ -307,6 +318,15 @@ def _said(found: Fastest, good_pct: float, judged: int) -> list[Caveat]:
 # --- the rate that keeps the objectives -----------------------------------------------------------------------------
 
 
+def unsettled(requests: int, times: int) -> str:
+    """Why the run says nothing of the rate that replicas keep up with, in words."""
+    return (
+        f"how many requests/s a replica keeps up with can't be concluded from a run of {requests:,} requests, not even "
+        f"when they come {times:,} times: the longer it is, the more; state objectives that users would notice "
+        "(slo.ttft_ms and slo.tpot_ms), or raise workload.num_requests"
+    )
+
+
 def fastest(
     served: Served, good_pct: float, *, fleet: Fleet | None = None, progress: Progress | None = None
 ) -> Fastest:
@@ -314,39 +334,75 @@ def fastest(
 
     Arrivals of the run are moved closer together or further apart: what ``request_rate`` or ``time_scale`` would do.
     From the run's own rate per replica it doubles or halves until the answer changes, and bisects. With few requests
-    the share is not quite monotone in the rate: then it is one of the rates at which it changes. ``fleet``: other step
-    times than the run's.
+    the share is not quite monotone in the rate: then it is one of the rates at which it changes. Where the replica does
+    not keep up just above, the run is made longer until that no longer changes the rate; of a longer run its second
+    half is judged. ``fleet``: other step times than the run's.
     """
-    search = _Search(served, good_pct, fleet or served.fleet, progress)
-    speed = 1.0 / units_of(served.scenario)
+    fleet = fleet or served.fleet
+    found = _searched_at(_Search(served, good_pct, fleet, progress))
+    while found.limited_by == "throughput" and found.requests_per_s is not None:
+        longer = _Search(served, good_pct, fleet, progress, times=LONGER * found.times)
+        if longer.requests.num_requests > MOST_REQUESTS[longer.core]:
+            return replace(found, requests_per_s=None, limited_by="length")
+        longer.runs, speed = found.runs, found.requests_per_s / longer.rate
+        if longer.holds(speed / SETTLED) and not longer.holds(speed * SETTLED):
+            return replace(found, runs=longer.runs)
+        found = _searched_at(longer, speed)
+    return found
+
+
+def fastest_beside(
+    served: Served, good_pct: float, known: Fastest, fleet: Fleet, progress: Progress | None = None
+) -> Fastest:
+    """As :func:`fastest`, with other step times than the run's, of whose own the rate is known: in a run as long."""
+    search = _Search(served, good_pct, fleet, progress, times=known.times)
+    near = None if known.requests_per_s is None or known.times == 1 else known.requests_per_s / search.rate
+    return _searched_at(search, near)
+
+
+def _searched_at(search: "_Search", speed: float | None = None) -> Fastest:
+    """The largest rate for one length of the run; looked for from ``speed`` on (times its own), else from its own."""
+
+    def found(per_s: float | None, good_pct: float, limited_by: str) -> Fastest:
+        return Fastest(per_s, good_pct, limited_by, search.runs, search.times)
+
+    speed = 1.0 / units_of(search.asked) if speed is None else speed
     if search.holds(speed):
         low, high = speed, 2.0 * speed
         while search.holds(high):
             if high > ALONE * speed:
-                return Fastest(None, search.good_pct, "requests", search.runs)
+                return found(None, search.good_pct, "requests")
             low, high = high, 2.0 * high
     else:
         if not search.holds(speed / ALONE):
-            return Fastest(None, search.good_pct, "slo", search.runs)
+            return found(None, search.good_pct, "slo")
         low, high = speed / 2.0, speed
         while not search.holds(low):
             low, high = low / 2.0, low
     while high > TOLERANCE * low:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if search.holds(middle) else (low, middle)
-    return Fastest(low * search.rate, search.good[low], search.limits[high], search.runs)
+    return found(low * search.rate, search.good[low], search.limits[high])
 
 
 class _Search:
     """One replica under the same requests at one speed after another."""
 
-    def __init__(self, served: Served, wanted_pct: float, fleet: Fleet, progress: Progress | None) -> None:
-        scenario, requests = served.scenario, served.requests
-        self.requests, self.wanted_pct, self.fleet, self.progress = requests, wanted_pct, fleet, progress
-        self.scenario = unit_of(scenario)
-        self.first = served if self.scenario == scenario and fleet is served.fleet else None
+    def __init__(
+        self,
+        served: Served,
+        wanted_pct: float,
+        fleet: Fleet,
+        progress: Progress | None,
+        times: int = 1,
+    ) -> None:
+        self.asked, self.requests, self.times = served.scenario, repeated(served.requests, times), times
+        self.wanted_pct, self.fleet, self.progress = wanted_pct, fleet, progress
+        self.scenario = second_half(unit_of(served.scenario), served.requests.num_requests, times)
+        self.core: Core = chosen(RUNS * self.requests.num_requests)
+        self.first = served if self.scenario == served.scenario and fleet is served.fleet else None
         """What has been simulated already."""
-        self.rate = drawn_rate(requests)
+        self.rate = drawn_rate(self.requests)
         self.runs = 0
         self.good: dict[float, float] = {}
         self.limits: dict[float, str] = {}
@@ -363,6 +419,7 @@ class _Search:
                 requests=at_speed(self.requests, speed),
                 fleet=self.fleet,  # one replica's steps are those of several
                 progress=self.progress,
+                core=self.core,
             )
         found = serving_metrics(done.records, self.scenario)
         self.good_pct = PERCENT * found["goodput_requests_per_s"] / found["requests_per_s"]
@@ -372,3 +429,16 @@ class _Search:
         elif behind(done):
             self.limits[speed] = "throughput"
         return speed not in self.limits
+
+
+RUNS = 8
+"""Of one length, some: what a core must be worth for."""
+
+
+def second_half(scenario: Scenario, requests: int, times: int) -> Scenario:
+    """The scenario of a run whose requests come so often: the first half of them is not judged."""
+    if times == 1:
+        return scenario
+    warm_up = scenario.workload.warm_up_requests + requests * (times // 2)
+    workload = scenario.workload.model_copy(update={"warm_up_requests": warm_up})
+    return scenario.model_copy(update={"workload": workload})

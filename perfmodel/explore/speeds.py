@@ -1,11 +1,13 @@
-"""A run's traffic at other speeds: arrivals moved closer together or further apart, and whether replicas keep up."""
+"""A run's traffic at other speeds and for longer: arrivals moved closer together or further apart, requests that come
+again and again, and whether replicas keep up.
+"""
 
 from dataclasses import replace
 
 import numpy as np
 
 from perfmodel.answers.serve import BEHIND
-from perfmodel.serving.requests import Requests
+from perfmodel.serving.requests import NONE, Requests
 from perfmodel.serving.serve import Served
 
 GROWTH, CHANCE, CHANCE_STD = 0.05, 0.1, 1.5
@@ -39,6 +41,39 @@ def at_speed(requests: Requests, speed: float) -> Requests:
     arrival = requests.arrival_s.copy()
     arrival[requests.roots] /= speed
     return replace(requests, arrival_s=arrival)
+
+
+def repeated(requests: Requests, times: int) -> Requests:
+    """The same requests so many times one after the other, at the pace at which they come: a stretch that lasts longer.
+
+    Blocks of prompts are new ones each time (``hash_ids``), shared prefixes (``prefix``) and adapters stay.
+    """
+    if times == 1:
+        return requests
+    n, roots = requests.num_requests, requests.roots
+    period = float(np.ptp(requests.arrival_s[roots])) * len(roots) / max(len(roots) - 1, 1)
+    turn = np.repeat(np.arange(times), n)
+    is_root = np.tile(requests.parent == NONE, times)
+    hashed, offsets = requests.hash_ids, requests.hash_offsets
+    if hashed is not None and offsets is not None and len(hashed):
+        new = int(hashed.max()) + 1
+        hashed = (np.arange(times)[:, None] * new + hashed).ravel()
+        later = np.arange(times)[:, None] * offsets[-1] + offsets[1:]
+        offsets = np.append(offsets[:1], later.ravel())
+    adapter = requests.adapter
+    return replace(
+        requests,
+        arrival_s=np.tile(requests.arrival_s, times) + np.where(is_root, turn * period, 0.0),
+        input_tokens=np.tile(requests.input_tokens, times),
+        output_tokens=np.tile(requests.output_tokens, times),
+        parent=np.where(is_root, NONE, np.tile(requests.parent, times) + turn * n),
+        prefix=np.tile(requests.prefix, times),
+        prefix_tokens=np.tile(requests.prefix_tokens, times),
+        think_s=np.tile(requests.think_s, times),
+        hash_ids=hashed,
+        hash_offsets=offsets,
+        adapter=None if adapter is None else np.tile(adapter, times),
+    )
 
 
 def behind(served: Served) -> bool:

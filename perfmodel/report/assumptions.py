@@ -14,6 +14,7 @@ from perfmodel.spec.hardware import Cluster, Gpu, Network, Node
 from perfmodel.spec.messages import number_of
 from perfmodel.spec.prices import Prices
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.slo import USUAL, USUAL_SOURCE
 from perfmodel.units import GB, GIGA
 
 CHANGED = "changed from the catalogue's entry, which its source does not cover"
@@ -219,7 +220,7 @@ def _traffic(scenario: Scenario, serve: ServeAnswer | None) -> Iterator[Told]:
     yield "replicas", replicas, scenario.source or SCENARIO
     slo = [f"{name} {limit:g} ms" for name, limit in _limits(scenario) if limit is not None]
     if slo:
-        yield "objectives", ", ".join(slo), SCENARIO
+        yield "objectives", ", ".join(slo), USUAL_SOURCE if scenario.slo == USUAL else SCENARIO
 
 
 def _limits(scenario: Scenario) -> tuple[tuple[str, float | None], ...]:

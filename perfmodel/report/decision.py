@@ -104,6 +104,8 @@ def decision(
     peak = fleet["peak_requests_per_s"]
     first: dict[str, Any] = {
         "basis": need.basis,
+        "objectives": scenario.slo.model_dump(),
+        "objectives_stated": True,
         "reason": None,
         "requests_per_day": fleet["requests_per_day"],
         "tokens_per_day": fleet["tokens_per_day"],
@@ -114,7 +116,8 @@ def decision(
     replicas = need.replicas(peak)
     if replicas is None or need.requests_per_s is None:
         return first | {
-            "reason": f"no number of replicas lets {traffic.good_pct:g} % of the requests keep the objectives"
+            "reason": need.reason
+            or f"no number of replicas lets {traffic.good_pct:g} % of the requests keep the objectives"
         }
     size = _Size(scenario, need, outlook.spare_nodes)
     gpus = size.of(peak, need.requests_per_s)
@@ -131,7 +134,7 @@ def decision(
             course: sum(row[course]["usd"] for row in months) if months[0][course] else None
             for course in COURSES
         },
-        "latencies": dict(at_peak(answer, peak / replicas)),
+        "latencies": dict(at_peak(answer, peak / replicas, need.times)),
         "usd_per_million_tokens": per_million,
         "usd_per_million_output_tokens": per_million / output_share,
         "bridge": _bridge(scenario, need, peak, traffic, gpus, tokens, full_batch_usd),

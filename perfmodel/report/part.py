@@ -17,6 +17,7 @@ from perfmodel.report.decision import Outlook, decision
 from perfmodel.report.document import scenario_yaml
 from perfmodel.report.money import money
 from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.slo import USUAL, Slo
 
 Progress = Callable[[str, int, int], None]
 
@@ -97,7 +98,29 @@ def answer_part(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> Part:
-    """Everything that a report says of one scenario; what can't be answered has its reason instead."""
+    """Everything that a report says of one scenario; what can't be answered has its reason instead.
+
+    A day of traffic without objectives would be sized for users who wait for ever: then USUAL ones are taken, unless no
+    number of replicas keeps them.
+    """
+    if options.traffic is not None and scenario.slo == Slo() and scenario.workload.max_concurrency is None:
+        usual = scenario.model_copy(update={"slo": USUAL})
+        found = _answered(label, usual, options, progress, executor)
+        fleet = (found.values["serve"] or {}).get("fleet") or {}
+        if fleet.get("by_slo") and fleet["by_slo"]["replicas"] is not None:
+            found.values["decision"]["objectives_stated"] = False
+            return found
+    return _answered(label, scenario, options, progress, executor)
+
+
+def _answered(
+    label: str,
+    scenario: Scenario,
+    options: Options,
+    progress: Progress | None,
+    executor: Executor | None,
+) -> Part:
+    """The same with the scenario as it is."""
     text, is_exact = scenario_yaml(scenario)
     values: dict[str, Any] = {
         "name": label,

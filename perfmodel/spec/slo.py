@@ -12,3 +12,12 @@ class Slo(Spec):
     """Time per output token after the first."""
     e2e_ms: Positive | None = None
     """From arrival to the last token."""
+
+
+USUAL = Slo(ttft_ms=2000.0, tpot_ms=80.0)
+USUAL_SOURCE = (
+    "first token within 2 s, at most 80 ms per token (MLPerf Inference 5.1, DeepSeek-R1, server; there the 99th "
+    "percentile)"
+)
+"""Objectives for whoever states none and must have some. MLPerf's limits are quoted from memory: no text of theirs
+could be fetched when this was written."""

@@ -10,7 +10,7 @@ from perfmodel.report.decision import COURSES
 from perfmodel.report.part import Part
 from perfmodel.report.planned import PLANNED
 from perfmodel.spec.messages import number_of
-from perfmodel.units import MEGA, MILLION_NAMES
+from perfmodel.units import MEGA, MILLION_NAMES, MS
 
 Cell = dict[str, Any]
 OWN_LAYOUT = "The layout is the scenario's own; --plan-gpus N lets plan choose a cheaper one."
@@ -194,15 +194,24 @@ def _note(row: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, (row["note"], paid)))
 
 
+def objectives(part: Part) -> str:
+    """The limits that requests keep, in words; empty where none is stated."""
+    found = part.values["decision"]["objectives"]
+    names = (("ttft_ms", "to the first token"), ("tpot_ms", "per token after it"), ("e2e_ms", "to the last"))
+    kept = ", ".join(f"{duration(found[key] * MS)} {name}" for key, name in names if found[key] is not None)
+    return kept if part.values["decision"]["objectives_stated"] else f"{kept}, taken since none is stated"
+
+
 def basis_words(part: Part) -> str:
     """What sets the number of GPUs, and how spares were counted."""
     found = part.values["decision"]
     gpus = found["gpus"]
     replicas = number_of(gpus["replicas"], "replica")
+    limits = f" ({objectives(part)})" if found["basis"] == "slo" else ""
     chosen = "plan chose the layout." if part.scenario.name.endswith(PLANNED) else OWN_LAYOUT
     return (
         f"{replicas} of {number_of(gpus['gpus_per_replica'], 'GPU')}, each good for "
-        f"{significant(found['requests_per_s_per_replica'])} requests/s by {BASES[found['basis']]}; "
+        f"{significant(found['requests_per_s_per_replica'])} requests/s by {BASES[found['basis']]}{limits}; "
         "the busiest time brings "
         f"{significant(found['peak_requests_per_s'])}. "
         f"{number_of(gpus['spare_nodes'], 'spare node')}: {gpus['spare_basis']}. "

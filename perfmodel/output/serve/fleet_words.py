@@ -20,6 +20,8 @@ def fleet_sizes(
 
 
 def _by_slo(size: Mapping[str, Any]) -> str:
+    if size["limited_by"] == "length":
+        return "simulated, but the run is too short to say"
     if size["replicas"] is None:
         return f"simulated: no number of replicas lets {size['good_pct']:g} % of the requests keep it"
     return f"simulated: {size['good_pct']:g} % keep it"
