@@ -1,7 +1,7 @@
 """One step of a batch: ops, their costs and their schedule, run on the timeline or on its vectorised twin."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -256,10 +256,22 @@ def _layer_segment(name: str, layer: Layer, work: Work, scenario: Scenario, coun
     return Segment(name, tasks, timings, repeat=count, carries=carries_over(overlap), layers=True)
 
 
-def _apart_segment(name: str, layer: Layer, work: Work, scenario: Scenario, count: int) -> Segment:
-    """Equal layers whose attention and FFN have GPUs of their own, between which micro-batches take turns."""
+def _apart_segment(
+    name: str,
+    layer: Layer,
+    work: Work,
+    scenario: Scenario,
+    count: int,
+    *,
+    drafts: bool = False,
+) -> Segment:
+    """Equal layers whose attention and FFN have GPUs of their own, between which micro-batches take turns; ``drafts``:
+    it is the draft layer, which has no adapters.
+    """
     parts = scenario.deployment.ffn_micro_batches
-    own = apart_ops(layer, work.scaled(1 / parts), scenario)
+    own = apart_ops(layer, work.scaled(1 / parts), scenario, adapters=not drafts)
+    if drafts:
+        own = {part: _drafted(ops) for part, ops in own.items()}
     tasks, streams = attention_ffn([own] * parts)
     timings = _with_given(tasks, _apart(_ops(tasks), streams, scenario), scenario, share=1 / parts)
     queued = tuple(
@@ -384,10 +396,10 @@ def _drafts(scenario: Scenario) -> tuple[Segment, ...]:
         return tuple(segment for one in draft_passes(scenario) for segment in _pass_segments(one, scenario))
     if not deployment.mtp.draft_tokens or mtp is None or deployment.phase == "prefill":
         return ()
-    return tuple(
-        _draft_segment(mtp.layer, draft_work(deployment, number), scenario, number)
-        for number in range(deployment.mtp.draft_tokens)
-    )
+    passes = ((draft_work(deployment, number), number) for number in range(deployment.mtp.draft_tokens))
+    if deployment.ffn_gpus:
+        return tuple(one for work, n in passes for one in _drafts_apart(mtp.layer, work, scenario, n))
+    return tuple(_draft_segment(mtp.layer, work, scenario, number) for work, number in passes)
 
 
 def _pass_segments(one: Pass, scenario: Scenario) -> Iterator[Segment]:
@@ -395,8 +407,7 @@ def _pass_segments(one: Pass, scenario: Scenario) -> Iterator[Segment]:
     own = scenario.drafting
 
     def chain(name: str, ops: Sequence[Op], repeat: int = 1) -> Segment:
-        drafted = [replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in ops]
-        return _chain(name, drafted, own, repeat=repeat)
+        return _chain(name, _drafted(ops), own, repeat=repeat)
 
     yield chain(f"{one.name}, before", one.before)
     for layer, count in one.layers:
@@ -407,11 +418,25 @@ def _pass_segments(one: Pass, scenario: Scenario) -> Iterator[Segment]:
         yield chain(f"{one.name}, corrected", one.corrected, repeat=one.tokens)
 
 
+def _drafted(ops: Iterable[Op]) -> tuple[Op, ...]:
+    return tuple(replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in ops)
+
+
+def _drafts_apart(layer: Layer, work: Work, scenario: Scenario, number: int) -> Iterator[Segment]:
+    """A pass of the draft layer over two pools: its micro-batches take turns on the four places once, from the first
+    one's way in to the last one's way out, since each pass needs the tokens of the one before.
+    """
+    before, after = draft_ops(work, scenario)
+    yield _chain(f"draft {number}, before", _drafted(before), scenario)
+    own = _apart_segment(f"draft {number}", layer, work, scenario, 1, drafts=True)
+    yield replace(own, carries=False, tasks=tuple(replace(task, after_previous=()) for task in own.tasks))
+    yield _chain(f"draft {number}, head", _drafted(after), scenario)
+
+
 def _draft_segment(layer: Layer, work: Work, scenario: Scenario, number: int) -> Segment:
     body = [task.op for task in schedule_layer("sequential", [layer_ops(layer, work, scenario)])]
     before, after = draft_ops(work, scenario)
-    ops = [replace(op, name=f"draft.{op.name}", op_class=_draft_class(op)) for op in (*before, *body, *after)]
-    return _chain(f"draft {number}", ops, scenario)
+    return _chain(f"draft {number}", _drafted((*before, *body, *after)), scenario)
 
 
 def _draft_class(op: Op) -> OpClass:

@@ -12,7 +12,9 @@ from perfmodel.errors import InfeasibleError, PerfModelError, SpecError
 from perfmodel.load import load_scenario
 from perfmodel.ops.limits import check_runs, limits, with_batch
 from perfmodel.ops.memory import ffn_side_bytes, weight_bytes
+from perfmodel.ops.op import OpClass
 from perfmodel.overlap.schedules import AFD_PARTS
+from perfmodel.overlap.twin import step_times
 from perfmodel.spec.deployment import Deployment
 from perfmodel.step import predict_steps, simulate_step, step_segments
 
@@ -162,8 +164,7 @@ BAD = [
     ("deployment.ep=3", "ffn_gpus = 16 must equal moe_tp x ep"),
     ("deployment.dense_tp=3", "dense_tp = 3 must divide it"),
     ("deployment.overlap=tbo", "overlap = tbo"),
-    ("deployment.mtp={draft_tokens: 1, acceptance: 0.8}", "mtp.draft_tokens = 1"),
-    ("deployment.lora_adapters=2", "lora_adapters = 2"),
+    ("deployment.mtp={draft_tokens: 2, drafter: deepseek-v3-eagle3}", "mtp.drafter = eagle3"),
     ("deployment.ffn_micro_batches=0", "deployment.ffn_micro_batches"),
     ("deployment.ffn_gpus=-1", "deployment.ffn_gpus"),
     ("deployment.ffn_gpus=1.5", "deployment.ffn_gpus"),
@@ -181,6 +182,65 @@ def test_bad_pools_are_refused_in_one_line(change, message):
 def test_a_shortcut_model_is_refused():
     with pytest.raises(SpecError, match="not modelled for layers as those of model longcat-flash"):
         load_scenario("longcat-flash-h800", [BARE])
+
+
+# --- drafts ---------------------------------------------------------------------------------------------------------
+
+DRAFTS = "deployment.mtp={draft_tokens: 2, acceptance: 0.8}"
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_a_pass_of_the_draft_layer_fills_the_four_places_once(micro_batches):
+    """m equal jobs through four places that serve one at a time: all four, and m - 1 times the longest (a permutation
+    flow shop of equal jobs). What comes before, between and after is one after the other."""
+    scenario = apart(f"deployment.ffn_micro_batches={micro_batches}", DRAFTS)
+    segments = step_segments(scenario)
+    names = [one.name for one in segments if one.name.startswith("draft")]
+    assert names == [f"draft {n}{part}" for n in (0, 1) for part in (", before", "", ", head")]
+    plain = segments[: -len(names)]
+    without = apart(f"deployment.ffn_micro_batches={micro_batches}")
+    assert [one.name for one in step_segments(without)] == [one.name for one in plain]
+    expected = float(step_times(plain, contention=False).step_time_s[0])
+    for one in segments[-len(names) :]:
+        if one.layers:
+            places = parts_of(one).values()
+            expected += sum(places) + (micro_batches - 1) * max(places)
+        else:
+            expected += sum(float(np.max(timing.seconds)) for timing in one.timings)
+    assert float(predict_steps(scenario).step_time_s[0]) == pytest.approx(expected, rel=1e-9)
+    assert simulate_step(scenario).step_time_s == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_draft_layer_has_its_ops_where_the_others_have_theirs():
+    """The first pass takes the step's three positions of each request, the second one; 32 GPUs send to 16."""
+    scenario = apart("deployment.attention_gpus=32", DRAFTS)
+    segments = {one.name: one for one in step_segments(scenario)}
+    moe = next(one for one in segments.values() if one.layers and one.repeat == 58)
+    of_layer = {task.op.name: task.op for task in moe.tasks}
+    for number, tokens in ((0, 3.0), (1, 1.0)):
+        ops = {task.op.name: task.op for task in segments[f"draft {number}"].tasks}
+        assert {name.removeprefix("draft.") for name in ops} == set(of_layer)
+        for name, op in ops.items():
+            like = of_layer[name.removeprefix("draft.")]
+            assert op.stream == like.stream
+            assert op.op_class == (like.op_class if like.is_communication else OpClass.DRAFT)
+        assert ops["draft.router.logits"].shape["m"] == pytest.approx(tokens * 64 / 3)
+        assert ops["draft.shared.gate_up"].shape["m"] == pytest.approx(tokens * 2 * 64 / 3)
+        sent = ops["draft.to_ffn"], of_layer["to_ffn"]
+        assert [float(np.max(op.network_bytes)) for op in sent] == [
+            pytest.approx(float(np.max(sent[1].network_bytes)) * tokens / 3.0, rel=0.05),
+            float(np.max(sent[1].network_bytes)),
+        ]  # the busiest GPU of few tokens is busier
+
+
+def test_the_draft_layer_is_held_by_both_pools():
+    one, other = apart("deployment.batch_per_gpu=8"), apart("deployment.batch_per_gpu=8", DRAFTS)
+    moe = one.model.moe
+    expert = 3 * 7168 * moe.ffn_size
+    kept = [float(ffn_side_bytes(each)[0]) for each in (one, other)]
+    assert kept[1] - kept[0] == pytest.approx((256 / 16 + 1) * expert)
+    weights = [float(weight_bytes(each.model, each.deployment)) for each in (one, other)]
+    assert 0.0 < weights[1] - weights[0] < expert * 16  # its attention, the join and the router
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,6 +16,8 @@ from perfmodel.economics.peaks import peak_seconds
 from perfmodel.economics.work import work_of_runs
 from perfmodel.errors import InfeasibleError, PerfModelError
 from perfmodel.load import load_scenario
+from perfmodel.ops.lora import adapter_bytes
+from perfmodel.ops.memory import ffn_side_bytes, weight_bytes
 from perfmodel.ops.op import OpClass, Stream
 from perfmodel.ops.routed import rank_load
 from perfmodel.serving.records import StepRuns
@@ -104,8 +106,21 @@ def test_ffns_get_what_the_mean_rank_sends():
 # --- the same machine -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", ["decode", "prefill"])
-def test_equal_pools_and_one_micro_batch_are_the_same_machine_twice(phase):
+DRAFTS, ADAPTERS = "deployment.mtp={draft_tokens: 2, acceptance: 0.8}", "deployment.lora_adapters=8"
+
+
+@pytest.mark.parametrize(
+    ("phase", "more"),
+    [
+        ("decode", ()),
+        ("prefill", ()),
+        ("decode", (DRAFTS,)),
+        ("decode", (ADAPTERS,)),
+        ("prefill", (ADAPTERS, "deployment.lora_targets=[dense, experts]")),
+        ("decode", (DRAFTS, ADAPTERS)),
+    ],
+)
+def test_equal_pools_and_one_micro_batch_are_the_same_machine_twice(phase, more):
     """Half of the GPUs have a together machine's attention, half its FFNs: without what either sends, a step of one is
     a step of the other, and all FLOPs are the same."""
     own = {
@@ -114,8 +129,8 @@ def test_equal_pools_and_one_micro_batch_are_the_same_machine_twice(phase):
         "prefill_requests_per_gpu": 2.0,
         "prefill_tokens": 512.0,
     }
-    apart = pools(*EVEN_LOAD, "deployment.ffn_micro_batches=1")
-    together = load_scenario("deepseek-v3-h800", ["deployment={attention_dp: 16, ep: 16}", *EVEN_LOAD])
+    apart = pools(*EVEN_LOAD, "deployment.ffn_micro_batches=1", *more)
+    together = load_scenario("deepseek-v3-h800", ["deployment={attention_dp: 16, ep: 16}", *EVEN_LOAD, *more])
     sums, flops = [], []
     for scenario in (apart, together):
         ops = ops_of(scenario, phase, **own)
@@ -171,6 +186,20 @@ def test_the_cache_lies_with_attention_alone():
     assert room == pytest.approx(experts, rel=0.25)  # and buffers, NVSHMEM and activations of experts
 
 
+def test_adapters_lie_where_their_products_are():
+    """What one GPU that does both would hold is what one of either pool holds together, by products."""
+    together = load_scenario("deepseek-v3-h800", ["deployment={attention_dp: 16, ep: 16}", ADAPTERS])
+    apart = pools(ADAPTERS)
+    side = apart.ffn_side.deployment
+    parts = adapter_bytes(apart.model, apart.deployment), adapter_bytes(apart.model, side, ffns_alone=True)
+    assert min(parts) > 0.0
+    assert sum(parts) == pytest.approx(adapter_bytes(together.model, together.deployment), rel=1e-12)
+    none = pools()
+    assert ffn_side_bytes(apart)[0] - ffn_side_bytes(none)[0] == pytest.approx(parts[1])
+    own = (weight_bytes(one.model, one.deployment) for one in (apart, none))
+    assert next(own) - next(own) == pytest.approx(parts[0])
+
+
 def test_ffns_that_do_not_fit_under_traffic_are_refused():
     with pytest.raises(
         InfeasibleError, match=r"FFNs and experts need [0-9.]+ GB on each of deployment.ffn_gpus = 8"
@@ -215,6 +244,8 @@ KINDS = {
     "two replicas, prompts apart": (APART, "serving.replicas=2"),
     "prompts in pools of their own": ("prefill={deployment: {attention_gpus: 8, ffn_gpus: 16}}",),
     "attention in groups": ("deployment.attention_tp=2", "deployment.attention_gpus=32"),
+    "drafts": (DRAFTS,),
+    "adapters": (ADAPTERS,),
     "one attention group": ("deployment.attention_tp=16", "deployment.engine=sglang"),
 }
 

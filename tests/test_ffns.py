@@ -141,6 +141,33 @@ def test_each_op_is_costed_where_it_runs(calibrated):
     assert seen == set(AFD_PARTS)
 
 
+def test_a_draft_layer_and_adapters_run_where_their_products_do():
+    """DeepSeek-V3 drafts with a layer of its own: its experts on the GPUs of FFNs, as its adapters' products there."""
+    deployment = {
+        "attention_gpus": 16, "ffn_gpus": 16, "batch_per_gpu": 16, "lora_adapters": 4,
+        "mtp": {"draft_tokens": 1, "acceptance": 0.8},
+    }  # fmt: skip
+    ffns = {
+        "cluster": {
+            "base": "h100-ib",
+            "gpu": {"bf16_tflops": 10.0, "fp8_tflops": 20.0, "hbm_gb_per_s": 100.0},
+        }
+    }
+    fast, slow = (
+        {one.name: one for one in step_segments(scenario(own, model="deepseek-v3", deployment=deployment))}
+        for own in ({"cluster": "h100-ib"}, ffns)
+    )
+    assert {"draft 0", "layers"} <= set(fast)
+    for name, segment in fast.items():
+        for one, task, other in zip(segment.timings, segment.tasks, slow[name].timings, strict=True):
+            grew = float(np.max(other.seconds)) > 1.5 * float(np.max(one.seconds))
+            assert grew == (task.stage == "FFN"), (name, task.op.name)
+    adapters = {task.op.name: task.stage for task in fast["layers 1"].tasks if ".lora_" in task.op.name}
+    assert adapters["experts.gate_up.lora_shrink"] == "FFN"
+    assert adapters["attention0.o.lora_expand"] == "attention"
+    assert not any(".lora_" in task.op.name for task in fast["draft 0"].tasks)
+
+
 def test_micro_batches_take_turns_on_unlike_gpus():
     """max(m x the longest of four places, all four) per layer, beside the first one's way in."""
     for parts in (1, 2, 3):

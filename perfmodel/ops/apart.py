@@ -12,8 +12,9 @@ from perfmodel.numeric import Num, maximum
 from perfmodel.ops.collective import exchange
 from perfmodel.ops.communication import low_latency_combine_bytes, low_latency_dispatch_bytes
 from perfmodel.ops.ffn import dense_ffn_ops
-from perfmodel.ops.layer import layer_ops
-from perfmodel.ops.moe import latent_ops, moe_ops, router_ops
+from perfmodel.ops.layer import LayerOps, layer_ops
+from perfmodel.ops.lora import slots_of, with_adapters
+from perfmodel.ops.moe import MoeOps, latent_ops, moe_ops, router_ops
 from perfmodel.ops.op import Op, OpClass, Stream
 from perfmodel.ops.routed import rank_load
 from perfmodel.ops.work import Work
@@ -23,31 +24,47 @@ from perfmodel.spec.model import Layer, Moe
 from perfmodel.spec.scenario import Scenario
 
 
-def apart_ops(layer: Layer, work: Work, scenario: Scenario) -> dict[str, tuple[Op, ...]]:
-    """Ops of one layer for a micro-batch, by :data:`perfmodel.overlap.schedules.AFD_PARTS`."""
+def apart_ops(
+    layer: Layer, work: Work, scenario: Scenario, *, adapters: bool = True
+) -> dict[str, tuple[Op, ...]]:
+    """Ops of one layer for a micro-batch, by :data:`perfmodel.overlap.schedules.AFD_PARTS`; ``adapters``: with those of
+    LoRA adapters, where there are any.
+    """
     deployment, side, hidden = scenario.deployment, scenario.ffn_side, scenario.model.hidden_size
     tokens = work.tokens * deployment.attention_gpus / deployment.ffn_gpus
-    own = layer_ops(layer.model_copy(update={"moe": None, "dense_ffn_size": 1}), work, scenario)
+
+    def adapted(ops: LayerOps) -> LayerOps:
+        if not (adapters and deployment.lora_adapters):
+            return ops
+        slots = slots_of(layer.moe, deployment) if layer.moe else 0.0
+        return with_adapters(ops, work, deployment, slots)
+
+    own = adapted(layer_ops(layer.model_copy(update={"moe": None, "dense_ffn_size": 1}), work, scenario))
     attention = tuple(op for one in own.attentions for op in (*one.pre, *one.core))
     if not (layer.moe or layer.dense_ffn_size):
         return {"attention": attention, "to the FFNs": (), "FFN": (), "back": ()}
     attention += tuple(op for norms in own.post_norms for op in norms)
-    ffn: tuple[Op, ...] = ()
+    experts: MoeOps | None = None
+    dense: tuple[tuple[Op, ...], ...] = ()
     if layer.moe:
         rows = work.tokens * (deployment.attention_tp if deployment.replicated else 1)
         attention += router_ops(layer.moe, rows, hidden, deployment.precision.router)
         attention += tuple(op for ops in latent_ops(layer.moe, rows, scenario) for op in ops)
         experts = moe_ops(layer.moe, tokens, side)
-        ffn = (*experts.shared, *experts.experts)
     if layer.dense_ffn_size:
-        ffn += dense_ffn_ops(
-            layer.dense_ffn_size,
-            tokens,
-            side.deployment,
-            side.cluster,
-            hidden=hidden,
-            activation=layer.dense_activation,
+        dense = (
+            dense_ffn_ops(
+                layer.dense_ffn_size,
+                tokens,
+                side.deployment,
+                side.cluster,
+                hidden=hidden,
+                activation=layer.dense_activation,
+            ),
         )
+    other = adapted(LayerOps((), (), ffns=dense, moe=experts, join=()))
+    ffn = (*other.moe.shared, *other.moe.experts) if other.moe else ()
+    ffn += tuple(op for ops in other.ffns for op in ops)
     there, back = transfer_bytes(layer.moe, work.tokens, scenario)
     return {
         "attention": attention,

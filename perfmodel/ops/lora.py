@@ -9,7 +9,7 @@ A for each of them. Routed experts have an A and a B per expert and adapter
 (https://docs.vllm.ai/en/v0.22.1/api/vllm/lora/layers/fused_moe/, https://docs.vllm.ai/en/v0.22.1/api/vllm/config/lora/).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from perfmodel.numeric import Num
@@ -93,15 +93,19 @@ def _product(name: str, op: Op, rows: Num, groups: Num, n: Num, k: Num, read: fl
     )
 
 
-def adapter_bytes(model: Model, deployment: Deployment) -> float:
-    """Bytes of all adapters' weights on one GPU, in BF16: engines allocate every slot at the largest rank."""
-    elements = sum(run.count * _layer_elements(run, model, deployment) for run in model.layers)
+def adapter_bytes(model: Model, deployment: Deployment, *, ffns_alone: bool = False) -> float:
+    """Bytes of all adapters' weights on one GPU, in BF16: engines allocate every slot at the largest rank. Where FFNs
+    have GPUs of their own, on one of attention's; ``ffns_alone``: on one of FFNs', whose deployment is asked of.
+    """
+    left_out = {"attention"} if ffns_alone else {"dense", "experts"} if deployment.ffn_gpus else set()
+    targets = set(deployment.lora_targets) - left_out
+    elements = sum(run.count * _layer_elements(run, model, deployment, targets) for run in model.layers)
     return ELEMENT * deployment.lora_adapters * deployment.lora_rank * elements / deployment.pp
 
 
-def _layer_elements(layer: Layer, model: Model, deployment: Deployment) -> float:
+def _layer_elements(layer: Layer, model: Model, deployment: Deployment, targets: Collection[str]) -> float:
     """Of one layer, per adapter and rank."""
-    hidden, targets, total = model.hidden_size, deployment.lora_targets, 0.0
+    hidden, total = model.hidden_size, 0.0
     if layer.attention and "attention" in targets:
         ops = projections(layer.attention, deployment.precision, deployment.attention_tp, hidden)
         total += layer.num_mixers * sum(_stacked(op.name) * op.shape["k"] + op.shape["n"] for op in ops)

@@ -376,9 +376,8 @@ def _layer_bytes(layer: Layer, model: Model, deployment: Deployment) -> float:
     total = layer_weights(layer, hidden).stored_bytes(precision, tp)
     total += layer_index_weights(layer, hidden).stored_bytes(precision, tp)
     total += output_conv_parameters(layer, hidden) * precision.activation_bytes
-    if deployment.ffn_gpus:
-        return total + _router_bytes(layer, hidden, deployment)
-    return total + _ffn_bytes(layer, hidden, deployment)
+    total += _router_bytes(layer, hidden, deployment)
+    return total if deployment.ffn_gpus else total + _ffn_bytes(layer, hidden, deployment)
 
 
 def _router_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
@@ -388,7 +387,7 @@ def _router_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
 
 
 def _ffn_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
-    """Of its dense FFNs, router and experts."""
+    """Of its dense FFNs and experts."""
     precision = deployment.precision
     total = (
         layer.num_dense_ffns
@@ -405,8 +404,7 @@ def _ffn_bytes(layer: Layer, hidden: int, deployment: Deployment) -> float:
     )
     dispatched = deployment.dispatches
     shared = shared_parameters(moe, hidden) * BYTES_PER_ELEMENT[precision.shared_dtype]
-    total += shared / (1 if dispatched else deployment.stage_gpus)
-    return total + _router_bytes(layer, hidden, deployment)
+    return total + shared / (1 if dispatched else deployment.stage_gpus)
 
 
 def ffn_side_bytes(scenario: Scenario) -> tuple[Num, Num]:
@@ -416,6 +414,10 @@ def ffn_side_bytes(scenario: Scenario) -> tuple[Num, Num]:
     side = scenario.ffn_side
     work, hidden = step_work(side.deployment), scenario.model.hidden_size
     weights = sum(run.count * _ffn_bytes(run, hidden, side.deployment) for run in scenario.model.layers)
+    if scenario.model.mtp and side.deployment.mtp.draft_tokens:
+        weights += _ffn_bytes(scenario.model.mtp.layer, hidden, side.deployment)
+    if side.deployment.lora_adapters:
+        weights += adapter_bytes(scenario.model, side.deployment, ffns_alone=True)
     rows = 2.0 * side.deployment.precision.activation_bytes * work.tokens * hidden
     pairs = rows * (scenario.mean_real_experts or 1.0)
     results: Num = 0.0

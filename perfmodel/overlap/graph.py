@@ -36,7 +36,7 @@ class Segment:
     """True: an iteration may start before the previous one is over. False: everything but the host joins in
     between, which runs ahead."""
     layers: bool = False
-    """Whether its iterations are layers of the model."""
+    """Whether its iterations are layers of the model, or its draft layer where FFNs have GPUs of their own."""
 
     def __post_init__(self) -> None:
         for index, task in enumerate(self.tasks):

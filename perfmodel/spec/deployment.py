@@ -252,11 +252,14 @@ class Deployment(Spec):
             ("context_parallel", self.context_parallel, 1),
             ("decode_context_parallel", self.decode_context_parallel, 1),
             ("ranks", self.ranks, "representative"),
-            ("mtp.draft_tokens", self.mtp.draft_tokens, 0),
-            ("lora_adapters", self.lora_adapters, 0),
         ):
             if one != only:
                 return f"{name} = {one}: where FFNs have GPUs of their own (ffn_gpus) only {only} is modelled"
+        if self.mtp.draft_tokens and self.mtp.drafter is not None:
+            return (
+                f"mtp.drafter = {self.mtp.drafter.kind}: where FFNs have GPUs of their own (ffn_gpus) only the model's "
+                "own MTP layer drafts: leave mtp.drafter out"
+            )
         return self._work_problem()
 
     def _work_problem(self) -> str | None:
