@@ -119,15 +119,16 @@ def normal_quantile(probability: npt.ArrayLike) -> Floats:
     return np.where(y > CENTRE, inner, np.where(upper, tail, -tail))
 
 
-def poisson_cdf(most: int, means: npt.ArrayLike) -> Floats:
-    """P(Poisson load <= m) for m = 0 .. ``most`` (rows) and each of ``means`` (columns; up to 700, where exp(-mean) is
-    still a number): sums of the probabilities themselves, each the one before times mean / m.
+def poisson(most: int, means: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """P(Poisson load = m) and P(<= m) for each of ``means`` (up to 700, where exp(-mean) is still a number) and, in a
+    last axis, m = 0 .. ``most``: each probability is the one before times mean / m, and these are summed.
     """
-    mean = np.asarray(means, dtype=np.float64)
-    factors = np.empty((most + 1, len(mean)))
-    factors[0] = np.exp(-mean)
-    factors[1:] = mean / np.arange(1.0, most + 1.0)[:, None]
-    return np.minimum(np.cumsum(np.cumprod(factors, axis=0), axis=0), 1.0)
+    mean = np.asarray(means, dtype=np.float64)[..., None]
+    factors = np.empty((*mean.shape[:-1], most + 1))
+    factors[..., :1] = np.exp(-mean)
+    factors[..., 1:] = mean / np.arange(1.0, most + 1.0)
+    exactly: Floats = np.multiply.accumulate(factors, axis=-1)
+    return exactly, np.minimum(np.add.accumulate(exactly, axis=-1), 1.0)
 
 
 def quantiles(values: npt.ArrayLike, shares: Sequence[float]) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ from perfmodel.routing.balance import (
 )
 from perfmodel.routing.choice import preferred
 from perfmodel.routing.destinations import destinations
-from perfmodel.routing.loads import expected_maximum as loads_maximum
+from perfmodel.routing.largest import expected_maximum as loads_maximum
 from perfmodel.routing.popularity import power_law, shuffled
 from perfmodel.spec import catalogue
 from perfmodel.spec.arrays import with_arrays

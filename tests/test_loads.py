@@ -8,13 +8,17 @@ import pytest
 from scipy.interpolate import CubicSpline
 
 from perfmodel.errors import DataError
-from perfmodel.routing.loads import (
+from perfmodel.routing.largest import (
     _curve,
     _nodes,
+    _table,
+    expected_maxima,
     expected_maximum,
+    quantiles_of_maximum,
+)
+from perfmodel.routing.loads import (
     expert_counts,
     multinomial_rank_loads,
-    quantiles_of_maximum,
     rank_loads,
     sample_activation,
     sample_experts,
@@ -183,9 +187,23 @@ def test_what_was_asked_before_changes_nothing():
     assert (together == one_by_one).all()
     nodes = _nodes(96)
     at_nodes = np.log(expected_maximum(shares, nodes.pairs))
-    assert at_nodes == pytest.approx(_curve(np.sort(shares).tobytes(), None)._values, rel=1e-14)
+    assert at_nodes == pytest.approx(_curve(np.sort(shares).tobytes(), None).values, rel=1e-14)
     whole = np.exp(CubicSpline(nodes.logs, at_nodes)(np.log(pairs)))
     assert together == pytest.approx(whole, rel=3e-6)
+
+
+def test_vectors_asked_together_are_those_asked_alone():
+    """Arrays of several vectors are filled up: to the last digit that changes nothing."""
+    rng = np.random.default_rng(3)
+    every = [rng.dirichlet(np.full(48, concentration)) for concentration in (0.1, 0.5, 5.0, 200.0)]
+    every.append(every[0])
+    pairs = np.geomspace(3.0, 1e6, 20).reshape(4, 5)
+    together = expected_maxima(every, pairs)
+    _curve.cache_clear()
+    _table.cache_clear()
+    alone = np.array([expected_maximum(shares, pairs) for shares in every])
+    assert together.shape == (5, 4, 5)
+    assert (together == alone).all()
 
 
 def test_bad_input():

@@ -25,6 +25,22 @@ def op_of(timeline: Timeline, span: Span) -> Op:
     return timeline.segments[span.segment].tasks[span.task].op
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What is found out once of one rank's spans, for all that is asked of them."""
+
+    spans: tuple[Span, ...]
+    by_key: dict[tuple[int, int, int], Span]
+    """By (segment, iteration, task)."""
+    previous_on_stream: dict[int, Span]
+    """By id of a span, the span before it on its stream."""
+    last_of_iterations: dict[tuple[int, int], Span]
+    """By (segment, iteration), the span that ends last in it on the GPU."""
+    compute: list[Interval]
+    communication: list[Interval]
+    """When something of each kind runs: disjoint, in order."""
+
+
 def rank_spans(timeline: Timeline, rank: int = 0) -> tuple[Span, ...]:
     """Spans of one rank, in the order in which they ended."""
     if timeline.num_ranks == 1:
@@ -53,26 +69,36 @@ def critical_path(timeline: Timeline, rank: int = 0) -> tuple[PathItem, ...]:
 
 
 def _critical_path(timeline: Timeline, rank: int) -> Iterator[PathItem]:
-    spans = rank_spans(timeline, rank)
-    by_key = {(s.segment, s.iteration, s.task): s for s in spans}
-    previous_on_stream = _previous_on_stream(timeline, spans)
-    last_before = _last_of_iterations(timeline, spans)
+    looked = _looked(timeline, rank)
     path: list[PathItem] = []
-    current: Span | None = max(spans, key=lambda s: s.end_s)
+    current: Span | None = max(looked.spans, key=lambda s: s.end_s)
     until = timeline.step_time_s
     if current is not None and current.end_s < until:
         path.append(PathItem(None, current.end_s, until))
     while current is not None:
         path.append(PathItem(current, current.start_s, current.end_s))
-        before = _predecessors(timeline, current, by_key, previous_on_stream, last_before)
-        latest = (
-            max(before, key=lambda s: comparable(s.end_s)) if len(before) > 1 else next(iter(before), None)
-        )
+        latest = _latest(_predecessors(timeline, current, looked))
         reached = latest.end_s if latest else 0.0
-        if comparable(reached) < comparable(current.start_s):
+        if reached < current.start_s and comparable(reached) < comparable(current.start_s):
             path.append(PathItem(None, reached, current.start_s))
         current = latest
     return reversed(path)
+
+
+def _latest(spans: Sequence[Span]) -> Span | None:
+    """The first of those that end last, to the digits that are comparable."""
+    latest: Span | None = None
+    for span in spans:
+        if latest is None or span.end_s > latest.end_s:
+            latest = span
+    if latest is None:
+        return None
+    last = latest.end_s
+    nearly = last * (1.0 - 2e-9)  # what rounding takes for equal is nearer
+    for span in spans:
+        if nearly <= span.end_s < last:
+            return max(spans, key=lambda one: comparable(one.end_s))
+    return latest
 
 
 def breakdown_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
@@ -100,14 +126,15 @@ def stage_seconds(timeline: Timeline, rank: int = 0) -> dict[tuple[int, str], fl
 
 def exposed_communication_s(timeline: Timeline, rank: int = 0) -> float:
     """Seconds in which something communicates and nothing computes."""
-    compute, communication = _compute_and_communication(timeline, rank)
+    looked = _looked(timeline, rank)
+    compute, communication = looked.compute, looked.communication
     return _length(communication) - _overlap(compute, communication)
 
 
 def exposed_by_class_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
     """The same by op class; where several communicate at once, the one that began first counts."""
     spans = [span for span in rank_spans(timeline, rank) if span.end_s > span.start_s]
-    busy = _compute_and_communication(timeline, rank)[0]
+    busy = _looked(timeline, rank).compute
     totals: dict[str, float] = {}
     for span in sorted(spans, key=lambda s: s.start_s):
         op = op_of(timeline, span)
@@ -126,7 +153,8 @@ def overlap_pct(timeline: Timeline, rank: int = 0) -> float:
 
     Kernels of one kind that run together count once. 0 where nothing communicates.
     """
-    compute, communication = _compute_and_communication(timeline, rank)
+    looked = _looked(timeline, rank)
+    compute, communication = looked.compute, looked.communication
     total = _length(communication)
     return PERCENT * _overlap(compute, communication) / total if total > 0.0 else 0.0
 
@@ -137,7 +165,8 @@ def occupied_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
     ``compute``: something computes; ``communication``: something communicates and nothing computes (exposed);
     ``host``: neither, and the host works; ``waiting``: nothing runs.
     """
-    compute, communication = _compute_and_communication(timeline, rank)
+    looked = _looked(timeline, rank)
+    compute, communication = looked.compute, looked.communication
     host = _merge(
         (span.start_s, span.end_s)
         for span in rank_spans(timeline, rank)
@@ -172,15 +201,12 @@ def in_situ_s(timeline: Timeline) -> dict[str, dict[str, float]]:
     totals: dict[str, dict[str, float]] = {}
     calls: dict[str, int] = {}
     for rank in (one for one in ranks if one < timeline.num_ranks):
-        spans = rank_spans(timeline, rank)
-        by_key = {(s.segment, s.iteration, s.task): s for s in spans}
-        previous_on_stream = _previous_on_stream(timeline, spans)
-        last_before = _last_of_iterations(timeline, spans)
-        for span in spans:
+        looked = _looked(timeline, rank)
+        for span in looked.spans:
             op = op_of(timeline, span)
             if not op.barrier:
                 continue
-            before = _predecessors(timeline, span, by_key, previous_on_stream, last_before)
+            before = _predecessors(timeline, span, looked)
             ready = max((other.end_s for other in before), default=0.0)
             alone = demand(timeline.segments[span.segment].timings[span.task], rank)
             own = totals.setdefault(
@@ -205,16 +231,46 @@ def stream_busy_s(timeline: Timeline, rank: int = 0) -> dict[str, float]:
     return {str(stream): _length(_merge(own)) for stream, own in intervals.items()}
 
 
-def _compute_and_communication(timeline: Timeline, rank: int) -> tuple[list[Interval], list[Interval]]:
+def _looked(timeline: Timeline, rank: int) -> _Looked:
+    """Kept with the timeline: a page asks for path, overlap and exchanges of one rank."""
+    if rank not in timeline.looked:
+        timeline.looked[rank] = _look(timeline, rank)
+    found: _Looked = timeline.looked[rank]
+    return found
+
+
+def _look(timeline: Timeline, rank: int) -> _Looked:
+    spans = rank_spans(timeline, rank)
+    by_key: dict[tuple[int, int, int], Span] = {}
+    last_on: dict[Stream, Span] = {}
+    previous: dict[int, Span] = {}
+    last_of: dict[tuple[int, int], Span] = {}
     compute: list[Interval] = []
     communication: list[Interval] = []
-    for span in rank_spans(timeline, rank):
-        op = op_of(timeline, span)
-        if op.is_communication:
-            communication.append((span.start_s, span.end_s))
-        elif op.stream in COMPUTE_STREAMS:
-            compute.append((span.start_s, span.end_s))
-    return _merge(compute), _merge(communication)
+    kinds = [[_kind(task.op) for task in segment.tasks] for segment in timeline.segments]
+    for span in spans:
+        _, segment, iteration, task, start, end = span
+        by_key[segment, iteration, task] = span
+        stream, own = kinds[segment][task]
+        if stream in last_on:
+            previous[id(span)] = last_on[stream]
+        last_on[stream] = span
+        if stream != Stream.HOST:
+            last = last_of.get((segment, iteration))
+            if last is None or end >= last.end_s:
+                last_of[segment, iteration] = span
+        if own == "communication":
+            communication.append((start, end))
+        elif own == "compute":
+            compute.append((start, end))
+    return _Looked(spans, by_key, previous, last_of, _merge(compute), _merge(communication))
+
+
+def _kind(op: Op) -> tuple[Stream, str]:
+    """An op's stream, and which of the two kinds of busy time it is of, if any."""
+    if op.is_communication:
+        return op.stream, "communication"
+    return op.stream, "compute" if op.stream in COMPUTE_STREAMS else ""
 
 
 def _merge(intervals: Iterable[Interval]) -> list[Interval]:
@@ -244,51 +300,22 @@ def _overlap(first: Sequence[Interval], second: Sequence[Interval]) -> float:
     return total
 
 
-def _previous_on_stream(timeline: Timeline, spans: Sequence[Span]) -> dict[int, Span]:
-    """By id of a span, the span before it on its stream."""
-    last: dict[Stream, Span] = {}
-    previous: dict[int, Span] = {}
-    for span in spans:
-        stream = op_of(timeline, span).stream
-        if stream in last:
-            previous[id(span)] = last[stream]
-        last[stream] = span
-    return previous
-
-
-def _last_of_iterations(timeline: Timeline, spans: Sequence[Span]) -> dict[tuple[int, int], Span]:
-    """By (segment, iteration), the span that ends last in it on the GPU."""
-    last: dict[tuple[int, int], Span] = {}
-    for span in spans:
-        if op_of(timeline, span).stream == Stream.HOST:
-            continue
-        key = (span.segment, span.iteration)
-        if key not in last or span.end_s >= last[key].end_s:
-            last[key] = span
-    return last
-
-
-def _predecessors(
-    timeline: Timeline,
-    span: Span,
-    by_key: dict[tuple[int, int, int], Span],
-    previous_on_stream: dict[int, Span],
-    last_before: dict[tuple[int, int], Span],
-) -> list[Span]:
+def _predecessors(timeline: Timeline, span: Span, looked: _Looked) -> list[Span]:
     """Spans that had to be over before this one could start."""
-    segment = timeline.segments[span.segment]
-    task = segment.tasks[span.task]
-    found = [by_key[span.segment, span.iteration, other] for other in task.after]
-    if span.iteration and task.after_previous:
-        found += [by_key[span.segment, span.iteration - 1, other] for other in task.after_previous]
-    if id(span) in previous_on_stream:
-        found.append(previous_on_stream[id(span)])
+    _, number, iteration, index, _, _ = span
+    segment, by_key, last_of = timeline.segments[number], looked.by_key, looked.last_of_iterations
+    task = segment.tasks[index]
+    found = [by_key[number, iteration, other] for other in task.after]
+    if iteration and task.after_previous:
+        found += [by_key[number, iteration - 1, other] for other in task.after_previous]
+    before = looked.previous_on_stream.get(id(span))
+    if before is not None:
+        found.append(before)
     if task.op.stream == Stream.HOST:
         return found
-    if span.iteration and not segment.carries:
-        found.append(last_before[span.segment, span.iteration - 1])
-    if span.iteration == 0 and span.segment:
-        before = timeline.segments[span.segment - 1]
-        key = (span.segment - 1, before.repeat - 1)
-        found += [last_before[key]] if key in last_before else []
+    if iteration and not segment.carries:
+        found.append(last_of[number, iteration - 1])
+    if iteration == 0 and number:
+        key = (number - 1, timeline.segments[number - 1].repeat - 1)
+        found += [last_of[key]] if key in last_of else []
     return found

@@ -1,11 +1,11 @@
 """The timeline: a discrete-event simulation of one step on one rank, or on all ranks of a group.
 
-Each stream of each rank is a simpy process that takes its tasks in order: wait for their inputs, wait for the
+Each stream of each rank is a process that takes its tasks in order: wait for their inputs, wait for the
 other ranks at a barrier (dispatch and combine), run, say so. What runs on one rank shares that rank's chip; when an op
 starts or ends, everybody's rate there changes and the next end is planned anew. Events at equal time run in the
 order of their creation.
 
-A simpy process per stream rather than per op gives the same order (a stream is a queue of one) at a third of the
+A process per stream rather than per op gives the same order (a stream is a queue of one) at a third of the
 events.
 
 Segments follow each other, and so do iterations that do not carry over: the GPU's streams join in between. The host's
@@ -13,22 +13,21 @@ stream is one process for the whole step: it waits for its own order and for wha
 """
 
 import gc
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import simpy
 
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import Stream
+from perfmodel.overlap.clock import Call, Clock, Event, Process, Run, ended
 from perfmodel.overlap.contention import Demand, shared_seconds
 from perfmodel.overlap.graph import Segment
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One op that ran: what a trace shows."""
 
     rank: int
@@ -50,30 +49,30 @@ class Timeline:
     num_ranks: int
     paths: dict[int, tuple[Any, ...]] = field(default_factory=dict, compare=False, repr=False)
     """Critical paths that were asked for, by rank (:func:`perfmodel.overlap.analysis.critical_path`)."""
+    looked: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What the analysis has found out of a rank's spans, by rank."""
 
 
 class _Chip:
     """What one rank's running ops share. Plans the next end; an op that starts or ends voids the plan."""
 
-    __slots__ = ("env", "last_s", "plan", "rates", "running")
+    __slots__ = ("clock", "first", "last_s", "plan", "rates", "running")
 
-    def __init__(self, env: simpy.Environment) -> None:
-        self.env = env
-        self.running: list[list[Any]] = []  # [demand, remaining share, event]
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.running: list[list[Any]] = []  # [demand, remaining share, what is called when it is done]
         self.rates: list[float] = []  # seconds that each op takes as things stand
         self.last_s = 0.0
-        self.plan = 0
+        self.plan = self.first = 0
 
-    def run(self, demand: Demand) -> simpy.Event:
-        """Start an op; the event fires when it is done."""
-        done = self.env.event()
+    def run(self, demand: Demand, done: Call) -> None:
+        """Start an op; ``done`` is called at its end."""
         self._advance()
         self.running.append([demand, 1.0, done])
         self._replan()
-        return done
 
     def _advance(self) -> None:
-        now = self.env.now
+        now = self.clock.now
         if now > self.last_s:
             elapsed = now - self.last_s
             for item, seconds in zip(self.running, self.rates, strict=True):
@@ -81,7 +80,7 @@ class _Chip:
         self.last_s = now
 
     def _replan(self) -> None:
-        self.plan += 1
+        self.plan = plan = self.plan + 1
         running = self.running
         if not running:
             self.rates = []
@@ -97,33 +96,33 @@ class _Chip:
                 other = running[index][1] * rates[index]
                 if other < delay:
                     delay, first = other, index
-        plan = self.plan
-        timeout = self.env.timeout(max(delay, 0.0))
-        timeout.callbacks.append(lambda _: self._finish(plan, first))
+        self.first = first
+        self.clock.after(delay if delay > 0.0 else 0.0, lambda: self._finish(plan))
 
-    def _finish(self, plan: int, first: int) -> None:
+    def _finish(self, plan: int) -> None:
         if plan != self.plan:
             return
         self._advance()
+        first = self.first
         _, _, done = self.running.pop(first)
         self.rates.pop(first)
         self._replan()
-        done.succeed()
+        self.clock.soon.append(done)
 
 
 class _Barrier:
     """Opens once every rank has arrived; the next use starts afresh."""
 
-    __slots__ = ("arrived", "env", "event", "num_ranks")
+    __slots__ = ("arrived", "clock", "event", "num_ranks")
 
-    def __init__(self, env: simpy.Environment, num_ranks: int) -> None:
-        self.env, self.num_ranks, self.arrived, self.event = env, num_ranks, 0, env.event()
+    def __init__(self, clock: Clock, num_ranks: int) -> None:
+        self.clock, self.num_ranks, self.arrived, self.event = clock, num_ranks, 0, Event(clock)
 
-    def arrive(self) -> simpy.Event:
+    def arrive(self) -> Event:
         event = self.event
         self.arrived += 1
         if self.arrived == self.num_ranks:
-            self.arrived, self.event = 0, self.env.event()
+            self.arrived, self.event = 0, Event(self.clock)
             event.succeed()
         return event
 
@@ -152,10 +151,10 @@ class _Iteration:
 
     __slots__ = ("done", "remaining", "started")
 
-    def __init__(self, env: simpy.Environment, plan: _Plan) -> None:
-        self.started = env.event()
+    def __init__(self, clock: Clock, plan: _Plan) -> None:
+        self.started = Event(clock)
         self.remaining = len(plan.streams)
-        self.done = [env.event() if announced else None for announced in plan.announces]
+        self.done = [Event(clock) if announced else None for announced in plan.announces]
 
 
 def simulate(segments: Sequence[Segment], *, num_ranks: int = 1, contention: bool = True) -> Timeline:
@@ -165,15 +164,16 @@ def simulate(segments: Sequence[Segment], *, num_ranks: int = 1, contention: boo
     are equal do the same at the same instants: one of them is run, and its spans are all of theirs. With ``contention``
     off each op takes its time alone.
     """
-    env = simpy.Environment()
+    clock = Clock()
     spans: list[Span] = []
     barriers: dict[tuple[int, int], _Barrier] = {}
     alike = _alike(segments, num_ranks)
     plans = [_plan(segment) for segment in segments]
-    ends = [_Rank(env, plans, ranks, len(alike), barriers, spans, contention).finished for ranks in alike]
     with _uncollected():
-        env.run(until=env.all_of(ends))
-    return Timeline(tuple(segments), tuple(spans), float(env.now), num_ranks)
+        for ranks in alike:
+            _Rank(clock, plans, ranks, len(alike), barriers, spans, contention)
+        clock.run()
+    return Timeline(tuple(segments), tuple(spans), clock.now, num_ranks)
 
 
 @contextmanager
@@ -208,7 +208,7 @@ class _Rank:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         plans: Sequence["_Plan"],
         ranks: tuple[int, ...],
         num_ranks: int,
@@ -216,20 +216,17 @@ class _Rank:
         spans: list[Span],
         contention: bool,
     ) -> None:
-        self.env, self.ranks, self.num_ranks = env, ranks, num_ranks
+        self.clock, self.ranks, self.num_ranks = clock, ranks, num_ranks
         self.barriers, self.spans = barriers, spans
-        self.chip = _Chip(env) if contention else None
+        self.chip = _Chip(clock) if contention else None
         plans = [plan.of_rank(ranks[0]) for plan in plans]
-        iterations = [[_Iteration(env, plan) for _ in range(plan.segment.repeat)] for plan in plans]
-        gpu = env.process(self._segments(plans, iterations))
-        host = env.process(self._host(plans, iterations))
-        self.finished = env.all_of([gpu, host])
+        iterations = [[_Iteration(clock, plan) for _ in range(plan.segment.repeat)] for plan in plans]
+        Process(clock, lambda _: self._segments(plans, iterations))
+        Process(clock, lambda resume: self._host(plans, iterations, resume))
 
-    def _host(
-        self, plans: Sequence[_Plan], runs: Sequence[Sequence[_Iteration]]
-    ) -> Generator[simpy.Event, None, None]:
+    def _host(self, plans: Sequence[_Plan], runs: Sequence[Sequence[_Iteration]], resume: Call) -> Run:
         """The host's tasks of the whole step, in order; nothing on the GPU slows them."""
-        env = self.env
+        clock = self.clock
         for number, (plan, iterations) in enumerate(zip(plans, runs, strict=True)):
             if not plan.host:
                 continue
@@ -239,57 +236,66 @@ class _Rank:
                     if count:
                         awaited += [iterations[count - 1].done[other] for other in plan.carried[index]]
                     for done in awaited:
-                        if done is not None and not done.processed:
+                        if done is not None and not done.happened:
                             yield done
-                    start, seconds = env.now, plan.demands[index].seconds
+                    start, seconds = clock.now, plan.demands[index].seconds
                     if seconds > 0.0:
-                        yield env.timeout(seconds)
-                    self.spans.extend(
-                        [Span(rank, number, count, index, start, env.now) for rank in self.ranks]
-                    )
+                        clock.after(seconds, resume)
+                        yield None
+                    for rank in self.ranks:
+                        self.spans.append(Span(rank, number, count, index, start, clock.now))
                     announced = iteration.done[index]
                     if announced is not None:
                         announced.succeed()
 
-    def _segments(
-        self, plans: Sequence[_Plan], runs: Sequence[Sequence[_Iteration]]
-    ) -> Generator[simpy.Event, None, None]:
+    def _segments(self, plans: Sequence[_Plan], runs: Sequence[Sequence[_Iteration]]) -> Run:
         for number, (plan, iterations) in enumerate(zip(plans, runs, strict=True)):
             iterations[0].started.succeed()
-            processes = [
-                self.env.process(self._stream(plan, number, indices, iterations))
-                for indices in plan.streams.values()
-            ]
-            for process in processes:
-                if not process.processed:
-                    yield process
+            yield from ended(
+                [self._process(plan, number, indices, iterations) for indices in plan.streams.values()]
+            )
+
+    def _process(
+        self, plan: _Plan, number: int, indices: Sequence[int], iterations: Sequence[_Iteration]
+    ) -> Process:
+        return Process(self.clock, lambda resume: self._stream(plan, number, indices, iterations, resume))
 
     def _stream(
-        self, plan: _Plan, number: int, indices: Sequence[int], iterations: Sequence[_Iteration]
-    ) -> Generator[simpy.Event, None, None]:
-        env, segment, carries = self.env, plan.segment, plan.segment.carries
+        self,
+        plan: _Plan,
+        number: int,
+        indices: Sequence[int],
+        iterations: Sequence[_Iteration],
+        resume: Call,
+    ) -> Run:
+        clock, segment, carries = self.clock, plan.segment, plan.segment.carries
         tasks, demands, chip, ranks = segment.tasks, plan.demands, self.chip, self.ranks
+        record = self.spans.append
         previous: _Iteration | None = None
         for count, iteration in enumerate(iterations):
-            if not (carries or iteration.started.processed):
+            if not (carries or iteration.started.happened):
                 yield iteration.started
             for index in indices:
                 for other in plan.waits[index]:
                     done = iteration.done[other]
-                    if done is not None and not done.processed:
+                    if done is not None and not done.happened:
                         yield done
                 if previous is not None:
                     for other in plan.carried[index]:
                         done = previous.done[other]
-                        if done is not None and not done.processed:
+                        if done is not None and not done.happened:
                             yield done
                 if self.num_ranks > 1 and tasks[index].op.barrier:
                     yield self._barrier(number, index).arrive()
-                start = env.now
-                demand = demands[index]
+                start, demand = clock.now, demands[index]
                 if demand.seconds > 0.0:
-                    yield env.timeout(demand.seconds) if chip is None else chip.run(demand)
-                self.spans.extend([Span(rank, number, count, index, start, env.now) for rank in ranks])
+                    if chip is None:
+                        clock.after(demand.seconds, resume)
+                    else:
+                        chip.run(demand, resume)
+                    yield None
+                for rank in ranks:
+                    record(Span(rank, number, count, index, start, clock.now))
                 announced = iteration.done[index]
                 if announced is not None:
                     announced.succeed()
@@ -301,7 +307,7 @@ class _Rank:
     def _barrier(self, number: int, index: int) -> _Barrier:
         key = (number, index)
         if key not in self.barriers:
-            self.barriers[key] = _Barrier(self.env, self.num_ranks)
+            self.barriers[key] = _Barrier(self.clock, self.num_ranks)
         return self.barriers[key]
 
 

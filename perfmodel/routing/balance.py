@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from perfmodel.numeric import Num
 from perfmodel.routing.choice import distinct, preferred
 from perfmodel.routing.destinations import Destinations
-from perfmodel.routing.loads import expected_maximum, multinomial_rank_loads
+from perfmodel.routing.largest import expected_maxima
+from perfmodel.routing.loads import multinomial_rank_loads
 from perfmodel.routing.placement import Placement, better, eplb
 from perfmodel.routing.popularity import dirichlet, drifted, from_histogram, power_law, shuffled
 from perfmodel.spec.model import Moe
@@ -92,7 +93,7 @@ def balance_of(
 
 def busiest(balance: Balance, pairs: Num) -> Num:
     """Expected load of the busiest rank relative to the mean, averaged over layers; ``pairs`` may be an array."""
-    found = np.mean([expected_maximum(shares, pairs) for shares in rank_shares(balance)], axis=0)
+    found = np.mean(expected_maxima(rank_shares(balance), pairs), axis=0)
     return found if np.ndim(pairs) else float(found)
 
 

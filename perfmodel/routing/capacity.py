@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.routing.balance import Balance, placed_layers
-from perfmodel.routing.loads import expected_maximum
+from perfmodel.routing.largest import expected_maximum
 from perfmodel.special import log_gamma
 
 Array = NDArray[np.float64]

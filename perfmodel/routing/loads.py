@@ -3,7 +3,7 @@
 Two levels of detail. Exact: :func:`sample_experts` draws every token's distinct experts, and
 :func:`rank_loads` adds them up by rank. Fast: pairs land on ranks independently of each other, so loads are
 multinomial (:func:`multinomial_rank_loads`), and the busiest rank's load has a closed approximation
-(:func:`expected_maximum`, :func:`quantiles_of_maximum`).
+(:mod:`perfmodel.routing.largest`).
 
 The fast form ignores that a token's experts are distinct. Distinct experts spread a token's pairs, so exact
 loads vary less: for k of E equally popular experts, the variance of an expert's load, or of that of a rank
@@ -13,15 +13,11 @@ than once a token): give shares of *pairs*, not popularity, to the fast form. No
 seconds.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from perfmodel.errors import DataError
-from perfmodel.special import log_gamma, normal_cdf, poisson_cdf, spline_slopes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -34,22 +30,6 @@ ROUNDS = 4
 """Rounds of candidates before the tokens still short of experts are finished by Gumbel keys."""
 GUMBEL_KEYS = 1 << 21
 """Most Gumbel keys held in memory at once."""
-FEW_PAIRS = 16
-"""Up to so many pairs the distribution is exact: the normal density below is poor for them."""
-POISSON_MEAN = 50.0
-"""Mean load of the busiest rank up to which every whole load is summed, with exact Poisson probabilities."""
-WIDTH = 8.0
-"""Standard deviations on each side of the mean outside which a load is not expected."""
-SURE = 9.0
-"""Standard deviations beyond which a normal deviate's probability is 1 to the last digit (8.3 are enough)."""
-GRID = 97
-"""Points of the continuous grid used for larger loads."""
-NODES_PER_DECADE = 8
-"""Tabulated numbers of pairs per factor of ten."""
-NEAR = 12
-"""Nodes that a piece of the spline goes through, half of them on either side."""
-LARGEST_MEAN = 1e6
-"""Mean load per rank at the end of the table; beyond it the imbalance stays as it is there."""
 
 
 def sample_activation(rng: np.random.Generator, pmf: npt.ArrayLike, tokens: int) -> Ints:
@@ -58,7 +38,7 @@ def sample_activation(rng: np.random.Generator, pmf: npt.ArrayLike, tokens: int)
     Raises:
         DataError: ``pmf`` is not a vector of probabilities that sum to one.
     """
-    return _draw(rng, _probabilities(pmf, "pmf of real experts"), (tokens,)).astype(np.int64)
+    return _draw(rng, probabilities(pmf, "pmf of real experts"), (tokens,)).astype(np.int64)
 
 
 def sample_experts(
@@ -134,43 +114,10 @@ def multinomial_rank_loads(
     Raises:
         DataError: ``rank_shares`` is not a vector of shares that sum to one, or ``pairs`` is negative.
     """
-    shares = _probabilities(rank_shares, "rank_shares")
+    shares = probabilities(rank_shares, "rank_shares")
     if pairs < 0:
         raise DataError(f"pairs is {pairs}; it must be at least 0")
     return rng.multinomial(pairs, shares / shares.sum(), size=draws)
-
-
-def expected_maximum(rank_shares: npt.ArrayLike, pairs: npt.ArrayLike) -> Floats:
-    """Imbalance of the busiest rank, E[largest load] / (pairs / R), 1 to R, of multinomial loads.
-
-    ``pairs`` of any shape (>= 0); the result has the same shape. Up to one pair the imbalance is R.
-
-    Values come from a table per vector of shares (filled near what is asked for) by a cubic spline in logarithms
-    of pairs and imbalance. Exact for up to 16 whole pairs, else the approximation of :func:`_distribution`.
-    Against drawn loads the mean is within 3 % for 2 ranks and 2 % for more; within 0.6 % for
-    3 or more ranks of mean load 10 and more. That includes interpolation: 0.6 % near 20 pairs, else 0.3 %.
-
-    Raises:
-        DataError: ``rank_shares`` is not a vector of shares that sum to one, or a ``pairs`` is negative.
-    """
-    return _interpolate(rank_shares, pairs, None)
-
-
-def quantiles_of_maximum(
-    rank_shares: npt.ArrayLike, pairs: npt.ArrayLike, probabilities: Sequence[float]
-) -> Floats:
-    """Quantiles of the busiest rank's load / (pairs / R): ``pairs``' shape + (number of probabilities,).
-
-    Whole loads are smoothed (each spread over half a pair to either side), so quantiles of few pairs lie
-    within about half a pair of the true ones.
-
-    Raises:
-        DataError: as :func:`expected_maximum`, or a probability not strictly between 0 and 1.
-    """
-    if not all(0.0 < q < 1.0 for q in probabilities):
-        raise DataError(f"probabilities are {list(probabilities)}; each must lie strictly between 0 and 1")
-    parts = [_interpolate(rank_shares, pairs, float(q)) for q in probabilities]
-    return np.stack(parts, axis=-1) if parts else np.empty((*np.shape(pairs), 0))
 
 
 def _extend(
@@ -238,237 +185,10 @@ def _weights(values: npt.ArrayLike, name: str) -> Floats:
     return vector
 
 
-def _probabilities(values: npt.ArrayLike, name: str) -> Floats:
+def probabilities(values: npt.ArrayLike, name: str) -> Floats:
     """A vector of probabilities that sum to one, or DataError."""
     vector = _weights(values, name)
     total = float(vector.sum())
     if abs(total - 1.0) > SUM_TOLERANCE:
         raise DataError(f"{name} sums to {total:.6g}; it must sum to 1, so divide it by its sum")
     return vector
-
-
-@dataclass(frozen=True, slots=True)
-class _Nodes:
-    """Numbers of pairs at which loads of so many ranks are worked out, and the spline between them."""
-
-    pairs: Floats
-    logs: Floats
-    first: Ints
-    """Of each interval between two of them: the first of the NEAR that its piece of the spline goes through."""
-    slopes: Floats
-    """(intervals, 2, NEAR): the slopes at an interval's two ends are this times the values at those."""
-
-
-@lru_cache(maxsize=64)
-def _nodes(ranks: int) -> _Nodes:
-    decades = np.log10(ranks * LARGEST_MEAN)
-    spaced = np.rint(np.logspace(0, decades, int(decades * NODES_PER_DECADE) + 1))
-    few = np.arange(1.0, FEW_PAIRS + 1)
-    many = np.array(
-        sorted(set(spaced[spaced > FEW_PAIRS].tolist()))
-    )  # np.unique would import numpy.ma, 12 ms
-    pairs = np.concatenate([few, many])
-    logs, intervals = np.log(pairs), np.arange(len(pairs) - 1)
-    first = np.clip(intervals - NEAR // 2 + 1, 0, len(pairs) - NEAR)
-    slopes = [
-        spline_slopes(logs[start : start + NEAR])[[own - start, own - start + 1]]
-        for own, start in zip(intervals, first, strict=True)
-    ]
-    return _Nodes(pairs, logs, first, np.array(slopes))
-
-
-class _Table:
-    """Loads of the busiest rank and P(largest load <= load), of one vector of shares at the nodes asked for so far."""
-
-    def __init__(self, shares: Floats) -> None:
-        # equal shares have equal distributions: computed once, then raised to their number
-        self.shares, self.number = np.unique(shares[shares > 0], return_counts=True)
-        self.ranks = len(shares)
-        self.least = float(self.ranks * shares.max())
-        """Imbalance with ever more pairs."""
-        self._known: dict[int, tuple[Floats, Floats]] = {}
-
-    def __getitem__(self, node: int) -> tuple[Floats, Floats]:
-        if node not in self._known:
-            if node < FEW_PAIRS:
-                self._known.update(enumerate(_few(self.shares, self.number)))
-            else:
-                pairs = float(_nodes(self.ranks).pairs[node])
-                times = self.number.astype(np.float64)
-                self._known[node] = _distribution(self.shares, times, self.ranks, pairs)
-        return self._known[node]
-
-
-@lru_cache(maxsize=64)
-def _table(shares: bytes) -> _Table:
-    """The table of sorted shares, given as the bytes of their array."""
-    return _Table(np.frombuffer(shares))
-
-
-class _Curve:
-    """The imbalance (its mean, or one quantile) of one vector of shares by the number of pairs: what is kept of a
-    table, a hundredth of it.
-
-    Between two nodes it is the piece of a cubic spline through the NEAR nodes around them, so that a step, which asks
-    for one number of pairs, has no more than those worked out; the rest follow when they are asked for. What is asked
-    before changes nothing.
-    """
-
-    def __init__(self, shares: bytes, probability: float | None) -> None:
-        self._shares, self._probability = shares, probability
-        table = _table(shares)
-        self._nodes, self.ranks = _nodes(table.ranks), table.ranks
-        self.lowest = table.least if probability is None else 1.0
-        self.most_pairs = float(self._nodes.pairs[-1])
-        self._values = np.full(len(self._nodes.pairs), np.nan)
-        """Logarithms of imbalance at the nodes; not a number: not asked for yet."""
-
-    def __call__(self, logs: Floats) -> Floats:
-        """The logarithm of imbalance at logarithms of pairs."""
-        nodes = self._nodes
-        left = np.clip(np.searchsorted(nodes.logs, logs, side="right") - 1, 0, len(nodes.first) - 1)
-        intervals, of_each = np.unique(left, return_inverse=True)
-        near = nodes.first[intervals][:, None] + np.arange(NEAR)
-        self._work_out(near)
-        values, start = self._values, nodes.logs[intervals]
-        at_left, at_right = np.einsum("iks,is->ki", nodes.slopes[intervals], values[near])
-        step = nodes.logs[intervals + 1] - start
-        slope = (values[intervals + 1] - values[intervals]) / step
-        bend = (at_left + at_right - 2.0 * slope) / step
-        pieces = np.stack([start, values[intervals], at_left, (slope - at_left) / step - bend, bend / step])
-        start, *c = pieces[:, of_each.reshape(np.shape(logs))]
-        s = logs - start
-        result: Floats = c[0] + s * (c[1] + s * (c[2] + s * c[3]))
-        return result
-
-    def _work_out(self, near: Ints) -> None:
-        wanted = np.zeros(len(self._values), dtype=bool)
-        wanted[near] = True
-        for node in np.flatnonzero(wanted & np.isnan(self._values)).tolist():
-            load = _summary(*_table(self._shares)[node], self._probability)
-            imbalance = load * self.ranks / self._nodes.pairs[node]
-            self._values[node] = np.log(np.clip(imbalance, self.lowest, self.ranks))
-
-
-@lru_cache(maxsize=4096)
-def _curve(shares: bytes, probability: float | None) -> _Curve:
-    """The curve of sorted shares, given as the bytes of their array."""
-    return _Curve(shares, probability)
-
-
-def _summary(loads: Floats, below: Floats, probability: float | None) -> float:
-    """Mean, or a quantile, of a largest load with P(<= loads) = below.
-
-    Each load stands for what lies within half a step to either side of it.
-    """
-    if probability is None:
-        step = loads[1] - loads[0] if len(loads) > 1 else 1.0
-        # the sum of P(largest > m) over m: one for each m below the grid, then the grid's own
-        half = 0.5 * (1.0 - below[0]) * (1.0 - step)  # the first load stands for less than a whole step
-        return float(loads[0] + half + np.sum(1.0 - below) * step)
-    return float(np.interp(probability, [0.0, *below], [loads[0] - 0.5, *(loads + 0.5)]))
-
-
-def _few(shares: Floats, number: Ints) -> list[tuple[Floats, Floats]]:
-    """(loads, P(largest load <= load)) of 1, 2, .. FEW_PAIRS pairs, exactly.
-
-    P(all <= m) of n pairs is n! x the coefficient of z^n in prod over ranks of sum over j <= m of (p z)^j / j!.
-    """
-    powers = np.arange(FEW_PAIRS + 1)
-    factorials = np.cumprod([1.0, *powers[1:]])
-    allowed = powers[None, :] <= powers[:, None]  # one row for each m
-    product = np.zeros((FEW_PAIRS + 1, FEW_PAIRS + 1))
-    product[:, 0] = 1.0
-    for share, times in zip(shares, number, strict=True):
-        factor, left = allowed * share**powers / factorials, int(times)
-        while True:  # by squaring
-            if left % 2:
-                product = _truncated_product(product, factor)
-            left //= 2
-            if not left:
-                break
-            factor = _truncated_product(factor, factor)
-    below = product * factorials
-    loads = powers.astype(np.float64)
-    return [(loads[: n + 1], np.minimum(below[: n + 1, n], 1.0)) for n in range(1, FEW_PAIRS + 1)]
-
-
-def _truncated_product(a: Floats, b: Floats) -> Floats:
-    """Products of polynomials, one in each row, up to the power FEW_PAIRS: sums over b's powers, in their order."""
-    rows, powers = a.shape
-    padded = np.zeros((rows, 2 * powers - 1))
-    padded[:, powers - 1 :] = a
-    # (power of b, row, power of the product): a's coefficient of the difference, 0 where that is negative
-    row, step = padded.strides
-    of_a = np.lib.stride_tricks.as_strided(
-        padded[:, powers - 1 :], (powers, rows, powers), (-step, row, step), writeable=False
-    )
-    product: Floats = np.add.reduce(b.T[:, :, None] * of_a, axis=0)
-    return product
-
-
-def _distribution(shares: Floats, number: Floats, ranks: int, pairs: float) -> tuple[Floats, Floats]:
-    """(loads, P(largest load <= load)) of ``pairs`` pairs; ``number`` ranks have each of ``shares``.
-
-    Levin's representation (1981, Annals of Statistics 9(5), 1123): multinomial loads are independent Poisson
-    loads given their sum, so P(all <= m) = prod P(X_r <= m) x P(W = n) / P(N = n), with W the sum of the X_r
-    truncated at m and N their sum. Both last probabilities by the normal density. Independent loads alone
-    (the product) give nearly the right mean if their variances are n p_r, not n p_r (1 - p_r): the loads'
-    negative correlation makes up for their smaller variance.
-    """
-    means = pairs * shares
-    spread = WIDTH * np.sqrt(means)
-    low = max(0.0, float(np.floor((means - spread).max())), np.ceil(pairs / ranks) - 1.0)
-    high = min(pairs, float(np.ceil((means + spread).max())) + WIDTH)
-    exact = float(means.max()) <= POISSON_MEAN or high - low < GRID
-    loads = np.arange(low, high + 1.0) if exact else np.linspace(low, high, GRID)
-    # ranks below even the lowest load for certain are most where shares differ; all of their load counts, and varies
-    held = means > _sure_below(low)
-    idle = float((means * number)[~held].sum())
-    means, number = means[held], number[held]
-    x, mean = loads[:, None], means[None, :]
-    if (
-        ranks == 1
-    ):  # it has them all: what is below does not matter, and a probability of the load may be no number
-        below = np.ones_like(x * mean)
-    elif exact:
-        below = poisson_cdf(int(high), means)[int(low) :]
-    else:  # Wilson and Hilferty's cube root, which unlike a normal of the load keeps its skewness
-        above = x + 1.0
-        root = np.sqrt(above)
-        open_ = mean > _sure_below(x)
-        row, column = np.nonzero(open_)
-        at_row = above[row, 0]
-        below = np.ones_like(x * mean)
-        below[open_] = normal_cdf(
-            -3.0 * root[row, 0] * (np.cbrt(mean[0, column] / at_row) - 1.0 + 1.0 / (9.0 * at_row))
-        )
-    below = np.maximum(below, 1e-300)
-    at = np.exp(x * np.log(mean) - mean - log_gamma(x + 1.0)) / below
-    cut = mean * (1.0 - at)
-    variance = np.maximum((cut - mean * at * (x - cut)) @ number + idle, 1e-9 * pairs)
-    gap = (mean * at) @ number
-    logs = np.log(below) @ number + 0.5 * np.log(pairs / variance) - 0.5 * gap**2 / variance
-    result = np.exp(np.minimum(logs, 0.0))
-    result[loads < pairs / ranks] = 0.0
-    result[loads >= pairs] = 1.0
-    return loads, np.maximum.accumulate(result)
-
-
-def _sure_below(load: Floats | float) -> Floats:
-    """Mean up to which a Poisson load is at most ``load`` for certain, to the last digit: SURE deviations below it."""
-    above = np.asarray(load, dtype=np.float64) + 1.0
-    found: Floats = above * np.maximum(1.0 - 1.0 / (9.0 * above) - SURE / (3.0 * np.sqrt(above)), 0.0) ** 3
-    return found
-
-
-def _interpolate(rank_shares: npt.ArrayLike, pairs: npt.ArrayLike, probability: float | None) -> Floats:
-    """Imbalance at ``pairs``: the mean, or the quantile of ``probability``."""
-    shares = np.sort(_probabilities(rank_shares, "rank_shares")).tobytes()
-    curve = _curve(shares, probability)
-    numbers = np.asarray(pairs, dtype=np.float64)
-    if not np.isfinite(numbers).all() or (numbers < 0).any():
-        raise DataError("pairs must be finite numbers of at least 0; a step can't have fewer")
-    logs = np.log(np.clip(numbers, 1.0, curve.most_pairs))
-    result = np.exp(curve(logs))
-    return np.asarray(np.clip(result, curve.lowest, curve.ranks))
