@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import session
 from dashboard.asked import SHOWN, Asked
+from dashboard.controls import section
 from dashboard.show import plain
 from perfmodel.spec.keys import key_paths
 from perfmodel.spec.scenario import Scenario
@@ -28,7 +29,9 @@ def settable() -> tuple[str, ...]:
 
 def any_key(scenario: Scenario) -> None:
     """A list of all keys, and a field for the one that is chosen."""
-    with st.expander("Any other setting", icon=":material/key:"):
+    with section("Any other setting", "any", ":material/key:") as is_open:
+        if not is_open:
+            return
         path = st.selectbox(
             "Key",
             [path for path in settable() if not path.startswith("training.")],

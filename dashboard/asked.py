@@ -102,7 +102,7 @@ class Asked:
         """Query parameters of the link."""
         which = {"yaml": packed(self.text), "name": self.name} if self.text else {"scenario": self.name}
         sets = {"set": [f"{path}={value}" for path, value in self.sets]} if self.sets else {}
-        return {"v": VERSION, **which, **sets, "hash": self.scenario().hash}
+        return {"v": VERSION, **which, **sets, "hash": _hash(self)}
 
 
 @lru_cache(maxsize=256)
@@ -119,7 +119,13 @@ def yaml_of(asked: Asked) -> str:
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.dump(document, out)
-    return f"# perfmodel {perfmodel.__version__}, scenario hash {asked.scenario().hash}\n{out.getvalue()}"
+    return f"# perfmodel {perfmodel.__version__}, scenario hash {_hash(asked)}\n{out.getvalue()}"
+
+
+@lru_cache(maxsize=256)
+def _hash(asked: Asked) -> str:
+    """The scenario's, which takes as long as three elements of a page and is asked with every link."""
+    return asked.scenario().hash
 
 
 @lru_cache(maxsize=256)
@@ -204,7 +210,7 @@ def from_query(query: Mapping[str, Sequence[str]]) -> Asked | None:
 def link_warning(asked: Asked, query: Mapping[str, Sequence[str]]) -> str:
     """What to say where a link's scenario is no longer the one that it was made for."""
     stated = _one(query, "hash", "")
-    if stated and stated != asked.scenario().hash:
+    if stated and stated != _hash(asked):
         return (
             "this link was made for a scenario that has changed since (another version of perfmodel, or a link edited "
             "by hand): figures may differ from those that its sender saw"

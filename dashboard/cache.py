@@ -77,8 +77,9 @@ def key_of_call(arguments: tuple[Any, ...]) -> Hashable:
     )
 
 
-def kept(most: int = MOST_KEPT) -> Callable[[F], F]:
-    """A function of scenarios (and plain values) whose last ``most`` results are kept for all sessions.
+def kept(most: int = MOST_KEPT, *, key: Callable[..., tuple[Any, ...]] | None = None) -> Callable[[F], F]:
+    """A function of scenarios (and plain values) whose last ``most`` results are kept for all sessions, by what
+    ``key`` makes of the arguments, or all of them.
 
     It runs where it is called: for what takes milliseconds. What computes belongs in :func:`dashboard.pool.pooled`.
     Results are handed out as they are, not copied: they must be frozen, and nobody may change what is in them.
@@ -89,9 +90,9 @@ def kept(most: int = MOST_KEPT) -> Callable[[F], F]:
 
         @wraps(function)
         def found(*arguments: Any) -> Any:
-            key = key_of_call(arguments)
-            known = results.get(key)
-            return known if known is not None else results.put(key, function(*arguments))
+            named = key_of_call(key(*arguments) if key is not None else arguments)
+            known = results.get(named)
+            return known if known is not None else results.put(named, function(*arguments))
 
         return cast(F, found)
 

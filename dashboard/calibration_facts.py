@@ -84,7 +84,7 @@ def _facts(name: str, scenario: Scenario, title: str = "") -> Facts:
     fractions, why = None, ""
     try:
         with_it = scenario.model_copy(update={"calibration": name})
-        fractions = answer_step(with_it, over_steps=False).values["basis"]["fractions"]
+        fractions = answer_step(with_it, over_steps=False, ops=False).values["basis"]["fractions"]
     except PerfModelError as error:
         why = str(error)
     return Facts(

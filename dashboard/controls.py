@@ -1,7 +1,8 @@
 """One control of the sidebar: it shows what the scenario says, and asks for another value when it is moved."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
@@ -48,6 +49,16 @@ def select(
         filter_mode="contains" if len(shown) > SEARCHED else None,
         **more,
     )
+
+
+@contextmanager
+def section(label: str, name: str, icon: str) -> Iterator[bool]:
+    """A section that can be opened; whether it is open. Its controls are drawn then alone: closed ones would be half of
+    the sidebar, written and sent with every redraw. Its label must stay what it is, by which Streamlit knows it.
+    """
+    box = st.expander(label, key=f"section-{name}", icon=icon, on_change="rerun")
+    with box:
+        yield bool(box.open)
 
 
 def field(label: str, name: str, path: str, value: float, *, low: float, high: float, step: float) -> None:

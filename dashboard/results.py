@@ -48,9 +48,10 @@ class Answered:
 
     scenario: Scenario
     values: Mapping[str, Any]
-    """The keys of ``perfmodel step --json``, SI units; unknown is None."""
+    """The keys of ``perfmodel step --json`` but for its rows of ops, SI units; unknown is None."""
 
 
+@kept()
 def answer(scenario: Scenario) -> Answered | Failed:
     """The step's answer, without how steps vary, or why there is none; prices are put on it here."""
     found = _answered(_unpriced(scenario))
@@ -67,7 +68,7 @@ def _tables(scenario: Scenario, *_: Any) -> Hashable:
 
 @pooled(256, near=_tables)
 def _answered(scenario: Scenario) -> Answered | Failed:
-    found = in_full(scenario)
+    found = in_full(scenario, ops=False)
     return found if isinstance(found, Failed) else Answered(scenario, found.values)
 
 
@@ -82,10 +83,10 @@ AT_ONE = Prices(usd_per_gpu_hour=1.0)
 """A price to be replaced."""
 
 
-def in_full(scenario: Scenario) -> StepAnswer | Failed:
+def in_full(scenario: Scenario, *, ops: bool = True) -> StepAnswer | Failed:
     """The same with the simulated step, worked out here and now: for what is made of it in the same process."""
     try:
-        return answer_step(scenario, over_steps=False)
+        return answer_step(scenario, over_steps=False, ops=ops)
     except PerfModelError as error:
         return Failed(str(error))
 
@@ -114,19 +115,15 @@ def basis(scenario: Scenario) -> Basis | Failed:
     return found if isinstance(found, Failed) else basis_of(found)
 
 
-def curve(scenario: Scenario) -> pd.DataFrame:
-    """The trade-off over batch sizes, the scenario's own as the tiles have it; whoever changes it, copies it first."""
-    return _priced_curve(scenario)
-
-
 @kept()
-def _priced_curve(scenario: Scenario) -> pd.DataFrame:
+def curve(scenario: Scenario) -> Mapping[str, Floats]:
+    """The trade-off over batch sizes, by column, the scenario's own as the tiles have it."""
     columns, found = _curve(_of_any_batch(scenario)), answer(scenario)
     if isinstance(found, Answered):
         columns = _with_row(columns, _own_row(columns, scenario, found.values))
     price = scenario.prices.usd_per_gpu_hour
     ends = {"": "", "_low": "_high", "_high": "_low"}  # tokens are cheapest where there are most of them
-    money = {
+    money: dict[str, Any] = {
         f"usd_per_million_{kind}_tokens{end}": usd_per_million(
             price,
             columns[f"{kind}_tokens_per_s_per_gpu{other}"],  # type: ignore[arg-type]
@@ -135,7 +132,7 @@ def _priced_curve(scenario: Scenario) -> pd.DataFrame:
         for end, other in ends.items()
         if f"usd_per_million_{kind}_tokens{end}" in columns
     }
-    return pd.DataFrame({**columns, **money})
+    return {**columns, **money}
 
 
 @pooled(near=_tables)
@@ -199,7 +196,17 @@ def start(scenario: Scenario) -> None:
         begin(_curve, _of_any_batch(scenario))
 
 
-@kept(64)
+def _shown_beside(scenario: Scenario) -> tuple[Hashable, ...]:
+    """All that published points depend on."""
+    return (
+        scenario.model.name,
+        scenario.cluster.gpu.name,
+        scenario.deployment.phase,
+        scenario.prices.usd_per_gpu_hour,
+    )
+
+
+@kept(key=_shown_beside)
 def published(scenario: Scenario) -> pd.DataFrame:
     """Published points that belong to the scenario."""
     return published_points(scenario)

@@ -101,12 +101,12 @@ def under(scenario: Scenario) -> str:
     return f", {even}" if even else ""
 
 
-def downloads(rows: pd.DataFrame, name: str) -> None:
-    """The rows of a result as CSV and as Parquet, written when somebody asks for them."""
+def downloads(rows: pd.DataFrame | Mapping[str, Any], name: str) -> None:
+    """The rows of a result, or its columns, as CSV and as Parquet, written when somebody asks for them."""
     with st.container(horizontal=True):
         st.download_button(
             "CSV",
-            lambda: csv_of(rows),
+            lambda: csv_of(pd.DataFrame(rows)),
             f"{name}.csv",
             "text/csv",
             on_click="ignore",
@@ -114,7 +114,7 @@ def downloads(rows: pd.DataFrame, name: str) -> None:
         )
         st.download_button(
             "Parquet",
-            lambda: _parquet(rows),
+            lambda: _parquet(pd.DataFrame(rows)),
             f"{name}.parquet",
             "application/vnd.apache.parquet",
             on_click="ignore",

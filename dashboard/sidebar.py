@@ -17,7 +17,7 @@ from dashboard.adapt import (
 )
 from dashboard.any_key import any_key
 from dashboard.asked import uploaded, yaml_of
-from dashboard.controls import field, key_of, select, showing, slider, value_of
+from dashboard.controls import field, key_of, section, select, showing, slider, value_of
 from dashboard.names import cluster_title, engine_title, model_title
 from dashboard.presets import OBJECTIVES_SOURCE, presets
 from dashboard.refusal import usual_layout_button
@@ -52,7 +52,9 @@ def sidebar(scenario: Scenario) -> None:
 
 def _upload() -> None:
     """A scenario file of the user's own."""
-    with st.expander("Your own scenario", icon=":material/upload_file:"):
+    with section("Your own scenario", "upload", ":material/upload_file:") as is_open:
+        if not is_open:
+            return
 
         def taken() -> None:
             file = value_of("upload")
@@ -234,7 +236,9 @@ def _schedule(scenario: Scenario) -> None:
 def _routing(scenario: Scenario) -> None:
     moe, routing = scenario.model.moe, scenario.routing
     assert moe is not None
-    with st.expander("Routing: which experts tokens wake", icon=":material/alt_route:"):
+    with section("Routing: which experts tokens wake", "routing", ":material/alt_route:") as is_open:
+        if not is_open:
+            return
         stated = routing.activation or routing.layer_means
         if moe.num_zero_experts and not stated:
             slider(
@@ -301,7 +305,9 @@ def _layout(scenario: Scenario) -> None:
         read = {name: int(value_of(name)) for name in ("gpus", "attention_tp", "moe_tp", *moved)}
         session.change_with(layout_changes, **read)
 
-    with st.expander("Layout: how GPUs share the work", icon=":material/grid_view:"):
+    with section("Layout: how GPUs share the work", "layout", ":material/grid_view:") as is_open:
+        if not is_open:
+            return
         powers = (1, 2, 4, 8, 16, 32, 64)
         select(
             "GPUs per replica", "gpus", (1, 2, 4, 8, 16, 32, 64, 96, 128, 144, 256, 512), d.stage_gpus, layout
@@ -359,7 +365,9 @@ def _numbers(scenario: Scenario) -> None:
 
         return changed
 
-    with st.expander("Engine, kernels and formats", icon=":material/tune:"):
+    with section("Engine, kernels and formats", "engine", ":material/tune:") as is_open:
+        if not is_open:
+            return
         select(
             "Phase",
             "phase",

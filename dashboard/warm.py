@@ -20,7 +20,7 @@ def warm_compiled() -> None:
 def warm() -> None:
     """Answer and draw the default scenario and throw it away: libraries, tables and calibrations are in memory then."""
     scenario = load_scenario(DEFAULT)
-    answer_step(scenario, over_steps=False)
+    answer_step(scenario, over_steps=False, ops=False)
     trade_off_chart(
         batch_curve(scenario), x="tokens_per_s_per_user", y="output_tokens_per_s_per_gpu", here=96
     )

@@ -112,7 +112,9 @@ class Session:
         self.shown = Shown()
 
     def run(self, **changed):
-        """Run the script, with controls (user keys) moved to new values, and read until it is over."""
+        """Run the script, with controls (user keys) moved to new values and sections of the sidebar (``section-NAME``)
+        opened, and read until it is over.
+        """
         message = BackMsg()
         message.rerun_script.query_string = self.query
         for key, value in changed.items():
@@ -120,6 +122,8 @@ class Session:
             state = WidgetState(id=found)
             if kind == "number_input":
                 state.double_value = value
+            elif kind == "expandable":
+                state.bool_value = value
             elif kind == "selectbox":
                 state.string_value = value
             elif kind == "button_group":
@@ -135,6 +139,9 @@ class Session:
             kind = answer.WhichOneof("type")
             if kind == "delta" and answer.delta.WhichOneof("type") == "new_element":
                 self._element(answer.delta.new_element)
+            elif kind == "delta" and answer.delta.add_block.expandable.id:
+                found = answer.delta.add_block.expandable.id
+                self.shown.widgets["section-" + found.rpartition("-section-")[2]] = ("expandable", found)
             elif kind == "script_finished":
                 return self.shown
 

@@ -32,6 +32,12 @@ def started(**query):
     return test.run()
 
 
+def with_section(test, name):
+    """With a section of the sidebar open, as a click on its title leaves it."""
+    test.session_state[f"section-{name}"] = True
+    return test.run()
+
+
 def sets_of(test):
     """Overrides in the address."""
     stated = test.query_params.get("set", [])
@@ -167,7 +173,7 @@ def test_another_model_is_offered_its_usual_layout_and_it_runs(name):
 
 
 def test_a_refused_change_has_a_field_for_the_key_that_it_names():
-    test = started(v="1", scenario="longcat-flash-h800")
+    test = with_section(started(v="1", scenario="longcat-flash-h800"), "routing")
     test.number_input(key="ask-redundant").set_value(7).run()
     named = test.text_input(key="said-deployment.redundant_experts")
     assert not test.exception
@@ -187,7 +193,7 @@ def test_another_model_takes_back_what_it_cannot_do_and_says_so():
 
 
 def test_a_change_that_makes_no_scenario_is_taken_back():
-    test = started()
+    test = with_section(started(), "routing")
     before = shown(test)
     test.number_input(key="ask-redundant").set_value(7).run()
     assert any("must divide the 512 routed + 7 redundant" in e.value.replace("\\", "") for e in test.error)
@@ -196,7 +202,7 @@ def test_a_change_that_makes_no_scenario_is_taken_back():
 
 
 def test_fewer_gpus_bring_a_dense_tp_that_divides_them():
-    test = started()
+    test = with_section(started(), "layout")
     test.selectbox(key="ask-gpus").set_value(2).run()
     assert any("dense TP is 2" in note.value for note in test.info)
     assert not test.exception
@@ -352,7 +358,7 @@ def test_a_refusal_offers_a_way_out(page, change, button):
 
 
 def test_any_key_has_a_control_and_a_bad_value_is_taken_back():
-    test = started()
+    test = with_section(started(), "any")
     test.selectbox(key="any-key").set_value("serving.max_running").run()
     test.text_input(key="any-serving.max_running").set_value("50").run()
     assert "serving.max_running=50" in test.query_params["set"]
@@ -413,6 +419,28 @@ def test_gpus_without_a_price_save_time_and_their_tokens_cost_nothing():
     assert "less per token" in said
 
 
+def test_closed_sections_are_drawn_when_they_are_opened_and_change_nothing():
+    test = started()
+    closed = {one.key for one in (*test.selectbox, *test.number_input)}
+    before = shown(test)
+    for name, key in (
+        ("routing", "ask-popularity"),
+        ("layout", "ask-gpus"),
+        ("engine", "ask-seed"),
+        ("any", "any-key"),
+    ):
+        assert key not in closed
+        opened_too = {one.key for one in (*with_section(test, name).selectbox, *test.number_input)}
+        assert key in opened_too
+    assert shown(test) == before
+    assert "set" not in test.query_params
+    test.session_state["section-engine"] = False
+    test.run()
+    assert "ask-seed" not in {one.key for one in test.number_input}
+    with_section(test, "engine").number_input(key="ask-seed").set_value(5).run()
+    assert sets_of(test) == ["seed=5"]
+
+
 def test_compare_says_what_it_compares_with_where_nothing_overlaps():
     sets = ["deployment.overlap=sequential", "deployment.batch_per_gpu=64"]
     test = opened("compare", v="1", scenario="longcat-flash-h800", set=sets)
@@ -433,7 +461,7 @@ def test_a_stated_histogram_can_be_left(popularity):
     histogram = ", ".join(["2.0"] * 8 + ["1.0"] * 504)
     routing = f"routing={{popularity: histogram, histogram: [{histogram}]}}"
     test = started(v="1", scenario="longcat-flash-h800", set=[routing, "deployment.batch_per_gpu=32"])
-    test.selectbox(key="ask-popularity").set_value(popularity).run()
+    with_section(test, "routing").selectbox(key="ask-popularity").set_value(popularity).run()
     assert shown(test)
     assert not test.error
     assert test.selectbox(key="ask-popularity").value == popularity

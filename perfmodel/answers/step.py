@@ -53,10 +53,11 @@ class StepAnswer:
         return self.step.scenario
 
 
-def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
+def answer_step(scenario: Scenario, *, over_steps: bool = True, ops: bool = True) -> StepAnswer:
     """Simulate one step and say what it means.
 
-    Without ``over_steps`` many steps are not drawn for how much their times vary, which takes as long as all the rest.
+    Without ``over_steps`` many steps are not drawn for how much their times vary, which takes as long as all the rest;
+    without ``ops`` there are no rows of ops.
 
     Raises:
         InfeasibleError: the engine would not load this layout, or the batch exceeds what fits.
@@ -94,7 +95,7 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True) -> StepAnswer:
         "overlap_pct": overlap_pct(timeline, rank),
         "in_situ_s": in_situ_s(timeline),
         **_intervals(step),
-        "ops": op_rows(step),
+        **({"ops": op_rows(step)} if ops else {}),
         "basis": basis(rest),
         **caveat_values(step_caveats(rest)),
         "provenance": provenance(step),

@@ -13,7 +13,6 @@ than once a token): give shares of *pairs*, not popularity, to the fast form. No
 seconds.
 """
 
-
 import numpy as np
 import numpy.typing as npt
 

@@ -83,7 +83,9 @@ def answered(material: Material, values: Mapping[str, Any]) -> dict[str, Any]:
             return {"scenario_hash": None, "error": None, **_flat(plan_figures(document, material.folder))}
         scenario = build_scenario(document, folder=material.folder)
         found = (
-            answer_step(scenario, over_steps=False) if material.command == "step" else answer_serve(scenario)
+            answer_step(scenario, over_steps=False, ops=False)
+            if material.command == "step"
+            else answer_serve(scenario)
         )
     except PerfModelError as error:
         return {"scenario_hash": None, "error": here.back(str(error))}

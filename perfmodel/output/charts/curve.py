@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from perfmodel.output.charts.base import Drawn, Row, axis_title, drawn, layout, log_ticks
 from perfmodel.output.colours import BAND, DASHES, HERE, PREDICTED, PUBLISHED, SCENARIO_COLOURS
@@ -10,6 +12,9 @@ from perfmodel.output.formats import duration, significant, usd, with_unit
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+    Curve: TypeAlias = pd.DataFrame | Mapping[str, NDArray[np.float64]]
 
 AXES = {
     "tokens_per_s_per_user": "tokens/s per user",
@@ -23,12 +28,12 @@ AXES = {
 
 
 def trade_off_chart(
-    curve: "pd.DataFrame", *, x: str, y: str, here: float, published: "pd.DataFrame | None" = None
+    curve: "Curve", *, x: str, y: str, here: float, published: "pd.DataFrame | None" = None
 ) -> Drawn:
     """``y`` against ``x``, a point per batch size, with the 80 % band where the columns have one.
 
-    ``curve`` is :func:`perfmodel.explore.curve.batch_curve`'s; ``here`` the batch that is asked, marked; ``published``
-    points have both columns, a label and a source. Costs are drawn on a logarithmic axis.
+    ``curve`` has :func:`perfmodel.explore.curve.batch_curve`'s columns; ``here`` is the batch that is asked, marked;
+    ``published`` points have both columns, a label and a source. Costs are drawn on a logarithmic axis.
     """
     traces: list[Row] = []
     columns = _columns(curve)
@@ -84,7 +89,7 @@ def _layout(height: int, x: str, y: str) -> dict[str, Any]:
     }
 
 
-def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: str, y: str) -> Drawn:
+def trade_offs_chart(curves: "Mapping[str, tuple[Curve, float]]", *, x: str, y: str) -> Drawn:
     """Several curves and their marked batches, without bands: ``curves`` has name -> (curve, batch that is asked)."""
     traces: list[Row] = []
     for (name, (curve, here)), colour, dash in zip(curves.items(), SCENARIO_COLOURS, DASHES, strict=False):
@@ -107,9 +112,9 @@ def trade_offs_chart(curves: "Mapping[str, tuple[pd.DataFrame, float]]", *, x: s
     return drawn(traces, _layout(400, x, y))
 
 
-def _columns(frame: "pd.DataFrame") -> dict[str, list[Any]]:
-    """A frame as plain lists: a row of it at a time takes longer than the whole chart."""
-    return {str(name): column.to_numpy().tolist() for name, column in frame.items()}
+def _columns(frame: "Curve") -> dict[str, list[Any]]:
+    """A frame, or its columns as arrays, as plain lists: a row at a time takes longer than the whole chart."""
+    return {str(name): np.asarray(column).tolist() for name, column in frame.items()}
 
 
 def _rows(columns: Mapping[str, list[Any]]) -> list[Row]:
