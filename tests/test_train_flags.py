@@ -15,6 +15,7 @@ from perfmodel.engines.frameworks.documents import framework
 from perfmodel.engines.frameworks.megatron import USED
 from perfmodel.engines.frameworks.megatron_model import OTHERS, SIZES
 from perfmodel.engines.frameworks.megatron_stages import layout_of, pattern_of, written_out
+from perfmodel.engines.frameworks.torchtitan import USED as TITAN
 from perfmodel.engines.frameworks.torchtitan import stages_of
 from perfmodel.errors import DataError, PerfModelError, SpecError
 from perfmodel.explore.first_training import TrainAsk, first_training
@@ -393,6 +394,37 @@ def test_no_flag_is_dropped_in_silence(flags):
         return
     for name, _ in flags:
         assert re.search(rf"--{re.escape(name)}(?![\w-])", told), (name, told)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                sorted(
+                    {
+                        *TITAN,
+                        *framework("torchtitan")["unmodelled"],
+                        "checkpoint.interval",
+                        "optimizer.lr",
+                        "parallelism.mesh",
+                    }
+                    - {"model.name", "model.flavor"}
+                )
+            ),
+            st.sampled_from(["", "1", "2", "true", "false", "full", "never", "DualPipeV"]),
+        ),
+        max_size=5,
+    )
+)
+def test_no_setting_is_dropped_in_silence(flags):
+    text = "./run_train.sh --model.flavor 8B " + " ".join(f"--{name} {value}" for name, value in flags)
+    try:
+        told = said(text)
+    except PerfModelError:
+        return
+    for name, _ in flags:
+        assert name.rpartition(".")[2] in told, (name, told)
 
 
 @settings(max_examples=200, deadline=None)

@@ -36,6 +36,10 @@ def plan_train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A field that all layouts have. Repeatable."),
     ] = None,
+    launch: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Print the command that starts the best: megatron or torchtitan."),
+    ] = "",
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")
     ] = False,
@@ -50,6 +54,7 @@ def plan_train(
     ] = None,
 ) -> None:
     """The best layout for a training run: all that multiply are screened, those that fit ranked, the best simulated."""
+    from perfmodel.engines.frameworks.launch import WRITERS
     from perfmodel.errors import SpecError
     from perfmodel.explore.plan_training.answer import plan_training
     from perfmodel.explore.plan_training.question import Question, kinds_of, objective_of
@@ -58,6 +63,8 @@ def plan_train(
     from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
 
+    if launch not in ("", *WRITERS):
+        raise SpecError(f"--launch {launch[:40]}: must be one of {', '.join(WRITERS)}")
     if not 1 <= simulate <= 1000:
         raise SpecError(f"--simulate {simulate}: must be from 1 to 1,000 layouts")
     for file in filter(None, (out, html)):  # before any work
@@ -87,6 +94,6 @@ def plan_train(
     else:
         from perfmodel.output.plan_training.table import print_plan
 
-        print_plan(found)
+        print_plan(found, launch)
     for file in filter(None, (out, html)):
         tell(f"wrote {file}")

@@ -369,7 +369,7 @@ def _rest(line: Line, trainer: Trainer, model: Model) -> None:
         ("transformer-impl", ("transformer_engine",)),
         ("attention-backend", ("auto", "flash", "fused")),
     ):
-        if line.left.get(name, ("",))[-1] in usual:
+        if (line.left.get(name) or ("",))[-1] in usual:
             trainer.notes.append(
                 f"without effect here (kernels are the calibration's): {line.written(name, line.left.pop(name))}"
             )

@@ -1,19 +1,17 @@
 """A training layout as flags of Megatron-LM, and what they can't say.
 
-Flags and their meanings: megatron/training/arguments.py and megatron/core/transformer/moe/README.md of
-https://github.com/NVIDIA/Megatron-LM (November 2025). The model's own flags are the recipe's.
+Flags and their meanings are those of the release that ``data/engines/frameworks/megatron.yaml`` names. Data and
+learning rate are the recipe's.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
+from perfmodel.engines.frameworks.flags import TrainLaunch
+from perfmodel.engines.frameworks.megatron_model import sizes_of
+from perfmodel.engines.frameworks.megatron_stages import layout_of
 from perfmodel.spec.model import Model
-from perfmodel.spec.training import Training
+from perfmodel.spec.training import BatchRamp, Training
 
-SOURCES = (
-    "https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/training/arguments.py",
-    "https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/core/transformer/moe/README.md",
-)
 MODULES = {
     "attention_core": "core_attn",
     "mla_up_projection": "mla_up_proj",
@@ -33,34 +31,46 @@ FORMATS = {
 SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
 
 
-@dataclass(frozen=True, slots=True)
-class TrainLaunch:
-    """How a layout is started."""
+OWN = {
+    "keep_inputs": None,
+    "keep_gate_up": "bf16",
+    "cp_mla": "heads",
+    "post_validation": False,
+    "kernels": "fused",
+}
+"""Keys of which no framework here has a flag -> what needs none."""
 
-    flags: tuple[str, ...]
-    """One or a few that belong together in each."""
-    cannot: tuple[str, ...]
-    """What of the layout has no flag."""
 
+def megatron_launch(training: Training, model: Model, stages: Sequence[int] = ()) -> TrainLaunch:
+    """The flags of a layout and its model.
 
-def megatron_launch(training: Training, model: Model) -> TrainLaunch:
-    """The flags of a layout; its model, data and learning rate are left to the recipe."""
+    Args:
+        training: the layout.
+        model: what is trained.
+        stages: layers of each pipeline stage, in the order of the model; empty: even, or as ``training`` states.
+    """
+    sizes = sizes_of(model)
     flags = (
+        *(sizes or ()),
         *_parallel(training),
-        *_pipeline(training),
+        *_pipeline(training, stages or training.stage_layers or ()),
         *_state(training),
         *_formats(training),
         *(_experts(training) if model.moe else ()),
     )
-    return TrainLaunch(flags, tuple(_cannot(training)))
+    cannot = list(_cannot(training))
+    if sizes is None:
+        cannot.insert(0, f"the model, {model.name}, which sizes do not say: its flags are the recipe's")
+    return TrainLaunch(flags, tuple(cannot))
 
 
 def _parallel(t: Training) -> Iterator[str]:
     yield f"--seq-length {t.sequence_tokens}"
-    yield f"--micro-batch-size {t.micro_batch_sequences} --global-batch-size {t.global_batch_sequences}"
+    yield f"--micro-batch-size {t.micro_batch_sequences}"
     if t.batch_ramp:
-        ramp = t.batch_ramp
-        yield (f"--rampup-batch-size {ramp.start_sequences} {ramp.increment_sequences} {ramp.ramp_sequences}")
+        yield f"--step-batch-size-schedule '{_steps(t, t.batch_ramp)}'"
+    else:
+        yield f"--global-batch-size {t.global_batch_sequences}"
     if t.tokens is not None:
         yield f"--train-samples {round(t.tokens / t.sequence_tokens)}"
     yield f"--tensor-model-parallel-size {t.tp}" + (" --sequence-parallel" if t.tp > 1 else "")
@@ -69,8 +79,17 @@ def _parallel(t: Training) -> Iterator[str]:
         yield f"--context-parallel-size {t.cp} --cp-comm-type {EXCHANGES[t.cp_exchange]}"
 
 
-def _pipeline(t: Training) -> Iterator[str]:
-    if t.schedule == "interleaved-1f1b" and t.virtual_stages > 1:
+def _steps(t: Training, ramp: BatchRamp) -> str:
+    """Batches by the tokens from which on they are taken: each as many of the ramp's."""
+    batches = [*ramp.batches(t.global_batch_sequences), t.global_batch_sequences]
+    each = ramp.ramp_sequences * t.sequence_tokens / (len(batches) - 1)
+    return " ".join(f"{round(i * each)}:{batch}" for i, batch in enumerate(batches))
+
+
+def _pipeline(t: Training, stages: Sequence[int]) -> Iterator[str]:
+    if t.pp > 1 and len(set(stages)) > 1:
+        yield f"--pipeline-model-parallel-layout '{layout_of(stages, mtp=t.mtp)}'"
+    elif t.schedule == "interleaved-1f1b" and t.virtual_stages > 1:
         yield f"--num-virtual-stages-per-pipeline-rank {t.virtual_stages}"
     if t.recompute == "full":
         yield "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
@@ -90,6 +109,10 @@ def _state(t: Training) -> Iterator[str]:
         yield "--overlap-grad-reduce"
     if t.zero and t.overlap_parameters and t.overlap_gradients:
         yield "--overlap-param-gather"
+    if t.optimizer.kind == "muon":
+        yield "--optimizer muon"
+    if not t.optimizer.clip:
+        yield "--clip-grad 0"
     narrow = t.optimizer.moments != "fp32" or t.optimizer.gradients != "fp32"
     if narrow or t.offload.optimizer_fraction:
         moments, gradients = t.optimizer.moments, t.optimizer.gradients
@@ -121,7 +144,7 @@ def _experts(t: Training) -> Iterator[str]:
         yield f"--moe-token-dispatcher-type flex --moe-flex-dispatcher-backend {FLEXIBLE[t.all_to_all]}"
     else:
         yield "--moe-token-dispatcher-type alltoall"
-    if t.moe_overlap == "forward-backward" and t.schedule in ("1f1b", "interleaved-1f1b"):
+    if t.moe_overlap == "forward-backward" and not _unpaired(t):
         yield "--overlap-moe-expert-parallel-comm" + (" --delay-wgrad-compute" if t.delay_weights else "")
     if t.capacity:
         pad = " --moe-pad-expert-input-to-capacity" if t.capacity.pad else ""
@@ -130,15 +153,27 @@ def _experts(t: Training) -> Iterator[str]:
         )
 
 
+def _unpaired(t: Training) -> str:
+    """Why Megatron-LM does not run a forward beside a backward here; empty: it does."""
+    if t.schedule not in ("1f1b", "interleaved-1f1b"):
+        return f"not with schedule {t.schedule}"
+    if t.pp > 1 and t.virtual_stages == 1:
+        return "in a pipeline Megatron-LM wants virtual stages for it"
+    if t.recompute == "full" or "experts" in t.recompute:
+        return "Megatron-LM refuses it with whole layers or experts recomputed"
+    return ""
+
+
 def _cannot(t: Training) -> Iterator[str]:
     if t.pp > 1 and t.schedule not in ("1f1b", "interleaved-1f1b"):
         yield f"schedule {t.schedule}: Megatron-LM runs 1F1B and interleaved 1F1B"
     if t.moe_overlap == "two-chunks":
         yield "tokens in two chunks (LongCat-Flash's own framework)"
-    if t.stage_layers is not None:
-        yield f"layers per stage {list(t.stage_layers)}: write --pipeline-model-parallel-layout by hand"
-    if t.optimizer.kind == "muon":
-        yield "Muon: --optimizer muon of the development branch"
+    why = _unpaired(t)
+    if t.moe_overlap == "forward-backward" and why:
+        yield f"a forward beside a backward: {why}"
+    if t.optimizer.master == "none":
+        yield "weights without a master copy"
     if t.own_fp8_kernels:
         yield "DeepSeek's own FP8 kernels of 2024"
     if t.dispatch == "fp8":
@@ -152,3 +187,6 @@ def _cannot(t: Training) -> Iterator[str]:
         yield f"{t.power_cap_w:g} W per GPU: nvidia-smi --power-limit {t.power_cap_w:g} on every node"
     if t.bf16_parts:
         yield f"products that stay BF16: {', '.join(t.bf16_parts)}"
+    for key, usual in OWN.items():
+        if getattr(t, key) != usual:
+            yield f"{key}: {str(getattr(t, key)).lower()}"

@@ -9,6 +9,8 @@ from typing import Any
 from perfmodel.engines.frameworks.line import WHERE, Line, Trainer
 from perfmodel.engines.frameworks.megatron_stages import pattern_of
 from perfmodel.errors import SpecError
+from perfmodel.spec.mixers import Gqa, Mixer, Mla
+from perfmodel.spec.model import Model, Moe
 
 SIZES = (
     "num-layers", "encoder-num-layers", "hidden-size", "ffn-hidden-size", "num-attention-heads", "kv-channels",
@@ -77,7 +79,7 @@ def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
         _grouped(line, keys, heads, hidden)
     experts = line.whole("num-experts", 0)
     shared = line.whole("moe-shared-expert-intermediate-size", 0)
-    mtp = line.left.get("mtp-num-layers", ("0",))[0] not in ("0", "")
+    mtp = (line.left.get("mtp-num-layers") or ("0",))[0] not in ("0", "")
     if not experts:
         for name in ("moe-router-topk", "moe-layer-freq", "moe-ffn-hidden-size"):
             line.left.pop(name, None)
@@ -154,3 +156,83 @@ def _vocabulary(line: Line, trainer: Trainer, keys: dict[str, Any], tp: int) -> 
             "the vocabulary is the tokenizer's, and not on the line: that of the model like it is taken; state "
             "model.vocab_size"
         )
+
+
+def sizes_of(model: Model) -> tuple[str, ...] | None:
+    """A model as flags of Megatron-LM, one or a few that belong together in each; None: its flags say more than
+    sizes (windows, sinks, shortcuts, ...).
+    """
+    attention = model.layers[0].attention
+    dense = [layer for layer in model.layers if not layer.moe]
+    moe = model.moe
+    simple = all(
+        layer.num_attentions == 1
+        and not layer.sandwich_norms
+        and layer.output_convs is None
+        and layer.attention == attention
+        and layer.moe in (None, moe)
+        for layer in model.layers
+    )
+    ordered = [bool(layer.moe) for layer in model.layers] == sorted(bool(layer.moe) for layer in model.layers)
+    gated = all(layer.dense_activation == "swiglu" or not layer.dense_ffn_size for layer in model.layers)
+    heads = _heads_of(attention)
+    if heads is None or not (simple and ordered and gated) or (moe is not None and not _plain(moe)):
+        return None
+    flags = [
+        f"--num-layers {model.num_layers} --hidden-size {model.hidden_size}",
+        heads,
+        "--swiglu --disable-bias-linear --normalization RMSNorm --position-embedding-type rope",
+        f"--max-position-embeddings {model.max_context_tokens} --padded-vocab-size {model.vocab_size}",
+    ]
+    if dense:
+        flags.append(f"--ffn-hidden-size {dense[0].dense_ffn_size}")
+    if not model.tied_embeddings:
+        flags.append("--untie-embeddings-and-output-weights")
+    if moe is not None:
+        first = sum(layer.count for layer in dense)
+        flags.append(
+            f"--num-experts {moe.num_experts} --moe-router-topk {moe.top_k} --moe-ffn-hidden-size {moe.ffn_size}"
+        )
+        if moe.shared_ffn_size:
+            flags.append(f"--moe-shared-expert-intermediate-size {moe.shared_ffn_size}")
+        if first:
+            flags.append(f"--moe-layer-freq '([0]*{first}+[1]*{model.num_layers - first})'")
+        if moe.num_groups > 1:
+            flags.append(f"--moe-router-num-groups {moe.num_groups} --moe-router-group-topk {moe.top_groups}")
+    return tuple(flags)
+
+
+def _heads_of(attention: Mixer | None) -> str | None:
+    if isinstance(attention, Mla):
+        odd = (
+            attention.sliding_window
+            or attention.indexer
+            or attention.sinks
+            or attention.output_gate != "none"
+        )
+        if odd or not attention.q_lora_rank:
+            return None
+        return (
+            f"--multi-latent-attention --num-attention-heads {attention.num_heads} --q-lora-rank "
+            f"{attention.q_lora_rank} "
+            f"--kv-lora-rank {attention.kv_lora_rank} --qk-head-dim {attention.qk_nope_head_dim} --qk-pos-emb-head-dim "
+            f"{attention.qk_rope_head_dim} --v-head-dim {attention.v_head_dim} --qk-layernorm"
+        )
+    if not isinstance(attention, Gqa):
+        return None
+    said = {"num_heads", "num_kv_heads", "head_dim", "qkv_bias", "qk_norm"}
+    if attention != Gqa(**{name: getattr(attention, name) for name in said}):
+        return None
+    return (
+        f"--num-attention-heads {attention.num_heads} --group-query-attention --num-query-groups "
+        f"{attention.num_kv_heads} "
+        f"--kv-channels {attention.head_dim}"
+        + (" --qk-layernorm" if attention.qk_norm else "")
+        + (" --add-qkv-bias" if attention.qkv_bias else "")
+    )
+
+
+def _plain(moe: Moe) -> bool:
+    """Whether experts are no more than their sizes."""
+    odd = moe.num_zero_experts or moe.latent_size or moe.scores_shared or moe.shared_gate or moe.expert_bias
+    return not odd and moe.activation == "swiglu"

@@ -173,7 +173,8 @@ def read_torchtitan(flags: Mapping[str, tuple[str, ...]], gpus: int, model: Mode
 
 def _drop_defaults(line: Line) -> None:
     """Forget settings of parts that are off, and switches that are."""
-    for name in [one for one, values in line.left.items() if values == ("false",)]:
+    known = framework("torchtitan")["unmodelled"]
+    for name in [one for one, values in line.left.items() if values == ("false",) and one in known]:
         del line.left[name]
     usual = {
         "training.mixed_precision_param": "bfloat16",

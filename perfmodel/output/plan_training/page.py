@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.engines.frameworks.megatron_launch import SOURCES, megatron_launch
 from perfmodel.explore.plan_training.answer import CLOSE, Candidate, TrainPlan, layout_words
 from perfmodel.explore.plan_training.screen import Screened
 from perfmodel.files import atomic_write
@@ -36,8 +35,7 @@ def write_plan_html(answer: TrainPlan, path: Path) -> None:
 def plan_html(answer: TrainPlan) -> str:
     """The page as text."""
     values, best = answer.values, answer.candidates[0]
-    scenario, own = best.answer.step.scenario, best.answer.values
-    launch = megatron_launch(best.answer.step.training, scenario.model)
+    own = best.answer.values
     figures = {
         "layouts": embed(_against_memory(answer), "layouts", buttons=BUTTONS),
         "pipeline": embed(pipeline_figure(best.answer), "pipeline", buttons=BUTTONS),
@@ -58,9 +56,7 @@ def plan_html(answer: TrainPlan) -> str:
             "has_days": own["days"] is not None,
             "several": len(answer.screened) > 1,
             "figures": figures,
-            "flags": launch.flags,
-            "cannot": launch.cannot,
-            "sources": SOURCES,
+            "launches": values["launch"].values(),
             "usd": usd,
             "signed": signed_usd,
             "shown_gb": f"{_shown_gb(answer):,.0f}",

@@ -17,8 +17,8 @@ ROWS = 8
 """Layouts that are listed."""
 
 
-def print_plan(answer: TrainPlan) -> None:
-    """Print the ranking, why the first is first, and what the scenario's own layout would do."""
+def print_plan(answer: TrainPlan, launch: str = "") -> None:
+    """Print the ranking, why the first is first, what the scenario's own layout would do, and the best's command."""
     out, values = console(), answer.values
     counts = values["considered"]
     out.print(Text(f"{values['model']} on {'; '.join(values['gpus'])}", style="bold"))
@@ -43,11 +43,20 @@ def print_plan(answer: TrainPlan) -> None:
         )
     if values["why"] is not None:
         out.print(difference_table(values["why"], f"Why: the best against {values['why']['name_b']}"))
+    if launch:
+        _print_launch(out, values["launch"][launch])
     out.print(
         Text(
             "--out FILE writes the best as a scenario; --json: SI units, all that were simulated", style="dim"
         )
     )
+
+
+def _print_launch(out: Any, launch: Mapping[str, Any]) -> None:
+    out.print(Text(f"\nThe best on every node, {launch['framework']}:", style="bold"))
+    out.print(Text(launch["command"]), soft_wrap=True)
+    for text in launch["cannot"]:
+        out.print(Text(f"not in the command: {text}", style="dim"))
 
 
 def _ranking(values: Mapping[str, Any]) -> Table:
