@@ -31,8 +31,10 @@ Run = Callable[[], object]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SHAPE = {"cpu": (64, 512, 512), "cuda": (4096, 4096, 4096)}
-"""Product whose time is the probe: M, N, K, FP32 on a CPU and BF16 on a GPU. It runs once before it is timed."""
+"""Product whose time is the probe: M, N, K, FP32 on a CPU and BF16 on a GPU. It runs until it gets no faster."""
 REFERENCE_PROBES = 300
+SETTLED, MAX_PROBE_RUNS = 0.995, 16
+"""A probe is settled when a run takes at least this share of the run before it."""
 MIN_POOL_BYTES = 128 * 2**20
 WARM_UPS = 2
 SAMPLES, SAMPLES_OF_SHORT, SHORT_S = 9, 25, 3e-4
@@ -200,18 +202,20 @@ class Bench:
         seconds = [self._time(lambda: pool[:half].copy_(pool[half : 2 * half]), 1) for _ in range(10)]
         return 2.0 * half * pool.itemsize / min(seconds)
 
-    def probe(self, tries: int = 3) -> float:
-        """Seconds of one probe; taken again, up to ``tries`` in all, if the core was taken away meanwhile.
+    def probe(self) -> float:
+        """Seconds of one probe: run until it gets no faster, again if the core was taken away meanwhile.
 
-        It runs once before: beside a large kernel its operands have left the cache, and a probe that fetches them is
-        up to a third slower, as if the machine were.
+        Beside a large kernel its operands, their pages and its code have left the core's caches: it is then up to 40 %
+        slower, in its second run 10 %, as if the machine were, and what was timed would come out that much too fast
+        (docs/log.md). After four to six runs it is as fast as over and over.
         """
-        for _ in range(tries):
-            self.run_probe()
+        last, _ = self._sample(self.run_probe, 1)
+        for _ in range(MAX_PROBE_RUNS):
             seconds, undisturbed = self._sample(self.run_probe, 1)
-            if undisturbed:
-                break
-        return seconds
+            if undisturbed and seconds >= SETTLED * last:
+                return min(seconds, last)
+            last = seconds
+        return last
 
     def run_probe(self) -> None:
         """The product that a probe times."""
