@@ -14,22 +14,23 @@ import numpy as np
 
 from bench.yardstick import yardstick_s
 from calibrate.device.assemble import fit_folder
+from calibrate.device.cases import COMMUNICATION
 from calibrate.device.design import design_cases
 from calibrate.device.profile import profile
 from calibrate.device.timing import Bench
-from calibrate.device.training_ranks import KINDS, measure_busy, predict_busy
+from calibrate.device.training_ranks import KINDS, RANKS, measure_busy, predict_busy
 from calibrate.device.training_steps import draw_training_steps
 from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.units import MS, PERCENT
 
-ASKED = {"max_tokens": 256, "max_context": 256, "ranks": 1, "seed": 0, "training": True}
+ASKED = {"max_tokens": 256, "max_context": 256, "ranks": RANKS, "seed": 0, "training": True}
 CASES, MICRO_BATCHES = 4, 4
 
 
 def calibrated(folder: Path, minutes: float) -> None:
     """A calibration of training kernels on CPU time."""
     models, dtypes = ["small"], ["fp32"]
-    cases = design_cases(models, dtypes=dtypes, **ASKED)
+    cases = [one for one in design_cases(models, dtypes=dtypes, **ASKED) if one.kernel not in COMMUNICATION]
     bench = Bench("cpu", 1, 0, clock=time.process_time_ns)
     requested = {"models": models, "dtypes": dtypes, **ASKED}
     profile(cases, folder, minutes=minutes, bench=bench, requested=requested, progress=False)
@@ -44,10 +45,11 @@ def main() -> None:
     calibrated(folder, minutes)
     path = str(folder.absolute())
     calibration = load_calibration(path)
+    probe_s = calibration.document["clock"]["reference_probe_s"]
     errors: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for case in draw_training_steps(["small"], "fp32", CASES, max_tokens=256, max_context=256, seed=7):
         for kind in KINDS:
-            measured = min(measure_busy(kind, case, MICRO_BATCHES) for _ in range(2))
+            measured = min(measure_busy(kind, case, MICRO_BATCHES, probe_s) for _ in range(2))
             predicted = predict_busy(kind, case, calibration, path, MICRO_BATCHES)
             errors[kind].append(PERCENT * (predicted / measured - 1.0))
             print(

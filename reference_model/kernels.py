@@ -38,14 +38,11 @@ def grouped_linear(x_PK: Tensor, weight_ENK: Tensor, counts: list[int]) -> Tenso
 
     ``counts`` are the rows of each expert; an expert without rows is not touched.
     """
-    out_PN = x_PK.new_empty(x_PK.shape[0], weight_ENK.shape[1])
-    # views of all experts at once: indexed one by one, each would get a gradient of the whole stack in a backward
-    start = 0
-    for rows_MK, weight_NK in zip(torch.split(x_PK, counts), weight_ENK.unbind(), strict=True):
-        if len(rows_MK):
-            out_PN[start : start + len(rows_MK)] = functional.linear(rows_MK, weight_NK)
-            start += len(rows_MK)
-    return out_PN
+    # views of all experts at once: indexed one by one, each would get a gradient of the whole stack in a backward;
+    # written into rows of one output, each would copy the whole output's gradient
+    parts = zip(torch.split(x_PK, counts), weight_ENK.unbind(), strict=True)
+    out = [functional.linear(rows_MK, weight_NK) for rows_MK, weight_NK in parts if len(rows_MK)]
+    return torch.cat(out) if out else x_PK.new_empty(0, weight_ENK.shape[1])
 
 
 def add_norm(x_NH: Tensor, delta_NH: Tensor | None, weight_H: Tensor, eps: float) -> tuple[Tensor, Tensor]:

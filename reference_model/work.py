@@ -94,8 +94,12 @@ class Place:
     sin_TR: Tensor
 
     def own(self, x: Tensor) -> Tensor:
-        """The group's rows of all tokens', by request: [N, ...] -> [B, T, ...]."""
-        return torch.unflatten(x[self.rows], 0, (self.requests, self.num_new))
+        """The group's rows of all tokens', by request: [N, ...] -> [B, T, ...].
+
+        A lone group's are not cut out: the gradient of that would be a copy of all of them.
+        """
+        rows = x if self.rows == slice(0, len(x)) else x[self.rows]
+        return torch.unflatten(rows, 0, (self.requests, self.num_new))
 
 
 class Rotary(torch.nn.Module):

@@ -11,7 +11,7 @@ if not has_torch():
 import numpy as np
 import torch
 
-from calibrate.device.cases import BACKWARD, COMMUNICATION, SHAPES, Case, _selected_ids, build, parse_dtypes
+from calibrate.device.cases import TRAINING, COMMUNICATION, SHAPES, Case, _selected_ids, build, parse_dtypes
 from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 from reference_model import kernels
@@ -64,7 +64,7 @@ def bench():
 
 def test_every_kernel_of_one_rank_is_covered():
     """Those of training steps are covered in test_calibrate_training.py."""
-    assert set(SMALL) == set(OUTPUT) == set(SHAPES) - set(COMMUNICATION) - set(BACKWARD)
+    assert set(SMALL) == set(OUTPUT) == set(SHAPES) - set(COMMUNICATION) - set(TRAINING)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

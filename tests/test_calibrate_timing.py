@@ -283,6 +283,8 @@ def test_a_kernel_is_timed_between_others():
 def test_a_probe_whose_core_was_taken_away_runs_again(fake, monkeypatch):
     bench, clock = fake
     times, switches = iter([1.0, 9.0, 9.0, 1.0, 1.0]), iter([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
-    monkeypatch.setattr(bench, "run_probe", lambda: setattr(clock, "now", clock.now + round(1e6 * next(times))))
+    monkeypatch.setattr(
+        bench, "run_probe", lambda: setattr(clock, "now", clock.now + round(1e6 * next(times)))
+    )
     monkeypatch.setattr("calibrate.device.timing._forced_switches", switches.__next__)
     assert bench.probe() == pytest.approx(1e-3)

@@ -1,7 +1,9 @@
 """`calibrate profile --training`: gradients timed one way at a time, fitted, and asked by perfmodel's training step."""
 
 import json
+import re
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,14 +19,14 @@ from typer.testing import CliRunner
 from calibrate.cli import app
 from calibrate.device import training_ranks
 from calibrate.device.assemble import fit_folder
-from calibrate.device.backward import BUILDERS
-from calibrate.device.cases import BACKWARD, SHAPES, Case, build
+from calibrate.device.cases import SHAPES, TRAINING, Case, build
 from calibrate.device.design import design_cases, work_of
 from calibrate.device.environment import describe
 from calibrate.device.journal import Record, open_journal
-from calibrate.device.needs import load_model, training_kernels
+from calibrate.device.needs import load_model, training_builder, training_kernels
 from calibrate.device.steps import Models, forced_ids
 from calibrate.device.timing import Bench
+from calibrate.device.training_kernels import BUILDERS, GRAPHS, Operands
 from calibrate.device.training_ranks import Half, measure
 from calibrate.device.training_ranks import predict as predict_over_ranks
 from calibrate.device.training_steps import (
@@ -56,7 +58,7 @@ def truth(case):
     if "bytes" in case.shape:
         return 2e-5 + case.shape["bytes"] / 1e9
     flops, moved = work_of(case.kernel, case.shape)
-    way = case.kernel.rpartition("_")[2] if case.kernel in BACKWARD else "forward"
+    way = case.kernel.rpartition("_")[2] if case.kernel in TRAINING else "forward"
     return 5e-6 + FACTORS[way] * (flops / 2e10 + moved / 1e10)
 
 
@@ -94,10 +96,14 @@ def test_a_design_has_every_kernel_of_a_training_step():
     assert "mla_decode" not in kernels
 
 
+@pytest.fixture(scope="module")
+def bench():
+    return Bench("cpu", 1)
+
+
 @pytest.mark.parametrize("kernel", sorted(BUILDERS))
-def test_every_gradient_runs(kernel):
-    """Each on a shape of the design; what is timed gives a gradient for each thing that is asked for."""
-    bench = Bench("cpu", 1)
+def test_every_way_of_every_kernel_runs(bench, kernel):
+    """Each on a small shape; a forward leaves a graph, a gradient is there for each thing that is asked for."""
     own = {"requests": 1, "new_tokens": 8, "context": 8, "heads": 2, "kv_heads": 1, "head_dim": 8}
     sizes = {"m": 4, "n": 6, "k": 5, "groups": 3, "rows": 12, "tokens": 6, "width": 24, "top_k": 3, "nope": 4,
              "rope": 4, "value": 4, "latent": 6, "vocabulary": 20} | own  # fmt: skip
@@ -108,6 +114,59 @@ def test_every_gradient_runs(kernel):
             found = run()
     found = [found] if isinstance(found, torch.Tensor) else found
     assert all(one is not None and torch.isfinite(one).all() for one in found)
+    assert all(one.requires_grad == kernel.endswith("_forward") for one in found)
+
+
+FREE = {
+    "Alias",
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "T",
+    "Transpose",
+    "Expand",
+    "Unsqueeze",
+    "Split",
+    "_AsIs",
+}
+"""Nodes of a graph whose gradients are views, or nothing."""
+
+
+def graph_nodes(outputs):
+    """Nodes behind outputs that take time in a backward, counted by name."""
+    found, seen = [one.grad_fn for one in outputs if one.grad_fn is not None], set()
+    while found:
+        node = found.pop()
+        if node not in seen:
+            seen.add(node)
+            found += [after for after, _ in node.next_functions if after is not None]
+    names = Counter(node.name().removeprefix("torch::autograd::") for node in seen)
+    kinds = {name: re.sub(r"Backward\d*$", "", name) for name in names}
+    return Counter({name: n for name, n in names.items() if kinds[name] not in {*FREE, "AccumulateGrad"}})
+
+
+def test_what_is_timed_leaves_the_graph_that_a_step_leaves(bench):
+    """Node by node: a copy, a sum or a slice that a step has and no timed kernel would be time that nobody counts."""
+    step = graph_nodes([build_training_step(CASE, Models())()])
+    builder = training_builder(load_model("tiny"), "fp32", CASE.sequences, CASE.tokens, CASE.real_experts)
+    layers = [builder.layer_chain(layer, layer.count) for layer in load_model("tiny").layers]
+    chains = [builder.first_chain(), *layers, builder.last_chain()]
+    timed = Counter()
+    for base in (kernel.base for chain in chains for part in parts_of(chain) for kernel in part.forward):
+        name = f"{base.kernel}_forward"
+        if name in TRAINING:
+            case = Case(name, "fp32", {variable: base.shape[variable] for variable in SHAPES[name]})
+            timed += graph_nodes(list(GRAPHS[base.kernel](Operands(case, bench, forward=True)).forward()))
+    timed["AddBackward0"] -= 1  # the first norm adds nothing
+    assert timed == step
+    assert step["SliceBackward0"] > 0
+
+
+def test_what_a_forward_leaves_stays(bench):
+    """Outputs are not written where the last ones were: in a step those wait for the backward."""
+    run = build(Case("activation_forward", "fp32", {"rows": 64, "width": 64}), bench)
+    places = {run()[0].data_ptr() for _ in range(20)}
+    assert len(places) == 20
 
 
 def test_products_gradients_are_autograds():
@@ -136,17 +195,22 @@ def test_a_step_asks_the_curves_of_its_own_device(folder):
     for part in parts_of(layer):
         for way in ("forward", "input", "weight"):
             for kernel in getattr(part, way):
-                if kernel.timed_as not in BACKWARD:
+                if kernel.timed_as not in TRAINING:
                     continue
                 seen.add(kernel.timed_as)
                 shape = {name: kernel.base.shape[name] for name in SHAPES[kernel.timed_as]}
                 flops, moved = work_of(kernel.timed_as, shape)
-                expected = 5e-6 + FACTORS[kernel.timed_as.rpartition("_")[2]] * (flops / 2e10 + moved / 1e10)
+                kind = kernel.timed_as.rpartition("_")[2]
+                expected = 5e-6 + FACTORS[kind] * (flops / 2e10 + moved / 1e10)
+                expected += (
+                    calibration.launch_s if kind == "forward" else 0.0
+                )  # what lies between two forwards
                 timing = builder.costing.alone(kernel)
                 assert timing.calibrated
                 # a product of few rows has parts of its own, which so few timings tell within a fifth
                 assert float(timing.seconds) == pytest.approx(expected, rel=0.2), kernel.timed_as
-    assert {"gemm_input", "gemm_weight", "grouped_gemm_input", "grouped_gemm_weight", "norm_input"} <= seen
+    ways = {f"{kernel}_{way}" for kernel in ("gemm", "grouped_gemm") for way in FACTORS}
+    assert {*ways, "norm_forward", "norm_input", "add_forward", "select_forward"} <= seen
     found = predict(CASE, calibration, str(folder))
     assert found.low_s < found.seconds < found.high_s
     chains = [builder.first_chain(), layer, builder.last_chain()]
@@ -244,7 +308,7 @@ def test_gradients_over_two_ranks_are_those_of_one():
 
 @pytest.mark.parametrize("kind", ["pipeline", "experts"])
 def test_steps_over_two_ranks_are_measured(kind):
-    seconds = measure(kind, CASE, 2)
+    seconds = measure(kind, CASE, 2, 3e-4)
     assert len(seconds) == 4
     assert all(0.0 < one < 60.0 for one in seconds)
 
@@ -271,7 +335,7 @@ def test_the_command_times_gradients(tmp_path):
 def test_a_rank_s_own_time_is_without_its_exchanges_and_with_freed_memory_kept(tmp_path, monkeypatch):
     """As kernels are timed (bench.training_ranks): a step's CPU time does not grow with what its exchanges take."""
     kept = []
-    monkeypatch.setattr(training_ranks, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("calibrate.device.timing.keep_freed_memory", lambda: kept.append(True))
     swap, spent = Exchange.swap, []
 
     def slow(self, x, send, receive):
@@ -282,9 +346,9 @@ def test_a_rank_s_own_time_is_without_its_exchanges_and_with_freed_memory_kept(t
         return swap(self, x, send, receive)
 
     with joined(init_method=f"file://{tmp_path}/meet", rank=0, world_size=1):
-        plain = training_ranks._busy("experts", CASE, 1)
+        plain = training_ranks._busy("experts", CASE, 1, 3e-4)
         monkeypatch.setattr(Exchange, "swap", slow)
-        slowed = training_ranks._busy("experts", CASE, 1)
+        slowed = training_ranks._busy("experts", CASE, 1, 3e-4)
     assert kept == [True, True]
     assert len(slowed["step"]) == training_ranks.STEPS - 1
     each = sum(spent) / training_ranks.STEPS

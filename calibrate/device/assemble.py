@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import perfmodel
-from calibrate.device.cases import COMMUNICATION, SHAPES
+from calibrate.device.cases import COMMUNICATION, SHAPES, WAYS
 from calibrate.device.curves import MIN_ROWS, NORMAL_90, Array, fit_curve, form_of
 from calibrate.device.design import with_work, work_of
 from calibrate.device.environment import gpu_spec
@@ -133,7 +133,7 @@ def contention_section(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def peak_flops(timings: "pd.DataFrame") -> dict[str, float]:
     """Dtype -> FLOP/s of the fastest timed product."""
-    products = timings[timings["kernel"] == "gemm"]
+    products = timings[timings["kernel"].isin(("gemm", *(f"gemm_{way}" for way in WAYS)))]
     peaks: dict[str, float] = {}
     for row in products.to_dict("records"):
         flops, _ = work_of("gemm", row)

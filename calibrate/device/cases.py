@@ -60,31 +60,48 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "launch": (),
     "gather_weight": ("rows", "width", "vocabulary"),
 } | dict.fromkeys(COMMUNICATION, ("ranks", "bytes"))
-BACKWARD: Mapping[str, str] = {
-    f"{kernel}_{way}": kernel
-    for way, kernels in {
-        "input": (
-            "gemm",
-            "grouped_gemm",
-            "mla_prefill",
-            "gqa_prefill",
-            "norm",
-            "latent_norm",
-            "rope",
-            "activation",
-            "select",
-            "permute",
-            "unpermute",
-            "sample",
-        ),
-        "weight": ("gemm", "grouped_gemm", "gather"),
-        "forward": ("sample",),
-    }.items()
-    for kernel in kernels
+WAYS: Mapping[str, tuple[str, ...]] = {
+    "forward": (
+        "gemm",
+        "grouped_gemm",
+        "mla_prefill",
+        "gqa_prefill",
+        "norm",
+        "latent_norm",
+        "rope",
+        "activation",
+        "add",
+        "gather",
+        "select",
+        "permute",
+        "unpermute",
+        "reorder",
+        "sample",
+    ),
+    "input": (
+        "gemm",
+        "grouped_gemm",
+        "mla_prefill",
+        "gqa_prefill",
+        "norm",
+        "latent_norm",
+        "rope",
+        "activation",
+        "select",
+        "permute",
+        "unpermute",
+        "reorder",
+        "sample",
+    ),
+    "weight": ("gemm", "grouped_gemm", "gather"),
 }
-"""Kernel class of a training step -> the forward's: input gradients, weight gradients, and the loss, which stands where
-a serving step takes the likeliest token. Products have the shape of their own product, others the forward's."""
-SHAPES = {**{name: SHAPES[of] for name, of in BACKWARD.items()}, **SHAPES}
+"""Way -> kernel classes of a training step that go it: forwards that leave a graph, input and weight gradients."""
+TRAINING: Mapping[str, str] = {
+    f"{kernel}_{way}": kernel for way, kernels in WAYS.items() for kernel in kernels
+}
+"""Kernel class of a training step -> the serving step's; the loss stands where that takes the likeliest token. Products
+have the shape of their own product, others the forward's."""
+SHAPES = {**{name: SHAPES[of] for name, of in TRAINING.items()}, **SHAPES}
 """The shape variables of each kernel class: counts, and bytes for communication."""
 
 
@@ -149,11 +166,11 @@ def build(case: Case, bench: "Bench") -> Run:
 
 def builder_of(kernel: str) -> Build:
     """How a kernel class of one rank is set up."""
-    if kernel not in BACKWARD:
+    if kernel not in TRAINING:
         return BUILDERS[kernel]
-    from calibrate.device.backward import BUILDERS as BACKWARDS
+    from calibrate.device.training_kernels import BUILDERS as OF_TRAINING
 
-    return BACKWARDS[kernel]
+    return OF_TRAINING[kernel]
 
 
 def parse_dtypes(text: str) -> list[str]:

@@ -206,18 +206,20 @@ def _check_environment(calibration: Calibration, bench: Bench) -> None:
 
 def _rank_rows(calibration: Calibration, folder: Path, seed: int) -> list[Row]:
     """Training steps over two ranks, where transfers between ranks were timed; they are told and not judged, as they
-    have no interval.
+    have no interval. On CPUs alone: the ranks that are measured are processes there.
     """
+    if calibration.document["environment"]["device"] != "cpu":
+        return []
     asked = calibration.document["requested"]
     sizes = [name for name in asked["models"] if name in SIZES and SIZES[name].num_layers % RANKS == 0]
     if not asked.get("training") or asked["ranks"] < RANKS or not sizes:
         return []
-    rows = []
+    rows, probe_s = [], calibration.document["clock"]["reference_probe_s"]
     limits = {"max_tokens": asked["max_tokens"], "max_context": asked["max_context"]}
     for case in draw_training_steps(sizes, asked["dtypes"][0], CASES_OF_RANKS, **limits, seed=seed):
         for kind in KINDS:
             with ForeignLoad() as load:
-                first, second = (min(measure(kind, case, MICRO_BATCHES)) for _ in range(2))
+                first, second = (min(measure(kind, case, MICRO_BATCHES, probe_s)) for _ in range(2))
             found = predict_over_ranks(kind, case, calibration, str(folder.absolute()), MICRO_BATCHES)
             unknown = float("nan")
             rows.append(

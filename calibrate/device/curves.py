@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.device.cases import BACKWARD
+from calibrate.device.cases import TRAINING
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import DOMAIN_SLACK, Curve, evaluate
 from perfmodel.units import PERCENT
@@ -224,9 +224,9 @@ def form_of(kernel: str) -> Form | None:
         return Form(
             ("1", "rows", "rows*width", "vocabulary*width"), {"rows": ("1", "width")}, ("rows", "width")
         )
-    if kernel not in BACKWARD:
+    if kernel not in TRAINING:
         return FORMS.get(kernel)
-    forward = FORMS[BACKWARD[kernel]]
+    forward = FORMS[TRAINING[kernel]]
     cut = {name: products for name, products in forward.cut.items() if name not in ("bytes", "flops")}
     return Form(forward.terms, cut, forward.domain)
 

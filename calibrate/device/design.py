@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.device.cases import BACKWARD, COMMUNICATION, SHAPES, Case
+from calibrate.device.cases import COMMUNICATION, SHAPES, TRAINING, WAYS, Case
 from calibrate.device.needs import ROWS, Ranges, load_model, needed_ranges, training_ranges
 from perfmodel.errors import DataError
 from perfmodel.ops.build import LOGIT_BYTES
@@ -28,13 +28,8 @@ SPARSE = ("mla_sparse_decode", "mla_sparse_prefill", "index_logits", "index_topk
 """Kernels of a sparse attention."""
 DENSITY = {"gemm": 6, "grouped_gemm": 4, "mla_decode": 3, "mla_prefill": 3, "bmm": 2, "norm": 2, "permute": 2}
 DENSITY |= dict.fromkeys(SPARSE, 2)
-DENSITY |= {
-    "gemm_input": 3,
-    "gemm_weight": 3,
-    "grouped_gemm_input": 2,
-    "grouped_gemm_weight": 2,
-    "mla_prefill_input": 2,
-}
+DENSITY |= {f"gemm_{way}": 3 for way in WAYS}
+DENSITY |= {f"{kernel}_{way}": 2 for kernel in ("grouped_gemm", "mla_prefill") for way in WAYS}
 """Points of a class in a round; 1 for the others."""
 ROUNDS = 220
 """Rounds in a full design; a time limit ends it earlier."""
@@ -46,7 +41,7 @@ EXCHANGE_BYTES = tuple(round(2 ** (10 + half / 2)) for half in range(27))
 """Bytes that a rank sends, from 1 KiB to 8 MiB."""
 
 
-FREE_WIDTHS = ("gemm", "grouped_gemm", "gemm_input", "gemm_weight", *ROWS)
+FREE_WIDTHS = ("gemm", "grouped_gemm", *(f"gemm_{way}" for way in WAYS), *ROWS)
 """Classes whose fixed variables are also varied freely: half of their points."""
 MARGIN = 1.1
 """The box reaches a tenth beyond what the models need, or points would hardly come near its edges."""
@@ -157,7 +152,7 @@ def _make_consistent(kernel: str, shape: dict[str, float]) -> None:
     if "selected" in shape:  # in the mean over queries, of which the first sees fewer than the last
         seen = shape["context"] - (shape["new_tokens"] - 1) / 2.0
         shape["selected"] = max(min(shape["selected"], math.floor(seen)), 1)
-    kernel = BACKWARD.get(kernel, kernel)
+    kernel = TRAINING.get(kernel, kernel)
     if kernel == "grouped_gemm":
         shape["rows"] = max(shape["rows"], shape["groups"])
     if kernel in ("permute", "unpermute"):
@@ -169,7 +164,7 @@ def _make_consistent(kernel: str, shape: dict[str, float]) -> None:
 def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0) -> tuple[float, float]:
     """FLOPs and bytes of a case, counted as perfmodel counts the op of that shape."""
     s = shape
-    kernel = BACKWARD.get(kernel, kernel)
+    kernel = TRAINING.get(kernel, kernel)
     count: Callable[[], tuple[float, float]] = {
         "gemm": lambda: _product(1, s["m"], s["n"], s["k"]),
         "bmm": lambda: _product(s["groups"], s["m"], s["n"], s["k"]),
@@ -204,7 +199,7 @@ def work_of(kernel: str, shape: Mapping[str, float], element_bytes: float = 4.0)
 def element_bytes(kernel: str, dtype: str) -> float:
     """Bytes of an element of what a kernel moves; logits are counted as FP32, as perfmodel does."""
     return BYTES_PER_ELEMENT[
-        "fp32" if BACKWARD.get(kernel, kernel) in ("sample", "select", "index_topk") else dtype
+        "fp32" if TRAINING.get(kernel, kernel) in ("sample", "select", "index_topk") else dtype
     ]
 
 

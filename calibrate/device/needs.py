@@ -1,5 +1,6 @@
 """What a set of models asks of each kernel class: perfmodel's own ops, built for the corners of the work."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from calibrate.device.cases import BACKWARD, SHAPES
+from calibrate.device.cases import SHAPES, TRAINING
 from perfmodel.errors import SpecError
 from perfmodel.ops.backward import Kernel
 from perfmodel.ops.op import Op
@@ -41,7 +42,7 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(ROWS, ("width",)),
 }
 FIXED = {
-    **{name: FIXED[of] for name, of in BACKWARD.items() if of in FIXED},
+    **{name: FIXED[of] for name, of in TRAINING.items() if of in FIXED},
     **FIXED,
     "gemm_weight": ("m", "n"),
     "gather_weight": ("width", "vocabulary"),
@@ -101,30 +102,32 @@ def training_ranges(
     for model in models:
         longest = min(max_tokens, max_context, model.max_context_tokens)
         top = model.moe.top_k if model.moe else 0
+        divided = ranks > 1 and model.moe is not None and model.moe.num_experts % ranks == 0
         for sequences, tokens in (
             (1, min(16, longest)),
             (1, longest),
             (max(max_tokens // 64, 1), min(64, longest)),
         ):
-            for experts in sorted({min(1, top), top}):
-                for kernel in training_kernels(model, dtype, sequences, tokens, experts):
+            for experts, own_ranks in itertools.product(
+                sorted({min(1, top), top}), {1, ranks if divided else 1}
+            ):
+                for kernel in training_kernels(model, dtype, sequences, tokens, experts, own_ranks):
                     name = kernel.timed_as if kernel.timed_as in SHAPES else kernel.base.kernel
                     shape = kernel.base.shape
                     if name in SHAPES and not kernel.op.is_communication and set(SHAPES[name]) <= set(shape):
                         own = ranges.setdefault((name, kernel.base.dtype), Ranges())
                         own.add(replace(kernel.base, kernel=name), FIXED.get(name, ()))
-    if ranks > 1:
-        for key, own in needed_ranges(models, dtype, max_tokens, max_context, ranks).items():
-            if key[0] == "reorder":
-                ranges.setdefault(key, own)
     return ranges
 
 
-def training_kernels(model: Model, dtype: str, sequences: int, tokens: int, experts: float) -> list[Kernel]:
-    """Every kernel of a training step of a model on one device."""
+def training_kernels(
+    model: Model, dtype: str, sequences: int, tokens: int, experts: float, ranks: int = 1
+) -> list[Kernel]:
+    """Every kernel of a training step of a model on one device, or on one of several that divide its experts."""
     from perfmodel.training.overlap import parts_of
 
-    builder = training_builder(model, dtype, sequences, tokens, experts)
+    split = {"ep": ranks, "dp": ranks, "global_batch_sequences": ranks * sequences} if ranks > 1 else {}
+    builder = training_builder(model, dtype, sequences, tokens, experts, training=split)
     chains = [builder.first_chain(), *map(builder.layer_chain, model.layers), builder.last_chain()]
     return [
         kernel

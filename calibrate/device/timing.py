@@ -66,9 +66,24 @@ class BetweenOthers:
 
     def prepare(self) -> None:
         """Sweep the caches, then write the inputs once more, as the kernel before has."""
-        self.sweep()
-        for tensor in self.inputs:
-            tensor.add_(0)
+        with torch.no_grad():
+            self.sweep()
+            for tensor in self.inputs:
+                tensor.add_(0)
+
+
+@dataclass(frozen=True, slots=True)
+class WithGradients:
+    """A call that autograd records, or that asks for gradients; others run in inference mode."""
+
+    run: Run
+
+    def __call__(self) -> object:
+        """The call itself."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.enable_grad():
+                return self.run()
+        return self.run()
 
 
 class Bench:
@@ -296,13 +311,15 @@ class Bench:
         return seconds, _forced_switches() == switches
 
     def _time(self, run: Run, repeats: int) -> float:
-        """Seconds that ``repeats`` calls take."""
-        if self.device == "cuda":
-            return self._time_on_gpu(run, repeats)
-        start = self._clock()
-        for _ in range(repeats):
-            run()
-        return (self._clock() - start) * 1e-9
+        """Seconds that ``repeats`` calls take; what switching modes costs is not in them."""
+        inner = run.run if isinstance(run, BetweenOthers) else run
+        with torch.inference_mode(not isinstance(inner, WithGradients)):
+            if self.device == "cuda":
+                return self._time_on_gpu(run, repeats)
+            start = self._clock()
+            for _ in range(repeats):
+                run()
+            return (self._clock() - start) * 1e-9
 
     def _time_on_gpu(self, run: Run, repeats: int) -> float:
         """Seconds between two events around the calls, on the GPU's own clock."""

@@ -1,11 +1,13 @@
 """Training steps of the reference model over two ranks of this machine: a pipeline, and experts divided between them.
 
 Ranks run what a schedule's order says, send over gloo, and note when they begin and end; a step is from the first
-beginning to the last end.
+beginning to the last end. As everything that is compared with a calibration, times are those of a machine as fast as
+its probe says: each rank probes before and after a step. Ranks are processes on CPUs, whatever the device.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from calibrate.device.environment import keep_freed_memory
 from calibrate.device.steps import DTYPES, forced_ids
+from calibrate.device.timing import Bench
 from calibrate.device.training_steps import TrainingCase, as_segment, builder_for
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.overlap.timeline import simulate
@@ -54,11 +56,16 @@ def predict(kind: str, case: TrainingCase, calibration: Calibration, path: str, 
     return simulate(ways, contention=False).step_time_s
 
 
-def measure(kind: str, case: TrainingCase, micro_batches: int) -> list[float]:
-    """Seconds of every step but the first, each from the first rank's beginning to the last one's end."""
-    spans = run_ranks(_steps, RANKS, kind, case, micro_batches)
+def measure(kind: str, case: TrainingCase, micro_batches: int, reference_probe_s: float) -> list[float]:
+    """Seconds of every step but the first, each from the first rank's beginning to the last one's end, on a machine
+    whose probe takes ``reference_probe_s``.
+    """
+    spans = run_ranks(_steps, RANKS, kind, case, micro_batches, reference_probe_s)
     return [
-        max(end for _, end in step) - min(start for start, _ in step) for step in zip(*spans, strict=True)
+        (max(one.end_s for one in step) - min(one.start_s for one in step))
+        * reference_probe_s
+        / float(np.mean([one.probe_s for one in step]))
+        for step in zip(*spans, strict=True)
     ][1:]
 
 
@@ -79,15 +86,15 @@ def predict_busy(
     return float(sum(builder.costing.alone(kernel).seconds for kernel in own))
 
 
-def measure_busy(kind: str, case: TrainingCase, micro_batches: int) -> float:
-    """A step as it would be if nobody else used the machine and nothing travelled: every rank's own CPU time, the least
-    of each action over steps and micro-batches, in the schedule's order.
+def measure_busy(kind: str, case: TrainingCase, micro_batches: int, reference_probe_s: float) -> float:
+    """A step as it would be if nothing travelled, on a machine whose probe takes ``reference_probe_s``: every rank's
+    own CPU time, the median of each action over steps and micro-batches, in the schedule's order.
     """
-    ranks = run_ranks(_busy, RANKS, kind, case, micro_batches)
-    least = [{name: min(seconds) for name, seconds in rank.items()} for rank in ranks]
+    ranks = run_ranks(_busy, RANKS, kind, case, micro_batches, reference_probe_s)
+    own = [{name: float(np.median(seconds)) for name, seconds in rank.items()} for rank in ranks]
     if kind == "experts":
-        return float(max(rank["step"] for rank in least))
-    forward, back = (np.array([rank[way.name] for rank in least]) for way in (Kind.FORWARD, Kind.BACKWARD))
+        return max(rank["step"] for rank in own)
+    forward, back = (np.array([rank[way.name] for rank in own]) for way in (Kind.FORWARD, Kind.BACKWARD))
     return pipeline_s(forward, back, micro_batches)
 
 
@@ -98,30 +105,53 @@ def pipeline_s(forward_s: np.ndarray, backward_s: np.ndarray, micro_batches: int
     return float(simulate_pipeline(schedule("1f1b", RANKS, micro_batches), times).makespan_s)
 
 
-def _busy(kind: str, case: TrainingCase, micro_batches: int) -> dict[str, list[float]]:
-    """CPU time of one rank's own thread: of every action of a pipeline, or of whole steps without their exchanges."""
-    keep_freed_memory()  # as where kernels were timed: this is a process of its own
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One rank's part of a step."""
+
+    start_s: float
+    end_s: float
+    probe_s: float
+    """Mean of the probes before and after it."""
+
+
+def _rank_bench(reference_probe_s: float, clock: Callable[[], int]) -> Bench:
+    """A rank's own probe; memory is kept as where kernels were timed, as this is a process of its own."""
+    return Bench("cpu", 1, dist.get_rank(), reference_probe_s=reference_probe_s, clock=clock)
+
+
+def _busy(
+    kind: str, case: TrainingCase, micro_batches: int, reference_probe_s: float
+) -> dict[str, list[float]]:
+    """CPU time of one rank's own thread, normalised by its probe: of every action of a pipeline, or of whole steps
+    without their exchanges.
+    """
+    bench = _rank_bench(reference_probe_s, time.thread_time_ns)
     config, dtype = SIZES[case.size], DTYPES[case.dtype]
     exchange = TimedExchange(config.n_routed_experts) if kind == "experts" else None
     model = LongcatFlash(config, exchange=exchange, dtype=dtype)
     init_weights(model, seed=0)
+    order = schedule("1f1b", RANKS, micro_batches).orders[dist.get_rank()]
+    half = Half(model, case, dist.get_rank())
+    step = _own_step(model, case)
     found: dict[str, list[float]] = {}
-    if exchange is not None:
-        step = _own_step(model, case)
-        for number in range(STEPS):
-            dist.barrier()
-            before, name = exchange.spent_s, "step" if number else "warm-up"
-            _noted(found, name, step)
-            found[name][-1] -= exchange.spent_s - before
-    else:
-        half = Half(model, case, dist.get_rank())
-        for number in range(STEPS):
+    for number in range(STEPS):
+        own: dict[str, list[float]] = {}
+        before = bench.probe()
+        dist.barrier()
+        if exchange is not None:
+            travelled = exchange.spent_s
+            _noted(own, "step", step)
+            own["step"][-1] -= exchange.spent_s - travelled
+        else:
             sent: list[dist.Work] = []
-            for action in schedule("1f1b", RANKS, micro_batches).orders[dist.get_rank()]:
-                name = action.kind.name if number else "warm-up"
-                sent += _noted(found, name, lambda action=action: list(half.run(action)))  # type: ignore[misc]
+            for action in order:
+                sent += _noted(own, action.kind.name, lambda action=action: list(half.run(action)))  # type: ignore[misc]
             for work in sent:
                 work.wait()
+        factor = 2.0 * reference_probe_s / (before + bench.probe())
+        for name, seconds in own.items() if number else ():  # the first step warms up
+            found.setdefault(name, []).extend(factor * one for one in seconds)
     if exchange is not None:
         exchange.close()
     return found
@@ -147,9 +177,9 @@ def _noted(found: dict[str, list[float]], name: str, call: Callable[[], Any]) ->
     return done
 
 
-def _steps(kind: str, case: TrainingCase, micro_batches: int) -> list[tuple[float, float]]:
-    """What one rank does: (beginning, end) of each step, on the machine's clock."""
-    keep_freed_memory()
+def _steps(kind: str, case: TrainingCase, micro_batches: int, reference_probe_s: float) -> list[Span]:
+    """What one rank does: its part of each step, on the machine's clock."""
+    bench = _rank_bench(reference_probe_s, time.perf_counter_ns)
     config, dtype = SIZES[case.size], DTYPES[case.dtype]
     exchange = Exchange(config.n_routed_experts) if kind == "experts" else None
     model = LongcatFlash(config, exchange=exchange, dtype=dtype)
@@ -157,10 +187,12 @@ def _steps(kind: str, case: TrainingCase, micro_batches: int) -> list[tuple[floa
     step = _pipeline_step(model, case, micro_batches) if kind == "pipeline" else _own_step(model, case)
     found = []
     for _ in range(STEPS):
+        before = bench.probe()
         dist.barrier()
         start = time.perf_counter()
         step()
-        found.append((start, time.perf_counter()))
+        end = time.perf_counter()
+        found.append(Span(start, end, (before + bench.probe()) / 2))
     if exchange is not None:
         exchange.close()
     return found
