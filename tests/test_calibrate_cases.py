@@ -11,7 +11,7 @@ if not has_torch():
 import numpy as np
 import torch
 
-from calibrate.device.cases import TRAINING, COMMUNICATION, SHAPES, Case, _selected_ids, build, parse_dtypes
+from calibrate.device.cases import COMMUNICATION, SHAPES, TRAINING, Case, _selected_ids, build, parse_dtypes
 from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 from reference_model import kernels
