@@ -1,9 +1,9 @@
 """Suite ``training``: published training runs against predictions.
 
 DeepSeek-V3's own run (step, GPU hours, the pair of its trace), Megatron-Bridge's benchmarks without and with one
-constant per release and system (set by ``fit`` rows alone), Megatron-LM's tables of A100, SimuMax's measured rows of
-B200 with their peak memory and the peer's own predictions, the A/B of overlapped exchanges, and what LongCat-Flash's
-report says of its run.
+constant per release and system (set by ``fit`` rows alone), Megatron-Core's own tables of its model zoo, Megatron-LM's
+tables of A100, SimuMax's measured rows of B200 with their peak memory and the peer's own predictions, two A/Bs of
+overlapped exchanges, and what LongCat-Flash's report says of its run.
 """
 
 import math
@@ -16,14 +16,14 @@ from perfmodel.load import build_scenario, load_scenario
 from perfmodel.training.pipeline.actions import Kind
 from perfmodel.training.run import simulate_run
 from perfmodel.training.step import StepBuilder, TrainingStep, simulate_training
-from perfmodel.training.summary import breakdown_s, exposed_s, step_interval_s
-from perfmodel.units import GIB, HOUR, MS, PERCENT, US
+from perfmodel.training.summary import breakdown_s, exposed_s, model_flops_per_s_per_gpu, step_interval_s
+from perfmodel.units import GIB, HOUR, MS, PERCENT, TERA, US
 from perfmodel.validation import training_setups as setups
 from perfmodel.validation.measured import identities
 from perfmodel.validation.rows import Row
 from perfmodel.validation.suites import Progress
 from perfmodel.validation.training_profile import predicted_s, published_s
-from perfmodel.validation.training_roles import BRIDGE, MEASURED, SIMUMAX, committed, read
+from perfmodel.validation.training_roles import BRIDGE, MEASURED, SIMUMAX, ZOO, committed, read
 
 NAME = "training"
 DEEPSEEK, LONGCAT = "deepseek-v3-train-h800", "longcat-flash-train-h800"
@@ -35,6 +35,8 @@ LONGCAT_EXPOSED = {"none": 0.253, "two-chunks": 0.084}
 """Time that dispatch and combine leave exposed, before and after chunks (secondary notes on the report, four of
 them)."""
 LONGCAT_AVAILABILITY = 0.9848
+ZOO_PAIR = ("2", "8", "32")
+"""TP, PP and EP of the model zoo's pair without and with overlap."""
 
 
 def calibrations() -> tuple[str, ...]:
@@ -48,6 +50,7 @@ def rows(progress: Progress | None = None) -> list[Row]:
     parts: tuple[Callable[[], Iterator[Row]], ...] = (
         _deepseek,
         _bridge,
+        _zoo,
         _a100,
         simumax_rows,
         _overlap,
@@ -181,6 +184,40 @@ def bridge_constants(
         if committed()[BRIDGE, row["id"]] == "fit":
             logs[row["release"], row["system"]].append(math.log(float(row["tok_s_gpu"]) / predicted))
     return {key: math.exp(sum(own) / len(own)) for key, own in logs.items()}
+
+
+def _zoo() -> Iterator[Row]:
+    """Megatron-Core's developers' own tables: model FLOP/s under a causal mask, as they count them."""
+    for row in read(ZOO):
+        step = _simulated(setups.zoo(row))
+        layout = " ".join(f"{key.upper()}{row[key]}" for key in ("tp", "pp", "cp", "ep"))
+        overlap = ", overlapped" if row["overlap"] != "none" else ""
+        rate: float | None = None
+        bounds: tuple[float, float] | None = None
+        if isinstance(step, TrainingStep):
+            rate = model_flops_per_s_per_gpu(step)
+            low, high = (step.step_time_s / seconds for seconds in step_interval_s(step))
+            bounds = (rate * high, rate * low)
+        yield _row(
+            f"zoo {row['id']}", row["model"], "model_flops_per_s_per_gpu", "FLOP/s", TERA * float(row["tflops_gpu"]),
+            rate, committed()[ZOO, row["id"]], row["source"], bounds,
+            settings=f"{layout}, {row['seq']} tokens{overlap}, graphs: {row['graphs'] or 'none'}; {row['note']}",
+            reason=step if isinstance(step, str) else None, system=setups.GPUS[row["system"]],
+        )  # fmt: skip
+    yield from _zoo_gain()
+
+
+def _zoo_gain() -> Iterator[Row]:
+    """By how much Megatron-Core's overlap shortens Qwen3-235B's step on 256 H100, without CUDA graphs."""
+    off, on = (row for row in read(ZOO) if row["step_s"] and (row["tp"], row["pp"], row["ep"]) == ZOO_PAIR)
+    steps = [_simulated(setups.zoo(row)) for row in (off, on)]
+    if all(isinstance(step, TrainingStep) for step in steps):
+        ours = [step.step_time_s for step in steps if isinstance(step, TrainingStep)]
+        yield _row(
+            "overlap gain, Qwen3-235B", off["model"], "step_time_saved_pct", "%",
+            PERCENT * (1.0 - float(on["step_s"]) / float(off["step_s"])), PERCENT * (1.0 - ours[1] / ours[0]), "check",
+            off["source"], system="h100-sxm",
+        )  # fmt: skip
 
 
 def _a100() -> Iterator[Row]:

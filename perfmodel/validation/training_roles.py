@@ -16,6 +16,7 @@ from perfmodel.spec.catalogue import DATA
 FOLDER = DATA / "published"
 ROLES = FOLDER / "training_roles.csv"
 BRIDGE, MEASURED, SIMUMAX = "training.csv", "training_measurements.csv", "training_simumax_b200.csv"
+ZOO = "training_zoo.csv"
 FIELDS = ("file", "id", "group", "role", "why")
 NAMED = ("DeepSeek-V3", "Qwen3-30B-A3B")
 
@@ -43,7 +44,7 @@ def role_of(file: str, record: Record) -> tuple[str, str, str]:
 
 def assigned() -> Iterator[dict[str, str]]:
     """The roles file's rows, by the rule."""
-    for file in (BRIDGE, MEASURED, SIMUMAX):
+    for file in (BRIDGE, MEASURED, SIMUMAX, ZOO):
         for record in read(file):
             group, role, why = role_of(file, record)
             yield dict(zip(FIELDS, (file, record["id"], group, role, why), strict=True))

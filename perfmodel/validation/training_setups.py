@@ -8,6 +8,8 @@ What a row does not state is assumed here, once for all rows of a source:
 - The A/B of Megatron-Core's overlap: HybridEP and no delayed weight gradients, as its page says.
 - Megatron-LM's tables of A100 (arXiv 2205.05198, as calculon copies them): GPT's two matrices of 4 h stand as SwiGLU's
   three of 8/3 h, which are as many weights and FLOPs. Data-parallel size 1.
+- Megatron-Core's model zoo and its guide for GB200: distributed optimizer, gradients reduced in FP32 beside the
+  backward, weight gradients delayed with the overlap, stages as the scripts cut them.
 - SimuMax's rows: no recomputation, experts padded to capacity 1 (balance), plain all-to-all; its launch scripts ask for
   no overlap of gradients or weights, so neither is overlapped; Transformer Engine keeps a gradient of every shape.
 """
@@ -45,6 +47,7 @@ MODELS: dict[str, Any] = {
     "DeepSeekV3": "deepseek-v3",
     "DeepSeek-V3": "deepseek-v3",
     "Qwen3_235B_a22B": "qwen3-235b-a22b",
+    "Qwen3-235B-A22B": "qwen3-235b-a22b",
     "Qwen3-30B-A3B": "qwen3-30b-a3b",
     "llama3_70b_l12": {"base": "llama-3.1-70b", "num_hidden_layers": 12},
     "llama3_405b_l4": {
@@ -154,6 +157,36 @@ def bridge(record: Record) -> Document:
             "overlap_gradients": script["overlap_gradients"] == "true",
             "precision": PRECISIONS[record["precision"].lower()],
             "mtp": name == "DeepSeekV3",
+        },
+    }
+
+
+def zoo(record: Record) -> Document:
+    """A row of Megatron-MoE-ModelZoo, run as its scripts do."""
+    number = {key: int(record[key]) for key in ("gpus", "gbs", "mbs", "seq", "tp", "pp", "cp", "vp", "ep")}
+    chunks = number["vp"] if number["pp"] > 1 else 1
+    parts = record["recompute"].split()
+    return {
+        "model": MODELS[record["model"]],
+        "cluster": SYSTEMS[record["system"]],
+        "prices": PRICE,
+        "training": {
+            "sequence_tokens": number["seq"],
+            "global_batch_sequences": number["gbs"],
+            "micro_batch_sequences": number["mbs"],
+            "tp": number["tp"],
+            "cp": number["cp"],
+            "pp": number["pp"],
+            "dp": number["gpus"] // (number["tp"] * number["cp"] * number["pp"]),
+            "ep": number["ep"],
+            "virtual_stages": chunks,
+            "stage_layers": _stages(record["stage_layers"]) or None,
+            "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
+            "all_to_all": record["dispatcher"],
+            "moe_overlap": record["overlap"],
+            "zero": 3 if record["fsdp"] else 1,
+            "recompute": "full" if parts == ["full"] else parts or "none",
+            "precision": PRECISIONS[record["precision"]],
         },
     }
 
