@@ -237,6 +237,7 @@ def test_the_model_zoos_rows_are_all_answered():
     assert all(row.predicted and row.low < row.predicted < row.high for row in rates)
     errors = {row.id: row.predicted / row.measured - 1.0 for row in rates}
     far = {name for name, error in errors.items() if abs(error) > 0.14}
-    assert far == {"zoo 2", "zoo 5", "zoo 6"}  # eager launches: overlapped, one layer a chunk, 1,024 tokens a GPU
+    # without graphs: overlapped; a plain all-to-all, one layer a chunk; 1,024 tokens a GPU
+    assert far == {"zoo 2", "zoo 5", "zoo 6"}
     (gain,) = (row for row in rows if row.quantity == "step_time_saved_pct")
     assert gain.measured == pytest.approx(100 * (1 - 17.6 / 19.7))
