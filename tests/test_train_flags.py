@@ -4,6 +4,8 @@ silence, and what a framework does where nothing is said. Lines are those of the
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 from command import run_here
@@ -22,8 +24,9 @@ from perfmodel.explore.first_training import TrainAsk, first_training
 from perfmodel.load import load_scenario
 from perfmodel.ops.parameters import parameter_counts
 from perfmodel.spec import catalogue
-from perfmodel.spec.keys import key_paths
+from perfmodel.spec.keys import TRAINING_WORDS, key_paths
 
+DOCS = Path(__file__).parents[1] / "docs"
 DEEPSEEK = (  # examples/megatron_fsdp/sbatch_mfsdp_deepseek_v3.sh: its sizes
     "--num-layers 61 --hidden-size 7168 --ffn-hidden-size 18432 --num-attention-heads 128 --kv-channels 128 "
     "--max-position-embeddings 4096 --swiglu --untie-embeddings-and-output-weights --multi-latent-attention "
@@ -472,7 +475,35 @@ def test_torchtitans_stages_hold_all_layers_and_differ_by_one(layers, stages, fi
     assert weighed == sorted(weighed, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (
+            "tensor_model_parallel_size=8",
+            "training.tensor_model_parallel_size: unknown key; did you mean training.tp?",
+        ),
+        ("seq_len=8", "did you mean training.sequence_tokens?"),
+        (
+            "recompute=selective",
+            "training.recompute = 'selective': must be none, full or a list of attention_core, mla",
+        ),
+        (
+            "recompute=[norms, layernorm]",
+            "must be none, full or a list of attention_core, mla_up_projection, norms",
+        ),
+        ("optimizer=muon", "training.optimizer = 'muon': must be a mapping of keys to values"),
+        ("bf16_parts=all", "training.bf16_parts = 'all': must be a list"),
+    ],
+)
+def test_a_frameworks_own_words_in_a_file_lead_to_keys(key, message):
+    with pytest.raises(SpecError) as raised:
+        load_scenario("deepseek-v3-train-h800", [f"training.{key}"])
+    assert message in str(raised.value)
+    assert "literal[" not in str(raised.value)
+
+
 def test_the_files_of_flags_are_consistent():
+    assert set(TRAINING_WORDS.values()) <= set(key_paths())
     for name in ("megatron", "torchtitan"):
         document = framework(name)
         quiet = [flag for flags in document["without_effect"].values() for flag in flags]
@@ -514,3 +545,25 @@ def test_init_writes_a_file_that_train_runs(tmp_path):
         "perfmodel", "init", "--gpus", "32xh100", "--from-command", MIXTRAL, "--users", "3", folder=tmp_path
     )
     assert (odd.returncode, "--users: is of a server's scenario" in odd.stderr) == (2, True)
+
+
+def test_the_walk_from_a_config_to_days_and_dollars(tmp_path):
+    """docs/train.md's five commands, in turn, with a config of one's own."""
+    page = (DOCS / "train.md").read_text()
+    walk = page.split("## From a config.json to days and dollars\n")[1].split("\n## ")[0]
+    commands = [line.strip() for line in walk.splitlines() if line.startswith("    perfmodel ")]
+    assert [shlex.split(one)[1] for one in commands] == ["show", "init", "train", "plan-train", "train"]
+    config = catalogue.model_config("qwen3-30b-a3b") | {
+        "num_hidden_layers": 24,
+        "hidden_size": 3072,
+        "num_experts": 64,
+    }
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "config.json").write_text(json.dumps(config))
+    for command in commands:
+        program, *words = shlex.split(command)
+        done = run_here(program, *words, folder=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+    assert (tmp_path / "run.html").stat().st_size > 10_000
+    days = json.loads(run_here("perfmodel", "train", "best.yaml", "--json", folder=tmp_path).stdout)["days"]
+    assert 1 < days < 100

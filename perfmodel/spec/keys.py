@@ -26,7 +26,8 @@ def meant(path: str) -> list[str]:
     alike, else keys of that name in another section.
     """
     section, _, name = path.rpartition(".")
-    word = WORDS.get(name.lower())
+    words = TRAINING_WORDS if section.partition(".")[0] == "training" else WORDS
+    word = words.get(name.lower().replace("-", "_"))
     if word is not None:
         return [word]
     own = {one.rpartition(".")[2]: one for one in key_paths() if one.rpartition(".")[0] == section}
@@ -67,6 +68,47 @@ WORDS = {
     "price": "prices.usd_per_gpu_hour",
 }
 """What engines and benchmarks call a key."""
+TRAINING_WORDS = {
+    word: f"training.{key}"
+    for key, own in {
+        "tokens": "train_samples train_iters train_tokens steps",
+        "sequence_tokens": "seq_length seq_len sequence_length max_seq_len",
+        "global_batch_sequences": "global_batch_size train_batch_size batch_size gbs",
+        "micro_batch_sequences": "micro_batch_size local_batch_size train_micro_batch_size_per_gpu mbs",
+        "batch_ramp": "rampup_batch_size step_batch_size_schedule",
+        "tp": "tensor_parallel tensor_parallel_size tensor_model_parallel_size tensor_parallel_degree",
+        "cp": "context_parallel context_parallel_size context_parallel_degree",
+        "pp": "pipeline_parallel pipeline_parallel_size pipeline_model_parallel_size pipeline_parallel_degree",
+        "dp": "data_parallel data_parallel_size data_parallel_shard_degree num_gpus gpus world_size",
+        "dp_replicate": "data_parallel_replicate_degree num_distributed_optimizer_instances",
+        "ep": "expert_parallel expert_parallel_size expert_model_parallel_size expert_parallel_degree ep_size",
+        "etp": "expert_tensor_parallel_size expert_tensor_parallel_degree",
+        "virtual_stages": "vpp num_virtual_stages_per_pipeline_rank virtual_pipeline_model_parallel_size",
+        "stage_layers": "pipeline_model_parallel_layout module_fqns_per_model_part",
+        "schedule": "pipeline_schedule pipeline_parallel_schedule",
+        "zero": "zero_stage use_distributed_optimizer data_parallel_sharding_strategy zero_optimization fsdp",
+        "recompute": "recompute_granularity recompute_modules activation_checkpoint activation_checkpointing",
+        "precision": "dtype fp8 fp8_format fp8_recipe converters",
+        "optimizer.moments": "exp_avg_dtype exp_avg_sq_dtype",
+        "optimizer.gradients": "main_grads_dtype grad_reduce_in_bf16",
+        "optimizer.clip": "clip_grad max_norm gradient_clipping",
+        "all_to_all": "moe_token_dispatcher_type moe_flex_dispatcher_backend expert_parallel_comm_backend dispatcher",
+        "moe_overlap": "overlap_moe_expert_parallel_comm",
+        "delay_weights": "delay_wgrad_compute",
+        "overlap_gradients": "overlap_grad_reduce overlap_comm",
+        "overlap_parameters": "overlap_param_gather",
+        "offload.optimizer_fraction": "optimizer_cpu_offload optimizer_offload_fraction offload_optimizer",
+        "offload.activations_fraction": "cpu_offloading_num_layers",
+        "capacity.factor": "moe_expert_capacity_factor capacity_factor",
+        "balanced": "moe_router_force_load_balancing moe_force_load_balance",
+        "cp_exchange": "cp_comm_type",
+        "deterministic": "deterministic_mode",
+        "mtp": "mtp_num_layers",
+        "failures.per_gpu_day": "mtbf failure_rate",
+    }.items()
+    for word in own.split()
+}
+"""What Megatron-LM, torchtitan and DeepSpeed call a key of ``training``."""
 MOST = 3
 ELSEWHERE = 0.85
 """How alike (0 to 1) a key of another section must be."""

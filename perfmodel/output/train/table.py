@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answers.train import TrainAnswer
+from perfmodel.numeric import comparable
 from perfmodel.output.caveats import folded
 from perfmodel.output.colours import op_class_name
 from perfmodel.output.console import console
@@ -49,7 +50,9 @@ def difference_table(why: Mapping[str, Any], title: str) -> Table:
     if rest:
         sums = [sum(row[key] for row in rest) for key in ("usd_a", "usd_b", "delta_usd")]
         table.add_row(f"{len(rest)} others", usd(sums[0]), usd(sums[1]), signed_usd(sums[2]))
-    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), signed_usd(why["usd_b"] - why["usd_a"]))
+    same = comparable(why["usd_a"]) == comparable(why["usd_b"])  # but for the order in which parts were added
+    change = 0.0 if same else why["usd_b"] - why["usd_a"]
+    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), signed_usd(change))
     return table
 
 
