@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
 import perfmodel
+from perfmodel.answers.step import answer_step
 from perfmodel.errors import DataError
 from perfmodel.kernels.calibration import INSIDE, MODULES, Calibration
 from perfmodel.kernels.calibration_file import content_id, load_calibration, parse
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.table_file import FILE, Store, pack, table_curve_document, table_curve_from, unpack
 from perfmodel.kernels.tables import Table, TableCurve
-from perfmodel.load import load_scenario
+from perfmodel.load import build_scenario, load_scenario
 from perfmodel.ops.build import gemm
 from perfmodel.ops.moe import expert_ops
 from perfmodel.ops.op import Op, OpClass, Stream
@@ -103,6 +104,56 @@ def test_below_the_grid_the_edge_holds():
     assert at(0, 500) == at(4, 500)  # nothing to do is not the logarithm of nothing
     assert at(2, 3) == pytest.approx(table.fixed_s)
     assert at(1, 5000) == at(4, 5000)
+
+
+def test_fewer_experts_than_were_timed_take_less_and_are_flagged():
+    """Measured tables without their first point: proportion meets it better than the point beside it does."""
+    curve = next(
+        one
+        for one in load_calibration("a100-sxm", "sglang").whole()
+        if one.kernel == "grouped_gemm" and one.dtype == "bf16"
+    )
+    launch = Table(
+        {"rows_per_group": np.ones(1), "groups": np.ones(1)},
+        np.full((1, 1), np.log(curve.fixed_s)),
+        {"hidden": 1.0, "width": 1.0, "skew": 0.0},  # far from every model
+    )
+    errors, held = [], []
+    for table in curve.tables:
+        points, rows = table.axes["groups"], table.axes["rows_per_group"]
+        if len(points) < 2:
+            continue
+        axis = list(table.axes).index("groups")
+        left = np.delete(table.log_seconds, 0, axis=axis)
+        cut = replace(curve, tables=(Table({**table.axes, "groups": points[1:]}, left, table.match), launch))
+        for row in rows[::2]:
+            asked = {**table.match, "rows_per_group": row, "groups": points[0]}
+            truth, edge = table.seconds(asked), table.seconds({**asked, "groups": points[1]})
+            if edge > 10.0 * curve.fixed_s:
+                errors.append(abs(np.log(cut.seconds(asked) / truth)))
+                held.append(abs(np.log(edge / truth)))
+                assert "below the timed" in cut.outside(asked)
+    assert len(errors) > 50
+    assert np.median(errors) < 0.5 * np.median(held)
+
+
+def test_one_wide_expert_reads_its_own_weights():
+    """Mixtral's, 16,384 wide, were timed on A100 eight at a time; one reads an eighth of what they read."""
+    document = {
+        "name": "one-wide-expert-per-gpu",
+        "model": "mixtral-8x22b",
+        "cluster": "a100-ib",
+        "engine": "sglang",
+        "prices": {"usd_per_gpu_hour": 2.0},
+        "deployment": {"attention_dp": 8, "ep": 8, "batch_per_gpu": 8, "context_tokens": 1536},
+    }
+    answer = answer_step(build_scenario(document))
+    runs = [run for segment in answer.step.segments for run in segment.tasks if "experts." in run.op.name]
+    calibration, cluster = answer.step.places[0].calibration, answer.step.places[0].cluster
+    for op in {run.op.name: run.op for run in runs if run.op.kernel == "grouped_gemm"}.values():
+        least = op.hbm_bytes / (cluster.gpu.hbm_gb_per_s * 1e9)
+        assert least < calibration.cost(op, cluster).seconds < 2.0 * least
+    assert any("experts' GEMMs (groups 1; timed from 8)" in text for text in answer.values["dangers"])
 
 
 @pytest.mark.parametrize("shape", [(256, 4096), (64, 99999), (2000, 1024), (2000, 99999), (16, 99999)])
