@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import DOMAIN_SLACK, describe_outside
-from perfmodel.numeric import Num, maximum, where
+from perfmodel.numeric import Num, maximum, minimum, where
 
 Array = NDArray[np.float64]
 SPANS = (2.0, 4.0)
@@ -32,9 +32,10 @@ QUADRATIC = ("new_tokens",)
 
 
 PROPORTIONAL = ("groups",)
-"""Axes below whose first point time beyond a launch is in proportion to them, and said to be. Shipped tables of grouped
-GEMMs whose first point is left out are met within 12 % in the median (bias -10 %) where the second is three launches and
-more; the edge's own value is 43 % above. Of heads and lanes it is the other way round: 0 to 20 % for the edge."""
+"""Axes below whose first point time beyond a launch is in proportion to them, and said to be. Shipped tables of
+grouped GEMMs whose first point is left out are met within 12 % in the median (bias -10 %) where the second is three
+launches and more; the edge's own value is 43 % above. Of heads and lanes it is the other way round: 0 to 20 % for the
+edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +262,9 @@ class TableCurve:
         seconds = table.seconds(asked)
         for name in PROPORTIONAL:
             first = table.axes[name][0] if name in table.axes else 0.0
-            share = np.minimum(np.asarray(asked.get(name, first), dtype=float) / first, 1.0) if first else 1.0
-            if np.any(share < 1.0):
+            if first and np.any(np.asarray(asked[name]) < first):
                 fixed = self.fixed_s
-                seconds = fixed + maximum(seconds - fixed, 0.0) * share
+                seconds = fixed + maximum(seconds - fixed, 0.0) * minimum(asked[name] / first, 1.0)
         return seconds
 
     @property
