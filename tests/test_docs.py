@@ -24,7 +24,10 @@ PROGRAMS = ("perfmodel ", "calibrate ", "python -m ")
 def commands_of(page):
     lines = [
         line.strip().removeprefix(".venv/bin/")
-        for block in re.findall(r"```\n(.*?)```", page.read_text(), flags=re.DOTALL)
+        for language, block in re.findall(
+            r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE
+        )
+        if not language
         for line in block.splitlines()
     ]
     return [line for line in lines if line.startswith(PROGRAMS)]
