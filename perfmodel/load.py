@@ -26,7 +26,7 @@ from perfmodel.spec.models.wrappers import beneath
 from perfmodel.spec.paths import is_file, is_folder, printable, resolved
 from perfmodel.spec.published_drafts import with_drafts
 from perfmodel.spec.routing import FROM_FILES
-from perfmodel.spec.scenario import Scenario
+from perfmodel.spec.scenario import PLACES, Scenario
 from perfmodel.stated import (
     BEFORE,
     PLACE,
@@ -181,9 +181,14 @@ def _differing(ffns: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, 
     ``num_gpus`` it is a cluster of its own, however alike.
     """
     cluster = ffns.get("cluster")
-    if cluster is not None and (cluster != fields["cluster"] or cluster.get("num_gpus") is not None):
+    if cluster is not None and {"num_gpus": None, **cluster} != {**fields["cluster"], "num_gpus": None}:
         return dict(ffns)
-    kept = {key: value for key, value in ffns.items() if value is not None and value != fields.get(key)}
+    own = {key: value for key, value in ffns.items() if key != "cluster"}
+    kept = {
+        key: value
+        for key, value in own.items()
+        if key not in PLACES or (value is not None and value != fields[key])
+    }
     return kept or None
 
 

@@ -107,8 +107,7 @@ def with_overrides(
 def _stated_within(key: str, document: Mapping[str, Any], stated: Set[str]) -> Any:
     """What overrides state of a section: all of it where they name it, else the keys that they set; None: nothing."""
     if {key, f"{key}.base"} & stated:
-        nothing = "" if key == "calibration" else None  # ``calibration=``: without one
-        return nothing if document[key] is None else document[key]
+        return document[key]
     inside = {path.partition(".")[2].partition(".")[0] for path in stated if path.startswith(f"{key}.")}
     return {name: document[key][name] for name in sorted(inside)} or None
 
@@ -338,6 +337,8 @@ def apply_override(document: dict[str, Any], text: str) -> dict[str, Any]:
         ]
     if keys[-1] == "engine_version" and isinstance(value, float):
         value = raw.strip()  # 0.10 is a version, and as a number another one
+    if tuple(keys) in CALIBRATIONS and not raw.strip():
+        value = ""  # none, as a shell writes it
     return with_engine_inside(_replaced(document, keys, value, path.strip()), over=True)
 
 

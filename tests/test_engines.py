@@ -545,8 +545,10 @@ def test_settings_of_a_row_are_listed_in_the_output():
     assert build_scenario(with_overrides(bare, listed)).hash == own.hash
 
 
-def test_another_cluster_without_a_calibration_has_none():
-    """As without the cluster: what is stated empty is stated."""
-    sets = ["cluster=h100-ib", "calibration="]
-    assert load_scenario("longcat-flash-h800", sets).calibration == ""
-    assert load_scenario("longcat-flash-h800", sets[:1]).calibration == "h100-sxm"
+@pytest.mark.parametrize("sets", [(), ("cluster=h100-ib",)])
+def test_an_empty_calibration_is_none(sets):
+    """As a shell writes it, whether another cluster would bring its own along or not."""
+    assert load_scenario("longcat-flash-h800", [*sets, "calibration="]).calibration == ""
+    assert load_scenario("longcat-flash-h800", sets).calibration == ("h100-sxm" if sets else "h800-sxm")
+    apart = load_scenario("step-3-h800-afd", ["ffns.cluster=h100-ib", "ffns.calibration="])
+    assert (apart.ffn_side.calibration, apart.calibration) == ("", "h800-sxm")

@@ -115,6 +115,15 @@ def test_equal_clusters_apart_lack_a_link_and_nothing_else():
     assert sent[0].link_bytes == sent[1].network_bytes > 0.0
 
 
+def test_a_count_of_gpus_beside_the_scenarios_own_cluster_is_of_both_pools():
+    document = {key: value for key, value in UNLIKE.items() if key != "ffns"}
+    counted = {"base": "h20-roce", "num_gpus": 20}
+    one = build_scenario({**document, "cluster": counted, "ffns": {"cluster": "h20-roce"}})
+    assert one.ffns is None
+    with pytest.raises(SpecError, match=r"the deployment needs 20 GPUs, cluster.num_gpus = 19"):
+        build_scenario({**document, "cluster": {**counted, "num_gpus": 19}, "ffns": {"cluster": "h20-roce"}})
+
+
 # --- who runs what --------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +429,7 @@ def test_everything_holds_under_traffic(apart):
         ({"prices": {"usd_per_gpu_hour": -1.0}}, r"ffns.prices.usd_per_gpu_hour"),
         ({"prices": None}, r"^ffns.prices: missing"),
         ({"replicas": 2}, r"ffns.replicas"),
+        ({"cluster": "h20-roce", "replicas": None}, r"ffns.replicas"),
     ],
 )
 def test_bad_values_are_named(ffns, said):

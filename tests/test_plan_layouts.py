@@ -1,5 +1,7 @@
 """perfmodel plan over pipelines, divided prompts and caches, FFNs apart: what is enumerated, and what is screened."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,6 +218,60 @@ def test_the_screen_follows_the_simulation_of_pools():
         words = f"{keys[DP]} GPUs of attention, {keys[FFNS]} of FFNs"
         assert (words in layout_words(run.scenario)) == bool(keys[FFNS])
     assert {own for own, _ in told} == {True, False}
+
+
+UNLIKE = {
+    TP: [1], DP: [4, 8], FFNS: [0, 8], EP: ["all"], DENSE: [1], OVERLAP: ["sequential"], DRAFTS: [0], PP: [1],
+    "deployment.ffn_micro_batches": [2], CHUNK: [4096], RUNNING: [256], KV: ["bf16"], "weights": ["bf16"],
+    REPLICAS: [1], "ffns.cluster": ["l40s-pcie", "h20-roce"], "ffns.prices.usd_per_gpu_hour": [1.0],
+}  # fmt: skip
+
+
+def on_h20(space):
+    """16 H20 at $1.5 for Mixtral."""
+    asked = question("mixtral-8x22b", "16xh20", "", space=space, isl=571, osl=40, users=64, limits=None)
+    return replace(asked, overrides=("prices.usd_per_gpu_hour=1.5",))
+
+
+def test_the_gpus_of_ffns_are_a_dimension():
+    """Attention on H20; experts there or on L40S, of which 8 count among the 16 that are asked for. Prompts that have
+    replicas of their own are read on one kind."""
+    asked = on_h20(UNLIKE | {"pools": ["together", "apart"]})
+    kind = asked.kinds[0]
+    found = list(legal_layouts(asked, kind, asked.space_of(kind)))
+    marks = [(one.scenario.deployment.ffn_gpus, one.scenario.ffn_cluster.gpu.name) for one in found]
+    assert {one.scenario.two_clusters for one in found if one.scenario.ffn_cluster.gpu.name == "h20-sxm"} == {
+        False
+    }
+    assert sorted(marks) == sorted([(0, "h20-sxm")] * 2 + [(8, "h20-sxm")] * 2 + [(8, "l40s")] * 2)
+    screened, simulator = screen(asked), Simulator(asked, seconds=20.0, runs=1)
+    first: dict[str, tuple[int, int]] = {}
+    for number, candidate in screened.ranked:
+        batch = screened.batches[number]
+        keys = batch.keys(candidate)
+        assert int(batch.candidates.gpus[candidate]) <= 16
+        readers = batch.candidates.prompt_row
+        assert readers is None or batch.layouts[int(readers[candidate])].scenario.ffns is None
+        first.setdefault(str(keys.get("ffns.cluster") if keys[FFNS] else None), (number, candidate))
+    number, candidate = first["l40s-pcie"]
+    batch = screened.batches[number]
+    keys = batch.keys(candidate)
+    run = simulator.first(batch.kind, keys)
+    told = run.figures[0]["tpot_s"]["mean"]
+    assert float(batch.screen.tpot_s[candidate]) == pytest.approx(told, rel=0.25)
+    group = keys[TP] * keys[DP]
+    assert "8 of FFNs on l40s-pcie" in keys_words(keys)
+    assert "FFNs on l40s-pcie" in layout_words(run.scenario)
+    if f"prefill.{REPLICAS}" not in keys:
+        mean = (group * 1.5 + 8 * 1.0) / (group + 8)
+        assert float(batch.candidates.usd_per_gpu_hour[candidate]) == pytest.approx(mean)
+        assert run.scenario.fleet_usd_per_gpu_hour == pytest.approx(mean)
+
+
+def test_a_cluster_of_ffns_that_there_is_not_is_told():
+    asked = on_h20({**UNLIKE, "ffns.cluster": ["l50"]})
+    with pytest.raises(SpecError, match="l50"):
+        list(legal_layouts(asked, asked.kinds[0], asked.space_of(asked.kinds[0])))
 
 
 BAD = [

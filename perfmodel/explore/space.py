@@ -6,6 +6,7 @@ widens any key, and adds any other key path of a scenario:
     deployment.attention_tp: [1, 8]                  # these alone
     deployment.redundant_experts: {choices: [0, 32]} # a key that is not looked at by default
     deployment.ffn_gpus: [0, 16, 24]                 # FFNs on so many GPUs of their own, beside TP x DP of attention
+    ffns.cluster: [l40s-pcie]                        # of another kind; ffns.prices.usd_per_gpu_hour: [1.0]
     serving.max_running: {range: [16, 256]}          # the default's choices within, or powers of two
     pools: [together]                                # no prefill apart
 
@@ -38,6 +39,8 @@ PP, CP, DCP = (f"deployment.{key}" for key in ("pp", "context_parallel", "decode
 ATTENTION, FFNS = "deployment.attention_gpus", "deployment.ffn_gpus"
 """Stages, prompts and caches divided by tokens, FFNs on GPUs of their own: looked at where a file names their choices,
 and divided ones where requests are long. Attention's GPUs then are TP x DP."""
+OF_FFNS, FFN_CLUSTER = "ffns.", "ffns.cluster"
+"""Other GPUs for FFNs, of layouts that have them apart: they count among the GPUs that are asked for."""
 PARTS = "deployment.ffn_micro_batches"
 LONG = 32_768
 """Tokens of a request from which on prompts and caches divided by tokens are looked at unasked: shorter ones gain
@@ -107,6 +110,8 @@ class Space:
             group = found[TP] * found[DP]
             if found.get(FFNS):
                 found[ATTENTION], group = group, found[FFNS]
+            else:
+                found = {key: value for key, value in found.items() if not key.startswith(OF_FFNS)}
             found[EP] = group if found[EP] == "all" else found[EP]
             found[DENSE] = found[TP] if found[DENSE] == "attention" else found[DENSE]
             found |= FORMATS[found.pop(WEIGHTS)]
@@ -226,7 +231,7 @@ def _choices(key: str, value: Any, known: Choices | None) -> Choices:
         raise SpecError(f"space: {key} follows from {TP} x {DP}: state those, and {FFNS}")
     if key.startswith(("workload", "slo", "model", "cluster", "seed", "prefill")):
         raise SpecError(f"space: {key} is no choice of a deployment: state it with an option or --set")
-    if known is None and not key.startswith(("deployment.", "serving.", "routing.")):
+    if known is None and not key.startswith(("deployment.", "serving.", "routing.", OF_FFNS)):
         raise SpecError(f"space: {unknown_key(key)}")
     if known is None and key not in key_paths():
         raise SpecError(f"space: {unknown_key(key)}")

@@ -24,7 +24,7 @@ from perfmodel.explore.plan.simulate import (
     simulate_survivors,
     step_of,
 )
-from perfmodel.explore.space import CHUNK, CP, DCP, FFNS, FORMATS, PARTS, PP, REPLICAS, RUNNING
+from perfmodel.explore.space import CHUNK, CP, DCP, FFN_CLUSTER, FFNS, FORMATS, PARTS, PP, REPLICAS, RUNNING
 from perfmodel.serving.serve import serve
 from perfmodel.spec.deployment import Deployment
 from perfmodel.spec.scenario import Scenario
@@ -151,6 +151,7 @@ def layout_words(scenario: Scenario) -> str:
     """A deployment in words."""
     side = scenario.prefill_side
     replicas, own = scenario.serving.replicas, _deployment_words(scenario.deployment)
+    own += f", FFNs on {scenario.ffn_cluster.name}" if scenario.two_clusters else ""
     if side is None:
         return f"{replicas} x [{own}], chunk {scenario.serving.max_batched_tokens}"
     return (
@@ -264,7 +265,8 @@ def keys_words(keys: Mapping[str, Any]) -> str:
             f"{name}{get[key]}" for key, name in ((PP, "PP"), (CP, "CP"), (DCP, "DCP")) if get.get(key, 1) > 1
         ]
         if get.get(FFNS):
-            words.append(f"{tp * dp} GPUs of attention, {get[FFNS]} of FFNs")
+            on = f" on {get[FFN_CLUSTER]}" if get.get(FFN_CLUSTER) else ""
+            words.append(f"{tp * dp} GPUs of attention, {get[FFNS]} of FFNs{on}")
             words += [f"{get[PARTS]} micro-batches"] if PARTS in get else []
         overlap = get.get("deployment.overlap", "sequential")
         formats = {path: keys.get(path) for path in FORMATS["fp8"]}

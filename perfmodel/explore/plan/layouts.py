@@ -63,6 +63,11 @@ class Layout:
         return self.scenario.deployment.num_gpus
 
     @property
+    def reads(self) -> bool:
+        """Whether prefill replicas may have it: their GPUs are of one kind."""
+        return self.scenario.ffns is None
+
+    @property
     def reads_only(self) -> bool:
         """Whether it computes prompts alone: those of a layout that divides them."""
         return self.scenario.deployment.phase == "prefill"

@@ -165,7 +165,9 @@ def stepped(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
     settings = len(space.keys[CHUNK]) * len(space.keys[RUNNING])
     counts = [settings * _numbers(space, one.gpus, kind.gpus).size for one in layouts]
     reading = bool({"apart", "unlike"} & set(space.pools))
-    sides = [1 if one.reads_only else ("together" in space.pools) + 2 * reading for one in layouts]
+    sides = [
+        1 if one.reads_only else ("together" in space.pools) + (1 + one.reads) * reading for one in layouts
+    ]
     fits = [
         max(one.kv_tokens) >= lengths.input + (1.0 if one.reads_only else lengths.output) for one in layouts
     ]
@@ -446,7 +448,7 @@ def _best_readers(
     """(layout, chunk) that no other beats in both prompts per second and GPU and time for one prompt."""
     found = []
     for i, one in enumerate(layouts):
-        if one.gpus >= gpus or one.scenario.deployment.mtp.draft_tokens:
+        if one.gpus >= gpus or one.scenario.deployment.mtp.draft_tokens or not one.reads:
             continue
         for c, chunk in enumerate(chunks):
             if one.kv_tokens[c] < lengths.input + 1.0:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from perfmodel.economics.peaks import gpus_of_ops
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.op import COMMUNICATION_STREAMS, COMPUTE_STREAMS, Op, Stream
 from perfmodel.overlap.analysis import Interval, rank_spans
@@ -134,7 +135,7 @@ def _columns(segment: Segment) -> tuple[tuple[Task, ...], tuple[Timing, ...]]:
 
 
 def _launch(segment: Segment, task: Task, timing: Timing, step: Step, rank: int) -> Launch:
-    op, gpu = task.op, step.scenario.cluster.gpu
+    op, gpu = task.op, gpus_of_ops(step.scenario)(task.op)
     flops, hbm_bytes = _own(op.flops, rank), _own(op.hbm_bytes, rank)
     return Launch(
         name=op.name,
