@@ -297,6 +297,42 @@ def test_torchtitans_defaults_and_its_tensor_parallel_experts():
     assert (both["cp_exchange"], both["dp"]) == ("all-gather", 32)
 
 
+BRIDGE = (
+    "torchrun --nproc_per_node 8 --nnodes 2 scripts/training/run_recipe.py --recipe "
+    "qwen3_30b_a3b_pretrain_16gpu_h100_bf16_config --mode pretrain -tp 2 -pp 1 -ep 8 -etp 1 -mb 1 -gb 256 -sl 4096 "
+)
+
+
+def test_a_recipe_of_megatron_bridge_with_its_overrides():
+    """Flags of v0.6.0's run_recipe.py; defaults of its common pre-training configuration."""
+    assert keys(BRIDGE, "16xh100") == {
+        "tp": 2, "pp": 1, "dp": 8, "ep": 8, "etp": 1, "sequence_tokens": 4096, "micro_batch_sequences": 1,
+        "global_batch_sequences": 256, "precision": "bf16", "zero": 1, "overlap_gradients": True,
+        "overlap_parameters": True, "placeholder_gradients": True, "recompute": "none", "all_to_all": "all-to-all",
+    }  # fmt: skip
+    more = keys(
+        BRIDGE + "model.moe_token_dispatcher_type=flex model.moe_flex_dispatcher_backend=hybridep "
+        "comm_overlap.overlap_moe_expert_parallel_comm=true ddp.grad_reduce_in_fp32=false "
+        "'model.recompute_modules=[layernorm, moe_act]' model.recompute_granularity=selective "
+        "mixed_precision=bf16_with_mxfp8_mixed ddp.overlap_param_gather=false model.sequence_parallel=true",
+        "16xb200",
+    )
+    assert (more["all_to_all"], more["moe_overlap"], more["delay_weights"]) == (
+        "hybrid-ep",
+        "forward-backward",
+        False,
+    )
+    assert (more["recompute"], more["precision"]) == (["norms", "activations"], "mxfp8")
+    assert (more["optimizer.gradients"], more["overlap_parameters"]) == ("bf16", False)
+    told = said(
+        BRIDGE + "mixed_precision=bf16_with_fp8_current_scaling_mixed model.warp=3 optimizer.lr=1", "16xh100"
+    )
+    for words in ("what the recipe itself changes", "first-last-layers-bf16", "not known: --warp 3", "--lr"):
+        assert words in told, words
+    named = "python run_recipe.py --recipe qwen3_30b_a3b_pretrain_64gpu_h100_bf16_config -tp 1 -pp 1 -mb 1 -gb 64 -sl 8"
+    assert training_command(named).gpus == 64
+
+
 @pytest.mark.parametrize("name", framework("torchtitan")["models"])
 def test_torchtitans_models_are_read_and_trained(name):
     model, _, flavor = name.partition("/")
@@ -335,6 +371,9 @@ def test_torchtitans_models_are_read_and_trained(name):
         (SMALL + "--fp8-format e4m3 --fp4-format e2m1", "exclude each other"),
         (SMALL + "--step-batch-size-schedule 0:16,often", "must be TOKENS:BATCH"),
         ("torchrun --nproc_per_node 8 --nnodes 4 " + SMALL, "the command starts 32 processes"),
+        ("python run_recipe.py --model qwen3_30b_a3b -tp 2 -mb 1", "-pp, -gb, -sl: missing; a recipe's own values"),
+        ("run_recipe.py -tp 1 -pp 1 -mb 1 -gb 64 -sl 8 mixed_precision=fp7", "mixed_precision=fp7: must be one of"),
+        ("run_recipe.py --model nemo_9b -tp 1 -pp 1 -mb 1 -gb 64 -sl 8", "model nemo_9b is not in the catalogue"),
         ("./run_train.sh --module llama3 --config llama3_8b", "configurations in Python are not read"),
         ("./run_train.sh --model.name llama3 --model.flavor 9B", "not known here (known: "),
         ("./run_train.sh --model.flavor 8B --parallelism.tensor_parallel_degree 3", "must be the 64 GPUs"),
@@ -433,7 +472,7 @@ def test_no_setting_is_dropped_in_silence(flags):
 @settings(max_examples=200, deadline=None)
 @given(
     st.text(alphabet="abEtmL|*()[]019,-= $\"'./\n", max_size=60),
-    st.sampled_from(["pretrain_gpt.py ", "run_train.sh ", ""]),
+    st.sampled_from(["pretrain_gpt.py ", "run_train.sh ", "run_recipe.py ", ""]),
 )
 def test_any_line_is_read_or_refused_in_one_line(text, head):
     try:

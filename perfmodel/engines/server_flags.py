@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perfmodel.engines.frameworks.command import KINDS
 from perfmodel.errors import SpecError
 from perfmodel.spec import catalogue
 from perfmodel.spec.documents import read_document
@@ -160,7 +161,7 @@ def read_command(text: str) -> Server:
         raise SpecError(
             f"--from-command {text[:60]!r}: must start a server: `vllm serve MODEL ...`, `python -m "
             "sglang.launch_server --model-path MODEL ...`, `trtllm-serve MODEL ...` or `python -m "
-            "atom.entrypoints.openai_server --model MODEL ...`"
+            f"atom.entrypoints.openai_server --model MODEL ...`; or a training run: {'; '.join(KINDS)}"
         )
     last = {one.split()[-1] for one in _PROGRAMS[engine]}
     rest = words[max((i for i, word in enumerate(words) if word in last), default=len(words)) + 1 :]

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.engines.frameworks import megatron, torchtitan
-from perfmodel.engines.frameworks.line import WHERE, Trainer, flags_of, launched, words_of
-from perfmodel.errors import SpecError
+from perfmodel.engines.frameworks import bridge, megatron, torchtitan
+from perfmodel.engines.frameworks.documents import framework
+from perfmodel.engines.frameworks.line import Trainer, flags_of, launched, words_of
 from perfmodel.spec.model import Model
 
 KINDS = (
     "torchrun ... pretrain_gpt.py --tensor-model-parallel-size ... (Megatron-LM)",
+    "torchrun ... run_recipe.py --recipe NAME -tp ... (Megatron-Bridge)",
     "CONFIG_FILE=FILE.toml ./run_train.sh --parallelism.tensor_parallel_degree=... (torchtitan)",
 )
 """What is read, in words."""
@@ -22,11 +23,13 @@ class Command:
     """What starts a training run."""
 
     framework: str
-    """megatron or torchtitan."""
+    """megatron, bridge or torchtitan."""
     flags: Mapping[str, tuple[str, ...]]
     """Name without dashes -> values; of torchtitan's file, too."""
     gpus: int | None
     """Processes that it starts; None: it does not say, or by variables."""
+    stem: str = ""
+    """Of Megatron-Bridge: the model in the recipe's name."""
 
     def stated_model(self) -> tuple[str | dict[str, Any], list[str]]:
         """The model that the command says, as a scenario states it, and notes on it.
@@ -36,6 +39,8 @@ class Command:
         """
         if self.framework == "megatron":
             return megatron.stated_model(self.flags)
+        if self.framework == "bridge":
+            return bridge.stated_model(self.stem), []
         return torchtitan.stated_model(self.flags), []
 
     def read(self, gpus: int, model: Model, *, named: bool) -> Trainer:
@@ -51,6 +56,11 @@ class Command:
         """
         if self.framework == "megatron":
             return megatron.read_megatron(self.flags, gpus, model, named=named)
+        if self.framework == "bridge":
+            trainer = megatron.read_megatron(self.flags, gpus, model, named=True)
+            trainer.framework = framework("bridge")["framework"]
+            trainer.notes.insert(0, bridge.NOTE)
+            return trainer
         return torchtitan.read_torchtitan(self.flags, gpus, model, named=named)
 
 
@@ -71,6 +81,10 @@ def training_command(text: str) -> Command | None:
         flags = flags_of(words[program + 1 :])
         flags = {name.replace("_", "-"): values for name, values in flags.items()}
         return Command("megatron", flags, launched(words[:program], variables))
+    program = next((i for i, word in enumerate(words) if bridge.PROGRAM.search(word)), None)
+    if program is not None:
+        flags, stem, gpus = bridge.megatron_flags(words[program + 1 :])
+        return Command("bridge", flags, launched(words[:program], variables) or gpus, stem)
     program = next((i for i, word in enumerate(words) if torchtitan.PROGRAM.search(word)), None)
     if program is None:
         return None
@@ -84,8 +98,3 @@ def _of_script(words: Sequence[str], program: int, variables: Mapping[str, str])
         number = variables.get("NGPU", "")
         return int(number) if number.isdigit() and 0 < int(number) < 10**6 else None
     return launched(words[:program], variables)
-
-
-def refused(text: str) -> SpecError:
-    """Why a command is not read as a training run."""
-    return SpecError(f"{WHERE} {text[:60]!r}: must start a training run: {' or '.join(KINDS)}")
