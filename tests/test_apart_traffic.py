@@ -207,6 +207,14 @@ def test_ffns_that_do_not_fit_under_traffic_are_refused():
         serve(pools("deployment.ffn_gpus=8"))
 
 
+def test_a_refusal_says_what_adapters_take_there():
+    many = "deployment.lora_adapters=200"
+    with pytest.raises(
+        InfeasibleError, match=r"FFNs and experts need .*; [0-9.]+ of the weights are adapters"
+    ):
+        answer_step(pools(many, "deployment.lora_targets=[experts]", "deployment.batch_per_gpu=8"))
+
+
 @pytest.mark.parametrize(
     ("sets", "says"),
     [

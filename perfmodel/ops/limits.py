@@ -219,8 +219,8 @@ def _ffn_side_problem(s: Scenario, lower: str = "") -> str | None:
     kind = f"{gpu.name} GPUs" if s.two_clusters else "GPUs"
     return (
         f"does not fit: FFNs and experts need {(kept + step) / GB:.1f} GB on each of deployment.ffn_gpus = "
-        f"{d.ffn_gpus} {kind} of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the runtime: "
-        f"{', or '.join(ways)}"
+        f"{d.ffn_gpus} {kind} of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the "
+        f"runtime{_adapters(s, ffns_alone=True)}: {', or '.join(ways)}"
     )
 
 
@@ -283,11 +283,12 @@ def no_cache_left(s: Scenario, tokens: int, weights: float) -> str:
     )
 
 
-def _adapters(s: Scenario) -> str:
-    """How much of the weights are adapters' where there are any, for a message."""
+def _adapters(s: Scenario, *, ffns_alone: bool = False) -> str:
+    """How much of the weights are adapters' where there are any, for a message; ``ffns_alone``: on a GPU of FFNs."""
     if not s.deployment.lora_adapters:
         return ""
-    own = adapter_bytes(s.model, s.deployment) / GB
+    deployment = s.ffn_side.deployment if ffns_alone else s.deployment
+    own = adapter_bytes(s.model, deployment, ffns_alone=ffns_alone) / GB
     return f"; {own:.1f} of the weights are adapters, fewer with deployment.lora_targets or lora_rank"
 
 
