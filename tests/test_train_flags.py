@@ -12,6 +12,7 @@ from command import run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.training_lines import rows
 from perfmodel.engines.frameworks.command import training_command
 from perfmodel.engines.frameworks.documents import framework
 from perfmodel.engines.frameworks.megatron import USED
@@ -331,6 +332,18 @@ def test_a_recipe_of_megatron_bridge_with_its_overrides():
         assert words in told, words
     named = "python run_recipe.py --recipe qwen3_30b_a3b_pretrain_64gpu_h100_bf16_config -tp 1 -pp 1 -mb 1 -gb 64 -sl 8"
     assert training_command(named).gpus == 64
+
+
+@pytest.mark.parametrize(("gpus", "measured_gib"), [(8, 82.4), (128, 67.0)])
+def test_torchtitans_own_settings_give_its_own_memory(gpus, measured_gib):
+    """Its benchmarks/llama3_h100_202412_torchtitan.md, tables 1 and 3, FSDP with selective recomputation, BF16, "
+    "eager."""
+    found = next(iter(rows(gpus=gpus)))
+    assert found.measured_gib == measured_gib
+    assert found.gib == pytest.approx(measured_gib, rel=0.03)
+    assert (
+        1.0 < found.tokens / found.measured_tokens < 1.9
+    )  # PyTorch's kernels one by one: docs/train_flags.md
 
 
 @pytest.mark.parametrize("name", framework("torchtitan")["models"])

@@ -38,6 +38,12 @@ CONVERTERS = {
 }
 """Converter -> what it quantises, and to what."""
 PARALLELISM = "parallelism."
+NEAR = (
+    "kernels here are a framework's fused ones, torchtitan's are PyTorch's: steps of its own tables (Llama 3 on "
+    "H100) come "
+    "out 0 to 90 % too fast, over long sequences in pieces more (docs/train_flags.md)"
+)
+"""python -m bench.training_lines."""
 USED = (
     "model.name", "model.flavor", "model.converters", "optimizer.name", "training.local_batch_size",
     "training.global_batch_size", "training.seq_len", "training.max_norm", "training.steps",
@@ -163,6 +169,7 @@ def read_torchtitan(flags: Mapping[str, tuple[str, ...]], gpus: int, model: Mode
         _experts(line, trainer)
     if _on(line, "debug.deterministic"):
         trainer.set("deterministic", True, "debug.deterministic")
+    trainer.notes.append(NEAR)
     silent = {name for name in line.left if line.left[name] in (("",), ("None",))}
     for name in silent:
         del line.left[name]  # as good as left out
