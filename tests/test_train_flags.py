@@ -419,6 +419,22 @@ def test_a_file_that_is_none_is_refused(tmp_path):
         assert message in str(raised.value)
 
 
+def test_lines_as_scripts_have_them():
+    """Other commands before and behind, a shell in between, redirections, variables of the environment."""
+    inner = SMALL + "--bf16 --global-batch-size 64"
+    for text, gpus in (
+        (f"cd /opt/megatron && export X=1; torchrun --nproc_per_node=8 --nnodes=8 {inner} > log 2>&1 &", 64),
+        (f"srun -N 8 --ntasks-per-node=8 bash -c 'cd /opt; python {inner} --log-interval 1'", 64),
+        (f"A=1 GPUS=8 torchrun --nproc_per_node $GPUS --nnodes 8 {inner} | tee log", 64),
+        (f"torchrun --nproc_per_node $GPUS_PER_NODE {inner}  # the small one", None),
+    ):
+        command = training_command(text)
+        assert (command.framework, command.gpus) == ("megatron", gpus), text
+        assert keys(text)["global_batch_sequences"] == 64
+    assert training_command("bash -c bash -c 'ls'") is None
+    assert training_command("python train.py --tensor-model-parallel-size 2") is None
+
+
 def test_a_model_beside_the_line_has_its_sizes():
     first = read("pretrain_gpt.py --seq-length 4096 --micro-batch-size 1 --bf16", "64xh100", "qwen3-30b-a3b")
     assert first.document["model"] == "qwen3-30b-a3b"
@@ -438,7 +454,7 @@ def _flags():
     return st.lists(st.tuples(st.sampled_from([*known, *quiet, "moe-warp-size"]), values), max_size=5)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_flags())
 def test_no_flag_is_dropped_in_silence(flags):
     """Each is said to set a key, to have no effect, not to be modelled or known; else the line is refused."""
@@ -451,7 +467,7 @@ def test_no_flag_is_dropped_in_silence(flags):
         assert re.search(rf"--{re.escape(name)}(?![\w-])", told), (name, told)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(

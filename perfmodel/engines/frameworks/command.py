@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perfmodel.engines.frameworks import bridge, megatron, torchtitan
 from perfmodel.engines.frameworks.documents import framework
-from perfmodel.engines.frameworks.line import Trainer, flags_of, launched, words_of
+from perfmodel.engines.frameworks.line import Trainer, commands_of, flags_of, launched
 from perfmodel.spec.model import Model
 
 KINDS = (
@@ -71,25 +71,41 @@ def training_command(text: str) -> Command | None:
         SpecError: a quotation that does not end, a variable of the shell where flags must stand.
         DataError: a file of settings that can't be read.
     """
-    words = words_of(text)
+    for words in commands_of(text):
+        found = _started(words)
+        if found is not None:
+            return found
+    return None
+
+
+def _started(words: list[str]) -> Command | None:
+    """The training run that one command starts, itself or by a shell that it starts (``srun bash -c "..."``)."""
     variables = {}
-    while words and re.match(r"[A-Za-z_]\w*=", words[0]):
-        name, _, value = words.pop(0).partition("=")
-        variables[name] = value
-    program = next((i for i, word in enumerate(words) if megatron.PROGRAM.search(word)), None)
+    while words and (match := re.match(r"([A-Za-z_]\w*)=(.*)", words[0], flags=re.DOTALL)):
+        variables[match[1]] = match[2]
+        words = words[1:]
+    program = _place(words, megatron.PROGRAM)
     if program is not None:
         flags = flags_of(words[program + 1 :])
         flags = {name.replace("_", "-"): values for name, values in flags.items()}
         return Command("megatron", flags, launched(words[:program], variables))
-    program = next((i for i, word in enumerate(words) if bridge.PROGRAM.search(word)), None)
+    program = _place(words, bridge.PROGRAM)
     if program is not None:
         flags, stem, gpus = bridge.megatron_flags(words[program + 1 :])
         return Command("bridge", flags, launched(words[:program], variables) or gpus, stem)
-    program = next((i for i, word in enumerate(words) if torchtitan.PROGRAM.search(word)), None)
-    if program is None:
-        return None
-    flags = torchtitan.all_flags(flags_of(words[program + 1 :]), variables)
-    return Command("torchtitan", flags, _of_script(words, program, variables))
+    program = _place(words, torchtitan.PROGRAM)
+    if program is not None:
+        flags = torchtitan.all_flags(flags_of(words[program + 1 :]), variables)
+        return Command("torchtitan", flags, _of_script(words, program, variables))
+    if "-c" in words[:-1] and (inner := words[words.index("-c") + 1]) and len(inner) < len(" ".join(words)):
+        found = training_command(inner)
+        if found is not None:
+            return replace(found, gpus=found.gpus or launched(words[: words.index("-c")], variables))
+    return None
+
+
+def _place(words: Sequence[str], program: re.Pattern[str]) -> int | None:
+    return next((i for i, word in enumerate(words) if program.search(word)), None)
 
 
 def _of_script(words: Sequence[str], program: int, variables: Mapping[str, str]) -> int | None:

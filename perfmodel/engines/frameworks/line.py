@@ -14,13 +14,13 @@ from perfmodel.errors import SpecError
 from perfmodel.spec.messages import shown
 
 WHERE = "--from-command"
-ENDS = ("|", "||", "&&", "&", ";", "<<", "2>&1")
+ENDS = ("|", "||", "&&", "&", "<<", "2>&1")
 """Words at which a shell's command is over."""
 MOST = 10**12
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a command as a shell takes them, what follows it (``| tee log``) left out.
+def commands_of(text: str) -> list[list[str]]:
+    """The words of each command of a line as a shell takes them, redirections left out.
 
     Raises:
         SpecError: a quotation that does not end.
@@ -29,10 +29,19 @@ def words_of(text: str) -> list[str]:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise SpecError(f"{WHERE}: {error}: quote it as a shell would take it") from error
-    end = next(
-        (i for i, word in enumerate(words) if word in ENDS or word.startswith((">", "2>"))), len(words)
-    )
-    return words[:end]
+    found: list[list[str]] = [[]]
+    over = False  # behind a redirection
+    for word in words:
+        if word.rstrip(";") in ENDS or word == ";":
+            found.append([])
+            over = False
+        elif word.startswith((">", "2>", "&>")):
+            over = True
+        elif not over:
+            found[-1].append(word.removesuffix(";"))
+            if word.endswith(";"):
+                found.append([])
+    return [one for one in found if one]
 
 
 def is_flag(word: str) -> bool:
