@@ -33,7 +33,7 @@ def rank_load(moe: Moe, tokens: Num, scenario: Scenario) -> Num:
         else:
             loads = _busiest(moe, pairs, scenario)
     unexplained = unexplained_load(scenario)
-    return _raised(loads, unexplained) if every else minimum(loads * unexplained, float(ep))
+    return _raised(loads, unexplained) if every else minimum(loads * unexplained, 1.0 * ep)
 
 
 def _busiest(moe: Moe, pairs: Any, scenario: Scenario) -> Any:

@@ -1,6 +1,5 @@
 """How a model is laid out over GPUs and what one step processes."""
 
-import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -280,7 +279,7 @@ class Deployment(Spec):
 
     def most_slots(self, num_experts: int) -> float:
         """Experts that a rank holds, copies included; of unequal ranks the fullest."""
-        return float(math.ceil((num_experts + self.redundant_experts) / self.ep))
+        return -(-(num_experts + self.redundant_experts) // self.ep) * 1.0
 
     @property
     def division_words(self) -> list[str]:

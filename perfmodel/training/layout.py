@@ -7,6 +7,7 @@ the sequence between its regions (sequence parallelism).
 """
 
 from perfmodel.errors import SpecError
+from perfmodel.numeric import maximum
 from perfmodel.ops.work import Group, Work
 from perfmodel.spec.deployment import Deployment, Precision
 from perfmodel.spec.model import Layer, Model
@@ -92,7 +93,7 @@ def inner(scenario: Scenario, training: Training) -> Scenario:
     piece = training.sequence_tokens / training.cp
     deployment = TrainingLayout.model_construct(
         phase="prefill",
-        attention_dp=max(1, training.ep * training.etp // training.tp),
+        attention_dp=maximum(1, training.ep * training.etp // training.tp),
         attention_tp=training.tp,
         dense_tp=training.tp,
         ep=training.ep,

@@ -5,6 +5,7 @@ gradients.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from perfmodel.numeric import Num, maximum
 from perfmodel.ops import communication
 from perfmodel.ops.backward import CORES, Kernel, gradients
 from perfmodel.ops.build import gemm, memory_bound
@@ -357,7 +358,7 @@ def _context_parallel(
             keys = attention.kv_lora_rank + attention.qk_rope_head_dim
         queries, values = heads * attention.qk_head_dim, heads * attention.v_head_dim
     else:
-        groups = max(attention.num_kv_heads / training.tp, 1.0)
+        groups = maximum(attention.num_kv_heads / training.tp, 1.0)
         keys = groups * (attention.head_dim + attention.value_head_dim)
         queries, values = heads * attention.head_dim, heads * attention.value_head_dim
     tokens = training.micro_batch_sequences * training.sequence_tokens / training.cp
@@ -388,9 +389,9 @@ def _all_to_all(name: str, elements: float, scenario: Scenario, training: Traini
     )
 
 
-def _near(scenario: Scenario, training: Training) -> int:
+def _near(scenario: Scenario, training: Training) -> Num:
     """Ranks of a context-parallel group inside one link domain: tensor-parallel ones lie between."""
-    return max(1, scenario.cluster.node.link_domain_gpus // training.tp)
+    return maximum(1, scenario.cluster.node.link_domain_gpus // training.tp)
 
 
 def _cp_op(name: str, kernel: str, traffic: Traffic, training: Training) -> Op:

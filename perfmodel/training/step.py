@@ -256,22 +256,26 @@ class StepBuilder:
         )
 
     def _alone(self, kernel: Kernel) -> Timing:
-        return self._timed(kernel, beside=False)
+        return self._known(kernel, beside=False)
 
     def _beside(self, kernel: Kernel) -> Timing:
-        return self._timed(kernel, beside=True)
+        return self._known(kernel, beside=True)
 
-    def _timed(self, kernel: Kernel, *, beside: bool) -> Timing:
+    def _known(self, kernel: Kernel, *, beside: bool) -> Timing:
         key = (id(kernel), beside)
         if key not in self.known:
-            timing = self._cost(kernel)
-            if self.training.deterministic and kernel.way == "input" and kernel.base.kernel in CORES:
-                timing = timing.scaled(DETERMINISTIC)
-            timing = self._capped(kernel.op, timing)
-            if beside:
-                timing = self._partitioned(kernel.op, beside_compute_cost(kernel.op, timing, self.scenario))
-            self.known[key] = (kernel, timing)
+            self.known[key] = (kernel, self.timed(kernel, beside=beside))
         return self.known[key][1]
+
+    def timed(self, kernel: Kernel, *, beside: bool) -> Timing:
+        """How long a kernel takes, alone or beside others."""
+        timing = self._cost(kernel)
+        if self.training.deterministic and kernel.way == "input" and kernel.base.kernel in CORES:
+            timing = timing.scaled(DETERMINISTIC)
+        timing = self._capped(kernel.op, timing)
+        if beside:
+            timing = self._partitioned(kernel.op, beside_compute_cost(kernel.op, timing, self.scenario))
+        return timing
 
     def _capped(self, op: Op, timing: Timing) -> Timing:
         """At the clock that a power cap leaves."""
@@ -434,15 +438,12 @@ class StepBuilder:
 
     def transfer_s(self) -> float:
         """Activations from one pipeline rank to the next."""
-        if self.training.pp == 1:
-            return 0.0
-        op = send_receive(
-            "pipeline.send",
-            micro_batch_work(self.training).tokens,
-            self.scenario.model.hidden_size,
-            self.inner,
-        )
-        return float(self._alone(Kernel.plain(op)).seconds)
+        return 0.0 if self.training.pp == 1 else float(self._alone(self.transfer()).seconds)
+
+    def transfer(self) -> Kernel:
+        """What hands activations from one pipeline rank to the next."""
+        tokens, hidden = micro_batch_work(self.training).tokens, self.scenario.model.hidden_size
+        return Kernel.plain(send_receive("pipeline.send", tokens, hidden, self.inner))
 
     def _rank_factor(self) -> np.ndarray | None:
         """A slow rank in the middle of the pipeline."""

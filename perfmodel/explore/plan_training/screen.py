@@ -81,29 +81,28 @@ def screen(question: Question, kind: Kind) -> Screened:
 def figures(scenario: Scenario, found: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Step times and bytes of layouts, each (layouts,)."""
     own = training_of(scenario)
-    workshop = Workshop(scenario)
     held: dict[tuple[Any, ...], _Held] = {}
     known: dict[tuple[Any, ...], int] = {}
-    pieces: list[Pieces] = []
+    asked: list[Mapping[str, Any]] = []
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     shapes = np.empty(len(found), dtype=int)
     for i, keys in enumerate(found):
         shared = {key: value for key, value in keys.items() if key in SHAPE or key not in ARRANGED}
         mark = tuple(shared.values())
         if mark not in known:
-            known[mark] = len(pieces)
-            pieces.append(workshop.pieces(shared))
+            known[mark] = len(asked)
+            asked.append(shared)
         shapes[i] = known[mark]
         micro = own.global_batch_sequences // (keys["dp"] * keys["micro_batch_sequences"])
         paired = keys["moe_overlap"] == "forward-backward"
         p, name = keys["pp"], keys["schedule"]
         groups[name, p, keys["virtual_stages"], paired, _rounds(name, p, micro)].append(i)
-    workshop.finish()
+    pieces, which = Workshop(scenario).pieces(asked)
     step_s, memory = np.empty(len(found)), np.empty(len(found))
     for (name, p, v, paired, lengths), members in groups.items():
         at = np.array(members)
         orders = [schedule(name, p, m, v, paired=paired) for m in lengths]
-        group = _Group(scenario, [found[i] for i in members], [pieces[i] for i in shapes[at]], orders, held)
+        group = _Group(scenario, [found[i] for i in members], pieces.of(which[shapes[at]]), orders, held)
         step_s[at], memory[at] = group.step_s(), group.memory()
     return step_s, memory
 
@@ -147,12 +146,13 @@ class _Group:
         self,
         scenario: Scenario,
         found: Sequence[Mapping[str, Any]],
-        pieces: Sequence[Pieces],
+        pieces: Pieces,
         orders: Sequence[Schedule],
         known: dict[tuple[Any, ...], _Held],
     ) -> None:
         self.scenario, self.pieces, self.orders = scenario, pieces, orders
         own = training_of(scenario)
+        self.paired = found[0]["moe_overlap"] == "forward-backward"
         self.training = own.model_copy(update={"edp": None, **found[0]})
         """Of the first layout: what no layout changes may be asked of it."""
         self.micro_batches = np.array(
@@ -227,13 +227,9 @@ class _Group:
         scenario = self.scenario
         return kernel_cost(Kernel.plain(op), scenario.cluster, scenario.costs, self.calibration).seconds
 
-    def _of(self, name: str) -> np.ndarray:
-        """A figure of the layouts' pieces, layouts last."""
-        return np.stack([np.asarray(getattr(one, name)) for one in self.pieces], axis=-1)
-
     def _stage_s(self) -> dict[str, np.ndarray]:
         """Seconds of every way through every stage, (stages, layouts)."""
-        layer, first, last = self._of("layer_s"), self._of("first_s"), self._of("last_s")
+        layer, first, last = self.pieces.layer_s, self.pieces.first_s, self.pieces.last_s
         found = {}
         for i, way in enumerate(WAYS):
             seconds = self.counts @ layer[i]
@@ -253,20 +249,20 @@ class _Group:
 
     def _copied_s(self) -> np.ndarray:
         """Activations between every stage and its host, one way, (stages, layouts)."""
-        saved = self.counts @ self._of("saved")
+        saved = self.counts @ self.pieces.saved
         return np.asarray(activations_copy_s(saved, self.training, self.scenario))
 
     def _pairs_s(self, stage_s: Mapping[str, np.ndarray]) -> dict[tuple[int, int], np.ndarray]:
         """A stage's forward beside another's backward: as many pairs of layers as both have, the rest by itself."""
-        pair, layer = self._of("pair_s"), self._of("layer_s")
+        pair, layer = self.pieces.pair_s, self.pieces.layer_s
         ends = {way: np.zeros_like(stage_s[way]) for way in ("forward", "backward")}
         for i, way in ((0, "forward"), (3, "backward")):
-            ends[way][0] += self._of("first_s")[i]
-            ends[way][-1] += self._of("last_s")[i]
+            ends[way][0] += self.pieces.first_s[i]
+            ends[way][-1] += self.pieces.last_s[i]
         found = {}
         for _, action in compiled(self.orders[0]).distinct:
             key = (action.stage, action.other_stage)
-            if action.kind is not Does.PAIR or np.isnan(pair).all():
+            if action.kind is not Does.PAIR or not self.paired:
                 continue
             ahead, back = self.counts[key[0]], self.counts[key[1]]
             both = np.minimum(ahead, back)
@@ -296,7 +292,7 @@ class _Group:
             stage_s["weight"],
             stage_s["backward"],
             pair_s=self._pairs_s(stage_s),
-            transfer_s=self._of("transfer_s") if len(self.ranks) > 1 else 0.0,
+            transfer_s=self.pieces.transfer_s if len(self.ranks) > 1 else 0.0,
             rank_factor=factor,
         )
         spans = [makespans(order, times) for order in self.orders]
@@ -331,20 +327,20 @@ class _Group:
 
     def memory(self) -> np.ndarray:
         """Bytes of the fullest rank, (layouts,); as :func:`perfmodel.training.memory.training_memory`."""
-        saved, replayed, backward = self._of("saved"), self._of("replayed"), self._of("backward")
+        saved, replayed, backward = self.pieces.saved, self.pieces.replayed, self.pieces.backward
         training = self.training
         stage_saved = self.counts @ ((1.0 - training.offload.activations_fraction) * saved)
-        stage_saved[-1] += self._of("last_saved")
+        stage_saved[-1] += self.pieces.last_saved
         standing = np.array([one.standing for one in self.held]).T
-        rest = self._of("buffers") + self._of("runtime")
-        most = np.zeros(len(self.pieces))
+        rest = self.pieces.buffers + self.pieces.runtime
+        most = np.zeros(len(self.held))
         for rank, own in enumerate(self.ranks):
             active = (in_flight(self.orders[-1], rank) @ stage_saved[list(own)]).max(axis=0)
             kinds = self.counts[list(own)].sum(axis=0) > 0
             again = replayed[kinds].max(axis=0) if kinds.any() else 0.0
             busy = again + backward[kinds if kinds.any() else [0]].max(axis=0)
             if len(self.counts) - 1 in own:
-                busy = np.maximum(busy, self._of("loss"))
+                busy = np.maximum(busy, self.pieces.loss)
             busy = busy + copied_bytes(saved[kinds if kinds.any() else [0]].max(axis=0), training)
             most = np.maximum(most, standing[rank] + active + busy + rest)
         return most
