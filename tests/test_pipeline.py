@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.errors import SpecError
-from perfmodel.training.pipeline.actions import Action, Kind, Schedule, backward, forward
+from perfmodel.training.pipeline.actions import Action, Kind, Schedule
 from perfmodel.training.pipeline.closed_forms import bubble, peak_in_flight
 from perfmodel.training.pipeline.occupancy import occupancy
 from perfmodel.training.pipeline.program import compiled, makespans
@@ -201,8 +201,16 @@ def test_slower_stages_and_transfers_lengthen_a_step():
     assert simulate(own, straggler).makespan_s >= 8 * 6
 
 
+def forward(stage, micro_batch):
+    return Action(Kind.FORWARD, stage, micro_batch)
+
+
+def backward(stage, micro_batch):
+    return Action(Kind.BACKWARD, stage, micro_batch)
+
+
 def test_orders_that_wait_for_each_other_are_found():
-    stuck = Schedule("stuck", ((forward(0, 0), backward(0, 0)), (backward(1, 0), forward(1, 0))), 1, 1, 2)
+    stuck = Schedule.of("stuck", ((forward(0, 0), backward(0, 0)), (backward(1, 0), forward(1, 0))), 1, 1, 2)
     for run in (simulate, makespans):
         with pytest.raises(DeadlockError, match="stuck"):
             run(stuck, StageTimes.even(2, 1.0, 1.0, 1.0))
@@ -238,5 +246,5 @@ def test_numbers_that_a_schedule_does_not_take(name, p, m, v, words):
 
 def test_compiled_once():
     own = schedule("1f1b", 4, 8)
-    assert compiled(own) is compiled(schedule("1f1b", 4, 8))
+    assert compiled((own,)) is compiled((schedule("1f1b", 4, 8),))
     assert Action(Kind.PAIR, 1, 2, 3, 4).parts() == (forward(1, 2), backward(3, 4))

@@ -28,7 +28,7 @@ from perfmodel.training.parameters import Parameters, layer_parameters, stage_pa
 from perfmodel.training.pipeline.actions import Kind as Does
 from perfmodel.training.pipeline.actions import Schedule
 from perfmodel.training.pipeline.flight import in_flight
-from perfmodel.training.pipeline.program import compiled, makespans
+from perfmodel.training.pipeline.program import compiled, makespans_of
 from perfmodel.training.pipeline.schedules import schedule
 from perfmodel.training.pipeline.times import StageTimes
 from perfmodel.training.supported import check_model
@@ -260,7 +260,7 @@ class _Group:
             ends[way][0] += self.pieces.first_s[i]
             ends[way][-1] += self.pieces.last_s[i]
         found = {}
-        for _, action in compiled(self.orders[0]).distinct:
+        for _, action in compiled(tuple(self.orders)).distinct:
             key = (action.stage, action.other_stage)
             if action.kind is not Does.PAIR or not self.paired:
                 continue
@@ -295,7 +295,7 @@ class _Group:
             transfer_s=self.pieces.transfer_s if len(self.ranks) > 1 else 0.0,
             rank_factor=factor,
         )
-        spans = [makespans(order, times) for order in self.orders]
+        spans = makespans_of(self.orders, times)
         pipeline: np.ndarray = spans[0]
         if len(spans) > 1:
             short, long = (order.micro_batches for order in self.orders)

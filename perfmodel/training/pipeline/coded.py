@@ -4,19 +4,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from perfmodel.training.pipeline.actions import Kind, Schedule
-
-Ints = NDArray[np.intp]
-FORWARD, INPUT, WEIGHT, BACKWARD, PAIR = range(5)
-CODES = {
-    Kind.FORWARD: FORWARD,
-    Kind.INPUT: INPUT,
-    Kind.WEIGHT: WEIGHT,
-    Kind.BACKWARD: BACKWARD,
-    Kind.PAIR: PAIR,
-}
+from perfmodel.training.pipeline.actions import Ints, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +31,7 @@ class Coded:
 @lru_cache(maxsize=64)
 def coded(schedule: Schedule) -> Coded:
     """The arrays of a schedule."""
-    kinds = np.array([CODES[action[0]] for order in schedule.orders for action in order], dtype=np.intp)
-    rest = np.array([action[1:] for order in schedule.orders for action in order], dtype=np.intp)
-    lengths = [len(order) for order in schedule.orders]
-    stage, micro, other, other_micro = rest.T
-    alone = (kinds != PAIR) & (kinds != FORWARD)
-    return Coded(
-        np.repeat(np.arange(len(lengths)), lengths),
-        kinds,
-        stage,
-        micro,
-        np.where(alone, stage, other),
-        np.where(alone, micro, other_micro),
-        np.cumsum([0, *lengths]),
-    )
+    lengths = [len(rows) for rows in schedule.rows]
+    kinds, stage, micro, back_stage, back_micro = np.concatenate(schedule.rows).T.copy()
+    rank = np.repeat(np.arange(len(lengths)), lengths)
+    return Coded(rank, kinds, stage, micro, back_stage, back_micro, np.cumsum([0, *lengths]))

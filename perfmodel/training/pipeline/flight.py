@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from perfmodel.training.pipeline.actions import Schedule
-from perfmodel.training.pipeline.coded import BACKWARD, FORWARD, PAIR, WEIGHT, coded
+from perfmodel.training.pipeline.actions import BACKWARD, FORWARD, PAIR, WEIGHT, Schedule
+from perfmodel.training.pipeline.coded import coded
 
 
 @lru_cache(maxsize=1024)

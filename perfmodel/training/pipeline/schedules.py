@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from perfmodel.errors import SpecError
-from perfmodel.training.pipeline.actions import Order, Schedule
+from perfmodel.training.pipeline.actions import Schedule
 from perfmodel.training.pipeline.orders import (
+    Rows,
     gpipe,
     interleaved,
     interleaved_paired,
@@ -23,7 +24,7 @@ from perfmodel.training.pipeline.v_orders import dual_pipe, dual_pipe_v, zb_v
 class Rule:
     """What a schedule is made of and what it needs."""
 
-    orders: Callable[[int, int, int], tuple[Order, ...]]
+    orders: Callable[[int, int, int], Rows]
     chunks: int | None = 1
     """Chunks per rank; None: any number."""
     problem: Callable[[int, int, int], str | None] = lambda p, m, v: None
@@ -32,7 +33,7 @@ class Rule:
     """Copies of the weights that the whole pipeline holds (DualPipe: 2)."""
     pairs: bool = False
     """Whether it runs a forward beside a backward as one."""
-    paired: Callable[[int, int, int], tuple[Order, ...]] | None = None
+    paired: Callable[[int, int, int], Rows] | None = None
     """Orders that do, with a forward more ahead, where the schedule itself does not."""
 
 

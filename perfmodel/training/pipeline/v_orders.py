@@ -8,68 +8,67 @@ https://github.com/deepseek-ai/DualPipe.
 
 from collections import deque
 
-from perfmodel.training.pipeline.actions import (
-    Action,
-    Kind,
-    Order,
-    backward,
-    forward,
-    input_gradient,
-    pair,
-    weight_gradient,
-)
+import numpy as np
+
+from perfmodel.training.pipeline.actions import BACKWARD, FORWARD, INPUT, MICRO_BATCH, PAIR, WEIGHT, Ints
+from perfmodel.training.pipeline.orders import Rows
+
+Row = tuple[int, int, int, int, int]
+"""An action, as :mod:`perfmodel.training.pipeline.actions` has its columns."""
 
 
-def zb_v(p: int, m: int, v: int) -> tuple[Order, ...]:
+def zb_v(p: int, m: int, v: int) -> Rows:
     """ZB-V, for any m: the order for at least 2p - 1 micro-batches without those that do not exist."""
     most = max(2 * p - 1, m)
-    return tuple(tuple(action for action in _zb_v(r, p, most) if action.micro_batch < m) for r in range(p))
+    orders = (np.array(_zb_v(r, p, most), dtype=np.intp) for r in range(p))
+    return tuple(rows[rows[:, MICRO_BATCH] < m] for rows in orders)
 
 
-def _zb_v(rank: int, p: int, m: int) -> list[Action]:
+def _zb_v(rank: int, p: int, m: int) -> list[Row]:
     stages = (rank, 2 * p - 1 - rank)
-    order: list[Action] = []
-    forwards, inputs, weights = [0, 0], [0, 0], [0, 0]
+    order: list[Row] = []
+    done = ([0, 0], [0, 0], [0, 0])
+    forwards, inputs, weights = (done[kind] for kind in (FORWARD, INPUT, WEIGHT))
 
-    def run(kind: Kind, chunk: int) -> None:
-        counts = {Kind.FORWARD: forwards, Kind.INPUT: inputs, Kind.WEIGHT: weights}[kind]
-        order.append(Action(kind, stages[chunk], counts[chunk]))
-        counts[chunk] += 1
+    def run(kind: int, chunk: int) -> None:
+        stage, k = stages[chunk], done[kind][chunk]
+        order.append((kind, stage, k, -1, -1) if kind == FORWARD else (kind, stage, k, stage, k))
+        done[kind][chunk] += 1
 
     for _ in range(2 * (p - rank) - 1):
-        run(Kind.FORWARD, 0)
+        run(FORWARD, 0)
     for _ in range(rank):
-        run(Kind.FORWARD, 1)
-        run(Kind.FORWARD, 0)
+        run(FORWARD, 1)
+        run(FORWARD, 0)
     for _ in range(p - rank):
-        run(Kind.FORWARD, 1)
-        run(Kind.INPUT, 1)
-        run(Kind.WEIGHT, 1)
+        run(FORWARD, 1)
+        run(INPUT, 1)
+        run(WEIGHT, 1)
     while forwards[1] < forwards[0] or forwards[0] < m:
         if forwards[0] < m:
-            run(Kind.FORWARD, 0)
-        for kind in (Kind.INPUT, Kind.WEIGHT):
+            run(FORWARD, 0)
+        for kind in (INPUT, WEIGHT):
             run(kind, 0)
-        for kind in (Kind.FORWARD, Kind.INPUT, Kind.WEIGHT):
+        for kind in (FORWARD, INPUT, WEIGHT):
             run(kind, 1)
     for _ in range(rank):
-        run(Kind.INPUT, 0)
-        run(Kind.INPUT, 1)
+        run(INPUT, 0)
+        run(INPUT, 1)
     for _ in range(p - rank):
-        run(Kind.INPUT, 0)
-        run(Kind.WEIGHT, 0)
+        run(INPUT, 0)
+        run(WEIGHT, 0)
     for chunk in (1, 0):
         while weights[chunk] < inputs[chunk]:
-            run(Kind.WEIGHT, chunk)
+            run(WEIGHT, chunk)
     return order
 
 
-def dual_pipe_v(p: int, m: int, v: int) -> tuple[Order, ...]:
+def dual_pipe_v(p: int, m: int, v: int) -> Rows:
     """DualPipeV: DualPipe cut in half, with both halves of the layers on one rank."""
     return tuple(_dual(r, p, m, (r, 2 * p - 1 - r), (0, 0), middle_alone=r == p - 1) for r in range(p))
 
 
-def dual_pipe(p: int, m: int, v: int) -> tuple[Order, ...]:
+def dual_pipe(p: int, m: int, v: int) -> Rows:
     """DualPipe: micro-batches 0 to m/2 - 1 enter at rank 0, the others at rank p - 1."""
     orders = []
     for r in range(p):
@@ -85,33 +84,34 @@ def dual_pipe(p: int, m: int, v: int) -> tuple[Order, ...]:
 
 def _dual(
     rank: int, p: int, m: int, stages: tuple[int, int], first: tuple[int, int], *, middle_alone: bool
-) -> Order:
+) -> Ints:
     """The eight phases of DualPipe on rank ``rank`` of ``p``, m micro-batches of each of two streams.
 
     ``stages``: of the stream that enters nearby and of the one that comes back; ``first``: their first micro-batches.
     """
-    order: list[Action] = []
+    order: list[Row] = []
     forwards, backwards = list(first), list(first)
     waiting: deque[tuple[int, int]] = deque()
 
     def run_forward(stream: int) -> None:
-        order.append(forward(stages[stream], forwards[stream]))
+        order.append((FORWARD, stages[stream], forwards[stream], -1, -1))
         forwards[stream] += 1
 
     def run_backward(stream: int, *, split: bool = False) -> None:
         where = (stages[stream], backwards[stream])
-        order.append(input_gradient(*where) if split else backward(*where))
+        order.append((INPUT if split else BACKWARD, *where, *where))
         backwards[stream] += 1
         if split:
             waiting.append(where)
 
     def run_pair(stream: int, other: int) -> None:
-        order.append(pair(stages[stream], forwards[stream], stages[other], backwards[other]))
+        order.append((PAIR, stages[stream], forwards[stream], stages[other], backwards[other]))
         forwards[stream] += 1
         backwards[other] += 1
 
     def run_weight() -> None:
-        order.append(weight_gradient(*waiting.popleft()))
+        where = waiting.popleft()
+        order.append((WEIGHT, *where, *where))
 
     for _ in range(2 * (p - rank - 1)):
         run_forward(0)
@@ -144,4 +144,4 @@ def _dual(
         run_backward(0, split=True)
     while waiting:
         run_weight()
-    return tuple(order)
+    return np.array(order, dtype=np.intp)
