@@ -1,7 +1,7 @@
 """Code written for one scenario, asked about several at once: numbers that are arrays and answer as one where they agree.
 
 A :class:`Several` goes through every formula element by element. Where the code asks a question of it (``if``, ``max``,
-``int``, a key of a cache) it answers for all, or raises :class:`Differ` with what each would have answered;
+``int``) it answers for all, or raises :class:`Differ` with what each would have answered;
 :func:`alike` then asks once more for those that answer alike. So nothing that is asked need know that it is asked about
 several, and what comes out is what each would have got alone.
 """
@@ -29,10 +29,10 @@ class Several(np.ndarray[Any, Any]):
     """(scenarios,): one number each."""
 
     @staticmethod
-    def of(values: Any) -> "Several":
-        """Of a sequence of numbers."""
-        found: Several = np.asarray(values).view(Several)
-        return found
+    def of(values: Any) -> Any:
+        """Of a sequence of numbers; a plain one where all are the same."""
+        found = np.asarray(values)
+        return found.flat[0].item() if (found == found.flat[0]).all() else found.view(Several)
 
     def common(self) -> Any:
         """The number that all have.
@@ -62,7 +62,12 @@ class Several(np.ndarray[Any, Any]):
         return round(self.common(), digits)
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(self.common())
+        """Nothing that is kept is kept for several.
+
+        Raises:
+            Differ: always.
+        """
+        raise Differ(np.asarray(self))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in OF_ONE:
@@ -91,5 +96,9 @@ def alike(ask: Callable[[Ints], Found], members: Ints) -> list[tuple[Ints, Found
         try:
             found.append((own, ask(own)))
         except Differ as differ:
-            left += [own[differ.answers == answer] for answer in np.unique(differ.answers)]
+            answers = np.unique(differ.answers)
+            if len(answers) == 1:  # alike, but asked where an array won't do
+                left += np.split(own, len(own))
+            else:
+                left += [own[differ.answers == answer] for answer in answers]
     return found

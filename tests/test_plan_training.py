@@ -13,7 +13,7 @@ from perfmodel.answers.train import answer_train
 from perfmodel.cli import app
 from perfmodel.engines.frameworks.megatron_launch import megatron_launch
 from perfmodel.errors import InfeasibleError, SpecError
-from perfmodel.explore.plan_training import pieces
+from perfmodel.explore.plan_training import graphs
 from perfmodel.explore.plan_training.answer import plan_training
 from perfmodel.explore.plan_training.pieces import WAYS, Workshop
 from perfmodel.explore.plan_training.question import (
@@ -447,7 +447,7 @@ def test_graphs_run_in_compiled_code_as_without(small, monkeypatch):
     chosen = sample(small, 16, stated, 6)
     found = []
     for compiled in (False, True):
-        monkeypatch.setattr(pieces, "step_times", partial(step_times, compiled=compiled))
+        monkeypatch.setattr(graphs, "step_times", partial(step_times, compiled=compiled))
         found.append(figures(small, chosen))
     assert np.array_equal(found[0][0], found[1][0])
     assert np.array_equal(found[0][1], found[1][1])
@@ -467,12 +467,11 @@ def test_graphs_that_run_together_take_what_each_takes_alone(stated):
     scenario = load_scenario(name) if name else build_scenario(
         {**_document(), "training": RUN}
     )  # fmt: skip
-    workshop, asked = Workshop(scenario), []
-    for keys in sample(scenario, training_of(scenario).num_gpus, stated, 5):
-        shared = {key: value for key, value in keys.items() if key not in ARRANGED}
-        asked.append((keys, workshop.pieces(shared)))
-    workshop.finish()
-    for keys, found in asked:
+    chosen = sample(scenario, training_of(scenario).num_gpus, stated, 5)
+    shared = [{key: value for key, value in keys.items() if key not in ARRANGED} for keys in chosen]
+    pieces, which = Workshop(scenario).pieces(shared)
+    for keys, at in zip(chosen, which, strict=True):
+        found = pieces.of(at)
         training = training_with(training_of(scenario), keys)
         builder = StepBuilder(scenario, training)
         layers = [layer.model_copy(update={"count": 1}) for layer in scenario.model.layers]

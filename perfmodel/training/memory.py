@@ -163,7 +163,7 @@ def backward_bytes(layer: Layer, scenario: Scenario, training: Training) -> floa
         pairs = training.tokens_per_gpu * scenario.mean_real_experts
         widths.append(pairs * (3.0 * layer.moe.ffn_size + scenario.model.hidden_size))
     placeholders = placeholder_bytes(layer, scenario, training) if training.placeholder_gradients else 0.0
-    return placeholders + WEIGHT_BYTES * (maximum(*widths) + rows * scenario.model.hidden_size)
+    return placeholders + WEIGHT_BYTES * (maximum(0.0, *widths) + rows * scenario.model.hidden_size)
 
 
 def placeholder_bytes(layer: Layer, scenario: Scenario, training: Training) -> float:
