@@ -1,7 +1,6 @@
 """`perfmodel plan-train`: layouts screened together equal those simulated one by one, and the best is the best."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from perfmodel.explore.plan_training.screen import ARRANGED, figures, screen
 from perfmodel.explore.train_difference import train_difference
 from perfmodel.explore.train_sensitivity import train_sensitivity
 from perfmodel.load import build_scenario, load_scenario
-from perfmodel.overlap.twin import step_times
 from perfmodel.training.layout import training_of
 from perfmodel.training.overlap import pair_phase
 from perfmodel.training.pipeline.flight import in_flight
@@ -123,7 +121,7 @@ def test_what_is_in_flight_needs_no_times(name, p, m, v, data):
     held = data.draw(st.lists(st.floats(0.0, 10.0), min_size=own.num_stages, max_size=own.num_stages))
     for rank in range(p):
         stages = list(own.stages_of(rank))
-        peak = (in_flight(own, rank) @ np.array(held)[stages]).max()
+        peak = (in_flight(own)[rank] @ np.array(held)[stages]).max()
         assert peak == pytest.approx(occupancy(run, rank, held).peak_bytes, abs=1e-9)
 
 
@@ -447,7 +445,7 @@ def test_graphs_run_in_compiled_code_as_without(small, monkeypatch):
     chosen = sample(small, 16, stated, 6)
     found = []
     for compiled in (False, True):
-        monkeypatch.setattr(graphs, "step_times", partial(step_times, compiled=compiled))
+        monkeypatch.setattr(graphs, "worth_compiled", lambda layouts, answer=compiled: answer)
         found.append(figures(small, chosen))
     assert np.array_equal(found[0][0], found[1][0])
     assert np.array_equal(found[0][1], found[1][1])

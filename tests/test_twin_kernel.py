@@ -60,10 +60,10 @@ def test_they_are_loaded_where_many_scenarios_are_asked_for(monkeypatch):
     monkeypatch.setattr(type(twin_kernel()), "compiled_before", lambda _: True)
     monkeypatch.setattr(twin, "_SPENT", [0.0])
     monkeypatch.delitem(sys.modules, "perfmodel.overlap.kernel", raising=False)
-    assert twin._worth_compiled(twin.WORTH_COMPILED)
-    assert not twin._worth_compiled(twin.WORTH_COMPILED - 1)
+    assert twin.worth_compiled(twin.WORTH_COMPILED)
+    assert not twin.worth_compiled(twin.WORTH_COMPILED - 1)
     monkeypatch.setattr(twin, "available", lambda: False)
-    assert not twin._worth_compiled(twin.WORTH_COMPILED)
+    assert not twin.worth_compiled(twin.WORTH_COMPILED)
 
 
 def test_they_are_loaded_once_as_much_time_has_gone(monkeypatch):
@@ -71,18 +71,18 @@ def test_they_are_loaded_once_as_much_time_has_gone(monkeypatch):
     monkeypatch.setattr(twin, "_SPENT", [0.0])
     monkeypatch.delitem(sys.modules, "perfmodel.overlap.kernel", raising=False)
     steps = step_segments(load_scenario("longcat-flash-h800", ["deployment.overlap=tbo"]))
-    assert not twin._worth_compiled(1)
+    assert not twin.worth_compiled(1)
     twin.step_times(steps, compiled=False)
     assert twin._SPENT[0] > 0.0
     monkeypatch.setattr(twin, "LOADING_S", twin._SPENT[0])
-    assert twin._worth_compiled(1)
+    assert twin.worth_compiled(1)
 
 
 def test_what_is_loaded_is_used(monkeypatch):
     from perfmodel.overlap import kernel
 
     monkeypatch.setitem(sys.modules, "perfmodel.overlap.kernel", kernel)
-    assert twin._worth_compiled(1)
+    assert twin.worth_compiled(1)
 
 
 def test_nothing_more_is_compiled_than_was_said():

@@ -67,7 +67,7 @@ def step_times(
     size = max(_size(timing) for segment in segments for timing in segment.timings)
     if not contention:
         segments = [joined(one) if one.carries and not one.has_host else one for one in segments]
-    how = How(contention, _worth_compiled(size) if compiled is None else compiled)
+    how = How(contention, worth_compiled(size) if compiled is None else compiled)
     total, exposed = np.zeros(size), np.zeros(size)
     together = PIECE_COMPILED if how.compiled else PIECE
     for start in range(0, size, together):
@@ -112,7 +112,7 @@ class Ran(Protocol):
         """How long before it the host was done."""
 
 
-def _worth_compiled(size: int) -> bool:
+def worth_compiled(size: int) -> bool:
     """Whether so many scenarios are worth compiled code: it is loaded already, or was compiled before and will pay."""
     if "perfmodel.overlap.kernel" in sys.modules:
         return True

@@ -334,8 +334,8 @@ class _Group:
         standing = np.array([one.standing for one in self.held]).T
         rest = self.pieces.buffers + self.pieces.runtime
         most = np.zeros(len(self.held))
-        for rank, own in enumerate(self.ranks):
-            active = (in_flight(self.orders[-1], rank) @ stage_saved[list(own)]).max(axis=0)
+        for rank, (own, held) in enumerate(zip(self.ranks, in_flight(self.orders[-1]), strict=True)):
+            active = (held @ stage_saved[list(own)]).max(axis=0)
             kinds = self.counts[list(own)].sum(axis=0) > 0
             again = replayed[kinds].max(axis=0) if kinds.any() else 0.0
             busy = again + backward[kinds if kinds.any() else [0]].max(axis=0)
