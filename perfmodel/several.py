@@ -61,6 +61,10 @@ class Several(np.ndarray[Any, Any]):
     def __round__(self, digits: int | None = None) -> Any:
         return round(self.common(), digits)
 
+    def __format__(self, how: str) -> str:
+        """In words, of which nobody asks when several are asked about."""
+        return "several"
+
     def __hash__(self) -> int:  # type: ignore[override]
         """Nothing that is kept is kept for several.
 
@@ -72,6 +76,8 @@ class Several(np.ndarray[Any, Any]):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in OF_ONE:
             return OF_ONE[func]
+        if func in (np.any, np.all):
+            return bool(args[0])
         if func in REDUCTIONS:
             return func(args[0].common(), *args[1:], **kwargs)
         found = super().__array_function__(func, types, args, kwargs)
@@ -79,7 +85,7 @@ class Several(np.ndarray[Any, Any]):
 
 
 OF_ONE: Mapping[Any, int] = {np.ndim: 0, np.size: 1}
-REDUCTIONS = (np.any, np.all, np.mean, np.max, np.min, np.sum)
+REDUCTIONS = (np.mean, np.max, np.min, np.sum)
 """What reduces the numbers of one scenario to one is asked about the one that all have."""
 
 

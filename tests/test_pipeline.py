@@ -246,5 +246,5 @@ def test_numbers_that_a_schedule_does_not_take(name, p, m, v, words):
 
 def test_compiled_once():
     own = schedule("1f1b", 4, 8)
-    assert compiled((own,)) is compiled((schedule("1f1b", 4, 8),))
+    assert compiled(own) is compiled(schedule("1f1b", 4, 8))
     assert Action(Kind.PAIR, 1, 2, 3, 4).parts() == (forward(1, 2), backward(3, 4))

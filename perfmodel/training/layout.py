@@ -6,6 +6,10 @@ etp GPUs, whatever attention's tensor, context and data parallelism is made of, 
 the sequence between its regions (sequence parallelism).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from perfmodel.errors import SpecError
 from perfmodel.numeric import maximum
 from perfmodel.ops.work import Group, Work
@@ -165,31 +169,39 @@ def stage_layers(model: Model, training: Training) -> tuple[tuple[Layer, ...], .
     Raises:
         SpecError: stated numbers do not add up, or there are more stages than layers.
     """
-    layers = model_layers(model)
-    stages = training.pp * training.virtual_stages
-    stated = training.stage_layers
+    layers, at, found = model_layers(model), 0, []
+    for number in _stage_sizes(model, training):
+        found.append(layers[at : at + number])
+        at += number
+    return tuple(found)
+
+
+def layers_by_stage(model: Model, training: Training) -> np.ndarray:
+    """The same as numbers, (stages, the model's runs of equal layers)."""
+    runs = np.cumsum([0, *(layer.count for layer in model.layers)])
+    stages = np.cumsum([0, *_stage_sizes(model, training)])
+    low = np.maximum(stages[:-1, None], runs[:-1])
+    high = np.minimum(stages[1:, None], runs[1:])
+    return np.maximum(high - low, 0).astype(float)
+
+
+def _stage_sizes(model: Model, training: Training) -> Sequence[int]:
+    """Layers of each stage, as :func:`stage_layers` says."""
+    layers, stages, stated = model.num_layers, training.pp * training.virtual_stages, training.stage_layers
     if stated is not None:
         if len(stated) != stages:
             raise SpecError(
                 f"training.stage_layers has {len(stated)} values, pp x virtual_stages = {stages} stages need one each"
             )
-        if sum(stated) != len(layers):
-            raise SpecError(
-                f"training.stage_layers sums to {sum(stated)}, the model has {len(layers)} layers"
-            )
-        numbers = list(stated)
-    else:
-        numbers = even_layers(len(layers), stages)
-    if len(layers) < stages and stated is None:
+        if sum(stated) != layers:
+            raise SpecError(f"training.stage_layers sums to {sum(stated)}, the model has {layers} layers")
+        return stated
+    if layers < stages:
         raise SpecError(
             f"training: pp x virtual_stages = {training.pp} x {training.virtual_stages} = {stages} stages, the model "
-            f"has {len(layers)} layers: some stages would have none; state training.stage_layers if that is meant"
+            f"has {layers} layers: some stages would have none; state training.stage_layers if that is meant"
         )
-    at, found = 0, []
-    for number in numbers:
-        found.append(layers[at : at + number])
-        at += number
-    return tuple(found)
+    return even_layers(layers, stages)
 
 
 def even_layers(layers: int, stages: int) -> list[int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perfmodel.numeric import Num, maximum, minimum
 from perfmodel.ops import communication
 from perfmodel.ops.build import memory_bound
 from perfmodel.ops.op import Op, OpClass, Stream
@@ -23,12 +24,12 @@ class Group:
     """Data-parallel ranks that hold the same weights."""
 
     name: str
-    parameters: float
-    ranks: int
+    parameters: Num
+    ranks: Num
     """Those that divide the weights among themselves."""
-    near: int
+    near: Num
     """How many of them share a link domain."""
-    copies: int = 1
+    copies: Num = 1
     """Groups of them, with hybrid sharding: ``ranks`` apart from each other."""
 
 
@@ -41,11 +42,11 @@ def groups(parameters: Parameters, training: Training, cluster: Cluster) -> tupl
     """
     domain = cluster.node.link_domain_gpus
     copies = training.dp_replicate
-    near = min(max(1, domain // training.tp), training.dp * training.cp)
+    near = minimum(maximum(1, domain // training.tp), training.dp * training.cp)
     found = [Group("dense", parameters.dense, training.shards, near, copies)]
     if np.any(parameters.experts):
         apart = training.ep * training.etp
-        near = min(max(1, domain // apart), training.expert_dp)
+        near = minimum(maximum(1, domain // apart), training.expert_dp)
         found.append(Group("experts", parameters.experts, training.expert_shards, near, copies))
     return tuple(found)
 
@@ -58,7 +59,7 @@ def gradient_ops(parameters: Parameters, training: Training, cluster: Cluster) -
     kernel = "all_reduce" if training.zero == 0 else "reduce_scatter"
     found = groups(parameters, training, cluster)
     apart = [
-        Group(f"{one.name}.copies", one.parameters / one.ranks, one.copies, max(1, one.near // one.ranks))
+        Group(f"{one.name}.copies", one.parameters / one.ranks, one.copies, maximum(1, one.near // one.ranks))
         for one in found
         if one.copies > 1
     ]

@@ -1,5 +1,5 @@
 """The same step for many scenarios at once: actions in waves, each of which waits for earlier ones alone, and a few
-numpy operations per wave. Several schedules of the same stages go through their waves together.
+numpy operations per wave.
 
 Equals :mod:`perfmodel.training.pipeline.simulate` to rounding (tests): orders are fixed, so a step is a longest path.
 """
@@ -15,9 +15,8 @@ from perfmodel.training.pipeline.actions import (
     BACKWARD,
     FORWARD,
     INPUT,
-    KIND,
+    KINDS,
     PAIR,
-    STAGE,
     WEIGHT,
     Action,
     Ints,
@@ -34,7 +33,7 @@ WAITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Schedules, compiled: actions in the order of their waves."""
+    """A schedule, compiled: actions in the order of their waves."""
 
     waves: tuple[int, ...]
     """First action of every wave, and how many there are."""
@@ -45,48 +44,36 @@ class Program:
     """(actions,): its place in ``distinct``."""
     distinct: tuple[tuple[int, Action], ...]
     """One (rank, action) for each set of actions that take equally long."""
-    last: tuple[Ints, ...]
-    """Of each schedule: the last action of every rank."""
+    place: Ints
+    """(actions,): where each stands in the waves, in order of rank and within it in the order that it runs them."""
 
 
 @lru_cache(maxsize=64)
-def compiled(schedules: tuple[Schedule, ...]) -> Program:
-    """Put actions in waves.
+def compiled(schedule: Schedule) -> Program:
+    """Put a schedule's actions in waves.
 
     Raises:
-        DeadlockError: orders wait for each other.
+        DeadlockError: its orders wait for each other.
     """
-    parts = [coded(one) for one in schedules]
-    starts = np.cumsum([0, *(len(one.rank) for one in parts)])
-    total = int(starts[-1])
-    needed = np.full((WAITS, total), total)
-    for one, own, start in zip(schedules, parts, starts.tolist(), strict=False):
-        before = _before(own, one.num_stages, one.micro_batches)
-        nothing = before == len(own.rank)
-        needed[:, start : start + len(own.rank)] = np.where(nothing, total, before + start)
-    firsts = np.concatenate([own.starts[:-1] + start for own, start in zip(parts, starts, strict=False)])
-    ends = np.concatenate([own.starts[1:] + start for own, start in zip(parts, starts, strict=False)])
-    order, waves = _waves(firsts, ends, needed, schedules[0].name)
+    own = coded(schedule)
+    total = len(own.rank)
+    needed = _before(own, schedule.num_stages, schedule.micro_batches)
+    order, waves = _waves(own, needed, schedule.name)
     place = np.empty(total + 1, dtype=np.intp)
     place[order] = np.arange(total)
     place[total] = 2 * total
-    ranks = np.concatenate([own.rank for own in parts])
-    crosses = (needed[1:] < total) & (ranks != np.append(ranks, -1)[needed[1:]])
+    crosses = (needed[1:] < total) & (own.rank != np.append(own.rank, -1)[needed[1:]])
     needs = place[needed]
     needs[1:][crosses] += total
-    rows = np.concatenate([np.concatenate(one.rows) for one in schedules])
-    largest = schedules[0].num_stages + 1
-    back = np.concatenate([own.back_stage for own in parts])
-    marks = ((ranks * 5 + rows[:, KIND]) * largest + rows[:, STAGE]) * largest + back + 1
+    largest = schedule.num_stages + 1
+    marks = ((own.rank * len(KINDS) + own.kind) * largest + own.stage) * largest + own.back_stage + 1
     _, first, kinds = np.unique(marks, return_index=True, return_inverse=True)
     return Program(
         waves,
         needs[:, order],
         kinds[order],
-        tuple(zip(ranks[first].tolist(), actions(rows[first]), strict=True)),
-        tuple(
-            place[own.starts[1:] - 1 + start] for own, start in zip(parts, starts.tolist(), strict=False)
-        ),
+        tuple(zip(own.rank[first].tolist(), actions(np.concatenate(schedule.rows)[first]), strict=True)),
+        place[:total],
     )
 
 
@@ -111,19 +98,13 @@ def _before(own: Coded, stages: int, micro_batches: int) -> Ints:
     return found
 
 
-def _waves(firsts: Ints, ends: Ints, before: Ints, name: str) -> tuple[Ints, tuple[int, ...]]:
-    """Actions in order, and where each wave begins: at most one of every rank, when all that it waits for is done.
-
-    Args:
-        firsts: each rank's first action.
-        ends: one past its last.
-        before: as :func:`_before` has it.
-        name: of the schedule, for an error.
-    """
-    total = before.shape[1]
+def _waves(own: Coded, before: Ints, name: str) -> tuple[Ints, tuple[int, ...]]:
+    """Actions in order, and where each wave begins: at most one of every rank, when all that it waits for is done."""
+    total = len(own.rank)
     done = np.zeros(total + 1, dtype=bool)
     done[total] = True
-    at = firsts.copy()
+    ends = own.starts[1:]
+    at = own.starts[:-1].copy()
     needed = before[1:]
     open_ = np.flatnonzero(at < ends)
     found: list[Ints] = []
@@ -146,23 +127,27 @@ def makespans(schedule: Schedule, times: StageTimes) -> Any:
     """Makespan of each scenario, s: a float where times are (stages,), (scenarios,) where they are (stages,
     scenarios).
     """
-    return makespans_of((schedule,), times)[0]
+    last = ends(schedule, times, coded(schedule).starts[1:] - 1).max(axis=0)
+    return last if last.shape else float(last)
 
 
-def makespans_of(schedules: Sequence[Schedule], times: StageTimes) -> tuple[Any, ...]:
-    """:func:`makespans` of schedules that differ in their numbers of micro-batches alone."""
-    program = compiled(tuple(schedules))
-    durations: Sequence[Any] = [np.asarray(times.seconds(action, rank)) for rank, action in program.distinct]
-    transfer = np.asarray(times.transfer_s)
-    width = np.broadcast_shapes(transfer.shape, *(duration.shape for duration in durations))
+def durations(schedule: Schedule, times: StageTimes) -> Any:
+    """How long each of :attr:`Program.distinct` takes, s: (distinct,) or (distinct, scenarios)."""
+    found: Sequence[Any] = [times.seconds(action, rank) for rank, action in compiled(schedule).distinct]
+    return np.array(np.broadcast_arrays(*found, times.transfer_s)[:-1])
+
+
+def ends(schedule: Schedule, times: StageTimes, of: Ints) -> Any:
+    """When actions end, s: (actions,) or (actions, scenarios); ``of``: which, counted as in :class:`Coded`."""
+    program, takes, transfer = compiled(schedule), durations(schedule, times), np.asarray(times.transfer_s)
+    width = takes.shape[1:]
     size = width or (1,)
-    takes = np.array([np.broadcast_to(duration, size) for duration in durations])
+    takes = takes.reshape(-1, *size)[program.kinds]
     total = len(program.kinds)
     known = np.zeros((2 * total + 1, *size))
     for first, last in zip(program.waves, program.waves[1:], strict=False):
-        end = known[program.needs[:, first:last]].max(axis=0)
-        end += takes[program.kinds[first:last]]
+        end = np.maximum.reduce(known[program.needs[:, first:last]], axis=0)
+        end += takes[first:last]
         known[first:last] = end
         np.add(end, transfer, out=known[total + first : total + last])
-    found = (known[last].max(axis=0) for last in program.last)
-    return tuple(latest if width else float(latest[0]) for latest in found)
+    return known[program.place[of]].reshape(of.shape + width)

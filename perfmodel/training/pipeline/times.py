@@ -32,6 +32,22 @@ class StageTimes:
         one = np.ones(stages)
         return StageTimes(forward * one, input_ * one, weight * one, **rest)
 
+    def of(self, scenarios: Any) -> "StageTimes":
+        """Those of some scenarios, where times are (stages, scenarios)."""
+
+        def own(times: Any) -> Any:
+            return times[..., scenarios] if np.ndim(times) else times
+
+        return StageTimes(
+            own(self.forward_s),
+            own(self.input_s),
+            own(self.weight_s),
+            None if self.backward_s is None else own(self.backward_s),
+            {key: own(times) for key, times in self.pair_s.items()},
+            own(self.transfer_s),
+            self.rank_factor,
+        )
+
     def seconds(self, action: Action, rank: int) -> Any:
         """Time of one action on one rank."""
         factor = 1.0 if self.rank_factor is None else self.rank_factor[rank]
