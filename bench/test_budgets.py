@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from bench.yardstick import at_budget_s
+from perfmodel.explore.plan_training.answer import SIMULATE
+from perfmodel.explore.plan_training.question import Question
+from perfmodel.explore.plan_training.screen import screen
 from perfmodel.load import load_scenario
 from perfmodel.overlap.twin import step_times
 from perfmodel.routing.activation import beta_binomial
@@ -176,6 +179,16 @@ def test_many_layouts_of_a_pipeline(benchmark, name):
     times = np.random.default_rng(0).uniform(0.5, 1.5, (3, 16, layouts))
     benchmark.pedantic(makespans, args=(own, StageTimes(*times, transfer_s=np.full(layouts, 0.01))), rounds=3)
     benchmark.extra_info["layouts_per_s"] = layouts / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3-train-h800", "longcat-flash-train-h800"])
+def test_a_screen_of_training_layouts(benchmark, name):
+    """Budget: 2,000 layouts/s of CPU where the yardstick takes 1.8 s, from the question to ranked layouts."""
+    question = Question(name)
+    (kind,) = question.every_kind()
+    found = benchmark.pedantic(screen, args=(question, kind, SIMULATE), rounds=3, warmup_rounds=1)
+    layouts_per_s = len(found.layouts) / at_budget_s(lambda: screen(question, kind, SIMULATE))
+    benchmark.extra_info["layouts_per_s_where_the_yardstick_takes_1.8_s"] = round(layouts_per_s)
 
 
 def test_a_year_of_failures_a_thousand_times(benchmark):

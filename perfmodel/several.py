@@ -1,4 +1,4 @@
-"""Code written for one scenario, asked about several at once: numbers that are arrays and answer as one where they agree.
+"""Code written for one scenario, asked about several at once: arrays of numbers that answer as one where they agree.
 
 A :class:`Several` goes through every formula element by element. Where the code asks a question of it (``if``, ``max``,
 ``int``) it answers for all, or raises :class:`Differ` with what each would have answered;
@@ -16,7 +16,7 @@ Found = TypeVar("Found")
 Ints = NDArray[np.intp]
 
 
-class Differ(Exception):  # noqa: N818  # no error: a question that has several answers
+class Differ(Exception):  # no error: a question that has several answers
     """A question to which several scenarios answer differently."""
 
     def __init__(self, answers: Any) -> None:
@@ -47,7 +47,7 @@ class Several(np.ndarray[Any, Any]):
         return first.item()
 
     def __bool__(self) -> bool:
-        return bool(Several.common(self.astype(bool)))
+        return bool(self.astype(bool).view(Several).common())
 
     def __int__(self) -> int:
         return int(self.common())

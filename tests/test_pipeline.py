@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from perfmodel.errors import SpecError
 from perfmodel.training.pipeline.actions import Action, Kind, Schedule
 from perfmodel.training.pipeline.closed_forms import bubble, peak_in_flight
+from perfmodel.training.pipeline.continued import bounds, run_at_first, run_next
 from perfmodel.training.pipeline.occupancy import occupancy
 from perfmodel.training.pipeline.program import compiled, makespans
 from perfmodel.training.pipeline.schedules import RULES, schedule, schedule_problem
@@ -248,3 +249,62 @@ def test_compiled_once():
     own = schedule("1f1b", 4, 8)
     assert compiled(own) is compiled(schedule("1f1b", 4, 8))
     assert Action(Kind.PAIR, 1, 2, 3, 4).parts() == (forward(1, 2), backward(3, 4))
+
+
+@given(
+    name=st.sampled_from(list(RULES)),
+    p=st.integers(2, 8),
+    rounds_=st.integers(2, 14),
+    more=st.integers(0, 7),
+    v=st.integers(1, 3),
+    paired=st.booleans(),
+    spread=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_steps_lie_between_what_fewer_rounds_say(name, p, rounds_, more, v, paired, spread, seed):
+    """Stages unlike each other, with transfers: the whole step is never outside, and in the end it is exact."""
+    m = rounds_ * p + (0 if RULES[name].chunks is None else more % p)
+    if schedule_problem(name, p, m, v):
+        return
+    rng, scenarios = np.random.default_rng(seed), 8
+
+    def order(number):
+        return schedule(name, p, number, v, paired=paired)
+
+    whole = order(m)
+    stages = whole.num_stages
+    times = rng.uniform(0.5, 2.0, (3, 1, scenarios)) * np.exp(
+        spread * rng.normal(size=(3, stages, scenarios))
+    )
+    together = {
+        (a, b): rng.uniform(0.6, 1.0, scenarios) * (times[0, a] + times[1, b] + times[2, b])
+        for a in range(stages)
+        for b in range(stages)
+    }
+    own = StageTimes(*times, pair_s=together, transfer_s=rng.uniform(0.0, 0.3, scenarios))
+    exact = makespans(whole, own)
+    number, micro_batches = run_at_first(name, p, m), np.full(scenarios, m)
+    first = None
+    while True:
+        least, most = bounds(order(number), micro_batches, own)
+        assert (least <= exact * (1 + 1e-12)).all()
+        assert (most >= exact * (1 - 1e-12)).all()
+        first = most if first is None else first
+        if number == m:
+            break
+        number = run_next(number, p, micro_batches)
+    assert most == pytest.approx(exact, rel=1e-12)
+    assert (first <= 1.06 * exact).all()
+
+
+@pytest.mark.parametrize("name", ["1f1b", "zb-h2", "zb-v", "dualpipe"])
+def test_ranks_own_spans(name):
+    own = schedule(name, 4, 16, RULES[name].chunks or 1)
+    times = np.random.default_rng(3).uniform(0.5, 2.0, (3, own.num_stages))
+    run = simulate(own, StageTimes(*times, transfer_s=0.1))
+    longest = max(spans[-1].end_s - spans[0].start_s for spans in run.spans)
+    arrays = StageTimes(*times[..., None], transfer_s=np.array([0.1]))
+    least, most = bounds(own, np.array([16]), arrays, own_spans=True)
+    assert least == most == pytest.approx([longest])
+    assert (longest < run.makespan_s) == name.startswith("zb")

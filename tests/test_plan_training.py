@@ -91,6 +91,7 @@ def test_screened_steps_and_bytes_are_those_of_single_steps(small, name, gpus, s
             "slowest_rank": 1.2,
             "optimizer": {"kind": "muon", "gradients": "bf16"},
             "overlap_gradients": False,
+            "post_validation": True,
         }
         scenario = build_scenario({**_document(), "training": training_of(small).model_dump() | odd})
     found = sample(scenario, gpus, stated, 12)
@@ -100,6 +101,24 @@ def test_screened_steps_and_bytes_are_those_of_single_steps(small, name, gpus, s
         exact = keys["moe_overlap"] != "forward-backward"
         assert seconds == pytest.approx(one.step_time_s, rel=1e-3 if exact else 0.1), keys
         assert held == pytest.approx(max(rank.total for rank in one.memory.ranks), rel=1e-9), keys
+
+
+def test_the_best_are_told_as_if_all_were():
+    """A long step is continued from fewer rounds, for sure only where it may be among the best that fit."""
+    scenario = load_scenario("deepseek-v3-train-h800")
+    found = sample(
+        scenario, 2048, {"micro_batch_sequences": [1], "schedule": ["interleaved-1f1b", "zb-h2"]}, 400
+    )
+    every, memory = figures(scenario, found)
+    few, same = figures(scenario, found, best=20)
+    assert np.array_equal(memory, same)
+    fits = np.flatnonzero(memory <= scenario.cluster.gpu.memory_bytes)
+    order = [fits[np.argsort(steps[fits], kind="stable")][:20].tolist() for steps in (every, few)]
+    assert order[0] == order[1]
+    assert few[order[1]] == pytest.approx(every[order[0]], rel=1e-12)
+    assert (few >= every * (1 - 1e-12)).all()
+    assert (few <= 1.06 * every).all()
+    assert (few != every).any()
 
 
 @given(

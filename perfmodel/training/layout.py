@@ -97,7 +97,7 @@ def inner(scenario: Scenario, training: Training) -> Scenario:
     piece = training.sequence_tokens / training.cp
     deployment = TrainingLayout.model_construct(
         phase="prefill",
-        attention_dp=maximum(1, training.ep * training.etp // training.tp),
+        attention_dp=maximum(1, training.ep * training.etp // training.tp),  # type: ignore[arg-type]
         attention_tp=training.tp,
         dense_tp=training.tp,
         ep=training.ep,
@@ -182,7 +182,8 @@ def layers_by_stage(model: Model, training: Training) -> np.ndarray:
     stages = np.cumsum([0, *_stage_sizes(model, training)])
     low = np.maximum(stages[:-1, None], runs[:-1])
     high = np.minimum(stages[1:, None], runs[1:])
-    return np.maximum(high - low, 0).astype(float)
+    found: np.ndarray = np.maximum(high - low, 0).astype(float)
+    return found
 
 
 def _stage_sizes(model: Model, training: Training) -> Sequence[int]:

@@ -78,7 +78,7 @@ def plan_training(
         InfeasibleError: no layout is legal, or none fits; with how far the nearest is off.
         PerfModelError: the question is bad.
     """
-    screened = [screen(question, kind, simulate + SHOWN) for kind in question.every_kind()]
+    screened = [screen(question, kind, simulate) for kind in question.every_kind()]
     ranked = _ranked(screened, question.objective)
     _check(screened, ranked)
     found: list[Candidate] = []

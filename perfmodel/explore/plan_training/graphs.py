@@ -57,7 +57,8 @@ class Runs:
     def _seconds(self, graph: Sketch, parts: Floats, *, compiled: bool) -> Floats:
         """Seconds of layouts whose graphs are alike, (layouts,); ``parts``: (tasks, PARTS, layouts)."""
         timings: Sequence[Timing] = tuple(
-            Timing(**dict(zip(PARTS[:HELD], own, strict=False)), held_sms=float(own[HELD, 0])) for own in parts
+            Timing(**dict(zip(PARTS[:HELD], own, strict=False)), held_sms=float(own[HELD, 0]))
+            for own in parts
         )
         segment = Segment("stage", graph.tasks(), tuple(timings))
         return step_times((segment,), contention=self.contention, compiled=compiled).step_time_s

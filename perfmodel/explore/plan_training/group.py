@@ -7,8 +7,9 @@ shorter one, once the pipeline repeats itself.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from perfmodel.spec.training import Training
 from perfmodel.training.memory import copied_bytes
 from perfmodel.training.offload import activations_copy_s
 from perfmodel.training.pipeline.actions import BACK_STAGE, KIND, PAIR, STAGE, Schedule
-from perfmodel.training.pipeline.continued import bounds, continued_makespans
+from perfmodel.training.pipeline.continued import bounds, run_next
 from perfmodel.training.pipeline.flight import in_flight
 from perfmodel.training.pipeline.schedules import schedule
 from perfmodel.training.pipeline.times import StageTimes
@@ -51,16 +52,13 @@ class Group:
 
     def of(self, layouts: Ints) -> "Group":
         """Some of them."""
-        return Group(
-            self.scenario,
-            self.training,
-            self.order,
-            self.counts,
-            self.pieces.of(layouts),
-            self.held.of(layouts),
-            self.micro_batches[layouts],
-            self.zero3[layouts],
-            {key: values[layouts] for key, values in self.overlaps.items()},
+        return replace(
+            self,
+            pieces=self.pieces.of(layouts),
+            held=self.held.of(layouts),
+            micro_batches=self.micro_batches[layouts],
+            zero3=self.zero3[layouts],
+            overlaps={key: values[layouts] for key, values in self.overlaps.items()},
         )
 
     def bounds_s(self) -> tuple[Floats, Floats]:
@@ -69,21 +67,12 @@ class Group:
         least, most = bounds(self.order, self.micro_batches, self._times, own_spans=own_spans)
         return least + self._tail_s, most + self._tail_s
 
-    def step_s(self) -> Floats:
-        """Step times, (layouts,)."""
-        pipeline = continued_makespans(
-            self._order_of,
-            self.micro_batches,
-            self._times,
-            self.order.micro_batches,
-            own_spans=self.training.post_validation,
-        )
-        found: Floats = pipeline + self._tail_s
-        return found
-
-    def _order_of(self, micro_batches: int) -> Schedule:
+    def run_on(self) -> "Group":
+        """The same layouts, with more micro-batches run."""
         order = self.order
-        return schedule(order.name, order.ranks, micro_batches, order.chunks, paired=self._paired)
+        number = run_next(order.micro_batches, order.ranks, self.micro_batches)
+        longer = schedule(order.name, order.ranks, number, order.chunks, paired=self._paired)
+        return replace(self, order=longer)
 
     @property
     def _paired(self) -> bool:
@@ -135,9 +124,8 @@ class Group:
         """Activations between every stage and its host, one way, (stages, layouts); None: they stay."""
         if not self.training.offload.activations_fraction:
             return None
-        return np.asarray(
-            activations_copy_s(self.counts @ self.pieces.saved, self.training, self.scenario)
-        )
+        saved: Any = self.counts @ self.pieces.saved
+        return np.asarray(activations_copy_s(saved, self.training, self.scenario))
 
     def _pairs_s(self) -> dict[tuple[int, int], Floats]:
         """A stage's forward beside another's backward: as many pairs of layers as both have, the rest by itself."""
@@ -149,7 +137,9 @@ class Group:
         found = {}
         for ahead, back in self._met:
             both = np.minimum(self.counts[ahead], self.counts[back])
-            seconds = both @ pair + (self.counts[ahead] - both) @ layer[0] + (self.counts[back] - both) @ layer[3]
+            seconds = (
+                both @ pair + (self.counts[ahead] - both) @ layer[0] + (self.counts[back] - both) @ layer[3]
+            )
             seconds += ahead_s[ahead] + back_s[back]
             if self.zero3.any():
                 gather, reduce = self.held.stage_weights_s, self.held.stage_gradients_s

@@ -1,5 +1,5 @@
-"""Kernels of several layouts, each distinct one costed once: their ops hold one number per layout, and a timing comes out
-that does, too.
+"""Kernels of several layouts, each distinct one costed once: their ops hold one number per layout, and so do the
+timings that come out.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,8 +48,8 @@ class Costs:
             named, numbers = (*named, *other), [*numbers, *more]
         mark = (about, kernel.way, kernel.of, plain, *named)
         columns = np.empty((len(numbers), layouts))
-        for row, number in enumerate(numbers):
-            columns[row] = number
+        for column, number in zip(columns, numbers, strict=True):
+            column[:] = number
         key = (*mark, columns.tobytes())
         if key not in self.columns:
             known = self.rows.setdefault(mark, {})
@@ -59,7 +59,8 @@ class Costs:
                     timing = cost_of(_of_one(kernel, row))
                     known[row] = tuple(float(getattr(timing, part)) for part in PARTS)
                 found[layout] = known[row]
-            self.columns[key] = Timing(**dict(zip(PARTS, found.T, strict=True)))
+            parts: dict[str, Any] = dict(zip(PARTS, found.T, strict=True))
+            self.columns[key] = Timing(**parts)
         return self.columns[key]
 
 

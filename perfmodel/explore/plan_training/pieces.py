@@ -92,7 +92,9 @@ class Pieces:
 class _Shape:
     """Divisions of a micro-batch whose layers are alike: their parts, and what those take."""
 
-    def __init__(self, scenario: Scenario, training: Training, layouts: int, costs: Costs, memo: Memo) -> None:
+    def __init__(
+        self, scenario: Scenario, training: Training, layouts: int, costs: Costs, memo: Memo
+    ) -> None:
         self.scenario, self.training, self.layouts, self.costs = scenario, training, layouts, costs
         self.builder = StepBuilder(scenario, training, memo)
         self.kinds = [layer.model_copy(update={"count": 1}) for layer in scenario.model.layers]

@@ -1,8 +1,8 @@
 """Every layout's step time and memory at once, one array per pipeline.
 
-Layouts are grouped by what can be worked out together: shapes by the ops of their layers (:mod:`.pieces`), weights by what
-divides them (:mod:`.weights`), pipelines by their schedule (:mod:`.group`). Nothing is done layout by layout but to note
-which of each it has.
+Layouts are grouped by what can be worked out together: shapes by the ops of their layers (:mod:`.pieces`), weights by
+what divides them (:mod:`.weights`), pipelines by their schedule (:mod:`.group`). Nothing is done layout by layout but
+to note which of each it has.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from perfmodel.explore.plan_training.weights import Stages, Weights
 from perfmodel.several import Ints
 from perfmodel.spec.scenario import Scenario
 from perfmodel.training.layout import layers_by_stage, training_of
-from perfmodel.training.pipeline.continued import TOLERANCE, run_at_first
+from perfmodel.training.pipeline.continued import run_at_first
 from perfmodel.training.pipeline.schedules import schedule
 from perfmodel.training.supported import check_model
 from perfmodel.units import HOUR
@@ -29,6 +29,8 @@ from perfmodel.units import HOUR
 Floats = NDArray[np.float64]
 ARRANGED = ("pp", "virtual_stages", "schedule", "zero", "dp", "dp_replicate")
 """Keys that arrange layers and do not change them."""
+TOLERANCE = 1e-3
+"""Share of a step within which it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +90,21 @@ def figures(
     for at, group in groups:
         least[at], most[at] = group.bounds_s()
         memory[at] = group.memory()
-    unsure = most - least > TOLERANCE * least
-    if best is not None:
-        fits = memory <= float(scenario.cluster.gpu.memory_bytes)
-        told = np.sort(most[fits])
-        unsure &= fits & (least <= told[min(best, told.size) - 1] if told.size else False)
-    for at, group in groups:
-        again = np.flatnonzero(unsure[at])
-        if again.size:
-            most[at[again]] = group.of(again).step_s()
-    return most, memory
+    fits = memory <= float(scenario.cluster.gpu.memory_bytes)
+    while True:
+        unsure = most - least > TOLERANCE * least
+        if best is not None:
+            told = np.sort(most[fits])
+            unsure &= fits & (least <= (told[min(best, told.size) - 1] if told.size else 0.0))
+        if not unsure.any():
+            return most, memory
+        groups = [
+            (at[left], group.of(np.flatnonzero(left)).run_on())
+            for at, group in groups
+            if (left := unsure[at]).any()
+        ]
+        for at, group in groups:
+            least[at], most[at] = group.bounds_s()
 
 
 def _grouped(scenario: Scenario, found: Sequence[Mapping[str, Any]]) -> list[tuple[Ints, Group]]:
@@ -119,25 +126,25 @@ def _grouped(scenario: Scenario, found: Sequence[Mapping[str, Any]]) -> list[tup
     asked = []
     for (name, p, v, paired, first), members in pipelines.items():
         order = schedule(name, p, first, v, paired=paired)
-        keys = [found[i] for i in members]
-        counts = layers_by_stage(scenario.model, training_with(own, keys[0]))
-        number, layout = weights.ask(keys, Stages(counts, order), name)
-        asked.append((np.array(members), order, keys, counts, number, layout))
+        own_layouts = [found[i] for i in members]
+        counts = layers_by_stage(scenario.model, training_with(own, own_layouts[0]))
+        place = weights.ask(own_layouts, Stages(counts, order), name)
+        asked.append((np.array(members), order, own_layouts, counts, place))
     groups = []
-    for at, order, keys, counts, number, layout in asked:
+    for at, order, own_layouts, counts, place in asked:
         overlaps = {
-            name: np.array([one.get(name, getattr(own, name)) for one in keys])
+            name: np.array([one.get(name, getattr(own, name)) for one in own_layouts])
             for name in ("overlap_gradients", "overlap_parameters")
         }
         group = Group(
             scenario,
-            own.model_copy(update={"edp": None, **keys[0]}),
+            own.model_copy(update={"edp": None, **own_layouts[0]}),
             order,
             counts,
             pieces.of(which[shape[at]]),
-            weights.held(number, layout),
+            weights.held(*place),
             micro_batches[at],
-            np.array([one["zero"] == 3 for one in keys]),
+            np.array([one["zero"] == 3 for one in own_layouts]),
             overlaps,
         )
         groups.append((at, group))

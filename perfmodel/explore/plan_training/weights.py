@@ -4,6 +4,7 @@ Layouts whose GPUs hold the same weights share them, and all are worked out toge
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -133,10 +134,8 @@ class Weights:
             table = np.array(rows)
             distinct, inverse = np.unique(table, axis=0, return_inverse=True)
             figures = np.zeros((6, len(distinct)))
-            for members, found in alike(
-                lambda own, manner=manner, distinct=distinct: self._figures(manner, distinct[own]),
-                np.arange(len(distinct)),
-            ):
+            figures_of = partial(self._figures, manner, distinct)
+            for members, found in alike(figures_of, np.arange(len(distinct))):
                 for row, figure in enumerate(found):
                     figures[row, members] = figure
             for place, row in zip(places[manner], inverse.ravel().tolist(), strict=True):
@@ -144,9 +143,9 @@ class Weights:
                 for target, figure in zip(self.found[number], figures, strict=True):
                     target[part, layout] = figure[row]
 
-    def _figures(self, manner: tuple[Any, ...], rows: Floats) -> tuple[Any, ...]:
-        """Figures of :class:`Held` of parts, (parts, SIZES and what they consist of)."""
-        name, zero, cap = manner
+    def _figures(self, manner: tuple[Any, ...], parts: Floats, members: Ints) -> tuple[Any, ...]:
+        """Figures of :class:`Held` of some of (parts, SIZES and what they consist of)."""
+        (name, zero, cap), rows = manner, parts[members]
         sizes = {one: Several.of(rows[:, i].astype(int)) for i, one in enumerate(SIZES)}
         training = self.own.model_copy(
             update={**sizes, "zero": zero, "power_cap_w": cap, "schedule": name, "edp": None}

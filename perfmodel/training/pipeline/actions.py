@@ -101,7 +101,9 @@ class Schedule:
     num_stages: int
 
     @staticmethod
-    def of(name: str, orders: Sequence[Order], micro_batches: int, chunks: int, num_stages: int) -> "Schedule":
+    def of(
+        name: str, orders: Sequence[Order], micro_batches: int, chunks: int, num_stages: int
+    ) -> "Schedule":
         """A schedule whose orders are in words."""
         rows = tuple(np.array([row(action) for action in order], dtype=np.intp) for order in orders)
         return Schedule(name, rows, micro_batches, chunks, num_stages)

@@ -1,12 +1,11 @@
-"""Steps of many micro-batches, out of shorter ones: once a pipeline repeats itself, each further round of p micro-batches
-takes as long as the one before.
+"""Steps of many micro-batches, out of shorter ones: once a pipeline repeats itself, each further round of p
+micro-batches takes as long as the one before.
 
 From round to round the longest delay of a rank never grows and the shortest never falls: what waits for the latest of
-several ends is monotone, and moved by what all of them are moved by. So every further round takes between the two. How soon
-they meet depends on stages that are nearly as slow as the slowest.
+several ends is monotone, and moved by what all of them are moved by. So every further round takes between the two. How
+soon they meet depends on stages that are nearly as slow as the slowest.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +18,6 @@ from perfmodel.training.pipeline.times import StageTimes
 
 ROUNDS = 4
 """Rounds of p micro-batches that are run at first: filling and emptying, and two between."""
-TOLERANCE = 1e-3
-"""Share of a step by which rounds that differ from rank to rank may move it."""
 
 
 def run_at_first(name: str, p: int, micro_batches: int) -> int:
@@ -54,35 +51,12 @@ def bounds(
     return span + delays.min(axis=(0, 1)) * more, span + delays.max(axis=(0, 1)) * more
 
 
-def continued_makespans(
-    schedule_of: Callable[[int], Schedule],
-    micro_batches: Ints,
-    times: StageTimes,
-    first: int,
-    *,
-    own_spans: bool = False,
-) -> Any:
-    """Makespans, s, (scenarios,), each to :data:`TOLERANCE`.
-
-    Args:
-        schedule_of: number of micro-batches -> schedule.
-        micro_batches: of each scenario, (scenarios,): all ``first``, or whole rounds more.
-        times: (stages, scenarios).
-        first: micro-batches that are run at first, as :func:`run_at_first` gives them.
-        own_spans: as for :func:`bounds`.
+def run_next(ran: int, ranks: int, micro_batches: Ints) -> int:
+    """Micro-batches to run where ``ran`` of them left (scenarios,) with ``micro_batches`` unsure: as many as some have,
+    which makes those exact, or twice as many.
     """
-    found = np.empty(len(micro_batches))
-    left, number = np.arange(len(micro_batches)), first
-    while left.size:
-        schedule = schedule_of(number)
-        least, most = bounds(schedule, micro_batches[left], times.of(left), own_spans=own_spans)
-        done = most - least <= TOLERANCE * least
-        found[left[done]] = most[done]
-        left = left[~done]
-        if left.size:
-            fewest = int(micro_batches[left].min())  # which would be exact
-            number = fewest if fewest <= 3 * number else 2 * number - number % schedule.ranks
-    return found
+    fewest = int(micro_batches.min())
+    return fewest if fewest <= 3 * ran else 2 * ran - ran % ranks
 
 
 @lru_cache(maxsize=64)

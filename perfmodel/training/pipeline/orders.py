@@ -99,7 +99,10 @@ def _paired(orders: Rows) -> Rows:
         first = np.flatnonzero((kinds[:-1] == BACKWARD) & (kinds[1:] == FORWARD))
         joined = rows.copy()
         joined[first, KIND] = PAIR
-        joined[first, STAGE], joined[first, MICRO_BATCH] = rows[first + 1, STAGE], rows[first + 1, MICRO_BATCH]
+        joined[first, STAGE], joined[first, MICRO_BATCH] = (
+            rows[first + 1, STAGE],
+            rows[first + 1, MICRO_BATCH],
+        )
         found.append(np.delete(joined, first + 1, axis=0))
     return tuple(found)
 

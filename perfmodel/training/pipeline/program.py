@@ -27,6 +27,8 @@ from perfmodel.training.pipeline.coded import Coded, coded
 from perfmodel.training.pipeline.simulate import DeadlockError
 from perfmodel.training.pipeline.times import StageTimes
 
+TOGETHER = 256
+"""Scenarios that are run together: their ends stay in the processor's caches."""
 WAITS = 3
 """What an action waits for: its rank's action before, what its forward, what its backward needs."""
 
@@ -139,15 +141,25 @@ def durations(schedule: Schedule, times: StageTimes) -> Any:
 
 def ends(schedule: Schedule, times: StageTimes, of: Ints) -> Any:
     """When actions end, s: (actions,) or (actions, scenarios); ``of``: which, counted as in :class:`Coded`."""
-    program, takes, transfer = compiled(schedule), durations(schedule, times), np.asarray(times.transfer_s)
-    width = takes.shape[1:]
-    size = width or (1,)
-    takes = takes.reshape(-1, *size)[program.kinds]
-    total = len(program.kinds)
-    known = np.zeros((2 * total + 1, *size))
+    program, takes = compiled(schedule), durations(schedule, times)
+    transfer = np.broadcast_to(times.transfer_s, takes.shape[1:])
+    if takes.ndim == 1:
+        return _ends(program, takes[:, None], transfer[None], of)[:, 0]
+    found = np.empty((len(of), takes.shape[1]))
+    for start in range(0, takes.shape[1], TOGETHER):
+        some = slice(start, start + TOGETHER)
+        found[:, some] = _ends(program, takes[:, some], transfer[some], of)
+    return found
+
+
+def _ends(program: Program, takes: Any, transfer: Any, of: Ints) -> Any:
+    """:func:`ends` of (actions, scenarios), wave by wave."""
+    each = takes[program.kinds]
+    total = len(each)
+    known = np.zeros((2 * total + 1, each.shape[1]))
     for first, last in zip(program.waves, program.waves[1:], strict=False):
         end = np.maximum.reduce(known[program.needs[:, first:last]], axis=0)
-        end += takes[first:last]
+        end += each[first:last]
         known[first:last] = end
         np.add(end, transfer, out=known[total + first : total + last])
-    return known[program.place[of]].reshape(of.shape + width)
+    return known[program.place[of]]
