@@ -162,6 +162,11 @@ def test_what_is_not_said_is_what_megatron_does():
     assert keys(MOE + "--bf16 --recompute-granularity selective")["recompute"] == ["attention_core"]
     assert keys(MOE + "--bf16 --fp8-format hybrid")["precision"] == "fp8"
     assert "delayed, its default" in said(MOE + "--bf16 --fp8-format hybrid")
+    divided = (
+        MOE + "--bf16 --use-megatron-fsdp"
+    )  # optim_grads_params, gradients in the weights' format (auto)
+    assert (keys(divided)["zero"], keys(divided)["optimizer.gradients"]) == (3, "bf16")
+    assert "optimizer.gradients" not in keys(divided + " --megatron-fsdp-main-grads-dtype fp32")
     assert keys(MOE + "--bf16 --moe-layer-recompute")["recompute"] == ["attention_core", "experts"]
 
 

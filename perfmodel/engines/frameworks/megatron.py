@@ -247,9 +247,14 @@ def _optimizer(line: Line, trainer: Trainer) -> None:
         trainer.notes.append(
             "without effect (no --use-precision-aware-optimizer): --exp-avg-dtype, --exp-avg-sq-dtype"
         )
-    if reduced or own == "bf16" or (aware and main == "bf16"):
-        usual = "--megatron-fsdp-main-grads-dtype bf16" if own == "bf16" else "--main-grads-dtype bf16"
-        why = "--grad-reduce-in-bf16" if reduced else usual
+    if "use-megatron-fsdp" in line.all:  # its own buffers: auto is the weights' format
+        if own in (None, "auto"):
+            why = "not on the line: --megatron-fsdp-main-grads-dtype is auto, the weights' format"
+            trainer.set("optimizer.gradients", "bf16", why)
+        elif own != "fp32":
+            trainer.set("optimizer.gradients", "bf16", f"--megatron-fsdp-main-grads-dtype {own}")
+    elif reduced or (aware and main == "bf16"):
+        why = "--grad-reduce-in-bf16" if reduced else "--main-grads-dtype bf16"
         trainer.set("optimizer.gradients", "bf16", why)
     clip = line.number("clip-grad")
     if clip == 0:

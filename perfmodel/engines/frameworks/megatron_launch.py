@@ -113,6 +113,8 @@ def _state(t: Training) -> Iterator[str]:
         yield "--optimizer muon"
     if not t.optimizer.clip:
         yield "--clip-grad 0"
+    if t.zero in SHARDING:
+        yield f"--megatron-fsdp-main-grads-dtype {t.optimizer.gradients}"
     narrow = t.optimizer.moments != "fp32" or t.optimizer.gradients != "fp32"
     if narrow or t.offload.optimizer_fraction:
         moments, gradients = t.optimizer.moments, t.optimizer.gradients
