@@ -8,19 +8,14 @@ grouped GEMMs by stage, attention forward and backward, on B200 and A100-PCIe), 
 the median over shapes of its time over the forward's, the spread the standard deviation of its logarithm. Hopper has
 no BF16 GEMM rows by stage: the geometric mean of the two others, flagged, with the wider spread; in FP8 it has weight
 gradients, beside forwards of the same three sizes.
-
-Grouped products have a row for their forwards, too: where an architecture has no timings of them, fractions of a peak
-are a dense product's (``achievable.csv``), and SimuMax timed by how much a framework's grouped products are slower.
 """
 
 import csv
-import itertools
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from perfmodel.kernels import achievable
 from perfmodel.kernels.achievable import FOLDER, read_rows
 
 KERNELS, ATTENTION, FP8 = "training_kernels.csv", "training_attention.csv", "training_fp8.csv"
@@ -38,9 +33,6 @@ MLA_FLOPS = (3 * 192 + 2 * 128) / (192 + 128)
 """The same with queries and keys of 192 and values of 128: three of the five products are as wide as queries."""
 LEAST_SEQUENCE = 2048
 """FlashAttention-3's rates settle from here on."""
-LEAST_ROWS = 1024
-"""Rows of a group from which on grouped products are bound by arithmetic and their rates level off (B200: 0.20 of the
-peak at 128 rows, 0.33 at 512, 0.45 at 1,232 and at 9,832); a training step's experts have 2,000 and more."""
 
 Row = dict[str, str]
 
@@ -50,18 +42,15 @@ def gradient_rows() -> list[Row]:
     found: dict[tuple[str, str, str], list[float]] = {}
     for device, architecture in DEVICES.items():
         own = [row for row in read_rows(KERNELS) if row["device"] == device]
-        forwards = _grouped_forwards(own, architecture)
-        for (kernel, way), ratios in {**_gemms(own), **_grouped(own), **forwards, **_attention(own)}.items():
+        for (kernel, way), ratios in {**_gemms(own), **_grouped(own), **_attention(own)}.items():
             found[kernel, way, architecture] = ratios
     rows = [_row(*key, ratios, f"measured: {SOURCE}") for key, ratios in sorted(found.items())]
-    for kernel, way in (*itertools.product(("gemm", "grouped_gemm"), ("input", "weight")), GROUPED_FORWARD):
-        others = [row for row in rows if (row["kernel"], row["way"]) == (kernel, way)]
-        logs = [math.log(float(row["factor"])) for row in others]
-        apart = statistics.pstdev(logs) if way == "forward" else 0.0
-        spread = math.hypot(max(float(row["log_std"]) for row in others), apart)
-        rows.append(
-            _derived(kernel, way, math.exp(statistics.mean(logs)), spread, "mean of Ampere's and Blackwell's")
-        )
+    for kernel in ("gemm", "grouped_gemm"):
+        for way in ("input", "weight"):
+            others = [row for row in rows if (row["kernel"], row["way"]) == (kernel, way)]
+            factor = math.exp(statistics.mean(math.log(float(row["factor"])) for row in others))
+            spread = max(float(row["log_std"]) for row in others)
+            rows.append(_derived(kernel, way, factor, spread, "mean of Ampere's and Blackwell's"))
     rows += [*_hopper_attention(), *_hopper_fp8()]
     return sorted(rows, key=lambda row: (row["kernel"], row["way"], row["architecture"], row["dtype"]))
 
@@ -106,22 +95,6 @@ def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
         ]
         for way, stage in stages.items()
     }
-
-
-GROUPED_FORWARD = ("grouped_gemm", "forward")
-
-
-def _grouped_forwards(rows: Iterable[Row], architecture: str) -> dict[tuple[str, str], list[float]]:
-    """Time of a grouped product over that of the dense fractions of the peak that stand in for it."""
-    fraction = achievable.lookup("grouped_gemm", "bf16", architecture).compute_fraction
-    ratios = []
-    for row in rows:
-        if row["kernel"] != "group_matmul":
-            continue
-        s = _shape(row)
-        if s["stage"] == "fwd" and s["dtype"] == "bf16" and int(s["M"]) >= LEAST_ROWS:
-            ratios.append(fraction * float(row["peak_tflops"]) / float(row["tflops"]))
-    return {GROUPED_FORWARD: ratios}
 
 
 def _attention(rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
@@ -210,7 +183,6 @@ def _row(kernel: str, way: str, architecture: str, ratios: list[float], source: 
 
 
 def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> Row:
-    kind = "forward" if way == "forward" else f"{way} gradient"
     return {
         "kernel": kernel,
         "way": way,
@@ -220,7 +192,7 @@ def _derived(kernel: str, way: str, factor: float, spread: float, what: str) -> 
         "log_std": f"{spread:.4g}",
         "num_rows": "0",
         "source": f"derived: {what} ({SOURCE})",
-        "flag": f"{kernel} {kind} on hopper: no timings by stage, {what}",
+        "flag": f"{kernel} {way} gradient on hopper: no timings by stage, {what}",
     }
 
 

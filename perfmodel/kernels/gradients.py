@@ -1,6 +1,5 @@
-"""How long a kernel of a training step takes: a gradient as the product of its own shape, or as its forward, times what
-public timings say of the kind; a grouped product that nobody timed on an architecture as a dense one, times what
-frameworks' grouped products take over those where they were timed.
+"""How long a gradient takes: as the product of its own shape, or as its forward, times what public timings say of the
+kind.
 
 Rows of ``data/kernels/gradients.csv`` were made by :mod:`calibrate.tables.gradients`.
 """
@@ -9,9 +8,6 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
-
-from perfmodel.kernels import achievable
 from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.cost import cost
@@ -19,7 +15,6 @@ from perfmodel.kernels.deepseek_rows import own_product, router_kernels
 from perfmodel.kernels.timing import Timing
 from perfmodel.kernels.training_rows import timed
 from perfmodel.ops.backward import Kernel
-from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Cluster
 
 
@@ -70,14 +65,14 @@ def kernel_cost(
         timing = timing.scaled(router_kernels(kernel))
     if "blocks" in base.shape:
         timing = of_blocks(timing, float(base.shape["blocks"]), cluster)
-    if costs == "roofline" and stands_for_dense(base, cluster) and not timing.calibrated:
-        timing = _times(timing, _grouped_row(base, cluster), "grouped")
-    if kernel.way == "forward":
-        return timing
     row = lookup(kernel.base.kernel, kernel.way, cluster.gpu.architecture, kernel.base.dtype)
-    found = _times(timing, row, "gradient")
-    return (
-        replace(found, spread_key=f"{found.spread_key} {kernel.way}") if row and found.spread_key else found
+    if row is None:
+        return timing
+    return replace(
+        timing.scaled(row.factor, source=f"{timing.source}; gradient: {row.source}"),
+        log_std=math.hypot(timing.log_std, row.log_std),
+        spread_key=f"{timing.spread_key} {kernel.way}" if timing.spread_key else "",
+        flag="; ".join(filter(None, (timing.flag, row.flag))),
     )
 
 
@@ -87,45 +82,6 @@ def of_blocks(timing: Timing, blocks: float, cluster: Cluster) -> Timing:
     """
     share = min(1.0, blocks / cluster.gpu.num_sms)
     return replace(timing, latency_s=timing.latency_s + timing.memory_s * (1.0 / share - 1.0))
-
-
-def stands_for_dense(op: Op, cluster: Cluster) -> bool:
-    """Whether an op is a grouped product that is costed by a dense one's fractions, for want of timings."""
-    return (
-        op.kernel == "grouped_gemm"
-        and achievable.lookup(op.kernel, op.dtype, cluster.gpu.architecture).num_rows == 0
-    )
-
-
-FEWEST_ROWS = 1024
-"""Rows of a group on which grouped products were compared with dense ones (:mod:`calibrate.tables.gradients`)."""
-OTHER_FORMAT_LOG_STD = 0.15
-"""Spread that a factor of BF16 products gets in other formats: what it differs by between Ampere and Blackwell."""
-
-
-def _grouped_row(op: Op, cluster: Cluster) -> GradientRow | None:
-    """By how much a grouped product is slower than the dense one that stands for it, flagged beyond what was timed."""
-    row = lookup("grouped_gemm", "forward", cluster.gpu.architecture)
-    if row is None:
-        return None
-    flags = [row.flag]
-    if float(np.min(op.shape["rows_per_group"])) < FEWEST_ROWS:
-        flags.append(f"groups of fewer than {FEWEST_ROWS:,} rows: slower still (B200: up to 2.7 times dense)")
-    if op.dtype != "bf16":
-        flags.append(f"grouped {op.dtype} products: BF16's factor over dense ones")
-        row = replace(row, log_std=math.hypot(row.log_std, OTHER_FORMAT_LOG_STD))
-    return replace(row, flag="; ".join(filter(None, flags)))
-
-
-def _times(timing: Timing, row: GradientRow | None, what: str) -> Timing:
-    """The timing by a row's factor, with its spread and flag."""
-    if row is None:
-        return timing
-    return replace(
-        timing.scaled(row.factor, source=f"{timing.source}; {what}: {row.source}"),
-        log_std=math.hypot(timing.log_std, row.log_std),
-        flag="; ".join(filter(None, (timing.flag, row.flag))),
-    )
 
 
 @cache
