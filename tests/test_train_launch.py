@@ -228,6 +228,11 @@ def test_plan_train_prints_the_command_of_the_best(tmp_path):
     )
     assert read["step_time_s"] == pytest.approx(best["step_time_s"], rel=1e-12)
     assert shlex.split(launch["torchtitan"]["command"].replace("\\\n", " "))[-1]
+    own = run_here("perfmodel", "train", "best.yaml", "--launch", "megatron", folder=tmp_path)
+    assert command in own.stdout
+    assert "launch" not in json.loads(
+        run_here("perfmodel", "train", "best.yaml", "--json", folder=tmp_path).stdout
+    )
     odd = run_here(*words[:-2], "--launch", "nanotron", folder=tmp_path)
     assert (odd.returncode, "--launch nanotron: must be one of megatron, torchtitan" in odd.stderr) == (
         2,

@@ -54,17 +54,16 @@ def plan_train(
     ] = None,
 ) -> None:
     """The best layout for a training run: all that multiply are screened, those that fit ranked, the best simulated."""
-    from perfmodel.engines.frameworks.launch import WRITERS
     from perfmodel.errors import SpecError
     from perfmodel.explore.plan_training.answer import plan_training
     from perfmodel.explore.plan_training.question import Question, kinds_of, objective_of
     from perfmodel.explore.space import read_space
+    from perfmodel.explore.train_launch import check_framework
     from perfmodel.files import check_writable
     from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
 
-    if launch not in ("", *WRITERS):
-        raise SpecError(f"--launch {launch[:40]}: must be one of {', '.join(WRITERS)}")
+    check_framework(launch)
     if not 1 <= simulate <= 1000:
         raise SpecError(f"--simulate {simulate}: must be from 1 to 1,000 layouts")
     for file in filter(None, (out, html)):  # before any work

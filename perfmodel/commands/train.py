@@ -34,6 +34,10 @@ def train(
         bool,
         typer.Option("--sensitivity", help="What moves a token's cost: one lever at a time, and why so far."),
     ] = False,
+    launch: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Print the command that starts the run: megatron or torchtitan."),
+    ] = "",
     why: Annotated[bool, typer.Option("--why", help="The standing caveats, folded away otherwise.")] = False,
 ) -> None:
     """A training run: step time, MFU, bubble, exposed communication, memory by pipeline rank, days and dollars."""
@@ -42,6 +46,10 @@ def train(
     from perfmodel.load import load_scenario
     from perfmodel.output.inputs import check_outputs
 
+    if launch:
+        from perfmodel.explore.train_launch import check_framework, launch_of
+
+        check_framework(launch)
     if html is not None:  # before any work
         check_writable(html)
     if trace is not None:
@@ -60,6 +68,8 @@ def train(
         from perfmodel.explore.train_sensitivity import train_sensitivity
 
         answer.values["sensitivity"] = train_sensitivity(answer).as_dict()
+    if launch:
+        answer.values["launch"] = {launch: launch_of(answer.step, launch)}
     if trace is not None:
         from perfmodel.output.train.trace import write_train_trace
 
@@ -75,6 +85,10 @@ def train(
         from perfmodel.output.train.table import print_caveats, print_train
 
         print_train(answer)
+        if launch:
+            from perfmodel.output.train.launch import print_launch
+
+            print_launch(answer.values["launch"][launch], "The run")
         print_caveats(answer.values, why=why)
         print_warnings(answer.values)
     for path in (trace, html):

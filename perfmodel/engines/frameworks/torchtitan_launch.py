@@ -145,6 +145,8 @@ def _rest(t: Training, model: Model) -> Iterator[str]:
         experts = next(one for one, known in CONVERTERS.items() if known == ("experts", t.precision))
         both = model.moe is not None and "experts" not in t.bf16_parts
         yield f"--model.converters {linear}{f' {experts}' if both else ''}"
+        if both:
+            yield f"--{experts}.fqns=experts"
     if t.offload.optimizer_fraction == 1.0:
         yield "--training.enable_cpu_offload"
     if t.optimizer.master == "none":

@@ -1,21 +1,21 @@
 """The answer to ``perfmodel plan-train``: layouts ranked, why the first is first, and it as a scenario file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import perfmodel
 from perfmodel.answers.train import TrainAnswer, answer_train
-from perfmodel.engines.frameworks.launch import WRITERS, TrainCommand, train_command
 from perfmodel.errors import InfeasibleError
 from perfmodel.explore.plan_training.question import LAYOUT, Kind, Objective, Question, training_with
 from perfmodel.explore.plan_training.screen import Screened, screen
 from perfmodel.explore.train_difference import Difference, train_difference
+from perfmodel.explore.train_launch import launches_of
 from perfmodel.explore.train_sensitivity import usd_per_million_tokens
 from perfmodel.spec.training import Training
-from perfmodel.training.layout import stage_layers, training_of
+from perfmodel.training.layout import training_of
 from perfmodel.units import GB, MEGA
 
 SIMULATE = 24
@@ -115,18 +115,10 @@ def plan_training(
         "alike": sum(_close(one, best, question.objective) for one in found),
         "own": _own(question, best),
         "why": None if why is None else why.as_dict(),
-        "launch": {name: asdict(_command(name, best)) for name in WRITERS},
+        "launch": launches_of(best.answer.step),
         "provenance": {**best.answer.values["provenance"], "perfmodel": perfmodel.__version__},
     }
     return TrainPlan(question, values, tuple(found), _document(question, best), tuple(screened))
-
-
-def _command(framework: str, best: Candidate) -> TrainCommand:
-    """The best's command."""
-    step = best.answer.step
-    stages = [len(layers) for layers in stage_layers(step.scenario.model, step.training)]
-    node = step.scenario.cluster.node.num_gpus
-    return train_command(framework, step.training, step.scenario.model, stages, node)
 
 
 def _ranked(screened: Sequence[Screened], objective: Objective) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from perfmodel.explore.plan_training.answer import CLOSE, TrainPlan
 from perfmodel.output.console import console
 from perfmodel.output.formats import duration, percent, significant, usd
 from perfmodel.output.tables import table_of
+from perfmodel.output.train.launch import print_launch
 from perfmodel.output.train.table import difference_table
 from perfmodel.units import GB
 
@@ -44,19 +45,12 @@ def print_plan(answer: TrainPlan, launch: str = "") -> None:
     if values["why"] is not None:
         out.print(difference_table(values["why"], f"Why: the best against {values['why']['name_b']}"))
     if launch:
-        _print_launch(out, values["launch"][launch])
+        print_launch(values["launch"][launch], "The best")
     out.print(
         Text(
             "--out FILE writes the best as a scenario; --json: SI units, all that were simulated", style="dim"
         )
     )
-
-
-def _print_launch(out: Any, launch: Mapping[str, Any]) -> None:
-    out.print(Text(f"\nThe best on every node, {launch['framework']}:", style="bold"))
-    out.print(Text(launch["command"]), soft_wrap=True)
-    for text in launch["cannot"]:
-        out.print(Text(f"not in the command: {text}", style="dim"))
 
 
 def _ranking(values: Mapping[str, Any]) -> Table:
