@@ -17,6 +17,7 @@ a pool (tests, ``streamlit run``) it runs where it is called, with the same resu
 import os
 import signal
 import time
+from bisect import insort
 from collections.abc import Callable, Hashable
 from functools import wraps
 from importlib import import_module
@@ -26,7 +27,7 @@ from threading import Condition, Event, Thread
 from typing import Any, TypeVar, cast
 
 from dashboard.cache import MOST_KEPT, Kept, key_of_call
-from dashboard.together import send
+from dashboard.together import send, since
 from perfmodel.errors import WorkerError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -113,6 +114,9 @@ class _Job:
         self.value: Any = None
         self.error: BaseException | None = None
         self.progress: tuple[int, int] | None = None
+        self.since = time.monotonic() if slow else since()
+        """Whose turn it is: runs of the script in the order in which they began, whatever they ask last; what takes
+        seconds goes by when it was asked."""
         self.waiting = 0
         self.left_at: float | None = None
         """Since when nobody waits any more; None before anybody has come."""
@@ -145,7 +149,7 @@ class Pool:
         with self._change:
             job = self._jobs.setdefault(new.key, new)
             if job is new:
-                self._queue.append(new)
+                insort(self._queue, new, key=lambda one: one.since)
                 self._change.notify_all()
             if waits:
                 job.waiting += 1

@@ -15,7 +15,7 @@ MOST_S = 0.05
 """That an element waits for others while the run goes on."""
 
 _runs = local()
-"""``gathered``: of the run in this thread."""
+"""Of the run in this thread: ``gathered``, and ``since`` when it runs."""
 
 
 class _Gathered:
@@ -68,12 +68,12 @@ def together() -> Iterator[None]:
         yield
         return
     one_by_one, context._enqueue = context._enqueue, gathered.add
-    _runs.gathered = gathered
+    _runs.gathered, _runs.since = gathered, time.monotonic()
     try:
         yield
     finally:
         context._enqueue = one_by_one
-        _runs.gathered = None
+        _runs.gathered = _runs.since = None
         gathered.send()
 
 
@@ -82,3 +82,9 @@ def send() -> None:
     gathered: _Gathered | None = getattr(_runs, "gathered", None)
     if gathered is not None:
         gathered.send()
+
+
+def since() -> float:
+    """When this thread's run began, on the clock of ``time.monotonic``; outside of one: now."""
+    began: float | None = getattr(_runs, "since", None)
+    return time.monotonic() if began is None else began

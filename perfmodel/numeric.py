@@ -33,6 +33,11 @@ def where(condition: Any, yes: Num, no: Num) -> Num:
     return np.where(condition, yes, no)  # type: ignore[return-value]
 
 
+def some(value: Num) -> bool:
+    """Whether a number, or any of an array's, is not 0; numpy's own answer takes thirty times as long for a number."""
+    return value != 0.0 if isinstance(value, (float, int)) else bool(np.any(value))
+
+
 def comparable(value: float) -> float:
     """A float to ten digits: for choices and orders that a processor's last digits must not decide."""
     return float(f"{value:.9e}")

@@ -186,18 +186,28 @@ def drawable(scenario: Scenario, segments: Sequence[Segment] | None = None) -> t
     )
     routing = scenario.routing.model_copy(update={**more, "prior_imbalance": 1.0})
     uneven = step_segments(scenario.model_copy(update={"routing": routing}))
+    made: dict[tuple[int, int], Timing] = {}  # what is alike stays one timing
     return tuple(
         replace(
             segment,
             timings=tuple(
-                replace(timing, uneven_log=np.log(other.seconds / timing.seconds))
-                if np.all(np.asarray(timing.seconds) > 0.0) and np.any(other.seconds != timing.seconds)
-                else timing
+                made.get((id(timing), id(other)))
+                or made.setdefault((id(timing), id(other)), _with_uneven(timing, other))
                 for timing, other in zip(segment.timings, like.timings, strict=True)
             ),
         )
         for segment, like in zip(own, uneven, strict=True)
     )
+
+
+def _with_uneven(timing: Timing, other: Timing) -> Timing:
+    """The timing with what it takes longer as ``other``, if it takes any time."""
+    if timing is other:
+        return timing
+    before, after = timing.seconds, other.seconds
+    if not np.all(np.asarray(before) > 0.0) or not np.any(after != before):
+        return timing
+    return replace(timing, uneven_log=np.log(after / before))
 
 
 def _layer_counts(scenario: Scenario) -> list[tuple[Layer, int]]:

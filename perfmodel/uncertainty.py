@@ -11,13 +11,14 @@ interval. ``calibrate check`` and ``perfmodel validate`` report how often measur
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.kernels.timing import Timing
-from perfmodel.numeric import Num
+from perfmodel.numeric import Num, some
 from perfmodel.overlap.graph import Segment
 from perfmodel.overlap.twin import step_times
 from perfmodel.sobol import most_dimensions, sobol
@@ -60,7 +61,7 @@ def drawn_step_times(
         return None
     factors = _factors(keys, common_log_std)
     return [
-        step_times([_scaled(segment, factors) for segment in segments], contention=own).step_time_s
+        step_times(_scaled(segments, factors), contention=own).step_time_s
         for segments, own in zip(steps, contention, strict=True)
     ]
 
@@ -80,14 +81,16 @@ def drawn_curve(
     drawn_factors = _factors(keys, common_log_std).items()
     factors = {key: np.append(0.0 if key == UNEVEN else 1.0, own) for key, own in drawn_factors}
     points = max(np.size(timing.seconds) for segment in segments for timing in segment.timings)
+    made: dict[tuple[int, int], Timing] = {}  # what is alike stays one timing
+
+    def at_points(timing: Timing, own: Timing) -> Timing:
+        kind = id(timing), id(own)
+        if kind not in made:
+            made[kind] = _at_points(timing, _factor(own, factors), points)
+        return made[kind]
+
     drawn = [
-        replace(
-            segment,
-            timings=tuple(
-                _at_points(timing, _factor(own, factors), points)
-                for timing, own in zip(segment.timings, one.timings, strict=True)
-            ),
-        )
+        replace(segment, timings=tuple(map(at_points, segment.timings, one.timings)))
         for segment, one in zip(segments, like, strict=True)
     ]
     times = step_times(drawn, contention=contention).step_time_s.reshape(1 + DRAWS, points)
@@ -112,13 +115,18 @@ def _at_points(timing: Timing, factors: Array, points: int) -> Timing:
     )
 
 
-def _scaled(segment: Segment, factors: Mapping[str, Array]) -> Segment:
-    """The segment with every timing under every draw; given times and gaps in a graph (an engine's constants) err with
+def _scaled(segments: Sequence[Segment], factors: Mapping[str, Array]) -> list[Segment]:
+    """The segments with every timing under every draw; given times and gaps in a graph (an engine's constants) err with
     the engine, but for the gap of an op that has a spread of its own.
     """
-    return replace(
-        segment, timings=tuple(timing.scaled(_factor(timing, factors)) for timing in segment.timings)
-    )
+    made: dict[int, Timing] = {}  # what is alike stays one timing
+
+    def scaled(timing: Timing) -> Timing:
+        if id(timing) not in made:
+            made[id(timing)] = timing.scaled(_factor(timing, factors))
+        return made[id(timing)]
+
+    return [replace(segment, timings=tuple(map(scaled, segment.timings))) for segment in segments]
 
 
 def _factor(timing: Timing, factors: Mapping[str, Array]) -> Any:
@@ -126,22 +134,26 @@ def _factor(timing: Timing, factors: Mapping[str, Array]) -> Any:
     that, what uneven use of experts does to it.
     """
     own = factors[timing.spread_key or COMMON]
-    return own * np.exp(factors[UNEVEN] * timing.uneven_log) if np.any(timing.uneven_log) else own
+    return own * np.exp(factors[UNEVEN] * timing.uneven_log) if some(timing.uneven_log) else own
 
 
 def _add_spread_keys(segments: Sequence[Segment], keys: dict[str, float]) -> bool:
     """Adds key -> spread of all ops; False if some op that takes time has none, or the ranks differ."""
     for segment in segments:
         for timing in segment.timings:
-            if any(np.ndim(part) for part in (timing.seconds, timing.compute_s, timing.network_s)):
+            if any(_is_array(part) for part in (timing.seconds, timing.compute_s, timing.network_s)):
                 return False
             if timing.spread_key:
                 keys[timing.spread_key] = timing.log_std
             elif timing.seconds > timing.gap_s and timing.source != "given":
                 return False
-            if np.any(timing.uneven_log):
+            if some(timing.uneven_log):
                 keys[UNEVEN] = 1.0
     return True
+
+
+def _is_array(value: Any) -> bool:
+    return not isinstance(value, (float, int)) and bool(np.ndim(value))
 
 
 COMMON = ""
@@ -152,13 +164,20 @@ UNEVEN = "uneven use of experts"
 
 def _factors(spreads: Mapping[str, float], common: float) -> dict[str, Array]:
     """A factor per draw for each key: log-normal around 1, times the one that all share."""
-    points = _points(len(spreads) + 1)
-    normal = normal_quantile(np.clip(points, 1e-6, 1.0 - 1e-6))
+    normal = _deviates(len(spreads) + 1)
     shared = common * normal[:, -1]
     factors = {key: np.exp(std * normal[:, i] + shared) for i, (key, std) in enumerate(spreads.items())}
     if UNEVEN in spreads:
         factors[UNEVEN] = np.abs(normal[:, list(spreads).index(UNEVEN)])
     return {COMMON: np.exp(shared), **factors}
+
+
+@lru_cache(maxsize=64)
+def _deviates(dimensions: int) -> Array:
+    """Standard normal deviates of the draws (draws, dimensions), the same for all steps of so many factors."""
+    found = normal_quantile(np.clip(_points(dimensions), 1e-6, 1.0 - 1e-6))
+    found.setflags(write=False)
+    return found
 
 
 def _points(dimensions: int) -> Array:

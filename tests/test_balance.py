@@ -192,6 +192,18 @@ def test_a_group_that_nobody_likes_is_never_open():
     assert shares.sum() == pytest.approx(1.0)
 
 
+def test_experts_that_are_liked_alike_share_alike_whatever_is_drawn():
+    """By symmetry, exactly: with groups the shares are counted over drawn tokens, which have noise."""
+    law = ("routing.popularity=uniform", "routing.imbalance=1")
+    steps = {
+        simulate_step(scenario(*law, f"seed={seed}", base="deepseek-v3-h800")).step_time_s for seed in (1, 2)
+    }
+    assert len(steps) == 1
+    balance, _ = balance_and_pairs(scenario(*law, base="deepseek-v3-h800"))
+    ((_, _, shares),) = balance_module.placed_layers(balance)
+    assert (shares == 1.0 / 256).all()
+
+
 def test_arrays_of_means_are_done_element_by_element():
     means = np.array([4.0, 8.0, 12.0])
     base = (

@@ -141,6 +141,22 @@ def test_a_long_run_that_all_have_left_is_ended(processes, tmp_path, leaving):
     assert not (tmp_path / "left.ended").exists()
 
 
+def test_runs_have_their_turn_in_the_order_in_which_they_began(processes, tmp_path, monkeypatch):
+    """What an earlier run asks last comes before what a later one asked first."""
+    later, earlier = time.monotonic(), time.monotonic() - 5.0
+    with ThreadPoolExecutor(4) as threads:
+        busy = [threads.submit(pooled_work.noted, tmp_path, name, 60.0) for name in ("e", "f")]
+        until(lambda: all((tmp_path / f"{name}.begun").exists() for name in "ef"))
+        runs = []
+        for name, since in (("of the later", later), ("of the earlier", earlier)):
+            monkeypatch.setattr(pool, "since", lambda since=since: since)
+            runs.append(threads.submit(pooled_work.noted, tmp_path, name, 0.0))
+            until(lambda: len(processes._queue) == len(runs))
+        assert [job.call[2][1] for job in processes._queue] == ["of the earlier", "of the later"]
+        (tmp_path / "go").touch()
+        assert {run.result() for run in (*busy, *runs)} == {"e", "f", "of the later", "of the earlier"}
+
+
 def test_what_is_slow_leaves_a_process_to_what_is_not(processes, tmp_path):
     with ThreadPoolExecutor(3) as threads:
         runs = [threads.submit(pooled_work.slowly, tmp_path, name, 60.0) for name in ("x", "y")]

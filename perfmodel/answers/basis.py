@@ -11,6 +11,7 @@ import numpy as np
 
 from perfmodel.kernels.calibration import INSIDE, Calibration, mismatches
 from perfmodel.kernels.timing import Timing
+from perfmodel.numeric import some
 from perfmodel.ops.op import Op, Stream
 from perfmodel.overlap.analysis import critical_path, slowest_rank
 from perfmodel.spec.scenario import Scenario
@@ -144,7 +145,7 @@ def _uses(step: Step, weight: float) -> Iterable[Use]:
             kernels_of = _kernels_of(places[at], task.op, timing)
             kind = _kind(step, places[at], task.op, timing, kernels_of, rescaled=rescaled[at])
             share = scale * on_path.get((number, place), 0.0)
-            gap = float(np.mean(timing.gap_s / timing.seconds)) if np.any(timing.gap_s) else 0.0
+            gap = float(np.mean(timing.gap_s / timing.seconds)) if some(timing.gap_s) else 0.0
             if gap:
                 constant = replace(timing, flag="", calibrated=False, source="given")
                 yield Use(step, task.op, constant, "engine", share * gap, "", at)

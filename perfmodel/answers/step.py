@@ -222,17 +222,18 @@ def provenance(step: Step) -> dict[str, Any]:
     """
     scenario, used = step.scenario, step.calibration
     covered, total = _coverage(step)
+    asked = _asked(scenario)
     ffns = {}
     if scenario.ffns is not None:
         own = {"calibration": _calibration_name(scenario, step.ffn_calibration)}
         ffns = {"ffns": own | _price(scenario.ffn_side)}
     return {
         "perfmodel": perfmodel.__version__,
-        "scenario_hash": scenario.hash,
+        "scenario_hash": asked["scenario_hash"],
         "calibration": _calibration_name(scenario, used),
         "calibrated_ops": covered,
         "ops": total,
-        **_asked(scenario),
+        **asked,
         **ffns,
     }
 

@@ -1,12 +1,11 @@
 """``perfmodel plan-train``: the best layouts for a training run."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from perfmodel.commands.options import AsJson
-from perfmodel.commands.process import print_json
 from perfmodel.output.tell import tell
 
 
@@ -41,7 +40,9 @@ def plan_train(
         str,
         typer.Option(metavar="NAME", help="Print the command that starts the best: megatron or torchtitan."),
     ] = "",
-    json: AsJson = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Write the best as a scenario for train.")
     ] = None,
@@ -86,7 +87,9 @@ def plan_train(
 
         write_plan_html(found, html)
     if json:
-        print_json(found.values)
+        import json as writer
+
+        sys.stdout.write(writer.dumps(found.values, allow_nan=False, indent=1) + "\n")
     else:
         from perfmodel.output.plan_training.table import print_plan
 

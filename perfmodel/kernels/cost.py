@@ -54,7 +54,7 @@ def costing(
         return anew
 
     def known(op: Op) -> Timing:
-        if any(np.size(value) > LONGEST_KEPT for value in (op.flops, op.hbm_bytes, *op.shape.values())):
+        if any(_is_long(value) for value in (op.flops, op.hbm_bytes, *op.shape.values())):
             return anew(op)
         key = _key(op)
         timing = kept.get(key)
@@ -65,6 +65,10 @@ def costing(
         return timing
 
     return known
+
+
+def _is_long(value: Any) -> bool:
+    return not isinstance(value, (float, int)) and np.size(value) > LONGEST_KEPT
 
 
 _kept: dict[tuple[Cluster, str, int], tuple[Calibration | None, dict[Hashable, Timing]]] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from perfmodel.numeric import comparable
 from perfmodel.ops.op import COMPUTE_STREAMS, Op, OpClass, Stream
@@ -11,8 +12,7 @@ from perfmodel.units import PERCENT
 Interval = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class PathItem:
+class PathItem(NamedTuple):
     """A stretch of the critical path: an op (or part of it), or waiting (no span)."""
 
     span: Span | None

@@ -196,4 +196,4 @@ def _given(seconds: Num) -> Timing:
 
 
 def _some(value: Num) -> bool:
-    return bool(np.any(np.asarray(value) > 0.0))
+    return value > 0.0 if isinstance(value, (float, int)) else bool(np.any(np.asarray(value) > 0.0))

@@ -201,8 +201,10 @@ def expert_shares(balance: Balance, popularity: Array, layer: int) -> Array:
 
     Where routing is limited to a few groups of experts, how often a group is open and how many of its experts are then
     picked is counted over drawn tokens, since popular groups are open more often; inside an open group an expert's
-    chance is as in :func:`pair_shares`, so no token picks it twice.
+    chance is as in :func:`pair_shares`, so no token picks it twice. Experts that are all liked alike share alike.
     """
+    if (popularity == popularity[0]).all():
+        return np.full(balance.num_experts, 1.0 / balance.num_experts)
     if balance.top_groups == balance.groups:
         return pair_shares(popularity, balance.pmf)
     size = balance.num_experts // balance.groups

@@ -295,8 +295,8 @@ class _Largest:
     """Of the ranks whose load can exceed the lowest of ``loads``: the rest are most where shares differ."""
     number: Floats
     """Ranks with each of these means."""
-    idle: float
-    """Mean load of the rest together: all of it counts, and varies."""
+    total: float
+    """Mean load of all ranks together: of those that are left out all counts, and varies."""
 
     @classmethod
     def of(cls, shares: Floats, number: Floats, ranks: int, pairs: float) -> "_Largest":
@@ -307,66 +307,66 @@ class _Largest:
         exact = float(means.max()) <= POISSON_MEAN or high - low < GRID
         loads = np.arange(low, high + 1.0) if exact else np.linspace(low, high, GRID)
         held = means > _sure_below(low)
-        return cls(loads, exact, means[held], number[held], float((means * number)[~held].sum()))
+        return cls(loads, exact, means[held], number[held], float((means * number).sum()))
 
 
 def _below(each: Sequence[_Largest], ranks: int, pairs: float, exact: bool) -> list[Floats]:
-    """P(largest load <= load) of each, all of one kind. Arrays are (mean, vector, load), those of fewer means or loads
-    filled up; sums over means go one after the other, so that what fills up changes no digit.
+    """P(largest load <= load) of each, all of one kind.
+
+    What is worked out are pairs of a load and a mean that may exceed it, a third of all. Sums over means go one after
+    the other, so that the vectors that are asked together change no digit of each other's.
     """
     most, wide = max(len(one.loads) for one in each), max(len(one.means) for one in each)
     loads = np.empty((len(each), most))
-    mean, number = np.empty((wide, len(each), 1)), np.zeros((wide, len(each), 1))
+    mean, number = np.zeros((wide, len(each))), np.zeros((wide, len(each)))
     for place, one in enumerate(each):
         count, held = len(one.loads), len(one.means)
         loads[place, :count], loads[place, count:] = one.loads, one.loads[-1]
-        mean[:held, place, 0], mean[held:, place, 0] = one.means, one.means[0]
-        number[:held, place, 0] = one.number
+        mean[:held, place], number[:held, place] = one.means, one.number
+    unsure = mean[:, :, None] > _sure_below(loads)
     if ranks == 1:  # it has them all: what is below does not matter, and its probability may be no number
-        below, at = np.ones_like(mean * loads), np.zeros_like(mean * loads)
-    else:
-        below, at = (_poisson if exact else _wilson_hilferty)(loads, mean)
-    often = mean * at
-    idle = np.array([one.idle for one in each])[:, None]
-    spread = np.add.reduce((mean - often * (1.0 + loads - mean + often)) * number) + idle
-    gap = np.add.reduce(often * number)
-    variance = np.maximum(spread, 1e-9 * pairs)
-    logs = np.add.reduce(np.log(below) * number) + 0.5 * np.log(pairs / variance) - 0.5 * gap**2 / variance
-    result = np.exp(np.minimum(logs, 0.0))
+        unsure[:] = False
+    places = np.flatnonzero(unsure)
+    by_mean, by_load = places // most, places % loads.size
+    chance, at = (_poisson if exact else _wilson_hilferty)(loads, mean, by_load, by_mean)
+    x, means, times = loads.ravel()[by_load], mean.ravel()[by_mean], number.ravel()[by_mean]
+
+    def over_means(values: Floats) -> Floats:
+        summed = np.bincount(by_load, values * times, loads.size)
+        return np.asarray(summed, dtype=np.float64).reshape(loads.shape)
+
+    often = means * at
+    total = np.array([one.total for one in each])[:, None]
+    gap = over_means(often)
+    variance = np.maximum(total - over_means(often * (1.0 + x - means + often)), 1e-9 * pairs)
+    logs = over_means(np.log(chance)) + 0.5 * np.log(pairs / variance) - 0.5 * gap**2 / variance
+    result: Floats = np.exp(np.minimum(logs, 0.0))
     result[loads < pairs / ranks] = 0.0
     result[loads >= pairs] = 1.0
-    result = np.maximum.accumulate(result, axis=1)
+    np.maximum.accumulate(result, axis=1, out=result)
     return [own[: len(one.loads)] for one, own in zip(each, result, strict=True)]
 
 
-def _poisson(loads: Floats, mean: Floats) -> tuple[Floats, Floats]:
-    """P(Poisson load <= load), and P(= load) over it, of consecutive whole loads (vector, load) for means (mean,
-    vector, 1).
+def _poisson(loads: Floats, mean: Floats, by_load: Ints, by_mean: Ints) -> tuple[Floats, Floats]:
+    """P(Poisson load <= load), and P(= load) over it, for pairs of a place in ``loads``, whole and consecutive in each
+    row, and one in ``mean``.
     """
-    lowest, count = loads[:, 0].astype(np.int64), loads.shape[1]
-    exactly, upto = poisson(int(lowest.max()) + count - 1, mean[:, :, 0])
-    where = (lowest[:, None] + np.arange(count))[None]
-    below = np.take_along_axis(upto, where, axis=2)
-    return below, np.take_along_axis(exactly, where, axis=2) / below
+    exactly, upto = poisson(int(loads.max()), mean.ravel())
+    place = loads.ravel()[by_load].astype(np.int64) * mean.size + by_mean
+    below = upto.ravel()[place]
+    return below, exactly.ravel()[place] / below
 
 
-def _wilson_hilferty(loads: Floats, mean: Floats) -> tuple[Floats, Floats]:
-    """The same of any loads by Wilson and Hilferty's cube root, which unlike a normal of the load keeps its skewness;
-    1 and 0 where a load is certain to be below.
-    """
-    above = loads + 1.0
-    unsure = mean > _sure_below(loads)
-    own, vector, place = np.nonzero(unsure)
-    by_load = vector, place
-    by_mean = own, vector
-    ratio = np.cbrt(mean[:, :, 0])[by_mean] / np.cbrt(above)[by_load]
+def _wilson_hilferty(loads: Floats, mean: Floats, by_load: Ints, by_mean: Ints) -> tuple[Floats, Floats]:
+    """The same of any loads by Wilson and Hilferty's cube root: unlike a normal of the load it keeps its skewness."""
+    load, own = loads.ravel(), mean.ravel()
+    above = load + 1.0
+    ratio = np.cbrt(own)[by_mean] * (1.0 / np.cbrt(above))[by_load]
     z = (3.0 * np.sqrt(above))[by_load] * ((1.0 - 1.0 / (9.0 * above))[by_load] - ratio)
     chance = normal_cdf(z)
-    exponent = loads[by_load] * np.log(mean[:, :, 0])[by_mean] - mean[:, :, 0][by_mean]
-    below, at = np.ones(unsure.shape), np.zeros(unsure.shape)
-    below[unsure] = chance
-    at[unsure] = np.exp(exponent - log_gamma(above)[by_load]) / chance
-    return below, at
+    logs = np.log(np.maximum(own, 1e-300))  # of means that fill up, 0
+    exponent = load[by_load] * logs[by_mean] - own[by_mean] - log_gamma(above)[by_load]
+    return chance, np.exp(exponent) / chance
 
 
 def _sure_below(load: Floats | float) -> Floats:
