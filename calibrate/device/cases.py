@@ -77,6 +77,7 @@ WAYS: Mapping[str, tuple[str, ...]] = {
         "unpermute",
         "reorder",
         "sample",
+        "launch",
     ),
     "input": (
         "gemm",
@@ -445,7 +446,11 @@ def _sample(case: Case, bench: "Bench") -> Run:
 
 
 def _launch(case: Case, bench: "Bench") -> Run:
-    """The smallest op: what any op costs beyond its work."""
+    """On a CPU what lies between two kernels of a step; a GPU's host runs ahead of it, so there the smallest op."""
+    if bench.device == "cpu":
+        from calibrate.device.between import build as between
+
+        return between(case, bench, gradients=False)
     x = bench.warm(1, dtype=case.dtype)
     return lambda: x.add_(1.0)
 

@@ -82,7 +82,7 @@ def design_cases(
             rounds.append((DENSITY.get(kernel, 1), points))
         if ranks > 1:
             rounds.append((2, exchange_cases(dtype, ranks)))
-        rounds.append((1, iter([Case("launch", dtype, {})])))
+        rounds.append((1, iter([Case("launch_forward" if training else "launch", dtype, {})])))
     return list(_unique(_take_turns(rounds)))
 
 

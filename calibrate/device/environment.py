@@ -39,6 +39,11 @@ def last_level_cache_bytes() -> int:
     return max(cache_bytes().values(), default=DEFAULT_CACHE_BYTES)
 
 
+def own_cache_bytes() -> int:
+    """The second level's size, which a core has to itself, bytes; the last level's where the kernel lists no second."""
+    return cache_bytes().get("L2", last_level_cache_bytes())
+
+
 def memory_bytes() -> int:
     """Main memory, bytes."""
     return _meminfo("MemTotal")

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calibrate.device.between import Between
 from calibrate.device.environment import available_memory_bytes, keep_freed_memory, last_level_cache_bytes
 from calibrate.device.samples import Measurement, Sample, prefer_undisturbed, summarise
 from perfmodel.errors import DataError
@@ -113,10 +114,10 @@ class Bench:
         keep_freed_memory()
         torch.set_num_threads(threads)
         self.device, self.threads = device, threads
-        self._clock = clock
+        self.clock = clock
         self._generator = torch.Generator(device).manual_seed(seed)
         self._pools: dict[str, Tensor] = {}
-        self._num_cold = self._swept = 0
+        self._num_cold = self._swept = self._reserved = 0
         self._made: list[Tensor] = []
         rows, columns, inner = PROBE_SHAPE[device]
         dtype = "fp32" if device == "cpu" else "bf16"
@@ -171,6 +172,14 @@ class Bench:
         self._num_cold += 1
         return itertools.cycle(views[phase:] + views[:phase]).__next__
 
+    def reserve(self, nbytes: int) -> None:
+        """Take so much memory and give it back to the allocator, once: no timed call then waits for the system's."""
+        if nbytes > self._reserved:
+            torch.empty(
+                min(nbytes, free_bytes(self.device) // 4), dtype=torch.uint8, device=self.device
+            ).fill_(0)
+            self._reserved = nbytes
+
     def table(self, width: int, *, dtype: str) -> Tensor:
         """The whole pool as rows of ``width``: [pool / width, width]."""
         pool = self._pool(dtype)
@@ -193,12 +202,12 @@ class Bench:
         run = build()
         inputs = [tensor for tensor in self._made if tensor.nbytes <= cache_bytes_of(self.device)]
         self._made.clear()
-        return BetweenOthers(run, inputs, self._sweep) if self.device == "cpu" else run
+        return BetweenOthers(run, inputs, self.sweep) if self.device == "cpu" else run
 
-    def _sweep(self) -> None:
-        """Reads half as much of the pool as the last-level cache holds."""
+    def sweep(self, nbytes: int = 0) -> None:
+        """Reads so much of the pool, by default half as much as the last-level cache holds."""
         pool = self._pool("fp32")
-        size = cache_bytes_of(self.device) // 2 // pool.itemsize
+        size = (nbytes or cache_bytes_of(self.device) // 2) // pool.itemsize
         self._swept = (self._swept + size) % (pool.numel() - size)
         pool[self._swept : self._swept + size].sum()
 
@@ -311,15 +320,25 @@ class Bench:
         return seconds, _forced_switches() == switches
 
     def _time(self, run: Run, repeats: int) -> float:
-        """Seconds that ``repeats`` calls take; what switching modes costs is not in them."""
+        """Seconds that ``repeats`` calls take; of a :class:`Between`, as many times what lies between two kernels.
+
+        What switching modes costs is in neither.
+        """
         inner = run.run if isinstance(run, BetweenOthers) else run
-        with torch.inference_mode(not isinstance(inner, WithGradients)):
+        between = inner if isinstance(inner, Between) else None
+        gradients = isinstance(inner, WithGradients) or (between is not None and between.gradients)
+        with torch.inference_mode(not gradients):
             if self.device == "cuda":
                 return self._time_on_gpu(run, repeats)
-            start = self._clock()
+            if between is not None:
+                between.restart()
+            start = self.clock()
             for _ in range(repeats):
                 run()
-            return (self._clock() - start) * 1e-9
+            taken = self.clock() - start
+            if between is not None:
+                return (taken - between.inside_ns) / between.count * repeats * 1e-9
+            return taken * 1e-9
 
     def _time_on_gpu(self, run: Run, repeats: int) -> float:
         """Seconds between two events around the calls, on the GPU's own clock."""

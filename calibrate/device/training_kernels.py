@@ -18,6 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from calibrate.device import between
+from calibrate.device.cases import (
+    BUILDERS as SERVING,
+)
 from calibrate.device.cases import (
     EPS,
     REAL_EXPERTS,
@@ -34,6 +38,10 @@ from reference_model import kernels
 
 if TYPE_CHECKING:
     from calibrate.device.timing import Bench
+
+
+LEFT_PER_OUTPUT = 3
+"""Bytes that a forward leaves with its output, over the output's: a norm's pieces save two more tensors of its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +251,13 @@ class _AsIs(torch.autograd.Function):
         return came[0]
 
 
+def _launch(case: Case, bench: "Bench") -> Run:
+    """Between two kernels of a forward that leaves a graph; on a GPU as in serving."""
+    if bench.device == "cpu":
+        return between.build(case, bench, gradients=True)
+    return SERVING["launch"](case, bench)
+
+
 def _forward(graph: Callable[[Operands], Graph]) -> Callable[[Case, "Bench"], Run]:
     def build(case: Case, bench: "Bench") -> Run:
         return _staying(graph(Operands(case, bench, forward=True)).forward, bench)
@@ -272,12 +287,14 @@ def _gradient(graph: Callable[[Operands], Graph], way: str) -> Callable[[Case, "
 
 def _staying(run: Callable[[], Sequence[Tensor]], bench: "Bench") -> Run:
     """A call whose outputs stay until as much has come after them as the pool of cold operands holds."""
+    bench.reserve(pool_bytes(bench.device))
     kept: collections.deque[Sequence[Tensor]] = collections.deque()
 
     def call() -> Sequence[Tensor]:
         out = run()
         kept.append(out)
-        if len(kept) > 1 and len(kept) * sum(one.nbytes for one in out) > pool_bytes(bench.device):
+        left = LEFT_PER_OUTPUT * len(kept) * sum(one.nbytes for one in out)
+        if len(kept) > 1 and left > pool_bytes(bench.device):
             kept.popleft()
         return out
 
@@ -313,5 +330,6 @@ BUILDERS: Mapping[str, Callable[[Case, "Bench"], Run]] = {
     "gemm_weight": _gemm_weight,
     "grouped_gemm_weight": _gradient(_grouped, "weight"),
     "gather_weight": _gradient(_gather, "weight"),
+    "launch_forward": _launch,
 }
 """How each way of each is timed."""
