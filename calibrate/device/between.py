@@ -51,15 +51,11 @@ PARTS: Final = ("zero_weight",)
 
 @dataclass(slots=True)
 class Between:
-    """A call of a step, and what its kernels took of the time.
-
-    ``gradients``: whether autograd records it.
-    """
+    """A call of a step, and what its kernels took of the time."""
 
     run: Run
     clock: Callable[[], int]
     sweep: Callable[[], None]
-    gradients: bool
     inside_ns: int = 0
     """In kernels, since :meth:`restart`."""
     count: int = 0
@@ -101,7 +97,7 @@ def build(case: Case, bench: "Bench", *, gradients: bool) -> Between:
     """A prefill of the smallest model, or the forward of a training step; to be timed by
     :meth:`calibrate.device.timing.Bench.measure`, whose seconds are then those between two kernels.
     """
-    from calibrate.device.timing import DTYPES
+    from calibrate.device.timing import DTYPES, WithGradients
 
     dtype = DTYPES[case.dtype]
     with torch.inference_mode(False):
@@ -116,4 +112,5 @@ def build(case: Case, bench: "Bench", *, gradients: bool) -> Between:
             return kernels.greedy(model.step([group]))
         return functional.cross_entropy(model.step([group], all_logits=True), targets)
 
-    return Between(step, bench.clock, lambda: bench.sweep(2 * own_cache_bytes()), gradients)
+    run = WithGradients(step) if gradients else step
+    return Between(run, bench.clock, lambda: bench.sweep(2 * own_cache_bytes()))

@@ -226,7 +226,9 @@ def form_of(kernel: str) -> Form | None:
         )
     if kernel not in TRAINING:
         return FORMS.get(kernel)
-    forward = FORMS[TRAINING[kernel]]
+    forward = FORMS.get(TRAINING[kernel])
+    if forward is None:
+        return None
     cut = {name: products for name, products in forward.cut.items() if name not in ("bytes", "flops")}
     return Form(forward.terms, cut, forward.domain)
 

@@ -326,8 +326,8 @@ class Bench:
         """
         inner = run.run if isinstance(run, BetweenOthers) else run
         between = inner if isinstance(inner, Between) else None
-        gradients = isinstance(inner, WithGradients) or (between is not None and between.gradients)
-        with torch.inference_mode(not gradients):
+        called = inner if between is None else between.run
+        with torch.inference_mode(not isinstance(called, WithGradients)):
             if self.device == "cuda":
                 return self._time_on_gpu(run, repeats)
             if between is not None:
