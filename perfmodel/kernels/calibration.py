@@ -59,8 +59,8 @@ class Calibration:
     repeat_log_std: float
     """Noise that all ops of a run share: standard deviation of the log time of one thing from run to run."""
     launch_s: float
-    """What lies between two kernels (the interpreter, views, a module's call), s. On a CPU, where the host is the device,
-    it is added to every op. 0 elsewhere: a host runs ahead."""
+    """What lies between two kernels (the interpreter, views, a module's call), s. On a CPU, where the host is the
+    device, it is added to every op. 0 elsewhere: a host runs ahead."""
     document: Mapping[str, Any]
     """Everything that the file holds."""
     timed_on: Cluster | None = None
