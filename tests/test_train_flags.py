@@ -291,7 +291,7 @@ def test_torchtitans_defaults_and_its_tensor_parallel_experts():
         128,
         "full",
     )
-    assert "every 2th layer" in said(base, "512xh100")
+    assert "one layer in 2" in said(base, "512xh100")
     both = keys(
         base + "--training.dtype bfloat16 --training.max_norm 0 --parallelism.context_parallel_degree 2"
     )
@@ -640,3 +640,38 @@ def test_the_walk_from_a_config_to_days_and_dollars(tmp_path):
     assert (tmp_path / "run.html").stat().st_size > 10_000
     days = json.loads(run_here("perfmodel", "train", "best.yaml", "--json", folder=tmp_path).stdout)["days"]
     assert 1 < days < 100
+
+
+def test_words_that_megatrons_own_help_does_not_say():
+    """core_v0.19.0: cp_comm_type goes to Transformer Engine as it is, which knows ``all_gather``; --num-query-groups is
+    1 where it is not given; heads are normalised with --qk-layernorm alone (transformer_config.py).
+    """
+    context = SMALL + "--bf16 --context-parallel-size 2 --cp-comm-type "
+    assert keys(context + "all_gather")["cp_exchange"] == "all-gather"
+    assert keys(context + "allgather")["cp_exchange"] == "all-gather"  # as its help has it
+    attention = {
+        line: read(line, "64xh100").scenario.model.layers[0].attention
+        for base in (SMALL, MOE)
+        for line in (base, base + "--qk-layernorm", base + "--group-query-attention --qk-layernorm")
+    }
+    assert [one.qk_norm for one in attention.values()] == [False, True, True] * 2
+    assert [one.num_kv_heads for one in attention.values()] == [16, 16, 1] * 2
+    assert "without effect (no --group-query-attention): --num-query-groups 4" in said(
+        SMALL + "--num-query-groups 4"
+    )
+
+
+def test_what_torchtitans_script_and_models_bring_along():
+    """v0.2.2: run_train.sh's CONFIG_FILE, qwen3's and gpt_oss's get_train_spec without pipelining_fn."""
+    staged = "--model.name llama3 --model.flavor 8B --parallelism.pipeline_parallel_degree 4"
+    script, module = keys(f"./run_train.sh {staged}"), keys(f"torchrun -m torchtitan.train {staged}")
+    assert (script["schedule"], module["schedule"]) == ("interleaved-1f1b", "1f1b")
+    assert module["tokens"] == 1000 * script["tokens"]
+    assert "debug_model.toml" in said(f"./run_train.sh {staged}")
+    assert "debug_model.toml" not in said(f"torchrun -m torchtitan.train {staged}")
+    assert "pipeline for" not in said(f"./run_train.sh {staged}")
+    for name, flavor in (("qwen3", "8B"), ("gpt_oss", "20b")):
+        line = staged.replace("llama3", name).replace("8B", flavor)
+        assert f"no pipeline for {name} and does not start" in said(f"./run_train.sh {line}")
+    dense = read("./run_train.sh --model.name qwen3 --model.flavor 8B", "64xh100").scenario.model
+    assert dense.layers[0].attention.qk_norm  # qk_norm=True in its __init__.py

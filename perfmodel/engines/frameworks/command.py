@@ -30,6 +30,8 @@ class Command:
     """Processes that it starts; None: it does not say, or by variables."""
     stem: str = ""
     """Of Megatron-Bridge: the model in the recipe's name."""
+    own_file: bool = False
+    """Of torchtitan: whether settings are also those of the file that its script takes where none is named."""
 
     def stated_model(self) -> tuple[str | dict[str, Any], list[str]]:
         """The model that the command says, as a scenario states it, and notes on it.
@@ -61,7 +63,10 @@ class Command:
             trainer.framework = framework("bridge")["framework"]
             trainer.notes.insert(0, bridge.NOTE)
             return trainer
-        return torchtitan.read_torchtitan(self.flags, gpus, model, named=named)
+        trainer = torchtitan.read_torchtitan(self.flags, gpus, model, named=named)
+        if self.own_file:
+            trainer.notes.insert(0, torchtitan.OWN_FILE)
+        return trainer
 
 
 def training_command(text: str) -> Command | None:
@@ -95,8 +100,10 @@ def _started(words: list[str]) -> Command | None:
         return Command("bridge", flags, launched(words[:program], variables) or gpus, stem)
     program = _place(words, torchtitan.PROGRAM)
     if program is not None:
-        flags = torchtitan.all_flags(flags_of(words[program + 1 :]), variables)
-        return Command("torchtitan", flags, _of_script(words, program, variables))
+        given, script = flags_of(words[program + 1 :]), words[program].endswith(".sh")
+        flags = torchtitan.all_flags(given, variables, script=script)
+        own_file = script and not torchtitan.names_file(given, variables)
+        return Command("torchtitan", flags, _of_script(words, program, variables), own_file=own_file)
     if "-c" in words[:-1] and (inner := words[words.index("-c") + 1]) and len(inner) < len(" ".join(words)):
         found = training_command(inner)
         if found is not None:

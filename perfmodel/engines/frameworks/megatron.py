@@ -139,7 +139,7 @@ def _parallel(line: Line, trainer: Trainer, gpus: int) -> None:
         )
     exchange = line.texts("cp-comm-type")
     if exchange is not None and cp > 1:
-        words = {name: key for key, name in EXCHANGES.items()}
+        words = {name: key for key, name in EXCHANGES.items()} | {"allgather": "all-gather"}
         if len(set(exchange)) > 1 or exchange[0] not in words:
             trainer.notes.append(
                 f"not modelled: --cp-comm-type {' '.join(exchange)[:60]}: taken as p2p, in a ring"

@@ -22,7 +22,10 @@ MODULES = {
 """What is recomputed -> Megatron-Core's name of it."""
 FLEXIBLE = {"deepep-normal": "deepep", "hybrid-ep": "hybridep"}
 """Library of dispatch and combine -> backend of the flexible dispatcher."""
-EXCHANGES = {"ring": "p2p", "all-gather": "allgather", "ulysses": "a2a"}
+EXCHANGES = {"ring": "p2p", "all-gather": "all_gather", "ulysses": "a2a"}
+"""How keys and values meet -> what Transformer Engine calls it, to which Megatron-LM hands the word on; its own help
+says ``allgather``, which Transformer Engine does not know.
+"""
 FORMATS = {
     "fp8": "--fp8-format e4m3 --fp8-recipe blockwise",
     "mxfp8": "--fp8-format e4m3 --fp8-recipe mxfp8",

@@ -1,7 +1,8 @@
 """A model by its sizes on a line of Megatron-LM's, as a model of the catalogue with other sizes.
 
 Kinds of models are few: latent attention as DeepSeek-V3's, experts with shared ones or dense layers before them as
-GLM-4.5's, experts alone as Qwen3's, dense as Llama's. Sizes that none of them has are refused: MODEL says them.
+GLM-4.5's, experts alone as Qwen3's or, without norms of query and key heads, Mixtral's, dense as Qwen3's or Llama's.
+Sizes that none of them has are refused: MODEL says them.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ SIZES = (
     "q-lora-rank", "kv-lora-rank", "qk-head-dim", "qk-pos-emb-head-dim", "v-head-dim", "num-experts",
     "moe-ffn-hidden-size", "moe-router-topk", "moe-shared-expert-intermediate-size", "moe-layer-freq",
     "moe-router-num-groups", "moe-router-group-topk", "vocab-size", "padded-vocab-size",
-    "make-vocab-size-divisible-by", "untie-embeddings-and-output-weights", "max-position-embeddings",
+    "make-vocab-size-divisible-by", "untie-embeddings-and-output-weights", "max-position-embeddings", "qk-layernorm",
 )  # fmt: skip
 """Flags that say the model."""
 OTHERS = (
@@ -72,11 +73,11 @@ def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
     if positions is not None:
         keys["max_position_embeddings"] = positions
     _vocabulary(line, trainer, keys, tp)
-    latent = line.switch("multi-latent-attention")
+    latent, normed = line.switch("multi-latent-attention"), line.switch("qk-layernorm")
     if latent:
         _latent(line, keys)
     else:
-        _grouped(line, keys, heads, hidden)
+        _grouped(line, trainer, keys, heads, hidden)
     experts = line.whole("num-experts", 0)
     shared = line.whole("moe-shared-expert-intermediate-size", 0)
     mtp = (line.left.get("mtp-num-layers") or ("0",))[0] not in ("0", "")
@@ -87,7 +88,7 @@ def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
             raise SpecError(
                 f"{WHERE}: --multi-latent-attention without --num-experts: no model here has both: give MODEL beside it"
             )
-        return {"base": "llama-3.1-70b", **keys}
+        return {"base": "llama-3.1-70b", **({"model_type": "qwen3"} if normed else {}), **keys}
     freq = line.text("moe-layer-freq") or "1"
     where = pattern_of(freq, layers, "moe-layer-freq")
     dense = where.index(1) if 1 in where else layers
@@ -98,10 +99,13 @@ def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
     moe_ffn = _gated(line.whole("moe-ffn-hidden-size") or ffn, gated)
     if not dense:
         del keys["intermediate_size"]  # no layer has a dense FFN
-    keys |= {"moe_intermediate_size": moe_ffn, "num_experts_per_tok": line.whole("moe-router-topk") or 2}
+    keys["num_experts_per_tok"] = line.whole("moe-router-topk") or 2
     groups, top_groups = line.whole("moe-router-num-groups"), line.whole("moe-router-group-topk")
     if not (latent or shared or dense or mtp or groups):
-        return {"base": "qwen3-30b-a3b", **keys, "num_experts": experts}
+        if not normed:
+            keys |= {"num_local_experts": experts, "intermediate_size": moe_ffn}
+            return {"base": "mixtral-8x22b", **keys}
+        return {"base": "qwen3-30b-a3b", **keys, "num_experts": experts, "moe_intermediate_size": moe_ffn}
     shared = _gated(shared or 0, gated) if shared else 0
     if shared % moe_ffn:
         raise SpecError(
@@ -110,6 +114,7 @@ def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
             "give MODEL beside it"
         )
     keys |= {
+        "moe_intermediate_size": moe_ffn,
         "n_routed_experts": experts,
         "n_shared_experts": shared // moe_ffn,
         "first_k_dense_replace": dense,
@@ -117,16 +122,22 @@ def model_of_sizes(line: Line, trainer: Trainer, tp: int) -> dict[str, Any]:
         "topk_group": top_groups or groups or 1,
         "num_nextn_predict_layers": int(mtp),
     }
-    return {"base": "deepseek-v3" if latent else "glm-4.5", **keys}
+    if latent:
+        return {"base": "deepseek-v3", **keys}
+    return {"base": "glm-4.5", "use_qk_norm": normed, **keys}
 
 
 def _gated(width: int, gated: bool) -> int:
     return width if gated else max(64, round(2 * width / 3 / 64) * 64)
 
 
-def _grouped(line: Line, keys: dict[str, Any], heads: int, hidden: int) -> None:
+def _grouped(line: Line, trainer: Trainer, keys: dict[str, Any], heads: int, hidden: int) -> None:
     grouped, groups = line.switch("group-query-attention"), line.whole("num-query-groups")
-    keys["num_key_value_heads"] = groups or heads if grouped else heads
+    keys["num_key_value_heads"] = (groups or 1) if grouped else heads
+    if groups and not grouped:
+        trainer.notes.append(
+            f"without effect (no --group-query-attention): --num-query-groups {groups}: every head has keys of its own"
+        )
     width = line.whole("kv-channels")
     if width is None and hidden % heads:
         raise SpecError(f"{WHERE}: --num-attention-heads {heads}: must divide --hidden-size {hidden}")

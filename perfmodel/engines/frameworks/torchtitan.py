@@ -20,6 +20,10 @@ from perfmodel.spec.paths import opened, quoted
 
 PROGRAM = re.compile(r"(^|/)run_train\.sh$|^torchtitan\.train$|(^|/)torchtitan/train\.py$")
 FILE = "job.config_file"
+OWN_FILE = (
+    "run_train.sh without CONFIG_FILE takes its debug_model.toml: 10 steps, and schedule Interleaved1F1B in a pipeline, "
+    "where the line does not say otherwise"
+)
 SINGLE = {"1f1b": "1f1b", "gpipe": "gpipe"}
 SEVERAL = {
     "interleaved1f1b": "interleaved-1f1b",
@@ -62,9 +66,10 @@ USED = (
 
 
 def all_flags(
-    flags: Mapping[str, tuple[str, ...]], variables: Mapping[str, str]
+    flags: Mapping[str, tuple[str, ...]], variables: Mapping[str, str], *, script: bool = False
 ) -> dict[str, tuple[str, ...]]:
-    """Settings of the file that a line names, and over them those of the line.
+    """Settings of the file that a line names (``script``: run_train.sh, which has one of its own), and over them those
+    of the line.
 
     Raises:
         SpecError: a configuration in Python.
@@ -76,13 +81,23 @@ def all_flags(
             f"{WHERE}: --module, --config: torchtitan's configurations in Python are not read: give the settings of "
             f"{framework('torchtitan')['framework']}, a TOML file (CONFIG_FILE=FILE.toml) or --section.key=value each"
         )
-    named = flags.pop(FILE, ()) or ((variables["CONFIG_FILE"],) if "CONFIG_FILE" in variables else ())
-    settings = _of_file(Path(named[0])) if named else {}
+    named = names_file(flags, variables)
+    flags.pop(FILE, None)
+    if named:
+        settings = _of_file(Path(named[0]))
+    else:
+        own = framework("torchtitan")["script"] if script else {}
+        settings = {name: (value,) for name, value in own.items()}
     for name, values in flags.items():  # tyro's way to turn a switch off: --section.no_key
         section, _, key = name.rpartition(".")
         off = key.startswith("no_") and not values
         settings[f"{section}.{key[3:]}" if off else name] = ("false",) if off else values or ("true",)
     return settings
+
+
+def names_file(flags: Mapping[str, tuple[str, ...]], variables: Mapping[str, str]) -> tuple[str, ...]:
+    """The file of settings that a line names, or nothing."""
+    return flags.get(FILE, ()) or ((variables["CONFIG_FILE"],) if variables.get("CONFIG_FILE") else ())
 
 
 def _of_file(path: Path) -> dict[str, tuple[str, ...]]:
@@ -160,6 +175,11 @@ def read_torchtitan(flags: Mapping[str, tuple[str, ...]], gpus: int, model: Mode
     if named and said:
         trainer.notes.append(f"without effect here (the model is {model.name}): {', '.join(said)}")
     _meshes(line, trainer, gpus)
+    known = (flags.get("model.name") or ("llama3",))[0]
+    if trainer.keys.get("pp", 1) > 1 and known in document["no_pipeline"]:
+        trainer.notes.append(
+            f"{PARALLELISM}pipeline_parallel_degree: {trainer.framework} has no pipeline for {known} and does not start"
+        )
     _batches(line, trainer)
     _pipeline(line, trainer, model.num_layers)
     _state(line, trainer)
@@ -287,8 +307,11 @@ def _batches(line: Line, trainer: Trainer) -> None:
         if whole in (None, -1, 0)
         else "training.global_batch_size",
     )
-    steps = line.whole("training.steps") or 10_000
-    trainer.set("tokens", steps * batch * sequence, f"training.steps {steps}")
+    given = line.whole("training.steps")
+    steps = given or 10_000
+    trainer.set(
+        "tokens", steps * batch * sequence, f"training.steps {steps}{'' if given else ', its default'}"
+    )
     if batch > local * dp:
         what = "the pipeline runs dry between them" if pp > 1 else "gradients are reduced after each"
         trainer.notes.append(
@@ -444,7 +467,7 @@ def _recomputation(line: Line, trainer: Trainer) -> None:
         number = line.as_whole("activation_checkpoint.selective_ac_option", option)
         trainer.set("recompute", "full", f"{why}, selective_ac_option {option}")
         trainer.notes.append(
-            f"not modelled: activation_checkpoint of every {number}th layer (selective_ac_option {number}"
+            f"not modelled: activation_checkpoint of one layer in {number} (selective_ac_option {number}"
             f"{', its default' if number == 2 else ''}): taken as full, so the step is too long and memory too small"
         )
     else:

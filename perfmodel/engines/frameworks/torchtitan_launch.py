@@ -46,6 +46,8 @@ def torchtitan_launch(training: Training, model: Model, stages: Sequence[int] = 
     cannot = list(_cannot(training, model))
     if named is None:
         cannot.insert(0, f"the model, {model.name}, of which torchtitan's release has no flavor")
+    elif training.pp > 1 and named[0] in framework("torchtitan")["no_pipeline"]:
+        cannot.insert(0, f"a pipeline of {named[0]}: torchtitan's release has none for it and does not start")
     return TrainLaunch(flags, tuple(cannot))
 
 
