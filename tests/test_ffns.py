@@ -98,9 +98,10 @@ def test_equal_clusters_apart_lack_a_link_and_nothing_else():
         "breakdown_s",
         "intervals",
         "basis",
-        "warnings",
     ):
         assert a[key] == b[key], key
+    plainly, named = ([t for t in one["warnings"] if "no calibration is named" not in t] for one in (a, b))
+    assert plainly == named  # the key that states a calibration is each pool's own
     assert (a["mfu"], a["mbu"]) == pytest.approx((b["mfu"], b["mbu"]), rel=1e-12)
     served = [answer_serve(each).values for each in (one, other)]
     for key in ("tpot_s", "ttft_s", "usd_per_million_output_tokens"):
@@ -310,7 +311,7 @@ def test_energy_is_that_of_both_boards():
     """H100 beside A100: idle power of either, and never more than both boards' limits."""
     unknown = answer_serve(scenario({"cluster": "a100-ib"}, cluster="h100-ib")).values
     assert unknown["energy_j"] is None
-    assert any("power not stated for a100-sxm" in text for text in unknown["warnings"])
+    assert "energy is not answered: ffns.power not stated for a100-sxm (ampere)" in unknown["warnings"]
     found = scenario({"cluster": "a100-ib", "power": "hopper"}, cluster="h100-ib")
     values = answer_serve(found).values
     span, boards = values["duration_s"], (found.cluster.gpu, found.ffn_cluster.gpu)
@@ -354,10 +355,12 @@ def test_answers_name_both_calibrations():
     assert "l40s-" in values["basis"]["text"]
     assert sum(values["basis"]["fractions"].values()) == pytest.approx(1.0)
     alone = answer_step(scenario({"calibration": "l40s"}), over_steps=False).values
-    assert any("nothing was timed on h20-sxm" in text for text in alone["warnings"])
+    assert any("h20-sxm, for no calibration is named; calibration: h20-sxm" in t for t in alone["warnings"])
+    own = answer_step(scenario(calibration="h20-sxm"), over_steps=False).values
+    assert any("l40s, for no calibration is named; ffns.calibration: l40s" in t for t in own["warnings"])
     assert not any("nothing was timed on l40s" in text for text in alone["warnings"])
     foreign = answer_step(scenario({"calibration": "a100-sxm"}), over_steps=False).values
-    assert any("l40s" in text and "was made on" in text for text in foreign["dangers"])
+    assert any("was made on" in t and "(ffns.calibration: l40s is l40s's)" in t for t in foreign["dangers"])
 
 
 def test_a_report_names_both_kinds():

@@ -240,20 +240,30 @@ def _about_device(rest: Rest, step: Step, share: float) -> Iterator[tuple[Weight
     for number, place in enumerate(step.places):
         used, gpu = place.calibration, place.cluster.gpu.name
         own = gpu if gpu in catalogue.names("calibrations") else ""
+        key = _calibration_key(rest, step, number)
         uses = [use for use in rest.uses if use.step is step and use.place == number]
         if len(step.places) > 1:
             share = sum(use.share for use in uses)
         if used is None:
-            way = f"calibration: {own} holds timings of it" if own else "calibrate profile on it makes one"
+            way = f"{key}: {own} holds timings of it" if own else "calibrate profile on it makes one"
             yield Weight.DANGER, f"nothing was timed on {gpu}, for no calibration is named; {way}", share
             continue
         for text in mismatches(used, place.cluster, perfmodel.__version__):
             if "was made on" in text:
-                way = f" (calibration: {own} is {gpu}'s)" if own else ""
+                way = f" ({key}: {own} is {gpu}'s)" if own else ""
                 foreign = sum(use.share for use in uses if use.timing.calibrated and use.kind == "other_gpu")
                 yield Weight.DANGER, f"{text}{way}", foreign
             else:
                 yield Weight.NOTE, text, share if "was made with another" in text else 0.0
+
+
+def _calibration_key(rest: Rest, step: Step, place: int) -> str:
+    """Key of the scenario that states the calibration of one of a step's places."""
+    if place:
+        return "ffns.calibration"
+    reads = step.scenario.prefill is None
+    prefill = next((one.scenario.prefill for one, _ in rest.steps if one.scenario.prefill), None)
+    return "prefill.calibration" if reads and prefill and prefill.cluster else "calibration"
 
 
 def _outside(rest: Rest) -> Iterator[Caveat]:

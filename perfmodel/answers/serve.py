@@ -293,9 +293,13 @@ def _intervals(
 def _caveats(run: Run, facts: Facts, waits: dict[str, float] | None) -> list[Caveat]:
     """What of the traffic, or of what is known, makes the answer less certain."""
     scenario, workload = run.scenario, run.scenario.workload
-    sides = (scenario, scenario.ffn_side if scenario.ffns else scenario, scenario.prefill_side or scenario)
-    unknown = dict.fromkeys(text for text in map(unknown_power, sides) if text)
-    found = [note(text) for text in unknown]
+    sides = [("", scenario)]
+    if scenario.two_clusters:
+        sides.append(("ffns.", scenario.ffn_side))
+    if scenario.prefill is not None and scenario.prefill.cluster is not None:
+        sides.append(("prefill.", scenario.prefill_side or scenario))
+    unknown = [unknown_power(side, section=section) for section, side in sides]
+    found = [note(text) for text in unknown if text]
     found += [note(f"workload.trace: {text}") for text in run.requests.notes]
     if workload.warm_up_requests or workload.cool_down_requests:
         found.append(

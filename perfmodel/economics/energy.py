@@ -183,8 +183,10 @@ def _energy(
     )
 
 
-def unknown_power(scenario: Scenario) -> str | None:
-    """Why energy can't be answered, in words; None: it can."""
+def unknown_power(scenario: Scenario, *, section: str = "") -> str | None:
+    """Why energy can't be answered, in words; None: it can. ``section``: ``ffns.`` or ``prefill.``, where what the
+    scenario has as its own is stated there.
+    """
     gpu = scenario.cluster.gpu
     missing = [
         name
@@ -197,7 +199,8 @@ def unknown_power(scenario: Scenario) -> str | None:
     ]
     if not missing:
         return None
-    return f"energy is not answered: {', '.join(missing)} not stated for {gpu.name} ({gpu.architecture})"
+    keys = ", ".join(f"{section}{key}" for key in missing)
+    return f"energy is not answered: {keys} not stated for {gpu.name} ({gpu.architecture})"
 
 
 def usage_values(usage: Usage, *, gpus: int, span_s: float, output_tokens: int) -> dict[str, Any]:
