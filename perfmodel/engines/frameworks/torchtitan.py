@@ -21,7 +21,7 @@ from perfmodel.spec.paths import opened, quoted
 PROGRAM = re.compile(r"(^|/)run_train\.sh$|^torchtitan\.train$|(^|/)torchtitan/train\.py$")
 FILE = "job.config_file"
 OWN_FILE = (
-    "run_train.sh without CONFIG_FILE takes its debug_model.toml: 10 steps, and schedule Interleaved1F1B in a pipeline, "
+    "run_train.sh without CONFIG_FILE takes its debug_model.toml: 10 steps, schedule Interleaved1F1B in a pipeline, "
     "where the line does not say otherwise"
 )
 SINGLE = {"1f1b": "1f1b", "gpipe": "gpipe"}
