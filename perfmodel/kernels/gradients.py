@@ -13,8 +13,8 @@ from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.deepseek_rows import own_product, router_kernels
 from perfmodel.kernels.timing import Timing
-from perfmodel.kernels.training_rows import timed
-from perfmodel.ops.backward import Kernel
+from perfmodel.kernels.training_rows import in_step, timed
+from perfmodel.ops.backward import NARROW, Kernel
 from perfmodel.spec.hardware import Cluster
 
 
@@ -48,6 +48,32 @@ def kernel_cost(
         own = own_product(kernel, cluster.gpu)
     if own is not None:
         return own
+    trains = calibration is not None and calibration.times_training
+    timing = _derived(kernel, cluster, costs, calibration, own_fp8_kernels)
+    if costs != "roofline" or trains or own_fp8_kernels:
+        return timing
+    return _in_a_step(timing, kernel, cluster)
+
+
+def _in_a_step(timing: Timing, kernel: Kernel, cluster: Cluster) -> Timing:
+    """What a kernel that was timed alone takes inside a step, where one constant says so: of BF16 and of what moves
+    bytes, as the rows are that it was fitted on; products of narrow formats and transfers are as they were timed.
+    """
+    base = kernel.base
+    narrow = base.dtype in NARROW and base.kernel in PRODUCTS
+    factor = 1.0 if narrow or base.is_communication else in_step(STEP_DEVICES.get(cluster.gpu.name, ""))
+    return timing if factor == 1.0 else timing.scaled(factor)
+
+
+PRODUCTS = ("gemm", "grouped_gemm", "bmm")
+STEP_DEVICES = {"h100-sxm": "H100-SXM"}
+"""GPU of the catalogue without timings of training's kernels -> its row of ``training_steps.csv``."""
+
+
+def _derived(
+    kernel: Kernel, cluster: Cluster, costs: str, calibration: Calibration | None, own_fp8_kernels: bool
+) -> Timing:
+    """Time alone of a kernel that nobody timed in training, or the user's own device did."""
     base = replace(kernel.base, inside=())
     trains = calibration is not None and calibration.times_training
     if calibration is not None and trains and calibration.find(kernel.timed_as, base.dtype):

@@ -23,7 +23,7 @@ HOST_UPDATE = "optimizer on the host"
 """Part of a step in which the GPU waits for its host's update."""
 UNKNOWN_LOG_STD = 0.3
 """Spread of an op of which no spread is known: a factor of 1.35 either way."""
-FRAMEWORK_LOG_STD = 0.19
+FRAMEWORK_LOG_STD = 0.175
 """What a framework's releases, recomputation and overlap add to kernels' spread: root mean square of log(predicted /
 measured) over the ``fit`` rows of Megatron-Bridge (suite ``training``; a test works it out again). 28 equal
 configurations differ by up to 1.77 times between its containers."""

@@ -186,8 +186,8 @@ def bridge_constants(
     return {key: math.exp(sum(own) / len(own)) for key, own in logs.items()}
 
 
-def _zoo() -> Iterator[Row]:
-    """Megatron-Core's developers' own tables: model FLOP/s under a causal mask, as they count them."""
+def zoo_rows() -> Iterator[tuple[dict[str, str], Row]]:
+    """(record, row) of Megatron-Core's developers' own tables: model FLOP/s under a causal mask, as they count them."""
     for row in read(ZOO):
         step = _simulated(setups.zoo(row))
         layout = " ".join(f"{key.upper()}{row[key]}" for key in ("tp", "pp", "cp", "ep"))
@@ -198,12 +198,17 @@ def _zoo() -> Iterator[Row]:
             rate = model_flops_per_s_per_gpu(step)
             low, high = (step.step_time_s / seconds for seconds in step_interval_s(step))
             bounds = (rate * high, rate * low)
-        yield _row(
+        yield row, _row(
             f"zoo {row['id']}", row["model"], "model_flops_per_s_per_gpu", "FLOP/s", TERA * float(row["tflops_gpu"]),
             rate, committed()[ZOO, row["id"]], row["source"], bounds,
             settings=f"{layout}, {row['seq']} tokens{overlap}, graphs: {row['graphs'] or 'none'}; {row['note']}",
             reason=step if isinstance(step, str) else None, system=setups.GPUS[row["system"]],
         )  # fmt: skip
+
+
+def _zoo() -> Iterator[Row]:
+    for _, row in zoo_rows():
+        yield row
     yield from _zoo_gain()
 
 
