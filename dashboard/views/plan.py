@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import session
 from dashboard.plan_asked import MORE, PlanAsked, command, space_text
 from dashboard.plan_controls import controls
-from dashboard.plan_lines import Line, chart_lines, heading, line_of, rows_of
+from dashboard.plan_lines import Line, chart_lines, heading, line_of, rank, rows_of
 from dashboard.plan_runs import Planned, fill
 from dashboard.plan_take import selected_card
 from dashboard.results import Failed
@@ -46,9 +46,15 @@ def render(_: Scenario) -> None:
 
 
 def _go_on(asked: PlanAsked, lines: list[Line], place: Any) -> None:
-    """The next stage of the first line that lacks one: all are screened before any is simulated."""
+    """The next stage of a line that lacks one: all are screened before any is simulated, the cheapest first, which is
+    what the heading says.
+    """
     order = {"screened": 0, "planned": 1, "sure": 2}
-    waiting = [(order[lack], number) for number, line in enumerate(lines) if (lack := line.lacks) in order]
+    waiting = [
+        (order[lack], rank(line), number)
+        for number, line in enumerate(lines)
+        if (lack := line.lacks) in order
+    ]
     if not waiting:
         return
     if st.session_state.get(STOPPED) == asked:
@@ -56,7 +62,7 @@ def _go_on(asked: PlanAsked, lines: list[Line], place: Any) -> None:
             st.button("Go on", key="plan-go", on_click=_stop, args=(None,), icon=":material/play_arrow:")
             st.caption("Stopped: figures that are there are kept.")
         return
-    stage, number = min(waiting)
+    stage, _, number = min(waiting)
     line = lines[number]
     words = ("Looking at every layout", "Simulating the best", "How sure is it")[stage]
     done = 3 * len(lines) - sum(3 - order[line.lacks] for line in lines if line.lacks in order)

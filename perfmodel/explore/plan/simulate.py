@@ -48,7 +48,7 @@ class Run:
     words: str = ""
     """Its GPUs and engine."""
     longest: Served | None = None
-    """The replication with the longest request: its step times reach far enough for shorter ones."""
+    """The replication with the longest request of all: its step times reach far enough for the others."""
 
     def mean(self, key: str) -> float:
         """Of a figure over replications."""
@@ -190,9 +190,10 @@ class Simulator:
         """One more replication of it."""
         while len(run.figures) <= replication:
             asked, known = self.traffic(len(run.figures)), run.longest or run.served
-            reach = _longest(asked) <= _longest(known.requests)
-            served = serve(run.scenario, requests=asked, fleet=known.fleet if reach else None, core=self.core)
-            run.longest = known if reach else served
+            if _longest(asked) > _longest(known.requests):  # step times for all that may come, once
+                longest = max((self.traffic(number) for number in range(REPLICATIONS)), key=_longest)
+                known = run.longest = serve(run.scenario, requests=longest, core=self.core)
+            served = serve(run.scenario, requests=asked, fleet=known.fleet, core=self.core)
             run.figures.append(figures_of(served, run.scenario, self.question.limits))
         return run.figures[replication]
 
