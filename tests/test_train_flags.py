@@ -189,7 +189,7 @@ def test_what_is_not_said_is_what_megatron_does():
         ("--fp4-format e2m1", {"precision": "nvfp4"}),
         (
             "--moe-token-dispatcher-type flex --moe-enable-deepep --overlap-moe-expert-parallel-comm "
-            "--delay-wgrad-compute",
+            "--expert-model-parallel-size 8 --delay-wgrad-compute",
             {"all_to_all": "deepep-normal", "moe_overlap": "forward-backward", "delay_weights": True},
         ),
         (
@@ -392,6 +392,14 @@ def test_torchtitans_models_are_read_and_trained(name):
         ("python run_recipe.py --model qwen3_30b_a3b -tp 2 -mb 1", "-pp, -gb, -sl: missing; a recipe's own values"),
         ("run_recipe.py -tp 1 -pp 1 -mb 1 -gb 64 -sl 8 mixed_precision=fp7", "mixed_precision=fp7: must be one of"),
         ("run_recipe.py --model nemo_9b -tp 1 -pp 1 -mb 1 -gb 64 -sl 8", "model nemo_9b is not in the catalogue"),
+        (SMALL + "--bf16 --overlap-grad-reduce --overlap-param-gather", "--use-distributed-optimizer beside it"),
+        (SMALL + "--bf16 --max-position-embeddings 2048", "--seq-length: 4096: exceeds --max-position-embeddings 2048"),
+        (SMALL + "--bf16 --use-torch-fsdp2", "--no-gradient-accumulation-fusion beside it"),
+        (SMALL + "--bf16 --use-torch-fsdp2 --pipeline-model-parallel-size 2", "refuses it with a pipeline"),
+        (MOE + "--bf16 --overlap-moe-expert-parallel-comm --moe-token-dispatcher-type flex", "size above 1 for it"),
+        (MOE + "--bf16 --overlap-moe-expert-parallel-comm --expert-model-parallel-size 8", "alltoall or flex for it"),
+        (MOE + "--bf16 --overlap-moe-expert-parallel-comm --expert-model-parallel-size 8 --moe-token-dispatcher-type "
+         "flex --pipeline-model-parallel-size 2", "wants virtual stages for it"),
         ("./run_train.sh --module llama3 --config llama3_8b", "configurations in Python are not read"),
         ("./run_train.sh --model.name llama3 --model.flavor 9B", "not known here (known: "),
         ("./run_train.sh --model.flavor 8B --parallelism.tensor_parallel_degree 3", "must be the 64 GPUs"),

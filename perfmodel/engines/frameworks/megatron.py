@@ -12,6 +12,7 @@ from typing import Any
 from perfmodel.engines.frameworks.documents import framework
 from perfmodel.engines.frameworks.line import WHERE, Line, Trainer, tell_rest
 from perfmodel.engines.frameworks.megatron_batches import set_batches
+from perfmodel.engines.frameworks.megatron_checks import check_flags
 from perfmodel.engines.frameworks.megatron_experts import set_experts
 from perfmodel.engines.frameworks.megatron_launch import EXCHANGES, MODULES, SHARDING
 from perfmodel.engines.frameworks.megatron_model import COMPARED, OTHERS, SIZES, model_of_sizes
@@ -97,6 +98,7 @@ def read_megatron(left: Mapping[str, tuple[str, ...]], gpus: int, model: Model, 
                 f"without effect here (no experts): {line.written(name, line.left.pop(name))}"
             )
     _rest(line, trainer, model)
+    check_flags(left, trainer.keys)
     tell_rest(line, trainer, document, USED)
     return trainer
 

@@ -52,7 +52,7 @@ def megatron_launch(training: Training, model: Model, stages: Sequence[int] = ()
         model: what is trained.
         stages: layers of each pipeline stage, in the order of the model; empty: even, or as ``training`` states.
     """
-    sizes = sizes_of(model)
+    sizes = sizes_of(model, positions=training.sequence_tokens)
     flags = (
         *(sizes or ()),
         *_parallel(training),
@@ -164,6 +164,8 @@ def _unpaired(t: Training) -> str:
         return f"not with schedule {t.schedule}"
     if t.pp > 1 and t.virtual_stages == 1:
         return "in a pipeline Megatron-LM wants virtual stages for it"
+    if t.ep == 1:
+        return "Megatron-LM wants expert parallelism for it"
     if t.recompute == "full" or "experts" in t.recompute:
         return "Megatron-LM refuses it with whole layers or experts recomputed"
     return ""

@@ -169,9 +169,9 @@ def _vocabulary(line: Line, trainer: Trainer, keys: dict[str, Any], tp: int) -> 
         )
 
 
-def sizes_of(model: Model) -> tuple[str, ...] | None:
+def sizes_of(model: Model, *, positions: int = 0) -> tuple[str, ...] | None:
     """A model as flags of Megatron-LM, one or a few that belong together in each; None: its flags say more than
-    sizes (windows, sinks, shortcuts, ...).
+    sizes (windows, sinks, shortcuts, ...). ``positions``: at least so many, which a sequence has.
     """
     attention = model.layers[0].attention
     dense = [layer for layer in model.layers if not layer.moe]
@@ -193,7 +193,8 @@ def sizes_of(model: Model) -> tuple[str, ...] | None:
         f"--num-layers {model.num_layers} --hidden-size {model.hidden_size}",
         heads,
         "--swiglu --disable-bias-linear --normalization RMSNorm --position-embedding-type rope",
-        f"--max-position-embeddings {model.max_context_tokens} --padded-vocab-size {model.vocab_size}",
+        f"--max-position-embeddings {max(model.max_context_tokens, positions)}",
+        f"--padded-vocab-size {model.vocab_size}",
     ]
     if dense:
         flags.append(f"--ffn-hidden-size {dense[0].dense_ffn_size}")
