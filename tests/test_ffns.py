@@ -15,6 +15,7 @@ from perfmodel.economics.energy import usage_of, work_sums
 from perfmodel.engines.profile import kernels_of
 from perfmodel.errors import InfeasibleError, PerfModelError, SpecError
 from perfmodel.explore.difference import difference
+from perfmodel.explore.fleet import Traffic
 from perfmodel.explore.sensitivity import sensitivity
 from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import point_to_point
@@ -26,7 +27,9 @@ from perfmodel.ops.limits import limits
 from perfmodel.ops.op import OpClass, Stream
 from perfmodel.overlap.schedules import AFD_PARTS
 from perfmodel.report.assumptions import assumptions
-from perfmodel.report.terms import Ownership, terms
+from perfmodel.report.content import build_report
+from perfmodel.report.part import Options
+from perfmodel.report.terms import HOURS_PER_MONTH, Ownership, terms
 from perfmodel.report.trust import validation_lines
 from perfmodel.serving.serve import kv_path, serve
 from perfmodel.spec.arrays import with_arrays
@@ -376,6 +379,21 @@ def test_a_report_names_both_kinds():
     assert "calibration h100-sxm" in lines  # of dense FFNs, beside attention by roofline
     (row,) = terms(step.scenario, 20, Ownership())
     assert row["usd_per_gpu_hour"] == pytest.approx((12 * 1.85 + 8 * 1.0) / 20)
+
+
+def test_dearer_gpus_of_ffns_are_no_more_gpus():
+    """Page 1 of a report: another price moves dollars by that pool's share, and no count."""
+    found = scenario(workload={**UNLIKE["workload"], "max_concurrency": 40}, deployment=UNLIKE["deployment"])
+    day = Traffic(requests_per_day=1e6, peak_to_mean=2.0)
+    values = build_report([found], Options(traffic=day), command="").values["scenarios"][0]["decision"]
+    rows = {row["what"]: row for row in values["risks"]}
+    for what, mean in (
+        ("GPUs cost $2.22", (12 * 2.22 + 8 * 1.0)),
+        ("GPUs of FFNs cost $1.2", (12 * 1.85 + 8 * 1.2)),
+    ):
+        row = rows[f"{what} an hour"]
+        assert row["gpus"] == values["gpus"]["total"]
+        assert row["usd_per_month"] == pytest.approx(row["gpus"] * mean / 20 * HOURS_PER_MONTH, rel=1e-12)
 
 
 def test_a_difference_counts_the_mean_price():

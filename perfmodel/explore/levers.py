@@ -321,6 +321,7 @@ LEVERS = (
 # --- FFNs on other GPUs ---------------------------------------------------------------------------------------------
 
 FFN_NETWORK = "ffns.cluster.network.gb_per_s_per_gpu"
+FFN_PRICE_LEVER = "GPU price of FFNs"
 FFN_HBM, FFN_PRICE = "ffns.cluster.gpu.hbm_gb_per_s", "ffns.prices.usd_per_gpu_hour"
 
 
@@ -331,7 +332,7 @@ def _ffn_price(scenario: Scenario, _: float | None) -> Ends | LeftOut:
 
 
 FFN_LEVERS = (
-    Lever("GPU price of FFNs", "USD per GPU hour", lambda s: usd_text(_at(s, FFN_PRICE)), _ffn_price),
+    Lever(FFN_PRICE_LEVER, "USD per GPU hour", lambda s: usd_text(_at(s, FFN_PRICE)), _ffn_price),
     Lever(
         "HBM bandwidth of FFNs",
         "GB/s",
@@ -339,6 +340,10 @@ FFN_LEVERS = (
         lambda s, _: scaled(s, FFN_HBM, gb_per_s_text),
     ),
 )
+
+
+PRICES = {"GPU price": "prices.usd_per_gpu_hour", FFN_PRICE_LEVER: FFN_PRICE}
+"""Levers that change what a GPU costs, and no step -> the key that they change."""
 
 
 def levers_of(scenario: Scenario) -> tuple[Lever, ...]:

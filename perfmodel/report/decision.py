@@ -5,7 +5,7 @@ go wrong.
 the next twelve months: traffic grows as stated for each (0 unless stated), and step times are those of the fast end of
 the model's 80 % interval, the model's own, and those of the slow end. All GPUs are paid for all month. **What could go
 wrong** moves one thing at a time from the expected course; where it is a lever of the tornado, GPUs are scaled as the
-cost of a full step is.
+cost of a full step is, but where it is a price: then they stay as many.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,7 @@ from perfmodel.economics.spares import (
 )
 from perfmodel.errors import SpecError
 from perfmodel.explore.fleet import Traffic
+from perfmodel.explore.levers import FFN_PRICE_LEVER, PRICES, with_value
 from perfmodel.explore.need import Need, at_peak, need_of, replicas_for
 from perfmodel.report.terms import HOURS_PER_MONTH, NOT_INCLUDED, Ownership, terms
 from perfmodel.spec.scenario import Scenario
@@ -293,24 +294,15 @@ def _risks(
             continue  # the day's peak is in the number of GPUs already
         worst = max((lever["low"], lever["high"]), key=lambda end: end["usd_per_million_tokens"])
         factor = worst["usd_per_million_tokens"] / base_usd if base_usd else 1.0
-        if name == "GPU price":
-            add(
-                f"GPUs cost {worst['label']} an hour",
-                0.0,
-                _mean_price(scenario, float(worst["value"])),
-                lever["reason"],
-            )
+        if name in PRICES:
+            dearer = with_value(scenario, PRICES[name], float(worst["value"])).fleet_usd_per_gpu_hour
+            whose = "GPUs of FFNs" if name == FFN_PRICE_LEVER else "GPUs"
+            add(f"{whose} cost {worst['label']} an hour", 0.0, float(dearer), lever["reason"])
         else:
             grown = gpus["serving"] * (factor - 1.0)
             add(f"{name}: {worst['label']}", grown, price, lever["reason"])
     found.sort(key=lambda row: -row["more_usd_per_month"])
     return found[:MOST_RISKS]
-
-
-def _mean_price(scenario: Scenario, usd_per_gpu_hour: float) -> float:
-    """Of all GPUs, where the scenario's own have another price and prefill replicas keep theirs, if they have one."""
-    prices = scenario.prices.model_copy(update={"usd_per_gpu_hour": usd_per_gpu_hour})
-    return float(scenario.model_copy(update={"prices": prices}).fleet_usd_per_gpu_hour)
 
 
 def _break_even(
