@@ -13,6 +13,7 @@ from perfmodel.explore.plan.layouts import document_of
 from perfmodel.explore.plan.screen import _apart, lengths_of, screen, stepped
 from perfmodel.explore.space import REPLICAS
 from perfmodel.load import build_scenario
+from perfmodel.output.plan.table import difference_words
 from perfmodel.serving.serve import serve
 
 UNLIKE = SMALL | {"pools": ["unlike"], REPLICAS: [1, 2]}
@@ -111,3 +112,9 @@ def test_pools_that_are_none_are_one_line(value):
     with pytest.raises(SpecError, match=r"space: pools") as refused:
         question(space={"pools": value}).space_of(question().kinds[0])
     assert "\n" not in str(refused.value).replace("\\n", "")
+
+
+def test_a_change_of_no_dollar_is_none():
+    """Components of two candidates differ in the order of their sums alone."""
+    assert difference_words(-6e-16, 5.9) == difference_words(0.0, 0.0) == "+$0"
+    assert (difference_words(-0.05, 5.9), difference_words(6e-6, 5.9)) == ("-$0.0500", "+$0.00000600")

@@ -13,6 +13,8 @@ from perfmodel.output.tables import table_of
 
 ROWS = 8
 """Candidates that are listed."""
+ROUNDING = 1e-12
+"""Of a sum: what the order of its terms may change."""
 
 
 def print_plan(answer: PlanAnswer) -> None:
@@ -104,19 +106,18 @@ def _why(why: Mapping[str, Any]) -> Table:
     table = table_of(
         f"Why: a decode step of the winner against that of {other}", "", "winner", other, "difference"
     )
-    for row in why["rows"]:
-        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), _signed(row["delta_usd"]))
-    table.add_row(
-        "$ per million output tokens",
-        usd(why["usd_a"]),
-        usd(why["usd_b"]),
-        _signed(why["usd_b"] - why["usd_a"]),
-    )
+    whole = max(abs(why["usd_a"]), abs(why["usd_b"]))
+    all_of = {"component": "$ per million output tokens", **why, "delta_usd": why["usd_b"] - why["usd_a"]}
+    for row in (*why["rows"], all_of):
+        change = difference_words(row["delta_usd"], whole)
+        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), change)
     return table
 
 
-def _signed(value: float) -> str:
-    return f"{'-' if value < 0 else '+'}{usd(abs(value))}"
+def difference_words(change: float, whole: float) -> str:
+    """A change in dollars, with its sign; none where it is the rounding of sums that come to ``whole``."""
+    change = 0.0 if abs(change) <= ROUNDING * whole else change
+    return f"{'-' if change < 0 else '+'}{usd(abs(change))}"
 
 
 def _print_launch(out: Any, launch: Mapping[str, Any]) -> None:
