@@ -2,6 +2,7 @@
 
 import pytest
 
+from perfmodel.answers.train import answer_train
 from perfmodel.kernels.gradients import _derived, kernel_cost, of_blocks
 from perfmodel.kernels.timing import Timing
 from perfmodel.load import build_scenario, load_scenario
@@ -221,3 +222,10 @@ def test_h100s_constant_is_on_what_it_was_fitted_on():
             assert kernel_cost(kernel, cost).seconds == pytest.approx(expected * alone)
         sent = kernels(parts.exchanges[0].dispatch, "forward")["dispatch"]
         assert kernel_cost(sent, cost).seconds == _derived(sent, cost, "roofline", None, False).seconds
+
+
+def test_the_answer_says_where_a_host_may_set_the_pace():
+    """A layer of Qwen3-30B takes 5 to 7 ms on H100, one of DeepSeek-V3 on H800 some 30."""
+    for scenario, told in ((scenario_of(), True), (load_scenario("deepseek-v3-train-h800"), False)):
+        warnings = answer_train(scenario).values["warnings"]
+        assert any("ms forwards and backwards: without CUDA graphs" in one for one in warnings) == told

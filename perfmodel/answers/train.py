@@ -1,5 +1,6 @@
 """A training run's answer: the step, its memory, the run's days and dollars, with what makes it less certain."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from perfmodel.training.ramp import RampLevel, ramp_levels
 from perfmodel.training.run import DAY, Storage, TrainingRun, simulate_run
 from perfmodel.training.step import TrainingStep, simulate_training
 from perfmodel.training.summary import breakdown_s, exposed_s, model_flops_per_s_per_gpu, step_interval_s
-from perfmodel.units import GB, HOUR, TERA
+from perfmodel.units import GB, HOUR, MS, TERA
 
 SPARES = (0, 1, 2, 4, 8)
 """Numbers of spare nodes that are compared where a run states some."""
@@ -455,11 +456,35 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
         found.append(note("capacity: MFU counts dropped pairs as computed, as Megatron-Core's FLOPs do"))
     if training.etp > 1:
         found.append(note("expert tensor parallelism is costed as an all-gather of all tokens"))
+    found += _host_notes(step)
     if run is not None and run.availability < 0.9:
         found.append(danger(f"failures leave {run.availability:.0%} of the time to training"))
     if run is not None and not training.failures.per_gpu_day:
         found.append(note("training.failures.per_gpu_day = 0: nothing goes wrong in this run"))
     return found
+
+
+EAGER_LAYER_S = 9e-3
+"""What a host needed to launch a layer of experts forwards and backwards without CUDA graphs (docs/train.md, the host:
+9.1 ms of Qwen3-235B's on 256 H100; others lie between 7 and 13)."""
+
+
+def _host_notes(step: TrainingStep) -> list[Caveat]:
+    """Where a layer of experts takes less than its launches may."""
+    if step.scenario.model.moe is None:
+        return []
+    stage = max(range(len(step.stages)), key=lambda number: len(step.stages[number]))
+    own = step.phases[stage]
+    pairs = [pair.seconds for (forward, _), pair in step.pairs.items() if forward == stage]
+    layer_s = min(own.forward.seconds + own.backward.seconds, *pairs, math.inf) / len(step.stages[stage])
+    if layer_s >= EAGER_LAYER_S:
+        return []
+    return [
+        note(
+            f"a layer takes {layer_s / MS:.1f} ms forwards and backwards: without CUDA graphs Megatron-Core's hosts "
+            f"needed some {EAGER_LAYER_S / MS:.0f} ms to launch one, which would set the pace (docs/train.md)"
+        )
+    ]
 
 
 def _flag_texts(flag: str, op: Op, calibration: Calibration | None) -> Iterator[str]:
