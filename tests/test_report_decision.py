@@ -26,7 +26,7 @@ from perfmodel.explore.need import need_of
 from perfmodel.explore.speeds import at_speed, drawn_rate
 from perfmodel.load import load_scenario
 from perfmodel.output.pages import css_text, embedded
-from perfmodel.output.report.decision_words import amount, large, sentence
+from perfmodel.output.report.decision_words import amount, large, least, sentence
 from perfmodel.output.report.files import report_json
 from perfmodel.output.report.markdown import report_markdown
 from perfmodel.output.report.page import report_html
@@ -303,6 +303,16 @@ def test_the_first_sentence_decides(flagship):
     assert "first token after" in first
     assert len(html) < 600_000
     assert "plotly.js v" not in html
+
+
+def test_a_comparison_opens_with_the_one_that_costs_least(kept):
+    dear = report_of(traffic(*SLO, "prices.usd_per_gpu_hour=9")).parts[0]
+    third = report_of(traffic(*SLO, "prices.usd_per_gpu_hour=4")).parts[0]
+    text = least([dear, kept.parts[0], third])
+    assert text.startswith(f"{kept.parts[0].label} costs least of 3: ")
+    assert amount(kept.values["scenarios"][0]["decision"]["gpus"]["usd_per_month"]) in text
+    assert "models differ" not in text
+    assert least([kept.parts[0]]) == ""
 
 
 def test_the_docs_quote_it(flagship):

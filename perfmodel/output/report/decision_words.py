@@ -1,6 +1,6 @@
 """Page 1 in words: the decision in a sentence, its tiles, months, risks and terms as rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perfmodel.answers.caveats import condition
@@ -63,6 +63,19 @@ def sentence(part: Part) -> str:
         f"{duration(ttft['p50'])} in "
         f"the median ({duration(ttft['p99'])} at p99){rate}{f', {even}' if even else ''}."
     )
+
+
+def least(parts: Sequence[Part]) -> str:
+    """Of several decisions the one that costs least a month, in one sentence; empty where none has a price."""
+    priced = [
+        part for part in parts if part.values["decision"] and part.values["decision"]["gpus"]["usd_per_month"]
+    ]
+    if len(priced) < 2:
+        return ""
+    cheapest = min(priced, key=lambda part: part.values["decision"]["gpus"]["usd_per_month"])
+    others = {part.scenario.model.name for part in priced} != {cheapest.scenario.model.name}
+    models = "; models differ in what they answer, which is not compared" if others else ""
+    return f"{cheapest.label} costs least of {len(priced)}: {sentence(cheapest)[:-1]}{models}."
 
 
 def tiles(part: Part, at: str) -> list[Figure]:

@@ -14,6 +14,7 @@ from perfmodel.output.report.decision_words import (
     basis_words,
     break_even_words,
     growth_words,
+    least,
     months,
     risks,
     sentence,
@@ -122,7 +123,7 @@ def _decided(report: Report) -> Cell | None:
     for row in rows:
         by_label = {figure.label: figure for figure in row["tiles"]}
         row["cells"] = [by_label.get(label) for label in heads] if by_label else []
-    return {"heads": heads, "rows": rows}
+    return {"heads": heads, "rows": rows, "sentence": least(report.parts)}
 
 
 def _part(part: Part, number: int, is_interactive: bool) -> Cell:
