@@ -220,7 +220,10 @@ def test_a_refusal_says_what_adapters_take_there():
     [
         (("serving.max_running=300000",), "or lower serving.max_running$"),
         (("serving.max_batched_tokens=1000000",), "or lower serving.max_batched_tokens$"),
-        (("deployment.ffn_gpus=4",), "GB of it|weights and the runtime: spread them over more$"),
+        (
+            ("deployment.ffn_gpus=4",),
+            r"runtime: spread them over more, or divide dense FFNs \(deployment.dense_tp = 1\)$",
+        ),
     ],
 )
 def test_a_refusal_says_what_makes_the_step_of_ffns_smaller(sets, says):

@@ -23,7 +23,7 @@ from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
 from perfmodel.load import build_scenario, scenario_of_text
 from perfmodel.numeric import maximum
-from perfmodel.ops.limits import limits
+from perfmodel.ops.limits import check_runs, limits
 from perfmodel.ops.op import OpClass, Stream
 from perfmodel.overlap.schedules import AFD_PARTS
 from perfmodel.report.assumptions import assumptions
@@ -255,6 +255,21 @@ def test_memory_is_that_of_the_gpu_that_holds_it():
     with pytest.raises(InfeasibleError, match=r"GB needed per GPU .* usable of [0-9.]+; "):
         answer_step(scenario(cluster=few))
     assert limits(scenario()).memory > limits(scenario(cluster="l40s-pcie")).memory
+
+
+def test_what_fits_on_no_gpu_of_ffns_is_told_before_what_fits_on_attentions():
+    """Dense FFNs that are not divided lie on each of them whole, however many there are; a batch is not to blame."""
+    dense = {"attention_gpus": 8, "ffn_gpus": 16, "batch_per_gpu": 400, "context_tokens": 4096}
+    whole = scenario(model="llama-3.1-70b", deployment=dense)
+    with pytest.raises(
+        InfeasibleError, match=r"16 l40s GPUs of 48.3, .* divide dense FFNs \(deployment.dense_tp = 1\)$"
+    ):
+        check_runs(whole)
+    divided = scenario(model="llama-3.1-70b", deployment={**dense, "dense_tp": 16})
+    with pytest.raises(
+        InfeasibleError, match=r"^does not fit: .* needed per GPU .*largest batch that fits: "
+    ):
+        check_runs(divided)
 
 
 def test_gpus_are_counted_in_their_own_cluster():

@@ -171,7 +171,7 @@ def check_runs(scenario: Scenario) -> None:
     check_layout(scenario)
     if scenario.costs == "report":
         return
-    problems = (_memory_problem(scenario), _ffn_side_problem(scenario))
+    problems = (_ffn_side_problem(scenario), _memory_problem(scenario))
     for text in (*problems, _dispatch_problem(scenario), _scheduler_problem(scenario)):
         if text:
             raise InfeasibleError(text)
@@ -213,14 +213,16 @@ def _ffn_side_problem(s: Scenario, lower: str = "") -> str | None:
     kept, step = (float(np.max(np.asarray(part))) for part in ffn_side_bytes(s))
     if kept + step <= device:
         return None
-    ways = ["spread them over more"]
+    ways = ["spread them over more"] if s.model.moe else []
+    if d.dense_tp < d.ffn_gpus and any(layer.dense_ffn_size for layer in s.model.layers):
+        ways.append(f"divide dense FFNs (deployment.dense_tp = {d.dense_tp})")
     if kept < device:
         ways.append(f"lower {lower}" if lower else f"lower the batch; {_largest(s)}")
     kind = f"{gpu.name} GPUs" if s.two_clusters else "GPUs"
     return (
         f"does not fit: FFNs and experts need {(kept + step) / GB:.1f} GB on each of deployment.ffn_gpus = "
         f"{d.ffn_gpus} {kind} of {device / GB:.1f}, {kept / GB:.1f} of it for weights and the "
-        f"runtime{_adapters(s, ffns_alone=True)}: {', or '.join(ways)}"
+        f"runtime{_adapters(s, ffns_alone=True)}: {', or '.join(ways) or 'take GPUs with more memory'}"
     )
 
 
