@@ -21,9 +21,10 @@ from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import point_to_point
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.timing import Timing
-from perfmodel.load import build_scenario, scenario_of_text
+from perfmodel.load import build_scenario, load_scenario, scenario_of_text
 from perfmodel.numeric import maximum
 from perfmodel.ops.limits import check_runs, limits
+from perfmodel.ops.memory import runtime_bytes
 from perfmodel.ops.op import OpClass, Stream
 from perfmodel.overlap.schedules import AFD_PARTS
 from perfmodel.report.assumptions import assumptions
@@ -255,6 +256,16 @@ def test_memory_is_that_of_the_gpu_that_holds_it():
     with pytest.raises(InfeasibleError, match=r"GB needed per GPU .* usable of [0-9.]+; "):
         answer_step(scenario(cluster=few))
     assert limits(scenario()).memory > limits(scenario(cluster="l40s-pcie")).memory
+
+
+def test_memory_of_a_gpu_of_ffns_by_hand():
+    """Mixtral's experts in BF16, three matrices of 6,144 x 16,384 in each of 56 layers, one of eight on each L40S."""
+    values = answer_step(scenario(), over_steps=False).values
+    runtime = sum(float(part) for part in runtime_bytes(scenario().ffn_side))
+    assert values["ffn_memory_bytes"]["weights_and_runtime"] == pytest.approx(
+        56 * 3 * 6144 * 16384 * 2 + runtime, rel=1e-9
+    )
+    assert "ffn_memory_bytes" not in answer_step(load_scenario("longcat-flash-h800"), over_steps=False).values
 
 
 def test_what_fits_on_no_gpu_of_ffns_is_told_before_what_fits_on_attentions():

@@ -19,7 +19,7 @@ from perfmodel.kernels.calibration import INSIDE, Calibration
 from perfmodel.kernels.timing import Timing
 from perfmodel.ops.apart import on_ffns
 from perfmodel.ops.limits import check_runs, limits
-from perfmodel.ops.memory import step_memory
+from perfmodel.ops.memory import ffn_side_bytes, step_memory
 from perfmodel.ops.parameters import active_parameters
 from perfmodel.overlap.analysis import (
     breakdown_s,
@@ -83,6 +83,7 @@ def answer_step(scenario: Scenario, *, over_steps: bool = True, ops: bool = True
         "step_time_s": step.step_time_s,
         **asdict(step_rates(scenario, step.step_time_s)),
         "memory_bytes": {name: int(value) for name, value in memory.as_dict().items()},
+        **_ffn_memory(scenario),
         "max_batch_per_gpu": most.fits,
         "max_batch_bound_by": most.bound_by,
         "mfu": utilisation(step, peak_seconds),
@@ -128,6 +129,14 @@ def ffns_of(scenario: Scenario) -> dict[str, Any]:
     place = {"cluster": side.cluster.name, "gpu": side.cluster.gpu.name}
     price = side.prices.usd_per_gpu_hour
     return {"ffns": {**place, "num_gpus": scenario.deployment.ffn_gpus, "usd_per_gpu_hour": price}}
+
+
+def _ffn_memory(scenario: Scenario) -> dict[str, Any]:
+    """``ffn_memory_bytes``: on one of the GPUs that compute FFNs alone, where there are such."""
+    if not scenario.deployment.ffn_gpus:
+        return {}
+    kept, step = (int(part) for part in ffn_side_bytes(scenario))
+    return {"ffn_memory_bytes": {"weights_and_runtime": kept, "activations": step}}
 
 
 def refuse_beyond_peak(step: Step, mfu: float) -> None:

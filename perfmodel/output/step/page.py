@@ -296,10 +296,15 @@ def _memory_text(answer: StepAnswer) -> str:
         if used <= usable
         else (f"{scaled(used, 'B')} needed, {scaled(usable, 'B')} usable: this could not run")
     )
-    return (
+    text = (
         f"{fits}; usable is {PERCENT * usable / device:.0f}% of the device's {scaled(device, 'B')}, the "
         f"rest the engine keeps from the cache (1 GB = 1e9 bytes)."
     )
+    ffns = answer.values.get("ffn_memory_bytes")
+    if ffns is None:
+        return text
+    own = scaled(float(scenario.ffn_cluster.gpu.memory_bytes), "B")
+    return f"{text} A GPU of FFNs holds {scaled(sum(ffns.values()), 'B')} of its {own}."
 
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

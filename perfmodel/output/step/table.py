@@ -157,6 +157,11 @@ def _memory(answer: StepAnswer) -> Table:
     most, gpu = count(values["max_batch_per_gpu"]), scenario.deployment.batch_gpu
     note = f"largest batch that fits: {most} per {gpu} ({values['max_batch_bound_by']})"
     table.add_row("usable", number(usable / GB), f"{PERCENT * usable / device:.1f} %", note)
+    if "ffn_memory_bytes" in values:
+        used, own = sum(values["ffn_memory_bytes"].values()), float(scenario.ffn_cluster.gpu.memory_bytes)
+        table.add_row(
+            "on a GPU of FFNs", number(used / GB), f"{PERCENT * used / own:.1f} %", _bar(used / own)
+        )
     return table
 
 
