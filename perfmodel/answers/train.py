@@ -452,6 +452,12 @@ def _caveats(step: TrainingStep, run: TrainingRun | None) -> list[Caveat]:
                 f"fp8_kernels: DeepSeek-V3's run on Hopper; on {step.scenario.cluster.gpu.name} calibrated ones do"
             )
         )
+    if step.scenario.training and step.scenario.training.attention_kernels != training.attention_kernels:
+        found.append(
+            note(
+                f"attention_kernels: known on Hopper alone; on {step.scenario.cluster.gpu.name} calibrated ones do"
+            )
+        )
     if training.capacity is not None:
         found.append(note("capacity: MFU counts dropped pairs as computed, as Megatron-Core's FLOPs do"))
     if training.etp > 1:

@@ -12,6 +12,7 @@ from perfmodel.kernels.achievable import REFERENCE_ARCHITECTURE, read_rows
 from perfmodel.kernels.calibration import Calibration
 from perfmodel.kernels.cost import cost
 from perfmodel.kernels.deepseek_rows import own_product, router_kernels
+from perfmodel.kernels.sdpa_rows import own_attention
 from perfmodel.kernels.timing import Timing
 from perfmodel.kernels.training_rows import in_step, timed
 from perfmodel.ops.backward import NARROW, Kernel
@@ -35,6 +36,7 @@ def kernel_cost(
     costs: str = "roofline",
     calibration: Calibration | None = None,
     own_fp8_kernels: bool = False,
+    attention_kernels: str = "calibrated",
 ) -> Timing:
     """Time alone of one op of a training step: as timed by stage, on the user's own device or by others, else as the
     product or forward that it is like.
@@ -43,7 +45,7 @@ def kernel_cost(
     permutation, products and activation as kernels of their own. Nor is a collective between link domains what a
     calibration timed inside one: data parallelism moves gigabytes, and came out faster than the wire.
     """
-    own = timed(kernel, cluster.gpu)
+    own = own_attention(kernel, cluster.gpu, attention_kernels) or timed(kernel, cluster.gpu)
     if own is None and own_fp8_kernels:
         own = own_product(kernel, cluster.gpu)
     if own is not None:

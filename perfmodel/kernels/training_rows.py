@@ -19,6 +19,7 @@ from perfmodel.kernels.communication import lookup_collective
 from perfmodel.kernels.timing import Timing, spread_key
 from perfmodel.ops.backward import CORES, Kernel
 from perfmodel.ops.build import MEMORY_BOUND
+from perfmodel.ops.op import Op
 from perfmodel.spec.hardware import Gpu
 from perfmodel.units import GIB, TERA, US
 
@@ -175,16 +176,21 @@ def _asked(kernel: Kernel) -> tuple[tuple[str, str], tuple[float, ...], float] |
             (shape["groups"], shape["rows_per_group"], shape["n"], shape["k"]),
             base.flops,
         )
-    if base.kernel in ("mla_prefill", "gqa_prefill"):
-        per_request = base.flops / max(shape["requests"], 1e-9)
-        if base.kernel == "mla_prefill":
-            wide, value = shape["nope"] + shape["rope"], shape["value"]
-        else:
-            wide = value = shape["head_dim"]
-        sequence = math.sqrt(per_request / (shape["heads"] * (wide + value)))
+    if base.kernel in CORES:
         full = 2.0 * base.flops * (1.0 if kernel.way == "forward" else 2.5)
-        return ("attention", kernel.way), (sequence, shape["heads"], wide, value), full
+        return ("attention", kernel.way), attention_sizes(base), full
     return None
+
+
+def attention_sizes(op: Op) -> tuple[float, float, float, float]:
+    """(tokens that a causal mask over as many would have, heads, width of keys, of values) of attention's core."""
+    shape = op.shape
+    if op.kernel == "mla_prefill":
+        wide, value = shape["nope"] + shape["rope"], shape["value"]
+    else:
+        wide = value = shape["head_dim"]
+    per_request = op.flops / max(shape["requests"], 1e-9)
+    return math.sqrt(per_request / (shape["heads"] * (wide + value))), shape["heads"], wide, value
 
 
 def _rate(device: str, key: tuple[str, str], sizes: tuple[float, ...]) -> Rate | None:

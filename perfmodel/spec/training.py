@@ -238,8 +238,17 @@ class Training(Spec):
     figures (DeepGEMM's first tables and pull request 95, both over what they say they gained on those kernels), with
     the casts of its recipe as kernels of their own and grids that leave the SMs of dispatch and combine alone. In other
     formats than FP8 and on other GPUs it is ``calibrated``."""
-    kernels: Literal["fused", "eager"] = "fused"
-    """Whose kernels keep what: a training framework's fused ones, or PyTorch's one by one (the reference model's)."""
+    kernels: Literal["fused", "eager", "pytorch-compiled", "pytorch-eager"] = "fused"
+    """Whose kernels lie between the products, and keep what: a training framework's fused ones, those that
+    ``torch.compile`` makes, or PyTorch's one by one as torchtitan runs them; ``eager`` are the reference model's, for
+    memory alone."""
+    loss_kernels: Literal["fused", "pytorch-compiled", "pytorch-eager"] = "fused"
+    """Whose kernels the loss's are: fused holds 8 bytes per logit, compiled 4, and PyTorch's one by one, on FP32 logits,
+    12."""
+    attention_kernels: Literal["calibrated", "flash-attention-2", "cudnn"] = "calibrated"
+    """Which kernels attention's core is on Hopper: the GPU's calibration's (FlashAttention-3's), FlashAttention-2's or
+    cuDNN's by their published figures, which PyTorch's ``scaled_dot_product_attention`` chooses from. On other GPUs it
+    is ``calibrated``."""
     placeholder_gradients: bool = False
     """Whether a BF16 gradient of every distinct shape of weights is kept beside the main gradients, as Transformer
     Engine's fused accumulation does under Megatron-LM."""

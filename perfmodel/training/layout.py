@@ -63,9 +63,17 @@ def training_of(scenario: Scenario) -> Training:
             f"training.moe_overlap = forward-backward: schedule {training.schedule} runs no forward beside a backward; "
             f"allowed: {', '.join(PAIRED)}"
         )
-    if training.own_fp8_kernels and scenario.cluster.gpu.architecture != "hopper":
-        return training.model_copy(update={"fp8_kernels": "calibrated"})
-    return training
+    return training if scenario.cluster.gpu.architecture == "hopper" else _without_hoppers(training)
+
+
+def _without_hoppers(training: Training) -> Training:
+    """The training with calibrated kernels where those that it names are known on Hopper alone."""
+    named = {
+        "fp8_kernels": training.own_fp8_kernels,
+        "attention_kernels": training.attention_kernels != "calibrated",
+    }
+    gone = {key: "calibrated" for key, stated in named.items() if stated}
+    return training.model_copy(update=gone) if gone else training
 
 
 def _check_ramp(training: Training, ramp: BatchRamp) -> None:

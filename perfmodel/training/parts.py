@@ -19,7 +19,7 @@ from perfmodel.spec.mixers import Gqa, Mla
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
-from perfmodel.training import hybrid_ep
+from perfmodel.training import hybrid_ep, unfused
 from perfmodel.training.layout import every_token, micro_batch_work
 from perfmodel.training.narrow import (
     BF16,
@@ -181,18 +181,24 @@ def _part(
     input_: list[Kernel] = []
     weight: list[Kernel] = []
     kept = with_kept(tuple(ops), training)
+    table = unfused.table_of(ops, training)
     for op, _ in kept:
-        forward += (*casts(op, training).forward, Kernel.plain(op))
+        forward += (*casts(op, training).forward, *unfused.forwards(op, table))
     for _, op in reversed(kept):
         own, cast = gradients(op, dtype), casts(op, training)
-        input_ += (*cast.input, *_backward(op, own.input, training))
+        input_ += (*cast.input, *unfused.backwards(op, _backward(op, own.input, training), table))
         weight += (*cast.weight, *own.weight)
     for (
         op
     ) in ops:  # sequence parallelism kept the scattered input: it is gathered again for the weights' gradient
         if op.kernel == "all_gather" and op.op_class == OpClass.TP_COMMUNICATION:
             weight.insert(0, Kernel.plain(replace(op, name=f"{op.name}.again")))
-    again = tuple(Kernel.plain(replace(op, inside=())) for op, _ in kept if _replayed(op, training))
+    again = tuple(
+        kernel
+        for op, _ in kept
+        if _replayed(op, training)
+        for kernel in unfused.forwards(replace(op, inside=()), table)
+    )
     return Part(name, tuple(forward), (*again, *input_), tuple(weight), ring)
 
 

@@ -13,6 +13,7 @@ from perfmodel.spec.mixers import Mla
 from perfmodel.spec.model import MATRICES, Layer, Moe
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
+from perfmodel.training import unfused
 from perfmodel.training.supported import attention_of
 
 FP32, INT64 = 4.0, 8.0
@@ -30,6 +31,13 @@ def input_bytes_kept(training: Training) -> float:
 def _swiglu_bytes(training: Training) -> float:
     """Bytes per element of gate and up as they are kept."""
     return BYTES_PER_ELEMENT[training.keep_gate_up]
+
+
+def _activation_bytes(training: Training, kept: float) -> float:
+    """Bytes per element of what an activation leaves behind, where inputs of products are kept in ``kept``."""
+    if training.recomputes("activations"):
+        return 0.0
+    return (kept if unfused.keeps_activation(training) else 0.0) + unfused.silu_kept(training)
 
 
 def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[str, float]:
@@ -56,7 +64,7 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
         found[f"FFN {i}: gate and up"] = (
             _swiglu_bytes(training) * rows * (MATRICES[layer.dense_activation] - 1) * width
         )
-        found[f"FFN {i}: activation"] = 0.0 if training.recomputes("activations") else kept * rows * width
+        found[f"FFN {i}: activation"] = _activation_bytes(training, kept) * rows * width
     if layer.moe:
         found |= _moe(layer.moe, scenario, training, kept)
     return found
@@ -152,15 +160,13 @@ def _moe(moe: Moe, scenario: Scenario, training: Training, kept: float) -> Mappi
         "router: choice": (INT64 + FP32) * tokens * moe.top_k,
         "experts: input": 0.0 if again else kept * pairs * routed,
         "experts: gate and up": 0.0 if again else _swiglu_bytes(training) * pairs * wide * width,
-        "experts: activation": 0.0 if again or training.recomputes("activations") else kept * pairs * width,
+        "experts: activation": 0.0 if again else _activation_bytes(training, kept) * pairs * width,
     }
     if not training.early_probabilities and not again:
         found["experts: output"] = BF16 * pairs * routed
     if moe.shared_ffn_size:
         found["shared: gate and up"] = _swiglu_bytes(training) * tokens * wide * moe.shared_ffn_size
-        found["shared: activation"] = (
-            0.0 if training.recomputes("activations") else kept * tokens * moe.shared_ffn_size
-        )
+        found["shared: activation"] = _activation_bytes(training, kept) * tokens * moe.shared_ffn_size
     return found
 
 
@@ -174,14 +180,14 @@ def replayed_bytes(layer: Layer, scenario: Scenario, training: Training) -> floa
 
 
 def head_saved(scenario: Scenario, training: Training) -> float:
-    """Of the head: the norm's input and output, and the logits in BF16, from which the loss's gradient is made."""
+    """Of the head: the norm's input and output, and the logits, from which the loss's gradient is made."""
     tokens = training.tokens_per_gpu
     model = scenario.model
-    rows = tokens * training.tp
-    return 2.0 * BF16 * tokens * model.hidden_size + BF16 * rows * model.vocab_size / training.tp
+    rows, each = tokens * training.tp, unfused.LOSS_KEPT[training.loss_kernels]
+    return 2.0 * BF16 * tokens * model.hidden_size + each * rows * model.vocab_size / training.tp
 
 
 def loss_bytes(scenario: Scenario, training: Training) -> float:
-    """What the loss holds for a moment: logits in FP32 and their gradient in BF16."""
+    """What the loss holds for a moment: logits in FP32 and their gradient in BF16, where its kernels are fused ones."""
     rows = training.tokens_per_gpu * training.tp
-    return (FP32 + BF16) * rows * scenario.model.vocab_size / training.tp
+    return unfused.LOSS_HELD[training.loss_kernels] * rows * scenario.model.vocab_size / training.tp

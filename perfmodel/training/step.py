@@ -296,12 +296,12 @@ class StepBuilder:
         return replace(timing, compute_s=timing.compute_s / (1.0 - held))
 
     def _cost(self, kernel: Kernel) -> Timing:
-        own = self.training.own_fp8_kernels
+        own, core = self.training.own_fp8_kernels, self.training.attention_kernels
         plain = kernel.base is kernel.op
-        key = (kernel.way, own, _content(kernel.op), None if plain else _content(kernel.base))
+        key = (kernel.way, own, core, _content(kernel.op), None if plain else _content(kernel.base))
         if key not in self.memo:
             scenario = self.scenario
-            self.memo[key] = kernel_cost(kernel, scenario.cluster, scenario.costs, self.calibration, own)
+            self.memo[key] = kernel_cost(kernel, scenario.cluster, scenario.costs, self.calibration, own, core)
         return self.memo[key]
 
     def layer_chain(self, layer: Layer, count: int = 1) -> Chain:

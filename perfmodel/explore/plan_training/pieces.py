@@ -128,7 +128,13 @@ class _Shape:
         key = (id(kernel), beside)
         if key not in self.known:
             training = self.training
-            about = (beside, training.own_fp8_kernels, training.deterministic, training.power_cap_w)
+            about = (
+                beside,
+                training.own_fp8_kernels,
+                training.attention_kernels,
+                training.deterministic,
+                training.power_cap_w,
+            )
             self.known[key] = self.costs.timing(
                 kernel, self.layouts, about, lambda one: self.builder.timed(one, beside=beside)
             )
