@@ -60,6 +60,10 @@ def layouts(draw, *, torchtitan=False):
         keys["all_to_all"] = "all-to-all"
     stages = even_layers(model.num_layers, pp * chunks)
     if torchtitan:
+        for key in ("kernels", "loss_kernels"):
+            keys[key] = of(st.sampled_from(("pytorch-compiled", "pytorch-eager")))
+        if name != "deepseek-v3":  # whose attention is FlexAttention
+            keys["attention_kernels"] = "cudnn"
         keys["global_batch_sequences"] //= (
             2 if pp == 1 else 1
         )  # gradients are accumulated in a pipeline alone

@@ -45,13 +45,15 @@ def kernel_cost(
     permutation, products and activation as kernels of their own. Nor is a collective between link domains what a
     calibration timed inside one: data parallelism moves gigabytes, and came out faster than the wire.
     """
-    own = own_attention(kernel, cluster.gpu, attention_kernels) or timed(kernel, cluster.gpu)
+    own = timed(kernel, cluster.gpu)
     if own is None and own_fp8_kernels:
         own = own_product(kernel, cluster.gpu)
     if own is not None:
         return own
     trains = calibration is not None and calibration.times_training
-    timing = _derived(kernel, cluster, costs, calibration, own_fp8_kernels)
+    timing = own_attention(kernel, cluster.gpu, attention_kernels) or _derived(
+        kernel, cluster, costs, calibration, own_fp8_kernels
+    )
     if costs != "roofline" or trains or own_fp8_kernels:
         return timing
     return _in_a_step(timing, kernel, cluster)

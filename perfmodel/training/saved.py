@@ -37,7 +37,7 @@ def _activation_bytes(training: Training, kept: float) -> float:
     """Bytes per element of what an activation leaves behind, where inputs of products are kept in ``kept``."""
     if training.recomputes("activations"):
         return 0.0
-    return (kept if unfused.keeps_activation(training) else 0.0) + unfused.silu_kept(training)
+    return kept + unfused.silu_kept(training)
 
 
 def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[str, float]:

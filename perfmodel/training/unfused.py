@@ -16,10 +16,9 @@ Eager, one kernel per operation of the module's code; bytes per element, BF16 va
 Kept are, beside what fused kernels keep, silu(gate), 2 bytes, and the log-softmax, 4 bytes where fused keeps BF16 logits,
 2; while the loss's backward runs two more FP32 gradients: 12 bytes per logit.
 
-Compiled, pointwise kernels fuse with norms and with each other as a framework's do, but for two: the compiler makes no
-code for complex numbers, so the rotation is three kernels as above; and the activation is made again in the backward from
-gate and up instead of being kept (2 bytes more written there). A compiled loss reads BF16 logits for maximum and sum,
-keeps them, and reads and writes 2 bytes in the backward.
+Compiled, pointwise kernels fuse with norms and with each other as a framework's do, and as much is kept; but the compiler
+makes no code for complex numbers, so the rotation is three kernels as above. A compiled loss reads BF16 logits for maximum
+and sum, keeps them, and reads and writes 2 bytes in the backward.
 
 Operations counted by PyTorch's own dispatch, and kept tensors by its hooks: :mod:`tests.test_train_unfused`. Not in this
 count: latent attention's layouts and permutations of experts, taken as fused.
@@ -53,10 +52,7 @@ EAGER: Table = {
     "rope": (ROTATED, ROTATED),
 }
 """Of a layer run eagerly."""
-COMPILED: Table = {
-    "activation": ({"product": 6.0}, {"product": 12.0}),
-    "rope": (ROTATED, ROTATED),
-}
+COMPILED: Table = {"rope": (ROTATED, ROTATED)}
 """Of a compiled one; classes that are not in it are as fused."""
 LOSS: Table = {
     "pytorch-eager": (
@@ -99,11 +95,6 @@ def backwards(op: Op, own: tuple[Kernel, ...], table: Table) -> tuple[Kernel, ..
 def silu_kept(training: Training) -> float:
     """Bytes per element that eager SwiGLU keeps beside gate, up and the activation."""
     return BF16 if training.kernels == "pytorch-eager" else 0.0
-
-
-def keeps_activation(training: Training) -> bool:
-    """Whether the activation is kept where nothing is said to be recomputed."""
-    return training.kernels != "pytorch-compiled"
 
 
 def _of(op: Op, table: Table) -> tuple[Bytes, Bytes] | None:

@@ -40,6 +40,7 @@ OWN = {
     "cp_mla": "heads",
     "post_validation": False,
     "kernels": "fused",
+    "loss_kernels": "fused",
 }
 """Keys of which no framework here has a flag -> what needs none."""
 

@@ -7,7 +7,7 @@ their configurations in Python functions (``--module``, ``--config``), which are
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from perfmodel.engines.frameworks.documents import framework
 from perfmodel.engines.frameworks.line import WHERE, Line, Trainer, tell_rest
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.documents import MAX_BYTES
+from perfmodel.spec.mixers import Mla
 from perfmodel.spec.model import Model
 from perfmodel.spec.paths import opened, quoted
 
@@ -41,11 +42,12 @@ CONVERTERS = {
     "quantize.grouped_mm.mx": ("experts", "mxfp8"),
 }
 """Converter -> what it quantises, and to what."""
+FLEX = ("flex", "irope", "deepseek_v3", "gpt_oss")
+"""Words of models and flavors whose attention is FlexAttention."""
 PARALLELISM = "parallelism."
 NEAR = (
-    "kernels here are a framework's fused ones, torchtitan's are PyTorch's: steps of its own tables (Llama 3 on "
-    "H100) come "
-    "out 0 to 90 % too fast, over long sequences in pieces more (docs/train_flags.md)"
+    "FP8 scaled by rows, a recomputation of every second product, and kernels of the releases before v0.2.2 are not in "
+    "it: steps of torchtitan's own tables come out too fast as docs/train_flags.md says by group"
 )
 """python -m bench.training_lines."""
 USED = (
@@ -61,6 +63,7 @@ USED = (
     "parallelism.expert_parallel_degree", "parallelism.expert_tensor_parallel_degree",
     "parallelism.expert_parallel_comm_backend", "activation_checkpoint.mode",
     "activation_checkpoint.selective_ac_option", "debug.deterministic", "debug.moe_force_load_balance",
+    "compile.enable", "compile.components",
 )  # fmt: skip
 """Settings that set something."""
 
@@ -184,6 +187,7 @@ def read_torchtitan(flags: Mapping[str, tuple[str, ...]], gpus: int, model: Mode
     _pipeline(line, trainer, model.num_layers)
     _state(line, trainer)
     _formats(line, trainer, model)
+    _kernels(line, trainer, model, said)
     _recomputation(line, trainer)
     if model.moe:
         _experts(line, trainer)
@@ -445,6 +449,32 @@ def _formats(line: Line, trainer: Trainer, model: Model) -> None:
         trainer.notes.append(
             f"not modelled: two formats ({', '.join(found.values())}): all are taken as {trainer.keys['precision']}"
         )
+
+
+def _kernels(line: Line, trainer: Trainer, model: Model, said: Sequence[str]) -> None:
+    """Kernels between the products, of the loss and of attention: PyTorch's own.
+
+    Args:
+        line: the settings.
+        trainer: told.
+        model: what is trained.
+        said: name and flavor as the line has them.
+    """
+    enabled = _on(line, "compile.enable")
+    given = line.texts("compile.components") if line.given("compile.components") else None
+    parts = [word for one in given or ("model", "loss") for word in re.findall(r"[a-z_]+", one)]
+    why = "compile.enable false: kernels one by one"
+    if enabled:
+        why = f"compile.enable: {' and '.join(parts)}"
+    for key, part in (("kernels", "model"), ("loss_kernels", "loss")):
+        trainer.set(key, "pytorch-compiled" if enabled and part in parts else "pytorch-eager", why)
+    words = " ".join(said)
+    if "varlen" in words:
+        trainer.set("attention_kernels", "flash-attention-2", "varlen_attn is FlashAttention-2's")
+    elif any(word in words for word in FLEX) or isinstance(model.layers[0].attention, Mla):
+        trainer.notes.append("not modelled: FlexAttention's kernels: attention's are the calibration's")
+    else:
+        trainer.set("attention_kernels", "cudnn", "scaled_dot_product_attention, cuDNN's first")
 
 
 def _recomputation(line: Line, trainer: Trainer) -> None:

@@ -149,6 +149,15 @@ def _rest(t: Training, model: Model) -> Iterator[str]:
         yield f"--model.converters {linear}{f' {experts}' if both else ''}"
         if both:
             yield f"--{experts}.fqns=experts"
+    compiled = [
+        part
+        for part, kernels in (("model", t.kernels), ("loss", t.loss_kernels))
+        if kernels != "pytorch-eager"
+    ]
+    if compiled:
+        yield "--compile.enable"
+    if len(compiled) == 1:
+        yield _setting("compile", components=compiled[0])
     if t.offload.optimizer_fraction == 1.0:
         yield "--training.enable_cpu_offload"
     if t.optimizer.master == "none":
@@ -216,6 +225,10 @@ def _cannot(t: Training, model: Model) -> Iterator[str]:
         yield f"products that stay BF16: {', '.join(t.bf16_parts)}: quantize.linear.float8.filter_fqns by module"
     if t.power_cap_w is not None:
         yield f"{t.power_cap_w:g} W per GPU: nvidia-smi --power-limit {t.power_cap_w:g} on every node"
+    if "fused" in (t.kernels, t.loss_kernels) or t.kernels == "eager":
+        yield "kernels of another framework: torchtitan's are PyTorch's (kernels, loss_kernels pytorch-compiled), slower"
+    if t.attention_kernels == "flash-attention-2":
+        yield "attention_kernels flash-attention-2: this release asks for cuDNN's first"
     for key, usual in OWN.items():
-        if getattr(t, key) != usual:
+        if key != "kernels" and getattr(t, key) != usual:
             yield f"{key}: {str(getattr(t, key)).lower()}"
