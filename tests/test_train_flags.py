@@ -360,7 +360,7 @@ def test_torchtitans_kernels():
         ("8B", (eager, eager, "cudnn")),
         ("8B --compile.enable", (compiled, compiled, "cudnn")),
         ("8B --compile.enable --compile.components model", (compiled, eager, "cudnn")),
-        ('8B --compile.enable=true --compile.components "[\'loss\']"', (eager, compiled, "cudnn")),
+        ("8B --compile.enable=true --compile.components \"['loss']\"", (eager, compiled, "cudnn")),
         ("8B --compile.no_enable --compile.components model loss", (eager, eager, "cudnn")),
         ("8B_varlen --compile.enable", (compiled, compiled, "flash-attention-2")),
         ("8B_flex --compile.enable", (compiled, compiled, None)),

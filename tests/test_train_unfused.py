@@ -43,7 +43,9 @@ def kernels(built, way):
     return {kernel.op.name: kernel for part in parts.in_sequence() for kernel in getattr(part, way)}
 
 
-@pytest.mark.parametrize(("sequence", "forward", "both"), [(2048, 298, 265), (8192, 333, 308), (16384, 335, 328)])
+@pytest.mark.parametrize(
+    ("sequence", "forward", "both"), [(2048, 298, 265), (8192, 333, 308), (16384, 335, 328)]
+)
 def test_flash_attention_2_takes_what_its_two_figures_say(sequence, forward, both):
     """FlashAttention-3's paper, figure 5, and FlashAttention-2's README; FLOPs 1 and 2.5 times the forward's."""
     there, back = (rate_of("FlashAttention-2", way, 128, sequence) / TERA for way in ("forward", "backward"))
@@ -178,7 +180,13 @@ def test_torch_has_a_norm_of_one_kernel_that_keeps_its_input_and_a_number_per_ro
     there = torch.ops.aten._fused_rms_norm.default._schema
     back = torch.ops.aten._fused_rms_norm_backward.default._schema
     assert len(there.returns) == 2
-    assert [one.name for one in back.arguments][:5] == ["grad_out", "input", "normalized_shape", "rstd", "weight"]
+    assert [one.name for one in back.arguments][:5] == [
+        "grad_out",
+        "input",
+        "normalized_shape",
+        "rstd",
+        "weight",
+    ]
 
 
 def llama_block(torch):
@@ -341,7 +349,9 @@ def test_a_step_is_longer_by_the_bytes_that_are_more():
     moved = {}
     for name in ("fused", "pytorch-compiled", "pytorch-eager"):
         found = kernels(builder(kernels=name), "forward").values()
-        moved[name] = sum(one.op.hbm_bytes for one in found if one.op.kernel in ("norm", "rope", "activation"))
+        moved[name] = sum(
+            one.op.hbm_bytes for one in found if one.op.kernel in ("norm", "rope", "activation")
+        )
     values = GROUPS * HIDDEN // HEADS
     before = TOKENS * (4 * (wide + values) + 4 * values)  # values too, and keys and values as a cache's
     rotation = TOKENS * 20 * wide

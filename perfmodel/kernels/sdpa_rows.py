@@ -86,7 +86,10 @@ def curves(name: str, way: str) -> dict[int, Curve]:
         own, like = _read(name, "attention backward"), _read("FlashAttention-2", "attention backward")
         masked = curves("FlashAttention-2", "backward")
         return {
-            width: (at, tuple(r * m / o for r, m, o in zip(rates, masked[width][1], like[width][1], strict=True)))
+            width: (
+                at,
+                tuple(r * m / o for r, m, o in zip(rates, masked[width][1], like[width][1], strict=True)),
+            )
             for width, (at, rates) in own.items()
         }
     forward, both = curves(name, "forward"), _read(name, "attention causal both")

@@ -167,7 +167,15 @@ class Training(Spec):
     """Everything of a training step and run that is not the model, the cluster or the price."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"attention_kernels", "loss_kernels", "batch_ramp", "capacity", "dp_replicate", "offload", "power_cap_w"}
+        {
+            "attention_kernels",
+            "loss_kernels",
+            "batch_ramp",
+            "capacity",
+            "dp_replicate",
+            "offload",
+            "power_cap_w",
+        }
     )
 
     tokens: Positive | None = None

@@ -301,7 +301,9 @@ class StepBuilder:
         key = (kernel.way, own, core, _content(kernel.op), None if plain else _content(kernel.base))
         if key not in self.memo:
             scenario = self.scenario
-            self.memo[key] = kernel_cost(kernel, scenario.cluster, scenario.costs, self.calibration, own, core)
+            self.memo[key] = kernel_cost(
+                kernel, scenario.cluster, scenario.costs, self.calibration, own, core
+            )
         return self.memo[key]
 
     def layer_chain(self, layer: Layer, count: int = 1) -> Chain:
