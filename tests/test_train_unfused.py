@@ -1,5 +1,5 @@
-"""PyTorch's own kernels of a training step: attention's rates against the figures that they are from, bytes of what lies
-between products against torch's dispatch, what is kept against its hooks on a Llama block of real modules.
+"""PyTorch's own kernels of a training step: attention's rates against the figures that they are from, bytes of what
+lies between products against torch's dispatch, what is kept against its hooks on a Llama block of real modules.
 """
 
 from dataclasses import replace
@@ -190,8 +190,8 @@ def test_torch_has_a_norm_of_one_kernel_that_keeps_its_input_and_a_number_per_ro
 
 
 def llama_block(torch):
-    """A block of torchtitan's Llama (models/llama3 of v0.2.2, the same operations in the same order) on CPU; its norm is
-    the CUDA one's, which CPU lacks: it keeps its input and a number per row.
+    """A block of torchtitan's Llama (models/llama3 of v0.2.2, the same operations in the same order) on CPU; its norm
+    is the CUDA one's, which CPU lacks: it keeps its input and a number per row.
     """
     from torch import nn
     from torch.nn import functional
@@ -289,9 +289,7 @@ def test_the_loss_on_fp32_logits_holds_twelve_bytes_of_each():
         lambda: loss.append(functional.cross_entropy(logits.float(), labels, reduction="sum")) or loss,
         {labels.untyped_storage().data_ptr()},
     )
-    sizes = {}
-    for name, moved in dispatched(loss[0].backward):
-        sizes[name] = moved
+    names = {name for name, _ in dispatched(loss[0].backward)}
     each = TOKENS * VOCABULARY
     assert kept == pytest.approx(4 * each, abs=8)  # and the number of tokens that count
     found = scenario(loss_kernels="pytorch-eager")
@@ -300,7 +298,7 @@ def test_the_loss_on_fp32_logits_holds_twelve_bytes_of_each():
     saved, held = head_saved(found, training) - norms, loss_bytes(found, training)
     assert saved == 4 * each
     assert held == 2 * 4 * each  # gradient of the choice, and of the log-softmax made of it
-    assert {"nll_loss_backward", "_log_softmax_backward_data"} <= sizes.keys()
+    assert {"nll_loss_backward", "_log_softmax_backward_data"} <= names
     for kernels, total in (("fused", 8), ("pytorch-compiled", 4), ("pytorch-eager", 12)):
         other = training.model_copy(update={"loss_kernels": kernels})
         assert head_saved(found, other) - norms + loss_bytes(found, other) == total * each
@@ -308,7 +306,7 @@ def test_the_loss_on_fp32_logits_holds_twelve_bytes_of_each():
 
 @pytest.mark.skipif(not has_torch(), reason=NO_TORCH)
 def test_what_a_compiled_activation_and_loss_keep():
-    """By the partitioner of torch.compile: gate, up and the activation, no silu; BF16 logits and two numbers per row."""
+    """By the partitioner of torch.compile: gate, up and the activation, no silu; BF16 logits, two numbers per row."""
     import torch
     from functorch.compile import aot_function, make_boxed_func, min_cut_rematerialization_partition
     from torch._inductor.decomposition import select_decomp_table

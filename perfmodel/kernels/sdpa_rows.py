@@ -1,5 +1,5 @@
-"""Attention's core as PyTorch's ``scaled_dot_product_attention`` runs it on Hopper: FlashAttention-2 or cuDNN, where the
-calibrations hold FlashAttention-3's and serving engines' kernels.
+"""Attention's core as PyTorch's ``scaled_dot_product_attention`` runs it on Hopper: FlashAttention-2 or cuDNN, where
+the calibrations hold FlashAttention-3's and serving engines' kernels.
 
 Rates are the authors' labelled figures on H100-SXM5 (rows of ``data/kernels/training_attention.csv`` with causal mask):
 FlashAttention-3's paper has both forwards, FlashAttention-2's README forward and backward together; with F forward

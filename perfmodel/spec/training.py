@@ -251,8 +251,8 @@ class Training(Spec):
     ``torch.compile`` makes, or PyTorch's one by one as torchtitan runs them; ``eager`` are the reference model's, for
     memory alone."""
     loss_kernels: Literal["fused", "pytorch-compiled", "pytorch-eager"] = "fused"
-    """Whose kernels the loss's are: fused holds 8 bytes per logit, compiled 4, and PyTorch's one by one, on FP32 logits,
-    12."""
+    """Whose kernels the loss's are: fused holds 8 bytes per logit, compiled 4, and PyTorch's one by one, on FP32
+    logits, 12."""
     attention_kernels: Literal["calibrated", "flash-attention-2", "cudnn"] = "calibrated"
     """Which kernels attention's core is on Hopper: the GPU's calibration's (FlashAttention-3's), FlashAttention-2's or
     cuDNN's by their published figures, which PyTorch's ``scaled_dot_product_attention`` chooses from. On other GPUs it

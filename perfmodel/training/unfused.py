@@ -1,27 +1,27 @@
-"""What lies between the products where PyTorch runs a model of ordinary modules, as torchtitan's are: reads and writes of
-each kernel, and what autograd keeps (``training.kernels`` and ``training.loss_kernels``).
+"""What lies between the products where PyTorch runs a model of ordinary modules, as torchtitan's are: reads and writes
+of each kernel, and what autograd keeps (``training.kernels`` and ``training.loss_kernels``).
 
 Eager, one kernel per operation of the module's code; bytes per element, BF16 values 2, FP32 4:
 
     residual      h + f: 2 + 2 read, 2 written. Backwards the two gradients that meet are added: the same
-    RMSNorm       one kernel (``_fused_rms_norm``, PyTorch 2.9 and later): 2 read, 2 written. Backwards one for the input,
-                  x and dy read, dx written, and one for the weights, x and dy read again
-    rotation      of queries and keys: cast to FP32 (2, 4), complex product (4, 4; the angles are small), cast back (4,
-                  2). Backwards the same three
+    RMSNorm       one kernel (``_fused_rms_norm``, PyTorch 2.9 and later): 2 read, 2 written. Backwards one for the
+                  input, x and dy read, dx written, and one for the weights, x and dy read again
+    rotation      of queries and keys: cast to FP32 (2, 4), complex product (4, 4; the angles are small), cast back
+                  (4, 2). Backwards the same three
     SwiGLU        silu (2, 2), product (4, 2). Backwards a product for each factor (4, 2 each), silu's (4, 2)
-    loss          cast to FP32 (2, 4); log-softmax of a row that does not fit on chip, read for its maximum, for its sum and
-                  for its result (12, 4). Backwards the gradient of the choice, zeros (0, 4); of the log-softmax, read for
-                  its sum and with the result (4 + 8, 4); cast back (4, 2)
+    loss          cast to FP32 (2, 4); log-softmax of a row that does not fit on chip, read for its maximum, for its sum
+                  and for its result (12, 4). Backwards the gradient of the choice, zeros (0, 4); of the log-softmax,
+                  read for its sum and with the result (4 + 8, 4); cast back (4, 2)
 
-Kept are, beside what fused kernels keep, silu(gate), 2 bytes, and the log-softmax, 4 bytes where fused keeps BF16 logits,
-2; while the loss's backward runs two more FP32 gradients: 12 bytes per logit.
+Kept are, beside what fused kernels keep, silu(gate), 2 bytes, and the log-softmax, 4 bytes where fused keeps BF16
+logits, 2; while the loss's backward runs two more FP32 gradients: 12 bytes per logit.
 
-Compiled, pointwise kernels fuse with norms and with each other as a framework's do, and as much is kept; but the compiler
-makes no code for complex numbers, so the rotation is three kernels as above. A compiled loss reads BF16 logits for maximum
-and sum, keeps them, and reads and writes 2 bytes in the backward.
+Compiled, pointwise kernels fuse with norms and with each other as a framework's do, and as much is kept; but the
+compiler makes no code for complex numbers, so the rotation is three kernels as above. A compiled loss reads BF16 logits
+for maximum and sum, keeps them, and reads and writes 2 bytes in the backward.
 
-Operations counted by PyTorch's own dispatch, and kept tensors by its hooks: :mod:`tests.test_train_unfused`. Not in this
-count: latent attention's layouts and permutations of experts, taken as fused.
+Operations counted by PyTorch's own dispatch, and kept tensors by its hooks: :mod:`tests.test_train_unfused`. Not in
+this count: latent attention's layouts and permutations of experts, taken as fused.
 """
 
 from collections.abc import Mapping, Sequence

@@ -226,7 +226,7 @@ def _cannot(t: Training, model: Model) -> Iterator[str]:
     if t.power_cap_w is not None:
         yield f"{t.power_cap_w:g} W per GPU: nvidia-smi --power-limit {t.power_cap_w:g} on every node"
     if "fused" in (t.kernels, t.loss_kernels) or t.kernels == "eager":
-        yield "kernels of another framework: torchtitan's are PyTorch's (kernels, loss_kernels pytorch-compiled), slower"
+        yield "a framework's kernels: torchtitan's are PyTorch's (kernels, loss_kernels pytorch-compiled), slower"
     if t.attention_kernels == "flash-attention-2":
         yield "attention_kernels flash-attention-2: this release asks for cuDNN's first"
     for key, usual in OWN.items():
