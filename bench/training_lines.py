@@ -6,8 +6,8 @@ is what torchtitan does where nothing is said. The boards are stated there: 96 G
 are the calibration's, of H100 boards at 3.35 TB/s, scaled by what bounds each.
 
 The runs are older than the release whose settings are read (v0.2.2): their commits, 9dec370 of December 2024 and
-820504e of June 2025, asked ``scaled_dot_product_attention`` for FlashAttention-2 on H100, and the first did not compile the loss.
-Both are stated here; nothing is fitted on the rows.
+820504e of June 2025, asked ``scaled_dot_product_attention`` for FlashAttention-2 on H100, and the first did not
+compile the loss. Both are stated here; nothing is fitted on the rows.
 """
 
 from collections.abc import Iterator, Mapping
