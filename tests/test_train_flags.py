@@ -466,6 +466,14 @@ def test_lines_as_scripts_have_them():
     assert training_command("python train.py --tensor-model-parallel-size 2") is None
 
 
+def test_line_ends_in_values_are_not_in_messages(tmp_path):
+    (tmp_path / "a.toml").write_text('[model]\nname = "llama3"\nflavor = "8\\n\\u001b[31mB"\n')
+    for text in (f"./run_train.sh --job.config_file {tmp_path}/a.toml", SMALL + "--global-batch-size '6\n4'"):
+        with pytest.raises(SpecError) as raised:
+            read(text)
+        assert re.fullmatch(r"[^\x00-\x1f]+", str(raised.value))
+
+
 def test_a_model_beside_the_line_has_its_sizes():
     first = read("pretrain_gpt.py --seq-length 4096 --micro-batch-size 1 --bf16", "64xh100", "qwen3-30b-a3b")
     assert first.document["model"] == "qwen3-30b-a3b"

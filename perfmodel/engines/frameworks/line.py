@@ -5,6 +5,7 @@ Frameworks read flags with argparse or tyro: the last of several wins, ``--name 
 
 import difflib
 import fnmatch
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ ENDS = ("|", "||", "&&", "&", "<<", "2>&1")
 MOST = 10**12
 
 
+def one_line(text: str) -> str:
+    """A text without line ends and control characters, so that a message that quotes it is one line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)
+
+
 def commands_of(text: str) -> list[list[str]]:
     """The words of each command of a line as a shell takes them, redirections left out.
 
@@ -27,6 +33,7 @@ def commands_of(text: str) -> list[list[str]]:
     """
     try:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
+        words = [one_line(word) for word in words]
     except ValueError as error:
         raise SpecError(f"{WHERE}: {error}: quote it as a shell would take it") from error
     found: list[list[str]] = [[]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.engines.frameworks.documents import framework
-from perfmodel.engines.frameworks.line import WHERE, Line, Trainer, tell_rest
+from perfmodel.engines.frameworks.line import WHERE, Line, Trainer, one_line, tell_rest
 from perfmodel.errors import DataError, SpecError
 from perfmodel.spec.documents import MAX_BYTES
 from perfmodel.spec.mixers import Mla
@@ -133,7 +133,7 @@ def _flat(table: Mapping[str, Any], prefix: str) -> list[tuple[str, tuple[str, .
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else one_line(str(value))
 
 
 def stated_model(flags: Mapping[str, tuple[str, ...]]) -> str | dict[str, Any]:
