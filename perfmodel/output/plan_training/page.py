@@ -19,7 +19,7 @@ from perfmodel.units import GB, MEGA
 
 TEMPLATE = Path(__file__).with_name("plan_training.html.j2")
 ROWS = 20
-MOST_POINTS = 20_000
+MOST_POINTS = 5_000
 """Layouts that are drawn; of more, every so many-th by rank."""
 
 

@@ -15,7 +15,7 @@ from perfmodel.output.charts.base import Figure, axis_title, layout
 from perfmodel.output.colours import DASHES, SERIES
 from perfmodel.output.console import console
 from perfmodel.output.formats import significant
-from perfmodel.output.pages import embed
+from perfmodel.output.pages import embed, render
 from perfmodel.output.tables import table_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ COLUMNS = (
     "best.num_gpus",
     "best.usd_per_million_output_tokens",
 )
+IN_TABLE = 200
+"""Rows of the table under a picture."""
 MOST_SERIES = 12
 """Values of a third column that are drawn apart."""
 
@@ -94,14 +96,18 @@ def write_picture(folder: Path, columns: str, path: Path) -> None:
                 f"--show {name}: no such column; near: {', '.join(near) or ', '.join(rows.columns[:8])}"
             )
     figure = picture(rows, names)
-    from plotly.offline import get_plotlyjs
-
-    title = escape(" against ".join(reversed(names[:2])))
-    atomic_write(
-        path,
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<script>{get_plotlyjs()}</script></head><body><h1>{title}</h1>{embed(figure, 'sweep')}</body></html>",
-    )
+    drawn = rows[rows[names].notna().all(axis=1)].sort_values(names[0])
+    values = {
+        "title": " against ".join(reversed(names[:2])),
+        "folder": str(folder),
+        "figure": embed(figure, "sweep"),
+        "names": names,
+        "rows": [
+            [_text(value) for value in row] for row in drawn[names].head(IN_TABLE).itertuples(index=False)
+        ],
+        "total": len(drawn),
+    }
+    atomic_write(path, render(Path(__file__).with_name("sweep.html.j2"), values))
 
 
 def picture(rows: "pd.DataFrame", names: list[str]) -> Figure:
