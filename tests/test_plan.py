@@ -390,9 +390,15 @@ def repeats(monkeypatch):
 
 
 def test_draws_end_with_their_time(repeats):
-    """Whose time is up after a run says so instead of repeating all four eight times."""
+    """Whose time is up after a run says so instead of repeating all four eight times; the screen tells its progress."""
     space = {**SMALL, DP: [1]}
-    found = plan(question(users=16, space=space), simulate=2, seconds=1e-6)
+    told = []
+    found = plan(
+        question(users=16, space=space), simulate=2, seconds=1e-6, progress=lambda *one: told.append(one)
+    )
+    screened = [one for one in told if one[0].startswith("layouts of ")]
+    assert [done for _, done, _ in screened] == list(range(screened[0][2]))
+    assert told.index(screened[-1]) < len(told) - 1
     assert found.winner is not None
     assert len(repeats) == 1
     assert [one["intervals"] for one in found.values["candidates"][:1]] == [{}]

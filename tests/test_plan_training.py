@@ -27,6 +27,7 @@ from perfmodel.explore.plan_training.screen import ARRANGED, figures, screen
 from perfmodel.explore.train_difference import train_difference
 from perfmodel.explore.train_sensitivity import train_sensitivity
 from perfmodel.load import build_scenario, load_scenario
+from perfmodel.output.train.differences import told
 from perfmodel.training.layout import training_of
 from perfmodel.training.overlap import pair_phase
 from perfmodel.training.pipeline.flight import in_flight
@@ -178,7 +179,10 @@ def test_what_memory_leaves(file):
     narrow = screen(Question(str(file), overrides=("cluster.gpu.memory_bytes=24e9",)), Kind(16))
     assert 0 < narrow.fits.sum() < wide.fits.sum()
     assert narrow.memory[narrow.fits].max() <= 24e9
-    with pytest.raises(InfeasibleError, match=r"none fits; the nearest, .* needs .* GB of 2\.1"):
+    with pytest.raises(
+        InfeasibleError,
+        match=r"none fits; the nearest, .* needs .* GB of 2\.1: more GPUs \(some [0-9]+ hold as much\)",
+    ):
         plan_training(Question(str(file), (Kind(16),), overrides=("cluster.gpu.memory_bytes=2.1e9",)))
 
 
@@ -504,3 +508,76 @@ def test_graphs_that_run_together_take_what_each_takes_alone(stated):
             assert found.last_s[row] == pytest.approx(
                 builder.phase(builder.last_chain(), way).seconds, rel=1e-9
             )
+
+
+@given(
+    parts=st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)), min_size=1, max_size=12),
+    dearer=st.floats(1e-9, 1e6),
+)
+@QUICK
+def test_a_difference_is_told_in_a_unit_that_can_be_read(parts, dearer):
+    """Two decimals at most; rows add up to the whole but for rounding; nothing is minus nothing."""
+    most = max(sum(a for a, _ in parts), sum(b for _, b in parts))
+    if not most:
+        return
+    scale = dearer / most
+    rows = [
+        {"component": f"part_{i}", "usd_a": scale * a, "usd_b": scale * b, "delta_usd": scale * (b - a)}
+        for i, (a, b) in enumerate(parts)
+    ]
+    whole = {key: sum(row[key] for row in rows) for key in ("usd_a", "usd_b")}
+    found = told({**whole, "rows": rows}, 8)
+    *shown, last = found.rows
+    assert len(shown) <= 9
+    assert last[0] == "all"
+
+    def amount(text):
+        return 0.0 if text == "0" else float(text.replace("$", "").replace(",", ""))
+
+    amounts = np.array([[amount(text) for text in row[1:]] for row in found.rows])
+    texts = [text for row in found.rows for text in row[1:]]
+    if found.unit != "$ per trillion tokens" or dearer * 1e6 >= 10.0:
+        decimals = max(len(text.partition(".")[2]) for text in texts)
+        assert decimals <= 2
+        assert np.abs(amounts[:-1].sum(axis=0) - amounts[-1]).max() <= (len(rows) + 1) * 10.0**-decimals
+    assert not any(text in ("-$0", "+$0", "$-0", "-$0.0", "+$0.0", "-$0.00", "+$0.00") for text in texts)
+    times = {"million": 1.0, "billion": 1e3, "trillion": 1e6}[found.unit.split()[2]]
+    assert amounts[-1, :2].max() == pytest.approx(dearer * times, rel=1e-3, abs=1e-3)
+
+
+def test_progress_says_how_many_layouts_are_screened(file):
+    said = []
+    space = {"tp": [1], "recompute": ["none"], "schedule": ["1f1b", "zb-h1"]}
+    found = plan_training(
+        Question(str(file), (Kind(16),), "gpu", space), simulate=2, progress=lambda *one: said.append(one)
+    )
+    legal = found.values["considered"]["legal"]
+    screened = [(done, total) for what, done, total in said if what.startswith("screened on 16 ")]
+    assert screened[0] == (0, legal)
+    assert screened[-1] == (legal, legal)
+    assert screened == sorted(screened)
+    assert ("simulated", 2, 2) in said
+
+
+def test_one_micro_batch_has_no_other_to_run_beside(file):
+    """A forward beside a backward is no layout of its own in a step of one micro-batch; asked for, it is as none."""
+    scenario = build_scenario(
+        {**_document(), "training": {**RUN, "dp": 16, "pp": 1, "global_batch_sequences": 16}}
+    )
+    space = space_of(scenario, 16, {})
+    found = list(layouts(scenario, 16, space, {}))
+    paired = [keys for keys in found if keys["moe_overlap"] == "forward-backward"]
+    assert found
+    assert all(keys["dp"] * keys["micro_batch_sequences"] < 16 for keys in paired)
+    assert any(keys["dp"] * keys["micro_batch_sequences"] == 16 for keys in found)
+    stated = {
+        "moe_overlap": ["forward-backward"],
+        "pp": [1],
+        "tp": [1],
+        "micro_batch_sequences": [1],
+        "ep": [8],
+    }
+    (first, *_) = layouts(scenario, 16, space_of(scenario, 16, stated), stated)
+    alone, _ = figures(scenario, [{**first, "moe_overlap": "none"}])
+    beside, _ = figures(scenario, [first])
+    assert beside == pytest.approx(alone, rel=1e-12)

@@ -1,11 +1,12 @@
 """``perfmodel plan``: the best deployments for a model, GPUs, traffic and limits."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from perfmodel.commands.options import AsJson
+from perfmodel.commands.process import print_json
 from perfmodel.output.tell import tell
 
 
@@ -64,9 +65,7 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A field that all candidates have. Repeatable."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")
-    ] = False,
+    json: AsJson = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.yaml", help="Write the winner as a scenario for step, serve, report."),
@@ -114,7 +113,7 @@ def plan(
         found = answer_plan(question, simulate=simulate, seconds=seconds, progress=progress)
     if found.winner is None:
         if json:
-            _print_json(found.values)
+            print_json(found.values)
         raise nearest_miss(found)
     if out is not None:
         from perfmodel.output.plan.files import write_scenario
@@ -125,7 +124,7 @@ def plan(
 
         write_plan_html(found, html)
     if json:
-        _print_json(found.values)
+        print_json(found.values)
     else:
         from perfmodel.output.plan.table import print_plan
 
@@ -133,9 +132,3 @@ def plan(
     for path in (out, html):
         if path is not None:
             tell(f"wrote {path}")
-
-
-def _print_json(values: object) -> None:
-    import json
-
-    sys.stdout.write(json.dumps(values, allow_nan=False, indent=1) + "\n")

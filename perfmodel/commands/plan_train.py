@@ -1,11 +1,12 @@
 """``perfmodel plan-train``: the best layouts for a training run."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from perfmodel.commands.options import AsJson
+from perfmodel.commands.process import print_json
 from perfmodel.output.tell import tell
 
 
@@ -40,9 +41,7 @@ def plan_train(
         str,
         typer.Option(metavar="NAME", help="Print the command that starts the best: megatron or torchtitan."),
     ] = "",
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, SI units, and nothing else.")
-    ] = False,
+    json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Write the best as a scenario for train.")
     ] = None,
@@ -87,9 +86,7 @@ def plan_train(
 
         write_plan_html(found, html)
     if json:
-        import json as writer
-
-        sys.stdout.write(writer.dumps(found.values, allow_nan=False, indent=1) + "\n")
+        print_json(found.values)
     else:
         from perfmodel.output.plan_training.table import print_plan
 

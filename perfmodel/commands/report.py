@@ -15,6 +15,7 @@ from perfmodel.commands.options import (
     Overrides,
     Workers,
 )
+from perfmodel.commands.process import print_json
 from perfmodel.output.tell import tell
 from perfmodel.spec.paths import printable
 
@@ -103,8 +104,8 @@ def report(
     from perfmodel.output.inputs import check_outputs
     from perfmodel.output.progress import report_progress
     from perfmodel.output.report.decision_words import sentence
-    from perfmodel.output.report.files import WRITERS, report_format, report_json, write_report
-    from perfmodel.output.report.words import answer
+    from perfmodel.output.report.files import WRITERS, report_format, write_report
+    from perfmodel.output.report.words import answer, report_values
     from perfmodel.output.scenario.reproduce import report_command
     from perfmodel.report.content import build_report
     from perfmodel.report.decision import Outlook, growth_of
@@ -196,7 +197,7 @@ def report(
 
         write_pdf(report_html(found), pdf)
     if json:
-        typer.echo(report_json(found), nl=False)
+        print_json(report_values(found))
     elif out is None and pdf is None:
         typer.echo(WRITERS[kind](found), nl=False)
     else:
@@ -248,7 +249,7 @@ def _tell_training(
         TRAINING_WRITERS,
         sentence,
         training_html,
-        training_json,
+        training_values,
         write_training_report,
     )
     from perfmodel.report.content import labels_of
@@ -264,7 +265,7 @@ def _tell_training(
 
         write_pdf(training_html(found), pdf)
     if json:
-        typer.echo(training_json(found), nl=False)
+        print_json(training_values(found))
     elif out is None and pdf is None:
         typer.echo(TRAINING_WRITERS[kind](found), nl=False)
     else:

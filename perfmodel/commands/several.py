@@ -1,9 +1,9 @@
 """``--set KEY=A,B,C`` of ``step`` and ``serve``: the short form of a sweep, answered on the spot."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from perfmodel.commands.process import print_json
 from perfmodel.errors import SpecError
 
 WORDS = ("name", "title", "source")
@@ -44,13 +44,11 @@ def answer_several(
     points = plan.values()
     rows = [{**values, **answered(material, values)} for values in points]
     if json:
-        import json as writer
-
         found: list[dict[str, Any]] = [
             {"set": values, **{key: value for key, value in row.items() if key not in values}}
             for values, row in zip(points, rows, strict=True)
         ]
-        sys.stdout.write(writer.dumps({"points": found}, allow_nan=False, indent=1) + "\n")
+        print_json({"points": found})
     else:
         from perfmodel.output.sweep.picture import print_rows
 

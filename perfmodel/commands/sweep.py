@@ -1,11 +1,12 @@
 """``perfmodel sweep``: a scenario over key paths, as a dataset."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from perfmodel.commands.options import AsJson
+from perfmodel.commands.process import print_json
 from perfmodel.output.tell import tell
 
 
@@ -52,7 +53,7 @@ def sweep(
         typer.Option(metavar="X,Y[,COLOUR]", help="Draw any two or three columns of the dataset in --out."),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Where --show draws.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    json: AsJson = False,
 ) -> None:
     """A scenario over key paths, resumable, as a Parquet dataset: a row per point, columns in SI units."""
     from perfmodel.errors import SpecError
@@ -101,8 +102,6 @@ def sweep(
         write_picture(out, show, html)
         tell(f"wrote {html}")
     if json:
-        import json as writer
-
-        sys.stdout.write(writer.dumps(values, allow_nan=False, indent=1) + "\n")
+        print_json(values)
     elif values:
         print_dataset(values, out)

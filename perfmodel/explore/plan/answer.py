@@ -13,9 +13,10 @@ from perfmodel.engines.launch import Launch, launches
 from perfmodel.errors import InfeasibleError, PerfModelError
 from perfmodel.explore.difference import Difference, difference
 from perfmodel.explore.plan.draws import FINALISTS, Drawn, joint_draws, runs_of_a_plan
+from perfmodel.explore.plan.grids import Lengths
 from perfmodel.explore.plan.layouts import document_of
-from perfmodel.explore.plan.question import Question, workload_of
-from perfmodel.explore.plan.screen import Screen, screen
+from perfmodel.explore.plan.question import Kind, Question, workload_of
+from perfmodel.explore.plan.screen import Screen, Stepped, screen, stepped
 from perfmodel.explore.plan.simulate import (
     Run,
     Simulator,
@@ -79,7 +80,11 @@ def plan(
         InfeasibleError: no layout is legal or fits.
         PerfModelError: the question is bad.
     """
-    found = screened or screen(question)
+
+    def steps(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
+        return stepped(question, kind, lengths, _of(progress, f"layouts of {kind.words}"))
+
+    found = screened or screen(question, steps=steps)
     simulator = Simulator(question, seconds=seconds, runs=runs_of_a_plan(simulate))
     runs, apart = simulate_survivors(found, simulator, most=simulate, progress=_of(progress, "simulated"))
     keeping = [run for run in runs if run.keeps]

@@ -6,7 +6,7 @@ fullest, so the last two are asked twice: with one rank that has prompts, and wi
 :mod:`perfmodel.serving.step_times`, whose grids have the same meaning and more points).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,8 +91,13 @@ class Grids:
         return one + even * (every - one)
 
 
-def grids_of(layouts: Sequence[Layout], lengths: Lengths, chunks: Sequence[int]) -> Grids:
-    """The tables of layouts.
+def grids_of(
+    layouts: Sequence[Layout],
+    lengths: Lengths,
+    chunks: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> Grids:
+    """The tables of layouts; ``progress`` is told how many are looked at, and how many there are.
 
     Raises:
         UnsupportedError: no layout, or a model with a part whose run time is not modelled.
@@ -102,7 +107,11 @@ def grids_of(layouts: Sequence[Layout], lengths: Lengths, chunks: Sequence[int])
     prompts = np.geomspace(max(1.0, least), max(most, least * 1.01), PROMPTS)
     if not layouts:
         raise UnsupportedError("no layout to ask step times of")
-    questions = [question for one in layouts for question in _questions(one.scenario, lengths, prompts)]
+    questions: list[_Question] = []
+    for number, one in enumerate(layouts):
+        if progress is not None:
+            progress(number, len(layouts))
+        questions += _questions(one.scenario, lengths, prompts)
     answers = stacked_step_times(
         [question.segments for question in questions],
         [question.even.size for question in questions],

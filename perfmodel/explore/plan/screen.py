@@ -154,8 +154,14 @@ class Stepped:
         return replace(self, grids=replace(own, **tables))
 
 
-def stepped(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
-    """The legal layouts of a kind that hold such requests, with their step grids.
+def stepped(
+    question: Question,
+    kind: Kind,
+    lengths: Lengths,
+    progress: Callable[[int, int], None] | None = None,
+) -> Stepped:
+    """The legal layouts of a kind that hold such requests, with their step grids; ``progress``: as for
+    :func:`perfmodel.explore.plan.grids.grids_of`.
 
     Raises:
         SpecError: a bad space.
@@ -179,7 +185,8 @@ def stepped(question: Question, kind: Kind, lengths: Lengths) -> Stepped:
     reason = f"{kind.words}: {f'none of {len(layouts)} layouts fits' if layouts else 'no legal layout'}"
     if not fitting:
         return Stepped(kind, space, (), None, considered, reason)
-    return Stepped(kind, space, fitting, grids_of(fitting, lengths, space.keys[CHUNK]), considered, "")
+    grids = grids_of(fitting, lengths, space.keys[CHUNK], progress)
+    return Stepped(kind, space, fitting, grids, considered, "")
 
 
 def screen(question: Question, *, steps: Callable[[Question, Kind, Lengths], Stepped] = stepped) -> Screen:

@@ -1,6 +1,7 @@
 """The answer to ``perfmodel plan-train``: layouts ranked, why the first is first, and it as a scenario file."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import perfmodel
 from perfmodel.answers.train import TrainAnswer, answer_train
 from perfmodel.errors import InfeasibleError
 from perfmodel.explore.plan_training.question import LAYOUT, Kind, Objective, Question, training_with
-from perfmodel.explore.plan_training.screen import Screened, screen
+from perfmodel.explore.plan_training.screen import Progress, Screened, screen
 from perfmodel.explore.train_difference import Difference, train_difference
 from perfmodel.explore.train_launch import launches_of
 from perfmodel.explore.train_sensitivity import usd_per_million_tokens
@@ -23,7 +24,6 @@ SHOWN = 100
 """Screened layouts of the answer, beside those that were simulated."""
 CLOSE = 0.01
 """Shares of a figure within which layouts are not told apart: what pairs of stages add is known no better."""
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def plan_training(
         InfeasibleError: no layout is legal, or none fits; with how far the nearest is off.
         PerfModelError: the question is bad.
     """
-    screened = [screen(question, kind, simulate) for kind in question.every_kind()]
+    screened = [screen(question, kind, simulate, progress) for kind in question.every_kind()]
     ranked = _ranked(screened, question.objective)
     _check(screened, ranked)
     found: list[Candidate] = []
@@ -151,8 +151,8 @@ def _check(screened: Sequence[Screened], ranked: Sequence[tuple[int, int]]) -> N
     device = float(least.scenario.cluster.gpu.memory_bytes)
     raise InfeasibleError(
         f"plan-train: of {sum(len(one.layouts) for one in legal):,} layouts none fits; the nearest, "
-        f"{layout_words(least.layouts[i])}, needs {least.memory[i] / GB:.1f} GB of {device / GB:.1f}: more GPUs, or a "
-        f"wider --space"
+        f"{layout_words(least.layouts[i])}, needs {least.memory[i] / GB:.1f} GB of {device / GB:.1f}: more GPUs (some "
+        f"{math.ceil(least.memory[i] / device * least.kind.gpus):,} hold as much), or a wider --space"
     )
 
 

@@ -344,6 +344,8 @@ def _arranged(keys: Mapping[str, Any], micro: int, layers: int, asked: set[str])
         return False
     if overlap != "none" and keys["ep"] * keys["etp"] == 1:
         return False
+    if overlap == "forward-backward" and micro == 1 and "moe_overlap" not in asked:
+        return False  # a forward has no other micro-batch's backward to run beside
     if overlap != "forward-backward" and rule.pairs and "moe_overlap" not in asked:
         return False  # DualPipe without what it is for
     return keys["zero"] < 3 or p == 1 or "zero" in asked

@@ -6,7 +6,7 @@ to note which of each it has.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -27,6 +27,7 @@ from perfmodel.training.supported import check_model
 from perfmodel.units import HOUR
 
 Floats = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
 ARRANGED = ("pp", "virtual_stages", "schedule", "zero", "dp", "dp_replicate")
 """Keys that arrange layers and do not change them."""
 TOLERANCE = 1e-3
@@ -58,8 +59,16 @@ class Screened:
         return self.step_s * self.kind.gpus * price / training.step_tokens
 
 
-def screen(question: Question, kind: Kind, best: int | None = None) -> Screened:
-    """All legal layouts of a kind, with their steps; ``best`` as for :func:`figures`.
+def screen(
+    question: Question, kind: Kind, best: int | None = None, progress: Progress | None = None
+) -> Screened:
+    """All legal layouts of a kind, with their steps.
+
+    Args:
+        question: what is asked.
+        kind: whose layouts.
+        best: as for :func:`figures`.
+        progress: told what is done, and how many layouts of how many.
 
     Raises:
         PerfModelError: the scenario or the space is bad, or the model's training is not modelled.
@@ -68,12 +77,20 @@ def screen(question: Question, kind: Kind, best: int | None = None) -> Screened:
     check_model(scenario.model)
     space = space_of(scenario, kind.gpus, question.space, of_several=len(question.kinds) > 1)
     found = list(layouts(scenario, kind.gpus, space, question.space))
-    step_s, memory = figures(scenario, found, best)
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(f"screened on {kind.words}", done, len(found))
+
+    step_s, memory = figures(scenario, found, best, tell)
     return Screened(kind, scenario, found, step_s, memory)
 
 
 def figures(
-    scenario: Scenario, found: Sequence[Mapping[str, Any]], best: int | None = None
+    scenario: Scenario,
+    found: Sequence[Mapping[str, Any]],
+    best: int | None = None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> tuple[Floats, Floats]:
     """Step times and bytes of layouts, each (layouts,).
 
@@ -82,14 +99,17 @@ def figures(
         found: layouts, as keys of ``training``; all have the same keys.
         best: how many of the quickest that fit are told to :data:`TOLERANCE`; others may be a few per cent quicker than
             told, none of them as quick as those. None: all are.
+        tell: told how many layouts are done.
     """
     if not found:
         return np.zeros(0), np.zeros(0)
+    tell(0)
     groups = _grouped(scenario, found)
     least, most, memory = np.zeros((3, len(found)))
-    for at, group in groups:
+    for done, (at, group) in zip(np.cumsum([len(at) for at, _ in groups]).tolist(), groups, strict=True):
         least[at], most[at] = group.bounds_s()
         memory[at] = group.memory()
+        tell(done)
     fits = memory <= float(scenario.cluster.gpu.memory_bytes)
     while True:
         unsure = most - least > TOLERANCE * least

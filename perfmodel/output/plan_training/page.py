@@ -11,8 +11,9 @@ from perfmodel.files import atomic_write
 from perfmodel.output.charts.plan_training import Points, layouts_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.pages import embed, render
+from perfmodel.output.train.differences import told
 from perfmodel.output.train.html import BUTTONS, held_figure, pipeline_figure
-from perfmodel.output.train.table import signed_usd, usd_total
+from perfmodel.output.train.table import usd_total
 from perfmodel.training.layout import training_of
 from perfmodel.training.run import DAY
 from perfmodel.units import GB, MEGA
@@ -57,8 +58,7 @@ def plan_html(answer: TrainPlan) -> str:
             "several": len(answer.screened) > 1,
             "figures": figures,
             "launches": values["launch"].values(),
-            "usd": usd,
-            "signed": signed_usd,
+            "why": told(values["why"]) if values["why"] else None,
             "shown_gb": f"{_shown_gb(answer):,.0f}",
             "notes": own["warnings"],
         },

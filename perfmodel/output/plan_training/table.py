@@ -42,6 +42,8 @@ def print_plan(answer: TrainPlan, launch: str = "") -> None:
                 f"{own['best_over_own']:.2f} times that"
             )
         )
+    else:
+        out.print(Text("the scenario's own layout does not fit in memory"))
     if values["why"] is not None:
         out.print(difference_table(values["why"], f"Why: the best against {values['why']['name_b']}"))
     if launch:

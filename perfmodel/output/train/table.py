@@ -7,13 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.answers.train import TrainAnswer
-from perfmodel.numeric import comparable
 from perfmodel.output.caveats import folded
 from perfmodel.output.colours import op_class_name
 from perfmodel.output.console import console
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.scenario.reproduce import step_command
 from perfmodel.output.tables import table_of
+from perfmodel.output.train.differences import told
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, HOUR, MEGA, MS, TERA
 
@@ -41,24 +41,12 @@ def print_train(answer: TrainAnswer) -> None:
 
 
 def difference_table(why: Mapping[str, Any], title: str) -> Table:
-    """A difference between two training tokens, USD per million tokens."""
-    table = table_of(title, "$ per million tokens", "a", "b", "difference")
-    rows = why["rows"]
-    for row in rows[:PARTS]:
-        table.add_row(row["component"], usd(row["usd_a"]), usd(row["usd_b"]), signed_usd(row["delta_usd"]))
-    rest = rows[PARTS:]
-    if rest:
-        sums = [sum(row[key] for row in rest) for key in ("usd_a", "usd_b", "delta_usd")]
-        table.add_row(f"{len(rest)} others", usd(sums[0]), usd(sums[1]), signed_usd(sums[2]))
-    same = comparable(why["usd_a"]) == comparable(why["usd_b"])  # but for the order in which parts were added
-    change = 0.0 if same else why["usd_b"] - why["usd_a"]
-    table.add_row("all", usd(why["usd_a"]), usd(why["usd_b"]), signed_usd(change))
+    """A difference between two training tokens."""
+    found = told(why, PARTS)
+    table = table_of(title, found.unit, "a", "b", "difference")
+    for row in found.rows:
+        table.add_row(*row)
     return table
-
-
-def signed_usd(value: float) -> str:
-    """A difference in dollars."""
-    return f"{'-' if value < 0 else '+'}{usd(abs(value))}"
 
 
 def _levers(found: Mapping[str, Any]) -> Table:
