@@ -581,3 +581,26 @@ def test_one_micro_batch_has_no_other_to_run_beside(file):
     alone, _ = figures(scenario, [{**first, "moe_overlap": "none"}])
     beside, _ = figures(scenario, [first])
     assert beside == pytest.approx(alone, rel=1e-12)
+
+
+def test_kinds_of_which_nothing_is_left_are_named(file, tmp_path):
+    """Eleven GPUs divide nothing, one holds nothing: said in table, page and JSON, and drawn without them."""
+    page, space = tmp_path / "page.html", tmp_path / "space.yaml"
+    space.write_text("space:\n  recompute: [none]\n  schedule: [1f1b]\n")
+    words = (file, "--gpus", "11xh100,16xh100,1xa100", "--space", space, "--simulate", 1, "--html", page)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    for text in ("11 h100-ib: no layout divides batch and sequence", "1 a100-ib: none of its layouts fits"):
+        assert text in " ".join(done.stdout.split())
+        assert text in page.read_text()
+    values = json.loads(run(*words[:-2], "--json").stdout)
+    legal, fit = ([one[key] for one in values["kinds"]] for key in ("legal", "fit"))
+    assert (legal[0], fit[0], fit[2]) == (0, 0, 0)
+    assert (sum(legal), sum(fit)) == (values["considered"]["legal"], values["considered"]["fit"])
+
+
+def test_numbers_of_gpus_close_by_are_named(file):
+    with pytest.raises(InfeasibleError, match=r"no layout of 11 .*another number of GPUs \(8 or 16\)"):
+        plan_training(Question(str(file), (Kind(11),)))
+    with pytest.raises(InfeasibleError, match="another number of GPUs, another batch"):
+        plan_training(Question(str(file), (Kind(999_983),)))

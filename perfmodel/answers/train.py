@@ -72,7 +72,7 @@ def answer_train(scenario: Scenario) -> TrainAnswer:
     tokens_per_s = training.step_tokens / step.step_time_s
     peak = scenario.cluster.gpu.peak_flops("bf16")
     causal = model_flops_per_s_per_gpu(step)
-    low, high = step_interval_s(step)
+    low, high = step_interval_s(step, parts)
     values: dict[str, Any] = {
         "scenario": scenario.name,
         "model": scenario.model.name,

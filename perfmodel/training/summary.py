@@ -3,10 +3,12 @@
 import math
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 from perfmodel.ops.op import OpClass
 from perfmodel.training.flops import model_flops_per_token
-from perfmodel.training.pipeline.simulate import simulate
+from perfmodel.training.pipeline.program import makespans
+from perfmodel.training.pipeline.simulate import Span
 from perfmodel.training.step import TrainingStep
 
 EXPOSED_KEYS = {
@@ -38,9 +40,12 @@ def breakdown_s(step: TrainingStep) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     ranks = step.run.schedule.ranks
     for rank in range(ranks):
+        alike: dict[tuple[Any, ...], list[Span]] = defaultdict(list)
         for span in step.run.spans[rank]:
-            phase, took = step.phase(span.action), span.end_s - span.start_s
-            stretch = took / phase.seconds if phase.seconds else 1.0
+            alike[span.action.kind, span.action.stage, span.action.other_stage].append(span)
+        for spans in alike.values():
+            phase, took = step.phase(spans[0].action), sum(span.end_s - span.start_s for span in spans)
+            stretch = took / phase.seconds if phase.seconds else float(len(spans))
             exposed = sum(phase.exposed_s.values())
             for op_class, seconds in phase.exposed_s.items():
                 totals[f"exposed {EXPOSED_KEYS[OpClass(op_class)]}"] += seconds * stretch / ranks
@@ -64,9 +69,8 @@ def transfers_exposed_s(step: TrainingStep) -> float:
     """What transfers between pipeline ranks add to the makespan."""
     if step.transfer_s == 0.0:
         return 0.0
-    return max(
-        0.0, step.run.makespan_s - simulate(step.run.schedule, replace(step.times, transfer_s=0.0)).makespan_s
-    )
+    without = float(makespans(step.run.schedule, replace(step.times, transfer_s=0.0)))
+    return max(0.0, step.run.makespan_s - without)
 
 
 def exposed_s(breakdown: dict[str, float]) -> dict[str, float]:
@@ -82,11 +86,12 @@ def model_flops_per_s_per_gpu(step: TrainingStep, *, causal: bool = True) -> flo
     return per_token * training.step_tokens / step.step_time_s / training.num_gpus
 
 
-def step_interval_s(step: TrainingStep) -> tuple[float, float]:
+def step_interval_s(step: TrainingStep, parts: dict[str, float] | None = None) -> tuple[float, float]:
     """80 % interval of the step time, to first order: each kernel of one curve and shape errs by itself, with as much
     of the step as its time is of all kernels' time; transfers count by what of them is exposed.
+    ``parts``: its :func:`breakdown_s`, where it is at hand.
     """
-    parts = breakdown_s(step)
+    parts = breakdown_s(step) if parts is None else parts
     exposed = sum(value for name, value in parts.items() if name.startswith("exposed"))
     compute = {True: 0.0, False: 0.0}
     by_key: dict[str, tuple[float, float, bool]] = {}

@@ -10,7 +10,15 @@ import numpy as np
 import perfmodel
 from perfmodel.answers.train import TrainAnswer, answer_train
 from perfmodel.errors import InfeasibleError
-from perfmodel.explore.plan_training.question import LAYOUT, Kind, Objective, Question, training_with
+from perfmodel.explore.plan_training.question import (
+    LAYOUT,
+    Kind,
+    Objective,
+    Question,
+    layouts,
+    space_of,
+    training_with,
+)
 from perfmodel.explore.plan_training.screen import Progress, Screened, screen
 from perfmodel.explore.train_difference import Difference, train_difference
 from perfmodel.explore.train_launch import launches_of
@@ -22,6 +30,8 @@ from perfmodel.units import GB, MEGA
 SIMULATE = 24
 SHOWN = 100
 """Screened layouts of the answer, beside those that were simulated."""
+FARTHEST = 200
+"""GPUs more or fewer among which a number is looked for that some layout divides."""
 CLOSE = 0.01
 """Shares of a figure within which layouts are not told apart: what pairs of stages add is known no better."""
 
@@ -80,7 +90,7 @@ def plan_training(
     """
     screened = [screen(question, kind, simulate, progress) for kind in question.every_kind()]
     ranked = _ranked(screened, question.objective)
-    _check(screened, ranked)
+    _check(question, screened, ranked)
     found: list[Candidate] = []
     problem: InfeasibleError | None = None
     for number, (which, i) in enumerate(ranked[:simulate], 1):
@@ -112,6 +122,10 @@ def plan_training(
             "fit": len(ranked),
             "simulated": len(found),
         },
+        "kinds": [
+            {"kind": one.kind.words, "legal": len(one.layouts), "fit": int(one.fits.sum())}
+            for one in screened
+        ],
         "alike": sum(_close(one, best, question.objective) for one in found),
         "own": _own(question, best),
         "why": None if why is None else why.as_dict(),
@@ -135,16 +149,31 @@ def _ranked(screened: Sequence[Screened], objective: Objective) -> list[tuple[in
     return [(which, i) for _, which, i in sorted(rows)]
 
 
-def _check(screened: Sequence[Screened], ranked: Sequence[tuple[int, int]]) -> None:
+def _numbers_near(question: Question, one: Screened) -> str:
+    """Numbers of GPUs close by that some layout divides, in words; empty: none."""
+    gpus, scenario = one.kind.gpus, one.scenario
+
+    def divides(number: int) -> bool:
+        space = space_of(scenario, number, question.space, of_several=len(question.kinds) > 1)
+        return next(layouts(scenario, number, space, question.space), None) is not None
+
+    fewer, more = range(gpus - 1, max(0, gpus - FARTHEST), -1), range(gpus + 1, gpus + FARTHEST)
+    found = (next((number for number in numbers if divides(number)), None) for numbers in (fewer, more))
+    return " or ".join(f"{number:,}" for number in found if number is not None)
+
+
+def _check(question: Question, screened: Sequence[Screened], ranked: Sequence[tuple[int, int]]) -> None:
     if ranked:
         return
     legal = [one for one in screened if len(one.layouts)]
     if not legal:
         training = training_of(screened[0].scenario)
+        near = _numbers_near(question, screened[0])
         raise InfeasibleError(
             f"plan-train: no layout of {'; '.join(one.kind.words for one in screened)} divides "
             f"global_batch_sequences = {training.global_batch_sequences} and sequence_tokens = "
-            f"{training.sequence_tokens}: another number of GPUs, another batch, or a wider --space"
+            f"{training.sequence_tokens}: another number of GPUs{f' ({near})' if near else ''}, another batch, or a "
+            f"wider --space"
         )
     least = min(legal, key=lambda one: float(one.memory.min() - one.scenario.cluster.gpu.memory_bytes))
     i = int(least.memory.argmin())

@@ -11,6 +11,7 @@ from perfmodel.files import atomic_write
 from perfmodel.output.charts.plan_training import Points, layouts_chart
 from perfmodel.output.formats import count, duration, percent, significant, usd
 from perfmodel.output.pages import embed, render
+from perfmodel.output.plan_training.table import left_out
 from perfmodel.output.train.differences import told
 from perfmodel.output.train.html import BUTTONS, held_figure, pipeline_figure
 from perfmodel.output.train.table import usd_total
@@ -50,6 +51,7 @@ def plan_html(answer: TrainPlan) -> str:
             "values": values,
             "tiles": _tiles(best),
             "winner": layout_words(best.keys),
+            "left_out": left_out(values),
             "runner_up": values["why"]["name_b"] if values["why"] else "",
             "close": percent(CLOSE),
             "drawn": min(values["considered"]["legal"], MOST_POINTS),
@@ -115,7 +117,7 @@ def _row(one: Candidate) -> dict[str, Any]:
 def _chosen(screened: Screened, share: float) -> np.ndarray:
     """Layouts that are drawn: all, or every so many-th from the best to the worst."""
     order: np.ndarray = np.argsort(screened.step_s, kind="stable")
-    if share >= 1.0:
+    if share >= 1.0 or not len(order):
         return order
     every: np.ndarray = order[np.unique((np.arange(max(1, int(share * len(order)))) / share).astype(int))]
     return every
@@ -186,7 +188,7 @@ def _against_memory(answer: TrainPlan) -> Any:
 def _days_against_usd(answer: TrainPlan) -> Any:
     """Days of the run (or of a trillion tokens) against its dollars, of several kinds or numbers of GPUs."""
     tokens = training_of(answer.screened[0].scenario).tokens or 1e12
-    dearest = max(float(one.usd_per_token.max()) for one in answer.screened) * tokens
+    dearest = max(float(one.usd_per_token.max(initial=0.0)) for one in answer.screened) * tokens
     unit, name = (MEGA, "million $") if dearest >= MEGA else (1.0, "$")
 
     def days(one: Screened, i: int) -> float:

@@ -30,6 +30,8 @@ def print_plan(answer: TrainPlan, launch: str = "") -> None:
             style="dim",
         )
     )
+    for text in left_out(values):
+        out.print(Text(text))
     out.print(_ranking(values))
     if values["alike"] > 1:
         out.print(Text(f"{values['alike']} of them are within {percent(CLOSE)}: take the simplest"))
@@ -53,6 +55,15 @@ def print_plan(answer: TrainPlan, launch: str = "") -> None:
             "--out FILE writes the best as a scenario; --json: SI units, all that were simulated", style="dim"
         )
     )
+
+
+def left_out(values: Mapping[str, Any]) -> list[str]:
+    """Kinds of GPUs of which there is nothing to rank, in words."""
+    return [
+        f"{one['kind']}: {'none of its layouts fits' if one['legal'] else 'no layout divides batch and sequence'}"
+        for one in values["kinds"]
+        if not one["fit"]
+    ]
 
 
 def _ranking(values: Mapping[str, Any]) -> Table:

@@ -6,13 +6,24 @@ Sends don't hold the sender, and don't queue.
 """
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import simpy
 
-from perfmodel.training.pipeline.actions import Action, Kind, Schedule
+from perfmodel.training.pipeline.actions import (
+    BACK_STAGE,
+    BACKWARD,
+    FORWARD,
+    INPUT,
+    KIND,
+    PAIR,
+    STAGE,
+    WEIGHT,
+    Action,
+    Schedule,
+)
 from perfmodel.training.pipeline.times import StageTimes
 
 
@@ -63,29 +74,29 @@ class DeadlockError(AssertionError):
     """A schedule's orders wait for each other: a defect of the schedule."""
 
 
-def inputs_of(action: Action, num_stages: int) -> tuple[Action, ...]:
-    """What the parts of an action wait for: plain actions, each named as what it must be the end of."""
-    needed: list[Action] = []
-    for part in action.parts():
-        stage, k = part.stage, part.micro_batch
-        if part.kind is Kind.FORWARD:
-            if stage > 0:
-                needed.append(Action(Kind.FORWARD, stage - 1, k))
-        elif part.kind is Kind.WEIGHT:
-            needed.append(Action(Kind.INPUT, stage, k))
-        else:
-            needed.append(
-                Action(Kind.INPUT, stage + 1, k) if stage + 1 < num_stages else Action(Kind.FORWARD, stage, k)
-            )
-    return tuple(needed)
+Passed = tuple[int, int, int]
+"""What a rank may wait for: a forward or an input gradient (FORWARD, INPUT), its stage and micro-batch."""
 
 
-def results_of(action: Action) -> tuple[Action, ...]:
-    """What is there once an action has ended, in the words of :func:`inputs_of`: a backward holds an input gradient."""
-    return tuple(
-        Action(Kind.INPUT, part.stage, part.micro_batch) if part.kind is Kind.BACKWARD else part
-        for part in action.parts()
-    )
+def needs(row: Sequence[int], num_stages: int) -> Iterator[Passed]:
+    """What an action, as a row, waits for."""
+    kind, stage, micro_batch, back_stage, back_micro_batch = row
+    if kind in (FORWARD, PAIR) and stage > 0:
+        yield FORWARD, stage - 1, micro_batch
+    if kind == WEIGHT:
+        yield INPUT, back_stage, back_micro_batch
+    elif kind != FORWARD:
+        last = back_stage + 1 == num_stages
+        yield (FORWARD, back_stage, back_micro_batch) if last else (INPUT, back_stage + 1, back_micro_batch)
+
+
+def passes_on(row: Sequence[int]) -> Iterator[Passed]:
+    """What is there once an action has ended: a backward holds an input gradient."""
+    kind, stage, micro_batch, back_stage, back_micro_batch = row
+    if kind in (FORWARD, PAIR):
+        yield FORWARD, stage, micro_batch
+    if kind in (INPUT, BACKWARD, PAIR):
+        yield INPUT, back_stage, back_micro_batch
 
 
 def simulate(schedule: Schedule, times: StageTimes) -> Run:
@@ -95,23 +106,28 @@ def simulate(schedule: Schedule, times: StageTimes) -> Run:
         DeadlockError: the orders wait for each other.
     """
     env = simpy.Environment()
-    done: dict[Action, simpy.Event] = defaultdict(env.event)
+    done: dict[Passed, simpy.Event] = defaultdict(env.event)
     spans: list[list[Span]] = [[] for _ in range(schedule.ranks)]
+    transfer_s = float(times.transfer_s)
 
     def rank_process(rank: int) -> Generator[simpy.Event, Any, None]:
-        for action in schedule.orders[rank]:
-            for needed in inputs_of(action, schedule.num_stages):
+        takes: dict[Passed, float] = {}
+        for action, row in zip(schedule.orders[rank], schedule.rows[rank].tolist(), strict=True):
+            for needed in needs(row, schedule.num_stages):
                 event = done[needed]
                 if not event.processed:
                     yield event
                 ended, by = cast(tuple[float, int], event.value)
-                there = ended + (float(times.transfer_s) if by != rank else 0.0)
+                there = ended + (transfer_s if by != rank else 0.0)
                 if there > env.now:
                     yield env.timeout(there - env.now)
+            alike = row[KIND], row[STAGE], row[BACK_STAGE]
+            if alike not in takes:
+                takes[alike] = float(times.seconds(action, rank))
             start = env.now
-            yield env.timeout(float(times.seconds(action, rank)))
+            yield env.timeout(takes[alike])
             spans[rank].append(Span(rank, action, start, env.now))
-            for result in results_of(action):
+            for result in passes_on(row):
                 done[result].succeed((env.now, rank))
 
     processes = [env.process(rank_process(rank)) for rank in range(schedule.ranks)]
