@@ -59,7 +59,7 @@ def compiled(schedule: Schedule) -> Program:
     """
     own = coded(schedule)
     total = len(own.rank)
-    needed = _before(own, schedule.num_stages, schedule.micro_batches)
+    needed = waits(schedule)
     order, waves = _waves(own, needed, schedule.name)
     place = np.empty(total + 1, dtype=np.intp)
     place[order] = np.arange(total)
@@ -79,8 +79,12 @@ def compiled(schedule: Schedule) -> Program:
     )
 
 
-def _before(own: Coded, stages: int, micro_batches: int) -> Ints:
-    """(WAITS, actions): indices of what each action waits for; one past the last: nothing."""
+@lru_cache(maxsize=64)
+def waits(schedule: Schedule) -> Ints:
+    """(WAITS, actions): indices of what each action waits for, counted as in :class:`Coded`; one past the last:
+    nothing.
+    """
+    own, stages, micro_batches = coded(schedule), schedule.num_stages, schedule.micro_batches
     total = len(own.rank)
     number = np.arange(total)
     forwards = np.full((stages + 1, micro_batches), total)
