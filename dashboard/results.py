@@ -147,6 +147,7 @@ def _of_any_batch(scenario: Scenario) -> Scenario:
     return _unpriced(with_batch(scenario, limits_of(scenario).fits))
 
 
+@kept()
 def limits_of(scenario: Scenario) -> Limits:
     """What fits, at whatever price and batch."""
     return _limits(with_batch(_unpriced(scenario), 1.0))
@@ -157,6 +158,7 @@ def _limits(scenario: Scenario) -> Limits:
     return limits(scenario)
 
 
+@kept()
 def longest_of(scenario: Scenario) -> int:
     """The longest context that fits with the batch, at whatever price."""
     return _longest(_unpriced(scenario))

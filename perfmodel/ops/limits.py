@@ -114,7 +114,7 @@ def longest_context(scenario: Scenario) -> int:
     key = f"deployment.{'prefill' if prefill else 'context'}_tokens"
 
     def least_too_long(tokens: Any) -> int:
-        fits = _fits(with_arrays(scenario, {key: tokens.astype(float)}), tokens.shape)
+        fits = _fits(with_arrays(scenario, {key: tokens.astype(float)}, checked=False), tokens.shape)
         return int(np.argmin(np.append(fits, False)))
 
     low, high = 0, scenario.model.max_context_tokens + 1
@@ -338,7 +338,7 @@ def _memory_limit(scenario: Scenario) -> int:
 
     def least_too_large(requests: Any) -> int:
         """The place of the first that does not fit; their number if all do."""
-        fits = _fits(with_arrays(scenario, {path: requests / gpus}), requests.shape)
+        fits = _fits(with_arrays(scenario, {path: requests / gpus}, checked=False), requests.shape)
         return int(np.argmin(np.append(fits, False)))
 
     doubled = 2 ** np.arange(MOST.bit_length() - 1)
