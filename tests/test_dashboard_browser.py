@@ -150,7 +150,11 @@ def test_an_upload_is_taken_and_a_bad_one_leaves_the_scenario_as_it_was(page, se
     before = metrics(page)
     alerts = []
     page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
-    page.get_by_text("Your own scenario").click()
+    title = page.locator("[data-testid=stExpander]", has_text="Your own scenario").locator("summary")
+    title.focus()
+    page.keyboard.press("Enter")  # what is in a section is drawn when it is opened
+    page.wait_for_selector("input[type=file]", state="attached")
+    assert title.evaluate("one => one === document.activeElement")
     bad = tmp_path / "<b>bad<b>.yaml"
     bad.write_text("base: longcat-flash-h800\ndeployment: {batch_per_gpu: '<script>alert(1)</script>'}\n")
     page.locator("input[type=file]").set_input_files(bad)

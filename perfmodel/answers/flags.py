@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -77,6 +78,8 @@ def beyond_of(flag: str, op: Op) -> Iterator[Beyond]:
     """The dimensions that a flag (:func:`perfmodel.kernels.curves.describe_outside`) names as not timed; values in full
     where the op's shape has them.
     """
+    if not flag:
+        return
     for match in _OUTSIDE.finditer(flag):
         near = match["high"] if match["side"] == "above" else match["low"]
         yield Beyond(match["name"], _exact(match["name"], match["value"], op), match["side"], float(near))
@@ -87,8 +90,13 @@ def beyond_of(flag: str, op: Op) -> Iterator[Beyond]:
         yield Beyond("ranks", float(match["value"]), "above", float(match["timed"]))
 
 
-def other_texts(flag: str, calibration: str) -> Iterator[str]:
+@lru_cache(maxsize=2048)
+def other_texts(flag: str, calibration: str) -> tuple[str, ...]:
     """What else a flag says, in parts, without the labels of curves and rows: ops that share it share one text."""
+    return tuple(_parts(flag, calibration)) if flag else ()
+
+
+def _parts(flag: str, calibration: str) -> Iterator[str]:
     split = rf"(?:; )?calibration {re.escape(calibration)}: " if calibration else r"(?!)"
     for part in re.split(split, flag):
         text = _RANKS.sub("", _SCALED.sub("", _OUTSIDE.sub("", part)))
@@ -103,6 +111,7 @@ def words_of(op: Op) -> str:
     return KERNELS.get(op.kernel, op.kernel.replace("_", "-"))
 
 
+@lru_cache(maxsize=2048)
 def op_words(op_id: str) -> str:
     """``attention0.qkv_a`` -> ``attention QKV down-projection``: caveats are read by people who know no op."""
     parts = [part for part in re.split(r"[._]", re.sub(r"(?<=[a-z])\d+(?=\.|$)", "", op_id)) if part]
