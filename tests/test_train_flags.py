@@ -707,5 +707,7 @@ def test_what_torchtitans_script_and_models_bring_along():
     for name, flavor in (("qwen3", "8B"), ("gpt_oss", "20b")):
         line = staged.replace("llama3", name).replace("8B", flavor)
         assert f"no pipeline for {name} and does not start" in said(f"./run_train.sh {line}")
+    experts = "./run_train.sh --model.flavor 8B --parallelism.expert_parallel_degree 8"
+    assert "without effect here (no experts): parallelism.expert_parallel_degree 8" in said(experts)
     dense = read("./run_train.sh --model.name qwen3 --model.flavor 8B", "64xh100").scenario.model
     assert dense.layers[0].attention.qk_norm  # qk_norm=True in its __init__.py

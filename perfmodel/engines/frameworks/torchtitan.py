@@ -191,6 +191,11 @@ def read_torchtitan(flags: Mapping[str, tuple[str, ...]], gpus: int, model: Mode
     _recomputation(line, trainer)
     if model.moe:
         _experts(line, trainer)
+    else:
+        for name in [one for one in line.left if "expert" in one or one == "debug.moe_force_load_balance"]:
+            trainer.notes.append(
+                f"without effect here (no experts): {line.written(name, line.left.pop(name))}"
+            )
     if _on(line, "debug.deterministic"):
         trainer.set("deterministic", True, "debug.deterministic")
     trainer.notes.append(NEAR)
@@ -414,6 +419,7 @@ def _state(line: Line, trainer: Trainer) -> None:
     if line.text("training.dtype", ("float32", "bfloat16")) == "bfloat16":
         for key, value in (("master", "none"), ("moments", "bf16")):
             trainer.set(f"optimizer.{key}", value, "training.dtype bfloat16")
+        trainer.notes.append("not modelled: gradients held in BF16 (training.dtype bfloat16): here in FP32")
     if line.number("training.max_norm") == 0:
         trainer.set("optimizer.clip", False, "training.max_norm 0")
     if _on(line, "training.enable_cpu_offload"):
