@@ -94,6 +94,9 @@ def usual_layout(asked: Asked) -> tuple[Changes, str]:
     new = first.scenario.deployment
     changes: Changes = {f"deployment.{key}": str(getattr(new, key)) for key in (*LAYOUT, "redundant_experts")}
     changes["serving.replicas"] = str(first.scenario.serving.replicas)
+    if d.ffn_gpus:  # all GPUs do both again
+        changes |= {"deployment.attention_gpus": "0", "deployment.ffn_gpus": "0"}
+        changes |= {"ffns": "null"} if scenario.ffns else {}
     changes |= {
         f"deployment.precision.{key}": "null" if value is None else value
         for key, value in new.precision.model_dump().items()
@@ -149,21 +152,29 @@ def engine_changes(asked: Asked, name: str) -> tuple[Changes, str]:
 
 
 def layout_changes(
-    asked: Asked, *, gpus: int, attention_tp: int, moe_tp: int, dense_tp: int | None = None
+    asked: Asked,
+    *,
+    gpus: int,
+    attention_tp: int,
+    moe_tp: int,
+    dense_tp: int | None = None,
+    ffn_gpus: int | None = None,
 ) -> tuple[Changes, str]:
     """Another layout of one pipeline stage: data parallelism, expert parallelism and redundant experts follow.
 
-    ``dense_tp``: None where nobody asks for another one: it stays as stated, else it follows attention's.
+    ``dense_tp``: None where nobody asks for another one: it stays as stated, else it follows attention's. Where FFNs
+    have GPUs of their own (``ffn_gpus``), ``gpus`` are attention's.
     """
     scenario = asked.scenario()
     moe = scenario.model.moe
     said = []
     stated = dense_tp is not None or asked.states("deployment.dense_tp")
     dense_tp = (dense_tp or scenario.deployment.dense_tp) if stated else None
-    if dense_tp and gpus % dense_tp:
-        dense_tp = gcd(gpus, dense_tp)
-        said.append(f"dense TP is {dense_tp}, which divides {gpus} GPUs")
-    ep = max(gpus // moe_tp, 1)
+    of_ffns = ffn_gpus or gpus
+    if dense_tp and of_ffns % dense_tp:
+        dense_tp = gcd(of_ffns, dense_tp)
+        said.append(f"dense TP is {dense_tp}, which divides {of_ffns} GPUs")
+    ep = max(of_ffns // moe_tp, 1)
     redundant = redundant_experts(moe.num_experts if moe else 0, ep)
     changes: Changes = {
         "deployment.attention_dp": str(max(gpus // attention_tp, 1)),
@@ -174,6 +185,8 @@ def layout_changes(
     }
     if dense_tp:
         changes["deployment.dense_tp"] = str(dense_tp)
+    if ffn_gpus:
+        changes |= {"deployment.attention_gpus": str(gpus), "deployment.ffn_gpus": str(ffn_gpus)}
     if redundant:
         said.append(f"{redundant} redundant experts, so that {ep} ranks hold equally many")
     return changes, "; ".join(said)

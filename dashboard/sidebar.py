@@ -302,16 +302,20 @@ def _layout(scenario: Scenario) -> None:
     d = scenario.deployment
 
     def layout(*moved: str) -> None:
-        read = {name: int(value_of(name)) for name in ("gpus", "attention_tp", "moe_tp", *moved)}
+        names = ("gpus", "attention_tp", "moe_tp", *(("ffn_gpus",) if d.ffn_gpus else ()), *moved)
+        read = {name: int(value_of(name)) for name in names}
         session.change_with(layout_changes, **read)
 
     with section("Layout: how GPUs share the work", "layout", ":material/grid_view:") as is_open:
         if not is_open:
             return
         powers = (1, 2, 4, 8, 16, 32, 64)
+        counts = (1, 2, 4, 8, 16, 32, 64, 96, 128, 144, 256, 512)
         select(
-            "GPUs per replica", "gpus", (1, 2, 4, 8, 16, 32, 64, 96, 128, 144, 256, 512), d.stage_gpus, layout
+            "GPUs of attention" if d.ffn_gpus else "GPUs per replica", "gpus", counts, d.stage_gpus, layout
         )
+        if d.ffn_gpus:
+            select("GPUs of FFNs", "ffn_gpus", counts, d.ffn_gpus, layout)
         left, right = st.columns(2)
         with left:
             select("Attention TP", "attention_tp", powers, d.attention_tp, layout)

@@ -9,6 +9,7 @@ HELP = {
     "engine": "Serving engine whose kernels and documented defaults count, with constants fitted on published runs.",
     "phase": "decode: one step makes one token (and drafts) per request. prefill: a step computes prompts.",
     "gpus": "GPUs of one replica that work on one step together.",
+    "ffn_gpus": "GPUs that compute FFNs and experts alone, where attention has GPUs of its own.",
     "attention_tp": "Tensor parallelism of attention: GPUs that share one request's heads. The rest is data parallel.",
     "dense_tp": "Tensor parallelism of the dense FFNs: GPUs that share their columns.",
     "moe_tp": "Tensor parallelism inside each expert; 1: every expert is whole on one rank.",

@@ -10,6 +10,8 @@ from patience import patient_s
 from sessions import Session, dashboard
 from streamlit.testing.v1 import AppTest
 
+from dashboard.adapt import usual_layout
+from dashboard.asked import Asked
 from dashboard.show import plain
 from dashboard.words import NAMES
 from perfmodel.answers.step import answer_step
@@ -227,6 +229,39 @@ def test_a_scenario_that_does_not_fit_says_by_how_much():
     assert not test.error
     assert test.number_input(key="ask-batch").value == 6
     fits(test, answered("deployment.context_tokens=131072", "deployment.batch_per_gpu=6"))
+
+
+def test_layout_of_attention_and_ffns_on_gpus_of_their_own():
+    """Each control changes its own pool, and the usual layout has one again; the command line takes the same."""
+    sets = (
+        "deployment={phase: decode, attention_gpus: 32, ffn_gpus: 16, batch_per_gpu: 32, context_tokens: 4096}",
+        "ffns.cluster=h200-ib",
+    )
+
+    def opened():
+        return with_section(started(v="1", scenario="deepseek-v3-h800", set=list(sets)), "layout")
+
+    for label, value, words in (
+        ("GPUs of attention", 64, "Attention DP 64, experts EP 16, 80 GPUs in all."),
+        ("GPUs of FFNs", 32, "Attention DP 32, experts EP 32, 64 GPUs in all."),
+        ("Attention TP", 2, "Attention DP 16, experts EP 16, 48 GPUs in all."),
+        ("Expert TP", 2, "Attention DP 32, experts EP 8, 48 GPUs in all."),
+        ("Dense TP", 4, "Attention DP 32, experts EP 16, 48 GPUs in all."),
+    ):
+        test = opened()
+        next(one for one in test.selectbox if one.label == label).select(value).run()
+        assert not test.error, label
+        assert words in [caption.value for caption in test.caption], label
+        fits(test, answered(*test.query_params["set"], name="deepseek-v3-h800"))  # sections before their keys
+    asked = Asked("deepseek-v3-h800").changed(dict(one.split("=", 1) for one in sets))
+    changes, said = usual_layout(asked)
+    again = asked.changed(changes).scenario()
+    assert (again.deployment.ffn_gpus, again.ffns, again.deployment.num_gpus * again.serving.replicas) == (
+        0,
+        None,
+        48,
+    )
+    assert "48 GPUs" in said
 
 
 def test_a_bad_link_leaves_the_default_and_is_shown_as_text():
