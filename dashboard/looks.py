@@ -25,7 +25,8 @@ figure is never cut.
 """
 WIDE, MIDDLE = "(min-width: 1280px)", "(min-width: 640px) and (max-width: 1279.98px)"
 """Widths of the window at which a row of tiles has its columns; below it has two."""
-MOST_TILES = 20
+MOST_TILES, MOST_IN_FIELDS, MOST_FIELDS = 20, 12, 3
+"""Tiles together, fields together, and of these in a row of the middle width, where four would cut their numbers."""
 
 
 def tiles(name: str) -> Any:
@@ -56,6 +57,13 @@ def _grids() -> Iterator[str]:
             for count in range(1, MOST_TILES + 1)
         )
         yield f"@media {media} {{ {own} }}"
+    fields = f"{every}:has([data-testid=stNumberInput])"
+    own = "".join(
+        f"{fields}:has(> :nth-child({count}):last-child) "
+        f"{{ grid-template-columns: repeat({columns(count, MOST_FIELDS)}, minmax(0, 1fr)); }}"
+        for count in range(1, MOST_IN_FIELDS + 1)
+    )
+    yield f"@media {MIDDLE} {{ {own} }}"
     yield f"@media (max-width: 639.98px) {{ {every} > :last-child:nth-child(odd) {{ grid-column: span 2; }} }}"
 
 

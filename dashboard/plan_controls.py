@@ -29,7 +29,8 @@ MODES = {"need": "What do I need for this traffic?", "carry": "What do I get for
 def controls(asked: PlanAsked) -> None:
     """All of them, as they were asked."""
     _choice("mode", "Question", tuple(MODES), asked.mode, MODES.__getitem__)
-    left, right = st.columns(2)
+    with st.container(key="beside-when-wide"):
+        left, right = st.columns(2)
     with left:
         _several("models", "Models", _models(), asked.models, model_title)
     with right:

@@ -50,6 +50,9 @@ CUT = """() => [...document.querySelectorAll(
 """Controls and headings that the window's edge cuts."""
 
 
+SHORT = """() => [...document.querySelectorAll('[data-testid=stMain] [data-testid=stNumberInput] input')]
+    .filter(one => one.offsetWidth && one.scrollWidth > one.clientWidth + 1).map(one => one.value)"""
+"""Fields that don't show their whole number."""
 ALONE = """() => [...document.querySelectorAll('[class*="st-key-tiles-"]')].filter(one => one.offsetWidth).map(one => {
     const columns = new Set([...one.children].filter(child => child.offsetWidth).map(child => child.offsetLeft)).size
     return [columns, one.children.length]
@@ -117,6 +120,7 @@ def test_nothing_is_cut_at_any_width(shown):
         page.screenshot(path=PICTURES / f"looks-{shown.name}-{width}-{shown.theme}.png")
         assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
         assert page.evaluate(CUT) == []
+        assert page.evaluate(SHORT) == []
         assert page.evaluate(ALONE) == []
     charts = page.locator("[data-testid=stMain] [data-testid=stPlotlyChart]")
     assert page.evaluate(UNTOLD) == []
