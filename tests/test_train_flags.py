@@ -425,6 +425,9 @@ def test_torchtitans_models_are_read_and_trained(name):
          "--parallelism.pipeline_parallel_schedule Zigzag", "known are 1F1B"),
         ("./run_train.sh --model.flavor 8B --training.local_batch_size 2 --training.global_batch_size 65", "multiple"),
         ("./run_train.sh --model.flavor 8B --parallelism.pipeline_parallel_degree 64", "too few layers for them"),
+        ("./run_train.sh --model.name deepseek_v3 --model.flavor 671B --parallelism.pipeline_parallel_degree 8 "
+         "--parallelism.pipeline_parallel_schedule DualPipeV --parallelism.expert_parallel_degree 8 "
+         "--training.local_batch_size 32", "refuses it with expert parallelism and recomputation"),
         ("./run_train.sh --model.flavor 8B --debug.deterministic maybe", "must be one of true, false"),
     ],
 )  # fmt: skip

@@ -244,3 +244,19 @@ def test_plan_train_prints_the_command_of_the_best(tmp_path):
         2,
         True,
     )
+
+
+def test_torchtitans_pairs_are_off_where_it_refuses_them():
+    """v0.2.2, dual_pipe_v.py: DualPipeV with expert parallelism and recomputation does not start unless told."""
+    keys = {
+        "tokens": 1e9, "sequence_tokens": 4096, "dp": 8, "pp": 4, "ep": 8, "global_batch_sequences": 128,
+        "schedule": "dualpipe-v", "virtual_stages": 2, "moe_overlap": "forward-backward",
+        "all_to_all": "deepep-normal",
+    }  # fmt: skip
+    off = "--parallelism.no_pipeline_parallel_expert_parallel_overlap"
+    for recompute in ("none", "full"):
+        training = Training.model_validate({**keys, "recompute": recompute})
+        found = train_command("torchtitan", training, catalogue.model("deepseek-v3"), (), 8)
+        assert (off in found.command) == (recompute == "full")
+        assert any("with recomputation" in text for text in found.cannot) == (recompute == "full")
+        again(found.command, 32)

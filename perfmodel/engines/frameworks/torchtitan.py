@@ -385,6 +385,12 @@ def _pipeline(line: Line, trainer: Trainer, layers: int) -> None:
         and (line.left.get(f"{PARALLELISM}expert_parallel_degree", ("1",)) != ("1",))
     ):
         trainer.set("moe_overlap", "forward-backward", f"{name} with expert parallelism")
+        if line.left.get("activation_checkpoint.mode", ("selective",)) != ("none",):
+            raise SpecError(
+                f"{WHERE}: {PARALLELISM}pipeline_parallel_schedule {name}: torchtitan refuses it with expert "
+                "parallelism and recomputation: give activation_checkpoint.mode none, or "
+                "parallelism.no_pipeline_parallel_expert_parallel_overlap"
+            )
 
 
 def stages_of(layers: int, stages: int, first: int, last: int) -> list[int]:

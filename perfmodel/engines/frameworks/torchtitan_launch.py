@@ -136,7 +136,8 @@ def _rest(t: Training, model: Model) -> Iterator[str]:
             yield _setting("parallelism", expert_parallel_degree=t.ep, expert_tensor_parallel_degree=t.etp)
             backend = "deepep" if t.all_to_all == "deepep-normal" else "standard"
             yield _setting("parallelism", expert_parallel_comm_backend=backend)
-        if t.schedule == "dualpipe-v" and t.moe_overlap == "none" and t.ep > 1:
+        paired = t.moe_overlap == "forward-backward" and t.recompute == "none"
+        if t.schedule == "dualpipe-v" and not paired and t.ep > 1:  # else it is on
             yield "--parallelism.no_pipeline_parallel_expert_parallel_overlap"
     if t.recompute in ("none", "full"):
         yield _setting("activation_checkpoint", mode=t.recompute)
