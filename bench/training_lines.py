@@ -7,7 +7,10 @@ are the calibration's, of H100 boards at 3.35 TB/s, scaled by what bounds each.
 
 The runs are older than the release whose settings are read (v0.2.2): their commits, 9dec370 of December 2024 and
 820504e of June 2025, asked ``scaled_dot_product_attention`` for FlashAttention-2 on H100, and the first did not
-compile the loss. Both are stated here; nothing is fitted on the rows.
+compile the loss and cut a pipeline's batch into as many micro-batches as it has ranks. All three are stated here;
+nothing is fitted on the rows.
+
+Memory is what torchtitan logs, the most that PyTorch's allocator had reserved, which is more than was in use at once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,6 +56,10 @@ def line_of(record: Mapping[str, str]) -> str:
     for column, name in (("tp", "tensor"), ("pp", "pipeline"), ("cp", "context")):
         if record[column]:
             words.append(f"--parallelism.{name}_parallel_degree {record[column]}")
+    if record["pp"]:
+        words.append(
+            f"--parallelism.pipeline_parallel_microbatch_size {int(record['mbs']) // int(record['pp'])}"
+        )
     if record["schedule"]:
         words.append(f"--parallelism.pipeline_parallel_schedule {record['schedule']}")
     if "float8" in record["precision"]:

@@ -261,7 +261,8 @@ def test_torchtitans_file_and_its_line(tmp_path):
     assert first.trainer.keys == {
         "dp": 256, "zero": 3, "sequence_tokens": 4096, "micro_batch_sequences": 4, "global_batch_sequences": 1024,
         "tokens": 10_000 * 1024 * 4096, "overlap_gradients": True, "overlap_parameters": True, "precision": "fp8",
-        "bf16_parts": ["experts"], "recompute": ["norms", "activations"], "ep": 8, "all_to_all": "all-to-all",
+        "bf16_parts": ["experts"], "recompute": ["norms", "activations", "every_second_product"], "ep": 8,
+        "all_to_all": "all-to-all",
         "kernels": "pytorch-eager", "loss_kernels": "pytorch-compiled",
     }  # fmt: skip
     assert "FlexAttention" in "\n".join(first.notes)
@@ -347,8 +348,8 @@ def test_torchtitans_own_settings_give_its_own_memory(gpus, measured_gib):
     "eager."""
     found = next(iter(rows(gpus=gpus)))
     assert found.measured_gib == measured_gib
-    assert found.gib == pytest.approx(measured_gib, rel=0.1)
-    assert 1.0 < found.tokens / found.measured_tokens < 1.25  # docs/train_flags.md says by what
+    assert found.gib == pytest.approx(measured_gib, rel=0.14)  # measured is what was reserved
+    assert 1.0 < found.tokens / found.measured_tokens < 1.2  # docs/train_flags.md says by what
 
 
 def test_torchtitans_kernels():

@@ -68,7 +68,10 @@ def layouts(draw, *, torchtitan=False):
             2 if pp == 1 else 1
         )  # gradients are accumulated in a pipeline alone
         keys["zero"] = 3 if pp == 1 else of(st.sampled_from((1, 3)))
-        keys["recompute"] = of(st.sampled_from(("none", "full")))
+        by_operation = ("norms", "activations", "every_second_product")
+        keys["recompute"] = of(
+            st.sampled_from(("none", "full") if model.moe else ("none", "full", by_operation))
+        )
         keys["dp_replicate"] = of(st.sampled_from((1, 2))) if dp > 2 else 1
         if pp > 1 and of(st.booleans()):
             try:

@@ -277,6 +277,74 @@ def test_what_a_block_of_real_modules_keeps():
 
 
 @pytest.mark.skipif(not has_torch(), reason=NO_TORCH)
+def test_every_second_product_again_is_torchs_selective_checkpoint():
+    """torchtitan's policy (distributed/activation_checkpoint.py of v0.2.2) under torch's own checkpoint: FLOPs of the
+    products that it runs again, and bytes of the outputs that it keeps.
+    """
+    import torch
+    from torch.utils import checkpoint
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    torch.manual_seed(1)
+    block, aten = llama_block(torch), torch.ops.aten
+    angles = torch.polar(torch.ones(1, TOKENS, 1, HIDDEN // HEADS // 2), torch.zeros(1)).contiguous()
+    cores = {aten._scaled_dot_product_flash_attention_for_cpu.default}
+    counted, kept = {}, []
+
+    def policy(ctx, func, *args, **kwargs):
+        way = "again" if ctx.is_recompute else "forward"
+        if func == aten.mm.default:
+            counted[way] = counted.get(way, 0) + 1
+            if counted[way] % 2 and way == "forward":
+                kept.append(2 * args[0].shape[0] * args[1].shape[1])
+        if func in cores and way == "forward":
+            kept.append(2 * args[0].numel() + 4 * args[0].shape[1] * args[0].shape[2])
+        saved = func in cores or (func == aten.mm.default and counted[way] % 2)
+        return (
+            checkpoint.CheckpointPolicy.MUST_SAVE if saved else checkpoint.CheckpointPolicy.PREFER_RECOMPUTE
+        )
+
+    class Products(TorchDispatchMode):
+        flops = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func == aten.mm.default:
+                self.flops += 2 * args[0].shape[0] * args[0].shape[1] * args[1].shape[1]
+            return func(*args, **(kwargs or {}))
+
+    def backward_flops(run):
+        x = torch.randn(1, TOKENS, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
+        out = run(x)
+        with Products() as products:
+            out.backward(torch.ones_like(out))
+        return products.flops
+
+    plain = backward_flops(lambda x: block(x, angles))
+    selective = backward_flops(
+        lambda x: checkpoint.checkpoint(
+            block,
+            x,
+            angles,
+            use_reentrant=False,
+            context_fn=lambda: checkpoint.create_selective_checkpoint_contexts(policy),
+        )  # fmt: skip
+    )
+    own = {"kernels": "pytorch-eager", "recompute": ["norms", "activations", "every_second_product"]}
+    built = builder(**own)
+    again = [one for name, one in kernels(built, "input").items() if name.endswith(".again")]
+    assert sum(one.op.flops for one in again) == selective - plain
+    training = built.training
+    ours = layer_saved(built.scenario.model.layers[0], built.inner, training)
+    assert sum(ours.values()) == sum(kept) + 2 * TOKENS * HIDDEN  # and the block's input
+    turned = [name for name in kernels(built, "input") if "rope" in name and "backward" not in name]
+    assert len(turned) == 3  # the rotation runs again
+    less = kernels(builder(**{**own, "recompute": ["norms", "activations"]}), "input")
+    assert not [
+        name for name in less if name.endswith(".again") or ("rope" in name and "backward" not in name)
+    ]
+
+
+@pytest.mark.skipif(not has_torch(), reason=NO_TORCH)
 def test_the_loss_on_fp32_logits_holds_twelve_bytes_of_each():
     import torch
     from torch.nn import functional

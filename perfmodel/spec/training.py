@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 
 from perfmodel.spec.base import Count, CountOrZero, Fraction, NonNegative, Positive, Spec, Speed
 
-Recomputed = Literal["attention_core", "mla_up_projection", "norms", "activations", "experts"]
+Recomputed = Literal[
+    "attention_core", "mla_up_projection", "norms", "activations", "experts", "every_second_product"
+]
 """What of a layer may be computed again in its backward instead of being kept. Megatron-Core's names are core_attn,
-mla_up_proj, layernorm, moe_act (and mlp), moe."""
+mla_up_proj, layernorm, moe_act (and mlp), moe; every_second_product is torchtitan's recomputation by operation."""
 PipelineSchedule = Literal[
     "gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v"
 ]

@@ -19,7 +19,7 @@ from perfmodel.spec.mixers import Gqa, Mla
 from perfmodel.spec.model import Layer
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
-from perfmodel.training import hybrid_ep, unfused
+from perfmodel.training import alternate, hybrid_ep, unfused
 from perfmodel.training.layout import every_token, micro_batch_work
 from perfmodel.training.narrow import (
     BF16,
@@ -199,6 +199,7 @@ def _part(
         if _replayed(op, training)
         for kernel in unfused.forwards(replace(op, inside=()), table)
     )
+    again = (*again, *alternate.again(ops, training))
     return Part(name, tuple(forward), (*again, *input_), tuple(weight), ring)
 
 

@@ -13,7 +13,7 @@ from perfmodel.spec.mixers import Mla
 from perfmodel.spec.model import MATRICES, Layer, Moe
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
-from perfmodel.training import unfused
+from perfmodel.training import alternate, unfused
 from perfmodel.training.supported import attention_of
 
 FP32, INT64 = 4.0, 8.0
@@ -62,7 +62,11 @@ def layer_saved(layer: Layer, scenario: Scenario, training: Training) -> dict[st
     rows = tokens * training.tp
     for i in range(layer.num_dense_ffns):
         found[f"FFN {i}: gate and up"] = (
-            _swiglu_bytes(training) * rows * (MATRICES[layer.dense_activation] - 1) * width
+            alternate.gated_kept(training)
+            * _swiglu_bytes(training)
+            * rows
+            * (MATRICES[layer.dense_activation] - 1)
+            * width
         )
         found[f"FFN {i}: activation"] = _activation_bytes(training, kept) * rows * width
     if layer.moe:
@@ -131,7 +135,8 @@ def _attention(layer: Layer, hidden: int, training: Training, kept: float) -> di
     else:
         groups = max(attention.num_kv_heads / training.tp, 1.0)
         value = attention.value_head_dim
-        elements = (heads + groups) * attention.head_dim + groups * value
+        keys = alternate.keys_kept(training) * groups
+        elements = (heads + keys) * attention.head_dim + groups * value
         found["queries, keys, values"] = BF16 * rows * elements
         if attention.qk_norm and not attention.qk_norm_all_heads:
             found["queries and keys before their norm"] = BF16 * rows * (heads + groups) * attention.head_dim

@@ -98,7 +98,7 @@ def _pipeline(t: Training, stages: Sequence[int]) -> Iterator[str]:
     if t.recompute == "full":
         yield "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
     elif t.recompute != "none":
-        modules = " ".join(MODULES[one] for one in t.recompute)
+        modules = " ".join(MODULES[one] for one in t.recompute if one in MODULES)
         yield f"--recompute-granularity selective --recompute-modules {modules}"
 
 
@@ -182,6 +182,8 @@ def _cannot(t: Training) -> Iterator[str]:
         yield f"a forward beside a backward: {why}"
     if t.optimizer.master == "none":
         yield "weights without a master copy"
+    if "every_second_product" in t.recompute:
+        yield "every second product recomputed"
     if t.own_fp8_kernels:
         yield "DeepSeek's own FP8 kernels of 2024"
     if t.dispatch == "fp8":

@@ -46,8 +46,8 @@ FLEX = ("flex", "irope", "deepseek_v3", "gpt_oss")
 """Words of models and flavors whose attention is FlexAttention."""
 PARALLELISM = "parallelism."
 NEAR = (
-    "FP8 scaled by rows, a recomputation of every second product, and kernels of the releases before v0.2.2 are not in "
-    "it: steps of torchtitan's own tables come out too fast as docs/train_flags.md says by group"
+    "FP8 scaled by rows, AsyncTP and kernels of the releases before v0.2.2 are not in it: "
+    "steps of torchtitan's own tables come out too fast as docs/train_flags.md says by group"
 )
 """python -m bench.training_lines."""
 USED = (
@@ -188,7 +188,7 @@ def read_torchtitan(flags: Mapping[str, tuple[str, ...]], gpus: int, model: Mode
     _state(line, trainer)
     _formats(line, trainer, model)
     _kernels(line, trainer, model, said)
-    _recomputation(line, trainer)
+    _recomputation(line, trainer, model)
     if model.moe:
         _experts(line, trainer)
     else:
@@ -489,7 +489,7 @@ def _kernels(line: Line, trainer: Trainer, model: Model, said: Sequence[str]) ->
         trainer.set("attention_kernels", "cudnn", "scaled_dot_product_attention, cuDNN's first")
 
 
-def _recomputation(line: Line, trainer: Trainer) -> None:
+def _recomputation(line: Line, trainer: Trainer, model: Model) -> None:
     mode = (
         line.text("activation_checkpoint.mode", ("selective", "full", "memory_budget", "none")) or "selective"
     )
@@ -498,11 +498,13 @@ def _recomputation(line: Line, trainer: Trainer) -> None:
     if mode in ("none", "full"):
         trainer.set("recompute", mode, why)
     elif mode == "selective" and option == "op":
-        trainer.set("recompute", ["norms", "activations"], f"{why}, selective_ac_option op")
-        trainer.notes.append(
-            "not modelled: activation_checkpoint by ops, which also recomputes every second product: here norms "
-            "and activations"
-        )
+        parts = ["norms", "activations", "every_second_product"]
+        trainer.set("recompute", parts, f"{why}, selective_ac_option op")
+        if model.moe or any(isinstance(layer.attention, Mla) for layer in model.layers):
+            trainer.notes.append(
+                "not modelled: activation_checkpoint by ops recomputes every second product of latent attention, and "
+                "experts: here those of other attention and of dense FFNs"
+            )
     elif mode == "selective" and option in ("0", "1"):
         trainer.set("recompute", "full", f"{why}, selective_ac_option {option}: every layer")
     elif mode == "selective":

@@ -16,6 +16,8 @@ from perfmodel.spec import catalogue
 from perfmodel.spec.model import Model
 from perfmodel.spec.training import Training
 
+BY_OPERATION = {"norms", "activations", "every_second_product"}
+"""What torchtitan's selective recomputation makes again."""
 SCHEDULES = {
     "gpipe": "GPipe",
     "1f1b": "1F1B",
@@ -202,7 +204,7 @@ def _cannot(t: Training, model: Model) -> Iterator[str]:
         yield "zero = 2: gradients are whole until the end of the step"
     if t.precision == "nvfp4":
         yield "NVFP4"
-    if t.recompute not in ("none", "full"):
+    if t.recompute not in ("none", "full") and set(t.recompute) != BY_OPERATION:
         yield f"recompute {list(t.recompute)}: torchtitan's recomputes by ops, every second product too"
     if t.mtp:
         yield "multi-token prediction"
