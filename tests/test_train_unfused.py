@@ -3,6 +3,7 @@ lies between products against torch's dispatch, what is kept against its hooks o
 """
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from test_reference_env import NO_TORCH, has_torch
@@ -320,14 +321,9 @@ def test_every_second_product_again_is_torchs_selective_checkpoint():
         return products.flops
 
     plain = backward_flops(lambda x: block(x, angles))
+    contexts = partial(checkpoint.create_selective_checkpoint_contexts, policy)
     selective = backward_flops(
-        lambda x: checkpoint.checkpoint(
-            block,
-            x,
-            angles,
-            use_reentrant=False,
-            context_fn=lambda: checkpoint.create_selective_checkpoint_contexts(policy),
-        )  # fmt: skip
+        lambda x: checkpoint.checkpoint(block, x, angles, use_reentrant=False, context_fn=contexts)
     )
     own = {"kernels": "pytorch-eager", "recompute": ["norms", "activations", "every_second_product"]}
     built = builder(**own)

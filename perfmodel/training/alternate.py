@@ -5,11 +5,11 @@ one no, in the order of the model's code.
     attention   queries kept, keys again, values kept, output projection again
     FFN         gate kept, up again, down kept, though nothing needs it
 
-Attention's core is kept too. All else is made again, so norms, rotation and activation stand beside it. What the output
-projection gives is needed for the residual stream in front of the FFN, which is not kept: as many bytes as what down
-gives, which is. With tensor parallelism the reduced sums are kept, and compiled code does not run a projection that
-nothing needs. Counted are attention of queries, keys and values of their own and dense FFNs; latent attention and experts
-are as without.
+Attention's core is kept too. All else is made again, so norms, rotation and activation stand beside it. What the
+output projection gives is needed for the residual stream in front of the FFN, which is not kept: as many bytes as what
+down gives, which is. With tensor parallelism the reduced sums are kept, and compiled code does not run a projection
+that nothing needs. Counted are attention of queries, keys and values of their own and dense FFNs; latent attention and
+experts are as without.
 """
 
 from collections.abc import Sequence
