@@ -146,11 +146,11 @@ def test_peaks_in_flight(name, shape, m):
 
 @pytest.mark.parametrize("name", RULES)
 @QUICK
-@given(shape=shapes(), m=st.integers(1, 40), seed=st.integers(0, 2**31))
-def test_every_micro_batch_passes_every_stage_once_and_both_forms_agree(name, shape, m, seed):
+@given(shape=shapes(), m=st.integers(1, 40), paired=st.booleans(), seed=st.integers(0, 2**31))
+def test_every_micro_batch_passes_every_stage_once_and_both_forms_agree(name, shape, m, paired, seed):
     p, _, v = possible(name, *shape)
     assume(schedule_problem(name, p, m, v) is None)
-    own = schedule(name, p, m, v)
+    own = schedule(name, p, m, v, paired=paired)
     parts = [part for order in own.orders for action in order for part in action.parts()]
     streams = range(m)
     forwards = {(part.stage, part.micro_batch) for part in parts if part.kind is Kind.FORWARD}
