@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from sessions import dashboard
@@ -100,6 +101,13 @@ def test_readme_from_top_to_bottom(clone, capfd):
     assert "GPUs" in page
 
 
-def test_the_dashboard_of_the_clone(clone):
-    with dashboard(folder=clone, PYTHONPATH=str(clone)) as port:
-        assert port
+def test_the_dashboard_of_the_clone(clone, capfd):
+    """It starts and answers; what that takes is told like the other steps."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with dashboard(folder=clone, PYTHONPATH=str(clone)) as port, urlopen(f"http://127.0.0.1:{port}/") as page:
+        assert page.status == 200
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with capfd.disabled():
+        print(f"\n{cpu:6.2f} CPU s  make dash (its server, until it answers)", end="")
+    assert 0.0 < cpu < MOST_CPU_S
