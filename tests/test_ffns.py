@@ -26,6 +26,7 @@ from perfmodel.numeric import maximum
 from perfmodel.ops.limits import check_runs, limits
 from perfmodel.ops.memory import runtime_bytes
 from perfmodel.ops.op import OpClass, Stream
+from perfmodel.output.step.page import step_html
 from perfmodel.overlap.schedules import AFD_PARTS
 from perfmodel.report.assumptions import assumptions
 from perfmodel.report.content import build_report
@@ -403,6 +404,14 @@ def test_a_report_names_both_kinds():
     other = scenario({"cluster": "h100-ib", "calibration": "h100-sxm"}, model="deepseek-v3", deployment=fp8)
     lines = [line["suite"] for line in validation_lines(simulate_step(other))]
     assert "calibration h100-sxm" in lines  # of dense FFNs, beside attention by roofline
+    page = step_html(step)
+    for text in (
+        "price of FFNs&#39; GPUs",
+        "$1.00 per GPU hour",
+        "$1.85 per GPU hour",
+        "calibration of FFNs",
+    ):
+        assert text in page, text
     (row,) = terms(step.scenario, 20, Ownership())
     assert row["usd_per_gpu_hour"] == pytest.approx((12 * 1.85 + 8 * 1.0) / 20)
 

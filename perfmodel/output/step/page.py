@@ -29,6 +29,7 @@ from perfmodel.output.step.windows import (
 from perfmodel.overlap.analysis import slowest_rank
 from perfmodel.overlap.schedules import STAGES
 from perfmodel.spec.messages import number_of
+from perfmodel.spec.prices import Prices
 from perfmodel.spec.scenario import Scenario
 from perfmodel.units import GB, MS, PERCENT, US
 
@@ -354,9 +355,7 @@ def _op_numbers(row: Mapping[str, Any]) -> list[tuple[float, str]]:
 def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
     """What the answer rests on, as name and text; unknown is left out."""
     scenario, found = answer.scenario, answer.values["provenance"]
-    cluster, prices = scenario.cluster, scenario.prices
-    price = f"{usd(prices.usd_per_gpu_hour)} per GPU hour"
-    ffns = scenario.ffn_cluster
+    cluster, ffns = scenario.cluster, scenario.ffn_cluster
     rows = [
         ("scenario", f"{scenario.name}, hash {found['scenario_hash']}"),
         ("scenario's source", scenario.source),
@@ -364,12 +363,19 @@ def _provenance(answer: StepAnswer) -> list[tuple[str, str]]:
         ("GPU", f"{cluster.gpu.name}: {cluster.gpu.source}" if cluster.gpu.source else cluster.gpu.name),
         ("cluster", f"{cluster.name}: {cluster.source}" if cluster.source else cluster.name),
         ("GPU and cluster of FFNs", f"{ffns.gpu.name}, {ffns.name}" if scenario.two_clusters else ""),
-        ("price", ", ".join(part for part in (price, prices.term, prices.date, prices.source) if part)),
+        ("price", _price(scenario.prices)),
+        ("price of FFNs' GPUs", _price(scenario.ffn_side.prices) if scenario.ffns else ""),
         ("calibration", found["calibration"]),
+        ("calibration of FFNs", found["ffns"]["calibration"] if scenario.ffns else ""),
         ("perfmodel", found["perfmodel"]),
         ("seed", str(found["seed"])),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _price(prices: Prices) -> str:
+    amount = f"{usd(prices.usd_per_gpu_hour)} per GPU hour"
+    return ", ".join(part for part in (amount, prices.term, prices.date, prices.source) if part)
 
 
 def _layout(scenario: Scenario) -> str:
