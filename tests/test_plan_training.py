@@ -60,6 +60,13 @@ def small(file):
     return load_scenario(file)
 
 
+PYTORCHS = {
+    "kernels": ["pytorch-eager", "pytorch-compiled"], "loss_kernels": ["pytorch-eager", "fused"],
+    "attention_kernels": ["cudnn", "flash-attention-2"],
+    "recompute": ["none", ["norms", "activations", "every_second_product"]],
+}  # fmt: skip
+
+
 def step_of(scenario, keys):
     training = training_with(training_of(scenario), keys)
     return simulate_training(scenario.model_copy(update={"training": training}))
@@ -76,6 +83,7 @@ def sample(scenario, gpus, stated, number, seed=0):
     [
         ("", 16, {}),
         ("", 8, {"zero": [0, 2, 3], "deterministic": [False, True]}),
+        ("", 16, PYTORCHS),
         ("longcat-flash-train-h800", 7168, {}),
         (
             "deepseek-v3-train-h800",
