@@ -12,7 +12,7 @@ from perfmodel.training.pipeline.actions import Action, Kind, Schedule
 from perfmodel.training.pipeline.closed_forms import bubble, peak_in_flight
 from perfmodel.training.pipeline.coded import coded
 from perfmodel.training.pipeline.continued import bounds, run_at_first, run_next, steady
-from perfmodel.training.pipeline.occupancy import occupancy
+from perfmodel.training.pipeline.occupancy import beside_backward, occupancy
 from perfmodel.training.pipeline.program import compiled, makespans, waits
 from perfmodel.training.pipeline.schedules import RULES, schedule, schedule_problem
 from perfmodel.training.pipeline.simulate import DeadlockError, simulate
@@ -347,3 +347,15 @@ def test_ranks_own_spans(name):
     least, most = bounds(own, np.array([16]), arrays, own_spans=True)
     assert least == most == pytest.approx([longest])
     assert (longest < run.makespan_s) == name.startswith("zb")
+
+
+@given(forward=st.integers(1, 9), backward=st.integers(1, 9), layers=st.integers(1, 8))
+def test_a_pair_holds_what_it_does_layer_by_layer(forward, backward, layers):
+    """A forward's layer is taken as its partner's backward begins, whose layer is freed as both end."""
+    held = most = 0
+    for _ in range(layers):
+        most = max(most, held + forward)
+        held += forward - backward
+    whole = float(forward * layers), float(backward * layers)
+    assert beside_backward(*whole, float(backward)) == pytest.approx(most)
+    assert beside_backward(*whole, whole[1]) == whole[0]  # nothing is freed before the end

@@ -137,20 +137,23 @@ def test_the_best_are_told_as_if_all_were():
     p=st.integers(1, 6),
     m=st.integers(1, 20),
     v=st.integers(1, 3),
+    pairs=st.booleans(),
     data=st.data(),
 )
 @QUICK
-def test_what_is_in_flight_needs_no_times(name, p, m, v, data):
+def test_what_is_in_flight_needs_no_times(name, p, m, v, pairs, data):
     if schedule_problem(name, p, m, v):
         return
-    own = schedule(name, p, m, v)
+    own = schedule(name, p, m, v, paired=pairs)
     times = data.draw(st.lists(st.floats(0.1, 3.0), min_size=3 * own.num_stages, max_size=3 * own.num_stages))
     run = simulate(own, StageTimes(*np.reshape(times, (3, -1))))
-    held = data.draw(st.lists(st.floats(0.0, 10.0), min_size=own.num_stages, max_size=own.num_stages))
+    sizes = st.lists(st.floats(0.0, 10.0), min_size=own.num_stages, max_size=own.num_stages)
+    held, late = np.array(data.draw(sizes)), np.array(data.draw(sizes))
     for rank in range(p):
         stages = list(own.stages_of(rank))
-        peak = (in_flight(own)[rank] @ np.array(held)[stages]).max()
-        assert peak == pytest.approx(occupancy(run, rank, held).peak_bytes, abs=1e-9)
+        for leads in (held, late):
+            peak = in_flight(own)[rank].most(held[stages], leads[stages])
+            assert peak == pytest.approx(occupancy(run, rank, list(held), list(leads)).peak_bytes, abs=1e-9)
 
 
 def test_the_best_of_a_small_space_is_the_best_of_all(file, small):

@@ -3,7 +3,7 @@ flight.
 
 Bytes per weight: BF16 2, gradient 4 or 2, optimizer state by its formats, each divided by as many data-parallel ranks
 as hold it where ZeRO divides it. Activations are exact by what is in flight: a chunk's from its forward to its weight
-gradient.
+gradient; in a pair of both, which go layer by layer, a layer's.
 """
 
 from collections.abc import Sequence
@@ -82,13 +82,14 @@ def training_memory(
         + (end_saved(scenario, training) if stage == last else 0.0)
         for stage, own in enumerate(stages)
     ]
+    leads = pair_leads(stages, scenario, training, stays)
     buffers = float(buffer_bytes(scenario, micro_batch_work(training)))
     runtime = runtime_bytes(scenario).start
     ranks, held = [], []
     for rank in range(run.schedule.ranks):
         own = run.schedule.stages_of(rank)
         total = _held(run, rank, parameters)
-        one = occupancy(run, rank, saved)
+        one = occupancy(run, rank, saved, leads)
         replayed = max(
             (replayed_bytes(layer, scenario, training) for stage in own for layer in stages[stage]),
             default=0.0,
@@ -138,13 +139,35 @@ def host_memory(
     """What hosts hold for a GPU of each pipeline rank; arguments as of :func:`training_memory`."""
     share = training.offload.activations_fraction
     saved = [share * layers_saved_bytes(own, scenario, training) for own in stages]
+    leads = pair_leads(stages, scenario, training, share)
     return tuple(
         HostMemory(
             float(host_state_bytes(_held(run, rank, parameters), training)),
-            occupancy(run, rank, saved).peak_bytes,
+            occupancy(run, rank, saved, leads).peak_bytes,
         )
         for rank in range(run.schedule.ranks)
     )
+
+
+def pair_leads(
+    stages: Sequence[tuple[Layer, ...]], scenario: Scenario, training: Training, share: float
+) -> list[float]:
+    """What a pair's backward frees late in each stage (:func:`perfmodel.training.pipeline.occupancy.beside_backward`):
+    ``share`` of its largest layer, of :func:`layers_in_hand`.
+    """
+    return [
+        share
+        * layers_in_hand(training)
+        * max((layers_saved_bytes((layer,), scenario, training) for layer in own), default=0.0)
+        for own in stages
+    ]
+
+
+def layers_in_hand(training: Training) -> float:
+    """Layers of which a pair holds forward and backward at once: the one that runs; with weight gradients put off, the
+    one before it, too, whose inputs they wait for.
+    """
+    return 2.0 if training.delay_weights else 1.0
 
 
 def _held(run: Run, rank: int, parameters: Sequence[Parameters]) -> Parameters:

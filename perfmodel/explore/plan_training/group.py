@@ -19,7 +19,7 @@ from perfmodel.explore.plan_training.weights import Held
 from perfmodel.several import Ints
 from perfmodel.spec.scenario import Scenario
 from perfmodel.spec.training import Training
-from perfmodel.training.memory import copied_bytes
+from perfmodel.training.memory import copied_bytes, layers_in_hand
 from perfmodel.training.offload import activations_copy_s
 from perfmodel.training.pipeline.actions import BACK_STAGE, KIND, PAIR, STAGE, Schedule
 from perfmodel.training.pipeline.continued import bounds, run_next
@@ -177,8 +177,12 @@ class Group:
         stage_saved = self.counts @ ((1.0 - offload.activations_fraction) * pieces.saved)
         stage_saved[-1] += pieces.last_saved
         most = np.zeros(len(self.micro_batches))
-        for own, standing, held in zip(self._ranks, self.held.standing, in_flight(self.order), strict=True):
-            active = (held @ stage_saved[own]).max(axis=0)
+        largest = np.array(
+            [np.where((own > 0)[:, None], pieces.saved, 0.0).max(axis=0) for own in self.counts]
+        )
+        leads = layers_in_hand(self.training) * (1.0 - offload.activations_fraction) * largest
+        for own, standing, flight in zip(self._ranks, self.held.standing, in_flight(self.order), strict=True):
+            active = flight.most(stage_saved[own], leads[own])
             kinds = self.counts[own].sum(axis=0) > 0
             if not kinds.any():  # a rank without layers is counted as if it had one
                 kinds[0] = True
