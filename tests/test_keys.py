@@ -11,7 +11,7 @@ from perfmodel.cli import app
 from perfmodel.engines.profile import profile
 from perfmodel.errors import SpecError
 from perfmodel.output.catalogue.keys import key_rows, key_values, keys_markdown
-from perfmodel.spec.keys import key_paths
+from perfmodel.spec.keys import key_paths, unknown_key
 from perfmodel.spec.reference import keys, meanings
 from perfmodel.spec.scenario import Scenario
 
@@ -95,3 +95,10 @@ def test_show_keys():
     )
     with pytest.raises(SpecError, match="unknown key"):
         key_rows("nothing.of.it")
+
+
+def test_a_section_is_told_as_one():
+    assert (
+        unknown_key("ffns")
+        == "ffns: a section; state a key of it: ffns.cluster, ffns.cluster.name, ffns.cluster.gpu, ..."
+    )

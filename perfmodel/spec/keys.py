@@ -115,7 +115,12 @@ ELSEWHERE = 0.85
 
 
 def unknown_key(path: str) -> str:
-    """What to say of a key that a scenario does not have: those that may be meant, else those that are allowed."""
+    """What to say of a key that a scenario does not have, or that is a section: those that may be meant, else those that
+    are allowed.
+    """
+    below = [one for one in key_paths() if one.startswith(f"{path}.")]
+    if below:
+        return f"{path}: a section; state a key of it: {', '.join(below[:MOST])}{', ...' * (len(below) > MOST)}"
     near = meant(path)
     if near:
         return f"{path}: unknown key; did you mean {' or '.join(near)}?"
