@@ -115,8 +115,8 @@ ELSEWHERE = 0.85
 
 
 def unknown_key(path: str) -> str:
-    """What to say of a key that a scenario does not have, or that is a section: those that may be meant, else those that
-    are allowed.
+    """What to say of a key that a scenario does not have, or of a section: those that may be meant, else those that are
+    allowed.
     """
     below = [one for one in key_paths() if one.startswith(f"{path}.")]
     if below:
