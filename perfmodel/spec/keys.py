@@ -120,7 +120,9 @@ def unknown_key(path: str) -> str:
     """
     below = [one for one in key_paths() if one.startswith(f"{path}.")]
     if below:
-        return f"{path}: a section; state a key of it: {', '.join(below[:MOST])}{', ...' * (len(below) > MOST)}"
+        return (
+            f"{path}: a section; state a key of it: {', '.join(below[:MOST])}{', ...' * (len(below) > MOST)}"
+        )
     near = meant(path)
     if near:
         return f"{path}: unknown key; did you mean {' or '.join(near)}?"
