@@ -22,7 +22,7 @@ from perfmodel.economics.requests import serving_metrics
 from perfmodel.economics.spares import GPU_FAILURES_PER_DAY, mean_nodes_away, spare_nodes
 from perfmodel.errors import PerfModelError, SpecError
 from perfmodel.explore.fleet import Traffic, with_fleet
-from perfmodel.explore.need import need_of
+from perfmodel.explore.need import Need, need_of
 from perfmodel.explore.speeds import at_speed, drawn_rate
 from perfmodel.load import load_scenario
 from perfmodel.output.pages import css_text, embedded
@@ -35,7 +35,7 @@ from perfmodel.output.svg import bars, lines
 from perfmodel.output.svg.paper import WIDTH
 from perfmodel.output.svg.scale import Scale, tick_text
 from perfmodel.report.content import build_report
-from perfmodel.report.decision import Outlook, growth_of
+from perfmodel.report.decision import Outlook, _Size, growth_of
 from perfmodel.report.part import Options
 from perfmodel.report.terms import HOURS_PER_MONTH, Ownership, terms
 from perfmodel.serving.serve import serve
@@ -229,6 +229,32 @@ def test_risks_are_the_dearest_first_and_one_at_a_time(kept, found):
         assert row["usd_per_month"] == pytest.approx(
             found["gpus"]["total"] * price["high"]["value"] * HOURS_PER_MONTH
         )
+
+
+def test_each_kind_of_gpus_has_spares_of_its_own():
+    """32 H20 of attention and 16 L40S of FFNs per replica, 40 replicas: a node stands in for its own kind alone."""
+    apart = {
+        "attention_gpus": 32,
+        "ffn_gpus": 16,
+        "phase": "decode",
+        "batch_per_gpu": 8,
+        "context_tokens": 1024,
+    }
+    overrides = [
+        f"deployment={json.dumps(apart)}",
+        "cluster=h20-roce",
+        "calibration=",
+        "ffns.cluster=l40s-pcie",
+        "ffns.prices.usd_per_gpu_hour=1",
+    ]
+    scenario = load_scenario("deepseek-v3-h800", overrides)
+    size = _Size(scenario, Need("slo", 1.0, None, None, scenario.fleet_gpus), None)
+    found = size.of(40.0, 1.0)
+    sizes = [cluster.node.num_gpus for cluster in (scenario.cluster, scenario.ffn_cluster)]
+    nodes = [poisson.ppf(0.999, gpus * GPU_FAILURES_PER_DAY) for gpus in (32 * 40, 16 * 40)]
+    assert found["spare_nodes"] == sum(nodes)
+    assert found["spare"] == sum(count * gpus for count, gpus in zip(nodes, sizes, strict=True))
+    assert sum(nodes) > poisson.ppf(0.999, 48 * 40 * GPU_FAILURES_PER_DAY)
 
 
 @pytest.mark.parametrize("spares", [0, 5])

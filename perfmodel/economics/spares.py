@@ -12,7 +12,7 @@ HOURS_PER_DAY = 24.0
 
 
 def mean_nodes_away(
-    num_gpus: int, *, per_gpu_day: float = GPU_FAILURES_PER_DAY, repair_hours: float = REPAIR_HOURS
+    num_gpus: float, *, per_gpu_day: float = GPU_FAILURES_PER_DAY, repair_hours: float = REPAIR_HOURS
 ) -> float:
     """Nodes that are away at one time on average, each failure taking one: rate x time (Little)."""
     return num_gpus * per_gpu_day * repair_hours / HOURS_PER_DAY

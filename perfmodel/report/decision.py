@@ -153,21 +153,30 @@ class _Size:
     def __init__(self, scenario: Scenario, need: Need, spares: int | None) -> None:
         self.unit, self.node = need.gpus, scenario.cluster.node.num_gpus
         self.usd_per_gpu_hour, self.spares = scenario.fleet_usd_per_gpu_hour, spares
+        self.kinds = [
+            (gpus / scenario.fleet_gpus, cluster.node.num_gpus)
+            for cluster, gpus in scenario.gpus_by_cluster.values()
+        ]
+        """Share of the GPUs, and GPUs of a node, of each cluster: a node stands in for one of its own kind alone."""
 
     def of(self, peak: float, per_replica: float) -> dict[str, Any]:
         """``replicas``, ``serving``, ``spare``, ``spare_nodes``, ``mean_nodes_away``, ``total``, ``usd_per_month``."""
         replicas = replicas_for(peak, per_replica) or 1
         serving = replicas * self.unit
-        away = mean_nodes_away(serving)
-        nodes = spare_nodes(away) if self.spares is None else self.spares
-        total = serving + nodes * self.node
+        away = [mean_nodes_away(serving * share) for share, _ in self.kinds]
+        if self.spares is None:
+            nodes = [spare_nodes(mean) for mean in away]
+            spare = sum(count * node for count, (_, node) in zip(nodes, self.kinds, strict=True))
+        else:
+            nodes, spare = [self.spares], self.spares * self.node
+        total = serving + spare
         return {
             "replicas": replicas,
             "gpus_per_replica": self.unit,
             "serving": serving,
-            "spare_nodes": nodes,
-            "spare": nodes * self.node,
-            "mean_nodes_away": away,
+            "spare_nodes": sum(nodes),
+            "spare": spare,
+            "mean_nodes_away": sum(away),
             "total": total,
             "usd_per_month": total * self.usd_per_gpu_hour * HOURS_PER_MONTH,
             "spare_basis": "as stated"
@@ -175,6 +184,7 @@ class _Size:
             else (
                 f"{GPU_FAILURES_PER_DAY * 1e4:.3g} failures per 10,000 GPUs and day as published for Llama 3, "
                 f"{REPAIR_HOURS:g} h to repair a node, enough for {AVAILABILITY:.1%} of the time"
+                + (", each kind of GPUs by itself" if len(self.kinds) > 1 else "")
             ),
         }
 

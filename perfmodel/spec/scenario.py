@@ -151,6 +151,20 @@ class Scenario(Spec):
         return gpus + (prefill.deployment.num_gpus * prefill.serving.replicas if prefill else 0)
 
     @property
+    def gpus_by_cluster(self) -> dict[str, tuple[Cluster, int]]:
+        """Name of a cluster -> it, and GPUs of all replicas that are in it."""
+        found = {self.cluster.name: (self.cluster, self.cluster_gpus)}
+        elsewhere = []
+        if self.two_clusters:
+            elsewhere.append((self.ffn_cluster, self.deployment.ffn_gpus * self.serving.replicas))
+        if self.prefill is not None and self.prefill.cluster is not None:
+            gpus = self.prefill.deployment.num_gpus * self.prefill.serving.replicas
+            elsewhere.append((self.prefill.cluster, gpus))
+        for cluster, gpus in elsewhere:
+            found[cluster.name] = (cluster, gpus + found.get(cluster.name, (cluster, 0))[1])
+        return found
+
+    @property
     def cluster_gpus(self) -> int:
         """Those of them that are in ``cluster``."""
         elsewhere = self.deployment.ffn_gpus * self.serving.replicas if self.two_clusters else 0
