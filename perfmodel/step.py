@@ -16,7 +16,7 @@ from perfmodel.kernels.calibration_file import load_calibration
 from perfmodel.kernels.communication import beside_compute
 from perfmodel.kernels.cost import costing
 from perfmodel.kernels.timing import Timing
-from perfmodel.numeric import Num, ceil_div
+from perfmodel.numeric import Num, ceil_div, where
 from perfmodel.ops.apart import apart_ops, is_transfer, on_ffns
 from perfmodel.ops.collective import send_receive
 from perfmodel.ops.drafter import Pass, draft_passes
@@ -327,6 +327,7 @@ def _with_given(
                 and task.micro_batch == micro_batch
             ]
             total: Num = sum(timings[i].seconds for i in own)
+            total = where(np.asarray(total) > 0.0, total, 1.0)  # no work that a float could hold: no time
             for i in own:
                 given = timings[i].scaled(given_us * US * share / total, source="given")
                 timings[i] = replace(given, spread_key="", log_std=0.0)

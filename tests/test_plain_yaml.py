@@ -10,8 +10,13 @@ from perfmodel.spec.documents import _parse_any_yaml, parse_yaml
 from perfmodel.spec.plain_yaml import NotPlain, parse_plain
 
 SHIPPED = sorted(DATA.rglob("*.yaml"))
-SLOW = {"silicon_setups.yaml", *(f"launch/{name}.yaml" for name in ("atom", "sglang", "trtllm", "vllm"))}
-"""What the small reader leaves alone (words that begin like dates or options); only validate and bring read them."""
+SLOW = {
+    "silicon_setups.yaml",
+    *(f"launch/{name}.yaml" for name in ("atom", "sglang", "trtllm", "vllm")),
+    *(f"frameworks/{name}.yaml" for name in ("megatron", "torchtitan")),
+}
+"""What the small reader leaves alone (words that begin like dates or options, keys with commas); only validate, launch
+lines and bring read them."""
 PIECES = [
     *"{}[]:,-#'\"&*!|>%@`?~ \t\n\\0123456789.eE+_aTxyn=<", "- ", ": ", " #", "\n  ", "\n- ", "null", "true", "yes",
     "No", "1e5", "0x1f", "0o7", "1_000", ".5", "5.", "-.inf", ".nan", "2026-01-01", "1:30", "<<: ", "? ", "--- ",
