@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.yardstick import yardstick_s
 from calibrate.device.assemble import fit_folder
-from calibrate.device.cases import COMMUNICATION
+from calibrate.device.case import COMMUNICATION
 from calibrate.device.design import design_cases
 from calibrate.device.profile import profile
 from calibrate.device.timing import Bench

@@ -66,7 +66,7 @@ def profile(
     ] = 0,
 ) -> None:
     """Time the kernels that the models need, over the shapes that they can have."""
-    from calibrate.device.cases import parse_dtypes
+    from calibrate.device.case import parse_dtypes
     from calibrate.device.design import design_cases
     from calibrate.device.profile import profile as run
     from calibrate.device.timing import Bench

@@ -11,7 +11,8 @@ if not has_torch():
 import torch
 
 from calibrate.device.between import SIZE, TOKENS
-from calibrate.device.cases import Case, build
+from calibrate.device.builders import build
+from calibrate.device.case import Case
 from calibrate.device.needs import load_model, reference_scenario, training_builder
 from calibrate.device.timing import Bench
 from perfmodel.step import step_segments

@@ -11,7 +11,8 @@ if not has_torch():
 import numpy as np
 import torch
 
-from calibrate.device.cases import COMMUNICATION, SHAPES, TRAINING, Case, _selected_ids, build, parse_dtypes
+from calibrate.device.builders import build
+from calibrate.device.case import COMMUNICATION, SHAPES, TRAINING, Case, parse_dtypes, selected_ids
 from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 from reference_model import kernels
@@ -82,7 +83,7 @@ def test_case_runs_and_gives_the_kernels_output(bench, kernel, dtype):
 def test_queries_attend_to_as_many_tokens_as_asked_for(new, context, selected):
     shape = {"requests": 2, "new_tokens": new, "context": context, "selected": selected}
     case = Case("mla_sparse_prefill", "fp32", shape | {"heads": 4, "latent": 16, "rope": 8})
-    ids = _selected_ids(case)
+    ids = selected_ids(case)
     places = np.arange(context - new, context)[:, None]
     seen = ids <= places
     assert (

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from calibrate.cli import app
 from calibrate.device import check as checking
 from calibrate.device.assemble import fit_folder
-from calibrate.device.cases import SHAPES
+from calibrate.device.case import SHAPES
 from calibrate.device.check import Row, judge
 from calibrate.device.curves import FORMS
 from calibrate.device.design import design_cases, sample_points, with_work, work_of

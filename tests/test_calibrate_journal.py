@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from calibrate.device.cases import Case
+from calibrate.device.case import Case
 from calibrate.device.journal import (
     JOURNAL,
     MEASURED,

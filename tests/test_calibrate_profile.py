@@ -16,7 +16,7 @@ if not has_torch():
 
 import pandas as pd
 
-from calibrate.device.cases import Case
+from calibrate.device.case import Case
 from calibrate.device.journal import JOURNAL, PARQUET, open_journal, read_journal, read_metadata, read_timings
 from calibrate.device.profile import profile
 from calibrate.device.timing import Bench
@@ -25,7 +25,7 @@ from perfmodel.errors import DataError
 NUM_CASES = 40
 PROGRAM = f"""
 import sys, types
-from calibrate.device.cases import Case
+from calibrate.device.case import Case
 shapes = [{{"m": m, "n": 64, "k": 64}} for m in range(1, {NUM_CASES + 1})]
 design = types.ModuleType("calibrate.device.design")
 design.design_cases = lambda models, **_: [Case("gemm", "fp32", shape) for shape in shapes]

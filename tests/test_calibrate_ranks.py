@@ -11,7 +11,7 @@ if not has_torch():
 
 import torch
 
-from calibrate.device.cases import COMMUNICATION, Case
+from calibrate.device.case import COMMUNICATION, Case
 from calibrate.device.journal import read_journal
 from calibrate.device.profile import profile
 from calibrate.device.ranks import Ranks, wire_bytes

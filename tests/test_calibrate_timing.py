@@ -12,10 +12,12 @@ if not has_torch():
 
 import torch
 
-from calibrate.device.cases import Case, build
+from calibrate.device.builders import build
+from calibrate.device.calls import BetweenOthers
+from calibrate.device.case import Case
 from calibrate.device.environment import ForeignLoad, describe, gpu_spec
 from calibrate.device.samples import Sample, summarise
-from calibrate.device.timing import Bench, BetweenOthers
+from calibrate.device.timing import Bench
 from perfmodel.errors import DataError
 from perfmodel.spec import catalogue
 

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from calibrate.cli import app
 from calibrate.device import training_ranks
 from calibrate.device.assemble import fit_folder
-from calibrate.device.cases import SHAPES, TRAINING, Case, build
+from calibrate.device.builders import build
+from calibrate.device.case import SHAPES, TRAINING, Case
 from calibrate.device.design import design_cases, work_of
 from calibrate.device.environment import describe
 from calibrate.device.journal import Record, open_journal

@@ -12,7 +12,7 @@ import pytest
 from oracle_env import required
 from test_reference_env import NO_TORCH, has_torch
 
-from calibrate.device.cases import COMMUNICATION, Case
+from calibrate.device.case import COMMUNICATION, Case
 from calibrate.device.curves import MIN_ROWS
 from calibrate.overlap import namespaces
 from calibrate.overlap.experiment import Plan, compare, main, run_experiment
@@ -145,7 +145,7 @@ def test_a_device_that_is_as_calibrated_is_predicted(found, tmp_path):
 
 
 def case_variables(op):
-    from calibrate.device.cases import SHAPES
+    from calibrate.device.case import SHAPES
 
     return SHAPES[op.kernel]
 

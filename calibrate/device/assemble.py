@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import perfmodel
-from calibrate.device.cases import COMMUNICATION, SHAPES, WAYS
+from calibrate.device.case import COMMUNICATION, SHAPES, WAYS
 from calibrate.device.curves import MIN_ROWS, NORMAL_90, Array, fit_curve, form_of
 from calibrate.device.design import with_work, work_of
 from calibrate.device.environment import gpu_spec

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from calibrate.device.cases import Case, build
+from calibrate.device.builders import build
+from calibrate.device.case import Case
 from calibrate.device.curves import NORMAL_90, inside
 from calibrate.device.design import design_cases, sample_points, with_work
 from calibrate.device.environment import ForeignLoad, describe

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.device.cases import TRAINING
+from calibrate.device.case import TRAINING
 from perfmodel.errors import DataError
 from perfmodel.kernels.curves import DOMAIN_SLACK, Curve, evaluate
 from perfmodel.units import PERCENT

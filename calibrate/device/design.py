@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.device.cases import COMMUNICATION, SHAPES, TRAINING, WAYS, Case
+from calibrate.device.case import COMMUNICATION, SHAPES, TRAINING, WAYS, Case
 from calibrate.device.needs import ROWS, Ranges, load_model, needed_ranges, training_ranges
 from perfmodel.errors import DataError
 from perfmodel.ops.build import LOGIT_BYTES

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from calibrate.device.cases import SHAPES, Case
+from calibrate.device.case import SHAPES, Case
 from perfmodel.errors import DataError
 from perfmodel.files import atomic_write
 from perfmodel.spec.paths import is_file, kind_of, quoted

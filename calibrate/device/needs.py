@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from calibrate.device.cases import SHAPES, TRAINING
+from calibrate.device.case import SHAPES, TRAINING
 from perfmodel.errors import SpecError
 from perfmodel.ops.backward import Kernel
 from perfmodel.ops.op import Op

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from calibrate.device.cases import COMMUNICATION, Case, build
+from calibrate.device.builders import build
+from calibrate.device.case import COMMUNICATION, Case
 from calibrate.device.environment import ForeignLoad, describe
 from calibrate.device.journal import Contention, Journal, Record, Repeat, open_journal, to_parquet
 from calibrate.device.ranks import CONTENTION_MIN_S, Ranks

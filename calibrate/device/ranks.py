@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from calibrate.device.cases import Case
+from calibrate.device.case import Case
 from perfmodel.errors import DataError
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def _ping_pong(x: "Tensor", rank: int) -> Callable[[], object]:
 
 
 def _width(case: Case) -> int:
-    from calibrate.device.timing import DTYPES
+    from calibrate.device.calls import DTYPES
 
     return DTYPES[case.dtype].itemsize
 

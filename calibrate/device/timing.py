@@ -14,23 +14,21 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibrate.device.between import Between
+from calibrate.device.calls import DTYPES, Between, BetweenOthers, WithGradients
+from calibrate.device.case import Run
 from calibrate.device.environment import available_memory_bytes, keep_freed_memory, last_level_cache_bytes
 from calibrate.device.samples import Measurement, Sample, prefer_undisturbed, summarise
 from perfmodel.errors import DataError
 from perfmodel.units import GIB, MS
 
 Array = NDArray[np.float64]
-Run = Callable[[], object]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_SHAPE = {"cpu": (64, 512, 512), "cuda": (4096, 4096, 4096)}
 """Product whose time is the probe: M, N, K, FP32 on a CPU and BF16 on a GPU. It runs until it gets no faster."""
 REFERENCE_PROBES = 300
@@ -51,40 +49,6 @@ GOLDEN_RATIO = 0.618034
 def _forced_switches() -> int:
     """How often the kernel took a core from this process's threads to give it to others."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-@dataclass(frozen=True, slots=True)
-class BetweenOthers:
-    """A call with what comes before it in a step."""
-
-    run: Run
-    inputs: Sequence[Tensor]
-    sweep: Callable[[], None]
-
-    def __call__(self) -> object:
-        """The call itself."""
-        return self.run()
-
-    def prepare(self) -> None:
-        """Sweep the caches, then write the inputs once more, as the kernel before has."""
-        with torch.no_grad():
-            self.sweep()
-            for tensor in self.inputs:
-                tensor.add_(0)
-
-
-@dataclass(frozen=True, slots=True)
-class WithGradients:
-    """A call that autograd records, or that asks for gradients; others run in inference mode."""
-
-    run: Run
-
-    def __call__(self) -> object:
-        """The call itself."""
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False), torch.enable_grad():
-                return self.run()
-        return self.run()
 
 
 class Bench:

@@ -19,10 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from calibrate.device import between
-from calibrate.device.cases import (
-    BUILDERS as SERVING,
-)
-from calibrate.device.cases import (
+from calibrate.device.calls import WithGradients
+from calibrate.device.case import (
     EPS,
     REAL_EXPERTS,
     SCALING_FACTOR,
@@ -33,7 +31,8 @@ from calibrate.device.cases import (
     random_of,
     routed_ids,
 )
-from calibrate.device.timing import WithGradients, pool_bytes
+from calibrate.device.serving_kernels import BUILDERS as SERVING
+from calibrate.device.timing import pool_bytes
 from reference_model import kernels
 
 if TYPE_CHECKING:

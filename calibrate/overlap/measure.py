@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.device.cases import Case
+from calibrate.device.case import Case
 from calibrate.device.environment import ForeignLoad
 from calibrate.overlap.ranks import RankPair
 from calibrate.overlap.workload import NUM_RANKS, Workload, exchange_rows, kernel_cases

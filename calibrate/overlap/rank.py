@@ -20,7 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from calibrate.device.cases import Case, build
+from calibrate.device.builders import build
+from calibrate.device.case import Case
 from calibrate.device.environment import describe
 from calibrate.device.timing import Bench
 from calibrate.overlap.workload import DTYPE, NUM_RANKS, Workload

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibrate.device.cases import SHAPES, Case
+from calibrate.device.case import SHAPES, Case
 from calibrate.device.curves import MIN_ROWS
 from calibrate.device.needs import reference_scenario
 from perfmodel.overlap.graph import Segment

@@ -1,4 +1,4 @@
-"""What is timed: one kernel of :mod:`reference_model.kernels` on one shape, and the call that runs it once.
+"""How each kernel class of a serving step is set up to run once.
 
 Weights and caches are views into one pool of random values, at the next offset in each call, and the pool is several
 times the last-level cache: they are as cold as in a step, where many layers lie between two uses of a weight.
@@ -6,205 +6,35 @@ Activations are warm, as what the kernel before has just written (:meth:`calibra
 torch is imported by the builders alone, so that whoever reads timings needs none.
 """
 
-import hashlib
 import itertools
-import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibrate.device.case import (
+    EPS,
+    REAL_EXPERTS,
+    SCALING_FACTOR,
+    Build,
+    Case,
+    Run,
+    attention_sizes,
+    random_of,
+    routed_ids,
+    selected_ids,
+    sizes_of,
+)
 from perfmodel.errors import DataError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from calibrate.device.timing import Bench
-
-Run = Callable[[], object]
-Shape = Mapping[str, float]
-Build = Callable[["Case", "Bench"], Run]
-
-COMMUNICATION = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "send_recv")
-"""Kernels that need more than one rank: :mod:`calibrate.device.ranks` times them."""
-DTYPES = ("fp32", "bf16")
-REAL_EXPERTS = 32
-"""Experts among which the rows of ``permute`` and ``unpermute`` are spread."""
-EPS = 1e-5
-SCALING_FACTOR = 6.0
-SHAPES: Mapping[str, tuple[str, ...]] = {
-    "gemm": ("m", "n", "k"),
-    "bmm": ("groups", "m", "n", "k"),
-    "grouped_gemm": ("groups", "rows", "n", "k"),
-    "mla_decode": ("requests", "new_tokens", "context", "heads", "latent", "rope"),
-    "mla_prefill": ("requests", "new_tokens", "context", "heads", "nope", "rope", "value"),
-    "mla_sparse_decode": ("requests", "new_tokens", "context", "selected", "heads", "latent", "rope"),
-    "mla_sparse_prefill": ("requests", "new_tokens", "context", "selected", "heads", "latent", "rope"),
-    "index_logits": ("requests", "new_tokens", "context", "heads", "head_dim"),
-    "index_topk": ("requests", "new_tokens", "context", "top_k"),
-    "gqa_decode": ("requests", "new_tokens", "context", "heads", "kv_heads", "head_dim"),
-    "gqa_prefill": ("requests", "new_tokens", "context", "heads", "kv_heads", "head_dim"),
-    "norm": ("rows", "width"),
-    "latent_norm": ("rows", "width", "latent", "rope"),
-    "rope": ("rows", "heads", "rope", "latent"),
-    "activation": ("rows", "width"),
-    "add": ("rows", "width"),
-    "gather": ("rows", "width"),
-    "select": ("rows", "width", "top_k"),
-    "permute": ("rows", "tokens", "width"),
-    "unpermute": ("rows", "tokens", "width"),
-    "reorder": ("rows", "width"),
-    "sample": ("rows", "width"),
-    "launch": (),
-    "gather_weight": ("rows", "width", "vocabulary"),
-} | dict.fromkeys(COMMUNICATION, ("ranks", "bytes"))
-WAYS: Mapping[str, tuple[str, ...]] = {
-    "forward": (
-        "gemm",
-        "grouped_gemm",
-        "mla_prefill",
-        "gqa_prefill",
-        "norm",
-        "latent_norm",
-        "rope",
-        "activation",
-        "add",
-        "gather",
-        "select",
-        "permute",
-        "unpermute",
-        "reorder",
-        "sample",
-        "launch",
-    ),
-    "input": (
-        "gemm",
-        "grouped_gemm",
-        "mla_prefill",
-        "gqa_prefill",
-        "norm",
-        "latent_norm",
-        "rope",
-        "activation",
-        "select",
-        "permute",
-        "unpermute",
-        "reorder",
-        "sample",
-    ),
-    "weight": ("gemm", "grouped_gemm", "gather"),
-}
-"""Way -> kernel classes of a training step that go it: forwards that leave a graph, input and weight gradients."""
-TRAINING: Mapping[str, str] = {
-    f"{kernel}_{way}": kernel for way, kernels in WAYS.items() for kernel in kernels
-}
-"""Kernel class of a training step -> the serving step's; the loss stands where that takes the likeliest token. Products
-have the shape of their own product, others the forward's."""
-SHAPES = {**{name: SHAPES[of] for name, of in TRAINING.items()}, **SHAPES}
-"""The shape variables of each kernel class: counts, and bytes for communication."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One kernel class on one shape.
-
-    Raises:
-        DataError: an unknown kernel or dtype, other variables than :data:`SHAPES` has, or one that is not a count.
-    """
-
-    kernel: str
-    dtype: str
-    """``fp32`` or ``bf16``: of weights, activations and caches; ``select`` and ``index_topk`` are FP32 whatever it
-    says."""
-    shape: Shape = field(default_factory=dict)
-    """Every variable of the kernel class; context is S, the keys that are there after the step."""
-
-    def __post_init__(self) -> None:
-        variables = SHAPES.get(self.kernel)
-        if variables is None:
-            raise DataError(f"kernel: {self.kernel!r} is not timed; kernels are {', '.join(SHAPES)}")
-        if self.dtype not in DTYPES:
-            raise DataError(f"{self.kernel}: dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
-        if set(self.shape) != set(variables):
-            given = ", ".join(self.shape) or "none"
-            raise DataError(
-                f"{self.kernel}: shape has {given}; it must have {', '.join(variables) or 'none'}"
-            )
-        for name, value in self.shape.items():
-            if not (math.isfinite(value) and value >= 1):
-                raise DataError(f"{self.kernel}: {name} = {value} must be a number of at least 1")
-        object.__setattr__(self, "shape", {name: _count(self.shape[name]) for name in variables})
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    @property
-    def key(self) -> str:
-        """Short hash of kernel, dtype and shape, the same on every machine."""
-        text = json.dumps([self.kernel, self.dtype, sorted(self.shape.items())])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def label(self) -> str:
-        """For people: ``gemm fp32 m=4 n=512 k=512``."""
-        return " ".join(
-            [self.kernel, self.dtype, *(f"{name}={value:g}" for name, value in self.shape.items())]
-        )
-
-
-def build(case: Case, bench: "Bench") -> Run:
-    """A callable that runs the kernel once on ``bench.device``.
-
-    Raises:
-        DataError: a communication kernel, a shape that the kernel can't have, or one that needs too much memory.
-    """
-    if case.kernel in COMMUNICATION:
-        raise DataError(f"{case.label}: needs several ranks; give calibrate profile --ranks 2")
-    return bench.between_others(lambda: builder_of(case.kernel)(case, bench))
-
-
-def builder_of(kernel: str) -> Build:
-    """How a kernel class of one rank is set up."""
-    if kernel not in TRAINING:
-        return BUILDERS[kernel]
-    from calibrate.device.training_kernels import BUILDERS as OF_TRAINING
-
-    return OF_TRAINING[kernel]
-
-
-def parse_dtypes(text: str) -> list[str]:
-    """``fp32,bf16`` as a list.
-
-    Raises:
-        DataError: empty, or a type that is not in :data:`DTYPES`.
-    """
-    dtypes = list(dict.fromkeys(part.strip() for part in text.split(",")))
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise DataError(f"dtype: {dtype!r} must be {' or '.join(DTYPES)}, or several with commas")
-    return dtypes
-
-
-def _count(value: float) -> float:
-    return int(value) if value == int(value) else float(value)
-
-
-def _sizes(case: Case) -> tuple[int, ...]:
-    """The shape's values in the order of :data:`SHAPES`, as integers."""
-    return tuple(int(case.shape[name]) for name in SHAPES[case.kernel])
-
-
-def random_of(case: Case) -> np.random.Generator:
-    """A generator of the case's own."""
-    return np.random.default_rng(int(case.key, 16))
 
 
 def _gemm(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import linear
 
-    m, n, k = _sizes(case)
+    m, n, k = sizes_of(case)
     x, weight = bench.warm(m, k, dtype=case.dtype), bench.cold(n, k, dtype=case.dtype)
     return lambda: linear(x, weight())
 
@@ -212,7 +42,7 @@ def _gemm(case: Case, bench: "Bench") -> Run:
 def _bmm(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import absorb
 
-    groups, m, n, k = _sizes(case)
+    groups, m, n, k = sizes_of(case)
     x, weight = bench.warm(m, groups, k, dtype=case.dtype), bench.cold(groups, k, n, dtype=case.dtype)
     return lambda: absorb(x, weight())
 
@@ -221,7 +51,7 @@ def _grouped_gemm(case: Case, bench: "Bench") -> Run:
     """Rows fall on the experts independently and uniformly (multinomial), the same counts in every call."""
     from reference_model.kernels import grouped_linear
 
-    groups, rows, n, k = _sizes(case)
+    groups, rows, n, k = sizes_of(case)
     counts: list[int] = random_of(case).multinomial(rows, np.full(groups, 1.0 / groups)).tolist()
     x, weight = bench.warm(rows, k, dtype=case.dtype), bench.cold(groups, n, k, dtype=case.dtype)
     return lambda: grouped_linear(x, weight(), counts)
@@ -259,23 +89,9 @@ def _mla_sparse(case: Case, bench: "Bench") -> Run:
     latent_query = bench.warm(requests, new, heads, latent, dtype=case.dtype)
     query = bench.warm(requests, new, heads, rope, dtype=case.dtype)
     cache = bench.cold(requests, context, latent + rope, dtype=case.dtype)
-    ids = bench.ids(_selected_ids(case))
+    ids = bench.ids(selected_ids(case))
     scale = (latent + rope) ** -0.5
     return lambda: mla_sparse(latent_query, query, cache(), ids, scale)
-
-
-def _selected_ids(case: Case) -> "NDArray[np.int64]":
-    """Ids [B, T, U] of which queries attend to ``selected`` in the mean; those that a query does not see come last."""
-    requests, new, context = (int(case.shape[name]) for name in ("requests", "new_tokens", "context"))
-    places = np.arange(context - new, context)
-    means = (np.minimum(places + 1, most).mean() for most in range(1, context + 1))
-    found = next((u for u, mean in enumerate(means, 1) if mean >= case.shape["selected"]), None)
-    if found is None:
-        raise DataError(f"{case.label}: selected must be at most what a query sees in the mean")
-    rank, last = np.arange(found), places[:, None]
-    earlier = random_of(case).random((requests, new, found)) * np.maximum(last - found // 2 + 1, 1)
-    ids = np.where(rank < found // 2, last - rank, earlier.astype(np.int64))
-    return np.where(last + 1 < found, np.where(rank <= last, last - rank, rank), ids)
 
 
 def _index_logits(case: Case, bench: "Bench") -> Run:
@@ -310,23 +126,10 @@ def _gqa(case: Case, bench: "Bench") -> Run:
     return lambda: gqa(query, key(), value(), head_dim**-0.5)
 
 
-def attention_sizes(case: Case) -> tuple[int, ...]:
-    """The sizes of an attention core.
-
-    Raises:
-        DataError: fewer keys than new tokens.
-    """
-    if case.shape["context"] < case.shape["new_tokens"]:
-        raise DataError(
-            f"{case.label}: context counts the new tokens too, so it can't be smaller than new_tokens"
-        )
-    return _sizes(case)
-
-
 def _norm(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import add_norm
 
-    rows, width = _sizes(case)
+    rows, width = sizes_of(case)
     x, delta = bench.warm(rows, width, dtype=case.dtype), bench.warm(rows, width, dtype=case.dtype)
     weight = bench.cold(width, dtype=case.dtype)
     return lambda: add_norm(x, delta, weight(), EPS)
@@ -335,7 +138,7 @@ def _norm(case: Case, bench: "Bench") -> Run:
 def _latent_norm(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import latent_norm
 
-    rows, width, latent, rope = _sizes(case)
+    rows, width, latent, rope = sizes_of(case)
     if width <= latent + rope:
         raise DataError(f"{case.label}: width = query rank + latent + rope must be larger than latent + rope")
     fused = bench.warm(rows, width, dtype=case.dtype)
@@ -348,7 +151,7 @@ def _rope(case: Case, bench: "Bench") -> Run:
     """As in a decode step: one new token per request, each written to another place of the cache."""
     from reference_model.kernels import rotate_and_cache
 
-    rows, heads, rope, latent = _sizes(case)
+    rows, heads, rope, latent = sizes_of(case)
     if rope % 2:
         raise DataError(f"{case.label}: rope must be even")
     query = bench.warm(rows, 1, heads, rope, dtype=case.dtype)
@@ -361,7 +164,7 @@ def _rope(case: Case, bench: "Bench") -> Run:
 def _activation(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import swiglu
 
-    rows, width = _sizes(case)
+    rows, width = sizes_of(case)
     gate_up = bench.warm(rows, 2 * width, dtype=case.dtype)
     return lambda: swiglu(gate_up)
 
@@ -369,7 +172,7 @@ def _activation(case: Case, bench: "Bench") -> Run:
 def _add(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import join
 
-    x, y = bench.warm(*_sizes(case), dtype=case.dtype), bench.warm(*_sizes(case), dtype=case.dtype)
+    x, y = bench.warm(*sizes_of(case), dtype=case.dtype), bench.warm(*sizes_of(case), dtype=case.dtype)
     return lambda: join(x, y)
 
 
@@ -377,7 +180,7 @@ def _gather(case: Case, bench: "Bench") -> Run:
     """Every call reads other rows of a table as large as the pool."""
     from reference_model.kernels import embed
 
-    rows, width = _sizes(case)
+    rows, width = sizes_of(case)
     table = bench.table(width, dtype=case.dtype)
     order = random_of(case).permutation(table.shape[0])
     draws = max(1, min(len(order) // rows, 4096))
@@ -389,7 +192,7 @@ def _gather(case: Case, bench: "Bench") -> Run:
 def _select(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import select_experts, zero_weight
 
-    rows, width, top_k = _sizes(case)
+    rows, width, top_k = sizes_of(case)
     if top_k > width:
         raise DataError(f"{case.label}: top_k can't exceed width, the number of experts")
     logits, bias = bench.warm(rows, width, dtype="fp32"), bench.cold(width, dtype="fp32")
@@ -405,7 +208,7 @@ def _select(case: Case, bench: "Bench") -> Run:
 def _permute(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import permute
 
-    _, tokens, width = _sizes(case)
+    _, tokens, width = sizes_of(case)
     x, ids = bench.warm(tokens, width, dtype=case.dtype), bench.ids(routed_ids(case))
     return lambda: permute(x, ids, REAL_EXPERTS)
 
@@ -413,7 +216,7 @@ def _permute(case: Case, bench: "Bench") -> Run:
 def _unpermute(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import unpermute
 
-    rows, tokens, width = _sizes(case)
+    rows, tokens, width = sizes_of(case)
     ids = routed_ids(case)
     pairs = bench.ids(np.argsort(ids.ravel(), kind="stable")[:rows])
     y, x = bench.warm(rows, width, dtype=case.dtype), bench.warm(tokens, width, dtype=case.dtype)
@@ -421,19 +224,10 @@ def _unpermute(case: Case, bench: "Bench") -> Run:
     return lambda: unpermute(y, pairs, weights, x, zero_weight)
 
 
-def routed_ids(case: Case) -> "NDArray[np.int64]":
-    """Ids [tokens, K] of which exactly ``rows`` are real experts, the others one zero-computation expert."""
-    rows, tokens, _ = _sizes(case)
-    random, top_k = random_of(case), math.ceil(rows / tokens)
-    ids = np.full(tokens * top_k, REAL_EXPERTS)
-    ids[random.permutation(ids.size)[:rows]] = random.integers(0, REAL_EXPERTS, rows)
-    return ids.reshape(tokens, top_k)
-
-
 def _reorder(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import reorder
 
-    rows, width = _sizes(case)
+    rows, width = sizes_of(case)
     x, order = bench.warm(rows, width, dtype=case.dtype), bench.ids(random_of(case).permutation(rows))
     return lambda: reorder(x, order)
 
@@ -441,7 +235,7 @@ def _reorder(case: Case, bench: "Bench") -> Run:
 def _sample(case: Case, bench: "Bench") -> Run:
     from reference_model.kernels import greedy
 
-    logits = bench.warm(*_sizes(case), dtype=case.dtype)
+    logits = bench.warm(*sizes_of(case), dtype=case.dtype)
     return lambda: greedy(logits)
 
 
