@@ -120,6 +120,24 @@ def recipe(record: Record) -> Record:
     return found[release, name, record["system"]]
 
 
+def _division(number: Mapping[str, int], stage_layers: str) -> Document:
+    """Batches and layout of a run in Megatron-Core's terms, as keys of ``training``."""
+    chunks = number["vp"] if number["pp"] > 1 else 1
+    return {
+        "sequence_tokens": number["seq"],
+        "global_batch_sequences": number["gbs"],
+        "micro_batch_sequences": number["mbs"],
+        "tp": number["tp"],
+        "cp": number["cp"],
+        "pp": number["pp"],
+        "dp": number["gpus"] // (number["tp"] * number["cp"] * number["pp"]),
+        "ep": number["ep"],
+        "virtual_stages": chunks,
+        "stage_layers": _stages(stage_layers) or None,
+        "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
+    }
+
+
 def _stages(written: str) -> list[int]:
     """Layers by stage as recipes write them: ``4*15 1`` is fifteen stages of four and one of one."""
     found: list[int] = []
@@ -133,23 +151,12 @@ def bridge(record: Record) -> Document:
     """A row of Megatron-Bridge's performance summary, run as its release's own scripts do."""
     name, script = record["model"].split(" ")[0], recipe(record)
     number = {key: int(record[key]) for key in ("gpus", "gbs", "mbs", "seq", "tp", "pp", "cp", "vp", "ep")}
-    chunks = number["vp"] if number["pp"] > 1 else 1
     return {
         "model": MODELS[name],
         "cluster": SYSTEMS[record["system"]],
         "prices": PRICE,
         "training": {
-            "sequence_tokens": number["seq"],
-            "global_batch_sequences": number["gbs"],
-            "micro_batch_sequences": number["mbs"],
-            "tp": number["tp"],
-            "cp": number["cp"],
-            "pp": number["pp"],
-            "dp": number["gpus"] // (number["tp"] * number["cp"] * number["pp"]),
-            "ep": number["ep"],
-            "virtual_stages": chunks,
-            "stage_layers": _stages(script["stage_layers"]) or None,
-            "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
+            **_division(number, script["stage_layers"]),
             "all_to_all": script["all_to_all"],
             "moe_overlap": script["moe_overlap"],
             "recompute": script["recompute"].split() or "none",
@@ -164,24 +171,13 @@ def bridge(record: Record) -> Document:
 def zoo(record: Record) -> Document:
     """A row of Megatron-MoE-ModelZoo, run as its scripts do."""
     number = {key: int(record[key]) for key in ("gpus", "gbs", "mbs", "seq", "tp", "pp", "cp", "vp", "ep")}
-    chunks = number["vp"] if number["pp"] > 1 else 1
     parts = record["recompute"].split()
     return {
         "model": MODELS[record["model"]],
         "cluster": SYSTEMS[record["system"]],
         "prices": PRICE,
         "training": {
-            "sequence_tokens": number["seq"],
-            "global_batch_sequences": number["gbs"],
-            "micro_batch_sequences": number["mbs"],
-            "tp": number["tp"],
-            "cp": number["cp"],
-            "pp": number["pp"],
-            "dp": number["gpus"] // (number["tp"] * number["cp"] * number["pp"]),
-            "ep": number["ep"],
-            "virtual_stages": chunks,
-            "stage_layers": _stages(record["stage_layers"]) or None,
-            "schedule": "interleaved-1f1b" if chunks > 1 else "1f1b",
+            **_division(number, record["stage_layers"]),
             "all_to_all": record["dispatcher"],
             "moe_overlap": record["overlap"],
             "zero": 3 if record["fsdp"] else 1,
